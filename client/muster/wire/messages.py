@@ -1,0 +1,253 @@
+"""The JSON messages between clients, operators and the coordinator. Times are RFC 3339, durations seconds, sizes bytes."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from enum import Enum
+from typing import Annotated, Literal, Optional, Union
+
+from pydantic import Field, model_validator
+
+from .base import Answer, Message
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class WaitReason(str, Enum):
+    """Why a client that checked in gets no work now."""
+
+    NO_TASK = "no_task"  # the population has no task that runs
+    ROUND_FULL = "round_full"  # every slot of the open round is taken
+    BETWEEN_ROUNDS = "between_rounds"  # the round is being folded and committed, or the next is not due yet
+    ALREADY_IN = "already_in"  # the client is done with the open round: it contributed, or gave its assignment back
+    TASK_PAUSED = "task_paused"
+    TOO_SOON = "too_soon"  # the client's last contribution is younger than the task's minimum separation
+    OTHER = "other"  # a reason that this version does not know
+
+    @classmethod
+    def _missing_(cls, value: object) -> WaitReason | None:
+        return cls.OTHER if isinstance(value, str) else None
+
+
+class FailureReason(str, Enum):
+    """Why a client gives an assignment back."""
+
+    DATA = "data"  # the data callback failed or gave data that the plan does not take
+    COMPUTATION = "computation"  # the plan's graph failed
+    PLAN_REFUSED = "plan_refused"  # a hash, a signature, an operation or a local limit spoke against the plan
+    CANCELLED = "cancelled"  # the device's owner or its system stopped the work
+    OTHER = "other"
+
+
+class CheckinRequest(Message):
+    """A client asks for work.
+
+    `client` names the client where the coordinator runs with open identity; it keeps the client to one contribution a
+    round. `cookie` is what the last answer carried, handed back unread.
+    """
+
+    client: Optional[Annotated[str, Field(min_length=1, max_length=256)]] = None
+    cookie: Optional[Annotated[str, Field(max_length=4096)]] = None
+
+
+class Download(Answer):
+    """Something to fetch, immutable under its hash. `url` is relative to the coordinator's."""
+
+    url: str
+    sha256: Sha256
+    size: int
+
+
+class Assignment(Answer):
+    """One client's leave to upload one update to one round, as `Authorization: Bearer <token>`."""
+
+    status: Literal["assigned"] = "assigned"
+    task: Name
+    round: int
+    token: str
+    expires_at: datetime
+    plan: Download
+    broadcast: Download
+    max_update_bytes: int
+    allow_non_finite: bool = False
+    sums_in_the_clear: bool = False
+
+
+class Wait(Answer):
+    """No work now. The client checks in again after `retry_after` seconds, which are jittered already."""
+
+    status: Literal["wait"] = "wait"
+    reason: WaitReason
+    retry_after: float
+    cookie: Optional[str] = None
+
+
+class CheckinResponse(Answer):
+    """The answer to a check-in."""
+
+    answer: Annotated[Union[Assignment, Wait], Field(discriminator="status")]
+
+
+class Receipt(Answer):
+    """An update or a report was taken; a repeat gets the same. `retry_after`: when to check in again, in seconds."""
+
+    status: Literal["accepted", "reported"]
+    task: Name
+    round: int
+    retry_after: float
+    cookie: Optional[str] = None
+
+
+class Report(Message):
+    """A client gives its assignment back, so that its slot is free at once."""
+
+    reason: FailureReason
+    detail: Annotated[str, Field(max_length=1000)] = ""
+
+
+class TaskPolicy(Message):
+    """How a task's rounds run.
+
+    Attributes:
+      rounds: How many rounds to commit.
+      goal: A round closes when so many updates are in.
+      minimum: At the deadline a round of fewer updates is abandoned; nothing of it is computed or released.
+      over_selection: Slots for each update of the goal; the cap is `ceil(goal × over_selection)`.
+      round_seconds: From a round's opening to its deadline.
+      assignment_seconds: How long a client has for its work and upload.
+      chunk: Updates folded into one partial.
+      shards: Groups of clients that are counted and folded apart; None: one for each 500 slots.
+      interval_seconds: At least so long from one round's opening to the next one's.
+      starts_at: When the first round opens; None: at once.
+      separation_seconds: At least so long from a client's contribution to its next assignment.
+      allow_non_finite: Whether updates may hold NaN and infinity.
+    """
+
+    rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    goal: Annotated[int, Field(ge=1, le=10_000_000)] = 10
+    minimum: Annotated[int, Field(ge=1)] = 1
+    over_selection: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
+    round_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
+    assignment_seconds: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    chunk: Annotated[int, Field(ge=2, le=10_000)] = 32
+    shards: Optional[Annotated[int, Field(ge=1, le=1000)]] = None
+    interval_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
+    starts_at: Optional[datetime] = None
+    separation_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
+    allow_non_finite: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskPolicy:
+        if self.minimum > self.goal:
+            raise ValueError(
+                f"minimum ({self.minimum}) is above goal ({self.goal}): no round could reach it by its goal"
+            )
+        return self
+
+    @property
+    def cap(self) -> int:
+        """How many assignments may be outstanding or used in a round."""
+        return math.ceil(self.goal * self.over_selection)
+
+
+class TaskSpec(Message):
+    """A task as an operator makes it."""
+
+    name: Name
+    population: Name
+    plan: Sha256
+    policy: TaskPolicy = TaskPolicy()
+
+
+class TaskStatus(str, Enum):
+    """Where a task stands."""
+
+    OPENING = "opening"  # the first broadcast is being computed
+    ACTIVE = "active"
+    PAUSED = "paused"  # no new assignments; updates under way are taken
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+
+
+class Phase(str, Enum):
+    """Where a round stands."""
+
+    COLLECTING = "COLLECTING"
+    AGGREGATING = "AGGREGATING"
+    COMMITTED = "COMMITTED"
+    ABANDONED = "ABANDONED"
+
+
+class RoundView(Answer):
+    """A round (one attempt of it), as an operator sees it. Counts and metrics are of what was really folded."""
+
+    task: Name
+    round: int
+    epoch: int
+    phase: Phase
+    opened_at: datetime
+    deadline: datetime
+    ended_at: Optional[datetime] = None
+    goal: int
+    minimum: int
+    cap: int
+    assigned: int = 0
+    reported: int = 0
+    failed: dict[str, int] = Field(default_factory=dict)  # clients' reports, by reason
+    folded: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)  # updates left out of the fold, by reason
+    update_bytes: int = 0
+    broadcast_bytes: int = 0
+    sums_in_the_clear: bool = False
+    reason: str = ""  # why it was abandoned
+    metrics: dict[str, float] = Field(default_factory=dict)  # the result's scalars, by path
+
+
+class TaskView(Answer):
+    """A task, as an operator sees it. `current` is the open round, or the last one."""
+
+    spec: TaskSpec
+    plan_name: str
+    status: TaskStatus
+    created_at: datetime
+    checkpoint: int  # the newest version
+    sums_in_the_clear: bool = False
+    current: Optional[RoundView] = None
+    note: str = ""  # what an operator should know: why the task can't go on
+
+
+class TaskList(Answer):
+    """All tasks, by name."""
+
+    tasks: tuple[TaskView, ...]
+
+
+class RoundList(Answer):
+    """A task's rounds and attempts, oldest first. `after` of the next page is `next`."""
+
+    rounds: tuple[RoundView, ...]
+    next: Optional[str] = None
+
+
+class CheckpointView(Answer):
+    """A version of the server state; version 0 is the initial one, version n the state after round n."""
+
+    version: int
+    sha256: Sha256
+    size: int
+    created_at: datetime
+    url: str
+
+
+class CheckpointList(Answer):
+    """A task's checkpoints, oldest first."""
+
+    checkpoints: tuple[CheckpointView, ...]
+
+
+class Rollback(Message):
+    """Go back to an earlier checkpoint; the open round is abandoned and tried again from there."""
+
+    version: Annotated[int, Field(ge=0)]

@@ -1,0 +1,221 @@
+"""The tensors' file: every dtype there and back, other readers and writers of the format, and bytes that are none."""
+
+from __future__ import annotations
+
+import json
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import example, given, settings
+from hypothesis.extra import numpy as hnp
+from support.plans import every_dtype_update
+
+from muster.wire.dtypes import DType
+from muster.wire.tensors import HEADER_LIMIT, TensorsError, decode, encode, encode_chunks, header_size, read_header
+
+SHAPES = [(), (1,), (0,), (3,), (2, 3), (2, 0, 3), (1, 1, 1, 1)]
+GOOD = encode(every_dtype_update(), notes={"folded": 3})
+
+
+def values(dtype, shape):
+    if dtype is DType.STRING:
+        array = np.empty(shape, object)
+        for at in np.ndindex(shape):
+            array[at] = bytes(at) * (sum(at) % 3)
+        return array
+    bits = np.random.default_rng(7).integers(0, 256, (*shape, dtype.numpy.itemsize), np.uint8)
+    return bits.view(dtype.numpy).reshape(shape) if dtype is not DType.BOOL else (bits[..., 0] > 127)
+
+
+def same(left, right):
+    if left.dtype == object:
+        return left.shape == right.shape and left.tolist() == right.tolist()
+    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", DType)
+def test_a_tensor_comes_back_bit_by_bit(dtype, shape):
+    array = values(dtype, shape)
+    data = encode({"before": np.int8(1), "x": array})
+    assert list(decode(data)) == ["before", "x"]
+    for buffer in (data, bytearray(data), memoryview(data)):
+        assert same(decode(buffer)["x"], array)
+    (entry,) = [entry for entry in read_header(data).entries if entry.name == "x"]
+    assert (entry.dtype, entry.shape) == (dtype, shape)
+    assert b"".join(encode_chunks({"before": np.int8(1), "x": array})) == data
+
+
+def test_arrays_that_are_no_plain_memory_are_written_as_their_values():
+    base = np.arange(24, dtype=np.int32).reshape(4, 6)
+    odd = {"transposed": base.T, "strided": base[::2, ::3], "big": base.astype(">i4"), "text": np.array(["é", ""])}
+    found = decode(encode({**odd, "python": 3, "list": [1.5, 2.5]}))
+    assert found["transposed"].tolist() == base.T.tolist()
+    assert found["strided"].tolist() == base[::2, ::3].tolist()
+    assert (found["big"].tolist(), found["big"].dtype.byteorder) == (base.tolist(), "=")
+    assert found["text"].tolist() == ["é".encode(), b""]
+    assert (found["python"].shape, found["list"].tolist()) == ((), [1.5, 2.5])
+    for bad in (np.array("2020-01-01", "M8[D]"), np.zeros(1, [("a", "i4")])):
+        with pytest.raises(TypeError, match="no counterpart in TensorFlow"):
+            encode({"x": bad})
+
+
+def test_equal_tensors_are_equal_bytes_and_another_order_is_not():
+    one = every_dtype_update()
+    assert encode(one, notes={"folded": 3}) == GOOD
+    assert encode(dict(reversed(one.items()))) != encode(one)
+    assert list(decode(encode(dict(reversed(one.items()))))) == list(reversed(one))
+    assert read_header(GOOD).notes == {"folded": 3}
+
+
+def test_every_tensor_is_aligned_to_its_elements():
+    header = read_header(GOOD)
+    for entry in header.entries:
+        width = 1 if entry.dtype in (DType.STRING, DType.BOOL) else min(entry.dtype.numpy.itemsize, 8)
+        assert (header.data_start + entry.begin) % width == 0, entry
+
+
+def test_the_safetensors_package_reads_our_files_and_we_read_its_files():
+    unknown = {DType.BFLOAT16, DType.STRING, DType.COMPLEX128, DType.COMPLEX64}  # of its numpy loader
+    arrays = {dtype.value: values(dtype, (2, 3)) for dtype in DType if dtype not in unknown}
+    arrays |= {"empty": np.zeros((0, 2), np.float32), "scalar": np.array(1.5)}
+    theirs = safetensors.numpy.load(encode(arrays))
+    assert theirs.keys() == arrays.keys()
+    assert all(same(theirs[name], array) for name, array in arrays.items())
+    ours = decode(safetensors.numpy.save(arrays, metadata={"made": "there"}))
+    assert all(same(ours[name], array) for name, array in arrays.items())
+
+
+def test_a_header_tells_its_size_before_it_has_come():
+    assert header_size(GOOD[:8]) == read_header(GOOD).data_start
+    with pytest.raises(TensorsError, match="no safetensors file"):
+        header_size(GOOD[:7])
+    assert header_size(HEADER_LIMIT.to_bytes(8, "little")) == 8 + HEADER_LIMIT
+    with pytest.raises(TensorsError, match="at most"):
+        header_size((HEADER_LIMIT + 1).to_bytes(8, "little"))
+    with pytest.raises(TensorsError, match="cut off"):
+        read_header(GOOD[:50])
+
+
+@pytest.mark.parametrize("cut", [1, 8, 100])
+def test_data_of_another_length_is_refused(cut):
+    with pytest.raises(TensorsError, match="its header says"):
+        decode(GOOD[:-cut])
+    with pytest.raises(TensorsError, match="its header says"):
+        decode(GOOD + b"\0" * cut)
+
+
+def with_header(document):
+    text = json.dumps(document).encode()
+    return len(text).to_bytes(8, "little") + text + b"\0" * 16
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"a": {**ENTRY, "dtype": "F33"}},
+        {"a": {**ENTRY, "dtype": []}},
+        {"a": {**ENTRY, "dtype": {}}},
+        {"a": {**ENTRY, "dtype": None}},
+        {"a": {**ENTRY, "shape": 2}},
+        {"a": {**ENTRY, "shape": [2.0]}},
+        {"a": {**ENTRY, "shape": [True, 2]}},
+        {"a": {**ENTRY, "shape": [-2, -1]}},
+        {"a": {**ENTRY, "data_offsets": [0, 8, 8]}},
+        {"a": {**ENTRY, "data_offsets": ["0", "8"]}},
+        {"a": {**ENTRY, "data_offsets": [8, 0]}},
+        {"a": {**ENTRY, "data_offsets": [4, 12]}},
+        {"a": {**ENTRY, "more": 1}},
+        {"a": []},
+        {"a": None},
+        {"a\ud800": ENTRY},
+        {"a": ENTRY, "b": ENTRY},
+        {"__metadata__": {"muster": "{"}, "a": ENTRY},
+        {"__metadata__": {"muster": "[]"}, "a": ENTRY},
+        {"__metadata__": {"muster": 1}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"order": ["b"]}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"order": ["a", "a"]}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"order": 3}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"notes": [3]}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": {"a": {"dtype": "string", "shape": [1]}}}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": {"a": {"dtype": "complex128", "shape": [1]}}}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": {"a": {"dtype": "float32", "shape": [2]}}}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": {"a": {"dtype": [], "shape": [2]}}}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": {"a": 3}}'}, "a": ENTRY},
+        {"__metadata__": {"muster": '{"packed": 3}'}, "a": ENTRY},
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(document):
+    with pytest.raises(TensorsError):
+        read_header(with_header(document))
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from(["F32", "U8", "BOOL"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+ENTRIES = st.fixed_dictionaries(
+    {"dtype": st.sampled_from(["F32", "U8", "F64"]) | JSON, "shape": st.lists(st.integers(-1, 4), max_size=3) | JSON}
+).flatmap(
+    lambda item: st.lists(st.integers(-1, 64), min_size=2, max_size=2).map(lambda at: {**item, "data_offsets": at})
+)
+METADATA = (
+    st.fixed_dictionaries(
+        {}, optional={"order": st.lists(st.text(max_size=1)) | JSON, "packed": st.dictionaries(st.text(max_size=1), JSON) | JSON, "notes": JSON}
+    ).map(lambda ours: {"muster": json.dumps(ours)})
+    | JSON
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.text(max_size=1), ENTRIES | JSON, max_size=3), st.none() | METADATA)
+def test_any_header_is_read_or_refused(entries, metadata):
+    document = entries if metadata is None else {**entries, "__metadata__": metadata}
+    try:
+        decode(with_header(document))
+    except TensorsError:
+        return
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)), min_size=1, max_size=4),
+    st.integers(0, len(GOOD)),
+)
+@example([(0, 0)], 0)
+def test_any_changed_bytes_are_read_or_refused(changes, end):
+    data = bytearray(GOOD)
+    for at, byte in changes:
+        data[at] = byte
+    for piece in (bytes(data), bytes(data[:end])):
+        try:
+            decode(piece)
+        except TensorsError:
+            continue
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=8), hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, min_side=0)), max_size=4
+    )
+)
+def test_whatever_is_written_is_read_again(arrays):
+    try:
+        data = encode(arrays)
+    except TypeError:
+        return
+    found = decode(data)
+    assert list(found) == list(arrays)
+    assert all(found[name].shape == array.shape for name, array in arrays.items())
