@@ -1,0 +1,193 @@
+"""A client's data, in whatever form it comes, as the tensors and the streams of elements that a plan's `work` takes.
+
+No TensorFlow at import. A `tf.data.Dataset` is read through its own iterator, so it needs none here either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+import numpy as np
+
+from muster.wire.dtypes import DType
+from muster.wire.manifest import SequenceType, StructType, TensorType, Type
+from muster.wire.problems import FieldError, ProblemError, ProblemType
+
+from .paths import field_names, flat_order, join
+from .values import Array, describe, describe_array, fits
+
+Elements = Callable[[], Iterator[tuple[Array, ...]]]
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """A client's data by its leaves, in TFF's declared order: what the plan's `work` binds under `data`."""
+
+    tensors: dict[str, Array] = field(default_factory=dict)
+    sequences: dict[str, Elements] = field(default_factory=dict)
+
+
+def adapt(data: Any, declared: Type, *, root: str = "data") -> ClientData:
+    """Takes a client's data (or any value of a plan) apart.
+
+    Args:
+      data: As `declared` has it. A sequence may be a `tf.data.Dataset` or any iterable of elements; one that can be read only
+        once (a generator) is kept in memory, since a plan may read it again. A structure may be a mapping with its keys in any
+        order, a sequence, or an object with the fields as attributes. Plain Python values become the declared dtype;
+        arrays must have it.
+      declared: The plan's `manifest.data`.
+      root: The name of the whole.
+
+    Raises:
+      ProblemError: `invalid_request`, with the path, what was expected and what came. For the elements of a sequence it is
+        raised when they are read.
+    """
+    found = ClientData()
+    _adapt(data, declared, path="", root=root, found=found)
+    return found
+
+
+def _adapt(data: Any, declared: Type, *, path: str, root: str, found: ClientData) -> None:
+    name = path or root
+    if isinstance(declared, TensorType):
+        found.tensors[name] = to_array(data, declared, path=name)
+    elif isinstance(declared, SequenceType):
+        found.sequences[name] = _elements(data, declared.element, path=name)
+    else:
+        for item, key, value in zip(declared.fields, field_names(declared), _fields_of(data, declared, path=name)):
+            _adapt(value, item.type, path=join(path, key), root=root, found=found)
+
+
+def _elements(data: Any, element: Type, *, path: str) -> Elements:
+    if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
+        hint = " (a single batch goes into a list: [batch])" if isinstance(data, Mapping) else ""
+        raise _wrong(path, expected="a tf.data.Dataset or an iterable of elements", came=_name_of(data) + hint)
+    source: Iterable[Any] = _Kept(data) if isinstance(data, Iterator) else data
+
+    def read() -> Iterator[tuple[Array, ...]]:
+        for number, item in enumerate(source):
+            leaves: list[Array] = []
+            _flatten(item, element, path=f"{path}[{number}]", into=leaves)
+            yield tuple(leaves)
+
+    return read
+
+
+class _Kept:
+    """An iterable over something that can be read only once; whoever comes later reads what was kept."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self._source = source
+        self._seen: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        at = 0
+        while True:
+            if at == len(self._seen):
+                try:
+                    self._seen.append(next(self._source))
+                except StopIteration:
+                    return
+            yield self._seen[at]
+            at += 1
+
+
+def _flatten(value: Any, declared: Type, *, path: str, into: list[Array]) -> None:
+    if isinstance(declared, StructType):
+        fields, names = _fields_of(value, declared, path=path), field_names(declared)
+        for at in flat_order(declared):
+            _flatten(fields[at], declared.fields[at].type, path=join(path, names[at]), into=into)
+    elif isinstance(declared, TensorType):
+        into.append(to_array(value, declared, path=path))
+
+
+def _fields_of(value: Any, declared: StructType, *, path: str) -> list[Any]:
+    names = [item.name for item in declared.fields]
+    expected = f"a structure of {', '.join(str(name) for name in field_names(declared)) or 'nothing'}"
+    if isinstance(value, Mapping):
+        if set(value) != set(names):
+            raise _wrong(path, expected=expected, came=f"a mapping of {', '.join(map(str, value)) or 'nothing'}")
+        return [value[name] for name in names]
+    if value is None and not names:
+        return []
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        if len(value) != len(names):
+            raise _wrong(path, expected=expected, came=f"a {type(value).__name__} of {len(value)}")
+        tuple_names = getattr(value, "_fields", None)
+        if tuple_names is not None and None not in names:
+            if set(tuple_names) != set(names):
+                raise _wrong(path, expected=expected, came=f"a {type(value).__name__} of {', '.join(tuple_names)}")
+            return [getattr(value, str(name)) for name in names]
+        return list(value)
+    if names and None not in names and all(hasattr(value, str(name)) for name in names):
+        return [getattr(value, str(name)) for name in names]
+    raise _wrong(path, expected=expected, came=_name_of(value))
+
+
+def to_array(value: Any, declared: TensorType, *, path: str) -> Array:
+    """`value` as an array of the declared dtype and shape; strings as an object array of bytes.
+
+    Raises:
+      ProblemError: `invalid_request`.
+    """
+    expected = describe(declared.dtype, declared.shape)
+    value = value.numpy() if hasattr(value, "numpy") else value  # TensorFlow's own
+    typed = isinstance(value, (np.ndarray, np.generic)) and not isinstance(value, (np.bytes_, np.str_))
+    try:
+        if declared.dtype is DType.STRING:
+            array = _bytes_array(np.asarray(value) if typed else np.array(value, dtype=object))
+        else:
+            array = np.asarray(value)
+            array = array if typed else _convert(array, declared.dtype)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _wrong(path, expected=expected, came=f"{_name_of(value)}, which is no such tensor") from error
+    if array.dtype != declared.dtype.numpy:
+        hint = f"; convert it with .astype({declared.dtype.value!r})" if array.dtype.kind in "biufc" else ""
+        raise _wrong(path, expected=expected, came=describe_array(array) + hint)
+    if not fits(array.shape, declared.shape):
+        raise _wrong(path, expected=expected, came=describe_array(array))
+    return array
+
+
+def _convert(array: Array, dtype: DType) -> Array:
+    """Plain Python values, which numpy has given a dtype of its own choice, as `dtype` where that loses nothing."""
+    kinds = (
+        "iu"
+        if dtype.is_integer
+        else "iufc"
+        if dtype.value.startswith("complex")
+        else "iuf"
+        if dtype.is_floating
+        else ""
+    )
+    if array.size and array.dtype.kind not in kinds:
+        return array
+    converted = array.astype(dtype.numpy)
+    return array if dtype.is_integer and not np.array_equal(converted, array) else converted
+
+
+def _bytes_array(array: Array) -> Array:
+    if array.dtype.kind not in "OSU":
+        return array
+    flat = array.reshape(-1).tolist()
+    if not all(isinstance(item, (str, bytes)) for item in flat):
+        raise TypeError("holds objects that are no strings")
+    result = np.empty(len(flat), dtype=object)
+    for at, item in enumerate(flat):
+        result[at] = item.encode() if isinstance(item, str) else item
+    return result.reshape(array.shape)
+
+
+def _name_of(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _wrong(path: str, *, expected: str, came: str) -> ProblemError:
+    reason = f"expected {expected}, got {came}"
+    return ProblemError(
+        ProblemType.INVALID_REQUEST,
+        f"The data does not match the plan: {path}: {reason}",
+        fields=(FieldError(path=path, reason=reason),),
+    )

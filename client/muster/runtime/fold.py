@@ -1,0 +1,181 @@
+"""The fold: many updates into one accumulator, in place, with numpy wherever the plan proves that it may.
+
+A sum, a maximum or a minimum goes straight into the accumulator's memory. Where a plan needs its own graphs
+(`FoldKind.TENSORFLOW`) the whole accumulator goes through `accumulate` and `merge`. Sums in the clear are numpy either way:
+int64, every update checked at both ends first. This module never imports TensorFlow by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+import numpy as np
+
+from muster.wire.manifest import ClearSum, FoldKind, PlanManifest
+from muster.wire.problems import FieldError, ProblemError, ProblemType
+
+from .values import Array, check_tensors, describe_array, fits
+
+if TYPE_CHECKING:
+    from .stages import Runtime
+
+_INT64_MAX = int(np.iinfo(np.int64).max)
+_UFUNCS: dict[FoldKind, np.ufunc] = {
+    FoldKind.SUM: np.add,
+    FoldKind.MAXIMUM: np.maximum,
+    FoldKind.MINIMUM: np.minimum,
+}
+
+
+@dataclass(frozen=True)
+class Folded:
+    """An accumulator's tensors, as the stages take them apart.
+
+    Attributes:
+      accumulator: What `report` takes, by the names of `manifest.accumulator`.
+      clear_sums: What `update` takes beside the aggregate, int64, by the names of `manifest.clear_sums`.
+    """
+
+    accumulator: dict[str, Array]
+    clear_sums: dict[str, Array]
+
+
+class Fold:
+    """How the updates of one plan fold.
+
+    Args:
+      manifest: The plan's.
+      zero: The empty accumulator by name (`Plan.zero()`); it is copied, never written to.
+      tensorflow: Gives the plan's `Runtime`; asked once, and only where `manifest.folds_with_tensorflow`.
+    """
+
+    def __init__(
+        self, manifest: PlanManifest, *, zero: Mapping[str, Any], tensorflow: Optional[Callable[[], Runtime]] = None
+    ) -> None:
+        self.manifest = manifest
+        self.zero = check_tensors(zero, manifest.accumulator, what="zero", problem=ProblemType.PLAN_INVALID)
+        self.runtime: Optional[Runtime] = None
+        if manifest.folds_with_tensorflow:
+            if tensorflow is None:
+                raise ValueError(
+                    f"plan {manifest.name!r} folds with TensorFlow: give `tensorflow`, which makes its Runtime"
+                )
+            self.runtime = tensorflow()
+
+    def start(self) -> Accumulator:
+        """A new accumulator that holds the zero."""
+        return Accumulator(self)
+
+    def split(self, tensors: Mapping[str, Any]) -> Folded:
+        """Takes an accumulator's tensors apart, for `report` and `update`.
+
+        Raises:
+          ProblemError: `update_invalid`, if they are not what `Accumulator.tensors` gives.
+        """
+        clear_names = {item.path for item in self.manifest.clear_sums}
+        plain = {name: value for name, value in tensors.items() if name not in clear_names}
+        sums = {name: np.asarray(value) for name, value in tensors.items() if name in clear_names}
+        checked = check_tensors(plain, self.manifest.accumulator, what="partial", problem=ProblemType.UPDATE_INVALID)
+        for item in self.manifest.clear_sums:
+            value = sums.get(item.path)
+            if value is None or value.dtype != np.int64 or not fits(value.shape, item.shape):
+                found = "nothing" if value is None else describe_array(value)
+                raise _refused(item.path, f"expected the sum as int64, got {found}")
+        return Folded(accumulator=checked, clear_sums={item.path: sums[item.path] for item in self.manifest.clear_sums})
+
+
+class Accumulator:
+    """A running fold. Not for several threads at once. An update that is refused leaves no trace in it."""
+
+    def __init__(self, fold: Fold) -> None:
+        self._fold = fold
+        self._plain: dict[str, Array] = {name: np.array(value) for name, value in fold.zero.items()}
+        self._clear: dict[str, Array] = {
+            item.path: np.zeros(tuple(size or 0 for size in item.shape or ()), dtype=np.int64)
+            for item in fold.manifest.clear_sums
+        }
+
+    def add(self, tensors: Mapping[str, Any]) -> None:
+        """Folds one update in, without a copy of it.
+
+        Args:
+          tensors: By the names of `manifest.update`, dtypes and shapes as declared there.
+
+        Raises:
+          ProblemError: `update_invalid`, if a tensor does not match, or a sum in the clear is out of its range.
+        """
+        manifest = self._fold.manifest
+        update = check_tensors(tensors, manifest.update, what="update", problem=ProblemType.UPDATE_INVALID)
+        for item in manifest.clear_sums:
+            _check_range(update[item.path], item)
+            self._check_overflow(item, update[item.path])
+        if self._fold.runtime is not None:
+            plain = {name: value for name, value in update.items() if name not in self._clear}
+            self._plain = self._fold.runtime.accumulate(self._plain, plain)
+        else:
+            for rule in manifest.folds:
+                self._combine(rule.path, rule.kind, update[rule.update or ""])
+        for item in manifest.clear_sums:
+            self._add_clear(item, update[item.path])
+
+    def merge(self, tensors: Mapping[str, Any]) -> None:
+        """Folds another accumulator in.
+
+        Args:
+          tensors: What its `tensors` gave.
+
+        Raises:
+          ProblemError: `update_invalid`, if a tensor does not match.
+        """
+        other = self._fold.split(tensors)
+        for item in self._fold.manifest.clear_sums:
+            self._check_overflow(item, other.clear_sums[item.path])
+        if self._fold.runtime is not None:
+            self._plain = self._fold.runtime.merge(self._plain, other.accumulator)
+        else:
+            for rule in self._fold.manifest.folds:
+                self._combine(rule.path, rule.kind, other.accumulator[rule.path])
+        for item in self._fold.manifest.clear_sums:
+            self._add_clear(item, other.clear_sums[item.path])
+
+    def tensors(self) -> dict[str, Array]:
+        """The accumulator's own memory, by name: `manifest.accumulator`, then the sums in the clear as int64."""
+        return {**self._plain, **self._clear}
+
+    def _combine(self, path: str, kind: FoldKind, value: Array) -> None:
+        target = self._plain[path]
+        # Integers wrap and floats overflow to infinity, as in TensorFlow, and without a warning.
+        with np.errstate(all="ignore"):
+            _UFUNCS[kind](target, value, out=target)
+
+    def _check_overflow(self, item: ClearSum, value: Array) -> None:
+        held = self._clear[item.path]
+        if item.modulus is None and held.size and int(held.max()) + int(value.max()) > _INT64_MAX:
+            raise _refused(item.path, "the sum would not fit int64; give the secure sum a smaller maximum")
+
+    def _add_clear(self, item: ClearSum, value: Array) -> None:
+        target = self._clear[item.path]
+        np.add(target, value, out=target, casting="unsafe")
+        if item.modulus is not None:
+            np.mod(target, item.modulus, out=target)
+
+
+def _check_range(value: Array, item: ClearSum) -> None:
+    top = item.modulus - 1 if item.modulus is not None else item.maximum
+    if not value.size:
+        return
+    least, most = int(value.min()), int(value.max())
+    if least < item.minimum or (top is not None and most > top):
+        raise _refused(
+            item.path, f"holds {least} to {most}; {item.kind} allows {item.minimum} to {'any' if top is None else top}"
+        )
+
+
+def _refused(path: str, reason: str) -> ProblemError:
+    return ProblemError(
+        ProblemType.UPDATE_INVALID,
+        f"The update does not match the plan: {path}: {reason}",
+        fields=(FieldError(path=path, reason=reason),),
+    )

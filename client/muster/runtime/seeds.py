@@ -1,0 +1,70 @@
+"""Seeds the random operations of a graph that have no seed of their own, so that a simulation can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+# Where the seed is an input and not an attribute (tf.data): the positions of `seed` and `seed2`.
+_SEED_INPUTS: dict[str, tuple[int, int]] = {
+    "AnonymousRandomSeedGenerator": (0, 1),
+    "AnonymousSeedGenerator": (0, 1),
+    "RandomDataset": (0, 1),
+    "RandomDatasetV2": (0, 1),
+    "ShuffleDataset": (2, 3),
+    "ShuffleDatasetV3": (2, 3),
+    "ShuffleAndRepeatDataset": (2, 3),
+    "ShuffleAndRepeatDatasetV2": (2, 3),
+}
+
+
+def seed_graph(graph_def: Any, *, seed: int, stage: str) -> None:
+    """Seeds `graph_def` in place.
+
+    Every operation gets a seed of its own, derived from `seed`, the stage and the operation's name. Operations that their
+    author has seeded keep their seeds; what reads the clock or the system's entropy (`Timestamp`, `NonDeterministicInts`)
+    can't be seeded and stays as it is.
+
+    Args:
+      graph_def: A `GraphDef`; function bodies are seeded too.
+      seed: Any integer.
+      stage: The name of the plan's stage.
+    """
+    _seed_nodes(graph_def.node, seed=seed, scope=stage, suffix="")
+    for function in graph_def.library.function:
+        scope = f"{stage}/{function.signature.name}"
+        _seed_nodes(function.node_def, seed=seed, scope=scope, suffix=":output:0")
+
+
+def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> None:
+    constants = {node.name: node for node in nodes if node.op == "Const"}
+    added = []
+    for node in nodes:
+        if "seed" in node.attr and "seed2" in node.attr and not node.attr["seed"].i and not node.attr["seed2"].i:
+            node.attr["seed"].i = _derive(seed, scope, node.name, "seed")
+            node.attr["seed2"].i = _derive(seed, scope, node.name, "seed2")
+        positions = _SEED_INPUTS.get(node.op, ())
+        if positions and all(_is_zero(constants.get(node.input[at].split(":")[0])) for at in positions):
+            for at, part in zip(positions, ("seed", "seed2")):
+                # A constant of its own: the zero may be shared with operations that really mean zero.
+                source = constants[node.input[at].split(":")[0]]
+                fresh = type(source)()
+                fresh.CopyFrom(source)
+                fresh.name = f"{node.name}_muster_{part}"
+                fresh.attr["value"].tensor.tensor_content = b""
+                fresh.attr["value"].tensor.int64_val[:] = [_derive(seed, scope, node.name, part)]
+                node.input[at] = fresh.name + suffix
+                added.append(fresh)
+    nodes.extend(added)
+
+
+def _is_zero(node: Any) -> bool:
+    if node is None:
+        return False
+    tensor = node.attr["value"].tensor
+    return not any(tensor.int64_val) and not any(tensor.tensor_content)
+
+
+def _derive(seed: int, scope: str, name: str, part: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{scope}/{name}/{part}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") % (2**31 - 1) + 1
