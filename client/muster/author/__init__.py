@@ -1,0 +1,32 @@
+"""From a TensorFlow Federated computation to a plan, and from a plan's tensors back to what TFF takes.
+
+The only part of Muster that imports TFF (`muster-fl[author]`). Importing this package loads neither TFF nor TensorFlow;
+the first use of what it exports does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build import build_plan
+    from .check import Difference, RoundDifference, check_plan
+    from .restore import restore_result, restore_state
+
+__all__ = ["Difference", "RoundDifference", "build_plan", "check_plan", "restore_result", "restore_state"]
+
+_HOMES = {
+    "Difference": "check",
+    "RoundDifference": "check",
+    "build_plan": "build",
+    "check_plan": "check",
+    "restore_result": "restore",
+    "restore_state": "restore",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,131 @@
+"""A `GraphDef` as wires that can be followed upstream, from an output to what it is made of, through function calls.
+
+A tensor has two kinds of names: `node:1` in a graph, `node:output_name:0` in a function's body. Both become a `Wire`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from tensorflow.python.framework import op_def_registry
+
+CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One output of a node, or an argument of a body (`node` is None, `index` its position)."""
+
+    node: Optional[str]
+    index: int
+
+
+class Body:
+    """The nodes of a graph or of a function.
+
+    Attributes:
+      name: The function's name; "" for the graph itself.
+      nodes: The nodes by name.
+      results: A function's results, in order.
+      effects: The nodes that a call of the function runs whether or not a result needs them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        nodes: Sequence[Any],
+        *,
+        arguments: Sequence[str] = (),
+        results: Sequence[str] = (),
+        effects: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.nodes = {node.name: node for node in nodes}
+        self._arguments = {argument: at for at, argument in enumerate(arguments)}
+        self.results = [self.wire(result) for result in results]
+        self.effects = tuple(effects)
+
+    def wire(self, tensor: str) -> Wire:
+        """The wire that a tensor's name means here.
+
+        Raises:
+          KeyError: There is no such node.
+        """
+        parts = tensor.split(":")
+        if parts[0] in self._arguments and parts[0] not in self.nodes:
+            return Wire(None, self._arguments[parts[0]])
+        node = self.nodes[parts[0]]
+        if len(parts) <= 2:  # noqa: PLR2004  `node` or `node:1`
+            return Wire(parts[0], int(parts[1]) if len(parts) > 1 else 0)
+        return Wire(parts[0], _offset(node, parts[1]) + int(parts[2]))
+
+    def inputs(self, node: Any) -> list[Wire]:
+        """The tensors that a node takes, in order."""
+        return [self.wire(name) for name in node.input if not name.startswith("^")]
+
+    def controls(self, node: Any) -> list[str]:
+        """The nodes that run before a node whose output it does not take."""
+        return [name[1:] for name in node.input if name.startswith("^")]
+
+
+class Wiring:
+    """A graph and its functions."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = Body("", graph.node)
+        self._functions = {function.signature.name: function for function in graph.library.function}
+        self._bodies: dict[str, Body] = {}
+
+    def function(self, name: str) -> Body:
+        """A function's body.
+
+        Raises:
+          KeyError: There is no such function.
+        """
+        if name not in self._bodies:
+            function = self._functions[name]
+            stateful = [node.name for node in function.node_def if _is_stateful(node)]
+            self._bodies[name] = Body(
+                name,
+                function.node_def,
+                arguments=[argument.name for argument in function.signature.input_arg],
+                results=[function.ret[result.name] for result in function.signature.output_arg],
+                effects=sorted({*function.control_ret.values(), *stateful}),
+            )
+        return self._bodies[name]
+
+    def called(self, node: Any) -> Iterator[Body]:
+        """The functions that a node may run: of a call, a loop, a branch, a data set; or one that is named as its operation."""
+        if node.op in self._functions:
+            yield self.function(node.op)
+        for attribute in node.attr.values():
+            for function in (attribute.func, *attribute.list.func):
+                if function.name in self._functions:
+                    yield self.function(function.name)
+
+
+def _is_stateful(node: Any) -> bool:
+    definition = op_def_registry.get(node.op)
+    return definition is None or definition.is_stateful
+
+
+def _offset(node: Any, output: str) -> int:
+    """The position of a named output among all of a node's outputs.
+
+    Raises:
+      KeyError: The operation is not TensorFlow's, or has no output of that name.
+    """
+    definition = op_def_registry.get(node.op)
+    offset = 0
+    for argument in definition.output_arg if definition is not None else ():
+        if argument.name == output:
+            return offset
+        if argument.number_attr:
+            offset += node.attr[argument.number_attr].i
+        elif argument.type_list_attr:
+            offset += len(node.attr[argument.type_list_attr].list.type)
+        else:
+            offset += 1
+    raise KeyError(f"{node.name}:{output}")

@@ -1,0 +1,18 @@
+"""TFF's native runtime for the whole session, ended with it: no process of these tests outlives them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from muster.author import native
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `computations`, which several test files share
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tff_native():
+    native.start()
+    yield
+    native.shutdown()
+    assert native.workers() == set()

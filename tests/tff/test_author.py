@@ -1,0 +1,142 @@
+"""What the author sees: names, refusals of the builder's own, values back in TFF's containers, the check."""
+
+import collections
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from computations import BATCH, UNSORTED_STATE, fed_avg, regression, unsorted_clients, unsorted_keys
+
+from muster.author import build_plan, check_plan, native, restore_result, restore_state
+from muster.runtime import Runtime
+from muster.wire.problems import ProblemError, ProblemType
+
+
+def summing(declared):
+    @tff.federated_computation(tff.FederatedType(declared, tff.CLIENTS))
+    def total(values):
+        return tff.federated_sum(values)
+
+    return total
+
+
+def test_names_are_readable_paths():
+    manifest = build_plan(fed_avg()).manifest
+    assert [spec.path for spec in manifest.state] == [
+        "global_model_weights/trainable/0",
+        "global_model_weights/trainable/1",
+        "client_work/learning_rate",
+        "finalizer/learning_rate",
+    ]
+    assert list(BATCH) == [field.name for field in manifest.data.element.fields]
+
+
+def test_names_are_escaped_and_a_bare_tensor_has_its_values_own():
+    named = build_plan(summing(tff.to_type(collections.OrderedDict([("a/b", np.int32), ("c", np.int32)]))), name="sums")
+    assert [spec.path for spec in named.manifest.result] == ["a%2Fb", "c"]
+    bare = build_plan(summing(np.int32)).manifest
+    assert [spec.path for spec in bare.result] == ["result"]
+    assert [binding.path for binding in bare.stages.work.inputs["data"]] == ["data"]
+    assert bare.state == ()
+
+
+@pytest.mark.parametrize("build", [fed_avg, unsorted_keys], ids=["fed_avg", "unsorted_keys"])
+def test_the_same_computation_traced_again_gives_the_same_graphs(build):
+    first, again = (build_plan(build(), initial_state=None if build is fed_avg else UNSORTED_STATE) for _ in range(2))
+    assert first.manifest.stages == again.manifest.stages
+
+
+def test_secure_sums_are_refused_unless_they_are_allowed_in_the_clear():
+    @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+    def total(values):
+        return tff.federated_secure_sum(values, 10), tff.federated_secure_sum_bitwidth(values, 5)
+
+    with pytest.raises(ProblemError) as caught:
+        build_plan(total, name="totals")
+    assert caught.value.type is ProblemType.PLAN_INVALID
+    assert caught.value.detail == (
+        "totals asks for secure sums (secure_sum_bitwidth/0, secure_sum/0), and Muster has no secure aggregation: the "
+        "coordinator would see each client's values. Take an aggregator without secure sums, or say "
+        "allow_clear_secure_sums=True to have them summed in the clear"
+    )
+    plan = build_plan(total, allow_clear_secure_sums=True)
+    assert [(item.path, item.kind, item.minimum, item.maximum) for item in plan.manifest.clear_sums] == [
+        ("secure_sum_bitwidth/0", "secure_sum_bitwidth", 0, 31),
+        ("secure_sum/0", "secure_sum", 0, 10),
+    ]
+    assert [
+        round_.result.absolute for round_ in check_plan(total, [1, 10, 7], rounds=1, allow_clear_secure_sums=True)
+    ] == [0]
+
+
+def test_modular_sums_keep_their_modulus():
+    @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+    def total(values):
+        return tff.backends.mapreduce.federated_secure_modular_sum(values, 16)
+
+    (item,) = build_plan(total, allow_clear_secure_sums=True).manifest.clear_sums
+    assert (item.kind, item.modulus, item.maximum) == ("secure_modular_sum", 16, None)
+    (found,) = check_plan(total, [9, 10, 11], rounds=1, allow_clear_secure_sums=True)
+    assert found.result.absolute == 0
+
+
+def test_a_state_needs_a_beginning_of_its_own_type():
+    with pytest.raises(ProblemError, match="says not where the first one comes from: give initial_state"):
+        build_plan(unsorted_keys())
+    with pytest.raises(ProblemError) as caught:
+        build_plan(unsorted_keys(), name="mine", initial_state=UNSORTED_STATE | {"weight": np.float64(1)})
+    assert caught.value.detail == (
+        "initial_state is no state of mine: weight: expected float32, got float64; convert it with .astype('float32')"
+    )
+
+
+def test_a_checkpoint_goes_back_into_tffs_containers(tmp_path: Path):
+    process = fed_avg()
+    plan = build_plan(process)
+    file = tmp_path / "0.safetensors"
+    file.write_bytes(plan.part(plan.manifest.initial_state))
+    for source in (plan.initial_state(), file.read_bytes(), file):
+        state = restore_state(process, source)
+        weights = process.get_model_weights(state)
+        assert isinstance(weights, tff.learning.models.ModelWeights)
+        np.testing.assert_array_equal(weights.trainable[0], plan.initial_state()["global_model_weights/trainable/0"])
+        process.next(state, regression(1))
+    with pytest.raises(ProblemError, match=r"The state does not match the plan: x: is not declared"):
+        restore_state(process, {**plan.initial_state(), "x": np.zeros(1)})
+
+
+def test_a_result_goes_back_into_its_containers():
+    runtime = Runtime(build_plan(unsorted_keys(), initial_state=UNSORTED_STATE))
+    state = runtime.plan.initial_state()
+    update = runtime.work(unsorted_clients(1)[0], runtime.prepare(state))
+    after = runtime.update(state, runtime.report(runtime.accumulate(runtime.zero(), update)))
+    result = restore_result(unsorted_keys(), after.result)
+    assert list(result) == ["y", "x", "w"]
+    assert result["x"][1] == ()
+    assert list(restore_state(unsorted_keys(), after.state)) == ["weight", "empty", "bias"]
+
+
+def test_the_check_finds_what_differs():
+    found = check_plan(unsorted_keys(), unsorted_clients, rounds=2, initial_state=UNSORTED_STATE)
+    assert [item.round for item in found] == [1, 2]
+    assert all(item.state.relative < 1e-6 and item.result.relative < 1e-6 for item in found)
+
+    @tff.tensorflow.computation(np.float32)
+    def random(value):
+        return value + tf.random.uniform([])
+
+    @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+    def noisy(values):
+        return tff.federated_sum(tff.federated_map(random, values))
+
+    (differs,) = check_plan(noisy, [np.float32(0)] * 2, rounds=1)
+    assert differs.result.absolute > 0
+    assert differs.result.path == "result"
+
+
+def test_tffs_worker_holds_no_pipe_of_ours():
+    native.start()
+    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in native.workers() for number in (1, 2)}
+    assert held == {"/dev/null"}

@@ -1,0 +1,146 @@
+"""Random numbers that MapReduceForm would draw more often than the computation does are refused; other randomness is not."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from muster.author import build_plan
+from muster.wire.problems import ProblemError, ProblemType
+
+STATE, DATA = tff.FederatedType(np.float32, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS)
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def add(a, b):
+    return a + b
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def subtract(a, b):
+    return a - b
+
+
+@tff.tensorflow.computation
+def draw():
+    return tf.random.normal([])
+
+
+def build(computation):
+    return build_plan(computation, initial_state=0.0)
+
+
+def refused(computation):
+    with pytest.raises(ProblemError) as caught:
+        build(computation)
+    assert caught.value.type is ProblemType.PLAN_INVALID
+    return caught.value.detail
+
+
+def drawn_twice(op, places):
+    return (
+        f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, after the "
+        f"aggregation, in {places}. In a MapReduce round the broadcast and the result are computed apart, so each would draw its own "
+        "numbers and the result would be wrong. Keep a seed in the server state instead, make the numbers from it with "
+        "tf.random.stateless_uniform, stateless_normal or the like wherever they are needed, and give the next state another seed."
+    )
+
+
+def masked(make):
+    """mean(x - r) + r, where `make(state)` is r at the server."""
+
+    @tff.federated_computation(STATE, DATA)
+    def computation(state, data):
+        r = make(state)
+        return state, tff.federated_map(
+            add, (tff.federated_mean(tff.federated_map(subtract, (data, tff.federated_broadcast(r)))), r)
+        )
+
+    return computation
+
+
+def test_server_randomness_that_would_be_drawn_twice():
+    assert refused(masked(lambda _: tff.federated_eval(draw, tff.SERVER))) == drawn_twice(
+        "RandomStandardNormal", "result"
+    )
+
+
+def test_randomness_in_the_state_that_is_broadcast():
+    @tff.tensorflow.computation(np.float32)
+    def drift(state):
+        return state + tf.random.uniform([])
+
+    @tff.federated_computation(STATE, DATA)
+    def computation(state, data):
+        moved = tff.federated_map(drift, state)
+        return moved, tff.federated_mean(tff.federated_map(add, (data, tff.federated_broadcast(moved))))
+
+    assert refused(computation) == drawn_twice("RandomUniform", "state")
+
+
+def generated(seed):
+    @tff.tensorflow.computation
+    def from_a_generator():
+        made = (
+            tf.random.Generator.from_non_deterministic_state() if seed is None else tf.random.Generator.from_seed(seed)
+        )
+        return made.normal([])
+
+    return from_a_generator
+
+
+def test_a_generator_is_as_random_as_its_seed():
+    assert "(NonDeterministicInts)" in refused(masked(lambda _: tff.federated_eval(generated(None), tff.SERVER)))
+    build(masked(lambda _: tff.federated_eval(generated(7), tff.SERVER)))
+
+
+def test_randomness_in_a_function_and_from_the_clock():
+    @tf.function
+    def inside():
+        return tf.random.uniform([])
+
+    assert "(RandomUniform)" in refused(
+        masked(lambda _: tff.federated_eval(tff.tensorflow.computation(inside), tff.SERVER))
+    )
+    clock = tff.tensorflow.computation(lambda: tf.cast(tf.timestamp(), tf.float32))
+    assert "(Timestamp)" in refused(masked(lambda _: tff.federated_eval(clock, tff.SERVER)))
+
+
+def test_randomness_from_a_seed_in_the_state_is_allowed():
+    @tff.tensorflow.computation(np.float32)
+    def from_seed(state):
+        return tf.random.stateless_normal([], tf.cast(tf.stack([state, state]), tf.int32))
+
+    build(masked(lambda state: tff.federated_map(from_seed, state)))
+
+
+def test_two_draws_that_look_alike_are_allowed():
+    @tff.federated_computation(STATE, DATA)
+    def computation(state, data):
+        one, other = (tff.federated_eval(draw, tff.SERVER) for _ in range(2))
+        mean = tff.federated_mean(tff.federated_map(add, (data, tff.federated_broadcast(one))))
+        return state, tff.federated_map(add, (mean, other))
+
+    build(computation)
+
+
+def test_a_draw_without_placement_that_the_clients_share():
+    @tff.federated_computation(STATE, DATA)
+    def computation(state, data):
+        return state, tff.federated_mean(tff.federated_map(add, (data, tff.federated_value(draw(), tff.CLIENTS))))
+
+    assert refused(computation) == (
+        "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients and are used by the "
+        "clients. In a MapReduce round every client would draw its own, where the computation gives all of them the same. Draw "
+        "them with tff.federated_eval(…, tff.CLIENTS) if every client shall have its own, or with tff.federated_eval(…, "
+        "tff.SERVER) and tff.federated_broadcast if all shall share them."
+    )
+
+
+def test_every_client_may_draw_its_own():
+    @tff.federated_computation(STATE, DATA)
+    def computation(state, data):
+        noise = tff.federated_eval(draw, tff.CLIENTS)
+        return state, tff.federated_mean(tff.federated_map(add, (data, noise)))
+
+    build(computation)

@@ -1,0 +1,297 @@
+"""What does not fit one MapReduce round is refused, with the whole text that the author of a computation sees."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from muster.author import build_plan
+from muster.author.refusals import explain
+from muster.wire.problems import ProblemError, ProblemType
+
+STATE, DATA = tff.FederatedType(np.float32, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS)
+ROUND = "A round is (S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER), or {D}@CLIENTS -> R@SERVER without a state"
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def add(a, b):
+    return a + b
+
+
+@tff.tensorflow.computation(np.float32, np.float32)
+def subtract(a, b):
+    return a - b
+
+
+@tff.tensorflow.computation(np.float32)
+def half(a):
+    return a / 2
+
+
+def refused(computation, **options):
+    with pytest.raises(ProblemError) as caught:
+        build_plan(computation, **{"initial_state": 0.0, **options})
+    assert caught.value.type is ProblemType.PLAN_INVALID
+    return caught.value.detail
+
+
+def round_of(*arguments):
+    return tff.federated_computation(*arguments)
+
+
+def test_no_computation():
+    assert refused(lambda state: state) == (
+        "What was given is a function, not a TFF computation. Give a tff.learning process, a tff.templates.IterativeProcess or a "
+        "function with @tff.federated_computation."
+    )
+
+
+def test_no_types():
+    assert refused(tff.federated_computation(lambda data: tff.federated_mean(data))) == (  # noqa: PLW0108
+        "The types of the computation's arguments are not given. Give them to the decorator: "
+        "@tff.federated_computation(state_type, data_type)."
+    )
+
+
+def test_no_argument():
+    @tff.federated_computation
+    def constant():
+        return tff.federated_value(1.0, tff.SERVER)
+
+    assert refused(constant) == f"The computation takes no argument, so there is nothing for clients to do. {ROUND}."
+
+
+def test_three_arguments():
+    @round_of(STATE, DATA, STATE)
+    def three(server_state, data, rate):  # noqa: ARG001
+        return server_state, tff.federated_mean(data)
+
+    assert refused(three) == (
+        "The computation takes 3 arguments (server_state, data, rate), and a round takes two: the server state, then the clients' "
+        f"data. {ROUND}. Put what else the server needs into its state."
+    )
+
+
+def test_two_client_arguments():
+    @round_of(STATE, DATA, DATA)
+    def two(state, images, labels):  # noqa: ARG001
+        return state, tff.federated_mean(images)
+
+    assert refused(two) == (
+        "The computation takes 2 arguments from clients, argument 2 (images) and argument 3 (labels): a client brings one value to a "
+        "round. Make them one argument: a structure placed at clients with a field for each."
+    )
+
+
+def test_arguments_in_the_wrong_order():
+    @round_of(DATA, STATE)
+    def swapped(data, state):
+        return state, tff.federated_mean(data)
+
+    assert refused(swapped) == (
+        "Argument 1 (data) is at the clients, {float32}@CLIENTS, where a round has the server state. Take the server state first "
+        "and the clients' data second."
+    )
+
+
+def test_nothing_from_clients():
+    @round_of(STATE, STATE)
+    def servers(state, rate):
+        return state, rate
+
+    assert refused(servers) == (
+        "Argument 2 (rate) is at the server, float32@SERVER, where a round has the clients' data, so there is nothing for clients "
+        f"to do. {ROUND}. Put what else the server needs into its state."
+    )
+
+
+def test_an_argument_without_placement():
+    @round_of(np.float32, DATA)
+    def unplaced(state, data):
+        return tff.federated_value(state, tff.SERVER), tff.federated_mean(data)
+
+    assert refused(unplaced) == (
+        "Argument 1 (state) has no placement: float32. A round takes the server state placed at the server and the data placed at "
+        "the clients: declare it with tff.FederatedType."
+    )
+
+
+def test_one_result():
+    @round_of(STATE, DATA)
+    def one(state, data):
+        return tff.federated_map(add, (state, tff.federated_mean(data)))
+
+    assert refused(one) == (
+        "The computation returns one value, float32@SERVER, and a round returns two: the next state and a result. If there is no "
+        "result, return the state and tff.federated_value((), tff.SERVER)."
+    )
+
+
+def test_two_results_zipped_into_one():
+    @round_of(STATE, DATA)
+    def zipped(state, data):
+        return tff.federated_zip((state, tff.federated_mean(data)))
+
+    assert refused(zipped) == (
+        "The computation returns one value with two fields, <float32,float32>@SERVER, and a round returns two values, the next "
+        "state and the result, each placed at the server. Return them as a pair, without tff.federated_zip."
+    )
+
+
+def test_three_results():
+    @round_of(STATE, DATA)
+    def three(state, data):
+        return collections.OrderedDict(state=state, mean=tff.federated_mean(data), total=tff.federated_sum(data))
+
+    assert refused(three) == (
+        "The computation returns 3 values (state, mean, total), and a round returns two: the next state and a result. Join what "
+        "belongs to the result with tff.federated_zip."
+    )
+
+
+def test_results_without_placement():
+    @round_of(STATE, DATA)
+    def nested(state, data):
+        return state, (tff.federated_mean(data), tff.federated_sum(data))
+
+    assert refused(nested) == (
+        "The second result has no placement: <float32@SERVER,float32@SERVER>. Place it at the server with tff.federated_value or "
+        "tff.federated_eval, and join several values with tff.federated_zip."
+    )
+
+
+def test_results_at_clients():
+    @round_of(STATE, DATA)
+    def personal(state, data):
+        return collections.OrderedDict(state=state, models=tff.federated_map(half, data))
+
+    text = (
+        " is at the clients, {float32}@CLIENTS: a round gives only aggregates away, and nothing that a client has for itself. "
+        "Aggregate it (tff.federated_sum, tff.federated_mean, …), or leave it out."
+    )
+    assert refused(personal) == "The second result (models)" + text
+    assert refused(tff.federated_computation(lambda data: tff.federated_map(half, data), DATA)) == "The result" + text
+
+
+def test_a_state_whose_type_changes():
+    before = collections.OrderedDict(
+        step=np.int32, weights=collections.OrderedDict(kernel=tff.TensorType(np.float32, [3]), bias=np.float32)
+    )
+
+    @tff.tensorflow.computation(before)
+    def grow(state):
+        state["weights"]["kernel"] = tf.concat([state["weights"]["kernel"], [1.0]], 0)
+        return state
+
+    @round_of(tff.FederatedType(before, tff.SERVER), DATA)
+    def growing(state, data):
+        return tff.federated_map(grow, state), tff.federated_mean(data)
+
+    assert refused(growing) == (
+        "The server state changes its type from round to round: weights/kernel is float32[3] in the argument and float32[4] in the "
+        "result, so the next round could not take what this one gives. Return the state with the type that it came with. A "
+        "dimension that changes is declared as None."
+    )
+
+
+def test_federated_select():
+    @tff.tensorflow.computation(np.float32)
+    def keys(_):
+        return tf.constant([0, 1])
+
+    @tff.tensorflow.computation(np.float32, np.int32)
+    def pick(state, _):
+        return state
+
+    @tff.tensorflow.computation(tff.SequenceType(np.float32))
+    def total(slices):
+        return slices.reduce(0.0, lambda a, b: a + b)
+
+    @round_of(STATE, DATA)
+    def selecting(state, data):
+        slices = tff.federated_select(tff.federated_map(keys, data), tff.federated_value(2, tff.SERVER), state, pick)
+        return state, tff.federated_mean(tff.federated_map(total, slices))
+
+    assert refused(selecting) == (
+        "The computation calls tff.federated_select, with which each client fetches slices of its own choice, {float32*}@CLIENTS. A "
+        "round has one broadcast, the same for all clients. Broadcast the whole value with tff.federated_broadcast and let the "
+        "client take its slices."
+    )
+
+
+def test_a_broadcast_that_depends_on_an_aggregate():
+    @round_of(STATE, DATA)
+    def two_passes(state, data):
+        mean = tff.federated_mean(data)
+        offsets = tff.federated_map(subtract, (data, tff.federated_broadcast(mean)))
+        return state, tff.federated_sum(offsets)
+
+    assert refused(two_passes) == (
+        "The computation takes more than one pass over the clients: tff.federated_broadcast sends them a value of the type float32 "
+        "that depends on tff.federated_mean, which has to hear from all of them first, and tff.federated_sum would aggregate what "
+        "they make of it. A round broadcasts once, then aggregates once. Keep the first aggregate in the server state and use it "
+        "in the next round."
+    )
+
+
+def test_an_operator_that_the_form_does_not_know():
+    @tff.federated_computation(tff.SequenceType(np.float32))
+    def total(values):
+        return tff.sequence_sum(values)
+
+    @round_of(STATE, tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS))
+    def sums(state, data):
+        return state, tff.federated_sum(tff.federated_map(total, data))
+
+    assert refused(sums) == (
+        "The computation calls tff.sequence_sum, which MapReduceForm does not know. Write that step in TensorFlow "
+        "(@tff.tensorflow.computation) and apply it with tff.federated_map, or use another aggregation."
+    )
+
+
+def test_local_code_that_is_not_tensorflow():
+    doubled = tff.jax.computation(lambda value: value * 2, np.float32)
+
+    @round_of(STATE, DATA)
+    def computation(state, data):
+        return state, tff.federated_mean(tff.federated_map(doubled, data))
+
+    assert refused(computation) == (
+        "A local computation of the type (float32 -> float32) is made of XLA, and a plan is made of TensorFlow graphs. Write it with "
+        "@tff.tensorflow.computation."
+    )
+
+
+def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
+    @round_of(STATE, DATA)
+    def fine(state, data):
+        return state, tff.federated_mean(data)
+
+    error = explain(ValueError("It does not split.\n(_var1 -> comp#d344cd56)"), fine)
+    assert error.type is ProblemType.PLAN_INVALID
+    assert error.detail == (
+        "TFF can't bring the computation into one MapReduce round and gives as its reason: ValueError: It does not split."
+    )
+
+
+ADVICE = (
+    "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
+    "computation needs as client data or server state, or build it into the graph as constants."
+)
+
+
+def test_a_client_that_reads_a_file():
+    @tff.tensorflow.computation(np.float32)
+    def read(value):
+        return value + tf.strings.to_number(tf.io.read_file("/etc/hostname"))
+
+    @round_of(STATE, DATA)
+    def computation(state, data):
+        return state, tff.federated_mean(tff.federated_map(read, data))
+
+    assert refused(computation) == (
+        "The plan's work can't be used: the operation ReadFile at node subcomputation/ReadFile reads or writes files. "
+        + ADVICE
+    )
