@@ -1,0 +1,79 @@
+"""The use cases of one deployment, put together over its ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coordinator.ports import Invoker
+from coordinator.tokens import Tokens
+from coordinator.use_cases.checkin import Checkin
+from coordinator.use_cases.closing import ClosingRounds
+from coordinator.use_cases.committing import Committing
+from coordinator.use_cases.folding import Folding
+from coordinator.use_cases.open_rounds import OpenRounds
+from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.records import Platform
+from coordinator.use_cases.sweeping import Sweeping
+from coordinator.use_cases.tasks import Tasks
+from coordinator.use_cases.uploads import Uploads
+from muster.wire.plan import Plan
+
+if TYPE_CHECKING:
+    from muster.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Application:
+    """What the functions call."""
+
+    platform: Platform
+    tokens: Tokens
+    plans: Plans
+    checkin: Checkin
+    uploads: Uploads
+    tasks: Tasks
+    folding: Folding
+    closing: ClosingRounds
+    sweeping: Sweeping
+    committing: Committing
+    invoker: Invoker | None = None
+
+
+def assemble(
+    platform: Platform,
+    *,
+    secret: bytes,
+    runtime: Callable[[Plan], Runtime],
+    round_cache_seconds: float,
+    retry_floor: float,
+    invoker: Invoker | None = None,
+) -> Application:
+    """Puts the use cases together.
+
+    Args:
+      platform: The ports.
+      secret: The key of tokens and pseudonyms.
+      runtime: Gives what runs a plan's graphs; called for a commit, and for a fold that needs TensorFlow.
+      round_cache_seconds: How long a reading of a round is trusted.
+      retry_floor: The shortest wait that a client is told, in seconds.
+      invoker: Checks the token of internal work; None where nobody else can reach those routes.
+    """
+    tokens, plans = Tokens(secret), Plans(platform.blobs)
+    open_rounds = OpenRounds(platform, seconds=round_cache_seconds)
+    folding = Folding(platform, plans, runtime)
+    closing = ClosingRounds(platform, folding)
+    return Application(
+        platform=platform,
+        tokens=tokens,
+        plans=plans,
+        checkin=Checkin(platform, tokens, plans, open_rounds, secret, retry_floor),
+        uploads=Uploads(platform, tokens, plans, open_rounds, retry_floor),
+        tasks=Tasks(platform, plans),
+        folding=folding,
+        closing=closing,
+        sweeping=Sweeping(platform, closing),
+        committing=Committing(platform, folding, runtime),
+        invoker=invoker,
+    )

@@ -1,0 +1,1 @@
+"""The round, pure: frozen data and functions `(state, event) -> state`. No I/O, no clock, no chance."""

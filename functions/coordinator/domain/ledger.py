@@ -1,0 +1,66 @@
+"""Who is counted: manifests, chunks, and the closing that freezes them. Pure arithmetic over names.
+
+A manifest, once made, is never changed, and its index in its shard is taken by one writer only; a writer makes the next one
+knowing all before it. So no name is ever in two manifests, even when a folded update's name is free again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from .names import rest_part, shard_part
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Updates that fold into one partial, in the order in which they fold. A `sealed` one is empty and ends its shard."""
+
+    updates: tuple[str, ...]
+    sealed: bool = False
+
+
+def next_chunk(listed: Collection[str], counted: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
+    """The names of a shard's next manifest, or None while there is no full chunk."""
+    pending = sorted(set(listed).difference(counted))
+    return tuple(pending[:chunk]) if len(pending) >= chunk else None
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a round counts, frozen: how many manifests each shard has, and the updates left over at the close.
+
+    `rest` are folded over all shards together. Where a single update is left, `onto` is the part that it is folded onto,
+    whose own partial then no longer counts: a partial over one update would be that update.
+    """
+
+    shards: tuple[int, ...]
+    rest: tuple[tuple[str, ...], ...]
+    onto: str | None
+    updates: int  # how many are counted in all
+
+    def parts(self) -> tuple[str, ...]:
+        """The parts that the commit merges, in its order."""
+        chunks = [shard_part(shard, index) for shard, count in enumerate(self.shards) for index in range(count)]
+        return tuple(part for part in (*chunks, *map(rest_part, range(len(self.rest)))) if part != self.onto)
+
+
+def close_ledger(manifests: Sequence[Sequence[Manifest]], listed: Collection[str], *, chunk: int) -> Closing:
+    """Freezes a round.
+
+    Args:
+      manifests: Each shard's manifests, without the seal.
+      listed: The names of the updates that are stored now, over all shards.
+      chunk: Updates folded into one partial.
+    """
+    counted = {name for shard in manifests for manifest in shard for name in manifest.updates}
+    left = sorted(set(listed) - counted)
+    rest = [tuple(left[at : at + chunk]) for at in range(0, len(left), chunk)]
+    onto = None
+    if rest and len(rest[-1]) == 1:
+        if len(rest) > 1:
+            rest[-2:] = [rest[-2] + rest[-1]]
+        else:
+            earlier = [shard_part(shard, len(have) - 1) for shard, have in enumerate(manifests) if have]
+            onto = earlier[-1] if earlier else None
+    return Closing(tuple(len(shard) for shard in manifests), tuple(rest), onto, updates=len(counted) + len(left))

@@ -1,0 +1,147 @@
+"""Where things are: the paths of documents and the names of blobs. Nothing in them tells who a client is.
+
+tasks/{task}                                     document: the task
+tasks/{task}/rounds/{round id}                   document: one attempt of one round
+tasks/{task}/rounds/{round id}/tickets/{n}       document: slots given out and given back
+tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
+populations/{population}/tasks/{task}            document: which tasks a check-in looks at
+plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
+updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
+manifests/{task}/{round id}/…                    blob: frozen lists of updates
+partials/{task}/{round id}/{part}                blob: one accumulator
+broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RoundKey:
+    """One attempt of one round. `epoch` counts the attempts and fences them: what names an older one is void."""
+
+    task: str
+    number: int
+    epoch: int
+
+    @property
+    def id(self) -> str:
+        """The round's id among the task's rounds; ids sort as rounds follow one another."""
+        return f"{self.number:06d}-{self.epoch:04d}"
+
+    @classmethod
+    def parse(cls, task: str, round_id: str) -> RoundKey:
+        """The key that `id` came from. Raises `ValueError` for anything else."""
+        number, _, epoch = round_id.partition("-")
+        return cls(task, int(number), int(epoch))
+
+
+def task_path(task: str) -> str:
+    """The task's document."""
+    return f"tasks/{task}"
+
+
+def rounds_path(task: str) -> str:
+    """The collection of the task's rounds."""
+    return f"tasks/{task}/rounds"
+
+
+def round_path(key: RoundKey) -> str:
+    """The round's document."""
+    return f"{rounds_path(key.task)}/{key.id}"
+
+
+def ticket_path(key: RoundKey, counter: int) -> str:
+    """A ticket counter's document."""
+    return f"{round_path(key)}/tickets/{counter:04d}"
+
+
+def shard_path(key: RoundKey, shard: int) -> str:
+    """A shard's counter of updates."""
+    return f"{round_path(key)}/shards/{shard:04d}"
+
+
+def population_tasks_path(population: str) -> str:
+    """The collection of a population's tasks."""
+    return f"populations/{population}/tasks"
+
+
+def plan_name(sha256: str, *, for_client: bool) -> str:
+    """The blob of a plan."""
+    return f"plans/{sha256}/{'client' if for_client else 'full'}"
+
+
+UPDATES = "updates/"
+PARTIALS = "partials/"
+
+
+def updates_prefix(key: RoundKey, shard: int) -> str:
+    """Where a shard's updates are. The hash comes first, so that a store that splits its keys by range spreads the load."""
+    spread = hashlib.sha256(f"{key.task}/{key.id}/{shard}".encode()).hexdigest()[:4]
+    return f"{UPDATES}{spread}/{key.task}/{key.id}/{shard:04d}/"
+
+
+def update_name(key: RoundKey, shard: int, pseudonym: str) -> str:
+    """The one name under which a client's update of a round can be."""
+    return updates_prefix(key, shard) + pseudonym
+
+
+def round_of(name: str) -> RoundKey:
+    """The round that an update or a partial belongs to. Raises `ValueError` if `name` is neither's."""
+    parts = name.split("/")
+    task, round_id = parts[2:4] if name.startswith(UPDATES) else parts[1:3]
+    return RoundKey.parse(task, round_id)
+
+
+def manifests_prefix(key: RoundKey, shard: int) -> str:
+    """Where a shard's manifests are."""
+    return f"manifests/{key.task}/{key.id}/{shard:04d}/"
+
+
+def manifest_name(key: RoundKey, shard: int, index: int) -> str:
+    """The `index`-th manifest of a shard."""
+    return f"{manifests_prefix(key, shard)}{index:06d}"
+
+
+def closing_name(key: RoundKey) -> str:
+    """The manifest of manifests, which freezes what the round counts."""
+    return f"manifests/{key.task}/{key.id}/closing"
+
+
+def shard_part(shard: int, index: int) -> str:
+    """The part (name of a partial) that a shard's manifest folds into."""
+    return f"{shard:04d}-{index:06d}"
+
+
+def rest_part(index: int) -> str:
+    """The part that the `index`-th list of left-over updates folds into."""
+    return f"rest-{index:06d}"
+
+
+def partials_prefix(key: RoundKey) -> str:
+    """Where a round's partials are."""
+    return f"{PARTIALS}{key.task}/{key.id}/"
+
+
+def partial_name(key: RoundKey, part: str) -> str:
+    """A partial's blob."""
+    return partials_prefix(key) + part
+
+
+def output_prefix(kind: str, task: str, number: int) -> str:
+    """Where the blobs of `kind` (`checkpoints`, `results`, `broadcasts`) of one round are, those of lost commits included."""
+    return f"{kind}/{task}/{number:06d}-"
+
+
+def pseudonym(secret: bytes, key: RoundKey, identity: str) -> str:
+    """A client's name in one attempt of one round: 32 hex digits that can't be turned back nor linked across rounds."""
+    text = f"{key.task}\n{key.id}\n{identity}"
+    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def shard_of(pseudonym: str, shards: int) -> int:
+    """The shard of a client: from its pseudonym, so that two assignments of one client meet under one name."""
+    return int(pseudonym[:8], 16) % shards

@@ -1,0 +1,209 @@
+"""What makes an update a valid one, judged on its bytes as they stream by: names, dtypes, shapes, size, finite values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from muster.wire.dtypes import DType
+from muster.wire.manifest import ClearSum, PlanManifest, TensorSpec
+from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.tensors import Entry, Header, TensorsError, decode, header_size, read_header, unpack
+
+CHUNK = 1 << 18  # bytes read at a time
+_OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateRules:
+    """What a plan and a task's policy ask of an update. `ranges` are inclusive, by tensor: the clear sums' bounds."""
+
+    specs: dict[str, TensorSpec]
+    ranges: dict[str, tuple[int, int]]
+    max_bytes: int
+    allow_non_finite: bool
+
+
+def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
+    """The rules that `manifest` makes."""
+    specs = {spec.path: spec for spec in manifest.update}
+    ranges = {item.path: _range(item) for item in manifest.clear_sums}
+    size = sum(_max_bytes(spec) for spec in manifest.update)
+    header = 1024 + sum(256 + 4 * len(spec.path) for spec in manifest.update)
+    return UpdateRules(specs, ranges, size + header, allow_non_finite)
+
+
+def _range(item: ClearSum) -> tuple[int, int]:
+    top = item.maximum if item.maximum is not None else (item.modulus or 1) - 1
+    return item.minimum, top
+
+
+def _max_bytes(spec: TensorSpec) -> int:
+    if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
+        return _OPEN_SIZE
+    return int(np.prod([size for size in spec.shape if size is not None], dtype=np.int64)) * spec.dtype.numpy.itemsize
+
+
+def check_header(header: Header, rules: UpdateRules) -> None:
+    """Checks names, dtypes and shapes.
+
+    Raises:
+      ProblemError: `update_invalid`, with a field error for every tensor that is wrong, missing or not asked for.
+    """
+    found = {entry.name: entry for entry in header.entries}
+    fields = [
+        FieldError(path=name, reason="the plan's updates have no such tensor")
+        for name in found
+        if name not in rules.specs
+    ]
+    for name, spec in rules.specs.items():
+        entry = found.get(name)
+        if entry is None:
+            fields.append(FieldError(path=name, reason="is missing"))
+        elif entry.dtype is not spec.dtype:
+            fields.append(
+                FieldError(path=name, reason=f"has dtype {entry.dtype.value}; the plan says {spec.dtype.value}")
+            )
+        elif not _fits(entry.shape, spec.shape):
+            fields.append(
+                FieldError(path=name, reason=f"has shape {list(entry.shape)}; the plan says {_text(spec.shape)}")
+            )
+    if fields:
+        detail = (
+            f"The update does not match the plan in {len(fields)} of its tensors: {fields[0].path} {fields[0].reason}"
+        )
+        raise ProblemError(ProblemType.UPDATE_INVALID, detail, fields=tuple(fields))
+
+
+def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...] | None) -> bool:
+    if spec is None:
+        return True
+    return len(shape) == len(spec) and all(want is None or want == have for have, want in zip(shape, spec, strict=True))
+
+
+def _text(shape: tuple[int | None, ...] | None) -> str:
+    return "any" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
+
+
+def check_update(data: memoryview, rules: UpdateRules) -> dict[str, np.ndarray[Any, Any]]:
+    """Checks a whole stored update and gives its tensors, as views of `data` where the dtype allows it.
+
+    Raises:
+      ProblemError: what `validated` raises.
+    """
+    try:
+        tensors = decode(data)
+        header = read_header(data)
+        check_header(header, rules)
+        for entry in header.entries:
+            _check_values(entry, data[header.data_start + entry.begin : header.data_start + entry.end], rules)
+    except TensorsError as error:
+        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+    return {name: tensors[name] for name in rules.specs}
+
+
+def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:
+    """Passes an upload on in chunks, each checked before it is passed; memory of one chunk (one tensor, for strings).
+
+    Args:
+      read: Reads up to so many bytes of the body; b"" at its end.
+      rules: What to hold it to.
+      length: The body's declared length in bytes, if it was declared.
+
+    Raises:
+      ProblemError: `too_large`, `update_invalid`, `update_not_finite` or `update_truncated`.
+    """
+    if length is not None and length > rules.max_bytes:
+        raise ProblemError(
+            ProblemType.TOO_LARGE, f"The update has {length} bytes; one of this plan has at most {rules.max_bytes}"
+        )
+    reader = _Reader(read)
+    try:
+        start = reader.exactly(8)
+        start += reader.exactly(header_size(start) - len(start))
+        header = read_header(start)
+    except TensorsError as error:
+        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+    check_header(header, rules)
+    if header.file_size > rules.max_bytes:
+        detail = (
+            f"The update's header announces {header.file_size} bytes; one of this plan has at most {rules.max_bytes}"
+        )
+        raise ProblemError(ProblemType.TOO_LARGE, detail)
+    if length is not None and length != header.file_size:
+        kind = ProblemType.UPDATE_TRUNCATED if length < header.file_size else ProblemType.UPDATE_INVALID
+        raise ProblemError(kind, f"The body has {length} bytes; the update's header says {header.file_size}")
+    yield start
+    for entry in header.entries:
+        left = entry.nbytes
+        # Strings are judged by their lengths, which only all of them together tell.
+        step = max(left, 1) if entry.dtype is DType.STRING else CHUNK
+        while left:
+            piece = reader.exactly(min(left, step))
+            try:
+                _check_values(entry, memoryview(piece), rules)
+                if entry.dtype is DType.STRING:
+                    unpack(entry, piece)
+            except TensorsError as error:
+                raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+            left -= len(piece)
+            yield piece
+    if read(1):
+        raise ProblemError(
+            ProblemType.UPDATE_INVALID, f"The body goes on after the {header.file_size} bytes of the update"
+        )
+
+
+class _Reader:
+    """Reads exact amounts from a body that comes as it comes."""
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+
+    def exactly(self, size: int) -> bytes:
+        piece = self._read(size)
+        if len(piece) == size:
+            return piece
+        pieces = [piece]
+        have = len(piece)
+        while have < size:
+            piece = self._read(size - have)
+            if not piece:
+                raise ProblemError(ProblemType.UPDATE_TRUNCATED, "The body ended before the update did; send it again")
+            pieces.append(piece)
+            have += len(piece)
+        return b"".join(pieces)
+
+
+def _check_values(entry: Entry, raw: memoryview, rules: UpdateRules) -> None:
+    if entry.dtype is DType.STRING:
+        return
+    if entry.dtype is DType.BOOL:
+        if len(raw) and np.frombuffer(raw, np.uint8).max() > 1:
+            raise ProblemError(
+                ProblemType.UPDATE_INVALID, f"Tensor {entry.name} holds bytes that are neither true nor false"
+            )
+        return
+    if entry.name in rules.ranges and len(raw):
+        low, high = rules.ranges[entry.name]
+        values = np.frombuffer(raw, entry.dtype.numpy)
+        if int(values.min()) < low or int(values.max()) > high:
+            detail = f"Tensor {entry.name} leaves the range of its sum, {low} to {high} inclusive"
+            raise ProblemError(ProblemType.UPDATE_INVALID, detail)
+    if entry.dtype.is_floating and not rules.allow_non_finite and not _all_finite(entry.dtype, raw):
+        detail = f"Tensor {entry.name} holds NaN or infinity, which this task does not allow"
+        raise ProblemError(
+            ProblemType.UPDATE_NOT_FINITE, detail, fields=(FieldError(path=entry.name, reason="is not finite"),)
+        )
+
+
+def _all_finite(dtype: DType, raw: memoryview) -> bool:
+    if dtype is DType.BFLOAT16:
+        exponent = np.uint16(0x7F80)  # all ones: NaN or infinity
+        return not bool(((np.frombuffer(raw, np.uint16) & exponent) == exponent).any())
+    if dtype in (DType.COMPLEX64, DType.COMPLEX128):
+        return bool(np.isfinite(np.frombuffer(raw, np.float32 if dtype is DType.COMPLEX64 else np.float64)).all())
+    return bool(np.isfinite(np.frombuffer(raw, dtype.numpy)).all())

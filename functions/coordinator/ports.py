@@ -1,0 +1,169 @@
+"""What the coordinator needs of the world: documents, blobs, a work queue, time and chance.
+
+Every write is guarded (create-only or compare-and-set) or harmless to repeat; each method says its outcomes, its errors and
+what a repeat does. Errors are these, never a vendor's. One contract suite (`tests/contract`) runs over all adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class StoreError(Exception):
+    """A port could not do what was asked."""
+
+
+class AlreadyExistsError(StoreError):
+    """The document that should be made is there; nothing was written."""
+
+
+class ConflictError(StoreError):
+    """The document has changed, or is gone, since the version that the caller holds; nothing was written."""
+
+
+class BlobNotFoundError(StoreError):
+    """There is no blob of this name."""
+
+
+class UnavailableError(StoreError):
+    """The store did not answer in time, or refused for now. A write may or may not have taken effect: repeat it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as it was read. `version` is opaque; it changes with every write."""
+
+    path: str
+    data: Mapping[str, Any]
+    version: str
+
+    @property
+    def id(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+class Documents(Protocol):
+    """Small JSON documents under paths that alternate collection and id: `tasks/t1/rounds/000001-00`."""
+
+    def create(self, path: str, data: Mapping[str, Any]) -> Document:
+        """Makes a document that must not exist. A repeat raises `AlreadyExistsError`, whatever it holds."""
+
+    def get(self, path: str) -> Document | None:
+        """The document as it is now (a read sees every write that has returned), or None."""
+
+    def replace(self, path: str, data: Mapping[str, Any], *, version: str) -> Document:
+        """Compare-and-set: writes if the document still has `version`, else raises `ConflictError`."""
+
+    def delete(self, path: str, *, version: str | None = None) -> None:
+        """Deletes the document; one that is not there is fine. With `version`: `ConflictError` if another one is there."""
+
+    def increment(self, path: str, by: Mapping[str, int]) -> Mapping[str, int]:
+        """Adds to integer fields, atomically and together, and returns their new values.
+
+        The document and its fields are made at 0 where missing. Of concurrent increments by 1 each gets a value of its
+        own. Not idempotent: a counter is a hint or a ticket, never the record.
+        """
+
+    def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
+        """The documents directly in `collection`, in order of id, from the one behind the id `after` on."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """A stored blob: `size` in bytes, `created` in POSIX seconds."""
+
+    name: str
+    size: int
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What a create-only write came to.
+
+    `created`: this call made the blob (a lost answer to it included). `same`: the blob that is there now holds the bytes
+    that the call brought. `blob` describes the blob that is there now.
+    """
+
+    blob: BlobInfo
+    created: bool
+    same: bool
+
+
+class Blobs(Protocol):
+    """Immutable bytes under names of `/`-joined parts of `[A-Za-z0-9._-]`; `.`, `..` and empty parts raise `ValueError`."""
+
+    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+        """Streams a blob to a name that must be free; a taken name is an outcome, not an error, and stays as it is.
+
+        All or nothing: if `chunks` raises, its error passes through and no blob appears. Memory of about one chunk.
+        """
+
+    def read(self, name: str) -> memoryview:
+        """The blob's bytes, mapped where the store can. Raises `BlobNotFoundError`."""
+
+    def stat(self, name: str) -> BlobInfo | None:
+        """What is stored under `name`, or None."""
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """The blobs whose names start with `prefix`, in order of name; sees every create and delete that has returned."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes blobs; one that is not there is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A piece of work for a function of ours, delivered at least once: twice, late and out of order are to be expected.
+
+    `function` is `aggregator` or `committer`; `kind` its route, such as `fold`; `payload` JSON.
+    """
+
+    function: str
+    kind: str
+    payload: Mapping[str, Any]
+
+
+class WorkQueue(Protocol):
+    """Delivers work over HTTP, again after a failure, with growing pauses."""
+
+    def enqueue(self, work: Work, *, name: str, delay: float = 0.0) -> None:
+        """Has `work` delivered after `delay` seconds. A name that was used lately may be dropped as a repeat, silently."""
+
+
+class UntrustedTokenError(Exception):
+    """A token is not valid, or not of somebody who may call; the text says why, and holds nothing of the token."""
+
+
+class Invoker(Protocol):
+    """Knows who may have the functions do work: the queue and the scheduler."""
+
+    def verify(self, token: str, *, function: str) -> None:
+        """Returns if `token` is one that the queue's account brings to `function`.
+
+        Raises:
+          UntrustedTokenError: it is not.
+          UnavailableError: this can't be told now.
+        """
+
+
+class Clock(Protocol):
+    """Time, which may jump."""
+
+    def now(self) -> float:
+        """POSIX seconds."""
+
+
+class Chance(Protocol):
+    """Randomness that tests can fix."""
+
+    def uniform(self) -> float:
+        """A float in [0, 1)."""
+
+    def nonce(self) -> str:
+        """A fresh name: 16 hex digits."""

@@ -1,0 +1,70 @@
+"""What a deployment sets, by environment variables that all start with `MUSTER_`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+
+class SettingsError(ValueError):
+    """A setting is missing or not valid; the text names the variable, the reason and what would do."""
+
+
+class Settings(BaseModel):
+    """The settings. Each field is read from `MUSTER_<FIELD>`.
+
+    Attributes:
+      state: Where documents are: `sqlite:///path/to/state.db` or `firestore://project/database`.
+      blobs: Where blobs are: `file:///path/to/folder`, `gs://bucket` or `gs://bucket/prefix`.
+      queue: Where work is queued: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`; with
+        `?endpoint=host:port`, at a stand-in for Cloud Tasks.
+      secret: The key of tokens and pseudonyms, at least 32 bytes in hex.
+      round_cache_seconds: How long an instance trusts its reading of a round. Zero where a read costs microseconds.
+      retry_floor: The shortest time, in seconds, that a client is told to wait.
+      aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
+      invoker: The e-mail address of the service account whose token those deliveries carry.
+      token_issuer: Who issues that token, such as `https://accounts.google.com`, where the functions must check it themselves. Not
+        where Cloud Run lets only the invoker in: it takes the signature off.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: str
+    blobs: str
+    queue: str
+    secret: str = Field(pattern=r"^[0-9a-f]{64,}$", repr=False)
+    round_cache_seconds: float = Field(default=1.0, ge=0)
+    retry_floor: float = Field(default=1.0, gt=0)
+    aggregator_url: str | None = None
+    committer_url: str | None = None
+    invoker: str | None = None
+    token_issuer: str | None = None
+
+    @field_validator("state", "blobs", "queue", "aggregator_url", "committer_url", "token_issuer")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            raise ValueError("must be a URL such as sqlite:///path/state.db, gs://bucket or https://aggregator.example")
+        return value
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Reads the settings.
+
+        Raises:
+          SettingsError: with every variable that is missing or not valid.
+        """
+        given = {
+            name: environment[f"MUSTER_{name.upper()}"]
+            for name in cls.model_fields
+            if environment.get(f"MUSTER_{name.upper()}")
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            lines = (
+                f"MUSTER_{str(item['loc'][0]).upper()}: {item['msg']}"
+                for item in error.errors(include_url=False, include_context=False, include_input=False)
+            )
+            raise SettingsError("The coordinator's settings are not valid: " + "; ".join(lines)) from error

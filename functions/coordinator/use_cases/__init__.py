@@ -1,0 +1,1 @@
+"""What the coordinator does, one module for each thing: reads through the ports, asks the domain, writes guarded."""

@@ -1,0 +1,81 @@
+"""What follows an ended round: the next one, the next attempt, or the task's end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+
+from coordinator.domain import names
+from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, abandon, next_round
+from coordinator.domain.tasks import Task, at_round, completed
+from coordinator.ports import AlreadyExistsError, ConflictError
+from coordinator.use_cases import work
+from coordinator.use_cases.open_rounds import tally_assignments
+from coordinator.use_cases.records import Platform
+from muster.wire.messages import TaskStatus
+
+
+def advance(platform: Platform, task_name: str) -> None:
+    """Opens the round that follows the task's current one, if that has ended. Safe to repeat, by several at once."""
+    task = platform.task(task_name).value
+    if task.current is None or task.status is not TaskStatus.ACTIVE:
+        return
+    found = platform.round(task.current)
+    if found is None or isinstance(found.value, Collecting | Aggregating):
+        return
+    ended = found.value
+    platform.enqueue(work.sweep(ended.key), ended.key)
+    checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
+    following = next_round(ended, task.spec.policy, now=platform.clock.now())
+    if following is None:
+        after = platform.change_task(task_name, lambda now: completed(now, checkpoint) if now == task else now)
+        if after.ended:
+            leave_population(platform, task)
+        return
+    opened = platform.rounds.ensure(names.round_path(following.key), following).value
+
+    def move(now: Task) -> Task:
+        # Paused or rolled back meanwhile: the round stays as it is, and whoever resumes or opens takes it from there.
+        return at_round(now, following.key, checkpoint) if now.status is TaskStatus.ACTIVE else now
+
+    platform.change_task(task_name, move)
+    delay = max(0.0, opened.terms.deadline - platform.clock.now())
+    platform.enqueue(work.close(opened.key), opened.key, hint="deadline", delay=delay)
+
+
+def join_population(platform: Platform, task: Task) -> None:
+    """Puts a task where check-ins look. A repeat changes nothing."""
+    member = f"{names.population_tasks_path(task.spec.population)}/{task.name}"
+    if platform.documents.get(member) is None:
+        with suppress(AlreadyExistsError):
+            platform.documents.create(member, {})
+
+
+def leave_population(platform: Platform, task: Task) -> None:
+    """Takes an ended task out of what check-ins look at."""
+    platform.documents.delete(f"{names.population_tasks_path(task.spec.population)}/{task.name}")
+
+
+def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
+    """Abandons the task's open round, if it has one. A round that has ended stays as it ended."""
+    if task.current is None:
+        return
+    while (found := platform.round(task.current)) is not None and isinstance(found.value, Collecting | Aggregating):
+        abandoned: Abandoned = abandon(
+            found.value, reason=reason, tally=tally_assignments(platform, found.value), now=platform.clock.now()
+        )
+        try:
+            platform.rounds.replace(found, abandoned)
+        except ConflictError:
+            continue
+        platform.enqueue(work.sweep(task.current), task.current)
+
+
+def next_key(platform: Platform, task: Task) -> names.RoundKey:
+    """The key under which an opening task goes on: a number that is committed is never used again."""
+    if task.current is None:
+        return names.RoundKey(task.name, 1, 0)
+    found = platform.round(task.current)
+    if found is not None and isinstance(found.value, Committed):
+        return names.RoundKey(task.name, task.number + 1, 0)
+    return replace(task.current, epoch=task.epoch + 1)

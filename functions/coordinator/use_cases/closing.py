@@ -1,0 +1,99 @@
+"""The close: whether a round has what it needs, then what it counts is frozen, folded and handed to the commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Aggregating, Collecting, Round, Tally, Verdict, abandon, close, extend, judge
+from coordinator.ports import ConflictError
+from coordinator.use_cases import work
+from coordinator.use_cases.advance import advance
+from coordinator.use_cases.folding import Folding
+from coordinator.use_cases.ledgers import Ledger, shards_of
+from coordinator.use_cases.open_rounds import tally_assignments
+from coordinator.use_cases.records import Platform, Versioned
+
+_AT_ONCE = 4  # parts that are folded here rather than by work of their own: a hop through the queue costs as much
+
+
+@dataclass(frozen=True)
+class ClosingRounds:
+    """Closes rounds."""
+
+    platform: Platform
+    folding: Folding
+
+    def __call__(self, key: RoundKey) -> None:
+        """Brings the round as far as it can go now. Safe to repeat at any time, by several at once."""
+        found = self.platform.round(key)
+        if found is None:
+            return
+        if isinstance(found.value, Collecting):
+            found = self._judge(found, found.value)
+        if found is None:
+            return
+        if isinstance(found.value, Aggregating):
+            self._aggregate(found, found.value)
+        elif not isinstance(found.value, Collecting):
+            advance(self.platform, key.task)
+
+    def _judge(self, found: Versioned[Round], round_: Collecting) -> Versioned[Round] | None:
+        key, now = round_.key, self.platform.clock.now()
+        task = self.platform.task(key.task).value
+        if task.ended or (task.current is not None and task.current > key):
+            reason = task.status.value if task.ended else "superseded"
+            return self._replace(found, abandon(round_, reason=reason, tally=Tally(), now=now))
+        ledger = Ledger(self.platform.blobs, key)
+        known: set[str] = set()
+        for shard in shards_of(round_):
+            for manifest in ledger.manifests(shard):
+                known.update(manifest.updates)
+            known.update(ledger.listed(shard))
+        tally = tally_assignments(self.platform, round_)
+        verdict = judge(round_, updates=len(known), assigned=tally.assigned, now=now)
+        if verdict is Verdict.AGGREGATE:
+            return self._replace(found, close(round_, now=now))
+        if verdict is Verdict.ABANDON:
+            reason = f"{len(known)} updates came in by the deadline; the minimum is {round_.terms.minimum}"
+            return self._replace(found, abandon(round_, reason=reason, tally=tally, now=now))
+        if verdict is Verdict.EXTEND:
+            extended = self._replace(found, extend(round_, now=now))
+            if extended is not None:
+                schedule_close(self.platform, extended.value)
+            return None
+        for shard in shards_of(round_):
+            self.folding.fold_shard(key, shard)
+        return None
+
+    def _aggregate(self, found: Versioned[Round], round_: Aggregating) -> None:
+        key = round_.key
+        ledger = Ledger(self.platform.blobs, key)
+        frozen = ledger.freeze(round_, tally_assignments(self.platform, round_))
+        if frozen.closing.updates < round_.terms.minimum:
+            reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {round_.terms.minimum}"
+            now = self.platform.clock.now()
+            if self._replace(found, abandon(round_, reason=reason, tally=frozen.tally, now=now)) is not None:
+                advance(self.platform, key.task)
+            return
+        missing = [part for part in frozen.closing.parts() if not ledger.has_partial(part)]
+        if len(missing) > _AT_ONCE:
+            for part in missing:
+                self.platform.enqueue(work.fold_part(key, part), key, hint=part)
+            return
+        for part in missing:
+            self.folding.ensure_part(round_, ledger, frozen, part)
+        self.platform.enqueue(work.commit(key), key)
+
+    def _replace(self, found: Versioned[Round], value: Round) -> Versioned[Round] | None:
+        """Compare-and-set; None if another was faster, who then carries on from there."""
+        try:
+            return self.platform.rounds.replace(found, value)
+        except ConflictError:
+            return None
+
+
+def schedule_close(platform: Platform, round_: Round) -> None:
+    """Has the round judged at its deadline."""
+    delay = max(0.0, round_.terms.deadline - platform.clock.now())
+    platform.enqueue(work.close(round_.key), round_.key, hint="deadline", delay=delay)

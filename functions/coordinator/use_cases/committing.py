@@ -1,0 +1,202 @@
+"""The commit, and the opening of a task: the two that compute with TensorFlow. The first compare-and-set wins; what a loser
+computed is deleted unread, so that a retry can't redraw differential-privacy noise."""  # noqa: D205, D209
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import (
+    Aggregating,
+    BlobRef,
+    Checkpoint,
+    Collecting,
+    Outcome,
+    Round,
+    Tally,
+    abandon,
+    commit,
+    open_round,
+)
+from coordinator.domain.tasks import Task, opened
+from coordinator.ports import BlobNotFoundError, ConflictError
+from coordinator.use_cases import work
+from coordinator.use_cases.advance import abandon_current, advance, next_key
+from coordinator.use_cases.closing import schedule_close
+from coordinator.use_cases.folding import Folding
+from coordinator.use_cases.ledgers import Frozen, Ledger
+from coordinator.use_cases.records import Platform, Versioned
+from muster.wire.messages import TaskStatus
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import Array, decode, encode
+
+if TYPE_CHECKING:
+    from muster.runtime import Runtime
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Committing:
+    """Commits rounds and opens tasks; `runtime` gives what runs a plan's graphs."""
+
+    platform: Platform
+    folding: Folding
+    runtime: Callable[[Plan], Runtime]
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def commit(self, key: RoundKey) -> None:
+        """Computes the next state and makes it the task's, once. Safe to repeat, by several at once."""
+        # Repeats within one process wait, and then find the round committed, rather than computing for nothing.
+        with self._turn:
+            self._commit_once(key)
+
+    def _commit_once(self, key: RoundKey) -> None:
+        found = self.platform.round(key)
+        if found is None or isinstance(found.value, Collecting):
+            return
+        if isinstance(found.value, Aggregating):
+            task = self.platform.task(key.task).value
+            if task.current != key or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
+                return
+            frozen = Ledger(self.platform.blobs, key).frozen()
+            if frozen is None or not self._commit(found, found.value, task, frozen):
+                return
+        advance(self.platform, key.task)
+
+    def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> bool:
+        key, terms = round_.key, round_.terms
+        accumulator = self.folding.start(terms.plan)
+        ledger, tally = Ledger(self.platform.blobs, key), frozen.tally
+        try:
+            for part in frozen.closing.parts():
+                tally = tally.plus(self.folding.merge(accumulator, ledger, part))
+        except BlobNotFoundError:
+            # Asked too early, or too late: the close sees to the parts that are missing.
+            self.platform.enqueue(work.close(key), key)
+            return False
+        if tally.folded < terms.minimum:
+            reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
+            abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
+            return self._replace(found, abandoned)
+        try:
+            outcome = self._compute(round_, task, accumulator.tensors(), tally)
+        except ProblemError as problem:
+            if problem.type is not ProblemType.COMPUTATION_FAILED:
+                raise
+            self._stop(task, f"Round {key.number} can't be committed: {problem.detail}")
+            return False
+        if self._replace(found, commit(round_, outcome, now=self.platform.clock.now())):
+            return True
+        made = (outcome.checkpoint.blob, outcome.result, outcome.broadcast)
+        self.platform.blobs.delete([blob.name for blob in made if blob is not None])
+        return True
+
+    def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> Outcome:
+        key = round_.key
+        plan = self.folding.plans.full(round_.terms.plan)
+        runtime = self.runtime(plan)
+        clear = {item.path for item in plan.manifest.clear_sums}
+        aggregate = runtime.report({name: value for name, value in tensors.items() if name not in clear})
+        state = decode(self.platform.blobs.read(round_.terms.base.blob.name))
+        after = runtime.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
+        checkpoint = self.platform.put_output("checkpoints", key, encode(after.state))
+        result = self.platform.put_output("results", key, encode(after.result))
+        broadcast = None
+        if key.number < task.spec.policy.rounds:
+            broadcast = self.platform.put_output("broadcasts", key, encode(runtime.prepare(after.state)))
+        now = self.platform.clock.now()
+        return Outcome(tally, Checkpoint(key.number, checkpoint, now), result, broadcast, metrics_of(after.result))
+
+    def open(self, task_name: str) -> None:
+        """Computes a task's first broadcast (after a rollback, its new one) and opens the round. Safe to repeat."""
+        task = self.platform.task(task_name).value
+        if task.status is not TaskStatus.OPENING:
+            return
+        abandon_current(self.platform, task, reason="rolled back")
+        plan = self.folding.plans.full(task.spec.plan)
+        key = next_key(self.platform, task)
+        try:
+            base = task.restore or self._initial(plan, key)
+            state = decode(self.platform.blobs.read(base.blob.name))
+            broadcast = self._first_broadcast(key, encode(self.runtime(plan).prepare(state)))
+        except ProblemError as problem:
+            if problem.type is not ProblemType.COMPUTATION_FAILED:
+                raise
+            self._stop(task, f"The first broadcast can't be computed: {problem.detail}")
+            return
+        round_ = self._open_round(task, key, base, broadcast)
+        if round_ is None:
+            return
+        # Rolled back again meanwhile, to another checkpoint perhaps: then that opening makes its own round.
+        after = self.platform.change_task(task_name, lambda now: opened(now, round_.key, base) if now == task else now)
+        if after.current == round_.key:
+            schedule_close(self.platform, round_)
+
+    def _initial(self, plan: Plan, key: RoundKey) -> Checkpoint:
+        part, name = plan.manifest.initial_state, names.output_prefix("checkpoints", key.task, 0) + "initial"
+        self.platform.blobs.create(name, [plan.part(part)])
+        return Checkpoint(0, BlobRef(name, part.sha256, part.size), self.platform.clock.now())
+
+    def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
+        """Freezes the broadcast: of several tries, `prepare` being random perhaps, the first one's bytes stand."""
+        name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
+        self.platform.blobs.create(name, [data])
+        stored = self.platform.blobs.read(name)
+        return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
+
+    def _open_round(self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef) -> Round | None:
+        """Makes the round, or takes the one that an earlier try made; one from another state is given up and passed over.
+
+        None if the task has gone on meanwhile: a late repeat must not give up the round that an earlier one opened.
+        """
+        starts_at = task.spec.policy.starts_at
+        now = self.platform.clock.now()
+        while True:
+            made = open_round(
+                key,
+                task.spec.policy,
+                plan=task.spec.plan,
+                base=base,
+                broadcast=broadcast,
+                sums_in_the_clear=task.sums_in_the_clear,
+                opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
+                expected_seconds=None,
+            )
+            found = self.platform.rounds.ensure(names.round_path(key), made)
+            if found.value == made:
+                return made
+            if found.value.terms.base.version == base.version and isinstance(found.value, Collecting):
+                return found.value
+            if self.platform.task(task.name).value != task:
+                return None
+            abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
+            key = replace(key, epoch=key.epoch + 1)
+
+    def _replace(self, found: Versioned[Round], value: Round) -> bool:
+        try:
+            self.platform.rounds.replace(found, value)
+        except ConflictError:
+            return False
+        return True
+
+    def _stop(self, task: Task, note: str) -> None:
+        LOG.error("task %s is paused: %s", task.name, note)
+        self.platform.change_task(
+            task.name, lambda now: now if now.ended else replace(now, status=TaskStatus.PAUSED, note=note)
+        )
+
+
+def metrics_of(result: Mapping[str, Array]) -> dict[str, float]:
+    """The finite real scalars of a round's result, by path."""
+    scalars = {name: value for name, value in result.items() if value.size == 1 and value.dtype.kind in "biuf"}
+    found = {name: float(value.reshape(())) for name, value in scalars.items()}
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,121 @@
+"""The fold: a manifest's updates, one after another, into one partial; and the updates deleted once it is durable."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
+from coordinator.domain.updates import check_update
+from coordinator.ports import BlobNotFoundError
+from coordinator.use_cases import work
+from coordinator.use_cases.ledgers import Frozen, Ledger
+from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.records import Platform
+from muster.runtime.fold import Accumulator, Fold
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError
+from muster.wire.tensors import decode, encode_chunks, read_header
+
+if TYPE_CHECKING:
+    from muster.runtime import Runtime
+
+LOG = logging.getLogger(__name__)
+MISSING = "missing"  # why an update was dropped: its blob is gone, though nothing folded it
+_TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Folds updates.
+
+    `runtime` gives what runs the graphs of a plan whose accumulators are no proven sums; it alone needs TensorFlow.
+    """
+
+    platform: Platform
+    plans: Plans
+    runtime: Callable[[Plan], Runtime]
+
+    def fold_shard(self, key: RoundKey, shard: int) -> None:
+        """Folds the shard's full chunks, and removes what an earlier try that died left of them. A repeat does nothing."""
+        found = self.platform.round(key)
+        if found is None or not isinstance(found.value, Collecting):
+            return
+        round_, ledger = found.value, Ledger(self.platform.blobs, key)
+        manifests = ledger.manifests(shard)
+        for index, manifest in enumerate(manifests):
+            if not manifest.sealed:
+                self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
+        while (made := ledger.freeze_chunk(shard, manifests, chunk=round_.terms.chunk)) is not None:
+            self._ensure(round_, ledger, names.shard_part(shard, len(manifests) - 1), made.updates)
+
+    def fold_part(self, key: RoundKey, part: str) -> None:
+        """Folds one part of a closed round; the last one to be folded calls for the commit. A repeat does nothing."""
+        found = self.platform.round(key)
+        ledger = Ledger(self.platform.blobs, key)
+        frozen = ledger.frozen()
+        if found is None or frozen is None or not isinstance(found.value, Aggregating):
+            return
+        self.ensure_part(found.value, ledger, frozen, part)
+        if all(ledger.has_partial(each) for each in frozen.closing.parts()):
+            self.platform.enqueue(work.commit(key), key)
+
+    def ensure_part(self, round_: Open, ledger: Ledger, frozen: Frozen, part: str) -> None:
+        """Makes the part's partial, unless it is there."""
+        updates = ledger.updates_of(part, frozen)
+        if updates is None:
+            return
+        onto = frozen.closing.onto if part.startswith("rest-") else None
+        if onto is not None and not ledger.has_partial(part):
+            self.ensure_part(round_, ledger, frozen, onto)
+        self._ensure(round_, ledger, part, updates, onto=onto)
+
+    def _ensure(
+        self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], *, onto: str | None = None
+    ) -> None:
+        if not ledger.has_partial(part):
+            self._fold(round_, ledger, part, updates, onto)
+        # Durable now, whoever made it: from here on an update is read no more.
+        self.platform.blobs.delete(updates)
+
+    def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None) -> None:
+        blobs, terms = self.platform.blobs, round_.terms
+        accumulator, tally = self.start(terms.plan), Tally()
+        rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
+        if onto is not None:
+            tally = self.merge(accumulator, ledger, onto)
+        folded, size, dropped = 0, 0, Counter[str]()
+        for name in updates:
+            try:
+                data = blobs.read(name)
+                accumulator.add(check_update(data, rules))
+            except BlobNotFoundError:
+                if ledger.has_partial(part):
+                    return  # another aggregator was faster, and has deleted what it folded
+                dropped[MISSING] += 1
+            except ProblemError as problem:
+                LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
+                dropped[problem.type.value] += 1
+            else:
+                folded, size = folded + 1, size + len(data)
+        tally = tally.plus(Tally(folded=folded, dropped=dict(dropped), update_bytes=size))
+        chunks = encode_chunks(accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
+        blobs.create(names.partial_name(round_.key, part), chunks)
+
+    def start(self, plan: str) -> Accumulator:
+        """An empty accumulator of a plan."""
+        full = self.plans.full(plan)
+        return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self.runtime(full)).start()
+
+    def merge(self, accumulator: Accumulator, ledger: Ledger, part: str) -> Tally:
+        """Merges a partial into `accumulator`, and gives its tally. Raises `BlobNotFoundError`."""
+        data = self.platform.blobs.read(names.partial_name(ledger.key, part))
+        accumulator.merge(decode(data))
+        return _TALLY.validate_python(dict(read_header(data).notes))

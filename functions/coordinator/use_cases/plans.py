@@ -1,0 +1,82 @@
+"""Plans as the coordinator keeps them: whole for the committer, and a device's copy that the client API serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coordinator.domain.names import plan_name
+from coordinator.domain.updates import UpdateRules, rules_for
+from coordinator.ports import BlobNotFoundError, Blobs
+from muster.wire.manifest import PlanManifest
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
+
+_KEPT = 32  # manifests that an instance remembers
+
+
+@dataclass(frozen=True)
+class Plans:
+    """The plans in a blob store. Being named by their hash they never change, so each is read once per instance."""
+
+    blobs: Blobs
+    _manifests: dict[str, PlanManifest] = field(default_factory=dict)
+    _sizes: dict[str, int] = field(default_factory=dict)
+    _full: dict[str, Plan] = field(default_factory=dict)
+
+    def put(self, sha256: str, data: bytes) -> bool:
+        """Checks and stores a plan; a repeat changes nothing.
+
+        Returns:
+          Whether it is new here.
+
+        Raises:
+          ProblemError: `plan_invalid`.
+        """
+        plan = Plan.decode(data, expected=sha256)
+        plan.check_complete()
+        self.blobs.create(plan_name(sha256, for_client=True), [plan.for_client().encode()])
+        return self.blobs.create(plan_name(sha256, for_client=False), [data]).created
+
+    def for_client(self, sha256: str) -> memoryview:
+        """A device's copy, as bytes. Raises `ProblemError` (`not_found`)."""
+        return self._read(sha256, for_client=True)
+
+    def client_size(self, sha256: str) -> int:
+        """Bytes of a device's copy. Raises `ProblemError` (`not_found`)."""
+        self.manifest(sha256)
+        return self._sizes[sha256]
+
+    def manifest(self, sha256: str) -> PlanManifest:
+        """The plan's manifest. Raises `ProblemError` (`not_found`)."""
+        if sha256 not in self._manifests:
+            _make_room(self._manifests)
+            data = bytes(self.for_client(sha256))
+            self._sizes[sha256] = len(data)
+            self._manifests[sha256] = Plan.decode(data, expected=sha256).manifest
+        return self._manifests[sha256]
+
+    def full(self, sha256: str) -> Plan:
+        """The whole plan. Raises `ProblemError` (`not_found`)."""
+        if sha256 not in self._full:
+            _make_room(self._full)
+            self._full[sha256] = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
+        return self._full[sha256]
+
+    def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:
+        """What an update of the plan has to hold to."""
+        return rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
+
+    def _read(self, sha256: str, *, for_client: bool) -> memoryview:
+        try:
+            return self.blobs.read(plan_name(sha256, for_client=for_client))
+        except BlobNotFoundError:
+            raise _missing(sha256) from None
+
+
+def _missing(sha256: str) -> ProblemError:
+    return ProblemError(ProblemType.NOT_FOUND, f"There is no plan {sha256[:12]}… here; upload it before a task uses it")
+
+
+def _make_room(kept: dict[str, object] | dict[str, PlanManifest] | dict[str, Plan]) -> None:
+    while len(kept) >= _KEPT:
+        kept.pop(next(iter(kept)), None)

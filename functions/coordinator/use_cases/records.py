@@ -1,0 +1,163 @@
+"""Tasks and rounds as typed records over documents, and what a use case works with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import BlobRef, Round
+from coordinator.domain.tasks import Task
+from coordinator.ports import (
+    AlreadyExistsError,
+    Blobs,
+    Chance,
+    Clock,
+    ConflictError,
+    Document,
+    Documents,
+    StoreError,
+    Work,
+    WorkQueue,
+)
+from muster.wire.problems import ProblemError, ProblemType
+
+SCHEMA_VERSION = 1
+_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The ports, as one argument."""
+
+    documents: Documents
+    blobs: Blobs
+    queue: WorkQueue
+    clock: Clock
+    chance: Chance
+
+    @cached_property
+    def tasks(self) -> Records[Task]:
+        """All tasks."""
+        return Records(self.documents, _TASK)
+
+    @cached_property
+    def rounds(self) -> Records[Round]:
+        """All rounds."""
+        return Records(self.documents, _ROUND)
+
+    def task(self, name: str) -> Versioned[Task]:
+        """A task that must be there. Raises `ProblemError` (`not_found`)."""
+        found = self.tasks.get(names.task_path(name))
+        if found is None:
+            raise ProblemError(
+                ProblemType.NOT_FOUND, f"There is no task {name!r}; `muster task list` shows those that are there"
+            )
+        return found
+
+    def round(self, key: RoundKey) -> Versioned[Round] | None:
+        """A round, if it is there."""
+        return self.rounds.get(names.round_path(key))
+
+    def change_task(self, name: str, change: Callable[[Task], Task]) -> Task:
+        """Applies `change` to the task as it then is, with compare-and-set. What `change` raises passes through."""
+        for _ in range(_ATTEMPTS):
+            found = self.task(name)
+            changed = change(found.value)
+            if changed == found.value:
+                return changed
+            try:
+                self.tasks.replace(found, changed)
+            except ConflictError:
+                continue
+            return changed
+        raise ProblemError(
+            ProblemType.UNAVAILABLE, f"Task {name!r} is being changed by others; try again", retry_after=1.0
+        )
+
+    def enqueue(self, work: Work, key: RoundKey, *, hint: str = "", delay: float = 0.0) -> None:
+        """Enqueues work on a round. Names are fresh, since a queue may block a used name for a day: repeats are harmless."""
+        name = f"{work.kind}-{key.task}-{key.id}-{hint}{'-' if hint else ''}{self.chance.nonce()}"
+        self.queue.enqueue(work, name=name, delay=delay)
+
+    def put_output(self, kind: str, key: RoundKey, data: bytes) -> BlobRef:
+        """Stores a checkpoint, result or broadcast under a name of its own, so that no two commits touch one blob."""
+        name = names.output_prefix(kind, key.task, key.number) + self.chance.nonce()
+        self.blobs.create(name, [data])
+        return BlobRef(name, hashlib.sha256(data).hexdigest(), len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned(Generic[T]):
+    """A record and the version of the document that it was read from."""
+
+    value: T
+    document: Document
+
+
+class NewerSchemaError(StoreError):
+    """The document was written by a newer version of Muster, and is not guessed at."""
+
+
+class Records(Generic[T]):
+    """Documents of one type; every one carries the schema's version."""
+
+    def __init__(self, documents: Documents, adapter: TypeAdapter[T]) -> None:
+        self._documents = documents
+        self._adapter = adapter
+
+    def get(self, path: str) -> Versioned[T] | None:
+        """The record as it is now, or None."""
+        document = self._documents.get(path)
+        return None if document is None else self.read(document)
+
+    def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Versioned[T]]:
+        """The records of a collection, in order of id."""
+        return [self.read(document) for document in self._documents.list(collection, after=after, limit=limit)]
+
+    def create(self, path: str, value: T) -> Versioned[T]:
+        """Makes a record; `AlreadyExistsError` if it is there."""
+        return Versioned(value, self._documents.create(path, self._write(value)))
+
+    def ensure(self, path: str, value: T) -> Versioned[T]:
+        """Makes the record, or reads the one that somebody made before."""
+        try:
+            return self.create(path, value)
+        except AlreadyExistsError:
+            found = self.get(path)
+            if found is None:
+                raise ConflictError(f"{path} was there and is gone") from None
+            return found
+
+    def replace(self, found: Versioned[T], value: T) -> Versioned[T]:
+        """Compare-and-set; `ConflictError` if somebody was faster."""
+        document = self._documents.replace(found.document.path, self._write(value), version=found.document.version)
+        return Versioned(value, document)
+
+    def _write(self, value: T) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, **self._adapter.dump_python(value, mode="json")}
+
+    def read(self, document: Document) -> Versioned[T]:
+        """The record in a document. Raises `NewerSchemaError` or `StoreError` for one that can't be read."""
+        data = dict(document.data)
+        version = data.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise NewerSchemaError(
+                f"{document.path} has schema version {version}; this version of Muster reads {SCHEMA_VERSION}"
+            )
+        try:
+            return Versioned(self._adapter.validate_python(data), document)
+        except ValidationError as error:
+            raise StoreError(f"{document.path} can't be read: {error}") from error
+
+
+_TASK: TypeAdapter[Task] = TypeAdapter(Task)
+_ROUND: TypeAdapter[Round] = TypeAdapter(Round)

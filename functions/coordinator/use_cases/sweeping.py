@@ -1,0 +1,97 @@
+"""What an ended round leaves behind is removed; and the tick, which repairs what got lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended
+from coordinator.domain.tasks import Task
+from coordinator.use_cases import work
+from coordinator.use_cases.advance import abandon_current, join_population, leave_population
+from coordinator.use_cases.closing import ClosingRounds
+from coordinator.use_cases.ledgers import shards_of, stored_contributions
+from coordinator.use_cases.records import Platform
+from muster.wire.messages import TaskStatus
+
+_SWEPT_AGAIN = 3  # rounds behind the current one that every tick sweeps: a late request may have left something there
+
+
+@dataclass(frozen=True)
+class Sweeping:
+    """Removes and repairs."""
+
+    platform: Platform
+    closing: ClosingRounds
+
+    def sweep(self, key: RoundKey) -> None:
+        """Removes the updates, partials, counters and lost outputs of a round that has ended. Safe to repeat."""
+        found = self.platform.round(key)
+        if found is None or isinstance(found.value, Collecting | Aggregating):
+            return
+        ended, blobs = found.value, self.platform.blobs
+        gone = [blob.name for shard in shards_of(ended) for blob in blobs.list(names.updates_prefix(key, shard))]
+        gone += [blob.name for blob in blobs.list(names.partials_prefix(key))]
+        blobs.delete(gone + self._outputs(ended))
+        for shard in shards_of(ended):
+            self.platform.documents.delete(names.ticket_path(key, shard))
+            self.platform.documents.delete(names.shard_path(key, shard))
+
+    def _outputs(self, ended: Ended) -> list[str]:
+        """The broadcasts that led to a round once nobody needs them, and what commits that lost have left."""
+        key = ended.key
+        task = self.platform.task(key.task).value
+        refs: list[BlobRef | None] = []
+        if isinstance(ended, Committed):
+            refs = [ended.checkpoint.blob, ended.result, None if task.ended else ended.broadcast]
+        elif not task.ended or task.current != key:
+            return []  # the next attempt has the same broadcast and may be committing under the same number
+        kept = {ref.name for ref in refs if ref is not None}
+        places = [("checkpoints", key.number), ("results", key.number), ("broadcasts", key.number)]
+        made = (
+            blob.name
+            for kind, number in (*places, ("broadcasts", key.number - 1))
+            for blob in self.platform.blobs.list(names.output_prefix(kind, key.task, number))
+        )
+        return [name for name in made if name not in kept]
+
+    def tick(self) -> None:
+        """Looks at every task once and gives each round the push that a lost message did not."""
+        for found in self.platform.tasks.list("tasks"):
+            self._repair(found.value)
+        self._remove_orphans()
+
+    def _repair(self, task: Task) -> None:
+        member = f"{names.population_tasks_path(task.spec.population)}/{task.name}"
+        joined = self.platform.documents.get(member) is not None
+        if task.ended:
+            if joined:
+                leave_population(self.platform, task)
+        elif not joined:
+            join_population(self.platform, task)
+        if task.status is TaskStatus.OPENING:
+            minute = int(self.platform.clock.now() // 60)
+            self.platform.queue.enqueue(work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}")
+        elif task.current is not None and not task.ended:
+            self.closing(task.current)
+        if task.current is not None:
+            before = replace(task.current, number=max(0, task.current.number - _SWEPT_AGAIN), epoch=0)
+            for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=before.id):
+                key = round_.value.key
+                if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
+                    stray = replace(task, number=key.number, epoch=key.epoch)
+                    abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
+                self.sweep(key)
+
+    def _remove_orphans(self) -> None:
+        """Deletes updates and partials whose round has ended: work that was under way when the round was swept."""
+        ended: dict[RoundKey, bool] = {}
+        gone = []
+        for key, name in stored_contributions(self.platform.blobs):
+            if key not in ended:
+                found = self.platform.round(key)
+                ended[key] = found is None or not isinstance(found.value, Collecting | Aggregating)
+            if ended[key]:
+                gone.append(name)
+        self.platform.blobs.delete(gone)

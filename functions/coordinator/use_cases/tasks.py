@@ -1,0 +1,233 @@
+"""What an operator does: make tasks, pause, resume, cancel and roll them back, and look at rounds and checkpoints.
+
+Nothing here reads an update or a partial: an operator sees aggregates of committed rounds, and counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from coordinator.domain import names
+from coordinator.domain import tasks as domain
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
+from coordinator.domain.tasks import Task, TransitionError
+from coordinator.ports import AlreadyExistsError
+from coordinator.use_cases import work
+from coordinator.use_cases.advance import abandon_current, advance, join_population, leave_population
+from coordinator.use_cases.open_rounds import tally_assignments
+from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.records import Platform
+from muster.wire.messages import (
+    CheckpointList,
+    CheckpointView,
+    Phase,
+    RoundList,
+    RoundView,
+    TaskList,
+    TaskSpec,
+    TaskStatus,
+    TaskView,
+)
+from muster.wire.problems import ProblemError, ProblemType
+
+PAGE = 100  # rounds in an answer, if the caller does not say
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Tasks, for operators."""
+
+    platform: Platform
+    plans: Plans
+
+    def create(self, spec: TaskSpec) -> TaskView:
+        """Makes a task and has its first broadcast computed. A repeat with the same spec gets the task that is there.
+
+        Raises:
+          ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here.
+        """
+        manifest = self.plans.manifest(spec.plan)
+        task = Task(
+            spec=spec,
+            plan_name=manifest.name,
+            sums_in_the_clear=manifest.sums_in_the_clear,
+            status=TaskStatus.OPENING,
+            created_at=self.platform.clock.now(),
+        )
+        try:
+            self.platform.tasks.create(names.task_path(spec.name), task)
+        except AlreadyExistsError:
+            task = self.platform.task(spec.name).value
+            if task.spec != spec:
+                raise ProblemError(
+                    ProblemType.CONFLICT,
+                    f"There is a task {spec.name!r} with another plan or policy; choose another name",
+                ) from None
+        if not task.ended:
+            join_population(self.platform, task)
+        if task.status is TaskStatus.OPENING:
+            self._open(task)
+        return self._view(task)
+
+    def list(self) -> TaskList:
+        """All tasks, by name."""
+        return TaskList(tasks=tuple(self._view(found.value) for found in self.platform.tasks.list("tasks")))
+
+    def get(self, name: str) -> TaskView:
+        """One task."""
+        return self._view(self.platform.task(name).value)
+
+    def pause(self, name: str) -> TaskView:
+        """No new assignments and no new rounds; updates under way are taken."""
+        return self._view(self._change(name, domain.pause))
+
+    def resume(self, name: str) -> TaskView:
+        """Goes on after a pause."""
+        task = self._change(name, domain.resume)
+        if task.status is TaskStatus.OPENING:
+            self._open(task)
+        elif task.current is not None:
+            self.platform.enqueue(work.close(task.current), task.current)
+            advance(self.platform, name)
+        return self.get(name)
+
+    def cancel(self, name: str) -> TaskView:
+        """Ends the task; the open round is abandoned, the checkpoints stay."""
+        task = self._change(name, domain.cancel)
+        abandon_current(self.platform, task, reason="cancelled")
+        leave_population(self.platform, task)
+        if task.current is not None:
+            self.platform.enqueue(work.sweep(task.current), task.current)
+        return self.get(name)
+
+    def rollback(self, name: str, *, version: int) -> TaskView:
+        """Goes back to a checkpoint; the open round is abandoned and tried again from there."""
+        checkpoint = self._checkpoint(name, version)
+        task = self._change(name, lambda task: domain.rollback(task, checkpoint))
+        abandon_current(self.platform, task, reason="rolled back")
+        self._open(task)
+        return self.get(name)
+
+    def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
+        """The task's rounds, every attempt of them, oldest first; `after` is a page's `next`."""
+        self.platform.task(name)
+        found = self.platform.rounds.list(names.rounds_path(name), after=after, limit=limit)
+        views = tuple(self.round_view(each.value) for each in found)
+        return RoundList(rounds=views, next=found[-1].document.id if len(found) == limit else None)
+
+    def result(self, name: str, number: int) -> memoryview:
+        """The result of a committed round, as safetensors."""
+        return self.platform.blobs.read(self._committed(name, number).result.name)
+
+    def checkpoints(self, name: str) -> CheckpointList:
+        """All versions of the task's state, oldest first."""
+        task, found = self.platform.task(name).value, dict[int, Checkpoint]()
+        if task.checkpoint is not None and not task.checkpoint.version:
+            found[0] = task.checkpoint
+        for each in self.platform.rounds.list(names.rounds_path(name)):
+            found.setdefault(each.value.terms.base.version, each.value.terms.base)
+            if isinstance(each.value, Committed):
+                found[each.value.key.number] = each.value.checkpoint
+        return CheckpointList(checkpoints=tuple(_checkpoint_view(name, found[version]) for version in sorted(found)))
+
+    def checkpoint(self, name: str, version: int) -> memoryview:
+        """A version of the task's state, as safetensors."""
+        return self.platform.blobs.read(self._checkpoint(name, version).blob.name)
+
+    def broadcast(self, name: str, number: int, sha256: str) -> memoryview:
+        """The broadcast of the open round, for clients; `round_closed` if the round has gone on."""
+        current = self.platform.task(name).value.current
+        found = self.platform.round(current) if current is not None else None
+        if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
+            raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {name} is not open; check in again")
+        return self.platform.blobs.read(found.value.terms.broadcast.name)
+
+    def _open(self, task: Task) -> None:
+        self.platform.queue.enqueue(
+            work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.chance.nonce()}"
+        )
+
+    def _change(self, name: str, change: Callable[[Task], Task]) -> Task:
+        try:
+            return self.platform.change_task(name, change)
+        except TransitionError as error:
+            raise ProblemError(ProblemType.CONFLICT, str(error)) from error
+
+    def _committed(self, name: str, number: int) -> Committed:
+        self.platform.task(name)
+        before = RoundKey(name, max(0, number - 1), 9999).id
+        for each in self.platform.rounds.list(names.rounds_path(name), after=before):
+            if each.value.key.number != number:
+                break
+            if isinstance(each.value, Committed):
+                return each.value
+        raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
+
+    def _checkpoint(self, name: str, version: int) -> Checkpoint:
+        if version:
+            return self._committed(name, version).checkpoint
+        first = self.platform.round(RoundKey(name, 1, 0))
+        if first is None:
+            raise ProblemError(
+                ProblemType.NOT_FOUND, f"Task {name} has no checkpoint yet; it opens when the committer has run"
+            )
+        return first.value.terms.base
+
+    def _view(self, task: Task) -> TaskView:
+        found = self.platform.round(task.current) if task.current is not None else None
+        return TaskView(
+            spec=task.spec,
+            plan_name=task.plan_name,
+            status=task.status,
+            created_at=_time(task.created_at),
+            checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
+            sums_in_the_clear=task.sums_in_the_clear,
+            current=None if found is None else self.round_view(found.value),
+            note=task.note,
+        )
+
+    def round_view(self, round_: Round) -> RoundView:
+        """A round, as an operator sees it."""
+        ended = isinstance(round_, Committed | Abandoned)
+        tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)
+        terms = round_.terms
+        return RoundView(
+            task=round_.key.task,
+            round=round_.key.number,
+            epoch=round_.key.epoch,
+            phase=Phase(round_.phase),
+            opened_at=_time(terms.opened_at),
+            deadline=_time(terms.deadline),
+            ended_at=_time(round_.ended_at) if isinstance(round_, Committed | Abandoned) else None,
+            goal=terms.goal,
+            minimum=terms.minimum,
+            cap=terms.cap,
+            assigned=tally.assigned,
+            reported=tally.reported,
+            failed=dict(tally.failed),
+            folded=tally.folded if ended else 0,
+            dropped=dict(tally.dropped),
+            update_bytes=tally.update_bytes,
+            broadcast_bytes=terms.broadcast.size,
+            sums_in_the_clear=terms.sums_in_the_clear,
+            reason=round_.reason if isinstance(round_, Abandoned) else "",
+            metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+        )
+
+
+def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
+    blob: BlobRef = checkpoint.blob
+    return CheckpointView(
+        version=checkpoint.version,
+        sha256=blob.sha256,
+        size=blob.size,
+        created_at=_time(checkpoint.created_at),
+        url=f"/v1/tasks/{task}/checkpoints/{checkpoint.version}",
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,136 @@
+"""A client's update comes in, or its report that none will."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from coordinator.domain import names, slots
+from coordinator.domain.pacing import pause
+from coordinator.domain.rounds import Aggregating, Collecting, Round
+from coordinator.domain.updates import validated
+from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
+from coordinator.use_cases import work
+from coordinator.use_cases.open_rounds import OpenRounds
+from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.records import Platform
+from muster.wire.messages import Receipt, Report
+from muster.wire.problems import ProblemError, ProblemType
+
+UPDATES = "updates"
+_MANY = 100  # updates of a shard; below half of that, by chance, in one round of a hundred million
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Takes updates and reports."""
+
+    platform: Platform
+    tokens: Tokens
+    plans: Plans
+    open_rounds: OpenRounds
+    retry_floor: float
+
+    def upload(self, token: str, read: Callable[[int], bytes], *, length: int | None) -> Receipt:
+        """Streams an update to its name. A repeat, and a second one of the same client, gets the same receipt.
+
+        Args:
+          token: The assignment's.
+          read: Reads up to so many bytes of the body; b"" at its end.
+          length: The declared length of the body in bytes, if it was declared.
+
+        Raises:
+          ProblemError: the token is bad, the round takes no more updates, or the update is not what the plan asks for.
+        """
+        claims, round_ = self._admit(token)
+        rules = self.plans.rules(claims.plan, allow_non_finite=round_.terms.allow_non_finite)
+        name = names.update_name(claims.key, claims.shard, claims.pseudonym)
+        creation = self.platform.blobs.create(name, validated(read, rules, length=length))
+        after = self.open_rounds.fresh_round(claims.key)
+        if not isinstance(after, Collecting | Aggregating):
+            # Too late to be counted, and its round may have been swept already.
+            self.platform.enqueue(work.sweep(claims.key), claims.key)
+            raise _closed(claims)
+        updates = 0
+        if creation.created:
+            updates = self._count(claims, round_)
+        elif creation.blob.size == 0:
+            raise ProblemError(ProblemType.ASSIGNMENT_INVALID, "This client gave its assignment of the round back")
+        else:
+            # The first try may have died before it counted: the ledger, not the counter, decides.
+            self.platform.enqueue(work.close(claims.key), claims.key)
+        return self._receipt("accepted", claims, after, updates=updates)
+
+    def report(self, token: str, report: Report) -> Receipt:
+        """Takes an assignment back. The slot is free at once; the client itself is out of this round. Repeats are harmless.
+
+        Raises:
+          ProblemError: the token is bad, or the round takes no more reports.
+        """
+        claims, round_ = self._admit(token)
+        # An empty blob under the update's own name: an update can't follow it, nor it an update, and one name frees one slot.
+        creation = self.platform.blobs.create(names.update_name(claims.key, claims.shard, claims.pseudonym), [b""])
+        if creation.created:
+            self.platform.documents.increment(
+                names.ticket_path(claims.key, claims.ticket.counter),
+                {
+                    slots.FAILED: 1,
+                    slots.failed_field(report.reason.value): 1,
+                    slots.used_field(claims.ticket.interval): 1,
+                },
+            )
+        return self._receipt("reported", claims, round_)
+
+    def _admit(self, token: str) -> tuple[AssignmentClaims, Collecting]:
+        claims = self.tokens.read_assignment(token, now=self.platform.clock.now())
+        round_ = self.open_rounds.round(claims.key)
+        if not isinstance(round_, Collecting):
+            raise _closed(claims)
+        return claims, round_
+
+    def _count(self, claims: AssignmentClaims, round_: Collecting) -> int:
+        """Counts an update, calls for the work that it makes due, and guesses how many the round has."""
+        key, terms = claims.key, round_.terms
+        documents = self.platform.documents
+        in_shard = documents.increment(names.shard_path(key, claims.shard), {UPDATES: 1})[UPDATES]
+        documents.increment(
+            names.ticket_path(key, claims.ticket.counter), {slots.used_field(claims.ticket.interval): 1}
+        )
+        if self._goal_reached(round_, claims.shard, in_shard):
+            self.platform.enqueue(work.close(key), key)
+        elif in_shard % terms.chunk == 0:
+            self.platform.enqueue(work.fold_shard(key, claims.shard), key, hint=str(claims.shard))
+        return in_shard * terms.shards
+
+    def _goal_reached(self, round_: Collecting, shard: int, in_shard: int) -> bool:
+        terms = round_.terms
+        if terms.shards == 1:
+            return in_shard >= terms.goal
+        # Of many updates the shards get about as many each, so the others are read only when this one is far enough on.
+        if terms.goal >= _MANY * terms.shards and 2 * in_shard * terms.shards < terms.goal:
+            return False
+        others = (
+            self.platform.documents.get(names.shard_path(round_.key, other))
+            for other in range(terms.shards)
+            if other != shard
+        )
+        return in_shard + sum(0 if found is None else found.data.get(UPDATES, 0) for found in others) >= terms.goal
+
+    def _receipt(self, status: str, claims: AssignmentClaims, round_: Round, *, updates: int = 0) -> Receipt:
+        now, jitter = self.platform.clock.now(), self.platform.chance.uniform()
+        wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates)
+        cookie = self.tokens.cookie(CookieClaims(claims.key, now)) if status == "accepted" else None
+        return Receipt.from_dict(
+            {
+                "status": status,
+                "task": claims.key.task,
+                "round": claims.key.number,
+                "retry_after": wait,
+                "cookie": cookie,
+            }
+        )
+
+
+def _closed(claims: AssignmentClaims) -> ProblemError:
+    detail = f"Round {claims.key.number} of task {claims.key.task} takes no more updates; check in for the next one"
+    return ProblemError(ProblemType.ROUND_CLOSED, detail)

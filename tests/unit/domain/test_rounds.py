@@ -1,0 +1,214 @@
+"""The round's transitions, its slots and its ledger, as pure functions."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+
+from coordinator.domain import names, slots
+from coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
+from coordinator.domain.names import RoundKey
+from coordinator.domain.pacing import LONGEST, pause
+from coordinator.domain.rounds import (
+    Aggregating,
+    BelowMinimumError,
+    BlobRef,
+    Checkpoint,
+    Outcome,
+    Tally,
+    Verdict,
+    abandon,
+    close,
+    commit,
+    extend,
+    judge,
+    next_round,
+    open_round,
+)
+from muster.wire.messages import TaskPolicy
+
+BLOB = BlobRef("a", "0" * 64, 1)
+BASE = Checkpoint(0, BLOB, 0.0)
+KEY = RoundKey("t", 3, 2)
+POLICY = TaskPolicy(rounds=4, goal=4, minimum=2, over_selection=1.5, round_seconds=60, interval_seconds=100)
+
+
+def collecting(key=KEY, opens_at=1000.0):
+    return open_round(
+        key,
+        POLICY,
+        plan="p",
+        base=BASE,
+        broadcast=BLOB,
+        sums_in_the_clear=False,
+        opens_at=opens_at,
+        expected_seconds=None,
+    )
+
+
+def committed(key=KEY, folded=4, broadcast=BLOB):
+    outcome = Outcome(Tally(folded=folded), Checkpoint(key.number, BLOB, 1.0), BLOB, broadcast, {})
+    return commit(close(collecting(key), now=1010.0), outcome, now=1020.0)
+
+
+@pytest.mark.parametrize(
+    ("updates", "assigned", "now", "verdict"),
+    [
+        (3, 6, 1059.9, Verdict.GO_ON),
+        (4, 6, 1000.0, Verdict.AGGREGATE),
+        (2, 6, 1060.0, Verdict.AGGREGATE),
+        (1, 6, 1060.0, Verdict.ABANDON),
+        (0, 1, 1060.0, Verdict.ABANDON),
+        (1, 0, 1060.0, Verdict.ABANDON),  # the counter of assignments is a hint, the update is there
+        (0, 0, 1060.0, Verdict.EXTEND),
+        (0, 0, 0.0, Verdict.GO_ON),  # a clock set back
+    ],
+)
+def test_a_round_is_judged_by_what_came_in_and_its_deadline(updates, assigned, now, verdict):
+    assert judge(collecting(), updates=updates, assigned=assigned, now=now) is verdict
+
+
+def test_an_extended_round_has_its_whole_time_again():
+    later = extend(extend(collecting(), now=5000.0), now=7000.0)
+    assert (later.terms.opened_at, later.terms.deadline, later.key) == (7000.0, 7060.0, KEY)
+
+
+def test_a_commit_below_the_minimum_is_refused():
+    with pytest.raises(BelowMinimumError, match="1 updates were folded, the minimum is 2"):
+        committed(folded=1)
+    assert committed(folded=2).phase == "COMMITTED"
+
+
+def test_after_a_commit_comes_the_next_number_not_before_its_interval():
+    following = next_round(committed(), POLICY, now=1030.0)
+    assert (following.key, following.terms.opened_at) == (RoundKey("t", 4, 0), 1100.0)
+    assert (following.terms.base.version, following.terms.expected_seconds) == (3, 20.0)
+    assert next_round(committed(), POLICY, now=2000.0).terms.opened_at == 2000.0
+
+
+def test_after_the_last_commit_comes_nothing():
+    assert next_round(committed(RoundKey("t", 4, 0)), POLICY, now=0.0) is None
+    assert next_round(committed(broadcast=None), POLICY, now=0.0) is None
+
+
+def test_an_abandoned_attempt_is_tried_again_at_once_from_the_same_state():
+    ended = abandon(collecting(), reason="few", tally=Tally(), now=1060.0)
+    again = next_round(ended, POLICY, now=1061.0)
+    assert again.key == RoundKey("t", 3, 3)
+    assert (again.terms.base, again.terms.broadcast, again.terms.opened_at) == (BASE, BLOB, 1061.0)
+    assert isinstance(close(again, now=0.0), Aggregating)
+
+
+def test_a_round_is_open_until_its_shards_are_as_many_as_its_slots_need():
+    many = TaskPolicy(goal=1000, over_selection=1.001)
+    terms = open_round(
+        KEY, many, plan="p", base=BASE, broadcast=BLOB, sums_in_the_clear=False, opens_at=0.0, expected_seconds=None
+    ).terms
+    assert (terms.cap, terms.shards) == (1001, 3)
+
+
+@given(st.integers(0, 200), st.integers(1, 30))
+def test_the_shares_of_the_cap_add_up_to_it(cap, counters):
+    shares = [slots.share(counter, cap=cap, counters=counters) for counter in range(counters)]
+    assert sum(shares) == cap
+    assert max(shares) - min(shares) <= 1
+
+
+@settings(max_examples=200)
+@given(st.data(), st.integers(1, 6), st.sampled_from([8.0, 30.0, 0.7]))
+def test_no_more_slots_are_out_than_the_cap_when_takers_are_of_one_counter(data, cap, seconds):
+    fields: dict[str, int] = {}
+    out: list[tuple[int, float]] = []  # interval and expiry of the assignments that are out
+    now = 1000.0
+    for _ in range(data.draw(st.integers(1, 40))):
+        now += data.draw(st.floats(0, seconds / 2))
+        limit = slots.limit(fields, 0, cap=cap, counters=1, now=now, assignment_seconds=seconds)
+        out = [(interval, expiry) for interval, expiry in out if expiry > now]
+        if out and data.draw(st.booleans()):
+            interval, _ = out.pop(data.draw(st.integers(0, len(out) - 1)))
+            failed = data.draw(st.booleans())
+            added = {slots.used_field(interval): 1, **({slots.FAILED: 1} if failed else {})}
+        elif slots.assigned(fields) < limit:
+            interval = slots.interval_of(now, assignment_seconds=seconds)
+            out.append((interval, now + seconds))
+            added = {slots.ISSUED: 1, slots.issued_field(interval): 1}
+        else:
+            continue
+        fields = {name: fields.get(name, 0) + added.get(name, 0) for name in {*fields, *added}}
+        assert len(out) <= cap
+    # Nobody comes any more: what was never used is free again.
+    used = sum(count for name, count in fields.items() if name.startswith("used_"))
+    limit = slots.limit(fields, 0, cap=cap, counters=1, now=now + 3 * seconds, assignment_seconds=seconds)
+    assert limit - slots.assigned(fields) == cap - used + fields.get(slots.FAILED, 0)
+
+
+def ledger_of(updates, chunk, shards):
+    """Manifests as folding makes them while updates come in, and what is listed at the end: some folded ones are gone."""
+    manifests = [[] for _ in range(shards)]
+    listed = [[] for _ in range(shards)]
+    for number, shard in enumerate(updates):
+        listed[shard % shards].append(f"s{shard % shards}/{number:03d}")
+        counted = {name for manifest in manifests[shard % shards] for name in manifest.updates}
+        made = next_chunk(listed[shard % shards], counted, chunk=chunk)
+        if made is not None:
+            manifests[shard % shards].append(Manifest(made))
+            # Folded and deleted, but for the first, which its client has sent again.
+            listed[shard % shards] = [name for name in listed[shard % shards] if name not in made[1:]]
+    return manifests, [name for shard in listed for name in shard]
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(2, 5), st.integers(1, 4))
+def test_a_closing_counts_each_update_once_and_leaves_none_alone(updates, chunk, shards):
+    manifests, listed = ledger_of(updates, chunk, shards)
+    closing = close_ledger(manifests, listed, chunk=chunk)
+    frozen = [name for shard in manifests for manifest in shard for name in manifest.updates]
+    rest = [name for names_ in closing.rest for name in names_]
+    assert sorted(frozen + rest) == sorted(f"s{shard % shards}/{number:03d}" for number, shard in enumerate(updates))
+    assert closing.updates == len(updates)
+    assert all(len(names_) <= chunk + 1 for names_ in closing.rest)
+    if any(len(names_) == 1 for names_ in closing.rest):
+        assert len(closing.rest) == 1
+        assert (closing.onto is None) == (len(updates) == 1)
+    else:
+        assert closing.onto is None
+    parts = closing.parts()
+    assert len(parts) == len(set(parts)) == sum(closing.shards) + len(closing.rest) - (closing.onto is not None)
+    assert closing.onto not in parts
+
+
+def test_an_empty_round_closes_with_nothing():
+    assert close_ledger([[], []], [], chunk=2) == Closing((0, 0), (), None, 0)
+
+
+@given(st.integers(1, 10**6), st.integers(0, 9999), st.integers(1, 10**6), st.integers(0, 9999))
+def test_round_ids_sort_as_rounds_follow(number, epoch, other_number, other_epoch):
+    one, other = RoundKey("t", number, epoch), RoundKey("t", other_number, other_epoch)
+    assert RoundKey.parse("t", one.id) == one
+    if max(number, other_number) < 10**6:
+        assert (one < other) == (one.id < other.id)
+
+
+def test_the_names_of_contributions_tell_their_round():
+    for name in (names.update_name(KEY, 7, "f" * 32), names.partial_name(KEY, "rest-000000")):
+        assert names.round_of(name) == KEY
+
+
+def test_a_pseudonym_is_a_clients_own_in_one_attempt_alone():
+    keys = [KEY, RoundKey("t", 3, 3), RoundKey("t", 4, 2), RoundKey("u", 3, 2)]
+    made = {names.pseudonym(secret, key, who) for secret in (b"a", b"b") for key in keys for who in ("x", "y")}
+    assert len(made) == 16
+    assert all(0 <= names.shard_of(name, 5) < 5 for name in made)
+
+
+@given(st.floats(0, 1e9), st.floats(0, 0.999))
+def test_a_pause_is_never_shorter_than_its_floor_nor_much_longer_than_the_longest(now, jitter):
+    round_ = collecting(opens_at=1000.0)
+    for each in (None, round_):
+        assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
+
+
+def test_tallies_add_up():
+    one = Tally(assigned=1, failed={"data": 1}, folded=2, dropped={"missing": 1}, update_bytes=3)
+    both = one.plus(Tally(reported=4, failed={"data": 1, "other": 1}))
+    assert both == Tally(1, 4, {"data": 2, "other": 1}, 2, {"missing": 1}, 3)

@@ -1,0 +1,80 @@
+"""A task's life, as pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coordinator.domain import tasks
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import BlobRef, Checkpoint
+from coordinator.domain.tasks import Task, TransitionError
+from muster.wire.messages import TaskSpec, TaskStatus
+
+S = TaskStatus
+BASE = Checkpoint(0, BlobRef("a", "0" * 64, 1), 0.0)
+NEW = Task(
+    spec=TaskSpec(name="t", population="p", plan="0" * 64),
+    plan_name="sum",
+    sums_in_the_clear=False,
+    status=S.OPENING,
+    created_at=0.0,
+)
+ACTIVE = tasks.opened(NEW, RoundKey("t", 1, 0), BASE)
+PAUSED = tasks.pause(ACTIVE)
+DONE = tasks.completed(ACTIVE, BASE)
+CANCELLED = tasks.cancel(ACTIVE)
+BACK = tasks.rollback(ACTIVE, BASE)
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        (ACTIVE, tasks.pause, S.PAUSED),
+        (PAUSED, tasks.pause, S.PAUSED),
+        (PAUSED, tasks.resume, S.ACTIVE),
+        (ACTIVE, tasks.resume, S.ACTIVE),
+        (replace(NEW, status=S.PAUSED), tasks.resume, S.OPENING),  # paused since its first broadcast failed
+        (replace(BACK, status=S.PAUSED), tasks.resume, S.OPENING),
+        (NEW, tasks.cancel, S.CANCELLED),
+        (PAUSED, tasks.cancel, S.CANCELLED),
+        (CANCELLED, tasks.cancel, S.CANCELLED),
+        (PAUSED, lambda task: tasks.rollback(task, BASE), S.OPENING),
+        (BACK, lambda task: tasks.rollback(task, BASE), S.OPENING),
+        (BACK, lambda task: tasks.opened(task, RoundKey("t", 1, 1), BASE), S.ACTIVE),
+    ],
+)
+def test_a_task_changes(before, change, after):
+    assert change(before).status is after
+
+
+@pytest.mark.parametrize(
+    ("before", "change"),
+    [
+        (NEW, tasks.pause),
+        (NEW, tasks.resume),
+        (NEW, lambda task: tasks.rollback(task, BASE)),
+        (DONE, tasks.pause),
+        (DONE, tasks.resume),
+        (DONE, tasks.cancel),
+        (DONE, lambda task: tasks.rollback(task, BASE)),
+        (CANCELLED, tasks.pause),
+        (CANCELLED, tasks.resume),
+        (CANCELLED, lambda task: tasks.rollback(task, BASE)),
+    ],
+)
+def test_a_task_does_not_change_and_says_why(before, change):
+    with pytest.raises(TransitionError, match=r"^Task t can't be .*: it (is|has) "):
+        change(before)
+
+
+def test_a_task_never_goes_back_to_an_older_round():
+    later = tasks.at_round(ACTIVE, RoundKey("t", 2, 1), BASE)
+    assert later.current == RoundKey("t", 2, 1)
+    for old in (RoundKey("t", 1, 5), RoundKey("t", 2, 0)):
+        assert tasks.at_round(later, old, BASE) == later
+    assert NEW.current is None
+    assert BACK.restore == BASE
+    assert tasks.opened(BACK, RoundKey("t", 1, 1), BASE).restore is None
+    assert [task.ended for task in (NEW, ACTIVE, PAUSED, DONE, CANCELLED)] == [False, False, False, True, True]
