@@ -1,0 +1,163 @@
+"""Chooses the adapters that the settings name. The only module that knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from coordinator.application import Application, assemble
+from coordinator.ports import Blobs, Documents, Invoker, WorkQueue
+from coordinator.settings import Settings, SettingsError
+from coordinator.use_cases.records import Platform
+from muster.wire.plan import Plan
+
+if TYPE_CHECKING:
+    from muster.runtime import Runtime
+
+Port = TypeVar("Port")
+
+
+def application(settings: Settings) -> Application:
+    """The application that `settings` describe.
+
+    Raises:
+      SettingsError: a URL's scheme is not known, or something that it needs is not set or not installed.
+    """
+    from coordinator.adapters.system import SystemChance, SystemClock
+
+    platform = Platform(
+        documents=_documents(settings.state),
+        blobs=_blobs(settings.blobs),
+        queue=_queue(settings),
+        clock=SystemClock(),
+        chance=SystemChance(),
+    )
+    return assemble(
+        platform,
+        secret=bytes.fromhex(settings.secret),
+        runtime=runtimes(),
+        round_cache_seconds=settings.round_cache_seconds,
+        retry_floor=settings.retry_floor,
+        invoker=_invoker(settings),
+    )
+
+
+@cache
+def from_environment() -> Application:
+    """The application that this process's environment describes, made once."""
+    import os
+
+    return application(Settings.from_environment(os.environ))
+
+
+def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
+    """Gives a plan's runtime, made once for each plan. TensorFlow is loaded with the first.
+
+    Args:
+      seed: Seeds the plan's random operations, so that a simulation repeats itself.
+    """
+    made: dict[str, Runtime] = {}
+
+    def runtime(plan: Plan) -> Runtime:
+        if plan.sha256 not in made:
+            from muster.runtime import Runtime
+
+            made[plan.sha256] = Runtime(plan, seed=seed)
+        return made[plan.sha256]
+
+    return runtime
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
+
+
+def _documents(url: str) -> Documents:
+    def sqlite(url: str) -> Documents:
+        from coordinator.adapters.sqlite import SqliteDocuments
+
+        return SqliteDocuments(_path(url))
+
+    def firestore(url: str) -> Documents:
+        from coordinator.adapters.firestore import FirestoreDocuments
+
+        place = urlsplit(url)
+        return FirestoreDocuments(place.netloc, unquote(place.path).strip("/") or "(default)")
+
+    return _choose(url, "MUSTER_STATE", {"sqlite": sqlite, "firestore": firestore})
+
+
+def _blobs(url: str) -> Blobs:
+    def directory(url: str) -> Blobs:
+        from coordinator.adapters.directory import DirectoryBlobs
+
+        return DirectoryBlobs(_path(url))
+
+    def bucket(url: str) -> Blobs:
+        from coordinator.adapters.gcs import GcsBlobs
+
+        place = urlsplit(url)
+        return GcsBlobs(place.netloc, unquote(place.path).strip("/"))
+
+    return _choose(url, "MUSTER_BLOBS", {"file": directory, "gs": bucket})
+
+
+def _queue(settings: Settings) -> WorkQueue:
+    def local(url: str) -> WorkQueue:
+        from coordinator.adapters.local_queue import LocalQueue
+        from coordinator.adapters.system import SystemClock
+
+        return LocalQueue(_path(url), clock=SystemClock())
+
+    def cloud_tasks(url: str) -> WorkQueue:
+        from coordinator.adapters.cloud_tasks import CloudTasksQueue
+        from coordinator.adapters.system import SystemClock
+
+        place = urlsplit(url)
+        location, _, queue = unquote(place.path).strip("/").partition("/")
+        if not (place.netloc and location and queue) or "/" in queue:
+            raise SettingsError(f"MUSTER_QUEUE is {url!r}; it must look like cloudtasks://project/location/queue")
+        targets, account = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
+        endpoint = parse_qs(place.query).get("endpoint", [None])[0]
+        return CloudTasksQueue(
+            place.netloc, location, queue, targets=targets, account=account, clock=SystemClock(), endpoint=endpoint
+        )
+
+    return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
+
+
+def _invoker(settings: Settings) -> Invoker | None:
+    if settings.token_issuer is None:
+        return None
+    from coordinator.adapters.oidc import OidcInvoker
+
+    audiences, account = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
+    return OidcInvoker(issuer=settings.token_issuer, account=account, audiences=audiences)
+
+
+def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
+    """The functions' base URLs by name, and the account that may call them."""
+    aggregator, committer, account = settings.aggregator_url, settings.committer_url, settings.invoker
+    if not (aggregator and committer and account):
+        needed = {
+            "MUSTER_AGGREGATOR_URL": aggregator,
+            "MUSTER_COMMITTER_URL": committer,
+            "MUSTER_INVOKER": account,
+        }
+        raise SettingsError(f"{because}, so set {', '.join(name for name, value in needed.items() if not value)} too")
+    return {"aggregator": aggregator, "committer": committer}, account
+
+
+def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]]) -> Port:
+    scheme = urlsplit(url).scheme
+    if scheme not in known:
+        raise SettingsError(f"{variable} is {url!r}; its scheme must be one of {', '.join(sorted(known))}")
+    try:
+        return known[scheme](url)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{variable} is {url!r}, which needs a library that is not installed here ({error.name}): install muster-fl[cloud]"
+        ) from error

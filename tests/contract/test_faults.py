@@ -1,0 +1,59 @@
+"""The faults strike where they are told to, once."""
+
+from __future__ import annotations
+
+import pytest
+from support.faults import (
+    Access,
+    Crash,
+    DisorderlyQueue,
+    Fault,
+    FaultyBlobs,
+    FaultyDocuments,
+    FaultyQueue,
+    Schedule,
+    When,
+)
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.adapters.local_queue import LocalQueue, Pump
+from coordinator.adapters.sqlite import SqliteDocuments
+from coordinator.adapters.system import ManualClock, SeededChance
+from coordinator.ports import UnavailableError, Work
+
+
+@pytest.mark.parametrize("when", When)
+def test_numbers_run_through_all_ports_and_a_crash_strikes_before_or_after_its_write(tmp_path, when):
+    schedule = Schedule(
+        Fault(3, when), Fault(1, When.AFTER, UnavailableError), Fault(1, when, UnavailableError, Access.READ)
+    )
+    inner, files = SqliteDocuments.in_memory(), DirectoryBlobs(tmp_path)
+    queue = LocalQueue.in_memory(clock=ManualClock())
+    documents, blobs = FaultyDocuments(inner, schedule), FaultyBlobs(files, schedule)
+    with pytest.raises(UnavailableError):
+        documents.create("a/b", {})
+    assert inner.get("a/b") is not None
+    blobs.create("x/1", [b""])
+    with pytest.raises(UnavailableError):
+        documents.get("a/b")
+    with pytest.raises(Crash, match=r"write 3: queue\.enqueue name"):
+        FaultyQueue(queue, schedule).enqueue(Work("aggregator", "fold", {}), name="name")
+    assert (queue.next_due() is not None) == (when is When.AFTER)
+    blobs.delete(["x/1", "x/2"])
+    assert schedule.writes[1:] == ["blobs.create x/1", "queue.enqueue name", "blobs.delete x/1", "blobs.delete x/2"]
+    assert schedule.reads == ["documents.get a/b"]
+    assert schedule.calls["blobs.delete"] == 2
+
+
+def test_disorderly_queue_delivers_everything_some_of_it_twice_and_out_of_order():
+    clock, seen = ManualClock(), []
+    inner = LocalQueue.in_memory(clock=clock)
+    queue = DisorderlyQueue(inner, SeededChance(7))
+    for number in range(50):
+        queue.enqueue(Work("aggregator", "fold", {"n": number}), name=str(number))
+    pump = Pump(inner, lambda delivery: seen.append(delivery.work.payload["n"]) or True, chance=SeededChance(1))
+    while (due := inner.next_due()) is not None:
+        pump.drain(clock.advance_to(due))
+    assert set(seen) == set(range(50))
+    assert 55 < len(seen) < 80
+    assert seen != sorted(seen)

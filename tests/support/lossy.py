@@ -1,0 +1,134 @@
+"""Proxies before a service's emulator that lose calls: before the service hears of them, or with the answer.
+
+`Lossy.plan` says what happens to each call of a method, in order; a call without a plan goes through. `calls` counts them all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import requests
+
+from support.faults import When
+
+
+class _Lossy:
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self._plans: defaultdict[str, deque[When | None]] = defaultdict(deque)
+        self._lock = threading.Lock()
+
+    def plan(self, method: str, *fates: When | None) -> None:
+        """What becomes of the next calls of `method`; None: nothing."""
+        self._plans[method].extend(fates)
+
+    def _fate(self, method: str) -> When | None:
+        with self._lock:
+            self.calls[method] += 1
+            plan = self._plans[method]
+            return plan.popleft() if plan else None
+
+
+class LossyGrpc(_Lossy):
+    """Before a gRPC service without TLS, such as the Firestore emulator. Methods by their names: `Commit`."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self._target = grpc.insecure_channel(target)
+        self._server = grpc.server(ThreadPoolExecutor(16, "lossy"), handlers=(_Forwarding(self),))
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.stop(None).wait()
+        self._target.close()
+
+    def forward(self, method: str, request: bytes, context: grpc.ServicerContext) -> Any:
+        """The answers to a call, of which all that we need here are streams or can be sent as one."""
+        fate = self._fate(method.rpartition("/")[2])
+        if fate is When.BEFORE:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "lost before the service heard of it")
+        metadata = [pair for pair in context.invocation_metadata() if not pair[0].startswith("grpc-")]
+        try:
+            answers = list(self._target.unary_stream(method)(request, metadata=metadata, timeout=30))
+        except grpc.RpcError as error:
+            context.abort(error.code(), error.details())
+        if fate is When.AFTER:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
+        return iter(answers)
+
+
+class _Forwarding(grpc.GenericRpcHandler):
+    def __init__(self, proxy: LossyGrpc) -> None:
+        self._proxy = proxy
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        return grpc.unary_stream_rpc_method_handler(
+            lambda request, context: self._proxy.forward(details.method, request, context)
+        )
+
+
+class LossyHttp(_Lossy):
+    """Before an HTTP service, such as fake-gcs-server. Methods by verb: `POST`."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__()
+        self._target = target
+        self._session = requests.Session()
+        self._session.trust_env = False
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def _forward(self) -> None:
+                fate = proxy._fate(self.command)
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if fate is not When.BEFORE:
+                    headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+                    answer = proxy._session.request(
+                        self.command, proxy._target + self.path, data=body, headers=headers, timeout=30, stream=True
+                    )
+                    content = answer.raw.read()
+                if fate is not None:
+                    self.close_connection = True  # and not a word
+                    return
+                self.send_response(answer.status_code)
+                for key, value in answer.headers.items():
+                    if key.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
+                        # An upload's address goes on pointing here.
+                        self.send_header(key, value.replace(proxy._target, proxy.url))
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        for verb in ("GET", "POST", "PUT", "DELETE"):
+            setattr(Handler, f"do_{verb}", Handler._forward)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -1,0 +1,160 @@
+"""Plans made by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
+
+Their graphs are placeholders; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
+as bytes. Whatever tests that a plan computes the right thing uses the plans of `tests/data`, which TFF made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from muster.wire.dtypes import DType
+from muster.wire.manifest import (
+    ClearSum,
+    FoldKind,
+    FoldRule,
+    PlanManifest,
+    SequenceType,
+    Stage,
+    Stages,
+    TensorSpec,
+    TensorType,
+)
+from muster.wire.plan import Plan, part_of
+from muster.wire.tensors import Array, encode
+
+STAGES = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
+_SCALAR = TensorType(dtype=DType.INT64, shape=())
+
+
+def make_plan(
+    name: str,
+    *,
+    state: Mapping[str, Any],
+    update: tuple[TensorSpec, ...],
+    zero: Mapping[str, Any],
+    clear_sums: tuple[ClearSum, ...] = (),
+) -> Plan:
+    """A plan whose accumulator sums the update's tensors of the same names; its broadcast and result are as `state`, `zero`."""
+    graphs = {stage: f"the graph of {stage} of {name}".encode() for stage in STAGES}
+    files = {"state": encode(state), "zero": encode(zero)}
+    manifest = PlanManifest(
+        name=name,
+        made_by="tests",
+        stages=Stages(**{stage: Stage(graph=part_of(graph), outputs={}) for stage, graph in graphs.items()}),
+        state=_specs(state),
+        broadcast=_specs(state),
+        update=update,
+        accumulator=_specs(zero),
+        result=_specs(zero),
+        data=SequenceType(element=_SCALAR),
+        state_type=_SCALAR,
+        result_type=_SCALAR,
+        folds=tuple(FoldRule(path=path, kind=FoldKind.SUM, update=path) for path in zero),
+        clear_sums=clear_sums,
+        initial_state=part_of(files["state"]),
+        zero=part_of(files["zero"]),
+    )
+    parts = {part_of(data).sha256: data for data in (*graphs.values(), *files.values())}
+    return Plan(manifest, parts)
+
+
+def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
+    arrays = {path: np.asarray(value) for path, value in tensors.items()}
+    return tuple(TensorSpec(path=path, dtype=DType.of(array), shape=array.shape) for path, array in arrays.items())
+
+
+def sum_plan() -> Plan:
+    """Sums of clients' ids, of ones and of vectors: ids that are powers of two show who is in a sum, and how often."""
+    return make_plan(
+        "client_ids",
+        state={"total": np.int64(0), "rounds": np.int64(0)},
+        update=_specs(sum_update(0)),
+        zero={name: np.zeros_like(value) for name, value in sum_update(0).items()},
+    )
+
+
+def sum_update(client: int, value: float = 0.0) -> dict[str, Array]:
+    """The update of the `client`-th client (from 0; at most 62)."""
+    return {"ids": np.array(1 << client), "count": np.array(1), "value": np.full(3, value, np.float32)}
+
+
+@dataclass(frozen=True)
+class Updated:
+    """What `SumRuntime.update` gives, as `muster.runtime.UpdateResult`, whose module loads TensorFlow."""
+
+    state: dict[str, Array]
+    result: dict[str, Array]
+
+
+class SumRuntime:
+    """`muster.runtime.Runtime` for `sum_plan`, as far as the coordinator uses it.
+
+    Attributes:
+      reported: How many updates each accumulator held that came to `report`, in order.
+      updated: How often `update` ran.
+    """
+
+    def __init__(
+        self, *, noise: Callable[[], int] = lambda: 0, before_update: Callable[[], Any] = lambda: None
+    ) -> None:
+        """`noise` is added to every new state's total; `before_update` is called at the start of `update`."""
+        self._noise = noise
+        self._before_update = before_update
+        self._lock = threading.Lock()
+        self.reported: list[int] = []
+        self.updated = 0
+
+    def prepare(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: np.array(value) for name, value in state.items()}
+
+    def report(self, accumulator: Mapping[str, Array]) -> dict[str, Array]:
+        with self._lock:
+            self.reported.append(int(accumulator["count"]))
+        return {name: np.array(value) for name, value in accumulator.items()}
+
+    def update(self, state: Mapping[str, Array], aggregate: Mapping[str, Array], clear_sums: Any = None) -> Updated:
+        assert not clear_sums
+        self._before_update()
+        with self._lock:
+            self.updated += 1
+            total = state["total"] + aggregate["ids"] + self._noise()
+        return Updated(
+            state={"total": np.asarray(total, np.int64), "rounds": np.asarray(state["rounds"] + 1, np.int64)},
+            result={name: np.array(value) for name, value in aggregate.items()},
+        )
+
+
+NUMBERS = tuple(dtype for dtype in DType if dtype not in (DType.BOOL, DType.STRING))
+
+
+def every_dtype_plan() -> Plan:
+    """An update with a 2×3 tensor of every dtype (`t/float32`), one of an open shape, and two sums in the clear."""
+    tensors = every_dtype_update()
+    clear = (
+        ClearSum(path="secure/sum", dtype=DType.INT32, shape=(2,), kind="secure_sum", minimum=-3, maximum=9),
+        ClearSum(path="secure/modular", dtype=DType.INT64, shape=(), kind="secure_modular_sum", modulus=8),
+    )
+    shapes: dict[str, tuple[int | None, ...]] = {"open": (None, 2)}
+    update = tuple(
+        TensorSpec(path=path, dtype=DType.of(array), shape=shapes.get(path, array.shape))
+        for path, array in tensors.items()
+    )
+    zero = {"t/int64": np.zeros((2, 3), np.int64)}
+    return make_plan("every_dtype", state={"total": np.int64(0)}, update=update, zero=zero, clear_sums=clear)
+
+
+def every_dtype_update() -> dict[str, Array]:
+    """A valid update of `every_dtype_plan`."""
+    tensors: dict[str, Array] = {f"t/{dtype.value}": np.ones((2, 3), dtype.numpy) for dtype in NUMBERS}
+    tensors["t/bool"] = np.array([[True, False, True], [False, True, False]])
+    tensors["t/string"] = np.array([[b"", b"a", b"\xff\x00"], [b"bc", b"", b"d"]], object)
+    tensors["open"] = np.zeros((4, 2), np.float32)
+    tensors["secure/sum"] = np.array([-3, 9], np.int32)
+    tensors["secure/modular"] = np.array(7, np.int64)
+    return tensors

@@ -1,0 +1,104 @@
+"""Processes that write to an embedded store side by side: `python -m support.writers WRITER STORE TIMES`.
+
+A writer prints what each call returned, one line a call, when it has returned. With TIMES 0 it goes on until it is killed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.adapters.sqlite import SqliteDocuments
+from coordinator.ports import AlreadyExistsError, Blobs, ConflictError, Documents
+
+BLOB_CHUNKS = 16
+BLOB_CHUNK = 64 * 1024  # bytes
+
+
+def start(writer: Callable[..., object], store: Path, times: int) -> subprocess.Popen[str]:
+    """Starts a process of its own that runs `writer` over the store at `store`."""
+    command = [sys.executable, "-m", "support.writers", writer.__name__, str(store), str(times)]
+    return subprocess.Popen(  # noqa: S603  our own command
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def lines_of(writer: Callable[..., object], store: Path, times: int, *, processes: int) -> list[list[str]]:
+    """What `processes` writers, running at once, printed."""
+    running = [start(writer, store, times) for _ in range(processes)]
+    outputs = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * processes
+    return [output.split() for output in outputs]
+
+
+def increments(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
+    """Counts up, and says each value that it got."""
+    for _ in numbers:
+        yield documents.increment("counters/c", {"n": 1})["n"]
+
+
+def creates(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
+    """Makes the same documents as every other writer, and says which it made."""
+    for number in numbers:
+        try:
+            documents.create(f"things/{number:06d}", {"by": os.getpid()})
+        except AlreadyExistsError:
+            continue
+        yield number
+
+
+def replaces(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
+    """Adds 1 with compare-and-set until it succeeds, and says each value that it wrote."""
+    for _ in numbers:
+        while True:
+            found = documents.get("counters/r")
+            assert found is not None
+            try:
+                written = documents.replace("counters/r", {"n": found.data["n"] + 1}, version=found.version)
+            except ConflictError:
+                continue
+            yield written.data["n"]
+            break
+
+
+def blobs(store: Blobs, numbers: Iterator[int]) -> Iterator[object]:
+    """Makes the same blobs as every other writer, with bytes of its own, and says which it made."""
+    chunk = bytes([os.getpid() % 251]) * BLOB_CHUNK
+    for number in numbers:
+        name = f"blobs/{number:06d}"
+        if store.create(name, (chunk for _ in range(BLOB_CHUNKS))).created:
+            yield name
+
+
+def churns(store: Blobs, numbers: Iterator[int]) -> Iterator[object]:
+    """Makes and deletes the only blob of a folder, which goes with it, under the hands of the other writers."""
+    for number in numbers:
+        name = f"folder/{number % 3}/of/{os.getpid()}"
+        assert store.create(name, [b"x"]).created
+        store.delete([name])
+        yield number
+
+
+def _main() -> None:
+    name, path, times = sys.argv[1:]
+    numbers = iter(range(int(times))) if int(times) else itertools.count()
+    if name in {"blobs", "churns"}:
+        results = {"blobs": blobs, "churns": churns}[name](DirectoryBlobs(path), numbers)
+    else:
+        results = {"increments": increments, "creates": creates, "replaces": replaces}[name](
+            SqliteDocuments(path), numbers
+        )
+    for result in results:
+        print(result, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    _main()
