@@ -1,0 +1,32 @@
+"""Rewrites docs/openapi.json from the route tables: `make openapi`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent / "functions"))
+
+
+def main() -> None:
+    """Writes the file."""
+    from coordinator import bootstrap
+    from coordinator.http import openapi
+    from coordinator.http.functions import description
+    from coordinator.settings import Settings
+
+    with TemporaryDirectory() as folder:
+        root = Path(folder).as_posix()
+        settings = Settings(
+            state=f"sqlite://{root}/state.db",
+            blobs=f"file://{root}/blobs",
+            queue=f"local://{root}/queue.db",
+            secret="0" * 64,
+        )
+        (DOCS / "openapi.json").write_bytes(openapi.encode(description(bootstrap.application(settings))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The `client_api` function: see `coordinator.http` for its routes."""
+
+from __future__ import annotations
+
+import functions_framework
+from werkzeug.wrappers import Request, Response
+
+from coordinator.http import entry_point
+
+_serve = entry_point("client_api")
+
+
+@functions_framework.http
+def client_api(request: Request) -> Response:
+    """Answers a request."""
+    return _serve(request)

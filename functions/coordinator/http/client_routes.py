@@ -1,0 +1,106 @@
+"""The routes that clients call."""
+
+from __future__ import annotations
+
+from werkzeug.wrappers import Response
+
+from coordinator.application import Application
+from coordinator.http.routing import Call, Route, immutable_response, json_response
+from muster.wire import plan
+from muster.wire.messages import CheckinRequest, CheckinResponse, Receipt, Report
+from muster.wire.problems import ProblemError, ProblemType
+
+SAFETENSORS = "application/octet-stream"
+
+_TOKEN_PROBLEMS = (
+    ProblemType.UNAUTHENTICATED,
+    ProblemType.ASSIGNMENT_INVALID,
+    ProblemType.ASSIGNMENT_EXPIRED,
+    ProblemType.ROUND_CLOSED,
+)
+
+
+def client_routes(app: Application) -> list[Route]:
+    """Check-in, plan, broadcast, upload and report."""
+
+    def checkin(call: Call) -> Response:
+        request = call.message(CheckinRequest)
+        # Open identity: the client says who it is; one that does not is somebody new every time.
+        identity = request.client or app.platform.chance.nonce()
+        return json_response(app.checkin(call.path["population"], request, identity=identity))
+
+    def get_plan(call: Call) -> Response:
+        sha256 = call.path["sha256"]
+        return immutable_response(call, app.plans.for_client(sha256), etag=sha256, content_type=plan.CONTENT_TYPE)
+
+    def broadcast(call: Call) -> Response:
+        sha256 = call.request.args.get("sha256", "")
+        if not sha256:
+            raise ProblemError(
+                ProblemType.INVALID_REQUEST, "The query needs sha256=…, which the assignment's URL carries"
+            )
+        data = app.tasks.broadcast(call.path["task"], call.path["round"], sha256)
+        return immutable_response(call, data, etag=sha256, content_type=SAFETENSORS)
+
+    def upload(call: Call) -> Response:
+        return json_response(
+            app.uploads.upload(call.bearer(), call.request.stream.read, length=call.request.content_length)
+        )
+
+    def report(call: Call) -> Response:
+        return json_response(app.uploads.report(call.bearer(), call.message(Report)))
+
+    return [
+        Route(
+            "POST",
+            "/v1/populations/{population}:checkin",
+            "Ask for work: an assignment, or how long to wait and why",
+            checkin,
+            takes=CheckinRequest,
+            gives=CheckinResponse,
+            problems=(ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+        ),
+        Route(
+            "GET",
+            "/v1/plans/{sha256}",
+            "The plan, as a client needs it",
+            get_plan,
+            gives=plan.CONTENT_TYPE,
+            problems=(ProblemType.NOT_FOUND,),
+        ),
+        Route(
+            "GET",
+            "/v1/tasks/{task}/rounds/{round}/broadcast",
+            "The open round's broadcast, as safetensors",
+            broadcast,
+            gives=SAFETENSORS,
+            query={"sha256": "the broadcast's hash, as the assignment gives it"},
+            problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.ROUND_CLOSED),
+        ),
+        Route(
+            "PUT",
+            "/v1/updates",
+            "Upload the update of an assignment, as safetensors; a repeat is answered the same and counted once",
+            upload,
+            takes=SAFETENSORS,
+            gives=Receipt,
+            bearer=True,
+            problems=(
+                *_TOKEN_PROBLEMS,
+                ProblemType.TOO_LARGE,
+                ProblemType.UPDATE_INVALID,
+                ProblemType.UPDATE_NOT_FINITE,
+                ProblemType.UPDATE_TRUNCATED,
+            ),
+        ),
+        Route(
+            "POST",
+            "/v1/updates:report",
+            "Give an assignment back, so that its slot is free at once",
+            report,
+            takes=Report,
+            gives=Receipt,
+            bearer=True,
+            problems=(*_TOKEN_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+        ),
+    ]

@@ -1,0 +1,77 @@
+"""The four functions as routers, and as the entry points that functions-framework calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from werkzeug.wrappers import Request, Response
+
+from coordinator.application import Application
+from coordinator.http import openapi
+from coordinator.http.client_routes import client_routes
+from coordinator.http.internal_routes import aggregator_routes, committer_routes
+from coordinator.http.operator_routes import operator_routes
+from coordinator.http.routing import Call, Route, Router
+
+FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
+    "client_api": client_routes,
+    "operator_api": operator_routes,
+    "aggregator": aggregator_routes,
+    "committer": committer_routes,
+}
+
+
+def router(app: Application, *functions: str) -> Router:
+    """What serves the routes of `functions` (of all four, if none is named), and `/healthz`."""
+    routes = [route for name in functions or FUNCTIONS for route in FUNCTIONS[name](app)]
+    return Router([*routes, *_common_routes(app)])
+
+
+def description(app: Application) -> dict[str, Any]:
+    """The OpenAPI document of all four functions."""
+    functions = {name: routes(app) for name, routes in FUNCTIONS.items()}
+    return openapi.document({**functions, openapi.EVERY_FUNCTION: _common_routes(app)})
+
+
+def _common_routes(app: Application) -> list[Route]:
+    @cache
+    def encoded() -> bytes:
+        return openapi.encode(description(app))
+
+    def describe(_: Call) -> Response:
+        return Response(encoded(), content_type="application/json")
+
+    return [
+        Route("GET", "/healthz", "Whether the function answers", _healthy, gives="text/plain"),
+        Route("GET", "/openapi.json", "This document", describe, gives="application/json"),
+    ]
+
+
+def _healthy(_: Call) -> Response:
+    return Response("ok\n", content_type="text/plain")
+
+
+def entry_point(function: str) -> Callable[[Request], Response]:
+    """The function that functions-framework calls; its application is made with the first request, from the environment."""
+
+    @cache
+    def made() -> Router:
+        from coordinator.bootstrap import from_environment
+
+        return router(from_environment(), function)
+
+    def serve(request: Request) -> Response:
+        return made()(request)
+
+    return serve
+
+
+def owner(method: str, path: str) -> str:
+    """Which of the functions serves a request, where all are at one address."""
+    if path.startswith("/internal/"):
+        return "committer" if path.endswith(("/commit", "/open")) else "aggregator"
+    if path.startswith(("/v1/populations/", "/v1/updates")) or path.endswith("/broadcast"):
+        return "client_api"
+    return "client_api" if path.startswith("/v1/plans/") and method in ("GET", "HEAD") else "operator_api"

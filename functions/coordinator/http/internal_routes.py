@@ -1,0 +1,127 @@
+"""The routes that the queue and the scheduler call. They answer 204: all that matters is in the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from werkzeug.wrappers import Response
+
+from coordinator.application import Application
+from coordinator.domain.names import RoundKey
+from coordinator.http.routing import Call, Route
+from coordinator.ports import UntrustedTokenError
+from coordinator.use_cases.work import AGGREGATOR, COMMITTER
+from muster.wire.base import Message
+from muster.wire.messages import Name
+from muster.wire.problems import ProblemError, ProblemType
+
+
+class RoundWork(Message):
+    """Work on one round; `fold` names a shard or a part."""
+
+    task: Name
+    round: int
+    epoch: int
+    shard: int | None = None
+    part: str | None = None
+
+    @property
+    def key(self) -> RoundKey:
+        """The round."""
+        return RoundKey(self.task, self.round, self.epoch)
+
+
+class TaskWork(Message):
+    """Work on one task."""
+
+    task: Name
+
+
+def _done() -> Response:
+    return Response(status=HTTPStatus.NO_CONTENT)
+
+
+def aggregator_routes(app: Application) -> list[Route]:
+    """Fold, close, sweep and tick."""
+    guard = _guard(app, AGGREGATOR)
+
+    def fold(call: Call) -> Response:
+        work = call.message(RoundWork)
+        if work.part is not None:
+            app.folding.fold_part(work.key, work.part)
+        else:
+            app.folding.fold_shard(work.key, work.shard or 0)
+        return _done()
+
+    def close(call: Call) -> Response:
+        app.closing(call.message(RoundWork).key)
+        return _done()
+
+    def sweep(call: Call) -> Response:
+        app.sweeping.sweep(call.message(RoundWork).key)
+        return _done()
+
+    def tick(_: Call) -> Response:
+        app.sweeping.tick()
+        return _done()
+
+    return [
+        _internal(guard, "fold", "Fold a shard's full chunks, or one part of a closed round", fold, RoundWork),
+        _internal(guard, "close", "Judge a round; if it closes, freeze and fold what it counts", close, RoundWork),
+        _internal(guard, "sweep", "Remove what an ended round leaves behind", sweep, RoundWork),
+        _internal(guard, "tick", "Repair what got lost", tick, None),
+    ]
+
+
+def committer_routes(app: Application) -> list[Route]:
+    """Commit and open."""
+    guard = _guard(app, COMMITTER)
+
+    def commit(call: Call) -> Response:
+        app.committing.commit(call.message(RoundWork).key)
+        return _done()
+
+    def open_task(call: Call) -> Response:
+        app.committing.open(call.message(TaskWork).task)
+        return _done()
+
+    return [
+        _internal(guard, "commit", "Compute a round's next state from its partials", commit, RoundWork),
+        _internal(guard, "open", "Compute a task's first broadcast", open_task, TaskWork),
+    ]
+
+
+def _guard(app: Application, function: str) -> Callable[[Call], None]:
+    """What lets a call to `function` pass, or raises `ProblemError`."""
+
+    def guard(call: Call) -> None:
+        if app.invoker is not None:
+            try:
+                app.invoker.verify(call.bearer(), function=function)
+            except UntrustedTokenError as error:
+                raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+
+    return guard
+
+
+def _internal(
+    guard: Callable[[Call], None],
+    kind: str,
+    summary: str,
+    handler: Callable[[Call], Response],
+    takes: type[Message] | None,
+) -> Route:
+    def guarded(call: Call) -> Response:
+        guard(call)
+        return handler(call)
+
+    return Route(
+        "POST",
+        f"/internal/{kind}",
+        summary,
+        guarded,
+        takes=takes,
+        status=HTTPStatus.NO_CONTENT,
+        problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.UNAVAILABLE),
+    )

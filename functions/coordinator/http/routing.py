@@ -1,0 +1,180 @@
+"""Routes: how a request finds its handler, and how what the handler gives or raises becomes a response."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
+from werkzeug.wrappers import Request, Response
+
+from coordinator.ports import BlobNotFoundError, UnavailableError
+from muster.wire import problems
+from muster.wire.base import Message
+from muster.wire.problems import ProblemError, ProblemType
+
+LOG = logging.getLogger(__name__)
+BODY_LIMIT = 1 << 16  # bytes of a JSON body
+_PIECE = 1 << 18  # bytes of a response sent at a time
+_IMMUTABLE = "public, max-age=31536000, immutable"
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request and what its path says."""
+
+    request: Request
+    path: dict[str, Any]
+
+    def message(self, kind: type[M]) -> M:
+        """The body as a message. Raises `ProblemError`."""
+        return kind.decode(self.body(BODY_LIMIT))
+
+    def body(self, limit: int) -> bytes:
+        """The whole body, if it has at most `limit` bytes. Raises `ProblemError` (`too_large`)."""
+        pieces, size = [], 0
+        while piece := self.request.stream.read(min(_PIECE, limit + 1 - size)):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise ProblemError(
+                    ProblemType.TOO_LARGE, f"The body has more than the {limit} bytes that are allowed here"
+                )
+        return b"".join(pieces)
+
+    def bearer(self) -> str:
+        """The bearer token. Raises `ProblemError` (`unauthenticated`)."""
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise ProblemError(
+                ProblemType.UNAUTHENTICATED, "This route needs the header `Authorization: Bearer <token>`"
+            )
+        return token
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """A route, as it is served and as it is described. `takes` and `gives` are messages or media types.
+
+    `path` names its parameters in braces; `{task}` and `{population}` are names, `{sha256}` a hash, `{round}` and
+    `{version}` numbers; what does not look so is not found.
+    """
+
+    method: str
+    path: str
+    summary: str
+    handler: Callable[[Call], Response]
+    takes: type[Message] | str | None = None
+    gives: type[Message] | str | None = None
+    status: int = HTTPStatus.OK
+    problems: Sequence[ProblemType] = ()
+    query: dict[str, str] = field(default_factory=dict)  # name to description
+    bearer: bool = False
+    repeat_status: int | None = None  # where a repeat is answered otherwise
+
+
+PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}"}
+
+
+class _NameConverter(BaseConverter):
+    regex = PATTERNS["name"]
+
+
+class _HashConverter(BaseConverter):
+    regex = PATTERNS["hash"]
+
+
+PARAMETERS = {"task": "name", "population": "name", "kind": "name", "sha256": "hash", "round": "int", "version": "int"}
+
+
+class Router:
+    """Serves routes; a callable from request to response, whatever happens."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
+        self._map = Map(
+            rules,
+            converters={"name": _NameConverter, "hash": _HashConverter},
+            strict_slashes=True,
+            redirect_defaults=False,
+        )
+
+    def owns(self, method: str, path: str) -> bool:
+        """Whether one of the routes serves it."""
+        return bool(self._map.bind("").test(path, method))
+
+    @staticmethod
+    def _handle(route: Route, call: Call) -> Response:
+        return route.handler(call)
+
+    def __call__(self, request: Request) -> Response:
+        """Answers a request; what goes wrong is a problem document."""
+        try:
+            route, path = self._map.bind("").match(request.path, request.method)
+            return self._handle(route, Call(request, dict(path)))
+        except ProblemError as problem:
+            return problem_response(problem)
+        except (NotFound, RequestRedirect):
+            return problem_response(
+                ProblemError(ProblemType.NOT_FOUND, f"There is no {request.method} {request.path} here")
+            )
+        except MethodNotAllowed as error:
+            allowed = ", ".join(error.valid_methods or ())
+            detail = f"{request.path} does not take {request.method}, but {allowed}"
+            return problem_response(ProblemError(ProblemType.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
+        except ClientDisconnected:
+            return problem_response(
+                ProblemError(ProblemType.UPDATE_TRUNCATED, "The body ended too early; send it again")
+            )
+        except HTTPException as error:
+            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
+        except BlobNotFoundError:
+            return problem_response(ProblemError(ProblemType.NOT_FOUND, "What this address named is no longer kept"))
+        except UnavailableError:
+            LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
+            detail = "The coordinator's store does not answer now; try again"
+            return problem_response(ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0))
+        except Exception:
+            LOG.exception("%s %s failed", request.method, request.path)
+            return problem_response(ProblemError(ProblemType.INTERNAL, "The coordinator failed; its log says why"))
+
+
+def _rule(path: str) -> str:
+    return re.sub(r"\{(\w+)\}", lambda found: f"<{PARAMETERS[found[1]]}:{found[1]}>", path)
+
+
+def json_response(message: Message, status: int = HTTPStatus.OK) -> Response:
+    """A message as a response."""
+    return Response(message.encode(), status=status, content_type="application/json")
+
+
+def problem_response(problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
+    """A problem as a response, with `Retry-After` in whole seconds where waiting helps."""
+    body = problem.to_problem().model_dump_json(exclude_none=True)
+    response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, round(problem.retry_after)))
+    return response
+
+
+def immutable_response(call: Call, data: memoryview, *, etag: str, content_type: str) -> Response:
+    """Bytes that never change under their address: with an ETag, 304 and ranges, sent in pieces."""
+    response = Response(_pieces(data), content_type=content_type, direct_passthrough=True)
+    response.content_length = len(data)
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = _IMMUTABLE
+    response.make_conditional(call.request.environ, accept_ranges=True, complete_length=len(data))
+    return response
+
+
+def _pieces(data: memoryview) -> Iterator[bytes]:
+    for at in range(0, len(data), _PIECE):
+        yield bytes(data[at : at + _PIECE])

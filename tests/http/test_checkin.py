@@ -1,0 +1,55 @@
+"""Who gets a slot: a client that is done with a round takes none of it from the others."""
+
+from __future__ import annotations
+
+import pytest
+from support.harness import Harness
+from support.plans import sum_update
+
+from muster.wire.messages import Assignment, Wait, WaitReason
+
+
+@pytest.fixture
+def harness(tmp_path):
+    found = Harness(tmp_path)
+    found.begin(goal=3, minimum=3)
+    return found
+
+
+def test_waits_when_its_update_is_in(harness):
+    harness.upload(harness.assigned("a").token, sum_update(1))
+    answer = harness.checkin("a")
+    assert isinstance(answer, Wait)
+    assert answer.reason is WaitReason.ALREADY_IN
+
+
+def test_waits_when_it_has_reported(harness):
+    harness.report(harness.assigned("a").token)
+    assert isinstance(harness.checkin("a"), Wait)
+    # Its slot is free, and so the goal can still be reached.
+    assert all(isinstance(harness.checkin(client), Assignment) for client in "bcd")
+
+
+def test_waits_with_its_cookie_when_its_update_is_folded(tmp_path):
+    harness = Harness(tmp_path)
+    harness.begin(goal=5, minimum=2, chunk=2)
+    cookies = {c: harness.upload(harness.assigned(c).token, sum_update(n)).cookie for n, c in enumerate("ab")}
+    harness.deliver_all()
+    assert not harness.blobs("updates/")
+    assert isinstance(harness.checkin("a", cookie=cookies["a"]), Wait)
+
+
+def test_goal_is_reached_by_clients_that_come_back_too_early(harness):
+    for number, client in enumerate("abc"):
+        harness.upload(harness.assigned(client).token, sum_update(number))
+        assert isinstance(harness.checkin(client), Wait)
+    harness.deliver_all()
+    assert harness.task().checkpoint == 1
+
+
+def test_is_assigned_again_when_the_next_round_is_open(harness):
+    cookie = None
+    for number, client in enumerate("abc"):
+        cookie = harness.upload(harness.assigned(client).token, sum_update(number)).cookie
+    harness.deliver_all()
+    assert isinstance(harness.checkin("c", cookie=cookie), Assignment)
