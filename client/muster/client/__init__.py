@@ -1,0 +1,34 @@
+"""The client: checks in, works and uploads over connections that it opens itself. Imports no TensorFlow.
+
+from muster.client import MusterClient
+MusterClient("https://muster.example", "phones", my_dataset).run()
+"""
+
+from __future__ import annotations
+
+from .local_data import WorkContext
+from .muster_client import MusterClient, SetupError
+from .outcomes import Assigned, Computed, Contributed, Event, Failed, Missed, Outcome, Summary, Unreached, Waited
+from .plans import RuntimeFactory, Worker
+from .transport import TensorBody, Transport, UnreachableError
+
+__all__ = [
+    "Assigned",
+    "Computed",
+    "Contributed",
+    "Event",
+    "Failed",
+    "Missed",
+    "MusterClient",
+    "Outcome",
+    "RuntimeFactory",
+    "SetupError",
+    "Summary",
+    "TensorBody",
+    "Transport",
+    "UnreachableError",
+    "Unreached",
+    "Waited",
+    "WorkContext",
+    "Worker",
+]

@@ -1,0 +1,221 @@
+"""The client: checks in, works, uploads. Keeps nothing that it could not lose; every step may be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+
+import requests
+
+from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
+from muster.wire.problems import ProblemError, ProblemType
+
+from . import machine
+from .local_data import DataCallback, WorkContext, bind, not_finite
+from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Worked, WorkFailed, Working
+from .outcomes import Assigned, Computed, Contributed, Event, Failed, Missed, Outcome, Summary
+from .plans import PlanStore, RuntimeFactory, fetch_broadcast, tensorflow_runtime
+from .transport import TensorBody, Transport, UnreachableError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class MusterClient:
+    """One client of one population.
+
+    Not for several threads at once. Several clients of one process are several instances; they may share a session.
+
+    Args:
+      url: The coordinator's address, or a transport to it.
+      population: The population to check in to.
+      data: Gives the client's data, in a form that `muster.runtime.Runtime.work` takes, anew for each assignment:
+        `data()` or `data(context)` with a `WorkContext`.
+      client_id: Who this client is; the coordinator takes one contribution a round from it. None: a fresh random name.
+      session: The `requests` session to use, if not one of its own.
+      cache: A folder where plans are kept; None: in memory only.
+      on_event: Is told of every event, from within the calls of `run_once` and `run`.
+      runtime_factory: Makes what runs a plan, if not TensorFlow.
+
+    Raises:
+      ProblemError: `invalid_request`, if `url` is none.
+      TypeError: `data` is no function of at most one argument.
+    """
+
+    def __init__(
+        self,
+        url: Union[str, Transport],
+        population: str,
+        data: DataCallback,
+        *,
+        client_id: Optional[str] = None,
+        session: Optional[requests.Session] = None,
+        cache: Union[str, Path, None] = None,
+        on_event: Optional[Callable[[Event], None]] = None,
+        runtime_factory: Optional[RuntimeFactory] = None,
+    ) -> None:
+        self.population = population
+        # Without a name of its own, a client whose check-in is repeated would count as two.
+        self.client_id = client_id or secrets.token_hex(16)
+        self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
+        self._data = bind(data)
+        self._plans = PlanStore(
+            self._transport,
+            folder=None if cache is None else Path(cache),
+            runtime_factory=runtime_factory or tensorflow_runtime,
+        )
+        self._on_event = on_event
+        self._phase: machine.Phase = Idle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def run_once(self) -> Outcome:
+        """One turn: a check-in and all that it leads to, or what is left of a turn that was interrupted by an outage.
+
+        Waits for nothing but answers and the computation; the outcome says when the next turn is due.
+
+        Raises:
+          ProblemError: the check-in was refused for a reason that waiting does not change, or TensorFlow is missing.
+          KeyboardInterrupt: passed on, after the assignment was given back.
+        """
+        try:
+            while True:
+                moved = machine.step(self._phase, self._act(), chance=random.random())  # noqa: S311
+                self._phase = moved.phase
+                if moved.outcome is not None:
+                    self._tell(moved.outcome)
+                    return moved.outcome
+        except (KeyboardInterrupt, SystemExit):
+            self._give_back(FailureReason.CANCELLED)
+            raise
+
+    def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
+        """Turn after turn, waiting between them as long as the coordinator says.
+
+        Args:
+          stop: Ends the run when set: a wait at once, a turn when it is over.
+          rounds: Ends the run after so many contributions; None: never.
+
+        Raises:
+          ProblemError: see `run_once`.
+        """
+        stop = threading.Event() if stop is None else stop
+        counts: Counter[type[Outcome]] = Counter()
+        while not stop.is_set():
+            outcome = self.run_once()
+            counts[type(outcome)] += 1
+            if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
+                break
+        if stop.is_set():
+            self._give_back(FailureReason.CANCELLED)
+        return Summary(contributed=counts[Contributed], missed=counts[Missed], failed=counts[Failed])
+
+    def _act(self) -> Happening:
+        """Does what the phase asks for."""
+        phase = self._phase
+        try:
+            if isinstance(phase, Idle):
+                return self._check_in(phase.cookie)
+            if isinstance(phase, Working):
+                return self._work(phase.assignment)
+            if isinstance(phase, Uploading):
+                return self._transport.upload("/v1/updates", phase.body, answer=Receipt, token=phase.assignment.token)
+            return self._report(phase.assignment, phase.report)
+        except UnreachableError as error:
+            return NoAnswer(str(error))
+        except ProblemError as problem:
+            return problem
+
+    def _check_in(self, cookie: Optional[str]) -> CheckinResponse:
+        request = CheckinRequest(client=self.client_id, cookie=cookie)
+        response = self._transport.call(
+            "POST", f"/v1/populations/{self.population}:checkin", message=request, answer=CheckinResponse
+        )
+        if isinstance(response.answer, Assignment):
+            answer = response.answer
+            self._tell(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
+        return response
+
+    def _work(self, assignment: Assignment) -> Happening:
+        started = time.monotonic()
+        try:
+            plan, worker = self._plans.get(assignment.plan)
+        except ImportError as error:
+            self._give_back(FailureReason.OTHER)
+            detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
+            raise SetupError(detail) from error
+        broadcast = fetch_broadcast(self._transport, assignment)
+        context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
+        try:
+            data = self._data(context)
+        except Exception as error:  # noqa: BLE001  it is the owner's code: whatever it raises is reported, and the loop goes on
+            return _failure(FailureReason.DATA, "The data callback", error)
+        try:
+            update = worker.work(data, broadcast)
+        except ProblemError as problem:
+            return WorkFailed(_judge(problem), problem.detail, told=problem.detail, error=problem)
+        except Exception as error:  # noqa: BLE001  reading the data, which is the owner's code too, happens in here
+            return _failure(FailureReason.DATA, "Reading the data", error)
+        return self._checked(assignment, update, started)
+
+    def _checked(self, assignment: Assignment, update: dict[str, Any], started: float) -> Happening:
+        name = None if assignment.allow_non_finite else not_finite(update)
+        if name is not None:
+            detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"
+            return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
+        body = TensorBody(update)
+        if len(body) > assignment.max_update_bytes:
+            detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
+            return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
+        self._tell(Computed(assignment.task, assignment.round, len(body), time.monotonic() - started))
+        return Worked(body)
+
+    def _report(self, assignment: Assignment, report: Report, *, attempts: Optional[int] = None) -> Receipt:
+        return self._transport.call(
+            "POST", "/v1/updates:report", message=report, answer=Receipt, token=assignment.token, attempts=attempts
+        )
+
+    def _give_back(self, reason: FailureReason) -> None:
+        """Hands an assignment back on the way out, in one attempt: it would run out by itself."""
+        phase, self._phase = self._phase, Idle(self._phase.cookie)
+        if isinstance(phase, (Working, Uploading, Reporting)):
+            with contextlib.suppress(ProblemError, UnreachableError):
+                self._report(phase.assignment, Report(reason=reason), attempts=1)
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+class SetupError(RuntimeError):
+    """This installation can't do the work at all; the text says what to install."""
+
+
+def _failure(reason: FailureReason, what: str, error: Exception) -> WorkFailed:
+    name = type(error).__name__
+    # The coordinator learns the error's kind alone: its text may quote the data.
+    return WorkFailed(reason, f"{what} failed: {name}: {error}", told=f"{what} failed: {name}", error=error)
+
+
+_REASONS = {ProblemType.PLAN_INVALID: FailureReason.PLAN_REFUSED, ProblemType.INVALID_REQUEST: FailureReason.DATA}
+
+
+def _judge(problem: ProblemError) -> FailureReason:
+    return _REASONS.get(problem.type, FailureReason.COMPUTATION)

@@ -1,0 +1,341 @@
+"""HTTP to a coordinator: retries, time-outs, problems as errors, bodies without a copy. Knows no message's meaning.
+
+Every request of the protocol may be repeated, so this module repeats them all. It gives up after a few seconds and leaves
+longer outages to its caller, who can wait in a way that can be interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from time import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, cast
+from urllib.parse import urlsplit
+
+import requests
+import stamina
+from pydantic import ValidationError
+from requests.auth import AuthBase
+
+from muster import __version__
+from muster.wire import problems
+from muster.wire.base import Message
+from muster.wire.problems import Problem, ProblemError, ProblemType
+from muster.wire.tensors import encode_chunks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+BINARY = "application/octet-stream"
+_JSON = "application/json"
+_PIECE = 1 << 17  # bytes; a socket's time-out holds for each piece, so a slow line still gets a large body through
+_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, where the coordinator names none
+_REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.UPDATE_TRUNCATED})
+# Before 25.2 (the last for Python 3.9 is 25.1) stamina can't be told how long to wait; a `Retry-After` then is the caller's.
+_WAITS_AS_TOLD = tuple(int(part) for part in version("stamina").split(".")[:2]) >= (25, 2)
+
+_BY_STATUS = {
+    400: ProblemType.INVALID_REQUEST,
+    401: ProblemType.UNAUTHENTICATED,
+    403: ProblemType.FORBIDDEN,
+    404: ProblemType.NOT_FOUND,
+    405: ProblemType.METHOD_NOT_ALLOWED,
+    409: ProblemType.CONFLICT,
+    413: ProblemType.TOO_LARGE,
+    429: ProblemType.UNAVAILABLE,
+    501: ProblemType.NOT_SUPPORTED,
+    502: ProblemType.UNAVAILABLE,
+    503: ProblemType.UNAVAILABLE,
+    504: ProblemType.UNAVAILABLE,
+}
+
+# Each retry is a line in stamina's log, which Python would print to stderr in an application that set up no logging.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+
+class UnreachableError(ConnectionError):
+    """The coordinator could not be reached, or the connection broke. `again`: whether a repeat may help."""
+
+    def __init__(self, url: str, reason: str, *, again: bool = True) -> None:
+        super().__init__(f"Can't reach the coordinator at {url}: {reason}")
+        self.url = url
+        self.reason = reason
+        self.again = again
+
+
+class TensorBody:
+    """Named tensors as a request's body: views of their memory, which may be sent more than once.
+
+    Args:
+      tensors: Arrays by name, as `muster.wire.tensors.encode` takes them; they must not change while this is in use.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._chunks = [memoryview(chunk) for chunk in encode_chunks(tensors)]
+        self._size = sum(chunk.nbytes for chunk in self._chunks)
+
+    def __len__(self) -> int:
+        """Bytes of the whole; requests makes the Content-Length of it."""
+        return self._size
+
+    def __iter__(self) -> Iterator[memoryview]:
+        for chunk in self._chunks:
+            for at in range(0, chunk.nbytes, _PIECE):
+                yield chunk[at : at + _PIECE]
+
+
+class _Bearer(AuthBase):
+    """The header as `auth`, since requests replaces a plain header by what a .netrc says."""
+
+    def __init__(self, token: Optional[str]) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Transport:
+    """Requests to one coordinator over kept-alive connections.
+
+    Args:
+      url: The coordinator's address, such as `https://muster.example`; may have a path.
+      session: What to send with: proxies, certificates, authentication of the deployment. A fresh one if None.
+      connect_seconds: Longest time for a connection, and for each piece of a body to leave.
+      read_seconds: Longest silence of the coordinator.
+      attempts: How often a request is sent at most.
+      patience: A longer `Retry-After` than so many seconds is not waited for here, but raised.
+
+    Raises:
+      ProblemError: `invalid_request`, if `url` is not an http address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        session: Optional[requests.Session] = None,
+        connect_seconds: float = 10.0,
+        read_seconds: float = 60.0,
+        attempts: int = 5,
+        patience: float = 10.0,
+    ) -> None:
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            detail = f"{url!r} is no coordinator's address; it looks like http://127.0.0.1:8080"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail)
+        self.url = url.rstrip("/")
+        self._session = requests.Session() if session is None else session
+        self._timeouts = (connect_seconds, read_seconds)
+        self._attempts = attempts
+        self._patience = patience
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        answer: type[M],
+        message: Optional[Message] = None,
+        token: Optional[str] = None,
+        params: Optional[Mapping[str, Union[str, int]]] = None,
+        attempts: Optional[int] = None,
+    ) -> M:
+        """Sends a message and reads the answer.
+
+        Raises:
+          ProblemError: what the coordinator answered; `internal`, if it was no answer of a coordinator.
+          UnreachableError: no attempt got an answer.
+        """
+        body = None if message is None else message.encode()
+        return self._send(
+            method,
+            path,
+            lambda response: self._message(response, answer),
+            body=body,
+            content_type=_JSON if body else None,
+            token=token,
+            params=params,
+            attempts=attempts,
+        )
+
+    def upload(self, path: str, body: Union[TensorBody, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
+        """PUTs bytes with their Content-Length and reads the answer. Raises as `call`."""
+        return self._send(
+            "PUT",
+            path,
+            lambda response: self._message(response, answer),
+            body=body,
+            content_type=BINARY,
+            token=token,
+        )
+
+    def put(self, path: str, body: bytes, *, content_type: str) -> None:
+        """PUTs bytes whose answer says nothing. Raises as `call`."""
+        self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
+
+    def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
+        """Fetches bytes.
+
+        Args:
+          url: A path at the coordinator, or an absolute address.
+          limit: The most bytes that may come.
+
+        Raises:
+          ProblemError: as `call`; `too_large`, if more than `limit` bytes come.
+          UnreachableError: as `call`.
+        """
+
+        def read(response: requests.Response) -> bytes:
+            content = bytearray()
+            for piece in response.iter_content(_PIECE):
+                content += piece
+                if limit is not None and len(content) > limit:
+                    raise ProblemError(
+                        ProblemType.TOO_LARGE, f"{url} is longer than the {limit} bytes that were announced"
+                    )
+            return bytes(content)
+
+        return self._send("GET", url, read)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[requests.Response], T],
+        *,
+        body: Union[bytes, TensorBody, None] = None,
+        content_type: Optional[str] = None,
+        token: Optional[str] = None,
+        params: Optional[Mapping[str, Union[str, int]]] = None,
+        attempts: Optional[int] = None,
+    ) -> T:
+        url = path if urlsplit(path).scheme in ("http", "https") else self.url + path
+        headers = {"User-Agent": f"muster/{__version__}"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+
+        def once() -> T:
+            try:
+                with self._session.request(
+                    method,
+                    url,
+                    data=cast("Any", body),  # the stubs know of no iterable of memory views
+                    params=params,
+                    headers=headers,
+                    auth=_Bearer(token),
+                    timeout=self._timeouts,
+                    stream=True,
+                    allow_redirects=False,
+                ) as response:
+                    if response.status_code >= 300:  # noqa: PLR2004
+                        raise _refusal(response)
+                    return read(response)
+            except requests.exceptions.SSLError as error:
+                raise UnreachableError(
+                    self.url, f"its certificate is not accepted ({_reason(error)})", again=False
+                ) from error
+            except (
+                requests.exceptions.ConnectionError,
+                requests.exceptions.Timeout,
+                requests.exceptions.ChunkedEncodingError,
+                requests.exceptions.ContentDecodingError,
+            ) as error:
+                raise UnreachableError(self.url, _reason(error)) from error
+            except requests.exceptions.RequestException as error:
+                raise UnreachableError(self.url, str(error), again=False) from error
+
+        retrying = stamina.RetryingCaller(
+            attempts=attempts or self._attempts,
+            timeout=None,
+            wait_initial=_FIRST_WAIT,
+            wait_max=_LONGEST_WAIT,
+            wait_jitter=_JITTER,
+        )
+        return retrying(self._again, once)
+
+    def _again(self, error: Exception) -> Union[bool, float]:
+        """Whether to send a request again after `error`, or after how many seconds."""
+        if isinstance(error, UnreachableError):
+            return error.again
+        if not isinstance(error, ProblemError):
+            return False
+        if error.retry_after is None:
+            return error.type in _REPEATED
+        if not _WAITS_AS_TOLD or error.retry_after > self._patience:
+            return False
+        # Up to a quarter more, so that clients which were sent away together do not come back together.
+        return max(error.retry_after, _FIRST_WAIT) * (1 + random.random() / 4)  # noqa: S311
+
+    def _message(self, response: requests.Response, kind: type[M]) -> M:
+        content_type = response.headers.get("Content-Type", "")
+        if not content_type.startswith(_JSON):
+            detail = f"{response.url} answered {content_type or 'without a content type'}, which no coordinator does: check the address"
+            raise ProblemError(ProblemType.INTERNAL, detail)
+        return kind.decode(response.content)
+
+
+def _refusal(response: requests.Response) -> ProblemError:
+    """The problem that an answer stands for: the document it carries, or what its status says."""
+    header = _seconds(response.headers.get("Retry-After"))
+    if response.headers.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
+        try:
+            problem = ProblemError.from_problem(Problem.model_validate_json(response.content))
+        except ValidationError:
+            pass
+        else:
+            if problem.retry_after is None:
+                problem.retry_after = header
+            return problem
+    status = response.status_code
+    if status < 400:  # noqa: PLR2004
+        detail = (
+            f"{response.url} sends requests on to {response.headers.get('Location', 'elsewhere')}: use that address"
+        )
+        return ProblemError(ProblemType.NOT_SUPPORTED, detail)
+    kind = _BY_STATUS.get(status, ProblemType.INTERNAL if status >= 500 else ProblemType.INVALID_REQUEST)  # noqa: PLR2004
+    return ProblemError(kind, f"{response.url} answered {status} {response.reason} and no reason", retry_after=header)
+
+
+def _seconds(header: Optional[str]) -> Optional[float]:
+    """The seconds of a Retry-After header (RFC 9110 §10.2.3): a number, or a date."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason in a few words; requests and urllib3 wrap it several times over."""
+    if isinstance(error, requests.exceptions.Timeout):
+        return "it did not answer in time"
+    found: Optional[BaseException] = error
+    text = ""
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            text = found.strerror
+        found = found.__cause__ or found.__context__
+    return text or str(error)

@@ -1,0 +1,339 @@
+"""A coordinator on this machine: the deployed functions as processes under one supervisor, on an embedded store.
+
+Everything that lasts is in one folder, and survives a kill at any moment; another start there goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Callable, Optional, Union
+from urllib.parse import quote
+
+import requests
+
+import muster
+from muster.serving import functions_folder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_POSIX = os.name == "posix"
+_LOOPBACK = "127.0.0.1"
+_PATIENCE = 120.0  # seconds for a start; a cold TensorFlow takes ten or more
+_GRACE = 8.0  # seconds for an orderly end
+_FREED = 5.0  # seconds for the port of processes that were killed to be free again
+_LOOK = 0.05  # seconds between looks at a process that starts
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
+_STEADY = 30.0  # seconds of life after which a death is no longer one of a row
+_TAIL = 2000  # characters of a log that an error shows
+
+
+class StartError(RuntimeError):
+    """The coordinator could not be started; the text says why."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """One of the processes ended by itself and is started again after `pause` seconds. `log`: where it wrote why."""
+
+    name: str
+    code: int
+    pause: float
+    log: Path
+
+
+class LocalCoordinator:
+    """The coordinator as a context manager: running inside, all its processes gone afterwards.
+
+    Args:
+      data_dir: Where state, blobs, queue, secret and logs are; made where missing. One running coordinator to a folder.
+      host: The address that it listens on.
+      port: The port; 0 takes a free one.
+      workers: Processes that serve clients and operators, folds included.
+      threads: Requests that each of them serves at once.
+      tick_seconds: From one repair of what got lost to the next.
+      retry_floor: The shortest time, in seconds, that a client is told to wait.
+      warm: Whether a start waits for the committer to load TensorFlow; else the first commit does.
+      on_died: Is told, in another thread, of each process that ended by itself.
+    """
+
+    def __init__(
+        self,
+        data_dir: Union[str, Path],
+        *,
+        host: str = _LOOPBACK,
+        port: int = 0,
+        workers: int = 2,
+        threads: int = 16,
+        tick_seconds: float = 5.0,
+        retry_floor: float = 0.1,
+        warm: bool = True,
+        on_died: Optional[Callable[[Died], None]] = None,
+    ) -> None:
+        self.data_dir = Path(data_dir).absolute()
+        self.logs = self.data_dir / "logs"
+        self._host = host
+        self._port = port
+        self._workers = workers
+        self._threads = threads
+        self._tick = tick_seconds
+        self._retry_floor = retry_floor
+        self._warm = warm
+        self._on_died = on_died
+        self._served = -1  # the port of an earlier start
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where it answers on this machine."""
+        host = _LOOPBACK if self._host in ("", "0.0.0.0") else self._host  # noqa: S104
+        return f"http://{host}:{self._port}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes' ids by role: `web` (the parent of its workers), `committer` and `pump`."""
+        return {child.name: child.pid for child in self._children}
+
+    def start(self, *, timeout: float = _PATIENCE) -> Self:
+        """Starts the processes and returns when they answer.
+
+        Raises:
+          StartError: a port is taken, a process ended, or none answered in `timeout` seconds. Nothing is left running.
+        """
+        if self._children:
+            raise StartError("It is running already")
+        self.logs.mkdir(parents=True, exist_ok=True)
+        environment = self._environment()
+        # After a kill the workers that the killed server leaves behind may hold its port for some moments more.
+        self._port = _free_port(self._host, self._port, patience=_FREED if self._port == self._served else 0.0)
+        self._served = self._port
+        internal, committer = _free_port(_LOOPBACK), _free_port(_LOOPBACK)
+        roles = {
+            "web": [
+                *("--address", f"{self._host}:{self._port}", "--internal-port", str(internal)),
+                *("--workers", str(self._workers), "--threads", str(self._threads)),
+            ],
+            "committer": ["--port", str(committer), *(["--warm"] if self._warm else [])],
+            "pump": [
+                *("--queue", str(self.data_dir / "queue.db"), "--tick", str(self._tick)),
+                *("--aggregator", f"http://{_LOOPBACK}:{internal}", "--committer", f"http://{_LOOPBACK}:{committer}"),
+            ],
+        }
+        try:
+            for name, arguments in roles.items():
+                log = self.logs / f"{name}.log"
+                self._children.append(_Child(name, arguments, environment, log, self._on_died))
+            deadline = time.monotonic() + timeout
+            for name, url in (("web", self.url), ("committer", f"http://{_LOOPBACK}:{committer}")):
+                self._wait_for(name, f"{url}/healthz", deadline)
+        except BaseException:
+            self.kill()
+            raise
+        for child in self._children:
+            child.keep_alive()
+        return self
+
+    def stop(self) -> None:
+        """Ends the processes in order, and kills what has not ended in a few seconds. Once more is harmless."""
+        children, self._children = self._children, []
+        for child in reversed(children):
+            child.terminate()
+        deadline = time.monotonic() + _GRACE
+        for child in reversed(children):
+            child.wait(max(0.0, deadline - time.monotonic()))
+
+    def kill(self) -> None:
+        """Kills all processes at once, as a power cut would, and returns when they are gone."""
+        children, self._children = self._children, []
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait(0.0)
+
+    def _wait_for(self, name: str, url: str, deadline: float) -> None:
+        pause = threading.Event()
+        with requests.Session() as session:
+            session.trust_env = False
+            while True:
+                self._check_alive()
+                with contextlib.suppress(requests.RequestException):
+                    if session.get(url, timeout=5.0).ok:
+                        return
+                if time.monotonic() > deadline:
+                    raise StartError(f"{name} does not answer at {url}.{_tail(self.logs / f'{name}.log')}")
+                pause.wait(_LOOK)
+
+    def _check_alive(self) -> None:
+        for child in self._children:
+            code = child.poll()
+            if code is not None:
+                raise StartError(f"{child.name} ended with code {code}.{_tail(child.log)}")
+
+    def _environment(self) -> dict[str, str]:
+        root = quote(self.data_dir.as_posix())
+        package = Path(muster.__file__).resolve().parent.parent
+        paths = [str(functions_folder()), str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+            "MUSTER_STATE": f"sqlite://{root}/state.db",
+            "MUSTER_BLOBS": f"file://{root}/blobs",
+            "MUSTER_QUEUE": f"local://{root}/queue.db",
+            "MUSTER_SECRET": _secret(self.data_dir),
+            "MUSTER_ROUND_CACHE_SECONDS": "0",
+            "MUSTER_RETRY_FLOOR": str(self._retry_floor),
+        }
+
+
+class _Child:
+    """A process of one role, started at once, and again when it dies after `keep_alive`.
+
+    It leads a group of its own, so that all that it starts can be killed with it and no Ctrl-C of the terminal reaches it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        log: Path,
+        on_died: Optional[Callable[[Died], None]],
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._command = [sys.executable, "-m", "muster.serving", name, *arguments]
+        self._environment = environment
+        self._on_died = on_died
+        self._ending = threading.Event()
+        self._lock = threading.Lock()  # between a restart and an end
+        self._process = self._spawn()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> Optional[int]:
+        return self._process.poll()
+
+    def keep_alive(self) -> None:
+        threading.Thread(target=self._watch, name=f"watch-{self.name}", daemon=True).start()
+
+    def terminate(self) -> None:
+        with self._lock:
+            self._ending.set()
+            if self._process.poll() is None:
+                self._process.terminate()
+
+    def kill(self) -> None:
+        with self._lock:
+            self._ending.set()
+            self._kill_group()
+
+    def wait(self, timeout: float) -> None:
+        """Waits for the end and sees to it that nothing of the group is left."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout)
+        self._kill_group()
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603
+                self._command,
+                stdin=subprocess.PIPE,  # its end tells the process that we are gone; nothing is ever written
+                stdout=log,
+                stderr=log,
+                env=dict(self._environment),
+                start_new_session=_POSIX,
+            )
+
+    def _kill_group(self) -> None:
+        if not _POSIX:
+            self._process.kill()
+            return
+        # The group may outlive its leader, and may be gone with it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _watch(self) -> None:
+        troubles = 0
+        while True:
+            started = time.monotonic()
+            code = self._process.wait()
+            if self._ending.is_set():
+                return
+            troubles = 0 if time.monotonic() - started > _STEADY else troubles + 1
+            pause = min(_FIRST_PAUSE * 2.0**troubles, _LONGEST_PAUSE)
+            if self._on_died is not None:
+                self._on_died(Died(self.name, code, pause, self.log))
+            if self._ending.wait(pause):
+                return
+            with self._lock:
+                if self._ending.is_set():
+                    return
+                self._kill_group()
+                self._process = self._spawn()
+
+
+def _free_port(host: str, port: int = 0, *, patience: float = 0.0) -> int:
+    """A port that nobody listens on: `port`, or any if it is 0. Waits up to `patience` seconds for it."""
+    deadline = time.monotonic() + patience
+    pause = threading.Event()
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            if _POSIX:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise StartError(
+                        f"Can't listen on {host}:{port} ({error.strerror}): choose another --host or --port"
+                    ) from error
+            else:
+                found: int = probe.getsockname()[1]
+                return found
+        pause.wait(_LOOK)
+
+
+def _secret(folder: Path) -> str:
+    """The folder's key, in hex; made once, and readable by its owner alone."""
+    path = folder / "secret"
+    if not path.exists():
+        handle, name = tempfile.mkstemp(dir=folder)  # mode 0600
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32))
+        with contextlib.suppress(FileExistsError):  # another start was faster
+            os.link(name, path)
+        Path(name).unlink()
+    return path.read_text().strip()
+
+
+def _tail(log: Path) -> str:
+    text = log.read_text(errors="replace")[-_TAIL:].strip() if log.exists() else ""
+    return f" The end of {log}:\n{text}" if text else f" Its log {log} is empty."

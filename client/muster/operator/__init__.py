@@ -1,0 +1,7 @@
+"""The operator's SDK: plans, tasks, rounds, results and checkpoints. Imports no TensorFlow."""
+
+from __future__ import annotations
+
+from .operator import Operator
+
+__all__ = ["Operator"]

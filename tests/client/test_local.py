@@ -1,0 +1,95 @@
+"""The supervisor of `muster up`, with real processes and without TensorFlow's part in them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+
+from muster.local import Died, LocalCoordinator, StartError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there")
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+    pause = threading.Event()
+    return any(true() or pause.wait(0.05) for _ in range(int(seconds / 0.05)))
+
+
+def answers(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def test_serves_restarts_what_dies_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    died: list[Died] = []
+    folder = tmp_path / "with a space"
+    with LocalCoordinator(folder, workers=1, warm=False, on_died=died.append) as coordinator:
+        url, first = coordinator.url, coordinator.pids
+        assert answers(f"{url}/healthz")
+        assert requests.get(f"{url}/v1/tasks", timeout=5).json() == {"tasks": []}
+        refused = requests.post(f"{url}/internal/tick", timeout=5)
+        assert (refused.status_code, refused.headers["Content-Type"]) == (404, "application/problem+json")
+        with pytest.raises(StartError, match="choose another"):
+            LocalCoordinator(tmp_path / "other", port=int(url.rpartition(":")[2])).start()
+        os.killpg(first["web"], signal.SIGKILL)
+        assert soon(lambda: coordinator.pids["web"] != first["web"] and answers(f"{url}/healthz"))
+        assert [(each.name, each.code) for each in died] == [("web", -signal.SIGKILL)]
+        last = coordinator.pids
+    assert all(gone(pid) for pid in (*first.values(), *last.values()))
+    assert stat.S_IMODE((folder / "secret").stat().st_mode) == 0o600
+    coordinator.stop()
+
+
+def test_goes_on_with_the_same_secret_after_a_kill(tmp_path: Path) -> None:
+    coordinator = LocalCoordinator(tmp_path, workers=1, warm=False).start()
+    pids, secret = coordinator.pids, (tmp_path / "secret").read_text()
+    coordinator.kill()
+    assert all(gone(pid) for pid in pids.values())
+    with coordinator:
+        assert answers(f"{coordinator.url}/healthz")
+    assert (tmp_path / "secret").read_text() == secret
+
+
+def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, threading\n"
+        "from muster.local import LocalCoordinator\n"
+        "coordinator = LocalCoordinator(sys.argv[1], workers=1, warm=False).start()\n"
+        "print(*coordinator.pids.values(), flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        assert len(pids) == 3
+        supervisor.kill()
+    assert soon(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_start_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "functions_framework.py").write_text("raise RuntimeError('no framework here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("muster.local.functions_folder", lambda: tmp_path)  # puts the folder first on the path
+    with pytest.raises(StartError, match=r"(?s)ended with code.*no framework here"):
+        LocalCoordinator(tmp_path / "data").start()
