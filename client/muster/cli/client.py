@@ -1,0 +1,107 @@
+"""`muster client`: the client as a process."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .failures import FAILED, UNREACHABLE
+from .loading import load_function
+from .options import DEFAULT_URL, Data, Url, quiet_tensorflow, size, write_json
+from .options import Json as JsonOption
+
+if TYPE_CHECKING:
+    from muster.client import Event
+
+app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
+
+
+@app.callback()
+def client() -> None:
+    """Run a client: check in, work, upload."""
+
+
+@app.command("run")
+def run(
+    *,
+    population: Annotated[str, typer.Option(help="The population to check in to.")],
+    data: Data,
+    url: Url = DEFAULT_URL,
+    client_id: Annotated[
+        Optional[str],
+        typer.Option(help="This client's name; one contribution a round is taken from it. Random if not given."),
+    ] = None,
+    rounds: Annotated[Optional[int], typer.Option(help="Stop after so many contributions.", min=1)] = None,
+    once: Annotated[bool, typer.Option("--once", help="One check-in and what it leads to, without waiting.")] = False,
+    cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans in.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Check in, work on the local data, upload; again and again, until Ctrl-C.
+
+    The function of --data gives this client's data, anew for each assignment. It may take one argument, which says what the data is
+    for: `task`, `round` and `plan`.
+    """
+    quiet_tensorflow(threads=threads)
+    function = load_function(data)
+    # Before the first check-in: an assignment should not run out over the seconds that TensorFlow takes to load.
+    import muster.runtime.stages  # noqa: F401
+    from muster.client import Failed, MusterClient, Unreached
+
+    # A stopped container gets SIGTERM; an assignment is then given back as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tell = _tell_json if as_json else _tell
+    with MusterClient(url, population, function, client_id=client_id, cache=cache, on_event=tell) as member:
+        if once:
+            outcome = member.run_once()
+            if isinstance(outcome, Unreached):
+                raise typer.Exit(UNREACHABLE)
+            raise typer.Exit(FAILED if isinstance(outcome, Failed) else 0)
+        if not as_json:
+            typer.echo(f"Checking in to {population} at {url}; Ctrl-C ends it.")
+        summary = member.run(rounds=rounds)
+    if as_json:
+        write_json({"event": "Summary", **dataclasses.asdict(summary)})
+    else:
+        typer.echo(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
+
+
+def _tell_json(event: Event) -> None:
+    write_json({"event": type(event).__name__, **{name: _plain(value) for name, value in vars(event).items()}})
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _tell(event: Event) -> None:
+    text = describe(event)
+    if text is not None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def describe(event: Event) -> Optional[str]:
+    """An event in a line, or None where it is not worth one."""
+    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Unreached, Waited
+
+    if isinstance(event, Assigned):
+        clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
+        return f"{event.task} round {event.round}: assigned{clear}"
+    if isinstance(event, Computed):
+        return f"{event.task} round {event.round}: computed {size(event.update_bytes)} in {event.seconds:.2f} s"
+    if isinstance(event, Contributed):
+        return f"{event.task} round {event.round}: accepted"
+    if isinstance(event, Waited):
+        return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
+    if isinstance(event, (Missed, Failed)):
+        what = "missed" if isinstance(event, Missed) else f"failed ({event.reason.value})"
+        return f"{event.task} round {event.round}: {what}: {event.detail}"
+    if isinstance(event, Unreached):
+        return f"{event.detail}; again in {event.retry_after:.1f} s"
+    return None

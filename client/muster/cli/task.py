@@ -1,0 +1,234 @@
+"""`muster task`: what an operator does with tasks."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .failures import FAILED, LoadingError
+from .options import DEFAULT_URL, Url, console, write_json
+from .options import Json as JsonOption
+
+if TYPE_CHECKING:
+    from muster.wire.messages import TaskView
+    from muster.wire.plan import Plan
+
+app = typer.Typer(no_args_is_help=True, help="Make tasks, follow them, and change their course.")
+Name = Annotated[str, typer.Argument(help="The task's name.")]
+
+
+@app.command("create")
+def create(
+    *,
+    plan: Annotated[str, typer.Option(help="The plan's file, or the SHA-256 of one that the coordinator has.")],
+    population: Annotated[str, typer.Option(help="The clients that do the work.")],
+    name: Annotated[Optional[str], typer.Option(help="The task's name; made of the plan's if not given.")] = None,
+    rounds: Annotated[Optional[int], typer.Option(help="Rounds to commit.", show_default="10")] = None,
+    goal: Annotated[Optional[int], typer.Option(help="Updates that close a round.", show_default="10")] = None,
+    minimum: Annotated[
+        Optional[int],
+        typer.Option(help="With fewer at its deadline a round is abandoned and tried again.", show_default="1"),
+    ] = None,
+    over_selection: Annotated[
+        Optional[float], typer.Option(help="Assignments for each update of the goal.", show_default="1.0")
+    ] = None,
+    round_seconds: Annotated[
+        Optional[float], typer.Option(help="From a round's opening to its deadline.", show_default="600")
+    ] = None,
+    assignment_seconds: Annotated[
+        Optional[float], typer.Option(help="Time that a client has for its work and upload.", show_default="300")
+    ] = None,
+    chunk: Annotated[
+        Optional[int], typer.Option(help="Updates that are folded into one partial.", show_default="32")
+    ] = None,
+    shards: Annotated[
+        Optional[int], typer.Option(help="Groups that are counted apart.", show_default="by size")
+    ] = None,
+    interval_seconds: Annotated[
+        Optional[float], typer.Option(help="At least so long from one round's opening to the next.", show_default="0")
+    ] = None,
+    starts_at: Annotated[
+        Optional[datetime], typer.Option(help="When the first round opens, local time.", show_default="now")
+    ] = None,
+    separation_seconds: Annotated[
+        Optional[float], typer.Option(help="At least so long between a client's contributions.", show_default="0")
+    ] = None,
+    allow_non_finite: Annotated[
+        Optional[bool], typer.Option("--allow-non-finite", help="Let updates hold NaN and infinity.")
+    ] = None,
+    url: Url = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a task: store its plan, and open its first round."""
+    from muster.operator import Operator
+    from muster.wire.messages import TaskPolicy
+
+    given = {
+        "rounds": rounds,
+        "goal": goal,
+        "minimum": minimum,
+        "over_selection": over_selection,
+        "round_seconds": round_seconds,
+        "assignment_seconds": assignment_seconds,
+        "chunk": chunk,
+        "shards": shards,
+        "interval_seconds": interval_seconds,
+        "starts_at": None if starts_at is None else starts_at.astimezone(),
+        "separation_seconds": separation_seconds,
+        "allow_non_finite": allow_non_finite,
+    }
+    policy = TaskPolicy.from_dict({field: value for field, value in given.items() if value is not None})
+    subject = _plan(plan)
+    if name is None:
+        if isinstance(subject, str):
+            raise typer.BadParameter("a plan given by its hash needs a name for its task", param_hint="--name")
+        name = _slug(subject.manifest.name)
+    with Operator(url) as operator:
+        view = operator.create_task(name, population=population, plan=subject, policy=policy)
+    if as_json:
+        write_json(view.to_dict())
+        return
+    _show(view)
+    where = "" if url == DEFAULT_URL else f" --url {url}"
+    console().print(f"Next: muster task watch {view.spec.name}{where}", soft_wrap=True)
+
+
+@app.command("list")
+def list_tasks(*, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """List all tasks."""
+    from rich.table import Table
+
+    from muster.operator import Operator
+
+    with Operator(url) as operator:
+        views = operator.tasks()
+    if as_json:
+        write_json([view.to_dict() for view in views])
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("task", "population", "plan", "status", "rounds", "current"):
+        table.add_column(column, overflow="fold")
+    for view in views:
+        current = "" if view.current is None else f"{view.current.round}: {view.current.phase.value}"
+        spec = view.spec
+        done = f"{view.checkpoint}/{spec.policy.rounds}"
+        table.add_row(spec.name, spec.population, view.plan_name, view.status.value, done, current)
+    if views:
+        console().print(table)
+    else:
+        typer.echo("There are no tasks. `muster task create` makes one.")
+
+
+@app.command("show")
+def show(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Show a task with its current round."""
+    from muster.operator import Operator
+
+    with Operator(url) as operator:
+        view = operator.task(name)
+    if as_json:
+        write_json(view.to_dict())
+    else:
+        _show(view)
+
+
+@app.command("watch")
+def watch(
+    name: Name,
+    *,
+    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
+    url: Url = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a task until it is done; exit 1 if it was cancelled. With --json: a line for each round that ends."""
+    from muster.operator import Operator
+    from muster.wire.messages import TaskStatus
+
+    from .watching import follow_json, follow_live
+
+    with Operator(url) as operator:
+        last = (follow_json if as_json else follow_live)(operator, name, every=every)
+    if last.status is TaskStatus.CANCELLED:
+        raise typer.Exit(FAILED)
+
+
+@app.command("pause")
+def pause(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Give no new assignments and open no new rounds; updates under way are taken."""
+    _change("pause", name, url=url, as_json=as_json)
+
+
+@app.command("resume")
+def resume(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Go on after a pause."""
+    _change("resume", name, url=url, as_json=as_json)
+
+
+@app.command("cancel")
+def cancel(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """End a task for good; its checkpoints stay."""
+    _change("cancel", name, url=url, as_json=as_json)
+
+
+@app.command("rollback")
+def rollback(
+    name: Name,
+    *,
+    version: Annotated[int, typer.Option(help="The checkpoint to go back to; 0 is the initial state.", min=0)],
+    url: Url = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Go back to an earlier checkpoint and train on from there."""
+    _change("rollback", name, url=url, as_json=as_json, version=version)
+
+
+def _change(what: str, name: str, *, url: str, as_json: bool, **more: Any) -> None:
+    from muster.operator import Operator
+
+    with Operator(url) as operator:
+        view: TaskView = getattr(operator, what)(name, **more)
+    if as_json:
+        write_json(view.to_dict())
+    else:
+        _show(view)
+
+
+def _show(view: TaskView) -> None:
+    screen = console()
+    spec, policy = view.spec, view.spec.policy
+    screen.print(
+        f"[bold]{spec.name}[/]: {view.status.value}, {view.checkpoint} of {policy.rounds} rounds\n"
+        f"plan {view.plan_name} ({spec.plan[:12]}), population {spec.population}, goal {policy.goal}, minimum {policy.minimum}",
+        soft_wrap=True,
+    )
+    if view.sums_in_the_clear:
+        screen.print("[bold red]SUMS IN THE CLEAR[/]: what the plan wants summed securely is not.", soft_wrap=True)
+    if view.current is not None:
+        current = view.current
+        screen.print(
+            f"round {current.round}, {current.phase.value}: {current.reported} of {current.goal} updates, "
+            f"{current.assigned} of {current.cap} assigned",
+            soft_wrap=True,
+        )
+    if view.note:
+        screen.print(f"[yellow]{view.note}[/]", soft_wrap=True)
+
+
+def _plan(given: str) -> Plan | str:
+    from muster.wire.plan import Plan
+
+    if re.fullmatch(r"[0-9a-f]{64}", given):
+        return given
+    if not Path(given).is_file():
+        raise LoadingError(f"There is no plan file {given}; `muster plan build` writes one")
+    return Plan.load(given)
+
+
+def _slug(name: str) -> str:
+    """A task's name of a plan's: lower case, dashes for what a name may not hold."""
+    slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
+    return (slug if slug[:1].isalpha() else f"task-{slug}")[:63].rstrip("-")

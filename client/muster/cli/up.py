@@ -1,0 +1,84 @@
+"""`muster up`: the coordinator on this machine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Json as JsonOption
+from .options import console, write_json
+
+if TYPE_CHECKING:
+    from muster.local import Died
+
+
+def up(
+    *,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for every one of this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.", min=0, max=65535)] = 8080,
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of all that lasts; the same folder goes on where it was.", envvar="MUSTER_DATA_DIR"
+        ),
+    ] = Path("muster-data"),
+    workers: Annotated[int, typer.Option(help="Processes that serve requests.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="Requests that each of them serves at once.", min=1)] = 16,
+    tick: Annotated[float, typer.Option(help="Seconds from one repair of what got lost to the next.", min=0.1)] = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the coordinator here: all its functions at one address, on an embedded store, until Ctrl-C."""
+    from muster.local import LocalCoordinator
+
+    screen = console()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def died(event: Died) -> None:
+        if as_json:
+            write_json({"event": "died", "process": event.name, "code": event.code, "log": str(event.log)})
+        else:
+            again = f"it starts again in {event.pause:.1f} s; its log is {event.log}"
+            screen.print(f"[bold red]The {event.name} process died (code {event.code})[/]: {again}", soft_wrap=True)
+
+    coordinator = LocalCoordinator(
+        data_dir, host=host, port=port, workers=workers, threads=threads, tick_seconds=tick, on_died=died
+    )
+    if as_json:
+        coordinator.start()
+        write_json(
+            {
+                "event": "started",
+                "url": coordinator.url,
+                "data_dir": str(coordinator.data_dir),
+                "pids": coordinator.pids,
+            }
+        )
+    else:
+        with screen.status("Starting the coordinator; TensorFlow takes some seconds"):
+            coordinator.start()
+        where = "" if coordinator.url.endswith(":8080") else f" --url {coordinator.url}"
+        screen.print(
+            f"[bold]Muster is up[/] at {coordinator.url}\n"
+            f"State and logs: {coordinator.data_dir}\n\n"
+            f"Next, in other terminals:\n"
+            f"  muster task create --plan my.plan --population devices{where}\n"
+            f"  muster client run --population devices --data my_module:my_data{where}\n\n"
+            f"Ctrl-C ends it; `muster up` with the same folder goes on.",
+            soft_wrap=True,
+        )
+    try:
+        stop.wait()
+    finally:
+        coordinator.stop()
+    if as_json:
+        write_json({"event": "stopped"})
+    else:
+        screen.print("Stopped.")

@@ -1,0 +1,259 @@
+"""Runs a plan over clients' data sets, round after round."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+from muster.client import Contributed, Failed, MusterClient, RuntimeFactory, Transport, Unreached
+from muster.operator import Operator
+from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus, TaskView
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError
+from muster.wire.tensors import Array, decode
+
+from .clients import ClientsData, Source
+from .deployment import DeliveryError, Deployment, deployment, transport
+from .ended import EndedRounds
+from .record import Record, Row, row_of
+
+_TASK = _POPULATION = "simulation"
+Progress = Callable[[RoundView], None]
+
+
+class SimulationError(RuntimeError):
+    """The simulation can't go on; the text says in which round, why, and what would help."""
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a simulation came to.
+
+    Attributes:
+      checkpoints: The server state by tensor name; number 0 is the initial one, number n the state after round n.
+      results: The rounds' results by tensor name; number 0 is the first round's.
+      metrics: A row for each round, as `metrics.csv` has it: round, epoch, folded, dropped, update_bytes, broadcast_bytes
+        (of one client), then the result's scalars by path.
+    """
+
+    checkpoints: tuple[dict[str, Array], ...]
+    results: tuple[dict[str, Array], ...]
+    metrics: tuple[Row, ...]
+
+
+def run(
+    plan: Union[Plan, str, Path],
+    data: Any,
+    *,
+    rounds: int,
+    seed: int = 0,
+    out: Union[str, Path, None] = None,
+    goal: Optional[int] = None,
+    policy: Optional[TaskPolicy] = None,
+    progress: Optional[Progress] = None,
+) -> SimulationResult:
+    """Runs the whole protocol, HTTP layer included, in this process. Needs TensorFlow (any that runs the plan), no TFF.
+
+    Args:
+      plan: A plan, or its file.
+      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` takes; a TFF
+        `ClientData`; or a function that gives one of these. A function with an argument is called for every round with its
+        number, counted from 1.
+      rounds: Rounds to commit.
+      seed: The same plan, data and seed give the same bytes.
+      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written as the rounds go by. What an earlier simulation left
+        there is replaced.
+      goal: Updates to a round. With fewer than there are clients, each round takes those who happen to come first, in an order
+        that the seed draws. None: the policy's; without one, every client of the first round, and of later rounds those that
+        are there.
+      policy: How rounds run, but for `rounds` and `goal`. Its times are simulated ones, which cost nothing.
+      progress: Is told of every committed round.
+
+    Returns:
+      All checkpoints, results and metrics.
+
+    Raises:
+      SimulationError: A client failed, a round was abandoned, or there are more clients than slots.
+      ProblemError: The plan is not valid.
+      TypeError, ValueError: The data is in no form that is taken.
+    """
+    loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
+    clients_data = ClientsData(data)
+    first = clients_data.of_round(1)
+    wanted = _policy(policy, rounds=rounds, goal=goal, clients=len(first))
+    record = Record(None if out is None else Path(out))
+    with deployment(seed=seed) as deployed:
+        from coordinator.bootstrap import runtimes
+
+        operator = Operator(transport(deployed))
+        operator.create_task(_TASK, population=_POPULATION, plan=loaded, policy=wanted)
+        deployed.settle()
+        simulation = _Simulation(
+            deployed,
+            operator=operator,
+            runtime=runtimes(seed=seed),
+            chance=random.Random(seed),  # noqa: S311  fixed on purpose
+            every_client=goal is None and policy is None,
+        )
+        result = _Collected(operator, record, progress)
+        result.checkpoint(0)
+        ended = EndedRounds(operator, _TASK)
+        sources = first
+        while (view := simulation.open_round()) is not None:
+            if view.round > 1:
+                sources = clients_data.of_round(view.round)
+            simulation.play(view, sources)
+            for over in ended.fresh():
+                if over.phase is Phase.ABANDONED:
+                    raise SimulationError(f"Round {over.round} was abandoned: {over.reason}")
+                result.round(over)
+    return SimulationResult(tuple(result.checkpoints), tuple(result.results), tuple(result.metrics))
+
+
+def _policy(given: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
+    fields = {} if given is None else given.to_dict()
+    if goal is not None or given is None:
+        fields["goal"] = clients if goal is None else goal
+    return TaskPolicy.from_dict({**fields, "rounds": rounds})
+
+
+class _Collected:
+    """Fetches what each round leaves, keeps it and writes it."""
+
+    def __init__(self, operator: Operator, record: Record, progress: Optional[Progress]) -> None:
+        self.checkpoints: list[dict[str, Array]] = []
+        self.results: list[dict[str, Array]] = []
+        self.metrics: list[Row] = []
+        self._operator = operator
+        self._record = record
+        self._progress = progress
+
+    def checkpoint(self, version: int) -> None:
+        data = self._operator.checkpoint_bytes(_TASK, version)
+        self._record.checkpoint(version, data)
+        self.checkpoints.append(decode(data))
+
+    def round(self, view: RoundView) -> None:
+        self.checkpoint(view.round)
+        data = self._operator.result_bytes(_TASK, view.round)
+        self._record.result(view.round, data)
+        self.results.append(decode(data))
+        self.metrics.append(row_of(view))
+        self._record.row(self.metrics[-1])
+        if self._progress is not None:
+            self._progress(view)
+
+
+class _Simulation:
+    """The clients of one task: whose turn it is, and when time moves."""
+
+    def __init__(
+        self,
+        deployed: Deployment,
+        *,
+        operator: Operator,
+        runtime: RuntimeFactory,
+        chance: random.Random,
+        every_client: bool,
+    ) -> None:
+        self._deployed = deployed
+        self._operator = operator
+        self._transport: Transport = transport(deployed)
+        self._runtime = runtime
+        self._chance = chance
+        self._every_client = every_client
+        self._members: dict[str, MusterClient] = {}
+        self._sources: dict[str, Source] = {}
+
+    def open_round(self) -> Optional[RoundView]:
+        """The round that is open now; None when the task is done.
+
+        Raises:
+          SimulationError: The task has stopped.
+        """
+        task = self._task()
+        if task.status is TaskStatus.COMPLETED:
+            return None
+        if task.status is not TaskStatus.ACTIVE or task.current is None:
+            raise SimulationError(f"The task is {task.status.value}: {task.note or 'it did not open'}")
+        return task.current
+
+    def play(self, view: RoundView, sources: dict[str, Source]) -> None:
+        """Plays one attempt at a round to its end."""
+        if self._every_client and len(sources) > view.cap:
+            raise SimulationError(
+                f"Round {view.round} has {len(sources)} clients and room for {view.cap}, as many as the first round had: "
+                f"give goal={len(sources)}"
+            )
+        self._sources = sources
+        order = list(sources)
+        if len(order) > view.goal:
+            self._chance.shuffle(order)
+        now = self._deployed.clock.now()
+        turns = dict.fromkeys(order, now)  # when each client who has not contributed yet comes next
+        while True:
+            for name in [name for name, at in turns.items() if at <= now]:
+                outcome = self._turn(name, view)
+                if isinstance(outcome, Contributed):
+                    del turns[name]
+                else:
+                    turns[name] = now + outcome.retry_after
+                self._settle(view)
+                if not self._is_open(view):
+                    return
+            due = [at for at in (*turns.values(), self._deployed.next_due()) if at is not None]
+            if not due:
+                raise SimulationError(f"Round {view.round} stands still: nothing is due, and no client is left")
+            now = self._deployed.clock.advance_to(min(due))
+            self._settle(view)
+            if not self._is_open(view):
+                return
+
+    def _turn(self, name: str, view: RoundView) -> Any:
+        member = self._members.get(name)
+        if member is None:
+            member = self._members[name] = MusterClient(
+                self._transport,
+                _POPULATION,
+                self._data_of(name),
+                client_id=name,
+                runtime_factory=self._runtime,
+            )
+        try:
+            outcome = member.run_once()
+        except ProblemError as problem:
+            raise SimulationError(f"Client {name} was refused in round {view.round}: {problem}") from problem
+        if isinstance(outcome, Failed):
+            detail = f"Client {name} failed in round {view.round} ({outcome.reason.value}): {outcome.detail}"
+            raise SimulationError(detail) from outcome.error
+        if isinstance(outcome, Unreached):
+            raise SimulationError(f"The coordinator failed in round {view.round}: {outcome.detail}")
+        return outcome
+
+    def _data_of(self, name: str) -> Source:
+        def data() -> Any:
+            # What it has in the round that is open now.
+            return self._sources[name]()
+
+        return data
+
+    def _settle(self, view: RoundView) -> None:
+        try:
+            self._deployed.settle()
+        except DeliveryError as error:
+            raise SimulationError(f"The coordinator failed in round {view.round}: {error}") from error
+
+    def _is_open(self, view: RoundView) -> bool:
+        task = self._task()
+        now = task.current
+        return (
+            task.status is TaskStatus.ACTIVE
+            and now is not None
+            and (now.round, now.epoch) == (view.round, view.epoch)
+            and now.phase in (Phase.COLLECTING, Phase.AGGREGATING)
+        )
+
+    def _task(self) -> TaskView:
+        return self._operator.task(_TASK)

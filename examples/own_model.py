@@ -1,0 +1,40 @@
+"""A model and data of one's own: linear regression over five hospitals, whose data never leave them."""
+
+import os
+from collections import OrderedDict
+
+import numpy as np
+
+
+def process():
+    """The computation, in ordinary TFF. Only this function needs TFF; clients never call it."""
+    import tensorflow as tf
+    import tensorflow_federated as tff
+
+    batch = OrderedDict(x=tf.TensorSpec([None, 3], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+
+    def model():
+        layers = [tf.keras.layers.InputLayer((3,)), tf.keras.layers.Dense(1, kernel_initializer="zeros")]
+        loss = tf.keras.losses.MeanSquaredError()
+        return tff.learning.models.from_keras_model(tf.keras.Sequential(layers), loss=loss, input_spec=batch)
+
+    sgd = tff.learning.optimizers.build_sgdm
+    return tff.learning.algorithms.build_weighted_fed_avg(model, sgd(0.1), sgd(1.0))
+
+
+def hospital(number):
+    """The data of one client: batches of numpy arrays. Yours would read a file or a database."""
+    chance = np.random.default_rng(number)
+    x = chance.normal(size=(64, 3)).astype(np.float32)
+    y = (x @ [[1.0], [-2.0], [0.5]] + 0.1 * chance.normal(size=(64, 1))).astype(np.float32)
+    return [{"x": x[at : at + 16], "y": y[at : at + 16]} for at in range(0, 64, 16)]
+
+
+def this_hospital():
+    """The data of the client that this process is, for `muster client run`."""
+    return hospital(int(os.environ["HOSPITAL"]))
+
+
+def hospitals():
+    """All clients' data in one place, for `muster plan check` and `muster simulate`."""
+    return [hospital(number) for number in range(5)]

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stamina
+from support.harness import Harness
+from support.plans import every_dtype_plan, sum_plan, sum_update
+from typer.testing import CliRunner
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request
+
+from coordinator.http import router
+from muster import __version__
+from muster.cli.app import app
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _no_waits() -> Iterator[None]:
+    stamina.set_testing(True, attempts=1)
+    yield
+    stamina.set_testing(False)
+
+
+def run(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == code, (result.output, result.stderr, result.exception)
+    return result
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Harness:
+    return Harness(tmp_path)
+
+
+@pytest.fixture
+def url(harness: Harness) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, Request.application(router(harness.app)), threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> str:
+    sum_plan().save(tmp_path / "sum.plan")
+    return str(tmp_path / "sum.plan")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "up",
+        "simulate",
+        *(f"plan {name}" for name in ("", "build", "show", "check")),
+        *(f"task {name}" for name in ("", "create", "list", "show", "watch", "pause", "resume", "cancel", "rollback")),
+        "client",
+        "client run",
+    ],
+)
+def test_every_command_has_help(command: str) -> None:
+    assert "Usage" in run(*command.split(), "--help").output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from muster.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'tensorflow', 'tensorflow_federated', 'numpy', 'requests', 'pydantic'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)  # noqa: S603
+
+
+def test_version() -> None:
+    assert run("--version").output.strip() == f"muster {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["task", "show"], ["task", "create", "--goal", "many"]])
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    run(*arguments, code=2)
+
+
+def test_a_coordinator_that_is_not_there_exits_with_3_and_says_what_to_do() -> None:
+    result = run("task", "list", "--url", NOWHERE, code=3)
+    assert f"Can't reach the coordinator at {NOWHERE}: Connection refused" in result.stderr
+    assert "muster up" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSTER_URL", NOWHERE)
+    assert NOWHERE in run("task", "show", "t", code=3).stderr
+
+
+def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, plan_file: str) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("muster.wire.plan.Plan.load", interrupted)
+    run("plan", "show", plan_file, code=130)
+
+
+def test_errors_of_the_users_own_code_say_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong.py").write_text("x = 1\nx.y\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    result = run("client", "run", "--population", "p", "--data", f"{tmp_path}/wrong.py:data", code=1)
+    assert "AttributeError: 'int' object has no attribute 'y'" in result.stderr
+    assert f"at {tmp_path}/wrong.py:2: x.y" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_traceback_is_there_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MUSTER_DEBUG", "1")
+    (tmp_path / "wrong2.py").write_text("1 / 0\n")
+    result = CliRunner().invoke(app, ["client", "run", "--population", "p", "--data", f"{tmp_path}/wrong2.py:data"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_plan_show_lists_stages_and_what_leaves_a_device(plan_file: str) -> None:
+    text = run("plan", "show", plan_file).output
+    assert "What leaves a device: 28 B" in text
+    assert "The fold is numpy alone" in text
+    assert "CLEAR" not in text
+
+
+def test_plan_show_says_loudly_that_sums_are_in_the_clear(tmp_path: Path) -> None:
+    every_dtype_plan().save(tmp_path / "clear.plan")
+    assert "SUMS IN THE CLEAR" in run("plan", "show", str(tmp_path / "clear.plan")).output
+
+
+def test_plan_show_gives_the_manifest_as_json(plan_file: str) -> None:
+    document = json.loads(run("plan", "show", plan_file, "--json").output)
+    assert document["plan"] == sum_plan().sha256
+    assert document["manifest"]["name"] == "client_ids"
+
+
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.plan").write_text("hello")
+    assert "The file is no plan" in run("plan", "show", str(tmp_path / "x.plan"), code=1).stderr
+
+
+def test_a_tasks_life(url: str, harness: Harness, plan_file: str) -> None:
+    policy = ["--rounds", "1", "--goal", "1", "--starts-at", "2020-01-01"]
+    made = run("task", "create", "--plan", plan_file, "--population", "phones", "--url", url, *policy, "--json")
+    assert json.loads(made.output)["spec"]["name"] == "client_ids"
+    assert "client_ids" in run("task", "list", "--url", url).output
+    harness.deliver_all()
+    paused = run("task", "pause", "client_ids", "--url", url, "--json")
+    assert json.loads(paused.output)["status"] == "paused"
+    run("task", "resume", "client_ids", "--url", url)
+    harness.upload(harness.assigned(1).token, sum_update(1))
+    harness.settle()
+    lines = [
+        json.loads(line) for line in run("task", "watch", "client_ids", "--url", url, "--json").output.splitlines()
+    ]
+    assert [(line["round"], line["phase"], line["folded"]) for line in lines] == [(1, "COMMITTED", 1)]
+    assert "1/1 rounds, completed" in run("task", "watch", "client_ids", "--url", url).output
+    run("task", "rollback", "client_ids", "--version", "9", "--url", url, code=1)
+
+
+def test_watching_a_cancelled_task_exits_with_1(url: str, harness: Harness, plan_file: str) -> None:
+    run("task", "create", "--plan", plan_file, "--population", "phones", "--name", "t", "--url", url)
+    harness.deliver_all()
+    run("task", "cancel", "t", "--url", url)
+    run("task", "watch", "t", "--url", url, code=1)
+
+
+def test_a_policy_that_contradicts_itself_is_refused_here() -> None:
+    bounds = ["--goal", "2", "--minimum", "3"]
+    result = run("task", "create", "--plan", "x", "--population", "p", *bounds, "--url", NOWHERE, code=1)
+    assert "minimum (3) is above goal (2)" in result.stderr
+
+
+def test_a_plan_that_is_not_there_is_wrong_usage() -> None:
+    assert "There is no plan file x" in run("task", "create", "--plan", "x", "--population", "p", code=2).stderr
+
+
+def test_a_task_that_is_not_there_fails_by_name(url: str) -> None:
+    assert "nobody" in run("task", "show", "nobody", "--url", url, code=1).stderr

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from muster.cli.failures import LoadingError
+from muster.cli.loading import clients_by_round, load, load_computation, load_function
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "h4_sample.py").write_text(
+        "import h4_neighbour\n"
+        "number = 5\n"
+        "def nothing(): return [1, 2]\n"
+        "def one(round): return {'a': round}\n"
+        "def two(a, b): pass\n"
+        "class Shelf:\n  item = 7\n"
+    )
+    (tmp_path / "h4_neighbour.py").write_text("")
+    (tmp_path / "h4_broken.py").write_text("import h4_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("h4_sample", "h4_neighbour", "h4_broken"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return "h4_sample"
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize("where", ["h4_sample", "h4_sample.py", "./h4_sample.py"])
+def test_loads_from_a_module_or_a_file_of_the_working_directory(where: str) -> None:
+    assert load(f"{where}:number") == 5
+    assert load(f"{where}:Shelf.item") == 7
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("h4_sample", "should be module:attribute"),
+        ("h4_sample:", "should be module:attribute"),
+        (":number", "should be module:attribute"),
+        ("h4_absent:x", "There is no module 'h4_absent'"),
+        ("h4_absent.deeper:x", "There is no module 'h4_absent'"),
+        ("absent.py:x", "There is no file absent.py"),
+        ("h4_sample:nothink", "h4_sample has no 'nothink'; it has .*nothing"),
+    ],
+)
+def test_what_can_not_be_found_is_named(reference: str, text: str) -> None:
+    with pytest.raises(LoadingError, match=text):
+        load(reference)
+
+
+@pytest.mark.usefixtures("module")
+def test_an_error_inside_the_module_is_its_own() -> None:
+    with pytest.raises(ModuleNotFoundError, match="h4_that_is_not_there"):
+        load("h4_broken:x")
+
+
+@pytest.mark.parametrize(("name", "text"), [("number", "is a int"), ("two", "needs 2 arguments")])
+def test_what_gives_no_data_is_refused(module: str, name: str, text: str) -> None:
+    with pytest.raises(LoadingError, match=text):
+        load_function(f"{module}:{name}")
+
+
+def test_a_computation_may_be_built_by_a_function(module: str) -> None:
+    assert load_computation(f"{module}:nothing") == [1, 2]
+    assert load_computation(f"{module}:number") == 5
+    with pytest.raises(LoadingError, match="with arguments"):
+        load_computation(f"{module}:one")
+
+
+def test_clients_come_as_a_sequence_or_a_mapping_and_by_round(module: str) -> None:
+    assert clients_by_round(load_function(f"{module}:nothing"))(3) == [1, 2]
+    assert clients_by_round(load_function(f"{module}:one"))(3) == [3]
