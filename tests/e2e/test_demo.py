@@ -1,0 +1,68 @@
+"""`muster demo`, in full: processes, kills and all."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from muster.wire.tensors import decode
+
+
+def processes_that_name(text):
+    """The processes that have `text` in their command or environment; empty where there is no /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            what = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if text.encode() in what and state != "Z" and folder.name != str(os.getpid()):
+            found.append(int(folder.name))
+    return found
+
+
+def test_trains_through_both_kills_and_leaves_no_process(tmp_path):
+    # With a space, as a user's folder may have one.
+    out = tmp_path / "my demo"
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    with (tmp_path / "output").open("wb") as output:
+        done = subprocess.run(  # noqa: S603  our own code
+            [sys.executable, "-m", "muster.cli", "demo", "--clients", "10", "--rounds", "3", "--out", str(out)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            timeout=240,
+            env={**os.environ, "MUSTER_TEST_MARK": mark},
+            check=False,
+        )
+    text = (tmp_path / "output").read_text()
+    assert done.returncode == 0, text
+    assert "\x1b" not in text
+    assert re.search(r"Round 1: SIGKILL to client-\d\d", text)
+    assert re.search(r"Round [23]: SIGKILL to the whole coordinator", text)
+    assert re.search(r"Round [23]: the coordinator is back", text)
+
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["round"]) for row in rows] == [1, 2, 3]
+    assert all(8 <= int(row["folded"]) <= 10 for row in rows)
+    assert {"test_accuracy", "test_loss", "update_bytes", "broadcast_bytes"} <= set(rows[0])
+    names = {path.name for path in out.iterdir()}
+    assert {"accuracy.png", "checkpoints", "final_weights.safetensors", "digits.plan"} <= names
+    assert len(list((out / "checkpoints").iterdir())) == 4
+    weights = decode((out / "final_weights.safetensors").read_bytes())
+    assert [value.shape for value in weights.values()] == [(64, 32), (32,), (32, 10), (10,)]
+    assert "updates were counted, and" in text
+    assert str(out) in text
+
+    # What the demo started ends with it; multiprocessing's own helpers see their pipe end a moment later.
+    deadline = time.monotonic() + 20
+    while processes_that_name(mark) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert processes_that_name(mark) == []

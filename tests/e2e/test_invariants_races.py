@@ -1,0 +1,288 @@
+"""Several processes at once on one round, deliveries after its end, rounds below their minimum."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.harness import START, Harness
+from support.plans import SumRuntime, sum_update
+
+from coordinator.domain import names
+from coordinator.domain.rounds import Aggregating
+from coordinator.use_cases.ledgers import Ledger
+from muster.wire.messages import Assignment, Wait, WaitReason
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import decode, encode
+
+
+def together(*actions):
+    """Runs the actions at the same time, each in a thread of its own; their failures are raised."""
+    barrier = threading.Barrier(len(actions))
+
+    def run(action):
+        barrier.wait(timeout=20)
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return [future.result(timeout=60) for future in [pool.submit(run, action) for action in actions]]
+
+
+def contribute(h, *clients):
+    for client in clients:
+        h.upload(h.assigned(client).token, sum_update(client))
+
+
+def total(*clients):
+    return sum(1 << client for client in clients)
+
+
+@pytest.mark.parametrize("attempt", range(6))
+def test_each_update_is_counted_once_when_aggregators_work_at_once(attempt, tmp_path):
+    h = Harness(tmp_path, durable=True)
+    clients = range(11)
+    h.begin(goal=len(clients), chunk=2, shards=1 + attempt % 3, rounds=2)
+    contribute(h, *clients[:-1])
+    key, others = h.key(), [h.application() for _ in range(3)]
+    last = h.assigned(clients[-1])
+
+    def fold(app):
+        for shard in range(h.round(key).terms.shards):
+            app.folding.fold_shard(key, shard)
+
+    together(
+        *(lambda app=app: fold(app) for app in others),
+        lambda: h.upload(last.token, sum_update(clients[-1])),
+    )
+    together(*(lambda app=app: app.closing(key) for app in others))
+    h.deliver_all()
+    result = h.result(1)
+    assert (int(result["ids"]), int(result["count"])) == (total(*clients), len(clients))
+    h.settle()
+    assert h.leftovers() == []
+
+
+def test_the_first_of_two_commits_stands_and_the_other_leaves_nothing(tmp_path):
+    noise = itertools.count(1000)
+    both = threading.Barrier(2)
+    # Each commit waits in `update` for the other: both compute a state of their own before either writes one.
+    runtime = SumRuntime(noise=lambda: next(noise), before_update=lambda: both.wait(timeout=20))
+    h = Harness(tmp_path, durable=True, runtime=runtime)
+    h.begin(goal=2, rounds=2)
+    contribute(h, 0, 1)
+    key = h.key()
+    h.app.closing(key)
+    assert isinstance(h.round(key), Aggregating)
+    apps = [h.application(), h.application()]
+    together(*(lambda app=app: app.committing.commit(key) for app in apps))
+    assert runtime.updated == 2
+    round_ = h.round(key)
+    for kind, blob in (
+        ("checkpoints", round_.checkpoint.blob),
+        ("results", round_.result),
+        ("broadcasts", round_.broadcast),
+    ):
+        made = [name for name in h.blobs(names.output_prefix(kind, key.task, 1)) if not name.endswith("open0")]
+        assert made == [blob.name]
+    state = decode(h.checkpoint(1))
+    assert int(state["total"]) in (total(0, 1) + 1000, total(0, 1) + 1001)
+    # The clients of the next round start from the very state that was kept.
+    assert int(decode(h.inner.blobs.read(h.round().terms.broadcast.name))["total"]) == int(state["total"])
+    before = h.checkpoint(1)
+    apps[0].committing.commit(key)
+    h.deliver_all()
+    assert h.checkpoint(1) == before
+    assert runtime.updated == 2
+
+
+def test_the_cap_holds_when_clients_check_in_at_once(tmp_path):
+    h = Harness(tmp_path, durable=True)
+    h.begin(goal=10, over_selection=1.3, shards=3)
+    clients = iter(range(1000))
+    answers = together(*(lambda: [h.checkin(next(clients)) for _ in range(8)] for _ in range(4)))
+    given = [answer for some in answers for answer in some]
+    assert sum(isinstance(answer, Assignment) for answer in given) == 13
+    assert {answer.reason for answer in given if isinstance(answer, Wait)} == {WaitReason.ROUND_FULL}
+
+
+def test_one_client_is_counted_once_when_it_uploads_twice_at_once(tmp_path):
+    h = Harness(tmp_path, durable=True)
+    h.begin(goal=2, over_selection=2.0)
+    tokens = [h.assigned(0).token, h.assigned(0).token]
+    receipts = together(*(lambda token=token: h.upload(token, sum_update(0)) for token in tokens))
+    assert [receipt.status for receipt in receipts] == ["accepted", "accepted"]
+    assert len(h.blobs("updates/")) == 1
+    contribute(h, 1)
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == total(0, 1)
+
+
+def test_work_delivered_again_after_its_round_changes_nothing(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=3, chunk=2, rounds=4)
+    works = []
+    for number in (1, 2, 3):
+        for client in range(3):
+            contribute(h, client)
+            works += h.deliver_all()
+        assert h.task().checkpoint == number
+    kinds = {held.work.kind for held in works}
+    assert kinds >= {"fold", "close", "commit", "sweep"}
+    before = [h.checkpoint(version) for version in range(4)]
+    commits = h.runtime.updated
+    for held in reversed(works):
+        assert h.deliver(held, keep=True) == 204
+    h.settle()
+    assert [h.checkpoint(version) for version in range(4)] == before
+    assert h.runtime.updated == commits
+    assert h.leftovers() == []
+
+
+def test_work_that_comes_before_its_time_changes_nothing(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=4, chunk=2, rounds=2)
+    contribute(h, 0)
+    body = {"task": "sum", "round": 1, "epoch": 0}
+    for kind, more in (
+        ("commit", {}),
+        ("sweep", {}),
+        ("close", {}),
+        ("fold", {"shard": 0}),
+        ("fold", {"part": "rest-000000"}),
+    ):
+        assert h.call("POST", f"/internal/{kind}", json={**body, **more}).status_code == 204
+    for number, epoch in ((1, 1), (2, 0), (9, 9)):
+        for kind in ("commit", "sweep", "close", "fold"):
+            late = {"task": "sum", "round": number, "epoch": epoch}
+            assert h.call("POST", f"/internal/{kind}", json=late).status_code == 204
+    contribute(h, 1, 2, 3)
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
+
+
+def test_a_round_below_its_minimum_is_tried_again_with_fresh_clients(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=3, minimum=2, rounds=2, round_seconds=100, assignment_seconds=500)
+    late = h.assigned(5)
+    contribute(h, 0)
+    h.clock.advance(100)
+    h.deliver_all()
+    (abandoned,) = h.abandoned()
+    assert abandoned.reason == "1 updates came in by the deadline; the minimum is 2"
+    assert (abandoned.tally.assigned, abandoned.tally.reported) == (2, 1)
+    assert (h.runtime.reported, h.runtime.updated) == ([], 0)
+    assert h.leftovers() == []
+    assert h.key() == names.RoundKey("sum", 1, 1)
+    with pytest.raises(ProblemError, match="takes no more updates") as refused:
+        h.upload(late.token, sum_update(5))
+    assert refused.value.type is ProblemType.ROUND_CLOSED
+    contribute(h, 1, 2, 3)
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == total(1, 2, 3)
+    assert h.runtime.reported == [3]
+
+
+def test_a_round_is_abandoned_when_bad_blobs_leave_too_few_updates(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, minimum=2, rounds=2)
+    contribute(h, 0, 1)
+    (name, _) = h.blobs("updates/")
+    h.inner.blobs.delete([name])
+    h.inner.blobs.create(name, [encode({"ids": [1.5]})])
+    h.deliver_all()
+    (abandoned,) = h.abandoned()
+    assert abandoned.reason == "1 updates could be folded; the minimum is 2"
+    assert dict(abandoned.tally.dropped) == {"update_invalid": 1}
+    assert h.runtime.reported == []
+    h.settle()
+    assert h.leftovers() == []
+
+
+def test_a_round_to_which_nobody_comes_uses_up_no_attempt(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, round_seconds=100)
+    for _ in range(5):
+        h.clock.advance(100)
+        h.deliver_all()
+    assert [round_.key.epoch for round_ in h.rounds()] == [0]
+    assert len(h.queue.held) == 1
+    assert h.round().terms.deadline == START + 600
+
+
+def test_no_partial_is_made_of_one_update_alone(tmp_path):
+    for count, shards in ((2, 2), (3, 3), (5, 2), (7, 3)):
+        h = Harness(tmp_path / f"{count}-{shards}")
+        h.begin(goal=count, chunk=2, shards=shards, rounds=2)
+        seen = {}
+        for client in range(count):
+            contribute(h, client)
+            while h.queue.held and h.queue.held[-1].due <= h.clock.now():
+                h.deliver(h.queue.held[-1])
+                for name in h.blobs("partials/"):
+                    seen[name] = int(decode(h.inner.blobs.read(name))["count"])
+        h.deliver_all()
+        assert int(h.result(1)["count"]) == count
+        assert seen, "no partial was seen"
+        assert min(seen.values()) >= 2
+
+
+def test_a_late_opening_does_not_give_up_the_round_that_an_earlier_one_opened(tmp_path):
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task(goal=2, rounds=2)
+    prepared = []
+
+    class Slow(SumRuntime):
+        def prepare(self, state):
+            # While this opening computes, another one is done and a round's clients have come.
+            if not prepared:
+                prepared.append(True)
+                h.deliver_all()
+                contribute(h, 0, 1)
+                h.app.closing(h.key())
+            return super().prepare(state)
+
+    h.application(runtime=Slow()).committing.open("sum")
+    h.deliver_all()
+    assert h.abandoned() == []
+    assert int(h.result(1)["ids"]) == total(0, 1)
+
+
+def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, rounds=5)
+    contribute(h, 0, 1)
+    h.operate("pause")
+    h.deliver_all()
+    assert h.task().checkpoint == 0 or len(h.committed()) == 1
+    first = h.checkpoint(1)
+    h.operate("rollback", version=0)
+    h.deliver_all()
+    contribute(h, 2, 3)
+    h.deliver_all()
+    h.settle()
+    assert [round_.key.number for round_ in h.committed()] == [1, 2]
+    assert h.checkpoint(1) == first
+    assert int(decode(h.checkpoint(2))["total"]) == total(2, 3)
+
+
+def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=4, chunk=2, rounds=2)
+    tokens = [h.assigned(client).token for client in range(4)]
+    for client in (0, 1):
+        h.upload(tokens[client], sum_update(client))
+    h.deliver_all()
+    assert h.blobs("updates/") == []
+    assert len(h.blobs("partials/")) == 1
+    for _ in range(3):
+        assert h.upload(tokens[0], sum_update(0)).status == "accepted"
+        h.deliver_all()
+    assert h.task().current.phase.value == "COLLECTING"
+    for client in (2, 3):
+        h.upload(tokens[client], sum_update(client))
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
+    assert Ledger(h.inner.blobs, names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4

@@ -1,0 +1,58 @@
+"""A plan that TFF made, run by the real runtime behind the whole coordinator, in a process that must never load TFF."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+
+STORY = """
+import sys, pathlib, tempfile
+import numpy as np
+sys.path[:0] = sys.argv[1:4]
+from coordinator.bootstrap import runtimes
+from muster.wire.plan import Plan
+from muster.wire.tensors import decode
+from support.harness import Harness
+
+plan = Plan.load(pathlib.Path(sys.argv[1]) / "data" / "client_ids_sum.plan")
+runtime = runtimes()(plan)
+
+def update(client):
+    return {"0": np.int64(1 << client), "1": np.int64(1)}
+
+with tempfile.TemporaryDirectory() as folder:
+    h = Harness(pathlib.Path(folder), plan=plan, runtime=runtime)
+    h.begin(goal=7, minimum=3, chunk=2, shards=2, rounds=3, round_seconds=100)
+    for clients in (range(7), range(7, 14)):
+        for client in clients:
+            h.upload(h.assigned(client).token, update(client))
+        h.deliver_all()
+    h.upload(h.assigned(14).token, update(14))
+    h.clock.advance(100)
+    h.deliver_all()
+    for client in (20, 21, 22):
+        h.upload(h.assigned(client).token, update(client))
+    h.clock.advance(100)
+    h.deliver_all()
+    totals = [int(h.result(number)["total"]) for number in (1, 2, 3)]
+    assert totals == [0x7F, 0x7F << 7, 7 << 20], totals
+    assert [int(h.result(number)["count"]) for number in (1, 2, 3)] == [7, 7, 3]
+    state = decode(h.checkpoint(3))
+    assert (int(state["total"]), int(state["count"])) == (sum(totals), 17)
+    assert len(h.abandoned()) == 1
+    h.settle()
+    assert h.leftovers() == []
+    assert "tensorflow" in sys.modules
+    assert "tensorflow_federated" not in sys.modules
+"""
+
+
+def test_rounds_of_a_real_plan_give_the_exact_sums_without_tff():
+    paths = [str(TESTS), str(TESTS.parent / "client"), str(TESTS.parent / "functions")]
+    done = subprocess.run(  # noqa: S603  our own code
+        [sys.executable, "-c", STORY, *paths], capture_output=True, timeout=120, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
