@@ -1,0 +1,55 @@
+# Everything runs in .venv, which `make env` makes. Paths are relative throughout, so a folder with a space in its name is fine.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# One worker for each core up to four; a worker that imports TFF takes 700 MB.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 4 ? 4 : n )))
+ARGS ?=
+SOURCES := client functions tests docs examples
+
+.PHONY: help env demo up test check format bench openapi requirements clean
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  make demo ARGS="--clients 20 --rounds 5" passes options on.'
+
+env: ## Make the environment .venv (Python 3.11, pinned requirements; about 3 GB)
+	@requirements/make-env.sh
+
+demo: env ## Train over 10 client processes on this machine, with crashes, in about a minute
+	@$(PYTHON) -m muster.cli demo $(ARGS)
+
+up: env ## Serve the coordinator on this machine
+	@$(PYTHON) -m muster.cli up $(ARGS)
+
+check: env ## Check format, lint, types and import contracts
+	$(PYTHON) -m ruff format --check $(SOURCES)
+	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) -m mypy
+	PYTHONPATH=functions .venv/bin/lint-imports
+
+test: export TF_CPP_MIN_LOG_LEVEL := 3
+test: check ## Run the checks and all tests (at most 10 minutes on two cores)
+	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
+
+format: env ## Format the code and fix what the linter can
+	$(PYTHON) -m ruff format $(SOURCES)
+	$(PYTHON) -m ruff check --fix $(SOURCES)
+
+bench: env ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
+	@$(PYTHON) tests/benchmarks/rounds.py $(ARGS)
+
+openapi: env ## Rewrite docs/openapi.json from the route tables
+	$(PYTHON) docs/write_openapi.py
+
+requirements: ## Resolve requirements/all.in anew (needs uv)
+	uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	  --no-annotate --no-header --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
+
+clean: ## Remove caches and the demo's output; .venv stays
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo

@@ -1,0 +1,220 @@
+"""How long a round takes and what it costs: `make bench`.
+
+Real processes and real HTTP, bytes on disk; the clients download, answer with an update of the model's size and train nothing,
+so what is timed is the coordinator. All clients are threads of one process, on the same machine as the coordinator.
+A round is timed from its opening to the next one's, so that commit, fold and the clients' waits are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import requests
+from rich.console import Console
+from rich.table import Table
+
+from muster.client import MusterClient
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.wire.messages import Phase, TaskPolicy, TaskStatus
+from muster.wire.plan import Plan
+
+FLOAT = 4  # bytes
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many clients, a model of so many megabytes (10^6 bytes), so many rounds, and the target in seconds a round."""
+
+    clients: int
+    megabytes: float
+    rounds: int
+    target: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """Reads `clients:megabytes:rounds`."""
+        clients, megabytes, rounds = text.split(":")
+        return cls(int(clients), float(megabytes), int(rounds))
+
+
+DEFAULT_CASES = (Case(2, 0.01, 15, 0.5), Case(100, 1.0, 7, 5.0))
+
+
+class Echo:
+    """Answers every broadcast with an update of its size. Made once for all clients."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._update = {
+            spec.path: np.ones([size or 0 for size in spec.shape or ()], spec.dtype.numpy)
+            for spec in plan.manifest.update
+        }
+
+    def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
+        """The update."""
+        return self._update
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a case came to. Seconds; peaks in bytes by process; CPU seconds of the coordinator for one client-round."""
+
+    case: Case
+    seconds: list[float]
+    peaks: dict[str, int]
+    cpu: float
+
+
+def run(case: Case, folder: Path, *, say: Any) -> Result:
+    """Runs a case on a coordinator of its own."""
+    plan = _plan(case, folder, say=say)
+    say("starting the coordinator")
+    with LocalCoordinator(folder / "data") as coordinator:
+        operator = Operator(coordinator.url)
+        operator.put_plan(plan)
+        policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
+        operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
+        stop = threading.Event()
+        echo = Echo(plan)
+        started_with = _cpu(coordinator)  # what loading TensorFlow and the libraries took is no round's
+
+        def client(number: int) -> None:
+            session = requests.Session()
+            with MusterClient(
+                coordinator.url,
+                "bench",
+                lambda: 0.0,
+                client_id=str(number),
+                session=session,
+                runtime_factory=lambda _: echo,
+            ) as one:
+                one.run(stop=stop)
+
+        with ThreadPoolExecutor(case.clients) as pool:
+            running = [pool.submit(client, number) for number in range(case.clients)]
+            try:
+                _watch(operator, running, case, say=say)
+            finally:
+                peaks, cpu = _peaks(coordinator), _cpu(coordinator) - started_with
+                stop.set()
+        views = [view for view in operator.rounds("bench") if view.phase is Phase.COMMITTED]
+    opened = [view.opened_at.timestamp() for view in views]
+    seconds = [after - before for before, after in pairwise(opened[1:])]
+    assert all(view.folded == case.clients for view in views), "an update is missing from a round"
+    return Result(case, seconds, peaks, cpu / (case.clients * case.rounds))
+
+
+def _plan(case: Case, folder: Path, *, say: Any) -> Plan:
+    say("compiling the plan")
+    file, log = folder / "bytes.plan", folder / "plan.log"
+    floats = max(1, round(case.megabytes * MEGABYTE / FLOAT))
+    recipe = Path(__file__).with_name("plan_of_size.py")
+    with log.open("wb") as output:
+        done = subprocess.run(  # noqa: S603  our own recipe
+            [sys.executable, str(recipe), "--floats", str(floats), str(file)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            check=False,
+        )
+    if done.returncode:
+        raise SystemExit(f"The plan could not be compiled:\n{log.read_text()[-2000:]}")
+    return Plan.load(file)
+
+
+def _watch(operator: Operator, running: list[Any], case: Case, *, say: Any) -> None:
+    pause = threading.Event()
+    while (task := operator.task("bench")).status is not TaskStatus.COMPLETED:
+        for one in running:
+            if one.done():
+                one.result()
+                raise SystemExit("A client ended before its time")
+        say(f"round {task.current.round if task.current else 0} of {case.rounds}")
+        pause.wait(0.5)
+
+
+def _processes(coordinator: LocalCoordinator) -> dict[str, psutil.Process]:
+    """The coordinator's processes; children (gunicorn's workers) under their parent's name, numbered."""
+    found = {}
+    for name, pid in coordinator.pids.items():
+        process = psutil.Process(pid)
+        found[name] = process
+        for number, child in enumerate(process.children(recursive=True), start=1):
+            found[f"{name} worker {number}"] = child
+    return found
+
+
+def _peaks(coordinator: LocalCoordinator) -> dict[str, int]:
+    peaks = {}
+    for name, process in _processes(coordinator).items():
+        status = Path(f"/proc/{process.pid}/status")
+        if status.exists():
+            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+            peaks[name] = int(line.split()[1]) * 1024
+    return peaks
+
+
+def _cpu(coordinator: LocalCoordinator) -> float:
+    times = [process.cpu_times() for process in _processes(coordinator).values()]
+    return sum(each.user + each.system for each in times)
+
+
+def report(results: list[Result], console: Console) -> None:
+    """Prints the figures."""
+    table = Table("clients", "MB", "rounds", "median s", "min", "max", "target s", "server CPU ms / client-round")
+    for result in results:
+        case, seconds = result.case, result.seconds
+        table.add_row(
+            str(case.clients),
+            f"{case.megabytes:g}",
+            str(len(seconds)),
+            f"{statistics.median(seconds):.3f}",
+            f"{min(seconds):.3f}",
+            f"{max(seconds):.3f}",
+            "" if case.target is None else f"{case.target:g}",
+            f"{result.cpu * 1000:.1f}",
+        )
+    console.print(table)
+    memory = Table("clients", "MB", "process", "peak MB resident")
+    for result in results:
+        for name, peak in result.peaks.items():
+            memory.add_row(str(result.case.clients), f"{result.case.megabytes:g}", name, f"{peak / MEGABYTE:.0f}")
+    console.print(memory)
+
+
+def main() -> None:
+    """Runs the cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", type=Case.parse, metavar="CLIENTS:MB:ROUNDS", default=None)
+    arguments = parser.parse_args()
+    console = Console()
+    results = []
+    for case in arguments.cases or DEFAULT_CASES:
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder, console.status("") as status:
+
+            def say(text: str, case: Case = case, started: float = started) -> None:
+                status.update(
+                    f"{case.clients} clients x {case.megabytes:g} MB: {text} ({time.monotonic() - started:.0f} s)"
+                )
+
+            results.append(run(case, Path(folder), say=say))
+    report(results, console)
+
+
+if __name__ == "__main__":
+    main()
