@@ -49,6 +49,7 @@ def assemble(
     round_cache_seconds: float,
     retry_floor: float,
     invoker: Invoker | None = None,
+    direct_above: int | None = None,
 ) -> Application:
     """Puts the use cases together.
 
@@ -58,9 +59,12 @@ def assemble(
       runtime: Gives what runs a plan's graphs; called for a commit, and for a fold that needs TensorFlow.
       round_cache_seconds: How long a reading of a round is trusted.
       retry_floor: The shortest wait that a client is told, in seconds.
+      direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
     """
     tokens, plans = Tokens(secret), Plans(platform.blobs)
+    if platform.direct is None:
+        direct_above = None
     open_rounds = OpenRounds(platform, seconds=round_cache_seconds)
     folding = Folding(platform, plans, runtime)
     closing = ClosingRounds(platform, folding)
@@ -68,7 +72,7 @@ def assemble(
         platform=platform,
         tokens=tokens,
         plans=plans,
-        checkin=Checkin(platform, tokens, plans, open_rounds, secret, retry_floor),
+        checkin=Checkin(platform, tokens, plans, open_rounds, secret, retry_floor, direct_above),
         uploads=Uploads(platform, tokens, plans, open_rounds, retry_floor),
         tasks=Tasks(platform, plans),
         folding=folding,

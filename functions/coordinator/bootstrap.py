@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from coordinator.application import Application, assemble
-from coordinator.ports import Blobs, Documents, Invoker, WorkQueue
+from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, WorkQueue
 from coordinator.settings import Settings, SettingsError
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 Port = TypeVar("Port")
+_DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
 def application(settings: Settings) -> Application:
@@ -28,12 +29,14 @@ def application(settings: Settings) -> Application:
     """
     from coordinator.adapters.system import SystemChance, SystemClock
 
+    direct, direct_above = _direct(settings)
     platform = Platform(
         documents=_documents(settings.state),
         blobs=_blobs(settings.blobs),
         queue=_queue(settings),
         clock=SystemClock(),
         chance=SystemChance(),
+        direct=direct,
     )
     return assemble(
         platform,
@@ -42,6 +45,7 @@ def application(settings: Settings) -> Application:
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
         invoker=_invoker(settings),
+        direct_above=direct_above,
     )
 
 
@@ -103,6 +107,20 @@ def _blobs(url: str) -> Blobs:
         return GcsBlobs(place.netloc, unquote(place.path).strip("/"))
 
     return _choose(url, "MUSTER_BLOBS", {"file": directory, "gs": bucket})
+
+
+def _direct(settings: Settings) -> tuple[DirectUploads | None, int | None]:
+    """The store's direct uploads, and above how many bytes clients use them."""
+    above, place = settings.direct_above, urlsplit(settings.blobs)
+    if place.scheme != "gs":
+        if isinstance(above, int):
+            raise SettingsError(f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://…; leave it out")
+        return None, None
+    if above == "never":
+        return None, None
+    from coordinator.adapters.gcs_uploads import GcsDirectUploads
+
+    return GcsDirectUploads(place.netloc, unquote(place.path).strip("/")), _DIRECT_ABOVE if above is None else above
 
 
 def _queue(settings: Settings) -> WorkQueue:

@@ -29,6 +29,10 @@ class BlobNotFoundError(StoreError):
     """There is no blob of this name."""
 
 
+class BlobTooLargeError(StoreError):
+    """The blob has more bytes than the caller takes; none of them are kept in memory."""
+
+
 class UnavailableError(StoreError):
     """The store did not answer in time, or refused for now. A write may or may not have taken effect: repeat it."""
 
@@ -104,8 +108,13 @@ class Blobs(Protocol):
         All or nothing: if `chunks` raises, its error passes through and no blob appears. Memory of about one chunk.
         """
 
-    def read(self, name: str) -> memoryview:
-        """The blob's bytes, mapped where the store can. Raises `BlobNotFoundError`."""
+    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+        """The blob's bytes, mapped where the store can.
+
+        Raises:
+          BlobNotFoundError: there is none.
+          BlobTooLargeError: it has more than `limit` bytes. Memory of about `limit`.
+        """
 
     def stat(self, name: str) -> BlobInfo | None:
         """What is stored under `name`, or None."""
@@ -115,6 +124,34 @@ class Blobs(Protocol):
 
     def delete(self, names: Iterable[str]) -> None:
         """Deletes blobs; one that is not there is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direct:
+    """How a client brings one blob to the store itself: a PUT to `url` with `headers`; see `muster.wire.messages.DirectUpload`."""
+
+    url: str
+    headers: Mapping[str, str]
+    resumable: bool
+
+
+class DirectUploads(Protocol):
+    """What a store that clients reach themselves can do besides `Blobs`: take a blob from somebody whom it does not know."""
+
+    def start(self, name: str, *, size: int, crc32c: str, seconds: float) -> Direct:
+        """Lets whoever has the answer make the blob `name`, create-only, of just these bytes.
+
+        Nothing is made yet, and a repeat is harmless: of several leaves for one name one can be used.
+
+        Args:
+          name: The blob's name.
+          size: Its bytes.
+          crc32c: Their checksum, big-endian in base64.
+          seconds: How long the leave holds, at least one second.
+
+        Raises:
+          AlreadyExistsError: the name is taken. Not every store notices that here.
+        """
 
 
 @dataclass(frozen=True, slots=True)

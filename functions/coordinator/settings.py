@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -21,6 +22,7 @@ class Settings(BaseModel):
         `?endpoint=host:port`, at a stand-in for Cloud Tasks.
       secret: The key of tokens and pseudonyms, at least 32 bytes in hex.
       round_cache_seconds: How long an instance trusts its reading of a round. Zero where a read costs microseconds.
+      direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
       retry_floor: The shortest time, in seconds, that a client is told to wait.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
@@ -36,6 +38,7 @@ class Settings(BaseModel):
     secret: str = Field(pattern=r"^[0-9a-f]{64,}$", repr=False)
     round_cache_seconds: float = Field(default=1.0, ge=0)
     retry_floor: float = Field(default=1.0, gt=0)
+    direct_above: Annotated[int, Field(ge=0)] | Literal["never"] | None = None
     aggregator_url: str | None = None
     committer_url: str | None = None
     invoker: str | None = None

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from coordinator.ports import BlobInfo, BlobNotFoundError, Creation
+from coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, Creation
 
 
 def names(blobs, prefix=""):
@@ -79,6 +79,17 @@ def test_read_and_stat_of_a_name_that_is_not_there(blobs):
         with pytest.raises(BlobNotFoundError):
             blobs.read(name)
         assert blobs.stat(name) is None
+
+
+def test_read_keeps_to_its_limit(blobs):
+    blobs.create("a", [b"12345"])
+    blobs.create("large", [bytes(1 << 20)] * 3)
+    assert blobs.read("a", limit=5) == b"12345"
+    for name, limit in (("a", 4), ("a", 0), ("large", 1 << 20)):
+        with pytest.raises(BlobTooLargeError):
+            blobs.read(name, limit=limit)
+    with pytest.raises(BlobNotFoundError):
+        blobs.read("none", limit=1)
 
 
 def test_read_gives_bytes_that_nobody_can_change(blobs):

@@ -78,6 +78,7 @@ class Harness:
       cache_seconds: How long the coordinator trusts its reading of a round.
       durable: Keeps documents in a file, so that several threads write at once.
       wrap: Wraps the platform, with faults for example.
+      direct_above: Larger updates go straight to the store, where the wrapped platform can take them.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Harness:
         cache_seconds: float = 0.0,
         durable: bool = False,
         wrap: Callable[[Platform], Platform] = lambda platform: platform,
+        direct_above: int | None = None,
     ) -> None:
         self.plan = plan or sum_plan()
         self.runtime = runtime or SumRuntime()
@@ -103,6 +105,7 @@ class Harness:
         )
         self.platform = wrap(self.inner)
         self._cache_seconds = cache_seconds
+        self._direct_above = direct_above
         self.restart()
 
     def application(self, *, runtime: Any = None, platform: Platform | None = None) -> Application:
@@ -113,6 +116,7 @@ class Harness:
             runtime=lambda _: runtime or self.runtime,
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,
+            direct_above=self._direct_above,
         )
 
     def restart(self) -> None:

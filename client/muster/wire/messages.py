@@ -13,6 +13,9 @@ from .base import Answer, Message
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Crc32c = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9+/]{5}[AQgw]==$")
+]  # big-endian, in base64: as Cloud Storage writes it
 
 
 class WaitReason(str, Enum):
@@ -61,7 +64,10 @@ class Download(Answer):
 
 
 class Assignment(Answer):
-    """One client's leave to upload one update to one round, as `Authorization: Bearer <token>`."""
+    """One client's leave to upload one update to one round, as `Authorization: Bearer <token>`.
+
+    `direct_above`: an update of more bytes goes straight to the store (`updates:start`); None: none does.
+    """
 
     status: Literal["assigned"] = "assigned"
     task: Name
@@ -71,6 +77,7 @@ class Assignment(Answer):
     plan: Download
     broadcast: Download
     max_update_bytes: int
+    direct_above: Optional[int] = None
     allow_non_finite: bool = False
     sums_in_the_clear: bool = False
 
@@ -100,11 +107,42 @@ class Receipt(Answer):
     cookie: Optional[str] = None
 
 
-class Report(Message):
-    """A client gives its assignment back, so that its slot is free at once."""
+class UploadStart(Message):
+    """A client has an update for the store itself: `size` and `crc32c` are of the file that it will send, and of no other."""
 
-    reason: FailureReason
+    size: Annotated[int, Field(ge=1, le=5 << 40)]
+    crc32c: Crc32c
+
+
+class DirectUpload(Answer):
+    """Where the update goes: to `url`, by `method`, with just these `headers`, and without the assignment's token.
+
+    Not `resumable`: the whole file in one request. `resumable`: `url` is an upload session of Cloud Storage, which can be asked
+    how much it has. Whoever knows `url` can bring that file, once; it is void after `expires_at`.
+    """
+
+    method: Literal["PUT"] = "PUT"
+    url: str
+    headers: dict[str, str]
+    resumable: bool
+    expires_at: datetime
+
+
+class Report(Message):
+    """What became of an assignment.
+
+    `failed`: the client gives it back, with a `reason`, so that its slot is free at once. `uploaded`: its update is in the store.
+    """
+
+    outcome: Literal["failed", "uploaded"] = "failed"
+    reason: Optional[FailureReason] = None
     detail: Annotated[str, Field(max_length=1000)] = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Report:
+        if (self.outcome == "failed") is (self.reason is None):
+            raise ValueError("a failure has a reason, and an upload has none")
+        return self
 
 
 class TaskPolicy(Message):

@@ -16,7 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coordinator.adapters.paths import check_blob, check_prefix
-from coordinator.ports import BlobInfo, BlobNotFoundError, Buffer, Creation, StoreError, UnavailableError
+from coordinator.ports import (
+    BlobInfo,
+    BlobNotFoundError,
+    BlobTooLargeError,
+    Buffer,
+    Creation,
+    StoreError,
+    UnavailableError,
+)
 
 _MARK = (
     "~"  # ends the name of every file: no name may hold it, so a blob `a` and a folder of blobs `a/…` live side by side
@@ -56,7 +64,7 @@ class DirectoryBlobs:
             with suppress(OSError):
                 staged.unlink()
 
-    def read(self, name: str) -> memoryview:
+    def read(self, name: str, *, limit: int | None = None) -> memoryview:
         """See `Blobs.read`. The view stays valid after the blob is deleted."""
         target = self._file(name)
         with _translated(name):
@@ -65,7 +73,10 @@ class DirectoryBlobs:
             except FileNotFoundError as error:
                 raise BlobNotFoundError(f"There is no blob {name}") from error
             with file:
-                if not os.fstat(file.fileno()).st_size:
+                size = os.fstat(file.fileno()).st_size
+                if limit is not None and size > limit:
+                    raise BlobTooLargeError(f"{name} has {size} bytes, and at most {limit} are read")
+                if not size:
                     return memoryview(b"")  # nothing can't be mapped
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 

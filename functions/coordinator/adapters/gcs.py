@@ -16,17 +16,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import google_crc32c
 from google.api_core import exceptions
-from google.cloud.storage import Blob, Client
+from google.cloud.storage import Blob, Bucket, Client
 from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
 from coordinator.adapters.google_calls import translated
 from coordinator.adapters.paths import check_blob, check_prefix
-from coordinator.ports import BlobInfo, BlobNotFoundError, Buffer, Creation, UnavailableError
+from coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, Buffer, Creation, UnavailableError
 
 _PATIENCE = 60.0  # seconds that an operation may take, its repeats included
 _TIMEOUT = (5.0, 30.0)  # seconds to connect, and without an answer
@@ -41,6 +42,21 @@ _ANY_PROJECT = "-"  # the client asks for one; only calls that make or list buck
 # a right to the bucket which the functions do not have.
 _NO_LOOKS = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 _MEDIA_TYPE = "application/octet-stream"
+
+
+def open_bucket(name: str) -> Bucket:
+    """A bucket, under the credentials of the environment, or at `STORAGE_EMULATOR_HOST`; connects with the first call.
+
+    Raises:
+      StoreError: there are no credentials.
+    """
+    os.environ.setdefault(_NO_LOOKS, "true")
+    with translated(f"gs://{name}"):
+        client = Client(project=_ANY_PROJECT)
+    # The client has no other way to let more than ten threads keep their connections.
+    client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
+    client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
+    return client.bucket(name)
 
 
 class GcsBlobs:
@@ -58,14 +74,8 @@ class GcsBlobs:
           StoreError: there are no credentials.
         """
         self._prefix = f"{prefix}/" if prefix else ""
-        os.environ.setdefault(_NO_LOOKS, "true")
-        with translated(f"gs://{bucket}"):
-            client = Client(project=_ANY_PROJECT)
-        # The client has no other way to let more than ten threads keep their connections.
-        client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
-        client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
-        self._client = client
-        self._bucket = client.bucket(bucket)
+        self._bucket = open_bucket(bucket)
+        self._client = self._bucket.client
         self._retry = DEFAULT_RETRY.with_timeout(patience)
 
     def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
@@ -91,10 +101,10 @@ class GcsBlobs:
         same = found.size == source.size and found.crc32c == source.crc32c()
         return Creation(_info(found, name), created=(found.metadata or {}).get(_MARK) == mark, same=same)
 
-    def read(self, name: str) -> memoryview:
+    def read(self, name: str, *, limit: int | None = None) -> memoryview:
         """See `Blobs.read`. The bytes are in memory, once."""
         blob = self._blob(name)
-        buffer = io.BytesIO()
+        buffer = io.BytesIO() if limit is None else _Bounded(name, limit)
         with _translated(name):
             try:
                 blob.download_to_file(buffer, raw_download=True, checksum="crc32c", timeout=_TIMEOUT, retry=self._retry)
@@ -194,6 +204,20 @@ class GcsBlobs:
                 blob.delete(timeout=_TIMEOUT, retry=self._retry)
             except exceptions.NotFound:
                 return
+
+
+class _Bounded(io.BytesIO):
+    """Takes no more than `limit` bytes of the blob `name`."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        super().__init__()
+        self._name = name
+        self._limit = limit
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + memoryview(data).nbytes > self._limit:
+            raise BlobTooLargeError(f"{self._name} has more than the {self._limit} bytes that are read")
+        return super().write(data)
 
 
 class _ChunksError(Exception):

@@ -7,6 +7,7 @@ tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
 populations/{population}/tasks/{task}            document: which tasks a check-in looks at
 plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
 updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
+updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client says that it has put its update there itself
 manifests/{task}/{round id}/…                    blob: frozen lists of updates
 partials/{task}/{round id}/{part}                blob: one accumulator
 broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
@@ -87,6 +88,11 @@ def updates_prefix(key: RoundKey, shard: int) -> str:
 def update_name(key: RoundKey, shard: int, pseudonym: str) -> str:
     """The one name under which a client's update of a round can be."""
     return updates_prefix(key, shard) + pseudonym
+
+
+def uploaded_name(key: RoundKey, shard: int, pseudonym: str) -> str:
+    """The blob by which a client's word that its update is in the store is counted once. Empty, and so no update."""
+    return update_name(key, shard, pseudonym) + ".uploaded"
 
 
 def round_of(name: str) -> RoundKey:

@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response
 from coordinator.application import Application
 from coordinator.http.routing import Call, Route, immutable_response, json_response
 from muster.wire import plan
-from muster.wire.messages import CheckinRequest, CheckinResponse, Receipt, Report
+from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 
 SAFETENSORS = "application/octet-stream"
@@ -21,7 +21,7 @@ _TOKEN_PROBLEMS = (
 
 
 def client_routes(app: Application) -> list[Route]:
-    """Check-in, plan, broadcast, upload and report."""
+    """Check-in, plan, broadcast, upload, start of a direct upload, and report."""
 
     def checkin(call: Call) -> Response:
         request = call.message(CheckinRequest)
@@ -46,6 +46,9 @@ def client_routes(app: Application) -> list[Route]:
         return json_response(
             app.uploads.upload(call.bearer(), call.request.stream.read, length=call.request.content_length)
         )
+
+    def start(call: Call) -> Response:
+        return json_response(app.uploads.start(call.bearer(), call.message(UploadStart)))
 
     def report(call: Call) -> Response:
         return json_response(app.uploads.report(call.bearer(), call.message(Report)))
@@ -95,12 +98,33 @@ def client_routes(app: Application) -> list[Route]:
         ),
         Route(
             "POST",
+            "/v1/updates:start",
+            "Ask where to put a large update, past the coordinator; `updates:report` then says that it is there",
+            start,
+            takes=UploadStart,
+            gives=DirectUpload,
+            bearer=True,
+            problems=(
+                *_TOKEN_PROBLEMS,
+                ProblemType.INVALID_REQUEST,
+                ProblemType.CONFLICT,
+                ProblemType.TOO_LARGE,
+                ProblemType.NOT_SUPPORTED,
+            ),
+        ),
+        Route(
+            "POST",
             "/v1/updates:report",
-            "Give an assignment back, so that its slot is free at once",
+            "Give an assignment back, so that its slot is free at once; or say that its update is in the store",
             report,
             takes=Report,
             gives=Receipt,
             bearer=True,
-            problems=(*_TOKEN_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+            problems=(
+                *_TOKEN_PROBLEMS,
+                ProblemType.INVALID_REQUEST,
+                ProblemType.TOO_LARGE,
+                ProblemType.NOT_SUPPORTED,
+            ),
         ),
     ]

@@ -28,7 +28,7 @@ _SCHEMA = "#/components/schemas/"
 _BEARER = "assignment"
 
 _TAGS = {
-    "client_api": "What clients call: check-in, plan, broadcast, upload, report.",
+    "client_api": "What clients call: check-in, plan, broadcast, upload, start, report.",
     "operator_api": "What operators call: plans, tasks, rounds, results, checkpoints.",
     "aggregator": "Called by the queue and the scheduler alone: fold, close, sweep, tick.",
     "committer": "Called by the queue alone: commit, open.",

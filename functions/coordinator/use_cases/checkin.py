@@ -37,7 +37,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Checkin:
-    """The check-in. `secret` keys the pseudonyms; `retry_floor` is the shortest wait in seconds."""
+    """The check-in.
+
+    `secret` keys the pseudonyms; `retry_floor` is the shortest wait in seconds; updates of more than `direct_above` bytes go straight
+    to the store.
+    """
 
     platform: Platform
     tokens: Tokens
@@ -45,6 +49,7 @@ class Checkin:
     open_rounds: OpenRounds
     secret: bytes
     retry_floor: float
+    direct_above: int | None = None
 
     def __call__(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
         """Gives a client work, or tells it to wait.
@@ -155,6 +160,7 @@ class Checkin:
                 size=terms.broadcast.size,
             ),
             max_update_bytes=self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes,
+            direct_above=self.direct_above,
             allow_non_finite=terms.allow_non_finite,
             sums_in_the_clear=terms.sums_in_the_clear,
         )

@@ -14,14 +14,14 @@ from coordinator.domain import names
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
 from coordinator.domain.updates import check_update
-from coordinator.ports import BlobNotFoundError
+from coordinator.ports import BlobNotFoundError, BlobTooLargeError
 from coordinator.use_cases import work
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
 from muster.runtime.fold import Accumulator, Fold
 from muster.wire.plan import Plan
-from muster.wire.problems import ProblemError
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode_chunks, read_header
 
 if TYPE_CHECKING:
@@ -94,12 +94,15 @@ class Folding:
         folded, size, dropped = 0, 0, Counter[str]()
         for name in updates:
             try:
-                data = blobs.read(name)
+                data = blobs.read(name, limit=rules.max_bytes)
                 accumulator.add(check_update(data, rules))
             except BlobNotFoundError:
                 if ledger.has_partial(part):
                     return  # another aggregator was faster, and has deleted what it folded
                 dropped[MISSING] += 1
+            except BlobTooLargeError as error:
+                LOG.warning("round %s: an update was dropped: %s", round_.key, error)
+                dropped[ProblemType.TOO_LARGE.value] += 1
             except ProblemError as problem:
                 LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
                 dropped[problem.type.value] += 1

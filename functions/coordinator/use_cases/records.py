@@ -20,6 +20,7 @@ from coordinator.ports import (
     Chance,
     Clock,
     ConflictError,
+    DirectUploads,
     Document,
     Documents,
     StoreError,
@@ -36,13 +37,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Platform:
-    """The ports, as one argument."""
+    """The ports, as one argument. `direct` is None where clients can't reach the store."""
 
     documents: Documents
     blobs: Blobs
     queue: WorkQueue
     clock: Clock
     chance: Chance
+    direct: DirectUploads | None = None
 
     @cached_property
     def tasks(self) -> Records[Task]:

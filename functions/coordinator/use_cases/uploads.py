@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import pause
 from coordinator.domain.rounds import Aggregating, Collecting, Round
 from coordinator.domain.updates import validated
+from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
 from coordinator.use_cases.open_rounds import OpenRounds
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
-from muster.wire.messages import Receipt, Report
+from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 
 UPDATES = "updates"
@@ -46,11 +48,7 @@ class Uploads:
         rules = self.plans.rules(claims.plan, allow_non_finite=round_.terms.allow_non_finite)
         name = names.update_name(claims.key, claims.shard, claims.pseudonym)
         creation = self.platform.blobs.create(name, validated(read, rules, length=length))
-        after = self.open_rounds.fresh_round(claims.key)
-        if not isinstance(after, Collecting | Aggregating):
-            # Too late to be counted, and its round may have been swept already.
-            self.platform.enqueue(work.sweep(claims.key), claims.key)
-            raise _closed(claims)
+        after = self._still_open(claims)
         updates = 0
         if creation.created:
             updates = self._count(claims, round_)
@@ -61,13 +59,51 @@ class Uploads:
             self.platform.enqueue(work.close(claims.key), claims.key)
         return self._receipt("accepted", claims, after, updates=updates)
 
+    def start(self, token: str, wanted: UploadStart) -> DirectUpload:
+        """Lets a client put its update into the store itself. A repeat is harmless: the update's name can be taken once.
+
+        Raises:
+          ProblemError: the token is bad, the round takes no more updates, or the update is too large; `conflict`, if there is one
+            of this client already; `not_supported`, if this deployment's store can't be reached by clients.
+        """
+        claims, _ = self._admit(token)
+        direct = self._direct()
+        rules = self.plans.rules(claims.plan, allow_non_finite=False)
+        if wanted.size > rules.max_bytes:
+            detail = f"The update has {wanted.size} bytes; one of this plan has at most {rules.max_bytes}"
+            raise ProblemError(ProblemType.TOO_LARGE, detail)
+        seconds = max(1.0, claims.expires_at - self.platform.clock.now())
+        try:
+            leave = direct.start(
+                names.update_name(claims.key, claims.shard, claims.pseudonym),
+                size=wanted.size,
+                crc32c=wanted.crc32c,
+                seconds=seconds,
+            )
+        except AlreadyExistsError as error:
+            detail = "An update of this assignment is in the store already; report it as uploaded"
+            raise ProblemError(ProblemType.CONFLICT, detail) from error
+        return DirectUpload(
+            url=leave.url,
+            headers=dict(leave.headers),
+            resumable=leave.resumable,
+            expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+        )
+
     def report(self, token: str, report: Report) -> Receipt:
-        """Takes an assignment back. The slot is free at once; the client itself is out of this round. Repeats are harmless.
+        """Takes a client's word on what became of its assignment. Repeats are harmless.
+
+        `failed` gives the assignment back: the slot is free at once, and the client itself is out of this round. `uploaded` says that
+        the update is in the store, and is counted and answered as an upload is. It is not looked at here, where updates can be made
+        but not read: counters are hints, the ledger lists what there is, and the fold drops what is not valid.
 
         Raises:
           ProblemError: the token is bad, or the round takes no more reports.
         """
+        if report.outcome == "uploaded":
+            return self._uploaded(token)
         claims, round_ = self._admit(token)
+        reason = report.reason.value if report.reason is not None else ""
         # An empty blob under the update's own name: an update can't follow it, nor it an update, and one name frees one slot.
         creation = self.platform.blobs.create(names.update_name(claims.key, claims.shard, claims.pseudonym), [b""])
         if creation.created:
@@ -75,16 +111,45 @@ class Uploads:
                 names.ticket_path(claims.key, claims.ticket.counter),
                 {
                     slots.FAILED: 1,
-                    slots.failed_field(report.reason.value): 1,
+                    slots.failed_field(reason): 1,
                     slots.used_field(claims.ticket.interval): 1,
                 },
             )
         return self._receipt("reported", claims, round_)
 
-    def _admit(self, token: str) -> tuple[AssignmentClaims, Collecting]:
+    def _uploaded(self, token: str) -> Receipt:
+        claims, round_ = self._admit(token, sweep=True)
+        self._direct()
+        mark = self.platform.blobs.create(names.uploaded_name(claims.key, claims.shard, claims.pseudonym), [b""])
+        after = self._still_open(claims)
+        updates = 0
+        if mark.created:
+            updates = self._count(claims, round_)
+        else:
+            self.platform.enqueue(work.close(claims.key), claims.key)  # as after a second upload
+        return self._receipt("accepted", claims, after, updates=updates)
+
+    def _direct(self) -> DirectUploads:
+        if self.platform.direct is None:
+            detail = "This deployment's store can't be reached by clients; send the update with PUT /v1/updates"
+            raise ProblemError(ProblemType.NOT_SUPPORTED, detail)
+        return self.platform.direct
+
+    def _still_open(self, claims: AssignmentClaims) -> Collecting | Aggregating:
+        """The round, once something of the client's is in the store."""
+        after = self.open_rounds.fresh_round(claims.key)
+        if not isinstance(after, Collecting | Aggregating):
+            # Too late to be counted, and its round may have been swept already.
+            self.platform.enqueue(work.sweep(claims.key), claims.key)
+            raise _closed(claims)
+        return after
+
+    def _admit(self, token: str, *, sweep: bool = False) -> tuple[AssignmentClaims, Collecting]:
         claims = self.tokens.read_assignment(token, now=self.platform.clock.now())
         round_ = self.open_rounds.round(claims.key)
         if not isinstance(round_, Collecting):
+            if sweep:  # the client may have put something there after the round was swept
+                self.platform.enqueue(work.sweep(claims.key), claims.key)
             raise _closed(claims)
         return claims, round_
 

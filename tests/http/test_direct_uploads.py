@@ -1,0 +1,255 @@
+"""Updates that clients put into the store themselves: what is bound, what is counted, and what the fold makes of bad ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import requests
+from support import cloud
+from support.bucket import ACCOUNT, AccountCredentials, Bucket, checksum
+from support.harness import Harness
+from support.plans import every_dtype_plan, every_dtype_update, sum_update
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from coordinator.domain import names
+from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import encode
+
+P = ProblemType
+
+
+class Deployment(Harness):
+    """A coordinator whose clients reach its bucket."""
+
+    def __init__(self, root, bucket, *, resumable_above=1 << 30, **more):
+        with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
+            signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
+            direct = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
+        super().__init__(root, wrap=lambda platform: replace(platform, direct=direct), direct_above=100, **more)
+
+    def start(self, token, body):
+        wanted = UploadStart(size=len(body), crc32c=checksum(body))
+        return DirectUpload.decode(self.ask("POST", "/v1/updates:start", body=wanted.encode(), token=token))
+
+    def uploaded(self, token):
+        body = Report(outcome="uploaded").encode()
+        return Receipt.decode(self.ask("POST", "/v1/updates:report", body=body, token=token))
+
+    def bring(self, client, body):
+        """A whole direct upload."""
+        token = self.assigned(client).token
+        assert put(self.start(token, body), body) == 200
+        return self.uploaded(token)
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    with Bucket(DirectoryBlobs(tmp_path / "blobs")) as bucket:
+        yield bucket
+
+
+@pytest.fixture
+def h(tmp_path, bucket):
+    h = Deployment(tmp_path, bucket)
+    h.begin(goal=3, chunk=2)
+    return h
+
+
+def put(leave, body, **headers):
+    return requests.request(
+        leave.method, leave.url, data=body, headers={**leave.headers, **headers}, timeout=5
+    ).status_code
+
+
+def file_of(client, value=0.0):
+    return bytes(encode(sum_update(client, value)))
+
+
+def refusal(call):
+    with pytest.raises(ProblemError) as refused:
+        call()
+    return refused.value.type
+
+
+def test_an_update_put_into_the_store_and_reported_counts_as_one_that_was_uploaded(h):
+    assignment = h.assigned(0)
+    assert assignment.direct_above == 100
+    receipts = [h.bring(1, file_of(1)), h.upload(h.assigned(2).token, sum_update(2))]
+    assert put(h.start(assignment.token, file_of(0)), file_of(0)) == 200
+    receipts.append(h.uploaded(assignment.token))
+    assert {receipt.status for receipt in receipts} == {"accepted"}
+    assert all(receipt.cookie for receipt in receipts)
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == 0b111
+    (committed,) = h.committed()
+    assert committed.tally.folded == 3
+    h.settle()
+    assert h.blobs("updates/") == []
+    assert h.leftovers() == []
+
+
+def test_a_report_that_is_repeated_counts_once_and_gets_the_same_answer(h):
+    token = h.assigned(0).token
+    put(h.start(token, file_of(0)), file_of(0))
+    assert [h.uploaded(token).status for _ in range(3)] == ["accepted"] * 3
+    h.upload(token, file_of(0))
+    shard = h.inner.documents.get(names.shard_path(h.key(), 0))
+    assert shard.data["updates"] == 1
+    assert h.task().current.reported == 1
+
+
+def test_a_report_of_an_update_that_is_not_there_closes_no_round(h):
+    for client in range(3):
+        h.uploaded(h.assigned(client).token)
+    h.deliver_all()
+    assert h.task().current.phase.value == "COLLECTING"
+    assert h.checkin("d").status == "wait"  # the cap holds
+
+
+def test_an_update_that_is_never_reported_counts_when_the_round_closes(h):
+    token = h.assigned(0).token
+    put(h.start(token, file_of(0)), file_of(0))
+    h.upload(h.assigned(1).token, sum_update(1))
+    h.clock.advance(601)
+    h.tick()
+    h.settle()
+    assert int(h.result(1)["ids"]) == 0b11
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        pytest.param(b"x" * 400, {}, 400, id="another size"),
+        pytest.param(b"x" * len(file_of(0)), {}, 400, id="other bytes of that size"),
+        pytest.param(file_of(0), {"x-goog-hash": f"crc32c={checksum(b'x')}"}, 403, id="another checksum"),
+        pytest.param(file_of(0), {"x-goog-content-length-range": "0,9999999"}, 403, id="another range"),
+        pytest.param(file_of(0), {"x-goog-if-generation-match": "7"}, 403, id="to overwrite"),
+        pytest.param(file_of(0), {"x-goog-meta-note": "mine"}, 403, id="more than was signed"),
+        pytest.param(file_of(0), {"Content-Type": "text/html"}, 403, id="another type"),
+    ],
+)
+def test_a_signed_url_is_good_for_one_file_only(h, body, headers, status):
+    leave = h.start(h.assigned(0).token, file_of(0))
+    assert put(leave, body, **headers) == status
+    assert h.blobs("updates/") == []
+    assert put(leave, file_of(0)) == 200
+    assert put(leave, file_of(0)) == 412
+
+
+def test_a_start_is_signed_by_the_account_for_as_long_as_the_assignment_holds(h, bucket):
+    assignment = h.assigned(0)
+    h.clock.advance(100)
+    leave = h.start(assignment.token, file_of(0))
+    assert leave.expires_at == assignment.expires_at
+    assert "X-Goog-Expires=200" in leave.url
+    assert f"X-Goog-Credential={ACCOUNT.replace('@', '%40')}%2F" in leave.url
+    assert len(bucket.signed) == 1
+    assert put(leave.model_copy(update={"url": leave.url.replace("Expires=200", "Expires=900")}), file_of(0)) == 403
+    assert assignment.expires_at - leave.expires_at == timedelta(0)
+
+
+def test_what_the_store_took_unseen_is_validated_by_the_fold_and_dropped_with_its_reason(tmp_path, bucket):
+    h = Deployment(tmp_path, bucket)
+    h.begin(goal=6, chunk=10)
+    good = file_of(0)
+    bad = {
+        1: good[:-4],  # cut
+        2: b"no update at all",
+        3: file_of(3, np.nan),
+        4: bytes(encode({**sum_update(4), "more": np.zeros(1)}))[: len(good) + 60],
+    }
+    h.bring(0, good)
+    for client, body in bad.items():
+        assert h.bring(client, body).status == "accepted"
+    h.bring(5, file_of(5))
+    h.settle()
+    assert int(h.result(1)["ids"]) == 0b100001
+    (committed,) = h.committed()
+    assert committed.tally.folded == 2
+    assert committed.tally.dropped == {"update_invalid": 3, "update_not_finite": 1}
+    assert h.leftovers() == []
+
+
+def test_a_blob_larger_than_an_update_can_be_is_dropped_unread(tmp_path, bucket):
+    h = Deployment(tmp_path, bucket)
+    h.begin(goal=2)
+    h.upload(h.assigned(0).token, sum_update(0))
+    claims = h.app.tokens.read_assignment(h.assigned(1).token, now=0)
+    h.inner.blobs.create(names.update_name(h.key(), claims.shard, claims.pseudonym), [bytes(1 << 20)])
+    h.clock.advance(601)
+    h.settle()
+    (committed,) = h.committed()
+    assert committed.tally.dropped == {"too_large": 1}
+    assert int(h.result(1)["ids"]) == 1
+
+
+def test_a_start_is_refused_as_an_upload_would_be(h, tmp_path):
+    token = h.assigned(0).token
+    large = UploadStart(size=1 << 20, crc32c=checksum(b"")).encode()
+    assert refusal(lambda: h.ask("POST", "/v1/updates:start", body=large, token=token)) is P.TOO_LARGE
+    assert refusal(lambda: h.start("x", b"x")) is P.ASSIGNMENT_INVALID
+    for body in (b'{"size": 0, "crc32c": "AAAAAA=="}', b'{"size": 9, "crc32c": "AAAAAB=="}', b'{"size": 9}'):
+        assert (
+            refusal(lambda body=body: h.ask("POST", "/v1/updates:start", body=body, token=token)) is P.INVALID_REQUEST
+        )
+    h.clock.advance(300)
+    assert refusal(lambda: h.start(token, b"x")) is P.ASSIGNMENT_EXPIRED
+    assert h.blobs("updates/") == []
+    plain = Harness(tmp_path / "plain", plan=every_dtype_plan(), direct_above=100)
+    plain.begin()
+    assignment = plain.assigned(0)
+    assert assignment.direct_above is None
+    for call in (Deployment.start, Deployment.uploaded):
+        arguments = (
+            (assignment.token, encode(every_dtype_update())) if call is Deployment.start else (assignment.token,)
+        )
+        assert refusal(lambda call=call, arguments=arguments: call(plain, *arguments)) is P.NOT_SUPPORTED
+
+
+def test_what_comes_after_the_end_of_its_round_is_refused_and_swept(h):
+    late = h.assigned("late").token
+    leave = h.start(late, file_of(9))
+    h.operate("rollback", version=0)
+    h.deliver_all()
+    assert put(leave, file_of(9)) == 200
+    assert refusal(lambda: h.uploaded(late)) is P.ROUND_CLOSED
+    h.deliver_all()
+    assert h.blobs("updates/") == []
+
+
+def test_what_comes_late_and_is_never_reported_is_removed_by_the_tick(h):
+    leave = h.start(h.assigned("late").token, file_of(9))
+    h.operate("rollback", version=0)
+    h.deliver_all()
+    put(leave, file_of(9))
+    h.tick()
+    assert h.blobs("updates/") == []
+
+
+def test_a_large_update_gets_a_session_that_is_bound_like_a_signed_url(tmp_path, bucket):
+    h = Deployment(tmp_path, bucket, resumable_above=100)
+    h.begin(goal=2)
+    token, body = h.assigned(0).token, file_of(0)
+    leave = h.start(token, body)
+    assert (leave.resumable, leave.headers, bucket.calls) == (True, {}, {"open": 1})
+    (session,) = bucket.sessions.values()
+    assert (session.crc32c, session.size) == (checksum(body), len(body))
+    whole = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
+    assert put(leave, b"x" * len(body), **whole) == 400
+    assert put(h.start(token, body), body, **whole) == 200
+    assert refusal(lambda: h.start(token, body)) is P.CONFLICT
+    assert h.uploaded(token).status == "accepted"
+
+
+def test_a_failure_has_a_reason_and_an_upload_has_none(h):
+    token = h.assigned(0).token
+    for body in (b"{}", b'{"outcome": "failed"}', b'{"outcome": "uploaded", "reason": "data"}', b'{"outcome": "lost"}'):
+        assert (
+            refusal(lambda body=body: h.ask("POST", "/v1/updates:report", body=body, token=token)) is P.INVALID_REQUEST
+        )
+    assert h.ask("POST", "/v1/updates:report", body=b'{"reason": "data"}', token=token)
