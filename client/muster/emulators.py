@@ -204,7 +204,9 @@ class StorageEmulator(Emulator):
         return [
             _storage_binary(),
             *("-scheme", "http", "-host", _LOOPBACK, "-port", str(port)),
-            *("-external-url", f"http://{_LOOPBACK}:{port}", "-backend", "memory", "-log-level", "warn"),
+            # What clients upload to by signed URL is the XML API, which it serves at its public host alone.
+            *("-external-url", f"http://{_LOOPBACK}:{port}", "-public-host", f"{_LOOPBACK}:{port}"),
+            *("-backend", "memory", "-log-level", "warn"),
         ]
 
     def _health(self) -> str:

@@ -88,13 +88,15 @@ def _tell(event: Event) -> None:
 
 def describe(event: Event) -> Optional[str]:
     """An event in a line, or None where it is not worth one."""
-    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Unreached, Waited
+    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Sending, Unreached, Waited
 
     if isinstance(event, Assigned):
         clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
         return f"{event.task} round {event.round}: assigned{clear}"
     if isinstance(event, Computed):
         return f"{event.task} round {event.round}: computed {size(event.update_bytes)} in {event.seconds:.2f} s"
+    if isinstance(event, Sending):
+        return f"{event.task} round {event.round}: sent {size(event.sent)} of {size(event.update_bytes)}"
     if isinstance(event, Contributed):
         return f"{event.task} round {event.round}: accepted"
     if isinstance(event, Waited):

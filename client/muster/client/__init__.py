@@ -6,11 +6,24 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 
 from __future__ import annotations
 
+from .body import TensorBody
 from .local_data import WorkContext
 from .muster_client import MusterClient, SetupError
-from .outcomes import Assigned, Computed, Contributed, Event, Failed, Missed, Outcome, Summary, Unreached, Waited
+from .outcomes import (
+    Assigned,
+    Computed,
+    Contributed,
+    Event,
+    Failed,
+    Missed,
+    Outcome,
+    Sending,
+    Summary,
+    Unreached,
+    Waited,
+)
 from .plans import RuntimeFactory, Worker
-from .transport import TensorBody, Transport, UnreachableError
+from .transport import Transport, UnreachableError
 
 __all__ = [
     "Assigned",
@@ -22,6 +35,7 @@ __all__ = [
     "MusterClient",
     "Outcome",
     "RuntimeFactory",
+    "Sending",
     "SetupError",
     "Summary",
     "TensorBody",

@@ -15,8 +15,8 @@ from typing import Optional, Union
 from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Receipt, Report, Wait
 from muster.wire.problems import ProblemError, ProblemType
 
+from .body import TensorBody
 from .outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
-from .transport import TensorBody
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds, where the coordinator does not say
 _TRIES = 6  # of one step of an assignment, each with its own quick repeats: about a minute in all

@@ -92,7 +92,17 @@ class Computed:
     seconds: float
 
 
-Event = Union[Assigned, Computed, Outcome]
+@dataclass(frozen=True)
+class Sending:
+    """A large update is on its way straight to the store. Of its `update_bytes`, `sent` have left; fewer again after a break."""
+
+    task: str
+    round: int
+    sent: int
+    update_bytes: int
+
+
+Event = Union[Assigned, Computed, Sending, Outcome]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from time import time
@@ -25,14 +27,15 @@ from muster import __version__
 from muster.wire import problems
 from muster.wire.base import Message
 from muster.wire.problems import Problem, ProblemError, ProblemType
-from muster.wire.tensors import encode_chunks
+
+from .body import PIECE, TensorBody
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BINARY = "application/octet-stream"
 _JSON = "application/json"
-_PIECE = 1 << 17  # bytes; a socket's time-out holds for each piece, so a slow line still gets a large body through
+_AGENT = f"muster/{__version__}"
 _FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, where the coordinator names none
 _REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.UPDATE_TRUNCATED})
 # Before 25.2 (the last for Python 3.9 is 25.1) stamina can't be told how long to wait; a `Retry-After` then is the caller's.
@@ -61,34 +64,26 @@ T = TypeVar("T")
 
 
 class UnreachableError(ConnectionError):
-    """The coordinator could not be reached, or the connection broke. `again`: whether a repeat may help."""
+    """The coordinator, or its store, could not be reached, or the connection broke.
 
-    def __init__(self, url: str, reason: str, *, again: bool = True) -> None:
-        super().__init__(f"Can't reach the coordinator at {url}: {reason}")
+    `again`: whether a repeat may help. `what`: which of them, `coordinator` or `store`.
+    """
+
+    def __init__(self, url: str, reason: str, *, again: bool = True, what: str = "coordinator") -> None:
+        super().__init__(f"Can't reach the {what} at {url}: {reason}")
         self.url = url
+        self.what = what
         self.reason = reason
         self.again = again
 
 
-class TensorBody:
-    """Named tensors as a request's body: views of their memory, which may be sent more than once.
+@dataclass(frozen=True)
+class Answer:
+    """What another service than the coordinator answered."""
 
-    Args:
-      tensors: Arrays by name, as `muster.wire.tensors.encode` takes them; they must not change while this is in use.
-    """
-
-    def __init__(self, tensors: Mapping[str, Any]) -> None:
-        self._chunks = [memoryview(chunk) for chunk in encode_chunks(tensors)]
-        self._size = sum(chunk.nbytes for chunk in self._chunks)
-
-    def __len__(self) -> int:
-        """Bytes of the whole; requests makes the Content-Length of it."""
-        return self._size
-
-    def __iter__(self) -> Iterator[memoryview]:
-        for chunk in self._chunks:
-            for at in range(0, chunk.nbytes, _PIECE):
-                yield chunk[at : at + _PIECE]
+    status: int
+    reason: str
+    headers: Mapping[str, str]
 
 
 class _Bearer(AuthBase):
@@ -207,7 +202,7 @@ class Transport:
 
         def read(response: requests.Response) -> bytes:
             content = bytearray()
-            for piece in response.iter_content(_PIECE):
+            for piece in response.iter_content(PIECE):
                 content += piece
                 if limit is not None and len(content) > limit:
                     raise ProblemError(
@@ -216,6 +211,53 @@ class Transport:
             return bytes(content)
 
         return self._send("GET", url, read)
+
+    def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Union[Sized, Iterable[memoryview], None] = None,
+    ) -> Answer:
+        """One request to another service, without the session's credentials, and in one attempt: whatever it answers.
+
+        Args:
+          method: The HTTP method.
+          url: An absolute address. It may be a secret, so no error quotes it.
+          headers: All of the headers that matter.
+          body: Has a length, and gives pieces.
+
+        Raises:
+          UnreachableError: there was no answer.
+        """
+        place = urlsplit(url)
+        with (
+            _reaching(f"{place.scheme}://{place.netloc}", what="store", quote=False),
+            self._session.request(
+                method,
+                url,
+                data=cast("Any", body),
+                # None takes out what the session would add.
+                headers={"User-Agent": _AGENT, "Authorization": None, "Content-Type": None, **headers},
+                auth=_Bearer(None),
+                timeout=self._timeouts,
+                stream=True,
+                allow_redirects=False,
+            ) as response,
+        ):
+            return Answer(response.status_code, response.reason, response.headers)
+
+    def repeat(self, once: Callable[[], T], *, attempts: Optional[int] = None) -> T:
+        """Calls `once`, again while it raises what a repeat may mend."""
+        retrying = stamina.RetryingCaller(
+            attempts=attempts or self._attempts,
+            timeout=None,
+            wait_initial=_FIRST_WAIT,
+            wait_max=_LONGEST_WAIT,
+            wait_jitter=_JITTER,
+        )
+        return retrying(self._again, once)
 
     def _send(
         self,
@@ -230,13 +272,14 @@ class Transport:
         attempts: Optional[int] = None,
     ) -> T:
         url = path if urlsplit(path).scheme in ("http", "https") else self.url + path
-        headers = {"User-Agent": f"muster/{__version__}"}
+        headers = {"User-Agent": _AGENT}
         if content_type is not None:
             headers["Content-Type"] = content_type
 
         def once() -> T:
-            try:
-                with self._session.request(
+            with (
+                _reaching(self.url),
+                self._session.request(
                     method,
                     url,
                     data=cast("Any", body),  # the stubs know of no iterable of memory views
@@ -246,32 +289,13 @@ class Transport:
                     timeout=self._timeouts,
                     stream=True,
                     allow_redirects=False,
-                ) as response:
-                    if response.status_code >= 300:  # noqa: PLR2004
-                        raise _refusal(response)
-                    return read(response)
-            except requests.exceptions.SSLError as error:
-                raise UnreachableError(
-                    self.url, f"its certificate is not accepted ({_reason(error)})", again=False
-                ) from error
-            except (
-                requests.exceptions.ConnectionError,
-                requests.exceptions.Timeout,
-                requests.exceptions.ChunkedEncodingError,
-                requests.exceptions.ContentDecodingError,
-            ) as error:
-                raise UnreachableError(self.url, _reason(error)) from error
-            except requests.exceptions.RequestException as error:
-                raise UnreachableError(self.url, str(error), again=False) from error
+                ) as response,
+            ):
+                if response.status_code >= 300:  # noqa: PLR2004
+                    raise _refusal(response)
+                return read(response)
 
-        retrying = stamina.RetryingCaller(
-            attempts=attempts or self._attempts,
-            timeout=None,
-            wait_initial=_FIRST_WAIT,
-            wait_max=_LONGEST_WAIT,
-            wait_jitter=_JITTER,
-        )
-        return retrying(self._again, once)
+        return self.repeat(once, attempts=attempts)
 
     def _again(self, error: Exception) -> Union[bool, float]:
         """Whether to send a request again after `error`, or after how many seconds."""
@@ -292,6 +316,30 @@ class Transport:
             detail = f"{response.url} answered {content_type or 'without a content type'}, which no coordinator does: check the address"
             raise ProblemError(ProblemType.INTERNAL, detail)
         return kind.decode(response.content)
+
+
+@contextmanager
+def _reaching(url: str, *, what: str = "coordinator", quote: bool = True) -> Iterator[None]:
+    """Turns what requests raises into our error. `quote`: whether the error may quote requests, which names the whole address."""
+
+    def told(error: BaseException) -> str:
+        return _reason(error, quote=quote)
+
+    try:
+        yield
+    except requests.exceptions.SSLError as error:
+        reason = f"its certificate is not accepted ({told(error)})"
+        raise UnreachableError(url, reason, again=False, what=what) from error
+    except (
+        requests.exceptions.ConnectionError,
+        requests.exceptions.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+    ) as error:
+        raise UnreachableError(url, told(error), what=what) from error
+    except requests.exceptions.RequestException as error:
+        text = str(error) if quote else type(error).__name__
+        raise UnreachableError(url, text, again=False, what=what) from error
 
 
 def _refusal(response: requests.Response) -> ProblemError:
@@ -328,7 +376,7 @@ def _seconds(header: Optional[str]) -> Optional[float]:
         return None
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, *, quote: bool) -> str:
     """The innermost reason in a few words; requests and urllib3 wrap it several times over."""
     if isinstance(error, requests.exceptions.Timeout):
         return "it did not answer in time"
@@ -338,4 +386,4 @@ def _reason(error: BaseException) -> str:
         if isinstance(found, OSError) and found.strerror:
             text = found.strerror
         found = found.__cause__ or found.__context__
-    return text or str(error)
+    return text or (str(error) if quote else type(error).__name__)
