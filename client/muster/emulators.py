@@ -10,13 +10,12 @@ import importlib.util
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional, Union
@@ -33,6 +32,7 @@ _PATIENCE = 60.0  # seconds for a start; Java takes four or so
 _LOOK = 0.05  # seconds between looks at one that starts
 _TAIL = 2000  # characters of a log that an error shows
 _POSIX = os.name == "posix"
+_GUARD = Path(__file__).resolve().with_name("guard.py")
 
 
 class EmulatorError(RuntimeError):
@@ -68,9 +68,22 @@ class Emulator:
         return self._address
 
     @property
+    def running(self) -> bool:
+        """Whether it was started, and not stopped since."""
+        return self._process is not None
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What tells Google's client libraries to use it."""
         raise NotImplementedError
+
+    def missing(self) -> str:
+        """What is not installed of what it needs, and how to install it; empty if all is there."""
+        try:
+            self._command(0)
+        except MissingEmulatorError as error:
+            return str(error)
+        return ""
 
     def start(self, *, timeout: float = _PATIENCE) -> Self:
         """Starts it and returns when it is healthy.
@@ -87,7 +100,8 @@ class Emulator:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, str(Path(__file__).resolve()), *command],
+                # Isolated: beside the guard there is a package `operator`, which must not pass for the standard library's.
+                [sys.executable, "-I", str(_GUARD), *command],
                 stdin=subprocess.PIPE,  # its end tells the guard that we are gone; nothing is ever written
                 stdout=log,
                 stderr=log,
@@ -239,13 +253,29 @@ class Emulators:
             settings.update(part.environment)
         return settings
 
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Where they listen (`host:port`), by name; empty while they do not run."""
+        return {part.name: part.address for part in self._parts if part.running}
+
+    @contextlib.contextmanager
+    def started_or_none(self) -> Iterator[None]:
+        """Starts them for what follows, and ends them again if that fails."""
+        self.start()
+        try:
+            yield
+        except BaseException:
+            self.stop()
+            raise
+
     def start(self) -> Self:
         """Starts them, both at once, and returns when they are healthy.
 
         Raises:
-          MissingEmulatorError: one, or what it needs, is not installed.
+          MissingEmulatorError: one, or what it needs, is not installed; the text names all that is missing.
           EmulatorError: one did not start. Nothing is left running.
         """
+        self._check_installed()
         failures: list[EmulatorError] = []
 
         def start(part: Emulator) -> None:
@@ -268,6 +298,27 @@ class Emulators:
         """Ends them. Once more is harmless."""
         for part in self._parts:
             part.stop()
+
+    def _check_installed(self) -> None:
+        missing = [reason for reason in (part.missing() for part in self._parts) if reason]
+        libraries = [name for name, module in _LIBRARIES.items() if not _is_there(module)]
+        if libraries:
+            missing.append(
+                f"The functions reach Google's services, emulated or not, with {' and '.join(libraries)}, not installed here: "
+                "run `pip install 'muster-fl[cloud]'`"
+            )
+        if missing:
+            raise MissingEmulatorError("\n".join(missing))
+
+
+_LIBRARIES = {"google-cloud-firestore": "google.cloud.firestore", "google-cloud-storage": "google.cloud.storage"}
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _storage_binary() -> str:
@@ -298,31 +349,3 @@ def _free_port() -> int:
         probe.bind((_LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _guard(command: Sequence[str]) -> int:
-    """Runs `command` until it ends or our standard input does, then kills all that it started: nothing is kept."""
-    # gcloud makes itself the leader of a process group, wherever it is started: so it is one from the start.
-    child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=_POSIX)  # noqa: S603
-
-    def end_with_parent() -> None:
-        sys.stdin.buffer.read()
-        _end(child)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    code = child.wait()
-    _end(child)
-    return code
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if not _POSIX:
-        child.kill()
-        return
-    # The group may outlive its leader, and may be gone with it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(_guard(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """A coordinator on this machine: the deployed functions as processes under one supervisor, on an embedded store.
 
-Everything that lasts is in one folder, and survives a kill at any moment; another start there goes on.
+Everything that lasts is in one folder, and survives a kill at any moment; another start there goes on. Or, to see the functions
+on Google's services, on their emulators: these survive a kill of the coordinator as the cloud would, and keep nothing beyond a stop.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from urllib.parse import quote
 import requests
 
 import muster
+from muster.emulators import Emulators
 from muster.serving import functions_folder
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ _LOOK = 0.05  # seconds between looks at a process that starts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
 _STEADY = 30.0  # seconds of life after which a death is no longer one of a row
 _TAIL = 2000  # characters of a log that an error shows
+_EMULATED_QUEUE = "emulated-queue.db"  # not the folder's own, which goes with the folder's own state
+_CLOUD_CACHE = 1.0  # seconds that an instance trusts its reading of a round, where a read is a call over the network
 
 
 class StartError(RuntimeError):
@@ -68,6 +72,7 @@ class LocalCoordinator:
       retry_floor: The shortest time, in seconds, that a client is told to wait.
       warm: Whether a start waits for the committer to load TensorFlow; else the first commit does.
       on_died: Is told, in another thread, of each process that ended by itself.
+      emulators: Whether state and blobs are in the emulators of Firestore and Cloud Storage rather than in the folder.
     """
 
     def __init__(
@@ -82,9 +87,11 @@ class LocalCoordinator:
         retry_floor: float = 0.1,
         warm: bool = True,
         on_died: Optional[Callable[[Died], None]] = None,
+        emulators: bool = False,
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.logs = self.data_dir / "logs"
+        self._emulators = Emulators(self.logs) if emulators else None
         self._host = host
         self._port = port
         self._workers = workers
@@ -115,15 +122,30 @@ class LocalCoordinator:
         """The processes' ids by role: `web` (the parent of its workers), `committer` and `pump`."""
         return {child.name: child.pid for child in self._children}
 
+    @property
+    def emulated(self) -> dict[str, str]:
+        """Where the emulators listen (`host:port`), by name; empty without them."""
+        return {} if self._emulators is None else self._emulators.addresses
+
     def start(self, *, timeout: float = _PATIENCE) -> Self:
         """Starts the processes and returns when they answer.
 
         Raises:
           StartError: a port is taken, a process ended, or none answered in `timeout` seconds. Nothing is left running.
+          EmulatorError: an emulator is not installed, or did not start. Nothing is left running either.
         """
         if self._children:
             raise StartError("It is running already")
         self.logs.mkdir(parents=True, exist_ok=True)
+        if self._emulators is None or self._emulators.addresses:
+            return self._start_processes(timeout)
+        # They come up empty, and work on what earlier ones held would never be done.
+        for path in self.data_dir.glob(f"{_EMULATED_QUEUE}*"):
+            path.unlink()
+        with self._emulators.started_or_none():
+            return self._start_processes(timeout)
+
+    def _start_processes(self, timeout: float) -> Self:
         environment = self._environment()
         # After a kill the workers that the killed server leaves behind may hold its port for some moments more.
         self._port = _free_port(self._host, self._port, patience=_FREED if self._port == self._served else 0.0)
@@ -136,7 +158,7 @@ class LocalCoordinator:
             ],
             "committer": ["--port", str(committer), *(["--warm"] if self._warm else [])],
             "pump": [
-                *("--queue", str(self.data_dir / "queue.db"), "--tick", str(self._tick)),
+                *("--queue", str(self._queue), "--tick", str(self._tick)),
                 *("--aggregator", f"http://{_LOOPBACK}:{internal}", "--committer", f"http://{_LOOPBACK}:{committer}"),
             ],
         }
@@ -155,16 +177,21 @@ class LocalCoordinator:
         return self
 
     def stop(self) -> None:
-        """Ends the processes in order, and kills what has not ended in a few seconds. Once more is harmless."""
+        """Ends the processes in order, and kills what has not ended in a few seconds. Once more is harmless.
+
+        Emulators end too, with all that they hold.
+        """
         children, self._children = self._children, []
         for child in reversed(children):
             child.terminate()
         deadline = time.monotonic() + _GRACE
         for child in reversed(children):
             child.wait(max(0.0, deadline - time.monotonic()))
+        if self._emulators is not None:
+            self._emulators.stop()
 
     def kill(self) -> None:
-        """Kills all processes at once, as a power cut would, and returns when they are gone."""
+        """Kills all processes at once, as a power cut would, and returns when they are gone. Emulators go on, as the cloud would."""
         children, self._children = self._children, []
         for child in children:
             child.kill()
@@ -190,8 +217,11 @@ class LocalCoordinator:
             if code is not None:
                 raise StartError(f"{child.name} ended with code {code}.{_tail(child.log)}")
 
+    @property
+    def _queue(self) -> Path:
+        return self.data_dir / ("queue.db" if self._emulators is None else _EMULATED_QUEUE)
+
     def _environment(self) -> dict[str, str]:
-        root = quote(self.data_dir.as_posix())
         package = Path(muster.__file__).resolve().parent.parent
         paths = [str(functions_folder()), str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
@@ -199,13 +229,33 @@ class LocalCoordinator:
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-            "MUSTER_STATE": f"sqlite://{root}/state.db",
-            "MUSTER_BLOBS": f"file://{root}/blobs",
-            "MUSTER_QUEUE": f"local://{root}/queue.db",
-            "MUSTER_SECRET": _secret(self.data_dir),
-            "MUSTER_ROUND_CACHE_SECONDS": "0",
+            **settings_of(self.data_dir),
             "MUSTER_RETRY_FLOOR": str(self._retry_floor),
+            **self._cloud(),
         }
+
+    def _cloud(self) -> dict[str, str]:
+        if self._emulators is None:
+            return {}
+        return {
+            **self._emulators.environment,
+            "MUSTER_QUEUE": f"local://{quote(self._queue.as_posix())}",
+            "MUSTER_ROUND_CACHE_SECONDS": str(_CLOUD_CACHE),
+            # A proxy for the Internet has no business between processes of one machine.
+            "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), _LOOPBACK])),
+        }
+
+
+def settings_of(data_dir: Path) -> dict[str, str]:
+    """The settings (`MUSTER_…`) of the coordinator that keeps everything in `data_dir`, which must be there."""
+    root = quote(data_dir.absolute().as_posix())
+    return {
+        "MUSTER_STATE": f"sqlite://{root}/state.db",
+        "MUSTER_BLOBS": f"file://{root}/blobs",
+        "MUSTER_QUEUE": f"local://{root}/queue.db",
+        "MUSTER_SECRET": _secret(data_dir),
+        "MUSTER_ROUND_CACHE_SECONDS": "0",
+    }
 
 
 class _Child:

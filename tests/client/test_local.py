@@ -13,8 +13,12 @@ from pathlib import Path
 
 import pytest
 import requests
+from support import cloud
+from support.plans import sum_plan
 
+from muster.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
 from muster.local import Died, LocalCoordinator, StartError
+from muster.wire.messages import TaskPolicy, TaskSpec
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there")
 
@@ -93,3 +97,34 @@ def test_a_start_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr("muster.local.functions_folder", lambda: tmp_path)  # puts the folder first on the path
     with pytest.raises(StartError, match=r"(?s)ended with code.*no framework here"):
         LocalCoordinator(tmp_path / "data").start()
+
+
+def test_emulators_outlive_a_kill_of_the_coordinator_and_end_with_it(tmp_path: Path) -> None:
+    cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
+    plan = sum_plan()
+    spec = TaskSpec(name="kept", population="phones", plan=plan.sha256, policy=TaskPolicy())
+    with LocalCoordinator(tmp_path, workers=1, warm=False, emulators=True) as coordinator:
+        url, emulated = coordinator.url, coordinator.emulated
+        assert set(emulated) == {"firestore", "storage"}
+        requests.put(f"{url}/v1/plans/{plan.sha256}", data=plan.encode(), timeout=20).raise_for_status()
+        requests.post(f"{url}/v1/tasks", data=spec.encode(), timeout=20).raise_for_status()
+        coordinator.kill()
+        assert not answers(f"{url}/healthz")
+        assert coordinator.emulated == emulated
+        coordinator.start()
+        assert requests.get(f"{url}/v1/tasks", timeout=20).json()["tasks"][0]["spec"]["name"] == "kept"
+    assert coordinator.emulated == {}
+    assert not answers(f"http://{emulated['firestore']}/")
+    assert not answers(f"http://{emulated['storage']}/_internal/healthcheck")
+    assert not (tmp_path / "state.db").exists()
+
+
+def test_says_all_that_is_missing_for_emulators_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "google.cloud.firestore", None)
+    coordinator = LocalCoordinator(tmp_path, emulators=True)
+    with pytest.raises(MissingEmulatorError, match=r"(?s)cloud.google.com/sdk.*pip install 'muster-fl\[cloud\]'"):
+        coordinator.start()
+    assert coordinator.pids == coordinator.emulated == {}

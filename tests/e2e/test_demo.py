@@ -10,6 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from support import cloud
+
+from muster.emulators import FirestoreEmulator, StorageEmulator
 from muster.wire.tensors import decode
 
 
@@ -27,13 +31,28 @@ def processes_that_name(text):
     return found
 
 
-def test_trains_through_both_kills_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("options", [(), ("--emulators",)], ids=["embedded", "emulators"])
+def test_trains_through_both_kills_and_leaves_no_process(tmp_path, options):
+    if options:  # the demo starts its own
+        cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
     # With a space, as a user's folder may have one.
     out = tmp_path / "my demo"
     mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
     with (tmp_path / "output").open("wb") as output:
         done = subprocess.run(  # noqa: S603  our own code
-            [sys.executable, "-m", "muster.cli", "demo", "--clients", "10", "--rounds", "3", "--out", str(out)],
+            [
+                sys.executable,
+                "-m",
+                "muster.cli",
+                "demo",
+                "--clients",
+                "10",
+                "--rounds",
+                "3",
+                "--out",
+                str(out),
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -47,6 +66,7 @@ def test_trains_through_both_kills_and_leaves_no_process(tmp_path):
     assert re.search(r"Round 1: SIGKILL to client-\d\d", text)
     assert re.search(r"Round [23]: SIGKILL to the whole coordinator", text)
     assert re.search(r"Round [23]: the coordinator is back", text)
+    assert ("emulated here: firestore at" in text) == bool(options)
 
     with (out / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))

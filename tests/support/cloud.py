@@ -20,7 +20,7 @@ from coordinator.adapters.gcs import GcsBlobs
 from coordinator.adapters.oidc import OidcInvoker
 from coordinator.adapters.system import ManualClock
 from coordinator.ports import Work
-from muster.emulators import Emulator, MissingEmulatorError, StorageEmulator
+from muster.emulators import Emulator, StorageEmulator
 from support.cloud_tasks_double import CloudTasksDouble
 from support.issuer import TokenIssuer
 
@@ -32,12 +32,17 @@ _NUMBERS = itertools.count(1)
 
 def started(emulator: Emulator) -> Emulator:
     """Starts it, or skips the test where it is not installed; with MUSTER_REQUIRE_EMULATORS=1 that is a failure."""
-    try:
-        return emulator.start()
-    except MissingEmulatorError as error:
-        if os.environ.get("MUSTER_REQUIRE_EMULATORS") == "1":
-            pytest.fail(f"{error} (MUSTER_REQUIRE_EMULATORS=1 forbids to skip it)", pytrace=False)
-        pytest.skip(str(error))
+    check_installed(emulator)
+    return emulator.start()
+
+
+def check_installed(*emulators: Emulator) -> None:
+    """Skips the test where one of them is not installed; with MUSTER_REQUIRE_EMULATORS=1 that is a failure."""
+    missing = " ".join(filter(None, (emulator.missing() for emulator in emulators)))
+    if missing and os.environ.get("MUSTER_REQUIRE_EMULATORS") == "1":
+        pytest.fail(f"{missing} (MUSTER_REQUIRE_EMULATORS=1 forbids to skip it)", pytrace=False)
+    if missing:
+        pytest.skip(missing)
 
 
 @contextmanager

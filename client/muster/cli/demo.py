@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .failures import FAILED
-from .options import console
+from .options import Emulators, console
 
 _TARGET = 0.9  # accuracy
 _ENOUGH, _MANY = 12, 10  # rounds and clients from which on the target is expected
@@ -29,6 +29,7 @@ def demo(
             max=1.0,
         ),
     ] = None,
+    emulators: Emulators = False,
 ) -> None:
     """Train on scikit-learn's digits over client processes of this machine.
 
@@ -42,7 +43,7 @@ def demo(
     # A stop from outside cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Screen(console()) as screen:
-        story = play(Options(clients=clients, rounds=rounds, out=out, seed=seed), screen)
+        story = play(Options(clients=clients, rounds=rounds, out=out, seed=seed, emulators=emulators), screen)
         seconds = screen.elapsed
     screen.console.print()
     screen.console.print(paragraph(story, seconds=seconds, folder=out), markup=False)

@@ -58,7 +58,7 @@ def explain(error: Exception) -> tuple[int, list[str]]:
         return FAILED, [f"Error: {error}", *fields]
     if isinstance(error, LoadingError):
         return USAGE, [f"Error: {error}"]
-    if type(error).__module__.startswith("muster."):  # ours: the text was written for this place
+    if type(error).__module__.startswith(("muster.", "coordinator.")):  # ours: the text was written for this place
         return FAILED, [f"Error: {error}"]
     if isinstance(error, ImportError):
         missing = _extra_of(error)
@@ -88,6 +88,7 @@ def _extra_of(error: ImportError) -> str | None:
         "tensorflow_federated": "author",
         "functions_framework": "server",
         "gunicorn": "server",
+        "coordinator": "server",
         "sklearn": "demo",
         "matplotlib": "demo",
     }

@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 Url = Annotated[str, typer.Option("--url", envvar="MUSTER_URL", help="The coordinator's address.")]
+Emulators = Annotated[
+    bool,
+    typer.Option(
+        "--emulators",
+        help="Keep state and blobs in the emulators of Firestore (gcloud's) and Cloud Storage (fake-gcs-server).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, for scripts.")]
 Data = Annotated[
     str,

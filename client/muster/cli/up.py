@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import Emulators, console, write_json
 from .options import Json as JsonOption
-from .options import console, write_json
 
 if TYPE_CHECKING:
     from muster.local import Died
@@ -31,9 +31,13 @@ def up(
     workers: Annotated[int, typer.Option(help="Processes that serve requests.", min=1)] = 2,
     threads: Annotated[int, typer.Option(help="Requests that each of them serves at once.", min=1)] = 16,
     tick: Annotated[float, typer.Option(help="Seconds from one repair of what got lost to the next.", min=0.1)] = 5.0,
+    emulators: Emulators = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the coordinator here: all its functions at one address, on an embedded store, until Ctrl-C."""
+    """Run the coordinator here: all its functions at one address, on an embedded store, until Ctrl-C.
+
+    With --emulators state and blobs are in the emulators of Firestore and Cloud Storage, which keep nothing beyond the end.
+    """
     from muster.local import LocalCoordinator
 
     screen = console()
@@ -49,7 +53,14 @@ def up(
             screen.print(f"[bold red]The {event.name} process died (code {event.code})[/]: {again}", soft_wrap=True)
 
     coordinator = LocalCoordinator(
-        data_dir, host=host, port=port, workers=workers, threads=threads, tick_seconds=tick, on_died=died
+        data_dir,
+        host=host,
+        port=port,
+        workers=workers,
+        threads=threads,
+        tick_seconds=tick,
+        on_died=died,
+        emulators=emulators,
     )
     if as_json:
         coordinator.start()
@@ -59,19 +70,26 @@ def up(
                 "url": coordinator.url,
                 "data_dir": str(coordinator.data_dir),
                 "pids": coordinator.pids,
+                **({"emulators": coordinator.emulated} if emulators else {}),
             }
         )
     else:
         with screen.status("Starting the coordinator; TensorFlow takes some seconds"):
             coordinator.start()
         where = "" if coordinator.url.endswith(":8080") else f" --url {coordinator.url}"
+        kept = f"State and logs: {coordinator.data_dir}"
+        again = "`muster up` with the same folder goes on."
+        if emulators:
+            listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
+            kept = f"State and blobs: emulators ({listening}); logs: {coordinator.logs}"
+            again = "the emulators end with it, and keep nothing."
         screen.print(
             f"[bold]Muster is up[/] at {coordinator.url}\n"
-            f"State and logs: {coordinator.data_dir}\n\n"
+            f"{kept}\n\n"
             f"Next, in other terminals:\n"
             f"  muster task create --plan my.plan --population devices{where}\n"
             f"  muster client run --population devices --data my_module:my_data{where}\n\n"
-            f"Ctrl-C ends it; `muster up` with the same folder goes on.",
+            f"Ctrl-C ends it; {again}",
             soft_wrap=True,
         )
     try:

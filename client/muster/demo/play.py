@@ -42,13 +42,14 @@ class Options:
     rounds: int
     out: Path
     seed: int
+    emulators: bool = False  # of Firestore and Cloud Storage, in the place of the embedded store
 
 
 def play(options: Options, screen: Screen) -> Story:
     """Runs the demo. Every process that it started is gone when it returns or raises.
 
     Raises:
-      DemoError, CompilationError, ForeignFolderError, StartError: what each of them says.
+      DemoError, CompilationError, ForeignFolderError, StartError, EmulatorError: what each of them says.
     """
     folder = Folder(options.out)
     folder.prepare()
@@ -61,8 +62,11 @@ def play(options: Options, screen: Screen) -> Story:
             f"Dealt {sum(sizes)} digits to {options.clients} clients by label, {sizes[0]} to {sizes[-1]} each; "
             f"{len(parts.test)} are held out"
         )
-        coordinator = stack.enter_context(LocalCoordinator(folder.coordinator))
+        coordinator = stack.enter_context(LocalCoordinator(folder.coordinator, emulators=options.emulators))
         screen.line(f"The coordinator runs at {coordinator.url}: {_processes(coordinator)}")
+        if coordinator.emulated:
+            listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
+            screen.line(f"Its state and blobs are in Google's services, emulated here: {listening}")
         cast = stack.enter_context(Cast(folder.clients, url=coordinator.url, parts=parts.clients))
         compiling.wait()
         plan = Plan.load(folder.plan)
@@ -229,8 +233,8 @@ class _Training:
         self._back_seconds = time.monotonic() - started
         self._screen.doing("")
         self._screen.line(
-            f"Round {now.round}: the coordinator is back after {self._back_seconds:.1f} s, from its files alone, and the round "
-            "goes on",
+            f"Round {now.round}: the coordinator is back after {self._back_seconds:.1f} s, from its "
+            f"{'stores' if self._options.emulators else 'files'} alone, and the round goes on",
             style="bold green",
         )
 
