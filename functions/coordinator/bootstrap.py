@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,25 +28,32 @@ def application(settings: Settings) -> Application:
     Raises:
       SettingsError: a URL's scheme is not known, or something that it needs is not set or not installed.
     """
+    direct, direct_above = _direct(settings)
+    return assemble(
+        replace(platform(settings), direct=direct),
+        secret=bytes.fromhex(settings.secret),
+        runtime=runtimes(),
+        round_cache_seconds=settings.round_cache_seconds,
+        retry_floor=settings.retry_floor,
+        invoker=invoker(settings),
+        direct_above=direct_above,
+    )
+
+
+def platform(settings: Settings) -> Platform:
+    """The ports that `settings` describe, without those that only clients' requests need.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
     from coordinator.adapters.system import SystemChance, SystemClock
 
-    direct, direct_above = _direct(settings)
-    platform = Platform(
+    return Platform(
         documents=_documents(settings.state),
         blobs=_blobs(settings.blobs),
         queue=_queue(settings),
         clock=SystemClock(),
         chance=SystemChance(),
-        direct=direct,
-    )
-    return assemble(
-        platform,
-        secret=bytes.fromhex(settings.secret),
-        runtime=runtimes(),
-        round_cache_seconds=settings.round_cache_seconds,
-        retry_floor=settings.retry_floor,
-        invoker=_invoker(settings),
-        direct_above=direct_above,
     )
 
 
@@ -147,7 +155,12 @@ def _queue(settings: Settings) -> WorkQueue:
     return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
 
 
-def _invoker(settings: Settings) -> Invoker | None:
+def invoker(settings: Settings) -> Invoker | None:
+    """What checks the tokens of internal work; None where `settings` name no issuer.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
     if settings.token_issuer is None:
         return None
     from coordinator.adapters.oidc import OidcInvoker

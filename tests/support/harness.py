@@ -19,7 +19,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
 from coordinator.domain.tasks import Task
 from coordinator.http import router
-from coordinator.ports import Work
+from coordinator.ports import Blobs, Documents, Work
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import (
     Assignment,
@@ -39,6 +39,7 @@ from muster.wire.tensors import Array, decode, encode
 from support.plans import SumRuntime, sum_plan
 
 START = 1_800_000_000.0  # POSIX seconds
+SECRET = b"a secret of the tests, long enough"
 POPULATION = "phones"
 TASK = "sum"
 _MINUTE = 61.0  # seconds: past the minute in which a tick names its work
@@ -79,6 +80,8 @@ class Harness:
       durable: Keeps documents in a file, so that several threads write at once.
       wrap: Wraps the platform, with faults for example.
       direct_above: Larger updates go straight to the store, where the wrapped platform can take them.
+      documents: The documents' store, if it is another one. Likewise `blobs`.
+      start: What the clock reads, in POSIX seconds.
     """
 
     def __init__(
@@ -91,14 +94,17 @@ class Harness:
         durable: bool = False,
         wrap: Callable[[Platform], Platform] = lambda platform: platform,
         direct_above: int | None = None,
+        documents: Documents | None = None,
+        blobs: Blobs | None = None,
+        start: float = START,
     ) -> None:
         self.plan = plan or sum_plan()
         self.runtime = runtime or SumRuntime()
-        self.clock = ManualClock(START)
+        self.clock = ManualClock(start)
         self.queue = HeldQueue(self.clock)
         self.inner = Platform(
-            documents=SqliteDocuments(root / "state.db") if durable else SqliteDocuments.in_memory(),
-            blobs=DirectoryBlobs(root / "blobs"),
+            documents=documents or (SqliteDocuments(root / "state.db") if durable else SqliteDocuments.in_memory()),
+            blobs=blobs or DirectoryBlobs(root / "blobs"),
             queue=self.queue,
             clock=self.clock,
             chance=SeededChance(0),
@@ -112,7 +118,7 @@ class Harness:
         """Another process over the same stores."""
         return assemble(
             platform or self.platform,
-            secret=b"a secret of the tests, long enough",
+            secret=SECRET,
             runtime=lambda _: runtime or self.runtime,
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,

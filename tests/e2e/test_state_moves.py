@@ -1,0 +1,264 @@
+"""A task moves from one deployment to another in the middle of a round, and nothing of it is lost or counted twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import cloud
+from support.harness import SECRET, TASK, Harness
+from support.plans import sum_update
+from typer.testing import CliRunner
+
+from coordinator.ports import Blobs
+from coordinator.use_cases.moving import export_state, import_state
+from muster.cli.app import app
+from muster.local import settings_of
+from muster.wire.messages import Phase, TaskStatus
+from muster.wire.problems import ProblemError, ProblemType
+
+OTHER_SECRET = b"the secret of another deployment, long"
+POLICY = {"rounds": 3, "goal": 6, "minimum": 3, "over_selection": 2.0, "chunk": 2, "shards": 2, "round_seconds": 100}
+MOVE = 5000.0  # seconds; more than a round has
+
+
+def in_flight(root: Path) -> tuple[Harness, dict[str, str]]:
+    """A paused task in its second round: clients 0 to 4 are in, some of them folded; 5 gave up, and 6 and 7 are at work."""
+    h = Harness(root)
+    h.begin(**POLICY)
+    for client in range(6):
+        h.upload(h.assigned(client).token, sum_update(client, value=0.1 * client))
+    h.deliver_all()
+    for client in range(5):
+        h.upload(h.assigned(client).token, sum_update(client, value=0.1 * client))
+        h.deliver_all()
+    h.report(h.assigned(5).token)
+    tokens = {"again": h.assigned("late-4").token, **{str(client): h.assigned(client).token for client in (6, 7)}}
+    h.operate("pause")
+    return h, tokens
+
+
+def exported(h: Harness, *, secret: bytes = SECRET) -> bytes:
+    file = io.BytesIO()
+    export_state(h.inner, TASK, file, secret=secret)
+    return file.getvalue()
+
+
+@pytest.fixture(params=["embedded", pytest.param("emulators", marks=cloud.EMULATORS)])
+def target(request: Any, tmp_path: Path) -> Iterator[Callable[[float], Harness]]:
+    """Makes the deployment that the task moves to, with its clock at a time."""
+    if request.param == "embedded":
+        yield lambda start: Harness(tmp_path / "target", start=start)
+        return
+    firestore, storage = (request.getfixturevalue(f"{name}_emulator") for name in ("firestore", "storage"))
+    with cloud.firestore(firestore.address) as documents, cloud.gcs(storage, prefix="pilot") as blobs:
+        yield lambda start: Harness(tmp_path / "target", start=start, documents=documents, blobs=blobs)
+
+
+def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
+    old, tokens = in_flight(tmp_path / "source")
+    state = exported(old)
+    assert state == exported(old)
+    assert any(name.startswith("blobs/updates/") for name in zipfile.ZipFile(io.BytesIO(state)).namelist())
+    assert any(name.startswith("blobs/partials/") for name in zipfile.ZipFile(io.BytesIO(state)).namelist())
+
+    new = target(old.clock.now() + MOVE)
+    moved = import_state(new.inner, io.BytesIO(state), secret=SECRET)
+    assert (moved.task, moved.status, moved.checkpoint, moved.round) == (TASK, "paused", 1, 2)
+    assert new.task().status is TaskStatus.PAUSED
+    new.tick()
+    new.operate("resume")
+    new.deliver_all()
+    view = new.task().current
+    assert view.phase is Phase.COLLECTING
+    assert (view.reported, view.failed) == (5, {"other": 1})
+
+    # Who is in already can't come in again, whether the update is folded or not.
+    for client in range(5):
+        answer = new.checkin(client)
+        if answer.status == "assigned":
+            new.upload(answer.token, sum_update(client, value=100.0))
+    new.deliver_all()
+    assert new.task().current.round == 2 or new.task().checkpoint == 2
+    while new.task().checkpoint == 1:
+        new.upload(new.assigned(8).token, sum_update(8))
+        new.deliver_all()
+    inside = [0, 1, 2, 3, 4, 8]
+    result = new.result(2)
+    assert int(result["ids"]) == sum(1 << client for client in inside)
+    assert int(result["count"]) == len(inside)
+    assert result["value"].tolist() == pytest.approx([1.0] * 3)
+    # What was out when the task moved has run out meanwhile, and is refused as such.
+    with pytest.raises(ProblemError) as refused:
+        new.upload(tokens["6"], sum_update(6))
+    assert refused.value.type is ProblemType.ASSIGNMENT_EXPIRED
+
+    for client in range(20, 26):
+        new.upload(new.assigned(client).token, sum_update(client))
+    new.deliver_all()
+    assert new.task().status is TaskStatus.COMPLETED
+    assert int(new.result(3)["ids"]) == 0b111111 << 20
+    assert new.checkpoint(1) == old.checkpoint(1)
+    new.settle()
+    assert new.leftovers() == []
+
+
+def test_clients_at_work_during_a_short_move_upload_to_the_new_place(tmp_path):
+    old, tokens = in_flight(tmp_path / "source")
+    new = Harness(tmp_path / "target", start=old.clock.now() + 1)
+    import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
+    new.upload(tokens["6"], sum_update(6))
+    new.operate("resume")
+    new.deliver_all()
+    assert int(new.result(2)["ids"]) == 0b1011111
+
+
+def test_an_import_that_stopped_half_way_is_carried_on(tmp_path):
+    old, _ = in_flight(tmp_path / "source")
+    state = exported(old)
+
+    class FullError(Exception):
+        pass
+
+    def stops_after(writes: int, h: Harness) -> None:
+        left = iter(range(writes))
+
+        class Stopping:
+            def __init__(self, inner: Any) -> None:
+                self._inner = inner
+
+            def __getattr__(self, name: str) -> Any:
+                if name in ("create", "replace") and next(left, None) is None:
+                    raise FullError
+                return getattr(self._inner, name)
+
+        stopping = replace(h.inner, documents=Stopping(h.inner.documents), blobs=Stopping(h.inner.blobs))
+        import_state(stopping, io.BytesIO(state), secret=SECRET)
+
+    new = Harness(tmp_path / "target", start=old.clock.now())
+    writes = 0
+    while True:
+        try:
+            stops_after(writes, new)
+            break
+        except FullError:
+            writes += 1
+            # Nobody sees anything of it yet, and no tick takes it for waste.
+            new.tick()
+            new.clock.advance(0.01)
+    assert writes > 20
+    assert new.task().status is TaskStatus.PAUSED
+    new.operate("resume")
+    new.upload(new.assigned(8).token, sum_update(8))
+    new.deliver_all()
+    assert int(new.result(2)["ids"]) == 0b100011111
+
+
+def test_a_task_that_is_there_is_not_overwritten(tmp_path):
+    old, _ = in_flight(tmp_path / "source")
+    state = exported(old)
+    before = old.inner.documents.get(f"tasks/{TASK}")
+    with pytest.raises(ProblemError, match="here already"):
+        import_state(old.inner, io.BytesIO(state), secret=SECRET)
+    assert old.inner.documents.get(f"tasks/{TASK}") == before
+
+    # Nor is a blob that happens to be where one of the task's should go.
+    new = Harness(tmp_path / "target")
+    name = next(name for name in old.blobs("checkpoints/"))
+    new.inner.blobs.create(name, [b"another's"])
+    with pytest.raises(ProblemError, match="something else"):
+        import_state(new.inner, io.BytesIO(state), secret=SECRET)
+    assert bytes(new.inner.blobs.read(name)) == b"another's"
+    assert new.inner.tasks.list("tasks") == []
+
+
+def test_an_active_task_and_one_that_changes_meanwhile_are_not_exported(tmp_path):
+    h, tokens = in_flight(tmp_path)
+
+    class Disturbed:
+        """While blobs are read, one more comes in."""
+
+        def __init__(self, inner: Blobs) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+        def read(self, name: str) -> memoryview:
+            if tokens:
+                h.upload(tokens.popitem()[1], sum_update(7))
+            return self._inner.read(name)
+
+    with pytest.raises(ProblemError, match="changed while it was read"):
+        export_state(replace(h.inner, blobs=Disturbed(h.inner.blobs)), TASK, io.BytesIO(), secret=SECRET)
+    h.operate("resume")
+    with pytest.raises(ProblemError, match="pause it first"):
+        exported(h)
+
+
+def test_another_secret_is_refused_only_while_clients_have_work_of_the_open_round(tmp_path):
+    old, _ = in_flight(tmp_path / "source")
+    new = Harness(tmp_path / "target")
+    with pytest.raises(ProblemError, match="MUSTER_SECRET"):
+        import_state(new.inner, io.BytesIO(exported(old)), secret=OTHER_SECRET)
+    assert new.blobs() == []
+    old.operate("cancel")
+    old.settle()
+    assert import_state(new.inner, io.BytesIO(exported(old)), secret=OTHER_SECRET).status == "cancelled"
+
+
+def test_a_file_that_is_damaged_or_reaches_beyond_its_task_is_refused(tmp_path):
+    old, _ = in_flight(tmp_path / "source")
+    state, new = exported(old), Harness(tmp_path / "target")
+    at = state.index(b"blobs/checkpoints/") + 150
+    for bad in (b"no zip", state[: len(state) // 2], state[:at] + bytes([state[at] ^ 1]) + state[at + 1 :]):
+        with pytest.raises(ProblemError) as refused:
+            import_state(new.inner, io.BytesIO(bad), secret=SECRET)
+        assert refused.value.type is ProblemType.INVALID_REQUEST
+    for name in ("blobs/checkpoints/other/000001-0", "documents/tasks/other.json", "blobs/updates/../x"):
+        file = io.BytesIO(state)
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(name, b"{}")
+        with pytest.raises(ProblemError, match="but holds"):
+            import_state(new.inner, file, secret=SECRET)
+    assert new.inner.tasks.list("tasks") == []
+
+
+def test_the_commands_move_a_task_between_folders(tmp_path):
+    def run(*arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, ["state", *arguments])
+        assert done.exit_code == code, (done.output, done.stderr, done.exception)
+        return done.stdout if code == 0 else done.stderr
+
+    source, target, file = tmp_path / "my data", tmp_path / "elsewhere", tmp_path / "sum.state"
+    source.mkdir()
+    h = Harness(source, durable=True)
+    h.begin(**POLICY)
+    for client in range(3):
+        h.upload(h.assigned(client).token, sum_update(client))
+    secret = (settings_of(source)["MUSTER_SECRET"], (source / "secret").read_text())
+    assert secret[0] == secret[1]
+    assert "pause it first" in run("export", TASK, str(file), "--from", str(source), code=1)
+    assert not file.exists()
+    told = json.loads(run("export", TASK, str(file), "--from", str(source), "--pause", "--json"))
+    assert (told["status"], told["round"], told["updates"]) == ("paused", 1, 3)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert list(tmp_path.glob(".*")) == []
+    assert "not overwritten" in run("export", TASK, str(file), "--from", str(source), code=2)
+    assert "neither a file" in run("export", TASK, str(tmp_path / "x"), "--from", str(target), code=2)
+
+    assert "MUSTER_SECRET" in run("import", str(file), "--to", str(target), code=1)
+    settings = tmp_path / "there.env"
+    lines = [f'{name}="{value}"' for name, value in {**settings_of(target), "MUSTER_SECRET": secret[0]}.items()]
+    settings.write_text("\n".join(["# another home", "", *lines]))
+    assert "muster task resume sum" in run("import", str(file), "--to", str(settings))
+    assert "here already" in run("import", str(file), "--to", str(settings), code=1)
+    settings.write_text("MUSTER_STATE")
+    assert "there.env:1" in run("import", str(file), "--to", str(settings), code=2)
