@@ -1,0 +1,188 @@
+"""Rounds on Firestore and Cloud Storage, emulated: the same bytes as on SQLite and a directory, and no update left behind."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client as StorageClient
+from support import cloud
+from support.harness import POPULATION, SECRET, Harness
+from support.plans import Updated, make_plan
+from werkzeug.test import Client, TestResponse
+from werkzeug.wrappers import Request
+
+from coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
+from coordinator.adapters.system import SystemChance, SystemClock
+from coordinator.application import assemble
+from coordinator.domain import names
+from coordinator.http import router
+from coordinator.ports import Blobs, Documents
+from coordinator.use_cases.records import Platform
+from muster.wire.dtypes import DType
+from muster.wire.manifest import TensorSpec
+from muster.wire.messages import CheckinRequest, CheckinResponse, TaskPolicy, TaskSpec, TaskStatus, TaskView
+from muster.wire.plan import Plan
+from muster.wire.tensors import encode
+
+pytestmark = cloud.EMULATORS
+SIZE = 1000  # numbers in an update
+ROUNDS, GOAL, CLIENTS = 3, 40, 60
+LONGEST = 60.0  # seconds
+
+
+class MeanRuntime:
+    """Adds the round's sum of floats to the state, in the order of the merge: another order gives other bits."""
+
+    def prepare(self, state: Any) -> Any:
+        return {"w": np.array(state["w"])}
+
+    def report(self, accumulator: Any) -> Any:
+        return {"w": np.array(accumulator["w"])}
+
+    def update(self, state: Any, aggregate: Any, clear_sums: Any = None) -> Updated:
+        assert not clear_sums
+        return Updated(state={"w": state["w"] + aggregate["w"]}, result=dict(aggregate))
+
+
+def float_plan():
+    zero = {"w": np.zeros(SIZE, np.float32)}
+    update = (TensorSpec(path="w", dtype=DType.FLOAT32, shape=(SIZE,)),)
+    return make_plan("floats", state=zero, update=update, zero=zero)
+
+
+def test_the_same_updates_give_the_same_checkpoint_bytes(tmp_path, firestore_emulator, storage_emulator):
+    plan = float_plan()
+
+    def checkpoints(h: Harness) -> list[bytes]:
+        draw = np.random.default_rng(7)
+        h.begin(rounds=3, goal=11, chunk=3, shards=2)
+        for number in (1, 2, 3):
+            for client in range(11):
+                update = draw.standard_normal(SIZE) * 10.0 ** draw.integers(-6, 6, SIZE)
+                h.upload(h.assigned(f"{number}-{client}").token, {"w": update.astype(np.float32)})
+                h.deliver_all()
+        assert h.task().status is TaskStatus.COMPLETED
+        h.settle()
+        assert h.leftovers() == []
+        return [h.checkpoint(version) for version in range(4)]
+
+    embedded = checkpoints(Harness(tmp_path / "embedded", plan=plan, runtime=MeanRuntime(), durable=True))
+    with cloud.firestore(firestore_emulator.address) as documents, cloud.gcs(storage_emulator) as blobs:
+        h = Harness(tmp_path / "cloud", plan=plan, runtime=MeanRuntime(), documents=documents, blobs=blobs)
+        emulated = checkpoints(h)
+    assert embedded == emulated
+    assert len(set(embedded)) == 4
+
+
+class Watched:
+    """Blobs that note when each update was deleted. The rest is the inner ones' own."""
+
+    def __init__(self, inner: Blobs) -> None:
+        self._inner = inner
+        self.deleted: dict[str, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def delete(self, blobs: Iterable[str]) -> None:
+        gone = list(blobs)
+        self._inner.delete(gone)
+        now = time.monotonic()
+        for name in gone:
+            if name.startswith(names.UPDATES):
+                self.deleted.setdefault(name, now)
+
+
+class Deployment:
+    """All functions in one process on the emulators, with a pump that delivers, and clients as threads.
+
+    Attributes:
+      accepted: When each update was accepted, by its name.
+    """
+
+    def __init__(self, documents: Documents, blobs: Blobs) -> None:
+        self._clock = SystemClock()
+        self._queue = LocalQueue.in_memory(clock=self._clock)
+        platform = Platform(documents, blobs, self._queue, self._clock, SystemChance())
+        self.app = assemble(
+            platform, secret=SECRET, runtime=lambda _: MeanRuntime(), round_cache_seconds=0.2, retry_floor=0.05
+        )
+        self._serve = Request.application(router(self.app))
+        self._stop = threading.Event()
+        self.accepted: dict[str, float] = {}
+
+    def ask(self, method: str, path: str, **more: Any) -> TestResponse:
+        return Client(self._serve).open(path, method=method, **more)
+
+    def play(self, plan: Plan, policy: TaskPolicy, *, clients: int) -> None:
+        """Runs a task to its end, and until all that is due is done."""
+        self.ask("PUT", f"/v1/plans/{plan.sha256}", data=plan.encode())
+        spec = TaskSpec(name="floats", population=POPULATION, plan=plan.sha256, policy=policy)
+        assert self.ask("POST", "/v1/tasks", data=spec.encode()).status_code < 300
+        pump = Pump(self._queue, self._deliver, chance=SystemChance())
+        deadline, pause = time.monotonic() + LONGEST, threading.Event()
+        with ThreadPoolExecutor(clients + 1) as pool:
+            pumping = pool.submit(pump.run, self._stop)
+            living = [pool.submit(self._live, client) for client in range(clients)]
+            try:
+                while TaskView.decode(self.ask("GET", "/v1/tasks/floats").data).status is not TaskStatus.COMPLETED:
+                    assert time.monotonic() < deadline
+                    pause.wait(0.05)
+                while (due := self._queue.next_due()) is not None and due < self._clock.now() + LONGEST:
+                    assert time.monotonic() < deadline
+                    pause.wait(0.02)
+            finally:
+                self._stop.set()
+            for future in (*living, pumping):
+                future.result()
+        self.app.sweeping.tick()  # whoever came too late for the last round
+
+    def _deliver(self, delivery: Delivery) -> bool:
+        work = delivery.work
+        return self.ask("POST", f"/internal/{work.kind}", json=dict(work.payload)).status_code < 300
+
+    def _live(self, client: int) -> None:
+        update = encode({"w": np.full(SIZE, client, np.float32)})
+        body = CheckinRequest(client=str(client)).encode()
+        while not self._stop.is_set():
+            checkin = self.ask("POST", f"/v1/populations/{POPULATION}:checkin", data=body)
+            answer = CheckinResponse.decode(checkin.data).answer
+            if answer.status == "wait":
+                self._stop.wait(min(answer.retry_after, 0.5))
+                continue
+            headers = {"Authorization": f"Bearer {answer.token}"}
+            if self.ask("PUT", "/v1/updates", data=update, headers=headers).status_code == 200:
+                claims = self.app.tokens.read_assignment(answer.token, now=0)
+                name = names.update_name(claims.key, claims.shard, claims.pseudonym)
+                self.accepted.setdefault(name, time.monotonic())
+
+
+def test_no_update_outlives_its_round_not_even_as_an_old_version(firestore_emulator, storage_emulator, measured):
+    bucket = "no-update-left"
+    storage_emulator.make_bucket(bucket)
+    with cloud.firestore(firestore_emulator.address) as documents, cloud.gcs(storage_emulator, bucket=bucket) as inner:
+        blobs = Watched(inner)
+        deployment = Deployment(documents, blobs)
+        policy = TaskPolicy(rounds=ROUNDS, goal=GOAL, over_selection=1.5, chunk=8, round_seconds=300)
+        deployment.play(float_plan(), policy, clients=CLIENTS)
+    accepted, deleted = deployment.accepted, blobs.deleted
+    assert len(deleted) >= ROUNDS * GOAL
+    assert set(accepted) <= set(deleted)
+    with cloud.environment(STORAGE_EMULATOR_HOST=f"http://{storage_emulator.address}"):
+        client = StorageClient(project="any", credentials=AnonymousCredentials())
+    left = [blob.name for blob in client.list_blobs(bucket, versions=True)]
+    assert left
+    assert not [name for name in left if name.startswith((names.UPDATES, names.PARTIALS))]
+    assert len(set(left)) == len(left)  # no second version of anything
+    lives = sorted(max(0.0, deleted[name] - at) for name, at in accepted.items())
+    measured(
+        f"From accepted to deleted, {len(lives)} updates of {ROUNDS} rounds on the emulators: median "
+        f"{statistics.median(lives):.2f} s, 99th percentile {lives[int(0.99 * (len(lives) - 1))]:.2f} s"
+    )

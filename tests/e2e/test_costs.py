@@ -1,0 +1,55 @@
+"""What rounds cost in calls to the stores: flat in clients, and as docs/operations.md says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.costs import CLASS_A, CLASS_B, CLIENTS, DELETE, QUEUED, READ, WRITE, counted, price, round_cost, table
+from support.faults import Schedule
+from support.harness import Harness
+
+from muster.wire.messages import WaitReason
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+CLIENTS_IN_STORM, SECONDS = 2000, 4
+
+
+def test_calls_are_flat_in_clients_and_documented(measured):
+    costs = [round_cost(clients) for clients in CLIENTS]
+    text = "\n".join([*table(costs), "", *price(costs[-1])])
+    measured(f"Calls to the stores:\n{text}")
+    _, some, many = costs
+    # Three counters go up for a contribution, and the round's own documents do not depend on how many there are.
+    for cost in costs:
+        assert cost.billed(WRITE) == 3 * cost.clients + 4
+        assert cost.calls["documents.create"] + cost.calls["documents.replace"] == 4
+        assert cost.billed(DELETE) <= 4
+    # One look at the round for each update that comes in; the rest goes with time and shards.
+    assert many.billed(READ) / many.clients < 2
+    for operation in (CLASS_A, CLASS_B, QUEUED):
+        each = [cost.billed(operation) / cost.clients for cost in (some, many)]
+        assert each[1] <= 1.25 * each[0], operation
+    assert text in PAGE.read_text(), f"docs/operations.md must show:\n{text}"
+
+
+def test_a_storm_of_check_ins_against_a_full_round_writes_nothing_and_reads_by_the_second(tmp_path, measured):
+    schedule = Schedule()
+    h = Harness(tmp_path, cache_seconds=1.0, wrap=lambda platform: counted(platform, schedule))
+    h.begin(goal=20, minimum=1)
+    for client in range(20):
+        h.assigned(client)
+    schedule.calls.clear()
+    schedule.writes.clear()
+    for client in range(CLIENTS_IN_STORM):
+        answer = h.checkin(f"idle-{client}")
+        assert answer.status == "wait"
+        assert answer.reason is WaitReason.ROUND_FULL
+        h.clock.advance(SECONDS / CLIENTS_IN_STORM)
+    reads = schedule.calls["documents.get"] + schedule.calls["documents.listed"]
+    looks = schedule.calls["blobs.stat"]
+    measured(
+        f"{CLIENTS_IN_STORM} check-ins against a full round in {SECONDS} s: 0 writes, {reads} document reads, {looks} looks at a blob"
+    )
+    assert schedule.writes == []
+    # A list, the task, the round and a ticket counter, once a second.
+    assert reads <= 4 * (SECONDS + 1)

@@ -1,0 +1,150 @@
+"""What a round costs in calls to the stores, counted, and what a million contributions come to at Google's list prices.
+
+`python -m support.costs` (with tests, client and functions on the path) prints the section of docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coordinator.ports import BlobInfo, Document
+from coordinator.use_cases.records import Platform
+from support.faults import Access, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
+from support.harness import Harness
+from support.plans import sum_update
+
+CLIENTS = (10, 100, 1000)
+PER_SECOND = 50  # check-ins
+MILLION = 1_000_000
+PAGE = 1000  # blobs that one list operation gives
+INSTANCES = 10  # of the client API, for the price
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation that Google bills: how it is called, and dollars for a million."""
+
+    label: str
+    dollars: float
+
+
+# List prices of us-central1, beyond what is free.
+READ = Operation("Firestore document reads", 0.30)
+WRITE = Operation("Firestore document writes", 0.90)
+DELETE = Operation("Firestore document deletes", 0.10)
+CLASS_A = Operation("Cloud Storage class A (create, list)", 5.00)
+CLASS_B = Operation("Cloud Storage class B (read, look up)", 0.40)
+QUEUED = Operation("Cloud Tasks (create and deliver)", 0.80)
+OPERATIONS = (READ, WRITE, DELETE, CLASS_A, CLASS_B, QUEUED)
+BILLED = {
+    "documents.get": READ,
+    "documents.listed": READ,
+    "documents.create": WRITE,
+    "documents.replace": WRITE,
+    "documents.increment": WRITE,
+    "documents.delete": DELETE,
+    "blobs.create": CLASS_A,
+    "blobs.listed": CLASS_A,
+    "blobs.stat": CLASS_B,
+    "blobs.read": CLASS_B,
+    "queue.enqueue": QUEUED,
+}
+
+
+class CountedDocuments(FaultyDocuments):
+    """Counts the documents that lists give, at least one a list, as Firestore bills them."""
+
+    def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
+        found = super().list(collection, after=after, limit=limit)
+        self._schedule.calls["documents.listed"] += max(1, len(found))
+        return found
+
+
+class CountedBlobs(FaultyBlobs):
+    """Counts the pages of lists."""
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        found = list(self._schedule.run(Access.READ, "blobs.list", prefix, lambda: self._inner.list(prefix)))
+        self._schedule.calls["blobs.listed"] += max(1, math.ceil(len(found) / PAGE))
+        return iter(found)
+
+
+def counted(platform: Platform, schedule: Schedule) -> Platform:
+    """The platform with its calls counted in `schedule.calls`."""
+    return replace(
+        platform,
+        documents=CountedDocuments(platform.documents, schedule),
+        blobs=CountedBlobs(platform.blobs, schedule),
+        queue=FaultyQueue(platform.queue, schedule),
+    )
+
+
+@dataclass(frozen=True)
+class RoundCost:
+    """The calls of a round from its first check-in until it is swept and the next one is open."""
+
+    clients: int
+    calls: Counter[str]
+    seconds: float  # that the round collected
+
+    def billed(self, operation: Operation) -> int:
+        """How often `operation` is billed."""
+        return sum(self.calls[method] for method, kind in BILLED.items() if kind is operation)
+
+
+def round_cost(clients: int) -> RoundCost:
+    """Counts the second round of `clients` clients, who come one by one, upload and are done; one instance of each function."""
+    schedule = Schedule()
+    with tempfile.TemporaryDirectory() as folder:
+        h = Harness(Path(folder), cache_seconds=1.0, wrap=lambda platform: counted(platform, schedule))
+        h.begin(rounds=3, goal=clients)
+        for number in (1, 2):
+            schedule.calls.clear()
+            start = h.clock.now()
+            for client in range(clients):
+                h.upload(h.assigned(f"{number}-{client}").token, sum_update(client % 62))
+                h.clock.advance(1 / PER_SECOND)
+                h.deliver_all()
+            assert len(h.committed()) == number
+            h.clock.advance(1.0)  # what an instance knows of the round is old now
+        return RoundCost(clients, Counter(schedule.calls), h.clock.now() - start - 1.0)
+
+
+def table(costs: list[RoundCost]) -> list[str]:
+    """The calls of each round, and for each contribution of the largest one."""
+    heads = "".join(f" {cost.clients:,} clients |" for cost in costs)
+    lines = [f"| a round of |{heads} each of {costs[-1].clients:,} |", "|---" * (len(costs) + 2) + "|"]
+    for operation in OPERATIONS:
+        numbers = [cost.billed(operation) for cost in costs]
+        cells = "".join(f" {number:,} |" for number in numbers)
+        lines.append(f"| {operation.label} |{cells} {numbers[-1] / costs[-1].clients:.2f} |")
+    return lines
+
+
+def price(cost: RoundCost) -> list[str]:
+    """What a million contributions in such rounds cost, line by line."""
+    rounds = MILLION // cost.clients
+    lines = ["| for a million contributions | operations | dollars for a million | dollars |", "|---|---|---|---|"]
+    total = 0.0
+    for operation in OPERATIONS:
+        number = cost.billed(operation) * rounds
+        dollars = number / MILLION * operation.dollars
+        total += dollars
+        lines.append(f"| {operation.label} | {number:,} | {operation.dollars:.2f} | {dollars:.2f} |")
+    lines.append(f"| **all calls to the stores and the queue** | | | **{total:.2f}** |")
+    return lines
+
+
+def section() -> str:
+    """The tables of docs/operations.md."""
+    costs = [round_cost(clients) for clients in CLIENTS]
+    return "\n".join([*table(costs), "", *price(costs[-1])])
+
+
+if __name__ == "__main__":
+    print(section())  # noqa: T201
