@@ -1,0 +1,290 @@
+"""Fifty rounds on Firestore, Cloud Storage and Cloud Tasks, with many instances of each function, while everything fails.
+
+Instances get SIGKILL, calls to the stores fail before and after they take effect, deliveries come twice and late. What has to hold:
+each accepted update is counted exactly once, every round commits or is given up for its minimum, and nothing is left over.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import jwt
+import pytest
+import requests
+from support import cloud
+from support.cloud_tasks_double import CloudTasksDouble, Disorder
+from support.harness import POPULATION, SECRET, Harness
+from support.instances import FrontEnd, Instance
+from support.plans import sum_update
+
+from coordinator.adapters.cloud_tasks import CloudTasksQueue
+from coordinator.adapters.system import SeededChance, SystemChance, SystemClock
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Committed
+from muster.emulators import FirestoreEmulator, StorageEmulator
+from muster.wire.messages import CheckinRequest, CheckinResponse, TaskStatus
+from muster.wire.tensors import decode, encode
+
+pytestmark = [cloud.EMULATORS, pytest.mark.timeout(420)]
+CLIENTS, ROUNDS, MINIMUM, SEED = 30, 50, 5, 20261124
+INSTANCES = {"client_api": 3, "aggregator": 2, "committer": 2}
+FAILING = 0.02  # share of calls to the stores
+LONGEST = 330.0  # seconds; what takes longer hangs
+QUEUE = f"projects/{cloud.PROJECT}/locations/{cloud.LOCATION}/queues/{cloud.QUEUE}"
+
+
+class Deployment:
+    """Instances, the queue, a tick each second, and somebody who kills instances."""
+
+    def __init__(self, environment: dict[str, str], *, double: CloudTasksDouble, issuer, fronts, logs: Path) -> None:
+        self.killed: Counter[str] = Counter()
+        self.instances = [
+            Instance(function, environment, logs=logs, failing=FAILING)
+            for function, number in INSTANCES.items()
+            for _ in range(number)
+        ]
+        for function, front in fronts.items():
+            front.ports = [instance.port for instance in self.instances if instance.function == function]
+        self._double = double
+        self._issuer = issuer
+        self._aggregator = fronts["aggregator"].url
+        self._chance = random.Random(SEED)  # noqa: S311  fixed on purpose
+        self._stop = threading.Event()
+        self._peace = threading.Event()
+        self._threads = [threading.Thread(target=target) for target in (self._deliver, self._tick, self._kill)]
+
+    def __enter__(self) -> Self:
+        for instance in self.instances:
+            instance.start()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._peace.set()
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        for instance in self.instances:
+            instance.kill()
+
+    def end_kills(self) -> None:
+        self._peace.set()
+
+    def _deliver(self) -> None:
+        self._double.run(self._stop, threads=6)
+
+    def _tick(self) -> None:
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self._stop.wait(1.0):
+                token = self._issuer.token(account=cloud.ACCOUNT, audience=self._aggregator)
+                headers = {"Authorization": f"Bearer {token}"}
+                _post(session, f"{self._aggregator}/internal/tick", headers=headers)
+
+    def _kill(self) -> None:
+        while not self._peace.wait(self._chance.uniform(0.5, 3.0)):
+            instance = self._chance.choice(self.instances)
+            instance.kill()
+            self.killed[instance.function] += 1
+            self._peace.wait(self._chance.uniform(0.0, 0.5))
+            instance.start()
+
+
+class Clients:
+    """Threads that speak the protocol, and what they know: whose update was sent, and when it was accepted."""
+
+    def __init__(self, ports: list[int]) -> None:
+        self._ports = ports
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._live, args=(client,)) for client in range(CLIENTS)]
+        self.sent: dict[RoundKey, set[int]] = defaultdict(set)
+        self.accepted: dict[RoundKey, dict[int, float]] = defaultdict(dict)
+        self.unexpected: list[str] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _live(self, client: int) -> None:
+        chance = random.Random(client)  # noqa: S311  fixed on purpose
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self._stop.is_set():
+                self._stop.wait(self._once(session, client, chance))
+
+    def _once(self, session: requests.Session, client: int, chance: random.Random) -> float:
+        """One check-in, and its update if it brings work; seconds to the next."""
+        body = CheckinRequest(client=f"client-{client}").encode()
+        answer = self._ask(session, "POST", f"/v1/populations/{POPULATION}:checkin", chance, data=body)
+        if answer is None or not answer.ok:
+            return 0.2
+        found = CheckinResponse.decode(answer.content).answer
+        if found.status == "wait":
+            return min(found.retry_after, 1.0)
+        claims = jwt.decode(found.token, options={"verify_signature": False})
+        key = RoundKey(claims["task"], claims["round"], claims["epoch"])
+        with self._lock:
+            self.sent[key].add(client)
+        headers = {"Authorization": f"Bearer {found.token}"}
+        for _ in range(50):
+            answer = self._ask(session, "PUT", "/v1/updates", chance, data=encode(sum_update(client)), headers=headers)
+            if answer is not None and answer.ok:
+                with self._lock:
+                    self.accepted[key].setdefault(client, time.time())
+                return min(answer.json()["retry_after"], 1.0)
+            if answer is not None and answer.status_code < 500:
+                return 0.1  # the round has closed, or the assignment has run out
+            if self._stop.wait(0.1):
+                break
+        return 0.2
+
+    def _ask(
+        self, session: requests.Session, method: str, path: str, chance: random.Random, **more: object
+    ) -> requests.Response | None:
+        port = chance.choice(self._ports)
+        try:
+            answer = session.request(method, f"http://127.0.0.1:{port}{path}", timeout=20, **more)
+        except requests.RequestException:
+            return None
+        if answer.status_code == 500:
+            self.unexpected.append(answer.text)
+        return answer
+
+
+def _post(session: requests.Session, url: str, **more: object) -> int | None:
+    try:
+        return session.post(url, timeout=20, **more).status_code
+    except requests.RequestException:
+        return None
+
+
+@pytest.fixture
+def stores(
+    firestore_emulator: FirestoreEmulator, storage_emulator: StorageEmulator
+) -> Iterator[tuple[dict[str, str], dict[str, object]]]:
+    """What leads an instance to this test's own stores, and adapters over the same."""
+    project, bucket = "chaos", "chaos"
+    storage_emulator.make_bucket(bucket)
+    environment = {
+        **firestore_emulator.environment,
+        **storage_emulator.environment,
+        "MUSTER_STATE": f"firestore://{project}/(default)",
+        "MUSTER_BLOBS": f"gs://{bucket}",
+    }
+    with (
+        cloud.firestore(firestore_emulator.address, project) as documents,
+        cloud.gcs(storage_emulator, bucket=bucket) as blobs,
+    ):
+        yield environment, {"documents": documents, "blobs": blobs}
+
+
+def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, stores, issuer, measured):
+    clock, (environment, adapters) = SystemClock(), stores
+    disorder = Disorder(SeededChance(SEED), twice=0.1, late=0.1, most_delay=10.0)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        fronts = {name: stack.enter_context(FrontEnd()) for name in ("aggregator", "committer")}
+        double = stack.enter_context(CloudTasksDouble(QUEUE, clock=clock, issuer=issuer, disorder=disorder))
+        queue = CloudTasksQueue(
+            cloud.PROJECT,
+            cloud.LOCATION,
+            cloud.QUEUE,
+            targets={name: front.url for name, front in fronts.items()},
+            account=cloud.ACCOUNT,
+            clock=clock,
+            endpoint=double.address,
+        )
+        stack.callback(queue.close)
+        environment |= {
+            "MUSTER_QUEUE": f"cloudtasks://{cloud.PROJECT}/{cloud.LOCATION}/{cloud.QUEUE}?endpoint={double.address}",
+            "MUSTER_SECRET": SECRET.hex(),
+            "MUSTER_ROUND_CACHE_SECONDS": "0.3",
+            "MUSTER_RETRY_FLOOR": "0.1",
+            "MUSTER_AGGREGATOR_URL": fronts["aggregator"].url,
+            "MUSTER_COMMITTER_URL": fronts["committer"].url,
+            "MUSTER_INVOKER": cloud.ACCOUNT,
+            "MUSTER_TOKEN_ISSUER": issuer.url,
+        }
+        h = Harness(
+            tmp_path,
+            wrap=lambda platform: replace(platform, queue=queue, clock=clock, chance=SystemChance()),
+            **adapters,
+        )
+        deployment = stack.enter_context(
+            Deployment(environment, double=double, issuer=issuer, fronts=fronts, logs=tmp_path)
+        )
+        h.put_plan()
+        h.create_task(
+            rounds=ROUNDS,
+            goal=20,
+            minimum=MINIMUM,
+            over_selection=1.5,
+            chunk=6,
+            shards=2,
+            round_seconds=8,
+            assignment_seconds=3,
+        )
+        ports = [instance.port for instance in deployment.instances if instance.function == "client_api"]
+        pause = threading.Event()
+        with Clients(ports) as clients:
+            while h.task().status is not TaskStatus.COMPLETED:
+                assert time.monotonic() < started + LONGEST, (h.task(), double.next_due())
+                pause.wait(0.2)
+        seconds = time.monotonic() - started
+        deployment.end_kills()
+        while h.leftovers() or h.blobs("updates/") or h.blobs("partials/") or h.blobs("broadcasts/"):
+            assert time.monotonic() < started + LONGEST, h.leftovers()
+            pause.wait(0.2)
+        delivered = double.delivered
+    assert set(deployment.killed) == set(INSTANCES)
+    assert clients.unexpected == []
+    # A store that is not available is logged too, and is what was asked for.
+    assert re.findall(r"^\w+ /\S+ failed$", "".join(each.log() for each in deployment.instances), re.MULTILINE) == []
+
+    committed, abandoned = h.committed(), h.abandoned()
+    assert len(committed) + len(abandoned) == len(h.rounds())
+    assert [round_.key.number for round_ in committed] == list(range(1, ROUNDS + 1))
+    assert all("the minimum is" in round_.reason for round_ in abandoned)
+    total = sum(_checked(round_, h, clients) for round_ in committed)
+    assert int(decode(h.checkpoint(ROUNDS))["total"]) == total
+    assert {name.partition("/")[0] for name in h.blobs()} == {"checkpoints", "manifests", "plans", "results"}
+    counters = [
+        h.inner.documents.list(f"{names.round_path(r.key)}/{c}") for r in h.rounds() for c in ("tickets", "shards")
+    ]
+    assert not any(counters)
+    updates = sum(round_.tally.folded for round_ in committed)
+    kills = ", ".join(f"{number} {function}" for function, number in sorted(deployment.killed.items()))
+    measured(
+        f"Chaos on the emulators: {ROUNDS} rounds in {seconds:.0f} s, {updates} updates each counted once, {len(abandoned)} attempts "
+        f"given up, {delivered} deliveries; killed: {kills}"
+    )
+
+
+def _checked(round_: Committed, h: Harness, clients: Clients) -> int:
+    """The sum of a round's updates, after a look at whose they are."""
+    result = decode(h.inner.blobs.read(round_.result.name))
+    ids, count = int(result["ids"]), int(result["count"])
+    counted = {client for client in range(62) if ids >> client & 1}
+    assert len(counted) == count == round_.tally.folded >= MINIMUM, round_.key
+    # A receipt that came before the round closed promises that the update counts; one without an answer may count too.
+    promised = {who for who, at in clients.accepted[round_.key].items() if at < round_.closed_at}
+    assert promised <= counted <= clients.sent[round_.key], round_.key
+    return ids
