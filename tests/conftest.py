@@ -3,14 +3,25 @@ and what tests measured, in the run's closing lines."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.cloud import started
 from support.issuer import TokenIssuer
 
 from muster.emulators import FirestoreEmulator, StorageEmulator
+
+# On a loaded machine an example may take its time; how long it takes is not what these tests are about.
+settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("muster")
+
+# The suites for documents, blobs and the queue, each of whose tests carries its adapter's name in brackets.
+_CONTRACT = re.compile(r"tests/contract/(test_(?:blobs|documents|queue))\.py::\w+\[([^]-]+)")
 
 
 @pytest.fixture(scope="session")
@@ -36,9 +47,19 @@ def measured(record_property: Callable[[str, object], None]) -> Callable[[str], 
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    contract = Counter(
+        f"{Path(found[1]).stem.removeprefix('test_')} on {found[2]}"
+        for report in reports
+        if report.when == "call" and (found := _CONTRACT.search(report.nodeid))
+    )
+    if contract:
+        terminalreporter.section("contract suite: tests by port and adapter")
+        for name in sorted(contract):
+            terminalreporter.write_line(f"{contract[name]:4d}  {name}")
     texts = [
         value
-        for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+        for report in reports
         if report.when == "call"
         for name, value in report.user_properties
         if name == "measured"

@@ -51,5 +51,6 @@ def test_a_storm_of_check_ins_against_a_full_round_writes_nothing_and_reads_by_t
         f"{CLIENTS_IN_STORM} check-ins against a full round in {SECONDS} s: 0 writes, {reads} document reads, {looks} looks at a blob"
     )
     assert schedule.writes == []
+    assert looks == 0
     # A list, the task, the round and a ticket counter, once a second.
     assert reads <= 4 * (SECONDS + 1)

@@ -90,8 +90,13 @@ class Checkin:
             return Refusal(WaitReason.BETWEEN_ROUNDS, max(self._pause(standing, now), round_.terms.opened_at - now))
         if now >= round_.terms.deadline:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
+        if cookie is not None and cookie.key == round_.key:
+            return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
+        # From here on a look costs a call; a round that is known to be full is answered without one.
+        if not any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.shards)):
+            return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
         pseudonym = names.pseudonym(self.secret, round_.key, identity)
-        if (cookie is not None and cookie.key == round_.key) or self._is_done(round_, pseudonym):
+        if self._is_done(round_, pseudonym):
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
         ticket = self._take_slot(standing, round_, now)
         if ticket is None:
@@ -113,10 +118,10 @@ class Checkin:
         start = int(self.platform.chance.uniform() * terms.shards) if terms.shards > 1 else 0
         for step in range(terms.shards):
             counter = (start + step) % terms.shards
+            if not self._has_room(standing, counter, round_, now):
+                continue
             fields = standing.tickets[counter]
             limit = self._limit(fields, counter, round_, now)
-            if slots.assigned(fields) >= limit:
-                continue
             path = names.ticket_path(round_.key, counter)
             after = self.platform.documents.increment(path, {slots.ISSUED: 1, issued: 1})
             if after[slots.ISSUED] <= limit:
@@ -126,6 +131,11 @@ class Checkin:
             after = self.platform.documents.increment(path, {slots.ISSUED: -1, issued: -1})
             standing.tickets[counter] = {**fields, **after}
         return None
+
+    def _has_room(self, standing: Standing, counter: int, round_: Collecting, now: float) -> bool:
+        """Whether a counter had a slot when it was last read."""
+        fields = standing.tickets[counter]
+        return slots.assigned(fields) < self._limit(fields, counter, round_, now)
 
     def _limit(self, fields: Mapping[str, int], counter: int, round_: Collecting, now: float) -> int:
         terms = round_.terms
