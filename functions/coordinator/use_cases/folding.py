@@ -49,9 +49,10 @@ class Folding:
         if found is None or not isinstance(found.value, Collecting):
             return
         round_, ledger = found.value, Ledger(self.platform.blobs, key)
-        manifests = ledger.manifests(shard)
+        manifests, stored = ledger.manifests(shard), set(ledger.listed(shard))
         for index, manifest in enumerate(manifests):
-            if not manifest.sealed:
+            # Updates are deleted once their partial is durable: where none is left, there is nothing to do any more.
+            if not stored.isdisjoint(manifest.updates):
                 self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
         while (made := ledger.freeze_chunk(shard, manifests, chunk=round_.terms.chunk)) is not None:
             self._ensure(round_, ledger, names.shard_part(shard, len(manifests) - 1), made.updates)
