@@ -37,8 +37,8 @@ class Operation:
 READ = Operation("Firestore document reads", 0.30)
 WRITE = Operation("Firestore document writes", 0.90)
 DELETE = Operation("Firestore document deletes", 0.10)
-CLASS_A = Operation("Cloud Storage class A (create, list)", 5.00)
-CLASS_B = Operation("Cloud Storage class B (read, look up)", 0.40)
+CLASS_A = Operation("Cloud Storage class A (create, list, look up)", 5.00)
+CLASS_B = Operation("Cloud Storage class B (read)", 0.40)
 QUEUED = Operation("Cloud Tasks (create and deliver)", 0.80)
 OPERATIONS = (READ, WRITE, DELETE, CLASS_A, CLASS_B, QUEUED)
 BILLED = {
@@ -50,7 +50,7 @@ BILLED = {
     "documents.delete": DELETE,
     "blobs.create": CLASS_A,
     "blobs.listed": CLASS_A,
-    "blobs.stat": CLASS_B,
+    "blobs.stat": CLASS_A,
     "blobs.read": CLASS_B,
     "queue.enqueue": QUEUED,
 }

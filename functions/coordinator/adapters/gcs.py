@@ -37,6 +37,7 @@ _CONNECTIONS = 64  # kept open; more are made when needed
 _DELETERS = 16  # threads
 _MARK = "write"  # the metadata that tells which call made a blob
 _LISTED = "items(name,size,timeCreated),nextPageToken"
+_LOOKED_UP = "items(name,size,crc32c,timeCreated,metadata),nextPageToken"
 _ANY_PROJECT = "-"  # the client asks for one; only calls that make or list buckets use it
 # The client else reads the bucket's metadata for traces, and again whenever a blob is not there: calls that cost, and that need
 # a right to the bucket which the functions do not have.
@@ -177,8 +178,15 @@ class GcsBlobs:
         return Creation(_info(blob, name), created=True, same=True)
 
     def _look_up(self, name: str) -> Blob | None:
+        # By a list, which costs more than a get would: who may get what is known of a blob may read the blob, and the
+        # client API, which looks up updates, must not be able to.
+        full = self._prefix + name
         with _translated(name):
-            return self._bucket.get_blob(self._prefix + name, timeout=_TIMEOUT, retry=self._retry)
+            found = self._client.list_blobs(
+                self._bucket, prefix=full, max_results=1, fields=_LOOKED_UP, timeout=_TIMEOUT, retry=self._retry
+            )
+            first: Blob | None = next(iter(found), None)
+        return first if first is not None and first.name == full else None
 
     def _list(self, prefix: str) -> Iterator[BlobInfo]:
         with _translated(prefix):
