@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +44,7 @@ class MissingEmulatorError(EmulatorError):
     """What an emulator needs is not installed; the text says what, and how to install it."""
 
 
-class Emulator:
+class Emulator(ABC):
     """An emulator as a context manager: healthy inside, gone afterwards."""
 
     name = ""
@@ -73,9 +74,9 @@ class Emulator:
         return self._process is not None
 
     @property
+    @abstractmethod
     def environment(self) -> Mapping[str, str]:
         """What tells Google's client libraries to use it."""
-        raise NotImplementedError
 
     def missing(self) -> str:
         """What is not installed of what it needs, and how to install it; empty if all is there."""
@@ -125,17 +126,19 @@ class Emulator:
             process.stdin.close()  # the guard does the rest
         process.wait()
 
+    @abstractmethod
     def _command(self, port: int) -> Sequence[str]:
-        raise NotImplementedError
+        """What starts it. Raises `MissingEmulatorError`."""
 
     def _settings(self) -> Mapping[str, str]:
         return {}
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> None:  # noqa: B027  a hook that an emulator may leave as it is
         """Called once it is healthy."""
 
+    @abstractmethod
     def _health(self) -> str:
-        raise NotImplementedError
+        """The address that answers once it is healthy."""
 
     def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         pause = threading.Event()
