@@ -11,13 +11,11 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import google_crc32c
@@ -27,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from google.auth.credentials import AnonymousCredentials
 
 from coordinator.ports import Blobs
+from support.served import Loopback
 
 ACCOUNT = "client-api@muster-test.iam.gserviceaccount.com"
 _QUANTUM = 256 << 10  # bytes
@@ -53,7 +52,7 @@ def _key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-class Bucket:
+class Bucket(Loopback):
     """Runs while it is entered, as a context manager.
 
     Attributes:
@@ -99,19 +98,7 @@ class Bucket:
 
         for verb in ("PUT", "POST", "DELETE"):
             setattr(Handler, f"do_{verb}", Handler._serve)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     def forget_sessions(self) -> None:
         """As a week later."""

@@ -21,8 +21,7 @@ from functools import cache
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from werkzeug.wrappers import Request, Response
 
@@ -32,6 +31,7 @@ from coordinator.http import router
 from coordinator.ports import UnavailableError
 from coordinator.settings import Settings
 from support.plans import SumRuntime
+from support.served import Loopback
 
 _FUNCTION, _SHARE = "INSTANCE_FUNCTION", "INSTANCE_FAILING"
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -137,7 +137,7 @@ class Instance:
         return self._log.read_text() if self._log.exists() else ""
 
 
-class FrontEnd:
+class FrontEnd(Loopback):
     """One address for several instances: each connection goes to the next one that takes it, and ends if that dies."""
 
     def __init__(self) -> None:
@@ -156,19 +156,7 @@ class FrontEnd:
                             _join(self.request, upstream)
                         return
 
-        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler, bind_and_activate=True)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler, bind_and_activate=True))
 
 
 def _join(client: socket.socket, instance: socket.socket) -> None:

@@ -16,6 +16,7 @@ import grpc
 import requests
 
 from support.faults import When
+from support.served import Loopback
 
 
 class _Lossy:
@@ -79,11 +80,11 @@ class _Forwarding(grpc.GenericRpcHandler):
         )
 
 
-class LossyHttp(_Lossy):
+class LossyHttp(_Lossy, Loopback):
     """Before an HTTP service, such as fake-gcs-server. Methods by verb: `POST`."""
 
     def __init__(self, target: str) -> None:
-        super().__init__()
+        _Lossy.__init__(self)
         self._target = target
         self._session = requests.Session()
         self._session.trust_env = False
@@ -119,16 +120,4 @@ class LossyHttp(_Lossy):
 
         for verb in ("GET", "POST", "PUT", "DELETE"):
             setattr(Handler, f"do_{verb}", Handler._forward)
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        Loopback.__init__(self, ThreadingHTTPServer(("127.0.0.1", 0), Handler))

@@ -1,11 +1,13 @@
-"""A WSGI application behind a real socket."""
+"""Real sockets on the loopback interface, for applications and for doubles of services."""
 
 from __future__ import annotations
 
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from werkzeug.serving import make_server
 
@@ -23,3 +25,22 @@ def served(application: Callable[..., Any]) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+class Loopback:
+    """A server as a context manager, each request in a thread of its own. `url` is known before it serves."""
+
+    def __init__(self, server: socketserver.ThreadingTCPServer) -> None:
+        self._server = server
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()

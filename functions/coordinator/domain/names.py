@@ -70,6 +70,11 @@ def population_tasks_path(population: str) -> str:
     return f"populations/{population}/tasks"
 
 
+def member_path(population: str, task: str) -> str:
+    """The document that makes a task one of a population's."""
+    return f"{population_tasks_path(population)}/{task}"
+
+
 def plan_name(sha256: str, *, for_client: bool) -> str:
     """The blob of a plan."""
     return f"plans/{sha256}/{'client' if for_client else 'full'}"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from coordinator.domain import names
-from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, abandon, next_round
+from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round, abandon, next_round
 from coordinator.domain.tasks import Task, at_round, completed
 from coordinator.ports import AlreadyExistsError, ConflictError
 from coordinator.use_cases import work
@@ -39,13 +39,18 @@ def advance(platform: Platform, task_name: str) -> None:
         return at_round(now, following.key, checkpoint) if now.status is TaskStatus.ACTIVE else now
 
     platform.change_task(task_name, move)
-    delay = max(0.0, opened.terms.deadline - platform.clock.now())
-    platform.enqueue(work.close(opened.key), opened.key, hint="deadline", delay=delay)
+    schedule_close(platform, opened)
+
+
+def schedule_close(platform: Platform, round_: Round) -> None:
+    """Has the round judged at its deadline."""
+    delay = max(0.0, round_.terms.deadline - platform.clock.now())
+    platform.enqueue(work.close(round_.key), round_.key, hint="deadline", delay=delay)
 
 
 def join_population(platform: Platform, task: Task) -> None:
     """Puts a task where check-ins look. A repeat changes nothing."""
-    member = f"{names.population_tasks_path(task.spec.population)}/{task.name}"
+    member = names.member_path(task.spec.population, task.name)
     if platform.documents.get(member) is None:
         with suppress(AlreadyExistsError):
             platform.documents.create(member, {})
@@ -53,7 +58,7 @@ def join_population(platform: Platform, task: Task) -> None:
 
 def leave_population(platform: Platform, task: Task) -> None:
     """Takes an ended task out of what check-ins look at."""
-    platform.documents.delete(f"{names.population_tasks_path(task.spec.population)}/{task.name}")
+    platform.documents.delete(names.member_path(task.spec.population, task.name))
 
 
 def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:

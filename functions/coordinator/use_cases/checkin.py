@@ -65,9 +65,10 @@ class Checkin:
         standings = self.open_rounds.of(population)
         # Tasks of one population take turns, or the first would starve the others.
         start = int(self.platform.chance.uniform() * len(standings)) if len(standings) > 1 else 0
+        cookie = self.tokens.read_cookie(request.cookie)
         refusals = []
         for standing in standings[start:] + standings[:start]:
-            answer = self._try(standing, request, identity=identity, now=now)
+            answer = self._try(standing, cookie, identity=identity, now=now)
             if isinstance(answer, Assignment):
                 return CheckinResponse(answer=answer)
             refusals.append(answer)
@@ -76,11 +77,12 @@ class Checkin:
         best = min(refusals, key=lambda refusal: _SOONEST.index(refusal.reason))
         return CheckinResponse(answer=Wait(reason=best.reason, retry_after=best.retry_after, cookie=request.cookie))
 
-    def _try(self, standing: Standing, request: CheckinRequest, *, identity: str, now: float) -> Assignment | Refusal:
+    def _try(
+        self, standing: Standing, cookie: CookieClaims | None, *, identity: str, now: float
+    ) -> Assignment | Refusal:
         task, round_ = standing.task, standing.round
         if task.status is TaskStatus.PAUSED:
             return Refusal(WaitReason.TASK_PAUSED, self._pause(None, now))
-        cookie = self.tokens.read_cookie(request.cookie)
         too_soon = _too_soon(standing, cookie, now)
         if too_soon is not None:
             return too_soon

@@ -8,7 +8,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Round, Tally, Verdict, abandon, close, extend, judge
 from coordinator.ports import ConflictError
 from coordinator.use_cases import work
-from coordinator.use_cases.advance import advance
+from coordinator.use_cases.advance import advance, schedule_close
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Ledger, shards_of
 from coordinator.use_cases.open_rounds import tally_assignments
@@ -91,9 +91,3 @@ class ClosingRounds:
             return self.platform.rounds.replace(found, value)
         except ConflictError:
             return None
-
-
-def schedule_close(platform: Platform, round_: Round) -> None:
-    """Has the round judged at its deadline."""
-    delay = max(0.0, round_.terms.deadline - platform.clock.now())
-    platform.enqueue(work.close(round_.key), round_.key, hint="deadline", delay=delay)

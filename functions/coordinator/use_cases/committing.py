@@ -28,8 +28,7 @@ from coordinator.domain.rounds import (
 from coordinator.domain.tasks import Task, opened
 from coordinator.ports import BlobNotFoundError, ConflictError
 from coordinator.use_cases import work
-from coordinator.use_cases.advance import abandon_current, advance, next_key
-from coordinator.use_cases.closing import schedule_close
+from coordinator.use_cases.advance import abandon_current, advance, next_key, schedule_close
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.records import Platform, Versioned

@@ -17,8 +17,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Round, close
 from coordinator.domain.tasks import Task
 from coordinator.ports import AlreadyExistsError, BlobNotFoundError, Document
-from coordinator.use_cases.advance import join_population
-from coordinator.use_cases.closing import schedule_close
+from coordinator.use_cases.advance import join_population, schedule_close
 from coordinator.use_cases.ledgers import shards_of
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform

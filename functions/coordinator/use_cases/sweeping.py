@@ -63,13 +63,10 @@ class Sweeping:
         self._remove_orphans()
 
     def _repair(self, task: Task) -> None:
-        member = f"{names.population_tasks_path(task.spec.population)}/{task.name}"
-        joined = self.platform.documents.get(member) is not None
-        if task.ended:
-            if joined:
-                leave_population(self.platform, task)
-        elif not joined:
+        if not task.ended:
             join_population(self.platform, task)
+        elif self.platform.documents.get(names.member_path(task.spec.population, task.name)) is not None:
+            leave_population(self.platform, task)
         if task.status is TaskStatus.OPENING:
             minute = int(self.platform.clock.now() // 60)
             self.platform.queue.enqueue(work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}")
