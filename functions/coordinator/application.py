@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from coordinator.domain.keys import KeyRing
 from coordinator.ports import Invoker
 from coordinator.tokens import Tokens
 from coordinator.use_cases.checkin import Checkin
@@ -14,6 +15,7 @@ from coordinator.use_cases.committing import Committing
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.open_rounds import OpenRounds
 from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.pseudonyms import Pseudonyms
 from coordinator.use_cases.records import Platform
 from coordinator.use_cases.sweeping import Sweeping
 from coordinator.use_cases.tasks import Tasks
@@ -44,7 +46,7 @@ class Application:
 def assemble(
     platform: Platform,
     *,
-    secret: bytes,
+    secret: KeyRing | bytes | None,
     runtime: Callable[[Plan], Runtime],
     round_cache_seconds: float,
     retry_floor: float,
@@ -55,14 +57,15 @@ def assemble(
 
     Args:
       platform: The ports.
-      secret: The key of tokens and pseudonyms.
+      secret: The keys of tokens and pseudonyms, or the only one; None where nothing signs.
       runtime: Gives what runs a plan's graphs; called for a commit, and for a fold that needs TensorFlow.
       round_cache_seconds: How long a reading of a round is trusted.
       retry_floor: The shortest wait that a client is told, in seconds.
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
     """
-    tokens, plans = Tokens(secret), Plans(platform.blobs)
+    ring = KeyRing.of(secret)
+    tokens, plans = Tokens(ring), Plans(platform.blobs)
     if platform.direct is None:
         direct_above = None
     open_rounds = OpenRounds(platform, seconds=round_cache_seconds)
@@ -72,7 +75,7 @@ def assemble(
         platform=platform,
         tokens=tokens,
         plans=plans,
-        checkin=Checkin(platform, tokens, plans, open_rounds, secret, retry_floor, direct_above),
+        checkin=Checkin(platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above),
         uploads=Uploads(platform, tokens, plans, open_rounds, retry_floor),
         tasks=Tasks(platform, plans),
         folding=folding,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from coordinator.application import Application, assemble
+from coordinator.domain import names
 from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, WorkQueue
-from coordinator.settings import Settings, SettingsError
+from coordinator.settings import SIGNING, Settings, SettingsError
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
 
@@ -22,16 +23,21 @@ Port = TypeVar("Port")
 _DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
-def application(settings: Settings) -> Application:
+def application(settings: Settings, *, function: str | None = None) -> Application:
     """The application that `settings` describe.
+
+    Args:
+      settings: The settings.
+      function: Which function it serves; None: all of them.
 
     Raises:
       SettingsError: a URL's scheme is not known, or something that it needs is not set or not installed.
     """
-    direct, direct_above = _direct(settings)
+    settings.check(function)
+    direct, direct_above = _direct(settings) if function in (SIGNING, None) else (None, None)
     return assemble(
         replace(platform(settings), direct=direct),
-        secret=bytes.fromhex(settings.secret),
+        secret=settings.keys,
         runtime=runtimes(),
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
@@ -50,19 +56,30 @@ def platform(settings: Settings) -> Platform:
 
     return Platform(
         documents=_documents(settings.state),
-        blobs=_blobs(settings.blobs),
+        blobs=_stores(settings),
         queue=_queue(settings),
         clock=SystemClock(),
         chance=SystemChance(),
     )
 
 
-@cache
-def from_environment() -> Application:
-    """The application that this process's environment describes, made once."""
+def from_environment(function: str) -> Application:
+    """The application that this process's environment describes, for one of its functions.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
     import os
 
-    return application(Settings.from_environment(os.environ))
+    settings = Settings.from_environment(os.environ)
+    settings.check(function)
+    # With keys every function is served by one application, made once, however many of them this process serves.
+    return _made(settings, function if settings.secret is None else None)
+
+
+@cache
+def _made(settings: Settings, function: str | None) -> Application:
+    return application(settings, function=function)
 
 
 def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
@@ -102,7 +119,24 @@ def _documents(url: str) -> Documents:
     return _choose(url, "MUSTER_STATE", {"sqlite": sqlite, "firestore": firestore})
 
 
-def _blobs(url: str) -> Blobs:
+def _stores(settings: Settings) -> Blobs:
+    rest = _blobs(settings.blobs, "MUSTER_BLOBS")
+    apart = {
+        prefix.rstrip("/"): _blobs(url, variable)
+        for prefix, url, variable in (
+            (names.UPDATES, settings.updates, "MUSTER_UPDATES"),
+            (names.PARTIALS, settings.partials, "MUSTER_PARTIALS"),
+        )
+        if url is not None and url != settings.blobs
+    }
+    if not apart:
+        return rest
+    from coordinator.adapters.split_blobs import SplitBlobs
+
+    return SplitBlobs(rest, apart)
+
+
+def _blobs(url: str, variable: str) -> Blobs:
     def directory(url: str) -> Blobs:
         from coordinator.adapters.directory import DirectoryBlobs
 
@@ -114,15 +148,17 @@ def _blobs(url: str) -> Blobs:
         place = urlsplit(url)
         return GcsBlobs(place.netloc, unquote(place.path).strip("/"))
 
-    return _choose(url, "MUSTER_BLOBS", {"file": directory, "gs": bucket})
+    return _choose(url, variable, {"file": directory, "gs": bucket})
 
 
 def _direct(settings: Settings) -> tuple[DirectUploads | None, int | None]:
     """The store's direct uploads, and above how many bytes clients use them."""
-    above, place = settings.direct_above, urlsplit(settings.blobs)
+    above, place = settings.direct_above, urlsplit(settings.updates or settings.blobs)
     if place.scheme != "gs":
         if isinstance(above, int):
-            raise SettingsError(f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://…; leave it out")
+            raise SettingsError(
+                f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://… or MUSTER_UPDATES=gs://…; leave it out"
+            )
         return None, None
     if above == "never":
         return None, None

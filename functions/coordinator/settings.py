@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from coordinator.domain.keys import KeyRing
+
+SIGNING = "client_api"  # the function that signs, and names clients: it alone needs keys
 
 
 class SettingsError(ValueError):
@@ -18,9 +23,12 @@ class Settings(BaseModel):
     Attributes:
       state: Where documents are: `sqlite:///path/to/state.db` or `firestore://project/database`.
       blobs: Where blobs are: `file:///path/to/folder`, `gs://bucket` or `gs://bucket/prefix`.
+      updates: Where updates are, likewise, if not in `blobs`: a bucket that few may read.
+      partials: Where partials are, likewise.
       queue: Where work is queued: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`; with
         `?endpoint=host:port`, at a stand-in for Cloud Tasks.
-      secret: The key of tokens and pseudonyms, at least 32 bytes in hex.
+      secret: The key of tokens and pseudonyms, at least 32 bytes in hex; or a ring of keys, newest first: `id:hex,id:hex,…`. Only
+        `client_api` needs it.
       round_cache_seconds: How long an instance trusts its reading of a round. Zero where a read costs microseconds.
       direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
       retry_floor: The shortest time, in seconds, that a client is told to wait.
@@ -34,8 +42,10 @@ class Settings(BaseModel):
 
     state: str
     blobs: str
+    updates: str | None = None
+    partials: str | None = None
     queue: str
-    secret: str = Field(pattern=r"^[0-9a-f]{64,}$", repr=False)
+    secret: str | None = Field(default=None, repr=False)
     round_cache_seconds: float = Field(default=1.0, ge=0)
     retry_floor: float = Field(default=1.0, gt=0)
     direct_above: Annotated[int, Field(ge=0)] | Literal["never"] | None = None
@@ -44,12 +54,34 @@ class Settings(BaseModel):
     invoker: str | None = None
     token_issuer: str | None = None
 
-    @field_validator("state", "blobs", "queue", "aggregator_url", "committer_url", "token_issuer")
+    @field_validator(
+        "state", "blobs", "updates", "partials", "queue", "aggregator_url", "committer_url", "token_issuer"
+    )
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value:
             raise ValueError("must be a URL such as sqlite:///path/state.db, gs://bucket or https://aggregator.example")
         return value
+
+    @field_validator("secret")
+    @classmethod
+    def _is_ring(cls, value: str | None) -> str | None:
+        if value is not None:
+            KeyRing.parse(value)
+        return value
+
+    @cached_property
+    def keys(self) -> KeyRing:
+        """The keys of `secret`; an empty ring without one."""
+        return KeyRing() if self.secret is None else KeyRing.parse(self.secret)
+
+    def check(self, function: str | None) -> None:
+        """Raises `SettingsError` if `function` needs something that is not set. None: a process that serves all functions."""
+        if function in (SIGNING, None) and self.secret is None:
+            raise SettingsError(
+                f"MUSTER_SECRET is not set, and {SIGNING} signs with it: set it to what `muster key new` prints. Of the functions "
+                f"only {SIGNING} needs it"
+            )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

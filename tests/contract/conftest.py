@@ -15,6 +15,7 @@ from support.faults import FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
 
 from coordinator.adapters.directory import DirectoryBlobs
 from coordinator.adapters.local_queue import LocalQueue, Pump
+from coordinator.adapters.split_blobs import SplitBlobs
 from coordinator.adapters.sqlite import SqliteDocuments
 from coordinator.adapters.system import ManualClock, SeededChance
 from coordinator.ports import Blobs, Documents, Work, WorkQueue
@@ -74,6 +75,9 @@ DOCUMENTS: dict[str, Callable[[Path], Documents]] = {
 BLOBS: dict[str, Callable[[Path], Blobs]] = {
     "directory": DirectoryBlobs,
     "directory without links": DirectoryWithoutLinks,
+    "split": lambda folder: SplitBlobs(
+        DirectoryBlobs(folder / "rest"), {part: DirectoryBlobs(folder / part) for part in ("a", "a-b", "folder")}
+    ),
     "faulty, without a fault": lambda folder: FaultyBlobs(DirectoryBlobs(folder), Schedule()),
 }
 QUEUES: dict[str, Callable[[Path], QueueHome]] = {

@@ -159,7 +159,7 @@ class Deployment:
                 continue
             headers = {"Authorization": f"Bearer {answer.token}"}
             if self.ask("PUT", "/v1/updates", data=update, headers=headers).status_code == 200:
-                claims = self.app.tokens.read_assignment(answer.token, now=0)
+                claims = self.app.tokens.read_assignment(answer.token, now=self._clock.now())
                 name = names.update_name(claims.key, claims.shard, claims.pseudonym)
                 self.accepted.setdefault(name, time.monotonic())
 

@@ -111,7 +111,7 @@ class Life(RuleBasedStateMachine):
     # Clients.
 
     def note(self, client, assignment):
-        claims = self.h.app.tokens.read_assignment(assignment.token, now=0)
+        claims = self.h.app.tokens.read_assignment(assignment.token, now=self.h.clock.now())
         out = Out(client, assignment.token, claims.key, claims.ticket, claims.expires_at)
         self.outs.append(out)
         return out
@@ -245,7 +245,7 @@ class Life(RuleBasedStateMachine):
         for shard, number in enumerate(frozen.closing.shards):
             counted += [name for manifest in ledger.manifests(shard)[:number] for name in manifest.updates]
         assert len(counted) == len(set(counted)) == count == frozen.closing.updates == round_.tally.folded
-        secret = self.h.app.checkin.secret
+        secret = self.h.app.checkin.pseudonyms.ring.newest.secret
         pseudonyms = {names.pseudonym(secret, key, str(client)) for client in inside}
         assert {name.rpartition("/")[2] for name in counted} == pseudonyms
         base = decode(self.h.inner.blobs.read(round_.terms.base.blob.name))

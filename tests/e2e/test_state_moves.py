@@ -17,6 +17,7 @@ from support.harness import SECRET, TASK, Harness
 from support.plans import sum_update
 from typer.testing import CliRunner
 
+from coordinator.domain.keys import KeyRing
 from coordinator.ports import Blobs
 from coordinator.use_cases.moving import export_state, import_state
 from muster.cli.app import app
@@ -239,11 +240,11 @@ def test_the_commands_move_a_task_between_folders(tmp_path):
 
     source, target, file = tmp_path / "my data", tmp_path / "elsewhere", tmp_path / "sum.state"
     source.mkdir()
-    h = Harness(source, durable=True)
+    secret = (settings_of(source)["MUSTER_SECRET"], (source / "secret").read_text())
+    h = Harness(source, durable=True, secret=KeyRing.parse(secret[0]))
     h.begin(**POLICY)
     for client in range(3):
         h.upload(h.assigned(client).token, sum_update(client))
-    secret = (settings_of(source)["MUSTER_SECRET"], (source / "secret").read_text())
     assert secret[0] == secret[1]
     assert "pause it first" in run("export", TASK, str(file), "--from", str(source), code=1)
     assert not file.exists()

@@ -15,6 +15,7 @@ from coordinator.adapters.sqlite import SqliteDocuments
 from coordinator.adapters.system import ManualClock, SeededChance
 from coordinator.application import Application, assemble
 from coordinator.domain import names
+from coordinator.domain.keys import KeyRing
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
 from coordinator.domain.tasks import Task
@@ -82,6 +83,7 @@ class Harness:
       direct_above: Larger updates go straight to the store, where the wrapped platform can take them.
       documents: The documents' store, if it is another one. Likewise `blobs`.
       start: What the clock reads, in POSIX seconds.
+      secret: The coordinator's keys; the attribute may be set before a `restart`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Harness:
         documents: Documents | None = None,
         blobs: Blobs | None = None,
         start: float = START,
+        secret: KeyRing | bytes = SECRET,
     ) -> None:
         self.plan = plan or sum_plan()
         self.runtime = runtime or SumRuntime()
@@ -110,15 +113,16 @@ class Harness:
             chance=SeededChance(0),
         )
         self.platform = wrap(self.inner)
+        self.secret = secret
         self._cache_seconds = cache_seconds
         self._direct_above = direct_above
         self.restart()
 
-    def application(self, *, runtime: Any = None, platform: Platform | None = None) -> Application:
+    def application(self, *, runtime: Any = None, platform: Platform | None = None, secret: Any = "") -> Application:
         """Another process over the same stores."""
         return assemble(
             platform or self.platform,
-            secret=SECRET,
+            secret=self.secret if secret == "" else secret,
             runtime=lambda _: runtime or self.runtime,
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,
@@ -274,7 +278,7 @@ class Harness:
                 unneeded = unneeded and not name.startswith(still)
             found += [name] if unneeded else []
         for round_ in rounds:
-            for counters in ("tickets", "shards"):
+            for counters in ("tickets", "shards", "keys"):
                 listed = self.inner.documents.list(f"{names.round_path(round_.key)}/{counters}")
                 found += [document.path for document in listed if round_.key not in open_]
         return found

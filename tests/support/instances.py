@@ -81,7 +81,7 @@ def _made() -> Any:
     )
     app = assemble(
         platform,
-        secret=bytes.fromhex(settings.secret),
+        secret=settings.keys,
         runtime=lambda _: SumRuntime(),  # type: ignore[arg-type, return-value]
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,

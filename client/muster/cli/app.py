@@ -6,7 +6,7 @@ import typer
 
 import muster
 
-from . import client, plan, simulate, state, task, up
+from . import client, key, plan, simulate, state, task, up
 from .failures import Commands
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.add_typer(plan.app, name="plan")
 app.add_typer(task.app, name="task")
 app.add_typer(client.app, name="client")
 app.add_typer(state.app, name="state")
+app.add_typer(key.app, name="key")
 app.command("simulate")(simulate.simulate)
 
 # The demo has options of its own, which its module reads: it is not imported for anybody else's sake.

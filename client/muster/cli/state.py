@@ -18,6 +18,7 @@ from .options import Json as JsonOption
 from .options import console, size, write_json
 
 if TYPE_CHECKING:
+    from coordinator.domain.keys import KeyRing
     from coordinator.use_cases.moving import Moved
     from coordinator.use_cases.records import Platform
 
@@ -95,8 +96,8 @@ def _show(what: str, moved: Moved, *, as_json: bool) -> None:
     console().print(text, markup=False, soft_wrap=True)
 
 
-def _deployment(place: Optional[Path], *, make: bool) -> tuple[Platform, bytes]:
-    """The stores that the settings at `place` name, and the secret."""
+def _deployment(place: Optional[Path], *, make: bool) -> tuple[Platform, KeyRing]:
+    """The stores that the settings at `place` name, and the keys."""
     from muster.serving import functions_folder
 
     folder = str(functions_folder())
@@ -106,7 +107,8 @@ def _deployment(place: Optional[Path], *, make: bool) -> tuple[Platform, bytes]:
     from coordinator.settings import Settings
 
     settings = Settings.from_environment({**os.environ, **_settings(place, make=make)})
-    return bootstrap.platform(settings), bytes.fromhex(settings.secret)
+    settings.check(None)
+    return bootstrap.platform(settings), settings.keys
 
 
 def _settings(place: Optional[Path], *, make: bool) -> Mapping[str, str]:

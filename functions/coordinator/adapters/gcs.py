@@ -25,7 +25,7 @@ from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
-from coordinator.adapters.google_calls import translated
+from coordinator.adapters.google_calls import ForbiddenError, translated
 from coordinator.adapters.paths import check_blob, check_prefix
 from coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, Buffer, Creation, UnavailableError
 
@@ -92,8 +92,11 @@ class GcsBlobs:
                 found = self._look_up(name)
                 if found is None:
                     return self._create_in_chunks(name, source, mark)
-            except exceptions.PreconditionFailed as error:
+            except (exceptions.PreconditionFailed, ForbiddenError) as error:
+                # Who may make objects and not delete them may not replace one, and can be told so before the condition is looked at.
                 found = self._look_up(name)
+                if found is None and isinstance(error, ForbiddenError):
+                    raise
                 if found is None:  # deleted since; what `chunks` gave can't be had again
                     raise UnavailableError(f"{name} was taken a moment ago and is free now; try again") from error
             source.drain()

@@ -28,6 +28,10 @@ _LOST = (
 )
 
 
+class ForbiddenError(StoreError):
+    """The function's service account may not do that."""
+
+
 class Attempts:
     """How one guarded write is repeated, and whether one of its answers may have been lost.
 
@@ -76,6 +80,8 @@ def translated(what: str) -> Iterator[None]:
     except GoogleAuthError as error:
         raise (UnavailableError if error.retryable else StoreError)(f"{what}: {error}") from error
     except exceptions.Forbidden as error:
-        raise StoreError(f"{what}: {error}: grant the function's service account the role that this takes") from error
+        raise ForbiddenError(
+            f"{what}: {error}: grant the function's service account the role that this takes"
+        ) from error
     except (exceptions.GoogleAPIError, requests.RequestException) as error:
         raise StoreError(f"{what}: {error}") from error

@@ -4,6 +4,7 @@ tasks/{task}                                     document: the task
 tasks/{task}/rounds/{round id}                   document: one attempt of one round
 tasks/{task}/rounds/{round id}/tickets/{n}       document: slots given out and given back
 tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
+tasks/{task}/rounds/{round id}/keys/pseudonyms   document: which key names the round's clients
 populations/{population}/tasks/{task}            document: which tasks a check-in looks at
 plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
 updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
@@ -63,6 +64,11 @@ def ticket_path(key: RoundKey, counter: int) -> str:
 def shard_path(key: RoundKey, shard: int) -> str:
     """A shard's counter of updates."""
     return f"{round_path(key)}/shards/{shard:04d}"
+
+
+def pseudonym_key_path(key: RoundKey) -> str:
+    """The document that says which key names the round's clients."""
+    return f"{round_path(key)}/keys/pseudonyms"
 
 
 def population_tasks_path(population: str) -> str:

@@ -60,7 +60,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
     def made() -> Router:
         from coordinator.bootstrap import from_environment
 
-        return router(from_environment(), function)
+        return router(from_environment(function), function)
 
     def serve(request: Request) -> Response:
         return made()(request)

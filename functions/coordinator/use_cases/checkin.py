@@ -13,6 +13,7 @@ from coordinator.domain.slots import Ticket
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases.open_rounds import OpenRounds, Standing
 from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.pseudonyms import Pseudonyms
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Download, TaskStatus, Wait, WaitReason
 
@@ -39,15 +40,14 @@ class Refusal:
 class Checkin:
     """The check-in.
 
-    `secret` keys the pseudonyms; `retry_floor` is the shortest wait in seconds; updates of more than `direct_above` bytes go straight
-    to the store.
+    `retry_floor` is the shortest wait in seconds; updates of more than `direct_above` bytes go straight to the store.
     """
 
     platform: Platform
     tokens: Tokens
     plans: Plans
     open_rounds: OpenRounds
-    secret: bytes
+    pseudonyms: Pseudonyms
     retry_floor: float
     direct_above: int | None = None
 
@@ -65,7 +65,7 @@ class Checkin:
         standings = self.open_rounds.of(population)
         # Tasks of one population take turns, or the first would starve the others.
         start = int(self.platform.chance.uniform() * len(standings)) if len(standings) > 1 else 0
-        cookie = self.tokens.read_cookie(request.cookie)
+        cookie = self.tokens.read_cookie(request.cookie, now=now)
         refusals = []
         for standing in standings[start:] + standings[:start]:
             answer = self._try(standing, cookie, identity=identity, now=now)
@@ -94,16 +94,21 @@ class Checkin:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
         if cookie is not None and cookie.key == round_.key:
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
-        # From here on a look costs a call; a round that is known to be full is answered without one.
+        return self._offer(standing, round_, identity=identity, now=now)
+
+    def _offer(self, standing: Standing, round_: Collecting, *, identity: str, now: float) -> Assignment | Refusal:
+        # A look costs a call; a round that is known to be full is answered without one.
         if not any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.shards)):
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        pseudonym = names.pseudonym(self.secret, round_.key, identity)
+        pseudonym = self.pseudonyms.of(round_.key, identity, tickets=standing.tickets)
+        if pseudonym is None:
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
         if self._is_done(round_, pseudonym):
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
         ticket = self._take_slot(standing, round_, now)
         if ticket is None:
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        return self._assign(round_, ticket, pseudonym=pseudonym, now=now)
+        return self._assign(standing, round_, ticket, pseudonym=pseudonym, now=now)
 
     def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
         """Whether the client's update, or its report, is in: another slot would be of no use to it, and missing to others.
@@ -150,8 +155,11 @@ class Checkin:
             assignment_seconds=terms.assignment_seconds,
         )
 
-    def _assign(self, round_: Collecting, ticket: Ticket, *, pseudonym: str, now: float) -> Assignment:
+    def _assign(
+        self, standing: Standing, round_: Collecting, ticket: Ticket, *, pseudonym: str, now: float
+    ) -> Assignment:
         key, terms = round_.key, round_.terms
+        max_bytes = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes
         claims = AssignmentClaims(
             key=key,
             shard=names.shard_of(pseudonym, terms.shards),
@@ -159,6 +167,9 @@ class Checkin:
             ticket=ticket,
             plan=terms.plan,
             expires_at=now + terms.assignment_seconds,
+            issued_at=now,
+            max_update_bytes=max_bytes,
+            separation=standing.task.spec.policy.separation_seconds,
         )
         return Assignment(
             task=key.task,
@@ -171,7 +182,7 @@ class Checkin:
                 sha256=terms.broadcast.sha256,
                 size=terms.broadcast.size,
             ),
-            max_update_bytes=self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes,
+            max_update_bytes=max_bytes,
             direct_above=self.direct_above,
             allow_non_finite=terms.allow_non_finite,
             sums_in_the_clear=terms.sums_in_the_clear,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.domain import names
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Round, Tally, Verdict, abandon, close, extend, judge
 from coordinator.ports import ConflictError
@@ -52,6 +53,10 @@ class ClosingRounds:
             known.update(ledger.listed(shard))
         tally = tally_assignments(self.platform, round_)
         verdict = judge(round_, updates=len(known), assigned=tally.assigned, now=now)
+        if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
+            verdict = (
+                Verdict.ABANDON
+            )  # a key is the round's for good; the next attempt takes the newest, whatever became of it
         if verdict is Verdict.AGGREGATE:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:

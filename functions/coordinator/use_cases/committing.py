@@ -1,5 +1,5 @@
 """The commit, and the opening of a task: the two that compute with TensorFlow. The first compare-and-set wins; what a loser
-computed is deleted unread, so that a retry can't redraw differential-privacy noise."""  # noqa: D205, D209
+computed is swept unread, so that a retry can't redraw differential-privacy noise."""  # noqa: D205, D209
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class Committing:
             return False
         if self._replace(found, commit(round_, outcome, now=self.platform.clock.now())):
             return True
-        made = (outcome.checkpoint.blob, outcome.result, outcome.broadcast)
-        self.platform.blobs.delete([blob.name for blob in made if blob is not None])
+        # What was computed is nobody's: the sweep removes it unread. The committer itself may delete nothing.
+        self.platform.enqueue(work.sweep(key), key)
         return True
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> Outcome:

@@ -6,13 +6,12 @@ import makes the task last of all: until then nothing at the new place touches w
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 from dataclasses import dataclass, replace
 from typing import IO
 
 from coordinator.domain import names
+from coordinator.domain.keys import FINGERPRINT, KeyRing
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Round, close
 from coordinator.domain.tasks import Task
@@ -20,6 +19,7 @@ from coordinator.ports import AlreadyExistsError, BlobNotFoundError, Document
 from coordinator.use_cases.advance import join_population, schedule_close
 from coordinator.use_cases.ledgers import shards_of
 from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.pseudonyms import KEY
 from coordinator.use_cases.records import Platform
 from coordinator.use_cases.state_file import Header, StateReader, StateWriter
 from muster.wire.messages import TaskStatus
@@ -28,7 +28,7 @@ from muster.wire.problems import ProblemError, ProblemType
 _QUIET = (TaskStatus.PAUSED, TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ROUND_DEPTH = 3  # slashes in the path of a round
 _COUNTERS = ("tickets", "shards")
-_KEY_TEXT = b"which key this is, for a file of a task's state"
+_NAMING = "keys"  # the collection of the document that says which key names a round's clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class Moved:
     size: int
 
 
-def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: bytes) -> Moved:
+def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: KeyRing | bytes) -> Moved:
     """Writes a task's state: documents, plan, checkpoints, results, ledger, and what is in flight of the open round.
 
     Args:
       platform: Where the task is.
       task: Its name.
       file: Where to write; seekable. The same state at the same time gives the same bytes.
-      secret: The deployment's key; the file says which it is without telling anything of it.
+      secret: The deployment's keys, or its only one; the file says which signs, without telling anything of it.
 
     Raises:
       ProblemError: `not_found`; `conflict` if the task is not paused nor at its end, or something changed meanwhile.
@@ -63,7 +63,7 @@ def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: byte
             ProblemType.CONFLICT,
             f"Task {task} is {found.task.status.value}: pause it first, so that nothing changes while it is read",
         )
-    header = Header(task=task, exported_at=platform.clock.now(), key=_key(secret))
+    header = Header(task=task, exported_at=platform.clock.now(), key=KeyRing.of(secret).newest.fingerprint)
     with StateWriter(file, header) as writer:
         for document in found.documents.values():
             writer.document(document.path, document.data)
@@ -78,7 +78,7 @@ def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: byte
     return _moved(found.task, rounds, list(found.blobs.items()), documents=len(found.documents))
 
 
-def import_state(platform: Platform, file: IO[bytes], *, secret: bytes) -> Moved:
+def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes) -> Moved:
     """Makes a task out of a file. A paused task stays paused; an open round has as much time as it had at the export.
 
     Nothing that is there is changed. A repeat after an import that did not come to its end goes on with it.
@@ -86,7 +86,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: bytes) -> Moved
     Args:
       platform: Where the task goes.
       file: What `export_state` wrote; seekable.
-      secret: The deployment's key.
+      secret: The deployment's keys, or its only one.
 
     Raises:
       ProblemError: `conflict` if the task is here already, something else is in its place, or clients have work of the
@@ -98,7 +98,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: bytes) -> Moved
             raise ProblemError(
                 ProblemType.CONFLICT, f"There is a task {task.name} here already; nothing of it was changed"
             )
-        _check_key(reader, rounds, secret)
+        _check_keys(reader, rounds, KeyRing.of(secret))
         for round_ in rounds:
             # Closed to clients, and yet no orphan for the tick to sweep, until all that belongs to it is here.
             _put_round(platform, _closed(round_))
@@ -106,7 +106,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: bytes) -> Moved
             _put_blob(platform, name, reader)
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
-                _put_counters(platform, path, data)
+                (_put_naming if path.split("/")[-2] == _NAMING else _put_counters)(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
             if isinstance(round_, Collecting):
@@ -136,8 +136,8 @@ def _survey(platform: Platform, name: str) -> _Survey:
     for each in rounds:
         round_ = each.value
         if isinstance(round_, Collecting | Aggregating):  # of the others, what is left is waste
-            for counters in _COUNTERS:
-                documents += platform.documents.list(f"{names.round_path(round_.key)}/{counters}")
+            for collection in (*_COUNTERS, _NAMING):
+                documents += platform.documents.list(f"{names.round_path(round_.key)}/{collection}")
             prefixes.append(names.partials_prefix(round_.key))
             prefixes += [names.updates_prefix(round_.key, shard) for shard in shards_of(round_)]
     blobs = {blob.name: blob.size for prefix in prefixes for blob in platform.blobs.list(prefix)}
@@ -152,7 +152,7 @@ def _survey(platform: Platform, name: str) -> _Survey:
 def _records(platform: Platform, reader: StateReader) -> tuple[Task, list[Round]]:
     """The task and its rounds, after a look at every name: a file must not reach beyond its own task."""
     name = re.escape(reader.header.task)
-    own_path = re.compile(rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+)?)?")
+    own_path = re.compile(rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/{_NAMING}/pseudonyms)?)?")
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
     )
@@ -175,17 +175,20 @@ def _records(platform: Platform, reader: StateReader) -> tuple[Task, list[Round]
     return task, rounds
 
 
-def _check_key(reader: StateReader, rounds: list[Round], secret: bytes) -> None:
-    """Clients' names in an open round, and their assignments, are under the key: under another one a client counts twice."""
-    if hmac.compare_digest(reader.header.key, _key(secret)):
-        return
+def _check_keys(reader: StateReader, rounds: list[Round], ring: KeyRing) -> None:
+    """Clients' names in an open round, and their assignments, are under keys: under another one a client counts twice."""
+    documents = dict(reader.documents())
     for round_ in rounds:
         place = names.round_path(round_.key)
-        if isinstance(round_, Collecting) and any(path.startswith(f"{place}/") for path in reader.paths):
+        if not isinstance(round_, Collecting) or not any(path.startswith(f"{place}/") for path in documents):
+            continue
+        naming = documents.get(names.pseudonym_key_path(round_.key), {}).get(KEY, reader.header.key)
+        # A file of an earlier version has a longer fingerprint, which starts with ours.
+        if not all(ring.find(str(key)[:FINGERPRINT]) for key in (reader.header.key, naming)):
             raise ProblemError(
                 ProblemType.CONFLICT,
                 f"Round {round_.key.number} of task {round_.key.task} is open, and clients have work of it under another key: "
-                "give this deployment the other one's MUSTER_SECRET (`muster up` keeps it in the file `secret` of its "
+                "add the other one's MUSTER_SECRET to this deployment's (`muster up` keeps it in the file `secret` of its "
                 "folder), or export again once the round has ended",
             )
 
@@ -221,6 +224,15 @@ def _put_counters(platform: Platform, path: str, data: dict[str, int]) -> None:
             raise _taken(path) from None
 
 
+def _put_naming(platform: Platform, path: str, data: dict[str, str]) -> None:
+    try:
+        platform.documents.create(path, data)
+    except AlreadyExistsError:
+        found = platform.documents.get(path)
+        if found is None or dict(found.data) != data:
+            raise _taken(path) from None
+
+
 def _reopen(platform: Platform, round_: Collecting, *, later: float) -> None:
     found = platform.round(round_.key)
     if found is not None and isinstance(found.value, Aggregating):
@@ -253,10 +265,6 @@ def _moved(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, doc
 
 def _is_round(path: str) -> bool:
     return path.count("/") == _ROUND_DEPTH
-
-
-def _key(secret: bytes) -> str:
-    return hmac.new(secret, _KEY_TEXT, hashlib.sha256).hexdigest()
 
 
 def _changed(task: str) -> ProblemError:

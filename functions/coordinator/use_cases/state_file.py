@@ -29,7 +29,7 @@ _UNIX = 3
 
 
 class Header(BaseModel):
-    """What the file is. `exported_at` in POSIX seconds; `key` tells which secret the deployment had, and nothing of it."""
+    """What the file is. `exported_at` in POSIX seconds; `key` tells which key the deployment signed with, and nothing of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -34,6 +34,7 @@ class Sweeping:
         gone = [blob.name for shard in shards_of(ended) for blob in blobs.list(names.updates_prefix(key, shard))]
         gone += [blob.name for blob in blobs.list(names.partials_prefix(key))]
         blobs.delete(gone + self._outputs(ended))
+        self.platform.documents.delete(names.pseudonym_key_path(key))
         for shard in shards_of(ended):
             self.platform.documents.delete(names.ticket_path(key, shard))
             self.platform.documents.delete(names.shard_path(key, shard))

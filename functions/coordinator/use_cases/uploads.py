@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import pause
 from coordinator.domain.rounds import Aggregating, Collecting, Round
-from coordinator.domain.updates import validated
+from coordinator.domain.updates import UpdateRules, validated
 from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
@@ -20,6 +20,7 @@ from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 
 UPDATES = "updates"
+_COOKIE_LIFE = 86400.0  # seconds, at least
 _MANY = 100  # updates of a shard; below half of that, by chance, in one round of a hundred million
 
 
@@ -45,7 +46,7 @@ class Uploads:
           ProblemError: the token is bad, the round takes no more updates, or the update is not what the plan asks for.
         """
         claims, round_ = self._admit(token)
-        rules = self.plans.rules(claims.plan, allow_non_finite=round_.terms.allow_non_finite)
+        rules = self._rules(claims, round_)
         name = names.update_name(claims.key, claims.shard, claims.pseudonym)
         creation = self.platform.blobs.create(name, validated(read, rules, length=length))
         after = self._still_open(claims)
@@ -66,9 +67,9 @@ class Uploads:
           ProblemError: the token is bad, the round takes no more updates, or the update is too large; `conflict`, if there is one
             of this client already; `not_supported`, if this deployment's store can't be reached by clients.
         """
-        claims, _ = self._admit(token)
+        claims, round_ = self._admit(token)
         direct = self._direct()
-        rules = self.plans.rules(claims.plan, allow_non_finite=False)
+        rules = self._rules(claims, round_)
         if wanted.size > rules.max_bytes:
             detail = f"The update has {wanted.size} bytes; one of this plan has at most {rules.max_bytes}"
             raise ProblemError(ProblemType.TOO_LARGE, detail)
@@ -129,6 +130,12 @@ class Uploads:
             self.platform.enqueue(work.close(claims.key), claims.key)  # as after a second upload
         return self._receipt("accepted", claims, after, updates=updates)
 
+    def _rules(self, claims: AssignmentClaims, round_: Collecting) -> UpdateRules:
+        """What the plan asks of the update, within the size that the assignment is good for."""
+        rules = self.plans.rules(claims.plan, allow_non_finite=round_.terms.allow_non_finite)
+        size = rules.max_bytes if claims.max_update_bytes is None else min(rules.max_bytes, claims.max_update_bytes)
+        return replace(rules, max_bytes=size)
+
     def _direct(self) -> DirectUploads:
         if self.platform.direct is None:
             detail = "This deployment's store can't be reached by clients; send the update with PUT /v1/updates"
@@ -184,7 +191,11 @@ class Uploads:
     def _receipt(self, status: str, claims: AssignmentClaims, round_: Round, *, updates: int = 0) -> Receipt:
         now, jitter = self.platform.clock.now(), self.platform.chance.uniform()
         wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates)
-        cookie = self.tokens.cookie(CookieClaims(claims.key, now)) if status == "accepted" else None
+        cookie = None
+        if status == "accepted":
+            # As long as it tells anything: that the client is in this round, or must not be in one so soon again.
+            life = max(_COOKIE_LIFE, claims.separation, round_.terms.deadline - now)
+            cookie = self.tokens.cookie(CookieClaims(claims.key, now, expires_at=now + life))
         return Receipt.from_dict(
             {
                 "status": status,

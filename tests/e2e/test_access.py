@@ -1,0 +1,171 @@
+"""infra/terraform/access.json, from which each function's account gets its rights, is just what rounds take: no less and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+from support import cloud
+from support.bucket import AccountCredentials, Bucket, checksum
+from support.guarded import STORES, Deployment, Log, RefusedError, grants
+from support.harness import TASK
+from support.plans import SumRuntime, sum_update
+
+from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from coordinator.domain import rounds
+from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import encode
+
+
+def contribute(h: Deployment, *clients: int) -> None:
+    for client in clients:
+        h.upload(h.assigned(client).token, sum_update(client))
+
+
+def in_rounds(root: Path, log: Log) -> None:
+    """Chunks, two shards, what is left over, a report of failure, repeats, pause, rollback, and the end."""
+    h = Deployment(root, log)
+    h.begin(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
+    h.put_plan()
+    h.create_task(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
+    with pytest.raises(ProblemError) as missing:
+        h.ask("GET", f"/v1/plans/{'0' * 64}")
+    assert missing.value.type is ProblemType.NOT_FOUND
+    first = h.assigned(0)
+    for url in (first.plan.url, first.broadcast.url):
+        h.ask("GET", url)
+    h.report(h.assigned(20).token)
+    for _ in range(2):
+        h.upload(first.token, sum_update(0))
+        h.deliver_all()
+    assert h.checkin(0).status == "wait"
+    contribute(h, 1, 2)
+    h.operate("pause")
+    h.tick()
+    h.operate("resume")
+    contribute(h, 3, 4)
+    h.settle()
+    assert int(h.result(1)["ids"]) == 0b11111
+    h.checkpoint(1)
+    for number in (2, 3):
+        for client in range(5):
+            contribute(h, client)
+            h.deliver_all()
+        h.settle()
+        if number == 2:
+            h.operate("rollback", version=1)
+            h.deliver_all()
+    assert h.task().status is TaskStatus.COMPLETED
+    assert h.leftovers() == []
+
+
+def below_the_minimum_and_alone(root: Path, log: Log) -> None:
+    """A round that is abandoned, one whose single left-over update goes onto an earlier partial, and a cancelled one."""
+    h = Deployment(root, log)
+    h.begin(rounds=9, goal=3, minimum=2, chunk=2)
+    contribute(h, 0)
+    h.clock.advance(601)
+    h.settle()
+    assert len(h.abandoned()) == 1
+    contribute(h, 0, 1)
+    h.deliver_all()
+    assert h.blobs("partials/")
+    contribute(h, 2)
+    h.settle()
+    assert int(h.result(1)["ids"]) == 0b111
+    late = h.assigned(3).broadcast.url
+    h.operate("cancel")
+    h.settle()
+    with pytest.raises(ProblemError) as gone:
+        h.ask("GET", late)
+    assert gone.value.type is ProblemType.NOT_FOUND
+
+
+def commits_that_come_early_and_late(root: Path, log: Log) -> None:
+    """A commit before its round is frozen, one before all parts are folded, and one whose round was ended meanwhile."""
+    ends: list[Callable[[], object]] = []
+    h = Deployment(root, log, runtime=SumRuntime(before_update=lambda: [end() for end in ends]))
+    h.begin(rounds=9, goal=12, minimum=2, chunk=2, round_seconds=100)
+    commit = {"task": TASK, "round": 1, "epoch": 0}
+    contribute(h, *range(12))
+    h.queue.held.clear()
+    found = h.inner.round(h.key())
+    assert found is not None
+    h.inner.rounds.replace(found, rounds.close(found.value, now=h.clock.now()))
+    h.ask("POST", "/internal/commit", json=commit)
+    h.ask("POST", "/internal/close", json=commit)
+    h.ask("POST", "/internal/commit", json=commit)
+    assert h.task().current.phase is Phase.AGGREGATING
+    ends.append(lambda: h.operate("cancel"))
+    h.settle()
+    assert h.task().status is TaskStatus.CANCELLED
+    assert h.committed() == []
+    assert h.leftovers() == []
+
+
+def past_the_function(root: Path, log: Log) -> None:
+    """An update that its client puts into the store itself, with the client API's leave: once by URL, once in a session."""
+
+    class Late:
+        """The bucket's store, which is there before the deployment is."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(h._guarded("client_api", "updates"), name)
+
+    with Bucket(Late()) as bucket, cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
+        signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
+        for number, resumable_above in enumerate((1 << 30, 1)):
+            direct = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
+            h = Deployment(root / str(number), log, direct=lambda _, direct=direct: direct, direct_above=1)
+            h.begin(rounds=1, goal=1)
+            token, body = h.assigned(0).token, bytes(encode(sum_update(0)))
+            wanted = UploadStart(size=len(body), crc32c=checksum(body)).encode()
+            leave = DirectUpload.decode(h.ask("POST", "/v1/updates:start", body=wanted, token=token))
+            extent = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"} if leave.resumable else {}
+            put = requests.put(leave.url, data=body, headers={**leave.headers, **extent}, timeout=5)
+            assert put.status_code == 200
+            h.ask("POST", "/v1/updates:report", body=Report(outcome="uploaded").encode(), token=token)
+            h.settle()
+            assert int(h.result(1)["ids"]) == 1
+
+
+PLAYS = (in_rounds, below_the_minimum_and_alone, commits_that_come_early_and_late, past_the_function)
+
+
+def test_functions_do_what_rounds_take_within_their_grants_and_use_every_one(tmp_path):
+    log = Log()
+    for play in PLAYS:
+        play(tmp_path / play.__name__, log)
+        assert log.refused == []
+    assert log.used == log.granted
+
+
+@pytest.mark.parametrize(
+    "lost", [("client_api", "updates", "updates/", "list"), ("committer", "blobs", "manifests/", "list")]
+)
+def test_a_grant_that_is_taken_away_is_missed(tmp_path, lost):
+    log = Log(granted=grants() - {lost})
+    for play in PLAYS:
+        with suppress(AssertionError, ProblemError, RefusedError):
+            play(tmp_path / play.__name__, log)
+    assert log.refused[0].startswith(f"{lost[0]} may not {lost[3]} '{lost[2]}")
+
+
+def test_single_updates_are_made_by_one_function_and_read_by_another_alone():
+    table = grants()
+    assert {(function, verb) for function, store, _, verb in table if store == "updates"} == {
+        *(("client_api", verb) for verb in ("create", "list")),
+        *(("aggregator", verb) for verb in ("get", "list", "delete")),
+    }
+    assert {function for function, store, *_ in table if store == "partials"} == {"aggregator", "committer"}
+    assert {function for function, *_, verb in table if verb == "delete"} == {"aggregator"}
+    assert {prefix for function, _, prefix, _ in table if function == "operator_api"} == {
+        "plans/",
+        "checkpoints/",
+        "results/",
+    }
+    assert {store for _, store, *_ in table} == set(STORES)

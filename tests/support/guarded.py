@@ -1,0 +1,137 @@
+"""A coordinator as it is deployed: each function over stores of which it may do only what infra/terraform/access.json grants it.
+
+A store here asks for what Cloud Storage would: a create for `create` and, since a taken or a large name is looked up, `list`;
+a read for `get` and, where there is nothing, `list` (without it the answer is 403, and not that there is nothing).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.adapters.split_blobs import SplitBlobs
+from coordinator.http import FUNCTIONS, router
+from coordinator.http.functions import owner
+from coordinator.ports import BlobInfo, Blobs, Buffer, Creation, DirectUploads
+from coordinator.settings import SIGNING
+from support.harness import Harness
+
+ACCESS = Path(__file__).parents[2] / "infra/terraform/access.json"
+STORES = ("blobs", "updates", "partials")
+
+Grant = tuple[str, str, str, str]  # function, store, prefix, verb
+
+
+def grants() -> set[Grant]:
+    """All that the table grants."""
+    table = json.loads(ACCESS.read_text())
+    return {
+        (function, store, prefix, verb)
+        for function, stores in table.items()
+        for store, prefixes in stores.items()
+        for prefix, verbs in prefixes.items()
+        for verb in verbs
+    }
+
+
+class RefusedError(Exception):
+    """A function did what it may not."""
+
+
+@dataclass
+class Log:
+    """What was used of the grants, and what was refused."""
+
+    granted: set[Grant] = field(default_factory=grants)
+    used: set[Grant] = field(default_factory=set)
+    refused: list[str] = field(default_factory=list)
+
+    def check(self, function: str, store: str, verb: str, name: str) -> None:
+        for grant in self.granted:
+            if grant[:2] == (function, store) and grant[3] == verb and name.startswith(grant[2]):
+                self.used.add(grant)
+                return
+        self.refused.append(f"{function} may not {verb} {name!r} in {store}")
+        raise RefusedError(self.refused[-1])
+
+
+class GuardedBlobs:
+    """`Blobs` of one store, as one function may use them."""
+
+    def __init__(self, inner: Blobs, check: Callable[[str, str], None]) -> None:
+        self._inner = inner
+        self._check = check
+
+    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+        self._check("create", name)
+        self._check("list", name)
+        return self._inner.create(name, chunks)
+
+    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+        self._check("get", name)
+        if self._inner.stat(name) is None:
+            self._check("list", name)
+        return self._inner.read(name, limit=limit)
+
+    def stat(self, name: str) -> BlobInfo | None:
+        self._check("list", name)
+        return self._inner.stat(name)
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        self._check("list", prefix)
+        return self._inner.list(prefix)
+
+    def delete(self, names: Iterable[str]) -> None:
+        gone = list(names)
+        for name in gone:
+            self._check("delete", name)
+        self._inner.delete(gone)
+
+
+class Deployment(Harness):
+    """Four applications in one process, and requests go to the one that owns their route.
+
+    Args:
+      root: A folder.
+      log: Where uses of grants are noted.
+      direct: Makes the direct uploads of the store of updates, as the client API may use it.
+      more: As of `Harness`.
+    """
+
+    def __init__(
+        self, root: Path, log: Log, *, direct: Callable[[Blobs], DirectUploads] | None = None, **more: Any
+    ) -> None:
+        self.log = log
+        self._stores: dict[str, Blobs] = {store: DirectoryBlobs(root / store) for store in STORES}
+        self._direct = None if direct is None else direct(self._guarded(SIGNING, "updates"))
+        whole = SplitBlobs(self._stores["blobs"], {part: self._stores[part] for part in STORES[1:]})
+        super().__init__(root, blobs=whole, **more)
+
+    def restart(self) -> None:
+        """See `Harness.restart`."""
+        self.routers = {}
+        for function in FUNCTIONS:
+            parts = {part: self._guarded(function, part) for part in STORES[1:]}
+            blobs = SplitBlobs(self._guarded(function, "blobs"), parts)
+            direct = self._direct if function == SIGNING else None
+            # Only the function that signs has the key.
+            app = self.application(
+                platform=replace(self.inner, blobs=blobs, direct=direct),
+                secret=self.secret if function == SIGNING else None,
+            )
+            self.routers[function] = router(app, function)
+
+        def serve(request: Request) -> Response:
+            return self.routers[owner(request.method, request.path)](request)
+
+        self.http = Client(Request.application(serve))
+
+    def _guarded(self, function: str, store: str) -> GuardedBlobs:
+        return GuardedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))

@@ -1,0 +1,89 @@
+"""Settings: the ring of keys, stores apart, and who needs what."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator import bootstrap
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.domain.keys import KeyRing, KeyRingError
+from coordinator.http import FUNCTIONS
+from coordinator.settings import Settings, SettingsError
+from muster.cli.app import app
+
+A, B = "0a" * 32, "1b" * 32
+
+
+def settings(root, **more):
+    root = root.as_posix()
+    fields = {"state": f"sqlite://{root}/s.db", "blobs": f"file://{root}/blobs", "queue": f"local://{root}/q.db"}
+    return Settings.from_environment({f"MUSTER_{name.upper()}": value for name, value in {**fields, **more}.items()})
+
+
+def test_a_ring_is_one_key_or_several_with_and_without_ids():
+    assert [key.secret.hex() for key in KeyRing.parse(A)] == [A]
+    ring = KeyRing.parse(f"2026-09:{B}, {A}")
+    assert [(key.id, key.secret.hex()) for key in ring] == [("2026-09", B), ("", A)]
+    # A key that is named later is the same one.
+    assert ring.oldest.fingerprint == KeyRing.parse(f"old:{A}").newest.fingerprint
+    assert ring.find(ring.oldest.fingerprint) is ring.oldest
+    assert ring.find("0" * 16) is None
+    assert A not in repr(ring)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "hex"),
+        ("abc", "hex"),
+        (A[:-2], "hex"),
+        (A + "0", "hex"),
+        (A.upper(), "hex"),
+        (f"{A},", "key 2"),
+        (f"Ü:{A}", "id of key 1"),
+        (f":{A}", "id of key 1"),
+        (f"a:{A},a:{B}", "same id"),
+        (f"a:{A},b:{A}", "twice"),
+    ],
+)
+def test_a_text_that_is_no_ring_is_refused_without_quoting_a_key(tmp_path, text, reason):
+    with pytest.raises(KeyRingError, match=reason) as refused:
+        KeyRing.parse(text)
+    assert A[:-2].lower() not in str(refused.value).lower()
+    if text:
+        with pytest.raises(SettingsError, match="MUSTER_SECRET") as error:
+            settings(tmp_path, secret=text)
+        assert A[:-2].lower() not in str(error.value).lower()
+
+
+def test_only_the_function_that_signs_needs_keys(tmp_path):
+    bare = settings(tmp_path)
+    for function in set(FUNCTIONS) - {"client_api"}:
+        bootstrap.application(bare, function=function)
+    for function in ("client_api", None):
+        with pytest.raises(SettingsError, match="MUSTER_SECRET is not set, and client_api signs"):
+            bootstrap.application(bare, function=function)
+    bootstrap.application(settings(tmp_path, secret=A), function="client_api")
+
+
+def test_updates_and_partials_are_in_stores_of_their_own_where_these_are_set(tmp_path):
+    apart = {part: f"file://{tmp_path.as_posix()}/{part}" for part in ("updates", "partials")}
+    blobs = bootstrap.platform(settings(tmp_path, **apart)).blobs
+    everything = ["manifests/t/1", "partials/t/1", "plans/p/full", "updates/0000/t/1"]
+    for name in everything:
+        blobs.create(name, [name.encode()])
+    assert [blob.name for blob in blobs.list("")] == everything
+    kept = {
+        part: [blob.name for blob in DirectoryBlobs(tmp_path / part).list("")]
+        for part in ("blobs", "updates", "partials")
+    }
+    assert kept == {"blobs": everything[::2], "updates": everything[3:], "partials": everything[1:2]}
+
+
+def test_a_new_key_goes_before_the_others(tmp_path):
+    made = CliRunner().invoke(app, ["key", "new"]).stdout.strip()
+    ring = settings(tmp_path, secret=f"{made},{A}").keys
+    assert ring.newest.id == made.partition(":")[0]
+    assert len(ring.newest.secret) == 32
+    assert CliRunner().invoke(app, ["key", "new", "--id", "Ü"]).exit_code == 2
