@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,9 +17,12 @@ from support.plans import SumRuntime, sum_update
 
 from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
 from coordinator.domain import rounds
+from coordinator.http import FUNCTIONS
 from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+
+ROOT = Path(__file__).parents[2]
 
 
 def contribute(h: Deployment, *clients: int) -> None:
@@ -169,3 +173,16 @@ def test_single_updates_are_made_by_one_function_and_read_by_another_alone():
         "results/",
     }
     assert {store for _, store, *_ in table} == set(STORES)
+
+
+def test_operations_shows_the_table():
+    rows = re.findall(r"^\| `(\w+/)` \| (.+) \|$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    shown = {
+        (function, prefix, verb)
+        for prefix, cells in rows
+        if "list" in cells
+        for function, cell in zip(FUNCTIONS, cells.split(" | "), strict=True)
+        for verb in cell.replace("–", "").replace(" ", "").split(",")
+        if verb
+    }
+    assert shown == {(function, prefix, verb) for function, _, prefix, verb in grants()}

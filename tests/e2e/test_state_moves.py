@@ -17,7 +17,7 @@ from support.harness import SECRET, TASK, Harness
 from support.plans import sum_update
 from typer.testing import CliRunner
 
-from coordinator.domain.keys import KeyRing
+from coordinator.domain.keys import Key, KeyRing
 from coordinator.ports import Blobs
 from coordinator.use_cases.moving import export_state, import_state
 from muster.cli.app import app
@@ -213,6 +213,21 @@ def test_another_secret_is_refused_only_while_clients_have_work_of_the_open_roun
     old.operate("cancel")
     old.settle()
     assert import_state(new.inner, io.BytesIO(exported(old)), secret=OTHER_SECRET).status == "cancelled"
+
+
+def test_a_round_in_flight_keeps_its_names_where_another_key_signs(tmp_path):
+    old, tokens = in_flight(tmp_path / "source")
+    ring = KeyRing((Key(OTHER_SECRET), Key(SECRET)))
+    new = Harness(tmp_path / "target", start=old.clock.now() + 1, secret=ring)
+    import_state(new.inner, io.BytesIO(exported(old)), secret=ring)
+    new.operate("resume")
+    for token in (tokens["6"], new.assigned(6).token):
+        new.upload(token, sum_update(6))
+    new.deliver_all()
+    assert int(new.result(2)["ids"]) == 0b1011111
+    # And on from there, to a place that has only the key by which nobody is named yet.
+    new.operate("pause")
+    assert import_state(Harness(tmp_path / "next").inner, io.BytesIO(exported(new, secret=ring)), secret=OTHER_SECRET)
 
 
 def test_a_file_that_is_damaged_or_reaches_beyond_its_task_is_refused(tmp_path):

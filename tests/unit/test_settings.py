@@ -87,3 +87,10 @@ def test_a_new_key_goes_before_the_others(tmp_path):
     assert ring.newest.id == made.partition(":")[0]
     assert len(ring.newest.secret) == 32
     assert CliRunner().invoke(app, ["key", "new", "--id", "Ü"]).exit_code == 2
+    listed = CliRunner().invoke(app, ["key", "list"], env={"MUSTER_SECRET": f"{made},{A}"}).stdout
+    assert [line.split()[:2] for line in listed.splitlines()] == [
+        [ring.newest.fingerprint, "signs"],
+        [ring.oldest.fingerprint, "verifies"],
+    ]
+    assert A not in listed
+    assert CliRunner().invoke(app, ["key", "list"], env={"MUSTER_SECRET": "short"}).exit_code == 2

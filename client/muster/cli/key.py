@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import sys
 from datetime import datetime, timezone
 from typing import Annotated, Optional
 
@@ -33,3 +34,34 @@ def new(
         write_json({"id": called, "key": f"{called}:{made}"})
     else:
         typer.echo(f"{called}:{made}")
+
+
+@app.command("list")
+def list_keys(
+    *,
+    secret: Annotated[
+        str,
+        typer.Option(
+            envvar="MUSTER_SECRET", help="The keys; better set in the environment, where nobody else sees it."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Say which keys MUSTER_SECRET holds, by id and by the fingerprint that logs and tokens have; the first signs."""
+    from muster.serving import functions_folder
+
+    folder = str(functions_folder())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    from coordinator.domain.keys import KeyRing, KeyRingError
+
+    try:
+        ring = KeyRing.parse(secret)
+    except KeyRingError as error:
+        raise typer.BadParameter(str(error), param_hint="MUSTER_SECRET") from error
+    for number, key in enumerate(ring):
+        does = "verifies" if number else "signs"
+        if as_json:
+            write_json({"id": key.id, "fingerprint": key.fingerprint, "does": does})
+        else:
+            typer.echo(f"{key.fingerprint}  {does:8}  {key.id}".rstrip())
