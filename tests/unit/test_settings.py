@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
+from support import cloud
 from typer.testing import CliRunner
 
 from coordinator import bootstrap
@@ -79,6 +82,16 @@ def test_updates_and_partials_are_in_stores_of_their_own_where_these_are_set(tmp
         for part in ("blobs", "updates", "partials")
     }
     assert kept == {"blobs": everything[::2], "updates": everything[3:], "partials": everything[1:2]}
+
+
+def test_clients_put_updates_straight_into_the_store_of_updates(tmp_path):
+    with cloud.environment(STORAGE_EMULATOR_HOST="http://127.0.0.1:9"):
+        apart = {"updates": "gs://single-updates/home", "blobs": "gs://the-rest"}
+        app = bootstrap.application(settings(tmp_path, secret=A, **apart), function="client_api")
+        leave = app.platform.direct.start("updates/0/a", size=9, crc32c="AAAAAA==", seconds=60)
+        assert urlsplit(leave.url).path == "/single-updates/home/updates/0/a"
+        # Functions that sign nothing need no account that may sign.
+        assert bootstrap.application(settings(tmp_path, **apart), function="operator_api").platform.direct is None
 
 
 def test_a_new_key_goes_before_the_others(tmp_path):
