@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples
 
-.PHONY: help env demo up test check format bench openapi requirements clean
+.PHONY: help env demo up smoke test check format bench openapi requirements clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ demo: env ## Train over 10 client processes on this machine, with crashes, in ab
 
 up: env ## Serve the coordinator on this machine
 	@$(PYTHON) -m muster.cli up $(ARGS)
+
+smoke: env ## Run one real round through a deployment: make smoke URL=https://… OPERATOR_URL=https://…
+	@$(PYTHON) -m muster.cli smoke $(if $(URL),--url "$(URL)") $(if $(OPERATOR_URL),--operator-url "$(OPERATOR_URL)") $(ARGS)
 
 check: env ## Check format, lint, types and import contracts
 	$(PYTHON) -m ruff format --check $(SOURCES)

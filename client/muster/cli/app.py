@@ -6,7 +6,7 @@ import typer
 
 import muster
 
-from . import client, key, plan, simulate, state, task, up
+from . import client, key, plan, simulate, smoke, state, task, up
 from .failures import Commands
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(client.app, name="client")
 app.add_typer(state.app, name="state")
 app.add_typer(key.app, name="key")
 app.command("simulate")(simulate.simulate)
+app.command("smoke")(smoke.smoke)
 
 # The demo has options of its own, which its module reads: it is not imported for anybody else's sake.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -104,6 +104,7 @@ class Transport:
     Args:
       url: The coordinator's address, such as `https://muster.example`; may have a path.
       session: What to send with: proxies, certificates, authentication of the deployment. A fresh one if None.
+      token: Sent to the coordinator as `Authorization: Bearer` with each request that has no token of its own.
       connect_seconds: Longest time for a connection, and for each piece of a body to leave.
       read_seconds: Longest silence of the coordinator.
       attempts: How often a request is sent at most.
@@ -118,6 +119,7 @@ class Transport:
         url: str,
         *,
         session: Optional[requests.Session] = None,
+        token: Optional[str] = None,
         connect_seconds: float = 10.0,
         read_seconds: float = 60.0,
         attempts: int = 5,
@@ -128,6 +130,7 @@ class Transport:
             raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         self.url = url.rstrip("/")
         self._session = requests.Session() if session is None else session
+        self._token = token
         self._timeouts = (connect_seconds, read_seconds)
         self._attempts = attempts
         self._patience = patience
@@ -271,7 +274,9 @@ class Transport:
         params: Optional[Mapping[str, Union[str, int]]] = None,
         attempts: Optional[int] = None,
     ) -> T:
-        url = path if urlsplit(path).scheme in ("http", "https") else self.url + path
+        elsewhere = urlsplit(path).scheme in ("http", "https")
+        url = path if elsewhere else self.url + path
+        bearer = token if token is not None or elsewhere else self._token
         headers = {"User-Agent": _AGENT}
         if content_type is not None:
             headers["Content-Type"] = content_type
@@ -285,7 +290,7 @@ class Transport:
                     data=cast("Any", body),  # the stubs know of no iterable of memory views
                     params=params,
                     headers=headers,
-                    auth=_Bearer(token),
+                    auth=_Bearer(bearer),
                     timeout=self._timeouts,
                     stream=True,
                     allow_redirects=False,

@@ -40,10 +40,18 @@ class Operator:
     Args:
       url: The coordinator's address, or a transport to it.
       session: The `requests` session to use, if not one of its own.
+      token: Who calls, sent as `Authorization: Bearer`: where Google Cloud lets operators in, an identity token.
+        A transport brings its own.
     """
 
-    def __init__(self, url: Union[str, Transport], *, session: Optional[requests.Session] = None) -> None:
-        self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
+    def __init__(
+        self,
+        url: Union[str, Transport],
+        *,
+        session: Optional[requests.Session] = None,
+        token: Optional[str] = None,
+    ) -> None:
+        self._transport = url if isinstance(url, Transport) else Transport(url, session=session, token=token)
 
     def __enter__(self) -> Self:
         return self

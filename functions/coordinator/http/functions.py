@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
 
 
 def router(app: Application, *functions: str) -> Router:
-    """What serves the routes of `functions` (of all four, if none is named), and `/healthz`."""
+    """What serves the routes of `functions` (of all four, if none is named), and `/health`."""
     routes = [route for name in functions or FUNCTIONS for route in FUNCTIONS[name](app)]
     return Router([*routes, *_common_routes(app)])
 
@@ -44,7 +44,15 @@ def _common_routes(app: Application) -> list[Route]:
         return Response(encoded(), content_type="application/json")
 
     return [
-        Route("GET", "/healthz", "Whether the function answers", _healthy, gives="text/plain"),
+        Route("GET", "/health", "Whether the function answers", _healthy, gives="text/plain"),
+        # For Kubernetes, by its custom. Google's front end before Cloud Run keeps this path for itself and answers 404.
+        Route(
+            "GET",
+            "/healthz",
+            "The same, where nothing before the function takes this path",
+            _healthy,
+            gives="text/plain",
+        ),
         Route("GET", "/openapi.json", "This document", describe, gives="application/json"),
     ]
 

@@ -1,0 +1,273 @@
+"""The round itself: the steps in order, from the first connection to the exact result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import time
+from importlib.resources import files
+from typing import Callable, Optional
+
+import numpy as np
+
+from muster.client import Assigned, Computed, Contributed, Event, Failed, Transport, UnreachableError, Unreached
+from muster.operator import Operator
+from muster.wire.messages import Phase, TaskPolicy, TaskStatus, TaskView
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
+
+from . import advice
+from .members import Member
+from .steps import Checklist, Outcome, Step, StepFailedError, StoppedError
+
+NUMBERS = ((1, 1, 2, 3, 5), (0, 2, 4, 6, 7, 7, 7))  # of the one client and the other, each from 0 to 7
+
+
+def smoke_plan() -> Plan:
+    """The plan: of all clients' numbers from 0 to 7 a histogram, their sum, and how many clients there were."""
+    return Plan.decode(files(__package__).joinpath("smoke.plan").read_bytes())
+
+
+def run(
+    url: str,
+    *,
+    operator_url: Optional[str] = None,
+    token: Optional[str] = None,
+    patience: float = 120.0,
+    on_step: Callable[[Step], None] = lambda _: None,
+    on_wait: Callable[[str, str], None] = lambda *_: None,
+) -> Outcome:
+    """Runs one round of two clients through a deployment, and says what works.
+
+    Its task and population have a name of their own, so that it disturbs nobody. However it ends, by Ctrl-C too, the task is
+    cancelled unless it is completed.
+
+    Args:
+      url: The client API's address.
+      operator_url: The operator API's; None: the same.
+      token: Sent to the operator API as `Authorization: Bearer`.
+      patience: Longest wait of one step, in seconds. A cold committer loads TensorFlow in it.
+      on_step: Is told of each step that ended.
+      on_wait: Is told the name of each step that begins and then, every few seconds, how it stands.
+
+    Raises:
+      ProblemError: `invalid_request`, if an address is none.
+    """
+    name = time.strftime("smoke-%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
+    checklist = Checklist(patience, on_step, on_wait)
+    with Operator(operator_url or url, token=token) as operator, Transport(url) as client:
+        smoke = _Smoke(checklist, operator, client, name)
+        with contextlib.suppress(StoppedError):
+            smoke.run()
+    return Outcome(name, tuple(checklist.steps))
+
+
+class _Smoke:
+    def __init__(self, checklist: Checklist, operator: Operator, client: Transport, name: str) -> None:
+        self._list = checklist
+        self._operator = operator
+        self._client = client
+        self._name = name
+        self._made = False
+        self._members = tuple(
+            Member(client.url, population=name, name=f"{name}-{at}", numbers=numbers, direct=at == 1)
+            for at, numbers in enumerate(NUMBERS)
+        )
+
+    def run(self) -> None:
+        try:
+            self._reach()
+            self._open()
+            self._contribute()
+            self._aggregate()
+            self._compare()
+        finally:
+            for member in self._members:
+                member.stop()
+                member.close()
+            if self._made:
+                self._clean_up()
+
+    def _reach(self) -> None:
+        with self._list.step("client API answers", hints=advice.CLIENT_API) as notes:
+            # Not /healthz: Google's front end before Cloud Run keeps that path for itself.
+            notes.append(_version(self._client))
+        with self._list.step("operator API answers and lets you in", hints=advice.OPERATOR_API) as notes:
+            notes.append(f"{len(self._operator.tasks())} tasks")
+
+    def _open(self) -> None:
+        plan = smoke_plan()
+        with self._list.step("plan stored", hints=advice.OPERATOR_API) as notes:
+            self._operator.put_plan(plan)
+            notes.append(plan.sha256[:12])
+        with self._list.step("task made", hints=advice.OPERATOR_API) as notes:
+            patience = self._list.patience
+            policy = TaskPolicy(
+                rounds=1, goal=2, minimum=2, chunk=2, round_seconds=4 * patience, assignment_seconds=2 * patience
+            )
+            self._made = True  # a request without an answer may have made it too
+            self._operator.create_task(self._name, population=self._name, plan=plan.sha256, policy=policy)
+            notes.append(self._name)
+        with self._list.step("task opened: queue and committer work", hints=advice.OPERATOR_API):
+            reason = "The task stays `opening`: its first broadcast is not computed, so the committer was not reached or failed"
+            self._list.wait("opening", self._opening, reason=reason, look_at=advice.OPENING)
+
+    def _opening(self) -> Optional[str]:
+        view = self._task()
+        return None if view.status is TaskStatus.ACTIVE and view.current else f"status {view.status.value}"
+
+    def _task(self) -> TaskView:
+        """The task, which nothing should have stopped."""
+        view = self._operator.task(self._name)
+        if view.status is TaskStatus.PAUSED:
+            if view.note:
+                raise StepFailedError(f"The task was paused, with the note: {view.note}", advice.COMPUTATION)
+            raise StepFailedError("The task was paused by an operator", advice.PAUSED)
+        if view.status is TaskStatus.CANCELLED:
+            raise StepFailedError("The task was cancelled by an operator", advice.PAUSED)
+        return view
+
+    def _contribute(self) -> None:
+        with self._list.step("TensorFlow loads here"):
+            try:
+                import muster.runtime.stages  # noqa: F401  two clients in two threads must not both load it
+            except ImportError as error:
+                raise StepFailedError(f"The clients can't work on this machine: {error}", advice.TENSORFLOW) from error
+        for member in self._members:
+            member.start()
+        for name, kind, look_at in (
+            ("2 check-ins: each client got work", Assigned, advice.SLOTS),
+            (
+                "2 computations: plan and broadcast fetched, work done",
+                Computed,
+                advice.CLIENT_API[ProblemType.INTERNAL],
+            ),
+            ("2 updates accepted", Contributed, advice.UPLOADING),
+        ):
+            with self._list.step(name, hints=advice.CLIENT_API) as notes:
+                self._await(name, kind, look_at)
+                if kind is Contributed:
+                    notes.extend(_bytes(member) for member in self._members)
+        if self._members[1].transport.direct:
+            self._direct(self._members[1])
+
+    def _await(self, name: str, kind: type[Event], look_at: tuple[str, ...]) -> None:
+        def standing() -> Optional[str]:
+            self._check_members()
+            done = sum(kind in member.seen for member in self._members)
+            waits = [advice.of_wait(member.waited.reason) for member in self._members if member.waited is not None]
+            lost = [found.detail for found in map(_unreached, self._members) if found is not None]
+            return None if done == len(self._members) else ", ".join([f"{done} of 2", *waits[:1], *lost[:1]])
+
+        self._list.wait(name, standing, reason="It did not come about", look_at=look_at)
+
+    def _check_members(self) -> None:
+        for member in self._members:
+            failed = member.seen.get(Failed)
+            if isinstance(failed, Failed):
+                look_at = advice.DIRECT if member.transport.direct else advice.UPLOADING
+                raise StepFailedError(f"A client failed ({failed.reason.value}): {failed.detail}", look_at)
+            if isinstance(member.error, (ProblemError, UnreachableError)):
+                raise member.error
+            if member.error is not None:
+                raise StepFailedError(str(member.error), advice.TENSORFLOW)
+
+    def _direct(self, member: Member) -> None:
+        with self._list.step("1 of them straight to the bucket, by signed URL", fatal=False):
+            if member.transport.through:
+                store = member.transport.store
+                why = f"answered {store.status} {store.reason}" if store else "could not be reached from here"
+                raise StepFailedError(f"It went through the function in the end: the bucket {why}", advice.DIRECT)
+
+    def _aggregate(self) -> None:
+        with self._list.step("round closed: queue and aggregator work", hints=advice.OPERATOR_API):
+            reason = "Both updates are in, but the round is not closed: the aggregator was not reached or failed"
+            self._list.wait("closing", self._collecting, reason=reason, look_at=advice.CLOSING)
+        with self._list.step("round folded and committed", hints=advice.OPERATOR_API) as notes:
+            reason = "The round is closed but not committed: its fold or its commit failed"
+            self._list.wait("committing", self._aggregating, reason=reason, look_at=advice.COMMITTING)
+            current = self._task().current
+            if current is None or (current.folded, current.dropped) != (2, {}):
+                found = "no round" if current is None else f"folded {current.folded}, dropped {current.dropped}"
+                raise StepFailedError(f"Of 2 updates not both were counted: {found}", advice.COMMITTING)
+            notes.append("2 updates, none dropped")
+
+    def _collecting(self) -> Optional[str]:
+        current = self._task().current
+        if current is None:
+            return "no round"
+        if current.phase is Phase.ABANDONED:
+            raise StepFailedError(f"The round was abandoned: {current.reason}", advice.CLOSING)
+        if current.phase is not Phase.COLLECTING:
+            return None
+        return f"phase {current.phase.value}, {current.reported} of {current.goal} updates reported"
+
+    def _aggregating(self) -> Optional[str]:
+        view = self._task()
+        if view.current is not None and view.current.phase is Phase.ABANDONED:
+            raise StepFailedError(f"The round was abandoned: {view.current.reason}", advice.COMMITTING)
+        if view.status is TaskStatus.COMPLETED:
+            return None
+        return "no round" if view.current is None else f"phase {view.current.phase.value}"
+
+    def _compare(self) -> None:
+        numbers = np.concatenate(NUMBERS)
+        with self._list.step("result exactly right", hints=advice.OPERATOR_API) as notes:
+            expected = {
+                "histogram": np.bincount(numbers, minlength=8).tolist(),
+                "total": int(numbers.sum()),
+                "clients": len(NUMBERS),
+            }
+            result = {name: array.tolist() for name, array in self._operator.result(self._name, 1).items()}
+            if result != expected:
+                raise StepFailedError(f"The result is {result}, not {expected}", advice.WRONG)
+            (state,) = self._operator.download_checkpoint(self._name, 1).values()
+            if int(state) != len(numbers):
+                raise StepFailedError(f"Checkpoint 1 is {int(state)}, not {len(numbers)}", advice.WRONG)
+            notes.append(f"{len(numbers)} numbers, sum {numbers.sum()}")
+        with self._list.step("a late update is refused", hints=advice.CLIENT_API) as notes:
+            refusal = self._members[0].late()
+            if refusal is None:
+                raise StepFailedError("An update to the committed round was accepted", advice.WRONG)
+            if refusal.type is not ProblemType.ROUND_CLOSED:
+                raise refusal
+            notes.append(refusal.type.value)
+
+    def _clean_up(self) -> None:
+        """Ends the task, if the round did not; what that runs into is a step that failed, and no exception."""
+        try:
+            self._operator.cancel(self._name)
+        except ProblemError as error:
+            # Completed it is over already; and one that was never made is not there.
+            if error.type not in (ProblemType.CONFLICT, ProblemType.NOT_FOUND):
+                self._left(error)
+        except UnreachableError as error:
+            self._left(error)
+
+    def _left(self, error: Exception) -> None:
+        with self._list.step("task ended", fatal=False):
+            reason = f"Task {self._name} could not be cancelled: {error}"
+            raise StepFailedError(reason, (f"`muster task cancel {self._name}`, once the operator API answers",))
+
+
+def _version(transport: Transport) -> str:
+    """The version of the coordinator's API, by the document that each of its functions serves."""
+    try:
+        document = json.loads(transport.download("/openapi.json"))
+        paths, version = document["paths"], document["info"]["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StepFailedError(f"{transport.url} answers, but not as a coordinator", advice.UNREACHABLE[:1]) from error
+    if not any(path.endswith(":checkin") for path in paths):
+        raise StepFailedError(f"{transport.url} serves an API, but not a coordinator's", advice.UNREACHABLE[:1])
+    return f"version {version} of the API"
+
+
+def _unreached(member: Member) -> Optional[Unreached]:
+    found = member.seen.get(Unreached)
+    return found if isinstance(found, Unreached) else None
+
+
+def _bytes(member: Member) -> str:
+    found = member.seen.get(Contributed)
+    return f"{found.update_bytes} bytes" if isinstance(found, Contributed) else ""

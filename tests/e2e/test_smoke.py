@@ -1,0 +1,180 @@
+"""The smoke test over deployments that work and over ones that do not: real processes, and the failing step with its reason."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import stamina
+from support.served import served
+from typer.testing import CliRunner
+from werkzeug.wrappers import Request, Response
+
+import muster.smoke
+from muster.cli.app import app
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.smoke import Outcome, Step
+from muster.wire.messages import TaskStatus
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
+    pytest.mark.xdist_group("smoke"),  # they share a coordinator
+]
+OPENED = "task opened: queue and committer work"
+CLOSED = "round closed: queue and aggregator work"
+COMMITTED = "round folded and committed"
+FAST = {"patience": 4.0}  # seconds; what is broken stays so
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCoordinator]:
+    with LocalCoordinator(tmp_path_factory.mktemp("coordinator"), workers=1) as running:
+        yield running
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[LocalCoordinator]:
+    with LocalCoordinator(tmp_path, workers=1, warm=False) as running:
+        yield running
+
+
+def end(coordinator: LocalCoordinator, name: str) -> None:
+    """Ends one of the processes for good: nobody starts it again."""
+    child = next(child for child in coordinator._children if child.name == name)
+    child.kill()
+    child.wait(0.0)
+
+
+def after(name: str, act: Callable[[], object]) -> Callable[[Step], None]:
+    return lambda step: act() if step.name == name else None  # type: ignore[func-returns-value]
+
+
+def failure(outcome: Outcome) -> Step:
+    assert not outcome.passed
+    last = outcome.steps[-1]
+    assert [step.name for step in outcome.steps if not step.passed] == [last.name], outcome
+    assert last.look_at
+    return last
+
+
+def status(url: str, outcome: Outcome) -> TaskStatus:
+    with Operator(url) as operator:
+        return operator.task(outcome.task).status
+
+
+def test_shows_step_by_step_that_all_of_a_deployment_works(coordinator: LocalCoordinator) -> None:
+    result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url, "--json"])
+    assert result.exit_code == 0, result.output
+    *steps, last = map(json.loads, result.stdout.splitlines())
+    assert last["passed"]
+    details = {step["name"]: step["detail"] for step in steps}
+    assert details["result exactly right"] == "12 numbers, sum 45"
+    assert details[COMMITTED] == "2 updates, none dropped"
+    assert details["a late update is refused"] == "round_closed"
+    with Operator(coordinator.url) as operator:
+        assert operator.task(last["task"]).status is TaskStatus.COMPLETED
+        assert operator.result(last["task"], 1)["histogram"].tolist() == [1, 2, 2, 1, 1, 1, 1, 3]
+
+
+def test_prints_a_checklist_for_people(coordinator: LocalCoordinator) -> None:
+    result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("\nok ") + 1 == 13
+    assert "All of it works" in result.output
+
+
+def test_names_the_committer_where_it_is_not_there(own: LocalCoordinator) -> None:
+    end(own, "committer")
+    outcome = muster.smoke.run(own.url, **FAST)
+    step = failure(outcome)
+    assert (step.name, step.unreachable) == (OPENED, False)
+    assert "stays `opening`" in step.detail
+    assert "committer was not reached" in step.detail
+    assert any("roles/run.invoker" in line for line in step.look_at)
+    assert any("gcloud run services logs read muster-committer" in line for line in step.look_at)
+    assert status(own.url, outcome) is TaskStatus.CANCELLED
+
+
+def test_names_the_queue_and_the_aggregator_where_nothing_is_delivered(tmp_path: Path) -> None:
+    with LocalCoordinator(tmp_path, workers=1) as own:
+        act = after("TensorFlow loads here", lambda: end(own, "pump"))
+        outcome = muster.smoke.run(own.url, patience=8.0, on_step=act)
+        ended = status(own.url, outcome)
+    step = failure(outcome)
+    assert step.name == CLOSED
+    assert "2 of 2 updates reported" in step.detail
+    assert any("muster-aggregator" in line for line in step.look_at)
+    assert ended is TaskStatus.CANCELLED
+
+
+def test_says_so_where_an_operator_pauses_the_task(coordinator: LocalCoordinator) -> None:
+    with Operator(coordinator.url) as operator:
+
+        def pause() -> None:
+            operator.pause(operator.tasks()[-1].spec.name)
+
+        outcome = muster.smoke.run(coordinator.url, **FAST, on_step=after("TensorFlow loads here", pause))
+    step = failure(outcome)
+    assert "the task was paused" in step.detail
+    assert status(coordinator.url, outcome) is TaskStatus.CANCELLED
+
+
+def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with Operator(coordinator.url) as operator:
+        before = {view.spec.name for view in operator.tasks()}
+        with pytest.raises(KeyboardInterrupt):
+            muster.smoke.run(coordinator.url, on_step=after("task made", interrupt))
+        (left,) = [view for view in operator.tasks() if view.spec.name not in before]
+    assert left.status is TaskStatus.CANCELLED
+
+
+@pytest.mark.parametrize(("status_code", "fix"), [(401, "MUSTER_OPERATOR_TOKEN"), (403, "roles/run.invoker")])
+def test_names_the_role_or_the_token_where_the_operator_api_refuses(
+    coordinator: LocalCoordinator, status_code: int, fix: str
+) -> None:
+    """Google's front end refuses before the function sees anything, with a page and no problem document."""
+    seen = []
+
+    @Request.application
+    def front(request: Request) -> Response:
+        seen.append(request.headers.get("Authorization"))
+        return Response("<html>", status=status_code, content_type="text/html")
+
+    with served(front) as operator_url:
+        arguments = ["--url", coordinator.url, "--operator-url", operator_url, "--token", "wrong"]
+        result = CliRunner().invoke(app, ["smoke", *arguments])
+    assert result.exit_code == 1
+    assert seen == ["Bearer wrong"]
+    assert "FAILED" in result.output
+    assert "operator API answers and lets you in" in result.output
+    assert str(status_code) in result.output
+    assert fix in result.output
+
+
+def test_names_the_address_where_something_else_answers() -> None:
+    @Request.application
+    def other(_: Request) -> Response:
+        return Response('{"openapi": "3.1.0", "paths": {}, "info": {"version": "1"}}', content_type="application/json")
+
+    with served(other) as url:
+        step = failure(muster.smoke.run(url, **FAST))
+    assert step.name == "client API answers"
+    assert "not a coordinator" in step.detail
+
+
+def test_exits_with_3_where_nobody_answers() -> None:
+    stamina.set_testing(True, attempts=1)
+    try:
+        result = CliRunner().invoke(app, ["smoke", "--url", "http://127.0.0.1:9"])
+    finally:
+        stamina.set_testing(False)
+    assert result.exit_code == 3
+    assert "Can't reach the coordinator at http://127.0.0.1:9" in result.output
+    assert "terraform output client_url" in result.output
