@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import stamina
+from support import cloud
 from support.served import served
 from typer.testing import CliRunner
 from werkzeug.wrappers import Request, Response
 
 import muster.smoke
 from muster.cli.app import app
+from muster.emulators import FirestoreEmulator, StorageEmulator
 from muster.local import LocalCoordinator
 from muster.operator import Operator
 from muster.smoke import Outcome, Step
@@ -26,6 +29,8 @@ pytestmark = [
 ]
 OPENED = "task opened: queue and committer work"
 CLOSED = "round closed: queue and aggregator work"
+DIRECT = "1 of them straight to the bucket, by signed URL"
+NOWHERE = "http://127.0.0.1:9"
 COMMITTED = "round folded and committed"
 FAST = {"patience": 4.0}  # seconds; what is broken stays so
 
@@ -47,6 +52,14 @@ def end(coordinator: LocalCoordinator, name: str) -> None:
     child = next(child for child in coordinator._children if child.name == name)
     child.kill()
     child.wait(0.0)
+
+
+@contextmanager
+def no_repeats() -> Iterator[None]:
+    """Requests that get no answer are not sent again, nor waited for."""
+    stamina.set_testing(True, attempts=1)
+    yield
+    stamina.set_testing(False)
 
 
 def after(name: str, act: Callable[[], object]) -> Callable[[Step], None]:
@@ -158,6 +171,26 @@ def test_names_the_role_or_the_token_where_the_operator_api_refuses(
     assert fix in result.output
 
 
+def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
+    with LocalCoordinator(tmp_path, workers=1, emulators=True) as running:
+        works = muster.smoke.run(running.url, patience=60.0)
+        # A network that lets this machine reach the coordinator alone, known to it by a name of its own.
+        url = running.url.replace("127.0.0.1", "localhost")
+        monkeypatch.setenv("http_proxy", NOWHERE)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.setenv(name, url.removeprefix("http://"))
+        with no_repeats():
+            barred = muster.smoke.run(url, patience=60.0)
+    assert works.passed, works
+    assert DIRECT in [step.name for step in works.steps]
+    (failed,) = [step for step in barred.steps if not step.passed]
+    assert failed.name == DIRECT
+    assert "could not be reached from here" in failed.detail
+    assert any("storage.googleapis.com" in line for line in failed.look_at)
+    assert len(barred.steps) == len(works.steps)  # it went through the function, and the round goes on
+
+
 def test_names_the_address_where_something_else_answers() -> None:
     @Request.application
     def other(_: Request) -> Response:
@@ -170,11 +203,8 @@ def test_names_the_address_where_something_else_answers() -> None:
 
 
 def test_exits_with_3_where_nobody_answers() -> None:
-    stamina.set_testing(True, attempts=1)
-    try:
-        result = CliRunner().invoke(app, ["smoke", "--url", "http://127.0.0.1:9"])
-    finally:
-        stamina.set_testing(False)
+    with no_repeats():
+        result = CliRunner().invoke(app, ["smoke", "--url", NOWHERE])
     assert result.exit_code == 3
-    assert "Can't reach the coordinator at http://127.0.0.1:9" in result.output
+    assert f"Can't reach the coordinator at {NOWHERE}" in result.output
     assert "terraform output client_url" in result.output

@@ -24,6 +24,7 @@ from muster.client.transport import Answer
 from muster.wire.messages import Assignment, CheckinResponse, Receipt
 from muster.wire.problems import ProblemError
 
+_NO_UPDATE = b"\xff" * 16  # a safetensors header of 2⁶⁴ - 1 bytes
 _LONGEST = 5.0  # seconds that a client waits, whatever it is told: somebody watches
 
 
@@ -116,11 +117,14 @@ class Member:
         return found if isinstance(found, Waited) and Assigned not in self.seen else None
 
     def late(self) -> Optional[ProblemError]:
-        """Sends an update on the old assignment once more; gives the refusal, or None if it was taken."""
+        """Sends something on the old assignment once more; gives the refusal, or None if it was taken.
+
+        It is no update, so that nothing is left behind where the round's end is not known yet: `update_invalid` then.
+        """
         if self.transport.assignment is None:
             raise AssertionError("nothing was assigned")
         try:
-            self.transport.upload("/v1/updates", b"late", answer=Receipt, token=self.transport.assignment.token)
+            self.transport.upload("/v1/updates", _NO_UPDATE, answer=Receipt, token=self.transport.assignment.token)
         except ProblemError as refusal:
             return refusal
         return None
