@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.domain.keys import KeyRing
-from coordinator.ports import Invoker
+from coordinator.ports import Invoker, Operators
 from coordinator.tokens import Tokens
+from coordinator.use_cases.audit import Audit
 from coordinator.use_cases.checkin import Checkin
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.committing import Committing
@@ -40,7 +41,10 @@ class Application:
     closing: ClosingRounds
     sweeping: Sweeping
     committing: Committing
+    audit: Audit
     invoker: Invoker | None = None
+    operators: Operators | None = None
+    cors_origins: tuple[str, ...] = ()
 
 
 def assemble(
@@ -52,6 +56,8 @@ def assemble(
     retry_floor: float,
     invoker: Invoker | None = None,
     direct_above: int | None = None,
+    operators: Operators | None = None,
+    cors_origins: tuple[str, ...] = (),
 ) -> Application:
     """Puts the use cases together.
 
@@ -63,6 +69,8 @@ def assemble(
       retry_floor: The shortest wait that a client is told, in seconds.
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
+      operators: Knows who may operate; None where nobody else can reach those routes.
+      cors_origins: The origins whose pages may call clients' routes.
     """
     ring = KeyRing.of(secret)
     tokens, plans = Tokens(ring), Plans(platform.blobs)
@@ -82,5 +90,8 @@ def assemble(
         closing=closing,
         sweeping=Sweeping(platform, closing),
         committing=Committing(platform, folding, runtime),
+        audit=Audit(platform),
         invoker=invoker,
+        operators=operators,
+        cors_origins=cors_origins,
     )

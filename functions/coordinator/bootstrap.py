@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -11,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from coordinator.application import Application, assemble
 from coordinator.domain import names
-from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, WorkQueue
+from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, Operators, WorkQueue
 from coordinator.settings import SIGNING, Settings, SettingsError
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
@@ -19,7 +20,9 @@ from muster.wire.plan import Plan
 if TYPE_CHECKING:
     from muster.runtime import Runtime
 
+LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
+_OPERATING = "operator_api"
 _DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
@@ -43,6 +46,8 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         retry_floor=settings.retry_floor,
         invoker=invoker(settings),
         direct_above=direct_above,
+        operators=operators(settings),
+        cors_origins=settings.cors_origins,
     )
 
 
@@ -73,6 +78,11 @@ def from_environment(function: str) -> Application:
 
     settings = Settings.from_environment(os.environ)
     settings.check(function)
+    if function == _OPERATING and operators_are_open(settings):
+        LOG.warning(
+            "MUSTER_OPERATORS is open: whoever reaches the operators' routes may make, change and read every task. Set it to "
+            "keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
+        )
     # With keys every function is served by one application, made once, however many of them this process serves.
     return _made(settings, function if settings.secret is None else None)
 
@@ -203,6 +213,27 @@ def invoker(settings: Settings) -> Invoker | None:
 
     audiences, account = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
     return OidcInvoker(issuer=settings.token_issuer, account=account, audiences=audiences)
+
+
+def operators_are_open(settings: Settings) -> bool:
+    """Whether everybody may operate."""
+    return settings.operators == "open" or (settings.operators is None and urlsplit(settings.queue).scheme == "local")
+
+
+def operators(settings: Settings) -> Operators:
+    """What knows operators. Unless `settings` say who they are, everybody is one on a laptop, and nobody in a cloud.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    from coordinator.adapters.operators import ClosedOperators, parse_operators
+
+    if settings.operators is None and not operators_are_open(settings):
+        return ClosedOperators()
+    try:
+        return parse_operators(settings.operators or "open")
+    except ValueError as error:
+        raise SettingsError(f"MUSTER_OPERATORS: {error}") from error
 
 
 def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from coordinator.domain.operators import Principal
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -185,6 +187,18 @@ class Invoker(Protocol):
 
         Raises:
           UntrustedTokenError: it is not.
+          UnavailableError: this can't be told now.
+        """
+
+
+class Operators(Protocol):
+    """Knows who may operate."""
+
+    def identify(self, token: str | None) -> Principal:
+        """Who shows `token`; None: somebody who shows nothing.
+
+        Raises:
+          UntrustedTokenError: nobody who may operate.
           UnavailableError: this can't be told now.
         """
 

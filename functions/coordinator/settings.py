@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Literal
@@ -11,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from coordinator.domain.keys import KeyRing
 
 SIGNING = "client_api"  # the function that signs, and names clients: it alone needs keys
+# As browsers send it: RFC 6454 §6.2, for http alone.
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[1-9]\d{0,4})?")
 
 
 class SettingsError(ValueError):
@@ -36,6 +39,9 @@ class Settings(BaseModel):
       invoker: The e-mail address of the service account whose token those deliveries carry.
       token_issuer: Who issues that token, such as `https://accounts.google.com`, where the functions must check it themselves. Not
         where Cloud Run lets only the invoker in: it takes the signature off.
+      operators: Who may operate: `open` (everybody; the default with a local queue), `keys:name:role:sha256,…`, or
+        `oidc:https://issuer?audience=…&operators=…&viewers=…`.
+      cors_origins: The origins whose pages' scripts may call clients' routes, with commas between them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +59,8 @@ class Settings(BaseModel):
     committer_url: str | None = None
     invoker: str | None = None
     token_issuer: str | None = None
+    operators: str | None = None
+    cors_origins: tuple[str, ...] = ()
 
     @field_validator(
         "state", "blobs", "updates", "partials", "queue", "aggregator_url", "committer_url", "token_issuer"
@@ -82,6 +90,22 @@ class Settings(BaseModel):
                 f"MUSTER_SECRET is not set, and {SIGNING} signs with it: set it to what `muster key new` prints. Of the functions "
                 f"only {SIGNING} needs it"
             )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _is_list(cls, value: object) -> object:
+        return tuple(filter(None, (item.strip() for item in value.split(",")))) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin such as https://app.example or http://localhost:8000: scheme, host and port in "
+                    "lower case, no path, no slash at the end; * and null are not taken"
+                )
+        return value
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

@@ -6,7 +6,7 @@ import typer
 
 import muster
 
-from . import client, key, plan, simulate, smoke, state, task, up
+from . import audit, client, key, plan, simulate, smoke, state, task, up
 from .failures import Commands
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(task.app, name="task")
 app.add_typer(client.app, name="client")
 app.add_typer(state.app, name="state")
 app.add_typer(key.app, name="key")
+app.command("audit")(audit.audit)
 app.command("simulate")(simulate.simulate)
 app.command("smoke")(smoke.smoke)
 

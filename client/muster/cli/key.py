@@ -1,20 +1,33 @@
-"""`muster key`: the keys of a deployment."""
+"""`muster key`: the keys of a deployment, and those of its operators, of which it keeps hashes alone."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import sys
 from datetime import datetime, timezone
+from enum import Enum
 from typing import Annotated, Optional
 
 import typer
 
-from .options import Json, write_json
+from .options import Json, console, write_json
 
 _BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_PREFIX = "muster-operator-"  # tells a reader, and a scanner for lost secrets, what it is
 
-app = typer.Typer(no_args_is_help=True, help="The keys that a deployment signs with (MUSTER_SECRET).")
+app = typer.Typer(
+    no_args_is_help=True, help="Keys that a deployment signs with (MUSTER_SECRET), and its operators' own."
+)
+
+
+class Role(str, Enum):
+    """What an operator may do."""
+
+    OPERATOR = "operator"
+    VIEWER = "viewer"
 
 
 @app.command("new")
@@ -65,3 +78,27 @@ def list_keys(
             write_json({"id": key.id, "fingerprint": key.fingerprint, "does": does})
         else:
             typer.echo(f"{key.fingerprint}  {does:8}  {key.id}".rstrip())
+
+
+@app.command("operator")
+def operator(
+    *,
+    name: Annotated[str, typer.Option(help="Who the key is for; the audit log shows it.")],
+    role: Annotated[Role, typer.Option(help="What they may do: change everything, or look alone.")] = Role.OPERATOR,
+    as_json: Json = False,
+) -> None:
+    """Make a key for an operator. It is shown once: the coordinator gets a hash of it, in MUSTER_OPERATORS."""
+    if not _NAME.fullmatch(name):
+        raise typer.BadParameter("letters, digits, '.', '_', '@' and '-', at most 64", param_hint="--name")
+    key = _PREFIX + secrets.token_urlsafe(_BYTES)
+    entry = f"{name}:{role.value}:{hashlib.sha256(key.encode()).hexdigest()}"
+    if as_json:
+        write_json({"name": name, "role": role.value, "key": key, "entry": entry})
+        return
+    console().print(
+        f"The key, shown this once:\n  {key}\n"
+        f"{name} keeps it, and gives it to `muster` in MUSTER_OPERATOR_TOKEN.\n\n"
+        f"The coordinator's setting, with the entries of others behind a comma:\n  MUSTER_OPERATORS=keys:{entry}",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 Url = Annotated[str, typer.Option("--url", envvar="MUSTER_URL", help="The coordinator's address.")]
+Token = Annotated[
+    Optional[str],
+    typer.Option(
+        "--token",
+        envvar="MUSTER_OPERATOR_TOKEN",
+        help="The operator's key or OpenID Connect token; rather in the environment, since others can see a command's options.",
+        show_default=False,
+    ),
+]
 Emulators = Annotated[
     bool,
     typer.Option(

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional, TypeVar
 
 import typer
 
@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Move a task with all its state from one deployment to another, say from `muster up` to a cloud.",
 )
+T = TypeVar("T")
 _SETTINGS = "A folder of `muster up`, or a file with a line for each setting, `MUSTER_STATE=…` and so on; else the environment's."
 
 
@@ -50,7 +51,7 @@ def export_task(
     from coordinator.use_cases.moving import export_state
 
     if pause:
-        platform.change_task(task, tasks.pause)
+        _record(platform, "task.pause", task, lambda: platform.change_task(task, tasks.pause))
     # Complete or not at all, and from its first byte on for its owner's eyes alone.
     handle, staged = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}-")
     try:
@@ -77,12 +78,26 @@ def import_task(
     """Make a task out of such a file. Nothing that is there is overwritten; a paused task stays paused until it is resumed."""
     platform, secret = _deployment(target, make=True)
     from coordinator.use_cases.moving import import_state
+    from coordinator.use_cases.state_file import StateReader
 
     with file.open("rb") as data:
-        moved = import_state(platform, data, secret=secret)
+        with StateReader(data) as reader:
+            task = reader.header.task
+        moved = _record(platform, "task.import", task, lambda: import_state(platform, data, secret=secret))
     _show("imported", moved, as_json=as_json)
     if not as_json and moved.status == "paused":
         console().print(f"Next: muster task resume {moved.task}", markup=False, soft_wrap=True)
+
+
+def _record(platform: Platform, action: str, task: str, change: Callable[[], T]) -> T:
+    """Does `change`, with an entry in the audit log: whoever reaches the stores is an operator, and no key says which."""
+    import getpass
+
+    from coordinator.domain.operators import Principal, Role
+    from coordinator.use_cases.audit import Audit, task_state
+
+    who = Principal(f"{getpass.getuser()} (muster state)", Role.OPERATOR)
+    return Audit(platform).record(who, action, task, change=change, look=lambda: task_state(platform, task))
 
 
 def _show(what: str, moved: Moved, *, as_json: bool) -> None:

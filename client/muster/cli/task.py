@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from .failures import FAILED, LoadingError
-from .options import DEFAULT_URL, Url, console, write_json
+from .options import DEFAULT_URL, Token, Url, console, write_json
 from .options import Json as JsonOption
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def create(
         Optional[bool], typer.Option("--allow-non-finite", help="Let updates hold NaN and infinity.")
     ] = None,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a task: store its plan, and open its first round."""
@@ -87,7 +88,7 @@ def create(
         if isinstance(subject, str):
             raise typer.BadParameter("a plan given by its hash needs a name for its task", param_hint="--name")
         name = _slug(subject.manifest.name)
-    with Operator(url) as operator:
+    with Operator(url, token=token) as operator:
         view = operator.create_task(name, population=population, plan=subject, policy=policy)
     if as_json:
         write_json(view.to_dict())
@@ -98,13 +99,13 @@ def create(
 
 
 @app.command("list")
-def list_tasks(*, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def list_tasks(*, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """List all tasks."""
     from rich.table import Table
 
     from muster.operator import Operator
 
-    with Operator(url) as operator:
+    with Operator(url, token=token) as operator:
         views = operator.tasks()
     if as_json:
         write_json([view.to_dict() for view in views])
@@ -124,11 +125,11 @@ def list_tasks(*, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
 
 
 @app.command("show")
-def show(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def show(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """Show a task with its current round."""
     from muster.operator import Operator
 
-    with Operator(url) as operator:
+    with Operator(url, token=token) as operator:
         view = operator.task(name)
     if as_json:
         write_json(view.to_dict())
@@ -142,6 +143,7 @@ def watch(
     *,
     every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
     url: Url = DEFAULT_URL,
+    token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a task until it is done; exit 1 if it was cancelled. With --json: a line for each round that ends."""
@@ -150,28 +152,28 @@ def watch(
 
     from .watching import follow_json, follow_live
 
-    with Operator(url) as operator:
+    with Operator(url, token=token) as operator:
         last = (follow_json if as_json else follow_live)(operator, name, every=every)
     if last.status is TaskStatus.CANCELLED:
         raise typer.Exit(FAILED)
 
 
 @app.command("pause")
-def pause(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def pause(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """Give no new assignments and open no new rounds; updates under way are taken."""
-    _change("pause", name, url=url, as_json=as_json)
+    _change("pause", name, url=url, token=token, as_json=as_json)
 
 
 @app.command("resume")
-def resume(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def resume(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """Go on after a pause."""
-    _change("resume", name, url=url, as_json=as_json)
+    _change("resume", name, url=url, token=token, as_json=as_json)
 
 
 @app.command("cancel")
-def cancel(name: Name, *, url: Url = DEFAULT_URL, as_json: JsonOption = False) -> None:
+def cancel(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """End a task for good; its checkpoints stay."""
-    _change("cancel", name, url=url, as_json=as_json)
+    _change("cancel", name, url=url, token=token, as_json=as_json)
 
 
 @app.command("rollback")
@@ -180,16 +182,17 @@ def rollback(
     *,
     version: Annotated[int, typer.Option(help="The checkpoint to go back to; 0 is the initial state.", min=0)],
     url: Url = DEFAULT_URL,
+    token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go back to an earlier checkpoint and train on from there."""
-    _change("rollback", name, url=url, as_json=as_json, version=version)
+    _change("rollback", name, url=url, token=token, as_json=as_json, version=version)
 
 
-def _change(what: str, name: str, *, url: str, as_json: bool, **more: Any) -> None:
+def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bool, **more: Any) -> None:
     from muster.operator import Operator
 
-    with Operator(url) as operator:
+    with Operator(url, token=token) as operator:
         view: TaskView = getattr(operator, what)(name, **more)
     if as_json:
         write_json(view.to_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -92,6 +93,12 @@ def up(
             f"Ctrl-C ends it; {again}",
             soft_wrap=True,
         )
+        if os.environ.get("MUSTER_OPERATORS", "open") == "open":
+            screen.print(
+                "[bold red]Operators are not authenticated[/] (MUSTER_OPERATORS is open): whoever reaches this address may make, change "
+                "and read every task. `muster key operator` makes a key.",
+                soft_wrap=True,
+            )
     try:
         stop.wait()
     finally:

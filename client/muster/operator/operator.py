@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional, Union
 from urllib.parse import quote
@@ -12,6 +13,8 @@ import requests
 from muster.client.transport import Transport
 from muster.wire import plan as plans
 from muster.wire.messages import (
+    AuditEntry,
+    AuditList,
     CheckpointList,
     CheckpointView,
     Rollback,
@@ -40,16 +43,11 @@ class Operator:
     Args:
       url: The coordinator's address, or a transport to it.
       session: The `requests` session to use, if not one of its own.
-      token: Who calls, sent as `Authorization: Bearer`: where Google Cloud lets operators in, an identity token.
-        A transport brings its own.
+      token: The operator's key or OpenID Connect token, for a coordinator that asks for one. Not for a transport, which has its own.
     """
 
     def __init__(
-        self,
-        url: Union[str, Transport],
-        *,
-        session: Optional[requests.Session] = None,
-        token: Optional[str] = None,
+        self, url: Union[str, Transport], *, session: Optional[requests.Session] = None, token: Optional[str] = None
     ) -> None:
         self._transport = url if isinstance(url, Transport) else Transport(url, session=session, token=token)
 
@@ -139,6 +137,23 @@ class Operator:
         if after is not None:
             params["after"] = after
         return self._transport.call("GET", f"{_path(name)}/rounds", answer=RoundList, params=params)
+
+    def audit(self, *, since: Optional[datetime] = None, page: int = _PAGE) -> Iterator[AuditEntry]:
+        """The audit log, oldest first, fetched page by page as it is read.
+
+        Args:
+          since: Nothing older; with a time zone.
+          page: Entries to a request.
+        """
+        params: dict[str, Union[str, int]] = {"limit": page}
+        if since is not None:
+            params["since"] = since.isoformat()
+        while True:
+            found = self._transport.call("GET", "/v1/audit", answer=AuditList, params=params)
+            yield from found.entries
+            if found.next is None or not found.entries:
+                return
+            params = {"limit": page, "after": found.next}
 
     def result(self, name: str, round: int) -> dict[str, Array]:  # noqa: A002  the protocol's word
         """A committed round's result, by tensor name, as the plan's `manifest.result` declares it."""

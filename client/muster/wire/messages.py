@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import Field, model_validator
 
@@ -283,6 +283,48 @@ class CheckpointList(Answer):
     """A task's checkpoints, oldest first."""
 
     checkpoints: tuple[CheckpointView, ...]
+
+
+class AuditEntry(Answer):
+    """One thing that an operator did, or wanted to do.
+
+    Attributes:
+      id: Ids sort by time.
+      at: When it began.
+      who: The operator: a key's name, or an e-mail address.
+      role: The operator's role, `viewer` or `operator`.
+      action: What, such as `task.pause`.
+      subject: To what: a task's name, a plan's address.
+      request: What was asked for.
+      before: The subject just before.
+      result: `done`; `failed`, with `problem`; `refused`, for want of a role; `unknown`, if the coordinator died meanwhile or is at
+        it still: it may have taken effect.
+      ended_at: When it was over.
+      after: The subject just after.
+      problem: The type of the problem that it ended with.
+      detail: That problem's text.
+    """
+
+    id: str
+    at: datetime
+    who: str
+    role: str
+    action: str
+    subject: str
+    request: dict[str, Any] = Field(default_factory=dict)
+    before: dict[str, Any] = Field(default_factory=dict)
+    result: str
+    ended_at: Optional[datetime] = None
+    after: dict[str, Any] = Field(default_factory=dict)
+    problem: str = ""
+    detail: str = ""
+
+
+class AuditList(Answer):
+    """Entries of the audit log, oldest first. `after` of the next page is `next`."""
+
+    entries: tuple[AuditEntry, ...]
+    next: Optional[str] = None
 
 
 class Rollback(Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from werkzeug.wrappers import Request, Response
 from coordinator.application import Application
 from coordinator.http import openapi
 from coordinator.http.client_routes import client_routes
+from coordinator.http.cors import Cors
 from coordinator.http.internal_routes import aggregator_routes, committer_routes
 from coordinator.http.operator_routes import operator_routes
 from coordinator.http.routing import Call, Route, Router
@@ -21,12 +23,15 @@ FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
     "aggregator": aggregator_routes,
     "committer": committer_routes,
 }
+_CLIENTS = "client_api"
 
 
 def router(app: Application, *functions: str) -> Router:
     """What serves the routes of `functions` (of all four, if none is named), and `/health`."""
-    routes = [route for name in functions or FUNCTIONS for route in FUNCTIONS[name](app)]
-    return Router([*routes, *_common_routes(app)])
+    routes = [
+        replace(route, cors=name == _CLIENTS) for name in functions or FUNCTIONS for route in FUNCTIONS[name](app)
+    ]
+    return Router([*routes, *_common_routes(app)], cors=Cors(app.cors_origins))
 
 
 def description(app: Application) -> dict[str, Any]:
@@ -82,4 +87,4 @@ def owner(method: str, path: str) -> str:
         return "committer" if path.endswith(("/commit", "/open")) else "aggregator"
     if path.startswith(("/v1/populations/", "/v1/updates")) or path.endswith("/broadcast"):
         return "client_api"
-    return "client_api" if path.startswith("/v1/plans/") and method in ("GET", "HEAD") else "operator_api"
+    return _CLIENTS if path.startswith("/v1/plans/") and method in ("GET", "HEAD", "OPTIONS") else "operator_api"

@@ -26,10 +26,11 @@ EVERY_FUNCTION = "every function"
 _SAFETENSORS = "application/octet-stream"
 _SCHEMA = "#/components/schemas/"
 _BEARER = "assignment"
+_OPERATOR = "operator"
 
 _TAGS = {
     "client_api": "What clients call: check-in, plan, broadcast, upload, start, report.",
-    "operator_api": "What operators call: plans, tasks, rounds, results, checkpoints.",
+    "operator_api": "What operators call: plans, tasks, rounds, results, checkpoints, the audit log.",
     "aggregator": "Called by the queue and the scheduler alone: fold, close, sweep, tick.",
     "committer": "Called by the queue alone: commit, open.",
     EVERY_FUNCTION: "Served by each of the four.",
@@ -72,7 +73,12 @@ def document(functions: Mapping[str, Sequence[Route]]) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "description": "The token of an assignment, as the check-in gives it.",
-                }
+                },
+                _OPERATOR: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An operator's key or OpenID Connect token. Not needed where MUSTER_OPERATORS is open.",
+                },
             },
         },
     }
@@ -102,6 +108,8 @@ def _operation(route: Route, tag: str) -> Json:
     operation["responses"] = {**_successes(route), **_failures(route)}
     if route.bearer:
         operation["security"] = [{_BEARER: []}]
+    if route.operator:
+        operation["security"] = [{_OPERATOR: []}]
     return operation
 
 
@@ -192,6 +200,8 @@ def _failure(kinds: Sequence[ProblemType]) -> Json:
     }
     if ProblemType.METHOD_NOT_ALLOWED in kinds:
         response["headers"] = {"Allow": {"description": "What the path takes", "schema": {"type": "string"}}}
+    if STATUS[kinds[0]] == HTTPStatus.UNAUTHORIZED:
+        response["headers"] = {"WWW-Authenticate": {"description": "What is wanted", "schema": {"type": "string"}}}
     if ProblemType.UNAVAILABLE in kinds:
         response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
     return response

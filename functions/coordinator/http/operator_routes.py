@@ -2,63 +2,91 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from http import HTTPStatus
+from typing import Any
 
 from werkzeug.wrappers import Response
 
 from coordinator.application import Application
 from coordinator.http.client_routes import SAFETENSORS
+from coordinator.http.operator_access import Access, Change
 from coordinator.http.routing import Call, Route, immutable_response, json_response
+from coordinator.use_cases.audit import task_state
 from coordinator.use_cases.tasks import PAGE
 from muster.wire import plan
-from muster.wire.messages import CheckpointList, Rollback, RoundList, TaskList, TaskSpec, TaskView
+from muster.wire.messages import AuditList, CheckpointList, Rollback, RoundList, TaskList, TaskSpec, TaskView
 from muster.wire.problems import ProblemError, ProblemType
 
-_LARGEST_PAGE = 1000  # rounds
+_LARGEST_PAGE = 1000  # rounds, or entries of the audit log
+_DIGITS = 4  # of a page's limit
+_FIRST_YEAR = 1970
+_ENTRY = re.compile(r"\d{16}-[0-9a-f]{16}(\.outcome)?")
+Begin = Callable[[str], Change]
 
 _CHANGES = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
 
 
-def _changing(change: Callable[[str], TaskView]) -> Callable[[Call], Response]:
-    return lambda call: json_response(change(call.path["task"]))
-
-
 def operator_routes(app: Application) -> list[Route]:
-    """Plans, tasks, rounds, results and checkpoints."""
-    tasks = app.tasks
+    """Plans, tasks, rounds, results, checkpoints, and the audit log."""
+    tasks, access = app.tasks, Access(app)
 
-    def put_plan(call: Call) -> Response:
-        new = app.plans.put(call.path["sha256"], call.body(plan.PLAN_LIMIT))
+    def view_of(name: str) -> Callable[[], dict[str, Any]]:
+        return lambda: task_state(app.platform, name)
+
+    def put_plan(call: Call, begin: Begin) -> Response:
+        sha256, data = call.path["sha256"], call.body(plan.PLAN_LIMIT)
+        new = begin(sha256).record(
+            lambda: app.plans.put(sha256, data),
+            look=lambda: {"stored": app.plans.has(sha256)},
+            request={"size": len(data)},
+        )
         return Response("{}", status=HTTPStatus.CREATED if new else HTTPStatus.OK, content_type="application/json")
 
-    def create(call: Call) -> Response:
-        return json_response(tasks.create(call.message(TaskSpec)), HTTPStatus.CREATED)
+    def create(call: Call, begin: Begin) -> Response:
+        spec = call.message(TaskSpec)
+        view = begin(spec.name).record(lambda: tasks.create(spec), look=view_of(spec.name), request=spec.to_dict())
+        return json_response(view, HTTPStatus.CREATED)
 
-    def rollback(call: Call) -> Response:
-        return json_response(tasks.rollback(call.path["task"], version=call.message(Rollback).version))
+    def changing(change: Callable[[str], TaskView]) -> Callable[[Call, Begin], Response]:
+        def handler(call: Call, begin: Begin) -> Response:
+            name = call.path["task"]
+            return json_response(begin(name).record(lambda: change(name), look=view_of(name)))
+
+        return handler
+
+    def rollback(call: Call, begin: Begin) -> Response:
+        name, version = call.path["task"], call.message(Rollback).version
+        view = begin(name).record(
+            lambda: tasks.rollback(name, version=version), look=view_of(name), request={"version": version}
+        )
+        return json_response(view)
 
     def rounds(call: Call) -> Response:
-        args = call.request.args
-        limit = args.get("limit", str(PAGE))
-        if not limit.isdecimal() or not 1 <= int(limit) <= _LARGEST_PAGE:
-            raise ProblemError(ProblemType.INVALID_REQUEST, f"limit must be a number from 1 to {_LARGEST_PAGE}")
-        return json_response(tasks.rounds(call.path["task"], after=args.get("after"), limit=int(limit)))
+        limit = _limit(call, PAGE)
+        return json_response(tasks.rounds(call.path["task"], after=call.request.args.get("after"), limit=limit))
 
     def result(call: Call) -> Response:
         data = tasks.result(call.path["task"], call.path["round"])
-        return immutable_response(call, data, etag=f"result-{call.path['round']}", content_type=SAFETENSORS)
+        return immutable_response(
+            call, data, etag=f"result-{call.path['round']}", content_type=SAFETENSORS, private=True
+        )
 
     def checkpoint(call: Call) -> Response:
         data = tasks.checkpoint(call.path["task"], call.path["version"])
-        return immutable_response(call, data, etag=f"checkpoint-{call.path['version']}", content_type=SAFETENSORS)
+        return immutable_response(
+            call, data, etag=f"checkpoint-{call.path['version']}", content_type=SAFETENSORS, private=True
+        )
 
-    return [
+    routes = [
         Route(
             "PUT",
             "/v1/plans/{sha256}",
             "Store a plan, before a task uses it",
-            put_plan,
+            access.changing("plan.store", put_plan),
             takes=plan.CONTENT_TYPE,
             gives="application/json",
             status=HTTPStatus.CREATED,
@@ -69,18 +97,18 @@ def operator_routes(app: Application) -> list[Route]:
             "POST",
             "/v1/tasks",
             "Make a task; a repeat gets the one that is there",
-            create,
+            access.changing("task.create", create),
             takes=TaskSpec,
             gives=TaskView,
             status=HTTPStatus.CREATED,
             problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.TOO_LARGE),
         ),
-        Route("GET", "/v1/tasks", "All tasks", lambda _: json_response(tasks.list()), gives=TaskList),
+        Route("GET", "/v1/tasks", "All tasks", access.viewing(lambda _: json_response(tasks.list())), gives=TaskList),
         Route(
             "GET",
             "/v1/tasks/{task}",
             "One task with its current round",
-            lambda call: json_response(tasks.get(call.path["task"])),
+            access.viewing(lambda call: json_response(tasks.get(call.path["task"]))),
             gives=TaskView,
             problems=(ProblemType.NOT_FOUND,),
         ),
@@ -89,7 +117,7 @@ def operator_routes(app: Application) -> list[Route]:
                 "POST",
                 f"/v1/tasks/{{task}}:{verb}",
                 summary,
-                _changing(change),
+                access.changing(f"task.{verb}", changing(change)),
                 gives=TaskView,
                 problems=_CHANGES,
             )
@@ -103,7 +131,7 @@ def operator_routes(app: Application) -> list[Route]:
             "POST",
             "/v1/tasks/{task}:rollback",
             "Go back to an earlier checkpoint",
-            rollback,
+            access.changing("task.rollback", rollback),
             takes=Rollback,
             gives=TaskView,
             problems=(*_CHANGES, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
@@ -112,7 +140,7 @@ def operator_routes(app: Application) -> list[Route]:
             "GET",
             "/v1/tasks/{task}/rounds",
             "The task's rounds, every attempt of them, with counts and metrics, oldest first",
-            rounds,
+            access.viewing(rounds),
             gives=RoundList,
             query={"after": "the `next` of the page before", "limit": f"rounds on the page, at most {_LARGEST_PAGE}"},
             problems=(ProblemType.NOT_FOUND, ProblemType.INVALID_REQUEST),
@@ -121,7 +149,7 @@ def operator_routes(app: Application) -> list[Route]:
             "GET",
             "/v1/tasks/{task}/rounds/{round}/result",
             "A committed round's result, as safetensors",
-            result,
+            access.viewing(result),
             gives=SAFETENSORS,
             problems=(ProblemType.NOT_FOUND,),
         ),
@@ -129,7 +157,7 @@ def operator_routes(app: Application) -> list[Route]:
             "GET",
             "/v1/tasks/{task}/checkpoints",
             "All versions of the server state",
-            lambda call: json_response(tasks.checkpoints(call.path["task"])),
+            access.viewing(lambda call: json_response(tasks.checkpoints(call.path["task"]))),
             gives=CheckpointList,
             problems=(ProblemType.NOT_FOUND,),
         ),
@@ -137,8 +165,67 @@ def operator_routes(app: Application) -> list[Route]:
             "GET",
             "/v1/tasks/{task}/checkpoints/{version}",
             "One version of the server state, as safetensors",
-            checkpoint,
+            access.viewing(checkpoint),
             gives=SAFETENSORS,
             problems=(ProblemType.NOT_FOUND,),
         ),
+        _audit(app, access),
     ]
+    return [
+        replace(
+            route,
+            operator=True,
+            problems=(
+                *route.problems,
+                ProblemType.UNAUTHENTICATED,
+                *(() if route.method == "GET" else (ProblemType.FORBIDDEN,)),
+            ),
+        )
+        for route in routes
+    ]
+
+
+def _audit(app: Application, access: Access) -> Route:
+    def audit(call: Call) -> Response:
+        after = call.request.args.get("after")
+        if after is not None and not _ENTRY.fullmatch(after):
+            raise ProblemError(ProblemType.INVALID_REQUEST, "after must be the `next` of the page before")
+        return json_response(app.audit.entries(after=after, limit=_limit(call, PAGE), start=_since(call)))
+
+    return Route(
+        "GET",
+        "/v1/audit",
+        "The audit log: who changed what, when, from what to what, oldest first",
+        access.viewing(audit),
+        gives=AuditList,
+        query={
+            "since": "nothing older: a time of RFC 3339; not with `after`",
+            "after": "the `next` of the page before",
+            "limit": f"entries on the page, at most {_LARGEST_PAGE}",
+        },
+        problems=(ProblemType.INVALID_REQUEST,),
+    )
+
+
+def _limit(call: Call, default: int) -> int:
+    limit = call.request.args.get("limit", str(default))
+    if not limit.isdecimal() or not limit.isascii() or len(limit) > _DIGITS or not 1 <= int(limit) <= _LARGEST_PAGE:
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"limit must be a number from 1 to {_LARGEST_PAGE}")
+    return int(limit)
+
+
+def _since(call: Call) -> float | None:
+    """The query's `since`, in POSIX seconds."""
+    text = call.request.args.get("since")
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None or found.year < _FIRST_YEAR:
+        raise ProblemError(
+            ProblemType.INVALID_REQUEST,
+            "since must be a time with its offset, such as 2026-03-01T12:00:00Z (a `+` as %2B)",
+        )
+    return found.timestamp()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllo
 from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 
+from coordinator.http.cors import Cors
 from coordinator.ports import BlobNotFoundError, UnavailableError
 from muster.wire import problems
 from muster.wire.base import Message
@@ -21,7 +23,7 @@ from muster.wire.problems import ProblemError, ProblemType
 LOG = logging.getLogger(__name__)
 BODY_LIMIT = 1 << 16  # bytes of a JSON body
 _PIECE = 1 << 18  # bytes of a response sent at a time
-_IMMUTABLE = "public, max-age=31536000, immutable"
+_IMMUTABLE = "max-age=31536000, immutable"
 
 M = TypeVar("M", bound=Message)
 
@@ -78,6 +80,8 @@ class Route:
     query: dict[str, str] = field(default_factory=dict)  # name to description
     bearer: bool = False
     repeat_status: int | None = None  # where a repeat is answered otherwise
+    operator: bool = False  # whether its caller shows who they are, as an operator
+    cors: bool = False  # whether pages of other origins may call it
 
 
 PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}"}
@@ -97,8 +101,9 @@ PARAMETERS = {"task": "name", "population": "name", "kind": "name", "sha256": "h
 class Router:
     """Serves routes; a callable from request to response, whatever happens."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], *, cors: Cors | None = None) -> None:
         self.routes = tuple(routes)
+        self._cors = cors or Cors()
         rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
         self._map = Map(
             rules,
@@ -117,6 +122,27 @@ class Router:
 
     def __call__(self, request: Request) -> Response:
         """Answers a request; what goes wrong is a problem document."""
+        shared = self._shared(request.path)
+        if request.method == "OPTIONS" and shared:
+            answer = self._cors.preflight(request, methods=shared)
+            if answer is not None:
+                return answer
+        response = self._answer(request)
+        return self._cors.allow(request, response) if request.method in shared else response
+
+    def _shared(self, path: str) -> tuple[str, ...]:
+        """The methods of `path` that pages of other origins may use, where any may use one."""
+        if not self._cors.origins:
+            return ()
+        adapter, found = self._map.bind(""), []
+        for method in adapter.allowed_methods(path):
+            with suppress(HTTPException):  # a redirect is one
+                route, _ = adapter.match(path, method)
+                if route.cors:
+                    found.append(method)
+        return tuple(sorted(found))
+
+    def _answer(self, request: Request) -> Response:
         try:
             route, path = self._map.bind("").match(request.path, request.method)
             return self._handle(route, Call(request, dict(path)))
@@ -160,17 +186,24 @@ def problem_response(problem: ProblemError, headers: dict[str, str] | None = Non
     """A problem as a response, with `Retry-After` in whole seconds where waiting helps."""
     body = problem.to_problem().model_dump_json(exclude_none=True)
     response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §11.6.1 wants one
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(problem.retry_after)))
     return response
 
 
-def immutable_response(call: Call, data: memoryview, *, etag: str, content_type: str) -> Response:
-    """Bytes that never change under their address: with an ETag, 304 and ranges, sent in pieces."""
+def immutable_response(
+    call: Call, data: memoryview, *, etag: str, content_type: str, private: bool = False
+) -> Response:
+    """Bytes that never change under their address: with an ETag, 304 and ranges, sent in pieces.
+
+    `private`: for whoever has the right to them, so that no shared cache may keep them.
+    """
     response = Response(_pieces(data), content_type=content_type, direct_passthrough=True)
     response.content_length = len(data)
     response.set_etag(etag)
-    response.headers["Cache-Control"] = _IMMUTABLE
+    response.headers["Cache-Control"] = f"{'private' if private else 'public'}, {_IMMUTABLE}"
     response.make_conditional(call.request.environ, accept_ranges=True, complete_length=len(data))
     return response
 

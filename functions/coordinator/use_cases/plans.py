@@ -37,6 +37,10 @@ class Plans:
         self.blobs.create(plan_name(sha256, for_client=True), [plan.for_client().encode()])
         return self.blobs.create(plan_name(sha256, for_client=False), [data]).created
 
+    def has(self, sha256: str) -> bool:
+        """Whether the plan is here, whole."""
+        return self.blobs.stat(plan_name(sha256, for_client=False)) is not None
+
     def for_client(self, sha256: str) -> memoryview:
         """A device's copy, as bytes. Raises `ProblemError` (`not_found`)."""
         return self._read(sha256, for_client=True)

@@ -1,0 +1,84 @@
+"""Who may call an operator's route: the identity, the role, and the audit log's entry for what changes something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from werkzeug.wrappers import Response
+
+from coordinator.application import Application
+from coordinator.domain.operators import ANYBODY, Principal, Role
+from coordinator.http.routing import Call
+from coordinator.ports import UntrustedTokenError
+from muster.wire.problems import ProblemError, ProblemType
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A call by an operator who may make it. What it changes, it changes by way of `record`."""
+
+    app: Application
+    who: Principal
+    action: str
+    subject: str
+
+    def record(
+        self,
+        change: Callable[[], T],
+        *,
+        look: Callable[[], Mapping[str, Any]],
+        request: Mapping[str, Any] | None = None,
+    ) -> T:
+        """See `Audit.record`."""
+        return self.app.audit.record(self.who, self.action, self.subject, change=change, look=look, request=request)
+
+
+class Access:
+    """Lets operators in, by their role."""
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    def viewing(self, handler: Callable[[Call], Response]) -> Callable[[Call], Response]:
+        """A handler for viewers, and for operators."""
+
+        def guarded(call: Call) -> Response:
+            self._identify(call)
+            return handler(call)
+
+        return guarded
+
+    def changing(
+        self,
+        action: str,
+        handler: Callable[[Call, Callable[[str], Change]], Response],
+    ) -> Callable[[Call], Response]:
+        """A handler for operators alone, which is given what makes a `Change` of its subject.
+
+        A refusal is recorded with what the path says of the subject.
+        """
+
+        def guarded(call: Call) -> Response:
+            who = self._identify(call)
+            if not who.role.includes(Role.OPERATOR):
+                self._app.audit.refused(who, action, next(iter(map(str, call.path.values())), ""))
+                raise ProblemError(
+                    ProblemType.FORBIDDEN,
+                    f"{who.name} is a {who.role.value} here, and {action} needs the role operator",
+                )
+            return handler(call, lambda subject: Change(self._app, who, action, subject))
+
+        return guarded
+
+    def _identify(self, call: Call) -> Principal:
+        if self._app.operators is None:
+            return ANYBODY
+        token = call.bearer() if "Authorization" in call.request.headers else None
+        try:
+            return self._app.operators.identify(token)
+        except UntrustedTokenError as error:
+            raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error

@@ -1,0 +1,148 @@
+"""The audit log: who changed what, when, from what to what. It is only ever added to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+from coordinator.domain import names
+from coordinator.domain.audit import Intent, Outcome, entry_id, outcome_id, since
+from coordinator.domain.operators import Principal
+from coordinator.domain.tasks import Task
+from coordinator.use_cases.records import Platform, Records, Versioned
+from muster.wire.messages import AuditEntry, AuditList
+from muster.wire.problems import ProblemError, ProblemType
+
+LOG = logging.getLogger(__name__)
+PAGE = 100  # entries in an answer, if the caller does not say
+
+State = Mapping[str, Any]
+T = TypeVar("T")
+_ENTRY: TypeAdapter[Intent | Outcome] = TypeAdapter(Intent | Outcome)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The log of one deployment."""
+
+    platform: Platform
+
+    def record(
+        self,
+        who: Principal,
+        action: str,
+        subject: str,
+        *,
+        change: Callable[[], T],
+        look: Callable[[], State],
+        request: State | None = None,
+    ) -> T:
+        """Does `change`, between an entry that says so and one that says what came of it.
+
+        The first is durable before `change` begins: if it can't be written, nothing is changed. If the second can't, the caller
+        gets the store's error for an action that took effect, and repeats it; the log then shows the first attempt without an
+        outcome, and the second.
+
+        Args:
+          who: Who wants it.
+          action: What, such as `task.pause`.
+          subject: To what.
+          change: Does it; what it gives is given back, what it raises passes through.
+          look: Reads the subject as the log shows it.
+          request: What was asked for.
+        """
+        intent = self._begin(who, action, subject, request or {}, look())
+        try:
+            result = change()
+        except ProblemError as problem:
+            self._end(intent, "failed", problem=problem.type.value, detail=problem.detail, after=look())
+            raise
+        self._end(intent, "done", after=look())
+        return result
+
+    def refused(self, who: Principal, action: str, subject: str) -> None:
+        """Records that somebody wanted what they may not do."""
+        intent = self._begin(who, action, subject, {}, {})
+        self._end(intent, "refused", problem=ProblemType.FORBIDDEN.value)
+
+    def entries(self, *, after: str | None = None, limit: int = PAGE, start: float | None = None) -> AuditList:
+        """A page of the log, oldest first.
+
+        Args:
+          after: The `next` of the page before.
+          limit: Entries on the page.
+          start: Nothing older, in POSIX seconds. Not with `after`.
+        """
+        if after is None and start is not None:
+            after = since(start)
+        # An outcome comes right behind its intent, so these hold `limit` intents at least, if there are as many.
+        found = self._records.list(names.AUDIT, after=after, limit=2 * limit)
+        begun = [each for each in found if isinstance(each.value, Intent)]
+        intents = begun[:limit]
+        outcomes = {each.document.id: each.value for each in found if isinstance(each.value, Outcome)}
+        views = []
+        for each in intents:
+            ending = outcome_id(each.document.id)
+            last = outcomes.get(ending) or self._outcome(ending, known=found[-1] is not each)
+            views.append(_view(each.document.id, each.value, last))
+        more = len(found) == 2 * limit or len(begun) > limit
+        return AuditList(entries=tuple(views), next=outcome_id(intents[-1].document.id) if more and intents else None)
+
+    def _outcome(self, entry: str, *, known: bool) -> Any:
+        """An outcome that is not in the page; `known`: it would be, if there were one."""
+        found = None if known else self._records.get(names.audit_path(entry))
+        return None if found is None else found.value
+
+    def _begin(self, who: Principal, action: str, subject: str, request: State, before: State) -> str:
+        now = self.platform.clock.now()
+        intent = entry_id(now, self.platform.chance.nonce())
+        self._records.create(
+            names.audit_path(intent), Intent(now, who.name, who.role, action, subject, dict(request), dict(before))
+        )
+        LOG.info("%s (%s): %s %s", who.name, who.role.value, action, subject)
+        return intent
+
+    def _end(self, intent: str, result: Any, **more: Any) -> None:
+        self._records.create(names.audit_path(outcome_id(intent)), Outcome(self.platform.clock.now(), result, **more))
+
+    @property
+    def _records(self) -> Records[Intent | Outcome]:
+        return Records(self.platform.documents, _ENTRY)
+
+
+def task_state(platform: Platform, name: str) -> dict[str, Any]:
+    """A task as the log shows it; empty if there is none."""
+    found: Versioned[Task] | None = platform.tasks.get(names.task_path(name))
+    if found is None:
+        return {}
+    task = found.value
+    return {
+        "status": task.status.value,
+        "checkpoint": task.checkpoint.version if task.checkpoint is not None else 0,
+        "round": task.number,
+        "epoch": task.epoch,
+        "plan": task.spec.plan,
+    }
+
+
+def _view(entry: str, intent: Any, outcome: Any) -> AuditEntry:
+    return AuditEntry(
+        id=entry,
+        at=datetime.fromtimestamp(intent.at, UTC),
+        who=intent.who,
+        role=intent.role.value,
+        action=intent.action,
+        subject=intent.subject,
+        request=dict(intent.request),
+        before=dict(intent.before),
+        result="unknown" if outcome is None else outcome.result,
+        ended_at=None if outcome is None else datetime.fromtimestamp(outcome.at, UTC),
+        after={} if outcome is None else dict(outcome.after),
+        problem="" if outcome is None else outcome.problem,
+        detail="" if outcome is None else outcome.detail,
+    )
