@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from coordinator.domain.keys import Key, KeyRing
 from coordinator.ports import Blobs
+from coordinator.use_cases.audit import Audit
 from coordinator.use_cases.moving import export_state, import_state
 from muster.cli.app import app
 from muster.local import settings_of
@@ -276,5 +277,10 @@ def test_the_commands_move_a_task_between_folders(tmp_path):
     settings.write_text("\n".join(["# another home", "", *lines]))
     assert "muster task resume sum" in run("import", str(file), "--to", str(settings))
     assert "here already" in run("import", str(file), "--to", str(settings), code=1)
+    changes = [(entry.action, entry.result) for entry in Audit(Harness(source, durable=True).inner).entries().entries]
+    assert changes.count(("task.pause", "done")) == 1
+    (_, imported, refused) = Audit(Harness(target, durable=True).inner).entries().entries
+    assert (imported.action, imported.result, imported.after["status"]) == ("task.import", "done", "paused")
+    assert (refused.action, refused.result, refused.problem) == ("task.import", "failed", "conflict")
     settings.write_text("MUSTER_STATE")
     assert "there.env:1" in run("import", str(file), "--to", str(settings), code=2)

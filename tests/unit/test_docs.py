@@ -15,9 +15,10 @@ from coordinator.settings import Settings
 from muster.cli.app import app
 from muster.wire.messages import TaskPolicy
 from muster.wire.problems import STATUS
+from muster.wire.tensors import decode
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 README = ROOT / "README.md"
 
 
@@ -129,3 +130,9 @@ def test_dependencies_each_have_their_reason():
     reasons = (ROOT / "docs/decisions/0001-dependencies.md").read_text().lower()
     missing = [name for name in names if name.lower().removeprefix("pytest-").removeprefix("types-") not in reasons]
     assert missing in ([], ["protobuf"], ["types-protobuf"])
+
+
+def test_protocol_shows_an_update_byte_by_byte():
+    (block,) = blocks(ROOT / "docs/protocol.md", "text")
+    shown = bytes.fromhex("".join(line[:47] for line in block.splitlines()))
+    assert decode(shown)["0/counts"].tolist() == [3, 260]

@@ -91,13 +91,21 @@ def import_task(
 
 def _record(platform: Platform, action: str, task: str, change: Callable[[], T]) -> T:
     """Does `change`, with an entry in the audit log: whoever reaches the stores is an operator, and no key says which."""
-    import getpass
-
     from coordinator.domain.operators import Principal, Role
     from coordinator.use_cases.audit import Audit, task_state
 
-    who = Principal(f"{getpass.getuser()} (muster state)", Role.OPERATOR)
+    who = Principal(f"{_account()} (muster state)", Role.OPERATOR)
     return Audit(platform).record(who, action, task, change=change, look=lambda: task_state(platform, task))
+
+
+def _account() -> str:
+    """The name of the account that runs this; a container's may have none."""
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return "an account without a name"
 
 
 def _show(what: str, moved: Moved, *, as_json: bool) -> None:

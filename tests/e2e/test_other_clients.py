@@ -1,0 +1,246 @@
+"""The clients of `examples/clients`, in other languages, against a real coordinator: each does a round with the exact histogram."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from support.served import Loopback
+
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.wire.messages import TaskPolicy, TaskStatus
+from muster.wire.plan import Plan
+from muster.wire.tensors import decode
+
+EXAMPLES = Path(__file__).parents[2] / "examples/clients"
+PLAN, OTHER = EXAMPLES / "histogram.plan", EXAMPLES.parents[1] / "tests/data/mean.plan"
+SHELL = EXAMPLES / "curl/contribute.sh"
+MODULE = EXAMPLES / "javascript/muster.mjs"
+# Edges of bins, what lies outside, fractions, signs: and how often each bin has one.
+NUMBERS = ("-5", "0", "9.5", "10", "19.99", "42", "42.5", "5e1", "99.999", "100", "+1234.5")
+HISTOGRAM = [3, 2, 0, 0, 2, 1, 0, 0, 0, 3]
+PATIENCE = 60.0  # seconds
+# Chromium's own errands have no place in a test; and its sandbox needs what containers do not give.
+CHROMIUM = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--no-proxy-server",
+]
+
+pytestmark = pytest.mark.xdist_group("other_clients")
+
+
+class Pages(Loopback):
+    """Serves the pages, from an origin that is not the coordinator's."""
+
+    def __init__(self) -> None:
+        class Handler(SimpleHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        folder = str(EXAMPLES / "javascript")
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)))
+
+
+@pytest.fixture(scope="module")
+def pages() -> Iterator[Pages]:
+    with Pages() as pages:
+        yield pages
+
+
+@pytest.fixture(scope="module")
+def coordinator(pages: Pages, tmp_path_factory: Any) -> Iterator[LocalCoordinator]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MUSTER_CORS_ORIGINS", pages.url)
+        with LocalCoordinator(tmp_path_factory.mktemp("coordinator"), workers=1) as running:
+            yield running
+
+
+@pytest.fixture
+def opened(coordinator: LocalCoordinator) -> Iterator[Callable[..., str]]:
+    """Makes a task of one round of one client and waits until the round is open; gives the population, which has its name."""
+    with Operator(coordinator.url) as operator:
+
+        def make(name: str, plan: Path = PLAN) -> str:
+            policy = TaskPolicy(rounds=1, goal=1)
+            operator.create_task(name, population=name, plan=Plan.load(plan), policy=policy)
+            until(lambda: operator.task(name).status is TaskStatus.ACTIVE)
+            return name
+
+        yield make
+
+
+def until(happened: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.1)):
+        if happened():
+            return
+        pause.wait(0.1)
+    pytest.fail(f"It has not happened in {PATIENCE:.0f} s")
+
+
+def result(coordinator: LocalCoordinator, task: str) -> list[int]:
+    with Operator(coordinator.url) as operator:
+        until(lambda: operator.task(task).status is TaskStatus.COMPLETED)
+        (round_,) = operator.rounds(task)
+        assert (round_.folded, round_.dropped) == (1, {})
+        found: list[int] = decode(operator.result_bytes(task, 1))["counts"].tolist()
+    return found
+
+
+def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(  # noqa: S603  our own examples
+        list(map(str, command)),
+        input="".join(f"{line}\n" for line in lines),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def needed(*names: str) -> str:
+    """The program of the first of `names` that is installed; skips the test if none is."""
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.skip(f"{names[0]} is not installed")
+
+
+@pytest.fixture
+def curl() -> None:
+    for name in ("sh", "curl", "awk"):
+        needed(name)
+
+
+@pytest.fixture
+def node() -> str:
+    found = needed("node")
+    version = run(found, "--version").stdout
+    if int(version.lstrip("v").partition(".")[0]) < 18:
+        pytest.skip(f"node {version.strip()} has no fetch; 18 has it")
+    return found
+
+
+@pytest.mark.usefixtures("curl")
+def test_shell_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+    task = opened("shell")
+    done = run("sh", SHELL, coordinator.url, task, "device-1", lines=NUMBERS)
+    assert json.loads(done.stdout)["status"] == "accepted"
+    assert result(coordinator, task) == HISTOGRAM
+
+
+@pytest.mark.usefixtures("curl")
+def test_shell_client_gives_another_plan_back(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+    task = opened("shell-other", OTHER)
+    assert "has another plan than" in run("sh", SHELL, coordinator.url, task, "d", lines=("1",), code=1).stderr
+    assert failures(coordinator, task) == {"plan_refused": 1}
+
+
+def test_shell_client_knows_the_plan_beside_it() -> None:
+    assert f"plan={Plan.load(PLAN).sha256} " in SHELL.read_text()
+
+
+@pytest.mark.usefixtures("curl")
+def test_shell_client_refuses_what_is_no_number() -> None:
+    assert (
+        "not a number: twelve" in run("sh", SHELL, "http://127.0.0.1:9", "p", "c", lines=("1", "twelve"), code=1).stderr
+    )
+
+
+def test_node_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
+    task = opened("node")
+    done = run(node, MODULE, coordinator.url, task, "device-1", *NUMBERS)
+    assert json.loads(done.stdout)["status"] == "accepted"
+    assert result(coordinator, task) == HISTOGRAM
+
+
+def test_node_client_gives_another_plan_back(
+    coordinator: LocalCoordinator, opened: Callable[..., str], node: str
+) -> None:
+    task = opened("node-other", OTHER)
+    assert "wants something else" in run(node, MODULE, coordinator.url, task, "d", "1", code=1).stderr
+    assert failures(coordinator, task) == {"plan_refused": 1}
+
+
+def test_node_client_refuses_a_plan_of_which_a_byte_is_changed(node: str, tmp_path: Path) -> None:
+    plan = PLAN.read_bytes()
+    changed = plan.replace(b'"histogram"', b'"histogran"')
+    assert changed != plan
+    (tmp_path / "changed.plan").write_bytes(changed)
+    script = f"""
+        import {{ readFileSync }} from "node:fs";
+        import {{ checkPlan }} from {json.dumps(MODULE.as_uri())};
+        const address = {json.dumps(Plan.load(PLAN).sha256)};
+        console.log(await checkPlan(readFileSync({json.dumps(str(PLAN))}), address));
+        await checkPlan(readFileSync("changed.plan"), address).catch((error) => console.log(error.message));
+    """
+    (tmp_path / "check.mjs").write_text(script)
+    done = subprocess.run(  # noqa: S603
+        [node, "check.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout.splitlines() == ["0/counts", "The plan is not the one that was assigned"]
+
+
+def browse(profile: Path, address: str) -> str:
+    """What the page at `address` has in its outcome, when it is done."""
+    chromium = needed("chromium", "chromium-browser", "google-chrome", "chrome")
+    # Time in the page runs ahead while it waits for nothing but time, so the budget is no delay.
+    done = run(chromium, *CHROMIUM, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address)
+    found = re.search(r'<output id="outcome">(.*?)</output>', done.stdout, re.DOTALL)
+    assert found, (done.stdout, done.stderr)
+    return html.unescape(found[1])
+
+
+def query(coordinator: LocalCoordinator, task: str) -> str:
+    fields = {"url": coordinator.url, "population": task, "client": "device-1", "numbers": ",".join(NUMBERS), "now": ""}
+    return urlencode(fields)
+
+
+def test_page_of_an_origin_that_is_named_does_a_round(
+    coordinator: LocalCoordinator, opened: Callable[..., str], pages: Pages, tmp_path: Path
+) -> None:
+    task = opened("page")
+    outcome = browse(tmp_path, f"{pages.url}/page.html?{query(coordinator, task)}")
+    assert json.loads(outcome)["status"] == "accepted", outcome
+    assert result(coordinator, task) == HISTOGRAM
+
+
+def test_page_of_another_origin_is_kept_out_by_the_browser(
+    coordinator: LocalCoordinator, opened: Callable[..., str], tmp_path: Path
+) -> None:
+    task = opened("stranger")
+    with Pages() as others:
+        assert browse(tmp_path, f"{others.url}/page.html?{query(coordinator, task)}") == "Error: Failed to fetch"
+    with Operator(coordinator.url) as operator:
+        (round_,) = operator.rounds(task)
+    assert (round_.assigned, round_.reported) == (0, 0)
+
+
+def failures(coordinator: LocalCoordinator, task: str) -> dict[str, int]:
+    with Operator(coordinator.url) as operator:
+        (round_,) = operator.rounds(task)
+    return round_.failed

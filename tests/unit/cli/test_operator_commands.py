@@ -1,0 +1,118 @@
+"""`muster key`, `muster audit`, and `--token` of what operators do, against a coordinator that asks who they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.harness import Harness
+from support.plans import sum_plan
+from support.served import served
+from typer.testing import CliRunner
+from werkzeug.wrappers import Request
+
+from coordinator.adapters.operators import parse_operators
+from coordinator.domain.operators import Role
+from coordinator.http import router
+from muster.cli.app import app
+from muster.operator import Operator
+from muster.wire.problems import ProblemError, ProblemType
+
+
+def run(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    assert result.exit_code == code, (result.output, result.stderr, result.exception)
+    return result
+
+
+def made(name: str, role: str) -> dict[str, str]:
+    found: dict[str, str] = json.loads(run("key", "operator", "--name", name, "--role", role, "--json").stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def keys() -> dict[str, dict[str, str]]:
+    return {"alice": made("alice", "operator"), "bob": made("bob", "viewer")}
+
+
+@pytest.fixture
+def url(tmp_path: Path, keys: dict[str, dict[str, str]]) -> Iterator[str]:
+    value = "keys:" + ",".join(key["entry"] for key in keys.values())
+    application = replace(Harness(tmp_path).app, operators=parse_operators(value))
+    with served(Request.application(router(application))) as address:
+        yield address
+
+
+def test_a_key_is_what_the_setting_that_is_printed_with_it_takes() -> None:
+    text = run("key", "operator", "--name", "alice", "--role", "viewer").stdout
+    key = next(line.strip() for line in text.splitlines() if line.startswith("  muster-operator-"))
+    value = text.partition("MUSTER_OPERATORS=")[2].strip()
+    assert key not in value
+    found = parse_operators(value).identify(key)
+    assert (found.name, found.role) == ("alice", Role.VIEWER)
+
+
+def test_no_two_keys_are_the_same() -> None:
+    assert made("a", "viewer")["key"] != made("a", "viewer")["key"]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a,b", "-a", "a" * 65])
+def test_a_name_that_would_not_fit_the_setting_is_refused(name: str) -> None:
+    run("key", "operator", "--name", name, code=2)
+
+
+def test_operators_commands_take_the_key_as_an_option_or_from_the_environment(
+    url: str, keys: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = str(tmp_path / "sum.plan")
+    sum_plan().save(plan)
+    create = ("task", "create", "--plan", plan, "--population", "phones", "--name", "sum", "--url", url)
+    assert "MUSTER_OPERATOR_TOKEN" in run(*create, code=1).stderr
+    run(*create, "--token", keys["alice"]["key"])
+    monkeypatch.setenv("MUSTER_OPERATOR_TOKEN", keys["bob"]["key"])
+    assert "sum" in run("task", "list", "--url", url).stdout
+    assert "[forbidden]" in run("task", "cancel", "sum", "--url", url, code=1).stderr
+    shown = run("audit", "--url", url).stdout
+    assert [line.split()[2:6] for line in shown.splitlines()[1:]] == [
+        ["alice", "plan.store", sum_plan().sha256[:12], "done"],
+        ["alice", "task.create", "sum", "done"],
+        ["bob", "task.cancel", "sum", "refused:"],
+    ]
+    entries = [
+        json.loads(line) for line in run("audit", "--subject", "sum", "--url", url, "--json").stdout.splitlines()
+    ]
+    assert [(entry["who"], entry["result"]) for entry in entries] == [("alice", "done"), ("bob", "refused")]
+    assert run("audit", "--who", "nobody", "--url", url).stdout == "There are no entries.\n"
+
+
+def test_the_sdk_reads_the_log_page_by_page(url: str, keys: dict[str, dict[str, str]]) -> None:
+    with Operator(url, token=keys["alice"]["key"]) as operator:
+        for _ in range(5):
+            with pytest.raises(ProblemError):
+                operator.pause("nothing")
+        log = list(operator.audit(page=2))
+        assert [entry.problem for entry in log] == ["not_found"] * 5
+        assert list(operator.audit(since=log[0].at)) == log
+    with Operator(url, token=f"{keys['alice']['key']}x") as stranger, pytest.raises(ProblemError) as refused:
+        stranger.tasks()
+    assert refused.value.type is ProblemType.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize(("token", "sent"), [("a.b.c", "Bearer a.b.c"), ("muster-operator-x", None)])
+def test_only_a_json_web_token_is_shown_to_cloud_run_too(token: str, sent: str | None) -> None:
+    seen: list[Request] = []
+
+    def answer(request: Request) -> Any:
+        from werkzeug.wrappers import Response
+
+        seen.append(request)
+        return Response('{"tasks": []}', content_type="application/json")
+
+    with served(Request.application(answer)) as address, Operator(address, token=token) as operator:
+        assert operator.tasks() == ()
+    assert seen[0].headers["Authorization"] == f"Bearer {token}"
+    assert seen[0].headers.get("X-Serverless-Authorization") == sent
