@@ -99,6 +99,14 @@ def test_clients_routes_need_no_operators_key(h):
     assert h.call("POST", f"/v1/populations/{POPULATION}:checkin", body=body).status_code == 200
 
 
+def test_a_page_of_another_site_can_not_operate_in_the_name_of_who_looks_at_it(tmp_path):
+    h = Harness(tmp_path)
+    h.begin()
+    for origin in ("https://elsewhere.example", "null", "http://localhost:81"):
+        assert h.call("POST", f"/v1/tasks/{TASK}:cancel", headers={"Origin": origin}).status_code == 403
+    assert h.call("POST", f"/v1/tasks/{TASK}:pause", headers={"Origin": "http://localhost"}).status_code == 200
+
+
 def test_what_operators_download_is_for_no_shared_cache(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=1, rounds=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from werkzeug.wrappers import Response
 
@@ -64,6 +65,8 @@ class Access:
 
         def guarded(call: Call) -> Response:
             who = self._identify(call)
+            if who is ANYBODY:
+                _refuse_foreign_page(call)
             if not who.role.includes(Role.OPERATOR):
                 self._app.audit.refused(who, action, next(iter(map(str, call.path.values())), ""))
                 raise ProblemError(
@@ -82,3 +85,14 @@ class Access:
             return self._app.operators.identify(token)
         except UntrustedTokenError as error:
             raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+
+
+def _refuse_foreign_page(call: Call) -> None:
+    """Where anybody may operate, a page of another site that an operator happens to look at may not do so in their name.
+
+    A browser sends some requests without asking first, and then says from which origin. With a key there is no such danger: a
+    page does not have it.
+    """
+    origin = call.request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != call.request.host:
+        raise ProblemError(ProblemType.FORBIDDEN, "A page of another origin may not operate")
