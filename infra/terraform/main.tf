@@ -1,0 +1,161 @@
+# Muster in a Google Cloud project: what it keeps (state), what wakes it (queue), who it is and what it may do (identity), and
+# the four functions. Read modules/identity for what each function may do, and modules/functions for who may call it.
+
+data "google_project" "this" {
+  count = var.project_number == null ? 1 : 0
+
+  project_id = var.project_id
+}
+
+locals {
+  project_number = var.project_number == null ? data.google_project.this[0].number : var.project_number
+  bundles        = coalesce(var.bundles, "${path.module}/../../dist/bundles")
+  labels         = merge({ app = var.name }, var.labels)
+  queue          = var.name
+
+  # The addresses that Cloud Run gives by rule, and not the ones that it reports once a service is there: the aggregator and the
+  # committer each need both, and the tick needs one, so reading them from the functions would go in circles.
+  services = { for function in keys(local.functions) : function => "${var.name}-${replace(function, "_", "-")}" }
+  urls     = { for function, service in local.services : function => "https://${service}-${local.project_number}.${var.region}.run.app" }
+
+  functions = {
+    for function, size in var.functions : function => merge(size, {
+      # TensorFlow alone takes some 400 MB.
+      memory = coalesce(size.memory, var.aggregator_tensorflow ? "2Gi" : "1Gi")
+    })
+  }
+
+  apis = [
+    "artifactregistry.googleapis.com",
+    "cloudbuild.googleapis.com",
+    "cloudfunctions.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
+    "cloudscheduler.googleapis.com",
+    "cloudtasks.googleapis.com",
+    "firestore.googleapis.com",
+    "iam.googleapis.com",
+    "iamcredentials.googleapis.com",
+    "logging.googleapis.com",
+    "monitoring.googleapis.com",
+    "run.googleapis.com",
+    "secretmanager.googleapis.com",
+    "storage.googleapis.com",
+  ]
+
+  # The service agents that read and write for us what the key encrypts.
+  agents = {
+    artifacts = "service-${local.project_number}@gcp-sa-artifactregistry.iam.gserviceaccount.com"
+    firestore = "service-${local.project_number}@gcp-sa-firestore.iam.gserviceaccount.com"
+    functions = "service-${local.project_number}@gcf-admin-robot.iam.gserviceaccount.com"
+    run       = "service-${local.project_number}@serverless-robot-prod.iam.gserviceaccount.com"
+    secrets   = "service-${local.project_number}@gcp-sa-secretmanager.iam.gserviceaccount.com"
+    storage   = "service-${local.project_number}@gs-project-accounts.iam.gserviceaccount.com"
+  }
+}
+
+resource "google_project_service" "apis" {
+  for_each = toset(local.apis)
+
+  project = var.project_id
+  service = each.key
+
+  # Others in the project may need them.
+  disable_on_destroy = false
+}
+
+resource "google_kms_crypto_key_iam_member" "agents" {
+  for_each = var.kms_key == null ? {} : local.agents
+
+  crypto_key_id = var.kms_key
+  role          = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+  member        = "serviceAccount:${each.value}"
+
+  depends_on = [google_project_service.apis]
+}
+
+module "state" {
+  source = "./modules/state"
+
+  project_id             = var.project_id
+  region                 = var.region
+  location               = coalesce(var.bucket_location, var.region)
+  firestore_location     = coalesce(var.firestore_location, var.region)
+  name                   = var.name
+  labels                 = local.labels
+  database               = coalesce(var.firestore_database, var.name)
+  point_in_time_recovery = var.point_in_time_recovery
+  deletion_protection    = var.deletion_protection
+  force_destroy          = !var.deletion_protection
+  signing_keys           = var.signing_keys
+  signing_keys_secret    = var.signing_keys_secret
+  kms_key                = var.kms_key
+
+  depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.agents]
+}
+
+module "identity" {
+  source = "./modules/identity"
+
+  project_id     = var.project_id
+  project_number = local.project_number
+  region         = var.region
+  name           = var.name
+  access         = jsondecode(file("${path.module}/access.json"))
+  buckets        = module.state.buckets
+  database       = module.state.database
+  queue          = module.queue.name
+  secret         = module.state.secret.id
+  repository     = module.state.repository
+}
+
+module "queue" {
+  source = "./modules/queue"
+
+  project_id     = var.project_id
+  region         = var.region
+  name           = local.queue
+  aggregator_url = local.urls["aggregator"]
+  invoker        = module.identity.invoker
+  rates          = var.queue_rates
+  retries        = var.queue_retries
+
+  depends_on = [google_project_service.apis]
+}
+
+module "functions" {
+  source = "./modules/functions"
+
+  project_id = var.project_id
+  region     = var.region
+  services   = local.services
+  urls       = local.urls
+  labels     = local.labels
+  functions  = local.functions
+  bundles = {
+    client_api   = "${local.bundles}/client_api.zip"
+    operator_api = "${local.bundles}/operator_api.zip"
+    aggregator   = "${local.bundles}/${var.aggregator_tensorflow ? "aggregator-tensorflow" : "aggregator"}.zip"
+    committer    = "${local.bundles}/committer.zip"
+  }
+  sources       = module.state.buckets["sources"]
+  repository    = module.state.repository
+  accounts      = module.identity.accounts
+  build_account = module.identity.build
+  environment = merge(var.environment, {
+    MUSTER_STATE            = "firestore://${var.project_id}/${module.state.database}"
+    MUSTER_BLOBS            = "gs://${module.state.buckets["blobs"]}"
+    MUSTER_UPDATES          = "gs://${module.state.buckets["updates"]}"
+    MUSTER_PARTIALS         = "gs://${module.state.buckets["partials"]}"
+    MUSTER_QUEUE            = "cloudtasks://${var.project_id}/${var.region}/${local.queue}"
+    MUSTER_TENSORFLOW_FOLDS = tostring(var.aggregator_tensorflow)
+  })
+  secret         = module.state.secret
+  invoker        = module.identity.invoker
+  operators      = var.operators
+  public_clients = var.public_clients
+  vpc_connector  = var.vpc_connector
+  kms_key        = var.kms_key
+
+  # A build starts with the function, and needs its account's roles.
+  depends_on = [module.identity]
+}

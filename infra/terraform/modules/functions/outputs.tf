@@ -1,0 +1,14 @@
+output "services" {
+  description = "The names of the functions, which are those of their Cloud Run services, by function."
+  value       = { for function, made in google_cloudfunctions2_function.this : function => made.name }
+}
+
+output "bundles" {
+  description = "The names of the deployed bundles' objects, by function."
+  value       = { for function, object in google_storage_bucket_object.bundle : function => object.name }
+}
+
+output "environment" {
+  description = "The environment variables that all functions have, before each one's own."
+  value       = local.environment
+}

@@ -1,0 +1,161 @@
+# Who the functions are, and all that they may do. Who may call the functions is in modules/functions.
+
+locals {
+  functions = ["client_api", "operator_api", "aggregator", "committer"]
+  accounts = merge(
+    { for function in local.functions : function => "Runs Muster's ${function}." },
+    {
+      invoker = "Calls Muster's internal routes, on behalf of Cloud Tasks and Cloud Scheduler."
+      build   = "Builds the images of Muster's functions."
+    },
+  )
+
+  # From the accounts' ids, which are known before they are made, so that a plan shows who gets what.
+  emails = { for account, made in google_service_account.this : account => "${made.account_id}@${var.project_id}.iam.gserviceaccount.com" }
+
+  # One binding for each function, store and action: the prefixes that it may do it to.
+  grants = merge(flatten([
+    for function, stores in var.access : [
+      for store, prefixes in stores : {
+        for action in ["create", "delete", "get", "list"] : "${function}.${store}.${action}" => {
+          function = function
+          bucket   = var.buckets[store]
+          action   = action
+          prefixes = [for prefix, actions in prefixes : prefix if contains(actions, action)]
+        } if anytrue([for actions in values(prefixes) : contains(actions, action)])
+      }
+    ]
+  ])...)
+
+  # A listing is asked of the bucket, not of an object: its prefix is an attribute of the request, "" if it has none.
+  conditions = {
+    for key, grant in local.grants : key => join(" || ", [
+      for prefix in grant.prefixes : grant.action == "list"
+      ? "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"${prefix}\")"
+      : "resource.name.startsWith(\"projects/_/buckets/${grant.bucket}/objects/${prefix}\")"
+    ])
+  }
+}
+
+resource "google_service_account" "this" {
+  for_each = local.accounts
+
+  project      = var.project_id
+  account_id   = "${var.name}-${replace(each.key, "_", "-")}"
+  display_name = "Muster: ${each.key}"
+  description  = each.value
+}
+
+# --- Blobs ---------------------------------------------------------------------------------------------------------------
+
+# A role for each action. Google's own hold more: its object creator may abort others' uploads, its object user overwrite.
+resource "google_project_iam_custom_role" "objects" {
+  for_each = toset(["create", "delete", "get", "list"])
+
+  project     = var.project_id
+  role_id     = "${replace(var.name, "-", "_")}_objects_${each.key}"
+  title       = "Muster: ${each.key} objects"
+  description = "storage.objects.${each.key} and nothing else."
+  permissions = ["storage.objects.${each.key}"]
+}
+
+resource "google_storage_bucket_iam_member" "functions" {
+  for_each = local.grants
+
+  bucket = each.value.bucket
+  role   = "projects/${var.project_id}/roles/${google_project_iam_custom_role.objects[each.value.action].role_id}"
+  member = "serviceAccount:${local.emails[each.value.function]}"
+
+  condition {
+    title       = "${each.value.action} ${join(", ", each.value.prefixes)}"
+    description = "See infra/terraform/access.json."
+    expression  = local.conditions[each.key]
+  }
+}
+
+# --- Documents -----------------------------------------------------------------------------------------------------------
+
+resource "google_project_iam_member" "documents" {
+  for_each = toset(local.functions)
+
+  project = var.project_id
+  role    = "roles/datastore.user"
+  member  = "serviceAccount:${local.emails[each.key]}"
+
+  condition {
+    title      = "only ${var.database}"
+    expression = "resource.name == \"projects/${var.project_id}/databases/${var.database}\""
+  }
+}
+
+# --- Work ----------------------------------------------------------------------------------------------------------------
+
+resource "google_cloud_tasks_queue_iam_member" "enqueuer" {
+  for_each = toset(local.functions)
+
+  project  = var.project_id
+  location = var.region
+  name     = var.queue
+  role     = "roles/cloudtasks.enqueuer"
+  member   = "serviceAccount:${local.emails[each.key]}"
+}
+
+# Whoever queues work names the account whose token the delivery carries, and must be allowed to act as it.
+resource "google_service_account_iam_member" "acts_as_invoker" {
+  for_each = toset(local.functions)
+
+  service_account_id = "projects/${var.project_id}/serviceAccounts/${local.emails["invoker"]}"
+  role               = "roles/iam.serviceAccountUser"
+  member             = "serviceAccount:${local.emails[each.key]}"
+}
+
+# --- Keys ----------------------------------------------------------------------------------------------------------------
+
+# Signs URLs for large updates as itself (signBlob), so that no key file is anywhere.
+resource "google_service_account_iam_member" "signs_as_itself" {
+  service_account_id = "projects/${var.project_id}/serviceAccounts/${local.emails["client_api"]}"
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = "serviceAccount:${local.emails["client_api"]}"
+}
+
+resource "google_secret_manager_secret_iam_member" "signing_keys" {
+  project   = var.project_id
+  secret_id = var.secret
+  role      = "roles/secretmanager.secretAccessor"
+  member    = "serviceAccount:${local.emails["client_api"]}"
+}
+
+# --- Builds --------------------------------------------------------------------------------------------------------------
+
+resource "google_project_iam_member" "build_logs" {
+  project = var.project_id
+  role    = "roles/logging.logWriter"
+  member  = "serviceAccount:${local.emails["build"]}"
+}
+
+resource "google_artifact_registry_repository_iam_member" "build_images" {
+  project    = var.project_id
+  location   = var.region
+  repository = var.repository
+  role       = "roles/artifactregistry.writer"
+  member     = "serviceAccount:${local.emails["build"]}"
+}
+
+resource "google_storage_bucket_iam_member" "build_sources" {
+  bucket = var.buckets["sources"]
+  role   = "roles/storage.objectViewer"
+  member = "serviceAccount:${local.emails["build"]}"
+}
+
+# Cloud Functions copies a bundle into a bucket of its own and builds from there. It makes it with the first function, so the
+# grant has to be the project's.
+resource "google_project_iam_member" "build_copied_sources" {
+  project = var.project_id
+  role    = "roles/storage.objectViewer"
+  member  = "serviceAccount:${local.emails["build"]}"
+
+  condition {
+    title      = "only Cloud Functions' copies of sources"
+    expression = "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}/\")"
+  }
+}

@@ -1,0 +1,76 @@
+variable "project_id" {
+  description = "The Google Cloud project."
+  type        = string
+}
+
+variable "project_number" {
+  description = "The project's number, which Cloud Functions names its bucket of sources by."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9]+$", var.project_number))
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+  }
+}
+
+variable "region" {
+  description = "The region of functions, queue and images."
+  type        = string
+}
+
+variable "name" {
+  description = "Starts the ids of accounts and roles."
+  type        = string
+}
+
+variable "access" {
+  description = "What each function may do to blobs: function, store, prefix of names, actions. The project's own table is access.json, which a test holds the code to."
+  type        = map(map(map(list(string))))
+
+  validation {
+    condition     = alltrue([for function in keys(var.access) : contains(["client_api", "operator_api", "aggregator", "committer"], function)])
+    error_message = "access must be of client_api, operator_api, aggregator and committer."
+  }
+
+  validation {
+    condition     = alltrue(flatten([for stores in values(var.access) : [for store in keys(stores) : contains(["updates", "partials", "blobs"], store)]]))
+    error_message = "access must be to the stores updates, partials and blobs."
+  }
+
+  validation {
+    condition = alltrue(flatten([for stores in values(var.access) : [for prefixes in values(stores) : [
+      for prefix, actions in prefixes : can(regex("^[a-z]+/$", prefix)) && length(setsubtract(actions, ["create", "delete", "get", "list"])) == 0
+    ]]]))
+    error_message = "access: a prefix is a word and a slash, such as plans/, and an action is create, delete, get or list."
+  }
+}
+
+variable "buckets" {
+  description = "The buckets' names, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  type        = map(string)
+
+  validation {
+    condition     = length(setsubtract(["updates", "partials", "blobs", "sources"], keys(var.buckets))) == 0 && length(distinct(values(var.buckets))) == length(var.buckets)
+    error_message = "buckets must have updates, partials, blobs and sources, each a bucket of its own."
+  }
+}
+
+variable "database" {
+  description = "The Firestore database that the functions may use."
+  type        = string
+}
+
+variable "queue" {
+  description = "The Cloud Tasks queue that the functions put work into."
+  type        = string
+}
+
+variable "secret" {
+  description = "The id of the secret that holds the key ring, for the client API alone."
+  type        = string
+}
+
+variable "repository" {
+  description = "The Artifact Registry repository that builds put images into."
+  type        = string
+}

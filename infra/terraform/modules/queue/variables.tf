@@ -1,0 +1,85 @@
+variable "project_id" {
+  description = "The Google Cloud project."
+  type        = string
+}
+
+variable "region" {
+  description = "The region of the queue and of the scheduler's job."
+  type        = string
+}
+
+variable "name" {
+  description = "The queue's name. Once deleted, it is taken for three days."
+  type        = string
+}
+
+variable "aggregator_url" {
+  description = "The aggregator's base URL, and the audience of the tick's token."
+  type        = string
+
+  validation {
+    condition     = can(regex("^https://[^/]+$", var.aggregator_url))
+    error_message = "aggregator_url must be https:// and a host, without a path."
+  }
+}
+
+variable "invoker" {
+  description = "The e-mail address of the service account whose token the tick carries."
+  type        = string
+}
+
+variable "rates" {
+  description = "How fast work is handed out: deliveries a second, and deliveries at once. At once, best as many as the aggregator and committer can take together."
+  type = object({
+    dispatches_per_second = optional(number, 100)
+    concurrent_dispatches = optional(number, 100)
+  })
+  default = {}
+
+  validation {
+    condition     = var.rates.dispatches_per_second > 0 && var.rates.dispatches_per_second <= 500
+    error_message = "rates.dispatches_per_second must be above 0 and at most 500, the most that a queue can."
+  }
+
+  validation {
+    condition     = var.rates.concurrent_dispatches >= 1 && var.rates.concurrent_dispatches <= 5000
+    error_message = "rates.concurrent_dispatches must be from 1 to 5000."
+  }
+}
+
+variable "retries" {
+  description = "How long a delivery that failed waits: at first, at most, in seconds, and how often the wait doubles between."
+  type = object({
+    min_backoff_seconds = optional(number, 1)
+    max_backoff_seconds = optional(number, 60)
+    max_doublings       = optional(number, 6)
+  })
+  default = {}
+
+  validation {
+    condition     = var.retries.min_backoff_seconds > 0 && var.retries.min_backoff_seconds <= var.retries.max_backoff_seconds
+    error_message = "retries.min_backoff_seconds must be above 0 and at most max_backoff_seconds."
+  }
+}
+
+variable "tick_deadline_seconds" {
+  description = "How long a tick may take."
+  type        = number
+  default     = 180
+
+  validation {
+    condition     = var.tick_deadline_seconds >= 15 && var.tick_deadline_seconds <= 1800
+    error_message = "tick_deadline_seconds must be from 15 to 1800."
+  }
+}
+
+variable "log_sampling" {
+  description = "The share of deliveries that Cloud Tasks logs, from 0 to 1."
+  type        = number
+  default     = 0.1
+
+  validation {
+    condition     = var.log_sampling >= 0 && var.log_sampling <= 1
+    error_message = "log_sampling must be from 0 to 1."
+  }
+}

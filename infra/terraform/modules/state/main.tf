@@ -1,0 +1,174 @@
+# Everything that outlives a request: documents in Firestore, blobs in three buckets, the bundles that are deployed, and the
+# key ring that signs clients' tokens.
+
+locals {
+  # Lifetimes in days. Muster deletes what it is done with by itself; the rules only catch what it could not.
+  buckets = {
+    updates  = { delete_after = 1, soft_delete_days = 0 }
+    partials = { delete_after = var.partials_kept_days, soft_delete_days = 0 }
+    blobs    = { delete_after = null, soft_delete_days = var.blobs_soft_delete_days }
+    sources  = { delete_after = null, soft_delete_days = 0 }
+  }
+
+  # Each document is {data, write} (functions/coordinator/adapters/firestore.py), and an exemption for a map covers all in it.
+  exemptions = { for pair in setproduct(var.collections, ["data", "write"]) : "${pair[0]}.${pair[1]}" => {
+    collection = pair[0]
+    field      = pair[1]
+  } }
+}
+
+resource "google_firestore_database" "documents" {
+  project                           = var.project_id
+  name                              = var.database
+  location_id                       = var.firestore_location
+  type                              = "FIRESTORE_NATIVE"
+  concurrency_mode                  = "PESSIMISTIC"
+  point_in_time_recovery_enablement = var.point_in_time_recovery ? "POINT_IN_TIME_RECOVERY_ENABLED" : "POINT_IN_TIME_RECOVERY_DISABLED"
+  delete_protection_state           = var.deletion_protection ? "DELETE_PROTECTION_ENABLED" : "DELETE_PROTECTION_DISABLED"
+
+  # `terraform destroy` would else forget the database and leave it. Where it is protected, Firestore refuses, and says so.
+  deletion_policy = "DELETE"
+
+  dynamic "cmek_config" {
+    for_each = var.kms_key == null ? [] : [var.kms_key]
+    content {
+      kms_key_name = cmek_config.value
+    }
+  }
+}
+
+# Documents are only ever read by name or listed by it. An index would be paid for with each write, and one over values that
+# rise caps a collection at 500 writes a second. By field, not `*`: the provider's open issue 19598.
+# No TTL policy either: it deletes within a day or so, and what must go must go at once.
+resource "google_firestore_field" "unindexed" {
+  for_each = local.exemptions
+
+  project    = var.project_id
+  database   = google_firestore_database.documents.name
+  collection = each.value.collection
+  field      = each.value.field
+
+  index_config {}
+}
+
+resource "google_storage_bucket" "this" {
+  for_each = local.buckets
+
+  project                     = var.project_id
+  name                        = "${var.project_id}-${var.name}-${each.key}"
+  location                    = var.location
+  storage_class               = "STANDARD"
+  uniform_bucket_level_access = true
+  public_access_prevention    = "enforced"
+  force_destroy               = var.force_destroy
+  labels                      = var.labels
+
+  versioning {
+    enabled = false
+  }
+
+  # On by default, for seven days: it would keep single updates that were folded, and deleted, long ago.
+  soft_delete_policy {
+    retention_duration_seconds = each.value.soft_delete_days * 86400
+  }
+
+  dynamic "lifecycle_rule" {
+    for_each = each.value.delete_after == null ? [] : [each.value.delete_after]
+    content {
+      action {
+        type = "Delete"
+      }
+      condition {
+        age        = lifecycle_rule.value
+        with_state = "ANY"
+      }
+    }
+  }
+
+  lifecycle_rule {
+    action {
+      type = "AbortIncompleteMultipartUpload"
+    }
+    condition {
+      age = 1
+    }
+  }
+
+  dynamic "encryption" {
+    for_each = var.kms_key == null ? [] : [var.kms_key]
+    content {
+      default_kms_key_name = encryption.value
+    }
+  }
+}
+
+# The key ring `id:hex,id:hex`, newest first: the first key signs, all verify.
+resource "random_bytes" "signing" {
+  for_each = toset(var.signing_keys_secret == null ? var.signing_keys : [])
+
+  length = 32
+}
+
+resource "google_secret_manager_secret" "signing" {
+  count = var.signing_keys_secret == null ? 1 : 0
+
+  project             = var.project_id
+  secret_id           = "${var.name}-signing-keys"
+  labels              = var.labels
+  deletion_protection = var.deletion_protection
+
+  replication {
+    user_managed {
+      replicas {
+        location = var.region
+
+        dynamic "customer_managed_encryption" {
+          for_each = var.kms_key == null ? [] : [var.kms_key]
+          content {
+            kms_key_name = customer_managed_encryption.value
+          }
+        }
+      }
+    }
+  }
+}
+
+resource "google_secret_manager_secret_version" "signing" {
+  count = var.signing_keys_secret == null ? 1 : 0
+
+  secret      = google_secret_manager_secret.signing[0].id
+  secret_data = join(",", [for id in var.signing_keys : "${id}:${random_bytes.signing[id].hex}"])
+
+  # The old version goes only when the function runs with the new one: an instance that starts meanwhile still reads it.
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+# The images that Cloud Build makes of the bundles. A repository of our own, for the functions' usual one is shared with
+# whatever else the project deploys.
+resource "google_artifact_registry_repository" "images" {
+  project       = var.project_id
+  location      = var.region
+  repository_id = var.name
+  description   = "Images of Muster's functions, made by Cloud Build."
+  format        = "DOCKER"
+  labels        = var.labels
+  kms_key_name  = var.kms_key
+
+  cleanup_policies {
+    id     = "keep-the-newest"
+    action = "KEEP"
+    most_recent_versions {
+      keep_count = 10
+    }
+  }
+
+  cleanup_policies {
+    id     = "delete-the-old"
+    action = "DELETE"
+    condition {
+      older_than = "2592000s" # 30 days
+    }
+  }
+}

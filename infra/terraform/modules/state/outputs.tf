@@ -1,0 +1,27 @@
+output "database" {
+  description = "The Firestore database."
+  value       = google_firestore_database.documents.name
+}
+
+output "buckets" {
+  description = "The buckets' names, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  value       = { for kind, bucket in google_storage_bucket.this : kind => bucket.name }
+}
+
+output "secret" {
+  description = "The key ring in Secret Manager: the secret's id, and the version that the client API reads."
+  value = {
+    id      = var.signing_keys_secret == null ? google_secret_manager_secret.signing[0].secret_id : var.signing_keys_secret
+    version = var.signing_keys_secret == null ? google_secret_manager_secret_version.signing[0].version : "latest"
+  }
+}
+
+output "repository" {
+  description = "The Artifact Registry repository of the functions' images."
+  value       = google_artifact_registry_repository.images.repository_id
+}
+
+output "protected" {
+  description = "Whether deleting data is refused."
+  value       = google_firestore_database.documents.delete_protection_state == "DELETE_PROTECTION_ENABLED" && alltrue([for bucket in google_storage_bucket.this : !bucket.force_destroy])
+}

@@ -1,0 +1,118 @@
+variable "project_id" {
+  description = "The Google Cloud project."
+  type        = string
+}
+
+variable "region" {
+  description = "The region that the key ring's secret is kept in."
+  type        = string
+}
+
+variable "location" {
+  description = "Where the buckets are: a region, best the functions' own, or a multi-region such as `EU`."
+  type        = string
+}
+
+variable "firestore_location" {
+  description = "Where the Firestore database is: a region, or a multi-region such as `eur3`. It can't be changed later."
+  type        = string
+}
+
+variable "name" {
+  description = "Starts the names of all that is made here. Bucket names also start with the project, as they are global."
+  type        = string
+}
+
+variable "labels" {
+  description = "Labels of all that can carry some."
+  type        = map(string)
+  default     = {}
+}
+
+variable "database" {
+  description = "The Firestore database. One of its own, so that access to it is access to nothing else."
+  type        = string
+
+  validation {
+    condition     = can(regex("^(\\(default\\)|[a-z][a-z0-9-]{2,61}[a-z0-9])$", var.database))
+    error_message = "database must be (default), or 4 to 63 lower-case letters, digits and hyphens that start with a letter."
+  }
+}
+
+variable "collections" {
+  description = "Ids of the collections that documents are in, at any depth (`functions/coordinator/domain/names.py`): none of them is indexed."
+  type        = set(string)
+  default     = ["audit", "enrolments", "populations", "revocations", "rounds", "shards", "tasks", "tickets"]
+
+  validation {
+    condition     = length(var.collections) * 2 <= 200
+    error_message = "collections: Firestore allows 200 exemptions in a database, and each collection takes two."
+  }
+}
+
+variable "point_in_time_recovery" {
+  description = "Keep seven days of the documents' history, to read or restore a database as it was at any minute."
+  type        = bool
+  default     = true
+}
+
+variable "deletion_protection" {
+  description = "Refuse to delete the database and the secret."
+  type        = bool
+  default     = true
+}
+
+variable "force_destroy" {
+  description = "Let `terraform destroy` delete buckets that hold something."
+  type        = bool
+  default     = false
+}
+
+variable "partials_kept_days" {
+  description = "After so many days a partial is deleted, whoever forgot it. Longer than any round takes, its pauses included."
+  type        = number
+  default     = 30
+
+  validation {
+    condition     = var.partials_kept_days >= 7
+    error_message = "partials_kept_days must be 7 or more: a partial that goes before its round is committed loses the round."
+  }
+}
+
+variable "blobs_soft_delete_days" {
+  description = "For so many days a deleted plan, checkpoint or result can be brought back. Updates and partials never can."
+  type        = number
+  default     = 7
+
+  validation {
+    condition     = var.blobs_soft_delete_days == 0 || (var.blobs_soft_delete_days >= 7 && var.blobs_soft_delete_days <= 90)
+    error_message = "blobs_soft_delete_days must be 0, or 7 to 90."
+  }
+}
+
+variable "signing_keys" {
+  description = "Ids of the signing keys, newest first; the first signs, all verify. Put a new id in front, and drop the last once nothing that it signed is still valid."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.signing_keys) > 0 && length(distinct(var.signing_keys)) == length(var.signing_keys) && alltrue([for id in var.signing_keys : can(regex("^[A-Za-z0-9_-]{1,32}$", id))])
+    error_message = "signing_keys must name at least one key, each once, by 1 to 32 letters, digits, '_' and '-'."
+  }
+}
+
+variable "signing_keys_secret" {
+  description = "A Secret Manager secret of this project whose newest version is the key ring, instead of keys made here, which Terraform's state holds."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.signing_keys_secret == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.signing_keys_secret))
+    error_message = "signing_keys_secret must be the id of a secret in this project, such as muster-keys, not a path."
+  }
+}
+
+variable "kms_key" {
+  description = "A Cloud KMS key that encrypts documents, blobs and the secret; Google's own if null."
+  type        = string
+  default     = null
+}

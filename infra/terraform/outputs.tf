@@ -1,0 +1,59 @@
+output "client_url" {
+  description = "What clients are given as `--url`."
+  value       = local.urls["client_api"]
+}
+
+output "operator_url" {
+  description = "What operators are given as `--url`; Cloud Run asks for an identity token of one of `operators`."
+  value       = local.urls["operator_api"]
+}
+
+output "services" {
+  description = "The names of the functions, which are those of their Cloud Run services, by function."
+  value       = module.functions.services
+}
+
+output "accounts" {
+  description = "The functions' service accounts, by function."
+  value       = module.identity.accounts
+}
+
+output "invoker" {
+  description = "The service account that Cloud Tasks and Cloud Scheduler call the internal routes as."
+  value       = module.identity.invoker
+}
+
+output "buckets" {
+  description = "The buckets, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  value       = module.state.buckets
+}
+
+output "database" {
+  description = "The Firestore database."
+  value       = module.state.database
+}
+
+output "queue" {
+  description = "The Cloud Tasks queue."
+  value       = module.queue.name
+}
+
+output "tick" {
+  description = "The Cloud Scheduler job that ticks."
+  value       = module.queue.tick
+}
+
+output "secret" {
+  description = "The id of the Secret Manager secret that holds the key ring."
+  value       = module.state.secret.id
+}
+
+output "bundles" {
+  description = "The names of the deployed bundles' objects, by function; the hash in a name is the bundle's SHA-256."
+  value       = module.functions.bundles
+}
+
+output "smoke" {
+  description = "A command, for a checkout, that runs one real round with two clients and says what works."
+  value       = "make smoke URL=${local.urls["client_api"]} OPERATOR_URL=${local.urls["operator_api"]}"
+}

@@ -1,0 +1,239 @@
+variable "project_id" {
+  description = "The Google Cloud project that Muster is put into."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{4,28}[a-z0-9]$", var.project_id))
+    error_message = "project_id must be a project's id, such as my-project-1234: not its name, nor its number."
+  }
+}
+
+variable "project_number" {
+  description = "The project's number, if it should not be looked up."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.project_number == null || can(regex("^[0-9]+$", var.project_number))
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+  }
+}
+
+variable "region" {
+  description = "The region of functions, queue, scheduler, images and the secret, and of buckets and database unless said otherwise."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "region must be a region, such as europe-west1: not a zone, nor a multi-region."
+  }
+}
+
+variable "name" {
+  description = "Starts the names of all that is made. Another name is another Muster in the same project."
+  type        = string
+  default     = "muster"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{2,14}[a-z0-9]$", var.name))
+    error_message = "name must be 4 to 16 lower-case letters, digits and hyphens, and start with a letter: ids of service accounts have 30 characters at most."
+  }
+}
+
+variable "labels" {
+  description = "Labels of all that can carry some, beside `app`."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = alltrue([for key, value in var.labels : can(regex("^[a-z][a-z0-9_-]{0,62}$", key)) && can(regex("^[a-z0-9_-]{0,63}$", value))])
+    error_message = "labels: keys and values are up to 63 lower-case letters, digits, '_' and '-', and a key starts with a letter."
+  }
+}
+
+# --- What is deployed ----------------------------------------------------------------------------------------------------
+
+variable "bundles" {
+  description = "The folder with the bundles that `muster bundle` made; `dist/bundles` of the checkout if null."
+  type        = string
+  default     = null
+}
+
+variable "aggregator_tensorflow" {
+  description = "Deploy the aggregator with TensorFlow, for plans that fold with it. Without it, such plans are refused when a task is created."
+  type        = bool
+  default     = false
+}
+
+variable "functions" {
+  description = <<-EOT
+    How large each function is, and how many instances of it there may be. All have defaults.
+    - `min_instances`: kept warm, and paid for. `max_instances`: bounds the cost.
+    - `concurrency`: requests at once in an instance, each with a thread. More than one needs a whole CPU.
+    - `memory`: such as `512Mi`. The aggregator holds an accumulator and an update for each fold at once, the committer a few models.
+      The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
+    - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
+    - `environment`: further settings, such as `MUSTER_CLIENTS` (docs/operations.md).
+  EOT
+  type = object({
+    client_api = optional(object({
+      min_instances   = optional(number, 0)
+      max_instances   = optional(number, 50)
+      concurrency     = optional(number, 16)
+      cpu             = optional(string, "1")
+      memory          = optional(string, "512Mi")
+      timeout_seconds = optional(number, 300)
+      environment     = optional(map(string), {})
+    }), {})
+    operator_api = optional(object({
+      min_instances   = optional(number, 0)
+      max_instances   = optional(number, 5)
+      concurrency     = optional(number, 8)
+      cpu             = optional(string, "1")
+      memory          = optional(string, "512Mi")
+      timeout_seconds = optional(number, 300)
+      environment     = optional(map(string), {})
+    }), {})
+    aggregator = optional(object({
+      min_instances   = optional(number, 0)
+      max_instances   = optional(number, 20)
+      concurrency     = optional(number, 4)
+      cpu             = optional(string, "1")
+      memory          = optional(string)
+      timeout_seconds = optional(number, 900)
+      environment     = optional(map(string), {})
+    }), {})
+    committer = optional(object({
+      min_instances   = optional(number, 0)
+      max_instances   = optional(number, 10)
+      concurrency     = optional(number, 1)
+      cpu             = optional(string, "2")
+      memory          = optional(string, "4Gi")
+      timeout_seconds = optional(number, 1800)
+      environment     = optional(map(string), {})
+    }), {})
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "environment" {
+  description = "Further settings of all functions (docs/operations.md), such as `MUSTER_ROUND_CACHE_SECONDS`."
+  type        = map(string)
+  default     = {}
+}
+
+# --- Who may call --------------------------------------------------------------------------------------------------------
+
+variable "operators" {
+  description = "The IAM members that may call the operator API, such as `group:operators@example.org`."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for member in var.operators : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+", member))])
+    error_message = "operators must be IAM members such as group:operators@example.org, never allUsers or allAuthenticatedUsers."
+  }
+}
+
+variable "public_clients" {
+  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client is the setting `MUSTER_CLIENTS`. If false, give `roles/run.invoker` on it to whom you want."
+  type        = bool
+  default     = true
+}
+
+# --- Keys ----------------------------------------------------------------------------------------------------------------
+
+variable "signing_keys" {
+  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last a day later (docs/operations.md)."
+  type        = list(string)
+  default     = ["k1"]
+
+  validation {
+    condition     = length(var.signing_keys) > 0 && length(distinct(var.signing_keys)) == length(var.signing_keys) && alltrue([for id in var.signing_keys : can(regex("^[A-Za-z0-9_-]{1,32}$", id))])
+    error_message = "signing_keys must name at least one key, each once, by 1 to 32 letters, digits, '_' and '-'."
+  }
+}
+
+variable "signing_keys_secret" {
+  description = "The id of a Secret Manager secret in this project whose newest version is the key ring `id:hex,id:hex`, newest first. Terraform then makes no keys, and its state holds none."
+  type        = string
+  default     = null
+}
+
+variable "kms_key" {
+  description = "A Cloud KMS key that encrypts documents, blobs, secret, sources and images: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Google's own if null."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key == null || can(regex("^projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+$", var.kms_key))
+    error_message = "kms_key must look like projects/P/locations/L/keyRings/R/cryptoKeys/K."
+  }
+}
+
+# --- State ---------------------------------------------------------------------------------------------------------------
+
+variable "firestore_database" {
+  description = "The Firestore database; one called as `name` says if null. It must not be there already."
+  type        = string
+  default     = null
+}
+
+variable "firestore_location" {
+  description = "Where the database is: a region, or a multi-region such as `eur3`; the region if null. It can't be changed later."
+  type        = string
+  default     = null
+}
+
+variable "bucket_location" {
+  description = "Where the buckets are: a region, or a multi-region such as `EU`; the region if null. It can't be changed later."
+  type        = string
+  default     = null
+}
+
+variable "point_in_time_recovery" {
+  description = "Keep seven days of the documents' history, to restore the database as it was at any minute."
+  type        = bool
+  default     = true
+}
+
+variable "deletion_protection" {
+  description = "Refuse to destroy the database, the secret, and buckets that hold something. To tear down: false, apply, destroy."
+  type        = bool
+  default     = true
+}
+
+# --- Queue and network ---------------------------------------------------------------------------------------------------
+
+variable "queue_rates" {
+  description = "How fast the queue hands work out: deliveries a second, and at once."
+  type = object({
+    dispatches_per_second = optional(number, 100)
+    concurrent_dispatches = optional(number, 80)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "queue_retries" {
+  description = "How long a delivery that failed waits: at first, at most, in seconds, and how often the wait doubles between."
+  type = object({
+    min_backoff_seconds = optional(number, 1)
+    max_backoff_seconds = optional(number, 60)
+    max_doublings       = optional(number, 6)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "vpc_connector" {
+  description = "A Serverless VPC Access connector for what the functions call at private addresses: `projects/P/locations/R/connectors/C`."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.vpc_connector == null || can(regex("^projects/[^/]+/locations/[^/]+/connectors/[^/]+$", var.vpc_connector))
+    error_message = "vpc_connector must look like projects/P/locations/R/connectors/C."
+  }
+}
