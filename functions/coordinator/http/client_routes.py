@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from werkzeug.wrappers import Response
 
 from coordinator.application import Application
 from coordinator.http.routing import Call, Route, immutable_response, json_response
+from coordinator.use_cases import events
 from muster.wire import plan
 from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
@@ -84,7 +87,7 @@ def client_routes(app: Application) -> list[Route]:
             "PUT",
             "/v1/updates",
             "Upload the update of an assignment, as safetensors; a repeat is answered the same and counted once",
-            upload,
+            _telling(upload),
             takes=SAFETENSORS,
             gives=Receipt,
             bearer=True,
@@ -100,7 +103,7 @@ def client_routes(app: Application) -> list[Route]:
             "POST",
             "/v1/updates:start",
             "Ask where to put a large update, past the coordinator; `updates:report` then says that it is there",
-            start,
+            _telling(start),
             takes=UploadStart,
             gives=DirectUpload,
             bearer=True,
@@ -128,3 +131,16 @@ def client_routes(app: Application) -> list[Route]:
             ),
         ),
     ]
+
+
+def _telling(handler: Callable[[Call], Response]) -> Callable[[Call], Response]:
+    """The handler of an upload, whose refusals are told to whoever watches."""
+
+    def told(call: Call) -> Response:
+        try:
+            return handler(call)
+        except ProblemError as problem:
+            events.update_refused(problem.type, at="upload")
+            raise
+
+    return told

@@ -16,6 +16,7 @@ from coordinator.http.cors import Cors
 from coordinator.http.internal_routes import aggregator_routes, committer_routes
 from coordinator.http.operator_routes import operator_routes
 from coordinator.http.routing import Call, Route, Router
+from coordinator.use_cases import events
 
 FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
     "client_api": client_routes,
@@ -73,6 +74,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
     def made() -> Router:
         from coordinator.bootstrap import from_environment
 
+        events.write_to()
         return router(from_environment(function), function)
 
     def serve(request: Request) -> Response:

@@ -9,7 +9,7 @@ from coordinator.domain import names
 from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round, abandon, next_round
 from coordinator.domain.tasks import Task, at_round, completed
 from coordinator.ports import AlreadyExistsError, ConflictError
-from coordinator.use_cases import work
+from coordinator.use_cases import events, work
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import TaskStatus
@@ -73,6 +73,7 @@ def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
             platform.rounds.replace(found, abandoned)
         except ConflictError:
             continue
+        events.round_abandoned(abandoned, below_minimum=False)
         platform.enqueue(work.sweep(task.current), task.current)
 
 

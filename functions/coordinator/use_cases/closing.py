@@ -6,9 +6,20 @@ from dataclasses import dataclass
 
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Aggregating, Collecting, Round, Tally, Verdict, abandon, close, extend, judge
+from coordinator.domain.rounds import (
+    Abandoned,
+    Aggregating,
+    Collecting,
+    Round,
+    Tally,
+    Verdict,
+    abandon,
+    close,
+    extend,
+    judge,
+)
 from coordinator.ports import ConflictError
-from coordinator.use_cases import work
+from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import advance, schedule_close
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Ledger, shards_of
@@ -44,7 +55,7 @@ class ClosingRounds:
         task = self.platform.task(key.task).value
         if task.ended or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
-            return self._replace(found, abandon(round_, reason=reason, tally=Tally(), now=now))
+            return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         ledger = Ledger(self.platform.blobs, key)
         known: set[str] = set()
         for shard in shards_of(round_):
@@ -61,7 +72,7 @@ class ClosingRounds:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:
             reason = f"{len(known)} updates came in by the deadline; the minimum is {round_.terms.minimum}"
-            return self._replace(found, abandon(round_, reason=reason, tally=tally, now=now))
+            return self._abandon(found, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
         if verdict is Verdict.EXTEND:
             extended = self._replace(found, extend(round_, now=now))
             if extended is not None:
@@ -78,7 +89,8 @@ class ClosingRounds:
         if frozen.closing.updates < round_.terms.minimum:
             reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {round_.terms.minimum}"
             now = self.platform.clock.now()
-            if self._replace(found, abandon(round_, reason=reason, tally=frozen.tally, now=now)) is not None:
+            abandoned = abandon(round_, reason=reason, tally=frozen.tally, now=now)
+            if self._abandon(found, abandoned, below_minimum=True) is not None:
                 advance(self.platform, key.task)
             return
         missing = [part for part in frozen.closing.parts() if not ledger.has_partial(part)]
@@ -89,6 +101,13 @@ class ClosingRounds:
         for part in missing:
             self.folding.ensure_part(round_, ledger, frozen, part)
         self.platform.enqueue(work.commit(key), key)
+
+    def _abandon(self, found: Versioned[Round], value: Abandoned, *, below_minimum: bool) -> Versioned[Round] | None:
+        """As `_replace`; whoever abandons the round says so."""
+        replaced = self._replace(found, value)
+        if replaced is not None:
+            events.round_abandoned(value, below_minimum=below_minimum)
+        return replaced
 
     def _replace(self, found: Versioned[Round], value: Round) -> Versioned[Round] | None:
         """Compare-and-set; None if another was faster, who then carries on from there."""

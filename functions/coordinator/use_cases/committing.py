@@ -27,7 +27,7 @@ from coordinator.domain.rounds import (
 )
 from coordinator.domain.tasks import Task, opened
 from coordinator.ports import BlobNotFoundError, ConflictError
-from coordinator.use_cases import work
+from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, advance, next_key, schedule_close
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Frozen, Ledger
@@ -85,7 +85,10 @@ class Committing:
         if tally.folded < terms.minimum:
             reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
             abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
-            return self._replace(found, abandoned)
+            if not self._replace(found, abandoned):
+                return False
+            events.round_abandoned(abandoned, below_minimum=True)
+            return True
         try:
             outcome = self._compute(round_, task, accumulator.tensors(), tally)
         except ProblemError as problem:
@@ -93,7 +96,9 @@ class Committing:
                 raise
             self._stop(task, f"Round {key.number} can't be committed: {problem.detail}")
             return False
-        if self._replace(found, commit(round_, outcome, now=self.platform.clock.now())):
+        committed = commit(round_, outcome, now=self.platform.clock.now())
+        if self._replace(found, committed):
+            events.round_committed(committed)
             return True
         # What was computed is nobody's: the sweep removes it unread. The committer itself may delete nothing.
         self.platform.enqueue(work.sweep(key), key)

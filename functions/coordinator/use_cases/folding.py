@@ -15,7 +15,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
 from coordinator.domain.updates import check_update
 from coordinator.ports import BlobNotFoundError, BlobTooLargeError
-from coordinator.use_cases import work
+from coordinator.use_cases import events, work
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
@@ -109,6 +109,8 @@ class Folding:
                 dropped[problem.type.value] += 1
             else:
                 folded, size = folded + 1, size + len(data)
+        for reason in dropped.elements():
+            events.update_refused(reason, at="fold")
         tally = tally.plus(Tally(folded=folded, dropped=dict(dropped), update_bytes=size))
         chunks = encode_chunks(accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
         blobs.create(names.partial_name(round_.key, part), chunks)

@@ -12,7 +12,7 @@ from coordinator.domain import names
 from coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Round, Tally
-from coordinator.ports import BlobNotFoundError, Blobs, StoreError
+from coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
 
 T = TypeVar("T")
 
@@ -124,11 +124,11 @@ class Ledger:
         return self.blobs.create(name, [adapter.dump_json(value)]).created
 
 
-def stored_contributions(blobs: Blobs) -> Iterator[tuple[RoundKey, str]]:
+def stored_contributions(blobs: Blobs) -> Iterator[tuple[RoundKey, BlobInfo]]:
     """Every stored update and partial of every round, with its round."""
     for prefix in (names.UPDATES, names.PARTIALS):
         for blob in blobs.list(prefix):
-            yield names.round_of(blob.name), blob.name
+            yield names.round_of(blob.name), blob
 
 
 def shards_of(round_: Round) -> range:

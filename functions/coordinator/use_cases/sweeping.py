@@ -8,7 +8,7 @@ from coordinator.domain import names
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended
 from coordinator.domain.tasks import Task
-from coordinator.use_cases import work
+from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, join_population, leave_population
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.ledgers import shards_of, stored_contributions
@@ -77,19 +77,27 @@ class Sweeping:
             before = replace(task.current, number=max(0, task.current.number - _SWEPT_AGAIN), epoch=0)
             for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=before.id):
                 key = round_.value.key
+                if isinstance(round_.value, Collecting | Aggregating) and key == task.current:
+                    events.round_late(round_.value, now=self.platform.clock.now())
                 if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
                     stray = replace(task, number=key.number, epoch=key.epoch)
                     abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
                 self.sweep(key)
 
     def _remove_orphans(self) -> None:
-        """Deletes updates and partials whose round has ended: work that was under way when the round was swept."""
+        """Deletes updates and partials whose round has ended (work that was under way when it was swept); says how old updates are."""
         ended: dict[RoundKey, bool] = {}
         gone = []
-        for key, name in stored_contributions(self.platform.blobs):
+        updates, now = 0, self.platform.clock.now()
+        oldest = now
+        for key, blob in stored_contributions(self.platform.blobs):
+            # What has no bytes is a mark of a client that gave up, or that uploaded past us; it stays for the round.
+            if blob.size and blob.name.startswith(names.UPDATES):
+                updates, oldest = updates + 1, min(oldest, blob.created)
             if key not in ended:
                 found = self.platform.round(key)
                 ended[key] = found is None or not isinstance(found.value, Collecting | Aggregating)
             if ended[key]:
-                gone.append(name)
+                gone.append(blob.name)
         self.platform.blobs.delete(gone)
+        events.updates_stored(updates, oldest_seconds=now - oldest)
