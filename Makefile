@@ -9,12 +9,12 @@ PYTEST := $(PYTHON) -m pytest
 # One worker for each core up to four; a worker that imports TFF takes 700 MB.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 4 ? 4 : n )))
 ARGS ?=
-SOURCES := client functions tests docs examples
+SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench openapi requirements clean
+.PHONY: help env demo up smoke test check format bench openapi terraform-readme requirements clean
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  make demo ARGS="--clients 20 --rounds 5" passes options on.'
 
@@ -50,9 +50,14 @@ bench: env ## Print the round floor, 100 clients × 1 MB, and the peak memory of
 openapi: env ## Rewrite docs/openapi.json from the route tables
 	$(PYTHON) docs/write_openapi.py
 
-requirements: ## Resolve requirements/all.in anew (needs uv)
+terraform-readme: env ## Rewrite the tables in the Terraform modules' READMEs
+	$(PYTHON) infra/terraform/readme.py
+
+requirements: ## Resolve requirements/*.in anew (needs uv)
 	uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
 	  --no-annotate --no-header --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
+	uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+	  --no-annotate --no-header requirements/tools.in -o requirements/tools.txt
 
 clean: ## Remove caches and the demo's output; .venv stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo
