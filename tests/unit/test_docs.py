@@ -18,7 +18,9 @@ from muster.wire.problems import STATUS
 from muster.wire.tensors import decode
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(page for top in ("docs", "examples", "infra") for page in ROOT.glob(f"{top}/**/*.md"))]
+)
 README = ROOT / "README.md"
 
 

@@ -1,0 +1,62 @@
+"""The Terraform configuration: form, validity and its own tests, folder by folder; and READMEs that keep up with it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from support import terraform
+from support.terraform import TREE
+
+DIRECTORIES = terraform.directories()
+TESTED = [each for each in DIRECTORIES if any((TREE / each).glob("tests/*.tftest.hcl"))]
+
+
+def folders(names):
+    # The tests of one folder on one worker: they share its providers.
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"terraform {name}"), id=name) for name in names]
+
+
+def test_is_formatted():
+    terraform.require()
+    done = terraform.run("terraform", "fmt", "-check", "-recursive", "-diff", "-no-color", ".", cwd=TREE)
+    assert done.code == 0, f"run terraform fmt -recursive infra/terraform\n{done.output}"
+
+
+@pytest.mark.parametrize("directory", folders(DIRECTORIES))
+def test_validates(copy, directory):
+    assert not copy.validate(directory)
+
+
+@pytest.mark.parametrize("directory", folders(TESTED))
+def test_passes_its_tests(copy, directory):
+    verdict = copy.test(directory)
+    assert not verdict.errors
+    assert not verdict.assertions
+    assert verdict.passed
+
+
+def test_every_module_has_tests():
+    assert {each for each in DIRECTORIES if not each.startswith("examples/")} == {
+        each for each in TESTED if not each.startswith("examples/")
+    }
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES)
+def test_folder_has_a_readme(directory):
+    assert (TREE / directory / "README.md").exists()
+
+
+def test_readmes_keep_up_with_variables_and_outputs():
+    done = terraform.run(sys.executable, "readme.py", "--check", cwd=TREE)
+    assert done.code == 0, done.output + done.errors
+
+
+@pytest.mark.parametrize("directory", [each for each in DIRECTORIES if each == "." or each.startswith("modules/")])
+def test_module_is_in_its_four_files(directory):
+    names = {file.name for file in (TREE / directory).glob("*.tf")}
+    assert names >= {"main.tf", "variables.tf", "outputs.tf", "versions.tf"}
+
+
+def test_nothing_of_a_run_is_kept():
+    assert not [*TREE.rglob(".terraform.lock.hcl"), *TREE.rglob("*.tfstate")]
