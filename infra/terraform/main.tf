@@ -12,6 +12,7 @@ locals {
   bundles        = coalesce(var.bundles, "${path.module}/../../dist/bundles")
   labels         = merge({ app = var.name }, var.labels)
   queue          = var.name
+  client_url     = var.domain == null ? local.urls["client_api"] : "https://${var.domain.name}"
 
   # The addresses that Cloud Run gives by rule, and not the ones that it reports once a service is there: the aggregator and the
   # committer each need both, and the tick needs one, so reading them from the functions would go in circles.
@@ -25,7 +26,7 @@ locals {
     })
   }
 
-  apis = [
+  apis = concat([
     "artifactregistry.googleapis.com",
     "cloudbuild.googleapis.com",
     "cloudfunctions.googleapis.com",
@@ -40,7 +41,10 @@ locals {
     "run.googleapis.com",
     "secretmanager.googleapis.com",
     "storage.googleapis.com",
-  ]
+    ],
+    var.domain == null ? [] : ["certificatemanager.googleapis.com", "compute.googleapis.com"],
+    var.budget == null ? [] : ["billingbudgets.googleapis.com"],
+  )
 
   # The service agents that read and write for us what the key encrypts.
   agents = {
@@ -153,9 +157,44 @@ module "functions" {
   invoker        = module.identity.invoker
   operators      = var.operators
   public_clients = var.public_clients
+  # Behind the load balancer, so that nobody goes round its limits.
+  client_ingress = var.domain == null ? "ALLOW_ALL" : "ALLOW_INTERNAL_AND_GCLB"
   vpc_connector  = var.vpc_connector
   kms_key        = var.kms_key
 
   # A build starts with the function, and needs its account's roles.
   depends_on = [module.identity]
+}
+
+module "edge" {
+  source = "./modules/edge"
+  count  = var.domain == null ? 0 : 1
+
+  project_id            = var.project_id
+  region                = var.region
+  name                  = var.name
+  labels                = local.labels
+  domain                = var.domain.name
+  dns_zone              = var.domain.dns_zone
+  rate_limit_per_minute = var.domain.rate_limit_per_minute
+  service               = module.functions.services["client_api"]
+
+  depends_on = [google_project_service.apis]
+}
+
+module "monitoring" {
+  source = "./modules/monitoring"
+
+  project_id            = var.project_id
+  name                  = var.name
+  labels                = local.labels
+  services              = module.functions.services
+  queue                 = module.queue.name
+  buckets               = { for kind in ["updates", "partials", "blobs"] : kind => module.state.buckets[kind] }
+  firestore_database    = module.state.database
+  notification_channels = var.notification_channels
+  thresholds            = var.alert_thresholds
+  budget                = var.budget
+
+  depends_on = [google_project_service.apis]
 }

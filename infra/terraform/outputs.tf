@@ -1,6 +1,6 @@
 output "client_url" {
   description = "What clients are given as `--url`."
-  value       = local.urls["client_api"]
+  value       = local.client_url
 }
 
 output "operator_url" {
@@ -55,5 +55,15 @@ output "bundles" {
 
 output "smoke" {
   description = "A command, for a checkout, that runs one real round with two clients and says what works."
-  value       = "make smoke URL=${local.urls["client_api"]} OPERATOR_URL=${local.urls["operator_api"]}"
+  value       = "make smoke URL=${local.client_url} OPERATOR_URL=${local.urls["operator_api"]}"
+}
+
+output "dns_records" {
+  description = "The records that the domain needs, where its DNS is not in the project; empty without a domain."
+  value       = var.domain == null ? [] : module.edge[0].dns_records
+}
+
+output "dashboard" {
+  description = "The id of the dashboard in Cloud Monitoring."
+  value       = module.monitoring.dashboard
 }

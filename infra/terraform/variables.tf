@@ -237,3 +237,65 @@ variable "vpc_connector" {
     error_message = "vpc_connector must look like projects/P/locations/R/connectors/C."
   }
 }
+
+variable "domain" {
+  description = <<-EOT
+    A domain of your own before the client API, by a load balancer with a certificate and a limit for each address; null makes none (modules/edge).
+    - `name`: such as `fl.example.org`.
+    - `dns_zone`: a Cloud DNS zone of the project for its records; null if DNS is elsewhere: then see the output `dns_records`.
+    - `rate_limit_per_minute`: requests from one address. Clients behind one NAT share theirs.
+  EOT
+  type = object({
+    name                  = string
+    dns_zone              = optional(string)
+    rate_limit_per_minute = optional(number, 600)
+  })
+  default = null
+}
+
+# --- Watching ------------------------------------------------------------------------------------------------------------
+
+variable "notification_channels" {
+  description = "Ids of the channels that alerts go to, as `projects/P/notificationChannels/N`. With none, incidents show in the console alone."
+  type        = list(string)
+  default     = []
+}
+
+variable "alert_thresholds" {
+  description = <<-EOT
+    When alerts fire:
+    - `round_stuck_seconds`: a round that should have gone on so long ago is stuck.
+    - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
+    - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
+    - `refused_updates`: refused updates in ten minutes, clients that came too late left out.
+    - `queue_depth`: pieces of work that wait in the queue for ten minutes.
+    - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
+  EOT
+  type = object({
+    round_stuck_seconds = optional(number, 900)
+    abandon_rate        = optional(number, 0.3)
+    error_rate          = optional(number, 0.02)
+    refused_updates     = optional(number, 20)
+    queue_depth         = optional(number, 1000)
+    update_age_seconds  = optional(number, 3600)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "budget" {
+  description = <<-EOT
+    A monthly budget of the project; null makes none.
+    - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
+    - `amount`: in whole units of `currency`.
+    - `currency`: the billing account's currency, as `EUR`; null takes the account's.
+    - `at`: shares of the amount at which a message is sent.
+  EOT
+  type = object({
+    billing_account = string
+    amount          = number
+    currency        = optional(string)
+    at              = optional(list(number), [0.5, 0.9, 1.0])
+  })
+  default = null
+}

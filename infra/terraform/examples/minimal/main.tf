@@ -1,0 +1,17 @@
+# The smallest deployment: one project, one region, defaults for the rest. `make bundle` first.
+
+provider "google" {
+  project = var.project_id
+  region  = var.region
+}
+
+module "muster" {
+  source = "../.."
+
+  project_id = var.project_id
+  region     = var.region
+  operators  = [var.operator]
+
+  # To try it and throw it away: nothing here is worth keeping.
+  deletion_protection = false
+}
