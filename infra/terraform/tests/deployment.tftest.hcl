@@ -1,4 +1,5 @@
-# What a plan of the whole deployment must hold, whatever else changes. No cloud is needed: the provider is mocked.
+# What a plan of the whole deployment must hold, whatever else changes. No cloud is needed: the providers are mocked.
+# Few runs with many assertions each: a run costs seconds, an assertion nothing.
 
 mock_provider "google" {}
 mock_provider "random" {}
@@ -11,18 +12,13 @@ variables {
   operators      = ["group:operators@example.org"]
 }
 
-run "enables_apis_and_leaves_them_on_destroy" {
+run "by_default" {
   command = plan
 
   assert {
     condition     = alltrue([for api in google_project_service.apis : api.disable_on_destroy == false])
     error_message = "A destroy must not disable an API that others in the project may use."
   }
-}
-
-run "addresses_are_known_before_the_functions_are_there" {
-  command = plan
-
   assert {
     condition     = output.client_url == "https://muster-client-api-123456789012.europe-west1.run.app"
     error_message = "The client API's address is not the one that Cloud Run gives by rule."
@@ -35,11 +31,6 @@ run "addresses_are_known_before_the_functions_are_there" {
     condition     = output.smoke == "make smoke URL=${output.client_url} OPERATOR_URL=${output.operator_url}"
     error_message = "The smoke command does not lead to this deployment."
   }
-}
-
-run "functions_find_their_stores_and_queue" {
-  command = plan
-
   assert {
     condition = module.functions.environment == {
       MUSTER_STATE            = "firestore://a-project/muster"
@@ -58,43 +49,31 @@ run "functions_find_their_stores_and_queue" {
     condition     = output.queue == "muster" && output.database == "muster"
     error_message = "The settings name another queue or database than the one that is made."
   }
-}
-
-run "aggregator_has_tensorflow_only_where_asked_for" {
-  command = plan
-
   assert {
-    condition     = output.bundles["aggregator"] == "aggregator-${filesha256("./tests/bundles/aggregator.zip")}.zip"
-    error_message = "The aggregator must be deployed without TensorFlow."
+    condition     = output.bundles["aggregator"] == "aggregator-${filesha256("./tests/bundles/aggregator.zip")}.zip" && local.functions.aggregator.memory == "1Gi"
+    error_message = "The aggregator must be deployed without TensorFlow, in 1Gi."
   }
   assert {
-    condition     = local.functions.aggregator.memory == "1Gi"
-    error_message = "The aggregator without TensorFlow is to have 1Gi."
+    condition     = module.state.protected
+    error_message = "Data must be protected by default."
+  }
+  assert {
+    condition     = length(google_kms_crypto_key_iam_member.agents) == 0
+    error_message = "Without a key, nobody is to be given one."
   }
 }
 
-run "aggregator_has_tensorflow_where_asked_for" {
+run "with_all_that_is_optional" {
   command = plan
 
   variables {
+    name                  = "other"
+    project_number        = null
     aggregator_tensorflow = true
-  }
-
-  assert {
-    condition     = output.bundles["aggregator"] == "aggregator-${filesha256("./tests/bundles/aggregator-tensorflow.zip")}.zip"
-    error_message = "The aggregator must be deployed with TensorFlow."
-  }
-  assert {
-    condition     = module.functions.environment["MUSTER_TENSORFLOW_FOLDS"] == "true" && local.functions.aggregator.memory == "2Gi"
-    error_message = "With TensorFlow, plans that fold with it are to be taken, in 2Gi."
-  }
-}
-
-run "project_number_is_looked_up_where_not_given" {
-  command = plan
-
-  variables {
-    project_number = null
+    kms_key               = "projects/a-project/locations/europe-west1/keyRings/r/cryptoKeys/k"
+    vpc_connector         = "projects/a-project/locations/europe-west1/connectors/c"
+    signing_keys          = ["k2", "k1"]
+    deletion_protection   = false
   }
   override_data {
     target = data.google_project.this[0]
@@ -102,72 +81,56 @@ run "project_number_is_looked_up_where_not_given" {
   }
 
   assert {
-    condition     = strcontains(output.client_url, "-42424242.")
+    condition     = alltrue([for url in values(local.urls) : strcontains(url, "-42424242.europe-west1.run.app")])
     error_message = "The project's number was not looked up."
   }
-}
-
-run "key_reaches_the_service_agents_before_what_it_encrypts" {
-  command = plan
-
-  variables {
-    kms_key = "projects/a-project/locations/europe-west1/keyRings/r/cryptoKeys/k"
+  assert {
+    condition     = output.bundles["aggregator"] == "aggregator-${filesha256("./tests/bundles/aggregator-tensorflow.zip")}.zip"
+    error_message = "The aggregator must be deployed with TensorFlow where that is asked for."
   }
-
+  assert {
+    condition     = module.functions.environment["MUSTER_TENSORFLOW_FOLDS"] == "true" && local.functions.aggregator.memory == "2Gi"
+    error_message = "With TensorFlow, plans that fold with it are to be taken, in 2Gi."
+  }
   assert {
     condition     = toset([for grant in google_kms_crypto_key_iam_member.agents : grant.role]) == toset(["roles/cloudkms.cryptoKeyEncrypterDecrypter"]) && length(google_kms_crypto_key_iam_member.agents) == 6
     error_message = "Each service agent that stores something is to encrypt and decrypt with the key, and no more."
   }
-}
-
-run "two_deployments_share_nothing" {
-  command = plan
-
-  variables {
-    name = "other"
-  }
-
   assert {
-    condition     = alltrue(concat([for bucket in values(output.buckets) : startswith(bucket, "a-project-other-")], [for service in values(output.services) : startswith(service, "other-")]))
-    error_message = "Under another name, all is to be named anew."
+    condition     = alltrue(concat([for bucket in values(output.buckets) : startswith(bucket, "a-project-other-")], [for service in values(output.services) : startswith(service, "other-")], [output.queue == "other", output.database == "other"]))
+    error_message = "Under another name all is to be named anew, so that two deployments share nothing."
   }
-}
-
-run "destroy_is_refused_unless_asked_for" {
-  command = plan
-
   assert {
-    condition     = module.state.protected
-    error_message = "Data must be protected by default."
+    condition     = !module.state.protected
+    error_message = "Without protection a destroy is to take all away."
   }
 }
 
-run "refuses_operators_that_are_everyone" {
+run "refuses_what_can_not_be" {
   command = plan
 
   variables {
-    operators = ["allUsers"]
+    operators           = ["allUsers"]
+    name                = "a-name-that-is-too-long"
+    region              = "europe-west1-b"
+    project_id          = "A Project"
+    project_number      = "a-project"
+    labels              = { Team = "x" }
+    kms_key             = "k"
+    vpc_connector       = "c"
+    signing_keys        = ["k1", "k1"]
+    deletion_protection = true
   }
 
-  expect_failures = [var.operators]
-}
-
-run "refuses_a_name_too_long_for_an_account" {
-  command = plan
-
-  variables {
-    name = "a-name-that-is-too-long"
-  }
-
-  expect_failures = [var.name]
-}
-
-run "refuses_a_zone_for_a_region" {
-  command = plan
-
-  variables {
-    region = "europe-west1-b"
-  }
-
-  expect_failures = [var.region]
+  expect_failures = [
+    var.operators,
+    var.name,
+    var.region,
+    var.project_id,
+    var.project_number,
+    var.labels,
+    var.kms_key,
+    var.vpc_connector,
+    var.signing_keys,
+  ]
 }

@@ -1,0 +1,142 @@
+# What each account may do, said once more and in other words than the code: that is the point.
+
+mock_provider "google" {}
+
+variables {
+  project_id     = "a-project"
+  project_number = "123456789012"
+  region         = "europe-west1"
+  name           = "muster"
+  access         = jsondecode(file("../../access.json"))
+  database       = "muster"
+  queue          = "muster"
+  secret         = "muster-signing-keys"
+  repository     = "muster"
+  buckets = {
+    updates  = "b-updates"
+    partials = "b-partials"
+    blobs    = "b-blobs"
+    sources  = "b-sources"
+  }
+}
+
+run "by_default" {
+  command = plan
+
+  assert {
+    condition     = toset([for account in google_service_account.this : account.account_id]) == toset(["muster-client-api", "muster-operator-api", "muster-aggregator", "muster-committer", "muster-invoker", "muster-build"])
+    error_message = "Each function, the invoker and the build must have an account of its own."
+  }
+
+  # --- Updates
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.role if grant.bucket == "b-updates" && grant.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com"]) == toset(["projects/a-project/roles/muster_objects_create", "projects/a-project/roles/muster_objects_list"])
+    error_message = "The client API may create and list updates, and must not read or delete one."
+  }
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.member if grant.bucket == "b-updates" && contains(["projects/a-project/roles/muster_objects_get", "projects/a-project/roles/muster_objects_delete"], grant.role)]) == toset(["serviceAccount:muster-aggregator@a-project.iam.gserviceaccount.com"])
+    error_message = "Only the aggregator may read and delete updates."
+  }
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.member if grant.bucket == "b-updates"]) == toset(["serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com", "serviceAccount:muster-aggregator@a-project.iam.gserviceaccount.com"])
+    error_message = "Nobody but the client API and the aggregator may do anything to updates: the committer and the operator API see none."
+  }
+
+  # --- Partials
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.member if grant.bucket == "b-partials"]) == toset(["serviceAccount:muster-aggregator@a-project.iam.gserviceaccount.com", "serviceAccount:muster-committer@a-project.iam.gserviceaccount.com"])
+    error_message = "Nobody but the aggregator and the committer may do anything to partials."
+  }
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.member if grant.bucket == "b-partials" && grant.role == "projects/a-project/roles/muster_objects_delete"]) == toset(["serviceAccount:muster-aggregator@a-project.iam.gserviceaccount.com"])
+    error_message = "Only the aggregator may delete partials."
+  }
+
+  # --- Blobs
+  assert {
+    condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.role if grant.bucket == "b-blobs" && grant.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com"]) == toset(["projects/a-project/roles/muster_objects_get"])
+    error_message = "The client API may read plans and broadcasts, and must not write or list blobs."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.functions["client_api.blobs.get"].condition[0].expression == "resource.name.startsWith(\"projects/_/buckets/b-blobs/objects/broadcasts/\") || resource.name.startsWith(\"projects/_/buckets/b-blobs/objects/plans/\")"
+    error_message = "The client API may read nothing but plans and broadcasts: no checkpoint, no result, no manifest."
+  }
+  assert {
+    condition     = alltrue([for grant in google_storage_bucket_iam_member.functions : !strcontains(grant.condition[0].expression, "manifests/") if startswith(grant.member, "serviceAccount:muster-operator-api@")])
+    error_message = "The operator API must not see manifests, which say who contributed."
+  }
+
+  # --- All of them
+  assert {
+    condition     = alltrue([for role in google_project_iam_custom_role.objects : length(role.permissions) == 1 && length(setsubtract(role.permissions, ["storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list"])) == 0])
+    error_message = "A role must hold one permission on objects, and no other."
+  }
+  assert {
+    condition     = alltrue([for grant in google_storage_bucket_iam_member.functions : strcontains(grant.condition[0].expression, ".startsWith(\"projects/_/buckets/${grant.bucket}/objects/") || strcontains(grant.condition[0].expression, "objectListPrefix")])
+    error_message = "Every grant on blobs must be bound to prefixes."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.functions["client_api.updates.list"].condition[0].expression == "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"updates/\")"
+    error_message = "A listing must be bound by the prefix that the request asks for."
+  }
+  assert {
+    condition     = length(google_storage_bucket_iam_member.functions) == sum(flatten([for stores in values(var.access) : [for prefixes in values(stores) : length(distinct(flatten(values(prefixes))))]]))
+    error_message = "There must be a grant for each function, store and action of access.json, and no other."
+  }
+
+  # --- Documents, work, keys
+  assert {
+    condition     = toset([for grant in google_project_iam_member.documents : "${grant.member} ${grant.role}"]) == toset([for function in ["client-api", "operator-api", "aggregator", "committer"] : "serviceAccount:muster-${function}@a-project.iam.gserviceaccount.com roles/datastore.user"])
+    error_message = "The four functions, and no one else, may use documents."
+  }
+  assert {
+    condition     = alltrue([for grant in google_project_iam_member.documents : grant.condition[0].expression == "resource.name == \"projects/a-project/databases/muster\""])
+    error_message = "Access to documents must be to this deployment's database alone."
+  }
+  assert {
+    condition     = alltrue([for grant in google_cloud_tasks_queue_iam_member.enqueuer : grant.role == "roles/cloudtasks.enqueuer" && grant.name == "muster"])
+    error_message = "Functions may put work into the queue, and not run, list or delete it."
+  }
+  assert {
+    condition     = alltrue([for grant in google_service_account_iam_member.acts_as_invoker : grant.role == "roles/iam.serviceAccountUser" && strcontains(grant.service_account_id, "/muster-invoker@")])
+    error_message = "Functions may act as the invoker, for deliveries, and as nobody else."
+  }
+  assert {
+    condition     = google_service_account_iam_member.signs_as_itself.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com" && strcontains(google_service_account_iam_member.signs_as_itself.service_account_id, "/muster-client-api@")
+    error_message = "The client API may sign as itself, and as nobody else."
+  }
+  assert {
+    condition     = google_secret_manager_secret_iam_member.signing_keys.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com" && google_secret_manager_secret_iam_member.signing_keys.role == "roles/secretmanager.secretAccessor"
+    error_message = "Only the client API may read the signing keys."
+  }
+
+  # --- The invoker and the build
+  assert {
+    condition     = !anytrue([for member in concat([for grant in google_storage_bucket_iam_member.functions : grant.member], [for grant in google_project_iam_member.documents : grant.member]) : strcontains(member, "muster-invoker@") || strcontains(member, "muster-build@")])
+    error_message = "The invoker and the build must reach neither blobs nor documents."
+  }
+  assert {
+    condition     = google_storage_bucket_iam_member.build_sources.bucket == "b-sources" && google_project_iam_member.build_copied_sources.condition[0].expression == "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-123456789012-europe-west1/\")"
+    error_message = "The build may read sources, and nothing else in the project's buckets."
+  }
+  assert {
+    condition     = google_project_iam_member.build_logs.role == "roles/logging.logWriter" && google_artifact_registry_repository_iam_member.build_images.role == "roles/artifactregistry.writer" && google_artifact_registry_repository_iam_member.build_images.repository == "muster"
+    error_message = "The build may write logs, and images into this deployment's repository."
+  }
+}
+
+run "refuses_what_can_not_be" {
+  command = plan
+
+  variables {
+    project_number = "a-project"
+    access         = { anyone = { updates = { "updates/" = ["get"] } } }
+    buckets        = { updates = "one", partials = "one", blobs = "one", sources = "one" }
+  }
+
+  expect_failures = [
+    var.project_number,
+    var.access,
+    var.buckets,
+  ]
+}
