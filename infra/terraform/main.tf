@@ -43,6 +43,7 @@ locals {
     "storage.googleapis.com",
     ],
     var.domain == null ? [] : ["certificatemanager.googleapis.com", "compute.googleapis.com"],
+    try(var.domain.dns_zone, null) == null ? [] : ["dns.googleapis.com"],
     var.budget == null ? [] : ["billingbudgets.googleapis.com"],
   )
 

@@ -54,6 +54,10 @@ run "by_default" {
     error_message = "The aggregator must be deployed without TensorFlow, in 1Gi."
   }
   assert {
+    condition     = length(module.edge) == 0 && module.functions.client_ingress == "ALLOW_ALL"
+    error_message = "Without a domain there is to be no load balancer, and clients come straight to the client API."
+  }
+  assert {
     condition     = module.state.protected
     error_message = "Data must be protected by default."
   }
@@ -74,6 +78,9 @@ run "with_all_that_is_optional" {
     vpc_connector         = "projects/a-project/locations/europe-west1/connectors/c"
     signing_keys          = ["k2", "k1"]
     deletion_protection   = false
+    domain                = { name = "fl.example.org" }
+    budget                = { billing_account = "012345-6789AB-CDEF01", amount = 100 }
+    notification_channels = ["projects/a-project/notificationChannels/1"]
   }
   override_data {
     target = data.google_project.this[0]
@@ -99,6 +106,14 @@ run "with_all_that_is_optional" {
   assert {
     condition     = alltrue(concat([for bucket in values(output.buckets) : startswith(bucket, "a-project-other-")], [for service in values(output.services) : startswith(service, "other-")], [output.queue == "other", output.database == "other"]))
     error_message = "Under another name all is to be named anew, so that two deployments share nothing."
+  }
+  assert {
+    condition     = output.client_url == "https://fl.example.org" && module.functions.client_ingress == "ALLOW_INTERNAL_AND_GCLB"
+    error_message = "With a domain, clients are to come by the load balancer alone."
+  }
+  assert {
+    condition     = contains(keys(google_project_service.apis), "compute.googleapis.com") && contains(keys(google_project_service.apis), "billingbudgets.googleapis.com")
+    error_message = "What a domain and a budget need must be enabled."
   }
   assert {
     condition     = !module.state.protected

@@ -12,3 +12,8 @@ output "environment" {
   description = "The environment variables that all functions have, before each one's own."
   value       = local.environment
 }
+
+output "client_ingress" {
+  description = "From where the client API is reached."
+  value       = google_cloudfunctions2_function.this["client_api"].service_config[0].ingress_settings
+}

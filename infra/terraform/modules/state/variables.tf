@@ -95,8 +95,8 @@ variable "signing_keys" {
   type        = list(string)
 
   validation {
-    condition     = length(var.signing_keys) > 0 && length(distinct(var.signing_keys)) == length(var.signing_keys) && alltrue([for id in var.signing_keys : can(regex("^[A-Za-z0-9_-]{1,32}$", id))])
-    error_message = "signing_keys must name at least one key, each once, by 1 to 32 letters, digits, '_' and '-'."
+    condition     = length(var.signing_keys) > 0 && length(distinct(var.signing_keys)) == length(var.signing_keys) && alltrue([for id in var.signing_keys : can(regex("^[a-z0-9][a-z0-9_.-]{0,31}$", id))])
+    error_message = "signing_keys must name at least one key, each once, by 1 to 32 of a-z, 0-9, '.', '_' and '-', such as k1 or 2026-03-01."
   }
 }
 

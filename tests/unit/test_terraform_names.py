@@ -1,0 +1,47 @@
+"""What the Terraform modules say of the code, and what their own tests can't see: that something is nowhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from coordinator.domain import names
+
+TERRAFORM = Path(__file__).parents[2] / "infra" / "terraform"
+
+
+def _sources() -> list[Path]:
+    return [path for path in sorted(TERRAFORM.rglob("*.tf")) if ".terraform" not in path.parts]
+
+
+def _documents() -> list[str]:
+    return re.findall(r"^(\w+/\S.*?)(?:, .*)? {2,}document:", names.__doc__ or "", re.MULTILINE)
+
+
+def test_every_collection_is_exempt_from_indexes() -> None:
+    variables = (TERRAFORM / "modules" / "state" / "variables.tf").read_text()
+    listed = re.search(r'variable "collections" \{.*?default += \[(.*?)\]', variables, re.DOTALL)
+    assert listed
+    exempt = set(re.findall(r'"(\w+)"', listed[1]))
+
+    used = {part for path in _documents() for part in path.split("/")[::2]}
+
+    assert {"tasks", "rounds", "tickets", "shards", "populations"} <= used
+    assert used <= exempt
+
+
+@pytest.mark.parametrize("kind", ["google_service_account_key", "google_storage_hmac_key", "google_storage_object_acl"])
+def test_no_key_and_no_list_of_access_past_iam_is_made(kind: str) -> None:
+    assert _sources()
+    assert not [path for path in _sources() if kind in path.read_text()]
+
+
+def test_no_policy_or_binding_takes_a_role_away_from_others() -> None:
+    # `…_iam_member` adds one member. `…_iam_binding` and `…_iam_policy` take a role, or all roles, from everyone else.
+    assert not [
+        path
+        for path in _sources()
+        if re.search(r'^resource "\w+_iam_(binding|policy)"', path.read_text(), re.MULTILINE)
+    ]
