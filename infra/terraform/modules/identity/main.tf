@@ -27,13 +27,13 @@ locals {
     ]
   ])...)
 
-  # A listing is asked of the bucket, not of an object: its prefix is an attribute of the request, "" if it has none.
+  # By the object's name. A listing is asked of the bucket and has none: it gives names, which tell nobody's secret, and is granted
+  # on the whole bucket. (`objectListPrefix` is documented for credential access boundaries; where a policy does not know it,
+  # nothing could be listed, and no client get in.)
   conditions = {
     for key, grant in local.grants : key => join(" || ", [
-      for prefix in grant.prefixes : grant.action == "list"
-      ? "api.getAttribute(\"storage.googleapis.com/objectListPrefix\", \"\").startsWith(\"${prefix}\")"
-      : "resource.name.startsWith(\"projects/_/buckets/${grant.bucket}/objects/${prefix}\")"
-    ])
+      for prefix in grant.prefixes : "resource.name.startsWith(\"projects/_/buckets/${grant.bucket}/objects/${prefix}\")"
+    ]) if grant.action != "list"
   }
 }
 
@@ -66,10 +66,13 @@ resource "google_storage_bucket_iam_member" "functions" {
   role   = "projects/${var.project_id}/roles/${google_project_iam_custom_role.objects[each.value.action].role_id}"
   member = "serviceAccount:${local.emails[each.value.function]}"
 
-  condition {
-    title       = "${each.value.action} ${join(", ", each.value.prefixes)}"
-    description = "See infra/terraform/access.json."
-    expression  = local.conditions[each.key]
+  dynamic "condition" {
+    for_each = each.value.action == "list" ? [] : [local.conditions[each.key]]
+    content {
+      title       = "${each.value.action} ${join(", ", each.value.prefixes)}"
+      description = "See infra/terraform/access.json."
+      expression  = condition.value
+    }
   }
 }
 
