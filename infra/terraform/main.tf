@@ -16,13 +16,22 @@ locals {
 
   # The addresses that Cloud Run gives by rule, and not the ones that it reports once a service is there: the aggregator and the
   # committer each need both, and the tick needs one, so reading them from the functions would go in circles.
-  services = { for function in keys(local.functions) : function => "${var.name}-${replace(function, "_", "-")}" }
+  services = { for function in keys(var.functions) : function => "${var.name}-${replace(function, "_", "-")}" }
   urls     = { for function, service in local.services : function => "https://${service}-${local.project_number}.${var.region}.run.app" }
+
+  # Where there is nothing to do for a function, it is not even told where that is.
+  stores = {
+    client_api   = { MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}" }
+    operator_api = {}
+    aggregator   = { MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}", MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
+    committer    = { MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
+  }
 
   functions = {
     for function, size in var.functions : function => merge(size, {
       # TensorFlow alone takes some 400 MB.
-      memory = coalesce(size.memory, var.aggregator_tensorflow ? "2Gi" : "1Gi")
+      memory      = coalesce(size.memory, var.aggregator_tensorflow ? "2Gi" : "1Gi")
+      environment = merge(local.stores[function], size.environment)
     })
   }
 
@@ -149,8 +158,6 @@ module "functions" {
   environment = merge(var.environment, {
     MUSTER_STATE            = "firestore://${var.project_id}/${module.state.database}"
     MUSTER_BLOBS            = "gs://${module.state.buckets["blobs"]}"
-    MUSTER_UPDATES          = "gs://${module.state.buckets["updates"]}"
-    MUSTER_PARTIALS         = "gs://${module.state.buckets["partials"]}"
     MUSTER_QUEUE            = "cloudtasks://${var.project_id}/${var.region}/${local.queue}"
     MUSTER_TENSORFLOW_FOLDS = tostring(var.aggregator_tensorflow)
   })

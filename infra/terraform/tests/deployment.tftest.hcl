@@ -35,8 +35,6 @@ run "by_default" {
     condition = module.functions.environment == {
       MUSTER_STATE            = "firestore://a-project/muster"
       MUSTER_BLOBS            = "gs://a-project-muster-blobs"
-      MUSTER_UPDATES          = "gs://a-project-muster-updates"
-      MUSTER_PARTIALS         = "gs://a-project-muster-partials"
       MUSTER_QUEUE            = "cloudtasks://a-project/europe-west1/muster"
       MUSTER_TENSORFLOW_FOLDS = "false"
       MUSTER_AGGREGATOR_URL   = "https://muster-aggregator-123456789012.europe-west1.run.app"
@@ -44,6 +42,15 @@ run "by_default" {
       MUSTER_INVOKER          = "muster-invoker@a-project.iam.gserviceaccount.com"
     }
     error_message = "The settings of the functions are not the ones of this deployment."
+  }
+  assert {
+    condition = { for function, size in local.functions : function => size.environment } == {
+      client_api   = { MUSTER_UPDATES = "gs://a-project-muster-updates" }
+      operator_api = {}
+      aggregator   = { MUSTER_UPDATES = "gs://a-project-muster-updates", MUSTER_PARTIALS = "gs://a-project-muster-partials" }
+      committer    = { MUSTER_PARTIALS = "gs://a-project-muster-partials" }
+    }
+    error_message = "A function must be told where updates and partials are if it has to do with them, and only then."
   }
   assert {
     condition     = output.queue == "muster" && output.database == "muster"
