@@ -58,6 +58,7 @@ def assemble(
     direct_above: int | None = None,
     operators: Operators | None = None,
     cors_origins: tuple[str, ...] = (),
+    tensorflow_folds: bool = True,
 ) -> Application:
     """Puts the use cases together.
 
@@ -68,6 +69,7 @@ def assemble(
       round_cache_seconds: How long a reading of a round is trusted.
       retry_floor: The shortest wait that a client is told, in seconds.
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
+      tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that would need it there is refused.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
       operators: Knows who may operate; None where nobody else can reach those routes.
       cors_origins: The origins whose pages may call clients' routes.
@@ -85,7 +87,7 @@ def assemble(
         plans=plans,
         checkin=Checkin(platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above),
         uploads=Uploads(platform, tokens, plans, open_rounds, retry_floor),
-        tasks=Tasks(platform, plans),
+        tasks=Tasks(platform, plans, tensorflow_folds),
         folding=folding,
         closing=closing,
         sweeping=Sweeping(platform, closing),

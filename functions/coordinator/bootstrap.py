@@ -16,6 +16,7 @@ from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, Operator
 from coordinator.settings import SIGNING, Settings, SettingsError
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
@@ -48,6 +49,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         direct_above=direct_above,
         operators=operators(settings),
         cors_origins=settings.cors_origins,
+        tensorflow_folds=settings.tensorflow_folds,
     )
 
 
@@ -102,8 +104,14 @@ def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
 
     def runtime(plan: Plan) -> Runtime:
         if plan.sha256 not in made:
-            from muster.runtime import Runtime
-
+            try:
+                from muster.runtime import Runtime
+            except ModuleNotFoundError as error:
+                raise ProblemError(
+                    ProblemType.NOT_SUPPORTED,
+                    f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
+                    "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
+                ) from error
             made[plan.sha256] = Runtime(plan, seed=seed)
         return made[plan.sha256]
 

@@ -37,6 +37,7 @@ class Settings(BaseModel):
       retry_floor: The shortest time, in seconds, that a client is told to wait.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
+      tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is refused.
       token_issuer: Who issues that token, such as `https://accounts.google.com`, where the functions must check it themselves. Not
         where Cloud Run lets only the invoker in: it takes the signature off.
       operators: Who may operate: `open` (everybody; the default with a local queue), `keys:name:role:sha256,…`, or
@@ -61,6 +62,7 @@ class Settings(BaseModel):
     token_issuer: str | None = None
     operators: str | None = None
     cors_origins: tuple[str, ...] = ()
+    tensorflow_folds: bool = True
 
     @field_validator(
         "state", "blobs", "updates", "partials", "queue", "aggregator_url", "committer_url", "token_issuer"

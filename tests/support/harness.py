@@ -81,6 +81,7 @@ class Harness:
       durable: Keeps documents in a file, so that several threads write at once.
       wrap: Wraps the platform, with faults for example.
       direct_above: Larger updates go straight to the store, where the wrapped platform can take them.
+      tensorflow_folds: Whether the aggregator is taken to have TensorFlow.
       documents: The documents' store, if it is another one. Likewise `blobs`.
       start: What the clock reads, in POSIX seconds.
       secret: The coordinator's keys; the attribute may be set before a `restart`.
@@ -96,6 +97,7 @@ class Harness:
         durable: bool = False,
         wrap: Callable[[Platform], Platform] = lambda platform: platform,
         direct_above: int | None = None,
+        tensorflow_folds: bool = True,
         documents: Documents | None = None,
         blobs: Blobs | None = None,
         start: float = START,
@@ -116,6 +118,7 @@ class Harness:
         self.secret = secret
         self._cache_seconds = cache_seconds
         self._direct_above = direct_above
+        self._tensorflow_folds = tensorflow_folds
         self.restart()
 
     def application(self, *, runtime: Any = None, platform: Platform | None = None, secret: Any = "") -> Application:
@@ -127,6 +130,7 @@ class Harness:
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,
             direct_above=self._direct_above,
+            tensorflow_folds=self._tensorflow_folds,
         )
 
     def restart(self) -> None:

@@ -64,6 +64,13 @@ def make_plan(
     return Plan(manifest, parts)
 
 
+def folded_by_graphs(plan: Plan) -> Plan:
+    """The same plan, with nothing proven of its accumulators: its own graphs fold."""
+    folds = tuple(FoldRule(path=rule.path, kind=FoldKind.TENSORFLOW) for rule in plan.manifest.folds)
+    manifest = plan.manifest.model_copy(update={"name": f"{plan.manifest.name}_by_graphs", "folds": folds})
+    return Plan(manifest, plan.parts)
+
+
 def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
     arrays = {path: np.asarray(value) for path, value in tensors.items()}
     return tuple(TensorSpec(path=path, dtype=DType.of(array), shape=array.shape) for path, array in arrays.items())

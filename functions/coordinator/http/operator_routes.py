@@ -101,7 +101,13 @@ def operator_routes(app: Application) -> list[Route]:
             takes=TaskSpec,
             gives=TaskView,
             status=HTTPStatus.CREATED,
-            problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.TOO_LARGE),
+            problems=(
+                ProblemType.INVALID_REQUEST,
+                ProblemType.NOT_FOUND,
+                ProblemType.CONFLICT,
+                ProblemType.TOO_LARGE,
+                ProblemType.NOT_SUPPORTED,
+            ),
         ),
         Route("GET", "/v1/tasks", "All tasks", access.viewing(lambda _: json_response(tasks.list())), gives=TaskList),
         Route(

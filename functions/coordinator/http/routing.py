@@ -16,6 +16,7 @@ from werkzeug.wrappers import Request, Response
 
 from coordinator.http.cors import Cors
 from coordinator.ports import BlobNotFoundError, UnavailableError
+from coordinator.use_cases.records import NewerSchemaError
 from muster.wire import problems
 from muster.wire.base import Message
 from muster.wire.problems import ProblemError, ProblemType
@@ -23,6 +24,7 @@ from muster.wire.problems import ProblemError, ProblemType
 LOG = logging.getLogger(__name__)
 BODY_LIMIT = 1 << 16  # bytes of a JSON body
 _PIECE = 1 << 18  # bytes of a response sent at a time
+_OUTDATED = 10.0  # seconds until a request that this version is too old for is tried again
 _IMMUTABLE = "max-age=31536000, immutable"
 
 M = TypeVar("M", bound=Message)
@@ -164,6 +166,10 @@ class Router:
             return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
         except BlobNotFoundError:
             return problem_response(ProblemError(ProblemType.NOT_FOUND, "What this address named is no longer kept"))
+        except NewerSchemaError as error:
+            # While a newer version is rolled out there are instances of both, and the next try may meet one that can read it.
+            LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  no fault of the code
+            return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_OUTDATED))
         except UnavailableError:
             LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
             detail = "The coordinator's store does not answer now; try again"

@@ -153,7 +153,8 @@ class Records(Generic[T]):
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise NewerSchemaError(
-                f"{document.path} has schema version {version}; this version of Muster reads {SCHEMA_VERSION}"
+                f"{document.path} has schema version {version}, and this version of Muster reads {SCHEMA_VERSION}: it is left as it "
+                "is; deploy the version that wrote it"
             )
         try:
             return Versioned(self._adapter.validate_python(data), document)

@@ -20,6 +20,7 @@ from coordinator.use_cases.advance import abandon_current, advance, join_populat
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
+from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
     CheckpointView,
@@ -34,6 +35,7 @@ from muster.wire.messages import (
 from muster.wire.problems import ProblemError, ProblemType
 
 PAGE = 100  # rounds in an answer, if the caller does not say
+_NAMED = 3  # tensors that a refusal names
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,17 @@ class Tasks:
 
     platform: Platform
     plans: Plans
+    tensorflow_folds: bool = True  # whether what folds can load TensorFlow
 
     def create(self, spec: TaskSpec) -> TaskView:
         """Makes a task and has its first broadcast computed. A repeat with the same spec gets the task that is there.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here.
+          ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here; `not_supported` if its fold needs
+            TensorFlow where there is none.
         """
         manifest = self.plans.manifest(spec.plan)
+        self._check_fold(manifest)
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -144,6 +149,19 @@ class Tasks:
         if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
             raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {name} is not open; check in again")
         return self.platform.blobs.read(found.value.terms.broadcast.name)
+
+    def _check_fold(self, manifest: PlanManifest) -> None:
+        """Refuses now what the aggregator would fail at with the first updates, and at every repeat."""
+        if self.tensorflow_folds or not manifest.folds_with_tensorflow:
+            return
+        paths = [rule.path for rule in manifest.folds if rule.kind is FoldKind.TENSORFLOW]
+        named = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+        raise ProblemError(
+            ProblemType.NOT_SUPPORTED,
+            f"Plan {manifest.name!r} folds {named} with TensorFlow, which this deployment's aggregator has not "
+            "(MUSTER_TENSORFLOW_FOLDS is false): deploy the bundle aggregator-tensorflow and set it to true, or build the plan with "
+            "an aggregation that is a sum, a maximum or a minimum",
+        )
 
     def _open(self, task: Task) -> None:
         self.platform.queue.enqueue(

@@ -1,0 +1,95 @@
+"""A document that a newer version of Muster wrote is refused over HTTP as such: not misread, and nothing written beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.harness import POPULATION, TASK, Harness
+from support.plans import sum_update
+
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from muster.wire.messages import CheckinRequest, TaskPolicy, TaskSpec
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import encode
+
+# Which requests have to read which document.
+NEEDS = {
+    "task": {"checkin", "create", "show", "pause", "open", "tick"},
+    "round": {"checkin", "upload", "show", "fold", "close", "sweep", "commit", "tick"},
+}
+KEY = RoundKey(TASK, 1, 0)
+
+
+def everything(h: Harness) -> tuple[Any, ...]:
+    """All blobs by name, all documents of the task by path and version, and the queue."""
+    paths = ["tasks", names.rounds_path(TASK), *(f"{names.round_path(KEY)}/{each}" for each in ("tickets", "shards"))]
+    documents = [(each.path, each.version, dict(each.data)) for path in paths for each in h.inner.documents.list(path)]
+    return h.blobs(), documents, [held.name for held in h.queue.held]
+
+
+@pytest.fixture(params=["task", "round"])
+def outdated(request, tmp_path):
+    """A coordinator that is older than what is written in one of its documents, and an assignment of before."""
+    h = Harness(tmp_path)
+    h.begin(goal=4, rounds=5, over_selection=2.0, chunk=2)
+    for client in (0, 3):
+        h.upload(h.assigned(client).token, sum_update(client))
+    token = h.assigned(1).token
+    assert h.key() == KEY
+    path = names.task_path(TASK) if request.param == "task" else names.round_path(KEY)
+    document = h.inner.documents.get(path)
+    data = {**document.data, "schema_version": 2, "what_only_it_knows": True}
+    h.inner.documents.replace(path, data, version=document.version)
+    h.restart()
+    return h, token, path, NEEDS[request.param]
+
+
+def requests(h: Harness, token: str) -> dict[str, tuple[tuple[str, str], dict[str, Any]]]:
+    work = {"task": TASK, "round": KEY.number, "epoch": KEY.epoch}
+    spec = TaskSpec(name=TASK, population=POPULATION, plan=h.plan.sha256, policy=TaskPolicy(rounds=1))
+    return {
+        "checkin": (("POST", f"/v1/populations/{POPULATION}:checkin"), {"body": CheckinRequest(client="9").encode()}),
+        "upload": (("PUT", "/v1/updates"), {"body": encode(sum_update(1)), "token": token}),
+        "create": (("POST", "/v1/tasks"), {"body": spec.encode()}),
+        "show": (("GET", f"/v1/tasks/{TASK}"), {}),
+        "pause": (("POST", f"/v1/tasks/{TASK}:pause"), {}),
+        "fold": (("POST", "/internal/fold"), {"json": {**work, "shard": 0}}),
+        "close": (("POST", "/internal/close"), {"json": work}),
+        "sweep": (("POST", "/internal/sweep"), {"json": work}),
+        "commit": (("POST", "/internal/commit"), {"json": work}),
+        "open": (("POST", "/internal/open"), {"json": {"task": TASK}}),
+        "tick": (("POST", "/internal/tick"), {}),
+    }
+
+
+def test_what_a_newer_version_wrote_is_refused_with_both_versions_named_and_nothing_is_written(outdated):
+    h, token, path, needs = outdated
+    before = everything(h)
+    for name, (request, more) in requests(h, token).items():
+        if name not in needs:
+            continue
+        with pytest.raises(ProblemError) as refused:
+            h.ask(*request, **more)
+        assert refused.value.type is ProblemType.UNAVAILABLE, name
+        assert refused.value.retry_after == 10.0
+        assert f"{path} has schema version 2, and this version of Muster reads 1" in refused.value.detail
+        assert everything(h) == before, name
+
+
+def test_the_queue_keeps_what_an_older_version_can_not_do_and_the_newer_one_does_it(outdated):
+    h, token, path, needs = outdated
+    due = [held for held in h.queue.held if held.work.kind == "fold"]
+    assert due
+    assert [h.deliver(held, keep="fold" not in needs) for held in due] == [503 if "fold" in needs else 204] * len(due)
+    assert h.call("POST", "/internal/tick").status_code == 503
+    assert all(held in h.queue.held for held in due)
+    # A version that reads it: here the document as it was, since nobody has touched it.
+    document = h.inner.documents.get(path)
+    data = {name: value for name, value in document.data.items() if name != "what_only_it_knows"}
+    h.inner.documents.replace(path, {**data, "schema_version": 1}, version=document.version)
+    h.upload(token, sum_update(1))
+    h.upload(h.assigned(2).token, sum_update(2))
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == 0b1111
