@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench openapi terraform-readme requirements clean
+.PHONY: help env demo up smoke test check format bench bundle openapi terraform-readme requirements clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -47,17 +47,22 @@ format: env ## Format the code and fix what the linter can
 bench: env ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
 	@$(PYTHON) tests/benchmarks/rounds.py $(ARGS)
 
+bundle: env ## Write the functions as they are deployed to dist/bundles
+	@$(PYTHON) -m muster.cli bundle $(ARGS)
+
 openapi: env ## Rewrite docs/openapi.json from the route tables
 	$(PYTHON) docs/write_openapi.py
+
+RESOLVE := uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+  --no-annotate --no-header
 
 terraform-readme: env ## Rewrite the tables in the Terraform modules' READMEs
 	$(PYTHON) infra/terraform/readme.py
 
-requirements: ## Resolve requirements/*.in anew (needs uv)
-	uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
-	  --no-annotate --no-header --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
-	uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
-	  --no-annotate --no-header requirements/tools.in -o requirements/tools.txt
+requirements: ## Resolve requirements/*.in and those of the functions anew (needs uv)
+	$(RESOLVE) --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
+	$(RESOLVE) requirements/tools.in -o requirements/tools.txt
+	cd requirements/functions && for file in *.in; do $(RESOLVE) "$$file" -o "$${file%.in}.txt"; done
 
 clean: ## Remove caches and the demo's output; .venv stays
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo

@@ -6,7 +6,7 @@ import typer
 
 import muster
 
-from . import audit, client, key, plan, simulate, smoke, state, task, up
+from . import audit, bundle, client, key, plan, simulate, smoke, state, task, up
 from .failures import Commands
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(key.app, name="key")
 app.command("audit")(audit.audit)
 app.command("simulate")(simulate.simulate)
 app.command("smoke")(smoke.smoke)
+app.command("bundle")(bundle.bundle)
 
 # The demo has options of its own, which its module reads: it is not imported for anybody else's sake.
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

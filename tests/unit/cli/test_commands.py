@@ -65,6 +65,7 @@ def plan_file(tmp_path: Path) -> str:
         "up",
         "simulate",
         "smoke",
+        "bundle",
         *(f"plan {name}" for name in ("", "build", "show", "check")),
         *(f"task {name}" for name in ("", "create", "list", "show", "watch", "pause", "resume", "cancel", "rollback")),
         "client",
