@@ -263,7 +263,7 @@ def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]])
         raise SettingsError(f"{variable} is {url!r}; its scheme must be one of {', '.join(sorted(known))}")
     try:
         return known[scheme](url)
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # of a namespace that others fill, such as google.cloud, it is no ModuleNotFoundError
         raise SettingsError(
-            f"{variable} is {url!r}, which needs a library that is not installed here ({error.name}): install muster-fl[cloud]"
+            f"{variable} is {url!r}, which needs a library that is not installed here ({error}): install muster-fl[cloud]"
         ) from error
