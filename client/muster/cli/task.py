@@ -60,6 +60,12 @@ def create(
     allow_non_finite: Annotated[
         Optional[bool], typer.Option("--allow-non-finite", help="Let updates hold NaN and infinity.")
     ] = None,
+    max_update_norm: Annotated[
+        Optional[float], typer.Option(help="Drop updates of a larger L2 norm.", show_default="any")
+    ] = None,
+    clip: Annotated[
+        Optional[bool], typer.Option("--clip", help="Scale larger updates down to --max-update-norm instead.")
+    ] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: JsonOption = False,
@@ -81,6 +87,8 @@ def create(
         "starts_at": None if starts_at is None else starts_at.astimezone(),
         "separation_seconds": separation_seconds,
         "allow_non_finite": allow_non_finite,
+        "max_update_norm": max_update_norm,
+        "clip": clip,
     }
     policy = TaskPolicy.from_dict({field: value for field, value in given.items() if value is not None})
     subject = _plan(plan)

@@ -16,6 +16,7 @@ import numpy as np
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
+from .norms import pieces_of, scaled, scales
 from .values import Array, check_tensors, describe_array, fits
 
 if TYPE_CHECKING:
@@ -91,17 +92,19 @@ class Accumulator:
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
-        self._plain: dict[str, Array] = {name: np.array(value) for name, value in fold.zero.items()}
+        self._plain: dict[str, Array] = {name: np.array(value, order="C") for name, value in fold.zero.items()}
         self._clear: dict[str, Array] = {
             item.path: np.zeros(tuple(size or 0 for size in item.shape or ()), dtype=np.int64)
             for item in fold.manifest.clear_sums
         }
 
-    def add(self, tensors: Mapping[str, Any]) -> None:
-        """Folds one update in, without a copy of it.
+    def add(self, tensors: Mapping[str, Any], *, factor: float = 1.0) -> None:
+        """Folds one update in, without a copy of it (of one that is scaled and folds with TensorFlow: with one).
 
         Args:
           tensors: By the names of `manifest.update`, dtypes and shapes as declared there.
+          factor: What its floating-point tensors of one dimension or more are multiplied by on the way
+            (`muster.runtime.norms`), rounded to their dtype.
 
         Raises:
           ProblemError: `update_invalid`, if a tensor does not match, or a sum in the clear is out of its range.
@@ -113,10 +116,12 @@ class Accumulator:
             self._check_overflow(item, update[item.path])
         if self._fold.runtime is not None:
             plain = {name: value for name, value in update.items() if name not in self._clear}
+            if factor != 1.0:
+                plain = {name: scaled(value, factor) if scales(value) else value for name, value in plain.items()}
             self._plain = self._fold.runtime.accumulate(self._plain, plain)
         else:
             for rule in manifest.folds:
-                self._combine(rule.path, rule.kind, update[rule.update or ""])
+                self._combine(rule.path, rule.kind, update[rule.update or ""], factor=factor)
         for item in manifest.clear_sums:
             self._add_clear(item, update[item.path])
 
@@ -144,11 +149,15 @@ class Accumulator:
         """The accumulator's own memory, by name: `manifest.accumulator`, then the sums in the clear as int64."""
         return {**self._plain, **self._clear}
 
-    def _combine(self, path: str, kind: FoldKind, value: Array) -> None:
-        target = self._plain[path]
+    def _combine(self, path: str, kind: FoldKind, value: Array, *, factor: float = 1.0) -> None:
+        target, combine = self._plain[path], _UFUNCS[kind]
         # Integers wrap and floats overflow to infinity, as in TensorFlow, and without a warning.
         with np.errstate(all="ignore"):
-            _UFUNCS[kind](target, value, out=target)
+            if factor == 1.0 or not scales(value):
+                combine(target, value, out=target)
+                return
+            for into, piece in pieces_of(target, value):
+                combine(into, scaled(piece, factor), out=into)
 
     def _check_overflow(self, item: ClearSum, value: Array) -> None:
         held = self._clear[item.path]

@@ -161,6 +161,8 @@ class TaskPolicy(Message):
       starts_at: When the first round opens; None: at once.
       separation_seconds: At least so long from a client's contribution to its next assignment.
       allow_non_finite: Whether updates may hold NaN and infinity.
+      max_update_norm: The largest L2 norm of an update's floating-point tensors, scalars left out; None: any.
+      clip: An update above that norm is scaled down to it rather than dropped.
     """
 
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -175,6 +177,8 @@ class TaskPolicy(Message):
     starts_at: Optional[datetime] = None
     separation_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
     allow_non_finite: bool = False
+    max_update_norm: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = None
+    clip: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskPolicy:
@@ -182,6 +186,8 @@ class TaskPolicy(Message):
             raise ValueError(
                 f"minimum ({self.minimum}) is above goal ({self.goal}): no round could reach it by its goal"
             )
+        if self.clip and self.max_update_norm is None:
+            raise ValueError("clip is set and max_update_norm is not: there is nothing to clip to")
         return self
 
     @property
@@ -236,6 +242,7 @@ class RoundView(Answer):
     failed: dict[str, int] = Field(default_factory=dict)  # clients' reports, by reason
     folded: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)  # updates left out of the fold, by reason
+    clipped: int = 0  # of the folded updates, those scaled down to the task's bound
     update_bytes: int = 0
     broadcast_bytes: int = 0
     sums_in_the_clear: bool = False

@@ -53,6 +53,8 @@ class Terms:
     sums_in_the_clear: bool
     opened_at: float  # POSIX seconds, as all times here
     deadline: float
+    max_update_norm: float | None = None
+    clip: bool = False
     expected_seconds: float | None = None  # how long the last round took: what waiting clients are told
 
 
@@ -66,6 +68,7 @@ class Tally:
     folded: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     update_bytes: int = 0
+    clipped: int = 0  # of the folded ones
 
     def plus(self, other: Tally) -> Tally:
         """Both together."""
@@ -76,6 +79,7 @@ class Tally:
             folded=self.folded + other.folded,
             dropped=_add(self.dropped, other.dropped),
             update_bytes=self.update_bytes + other.update_bytes,
+            clipped=self.clipped + other.clipped,
         )
 
 
@@ -241,6 +245,8 @@ def open_round(
         sums_in_the_clear=sums_in_the_clear,
         opened_at=opens_at,
         deadline=opens_at + policy.round_seconds,
+        max_update_norm=policy.max_update_norm,
+        clip=policy.clip,
         expected_seconds=expected_seconds,
     )
     return Collecting(key, terms)

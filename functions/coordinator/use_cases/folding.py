@@ -20,6 +20,7 @@ from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
 from muster.runtime.fold import Accumulator, Fold
+from muster.runtime.norms import NormBound
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode_chunks, read_header
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
+NORM = "norm"  # why an update was dropped: it is larger than the task's bound
 MISSING = "missing"  # why an update was dropped: its blob is gone, though nothing folded it
 _TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
 
@@ -92,11 +94,17 @@ class Folding:
         rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
         if onto is not None:
             tally = self.merge(accumulator, ledger, onto)
-        folded, size, dropped = 0, 0, Counter[str]()
+        bound = None if terms.max_update_norm is None else NormBound(terms.max_update_norm, terms.clip)
+        folded, clipped, size, dropped = 0, 0, 0, Counter[str]()
         for name in updates:
             try:
                 data = blobs.read(name, limit=rules.max_bytes)
-                accumulator.add(check_update(data, rules))
+                update = check_update(data, rules)
+                factor = 1.0 if bound is None else bound.factor(update)
+                if factor is None:
+                    dropped[NORM] += 1
+                    continue
+                accumulator.add(update, factor=factor)
             except BlobNotFoundError:
                 if ledger.has_partial(part):
                     return  # another aggregator was faster, and has deleted what it folded
@@ -108,10 +116,10 @@ class Folding:
                 LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
                 dropped[problem.type.value] += 1
             else:
-                folded, size = folded + 1, size + len(data)
+                folded, clipped, size = folded + 1, clipped + (factor != 1.0), size + len(data)
         for reason in dropped.elements():
             events.update_refused(reason, at="fold")
-        tally = tally.plus(Tally(folded=folded, dropped=dict(dropped), update_bytes=size))
+        tally = tally.plus(Tally(folded=folded, dropped=dict(dropped), update_bytes=size, clipped=clipped))
         chunks = encode_chunks(accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
         blobs.create(names.partial_name(round_.key, part), chunks)
 

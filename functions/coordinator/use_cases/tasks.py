@@ -20,6 +20,7 @@ from coordinator.use_cases.advance import abandon_current, advance, join_populat
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
+from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
@@ -32,7 +33,7 @@ from muster.wire.messages import (
     TaskStatus,
     TaskView,
 )
-from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.problems import FieldError, ProblemError, ProblemType
 
 PAGE = 100  # rounds in an answer, if the caller does not say
 _NAMED = 3  # tensors that a refusal names
@@ -51,10 +52,17 @@ class Tasks:
 
         Raises:
           ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here; `not_supported` if its fold needs
-            TensorFlow where there is none.
+            TensorFlow where there is none; `invalid_request` if the policy bounds the norm of updates that have none.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
+        if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
+            reason = "the plan's updates have no floating-point tensor of one dimension or more to bound; leave it out"
+            raise ProblemError(
+                ProblemType.INVALID_REQUEST,
+                f"TaskSpec is not valid: policy.max_update_norm: {reason}",
+                fields=(FieldError(path="policy.max_update_norm", reason=reason),),
+            )
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -228,6 +236,7 @@ class Tasks:
             failed=dict(tally.failed),
             folded=tally.folded if ended else 0,
             dropped=dict(tally.dropped),
+            clipped=tally.clipped if ended else 0,
             update_bytes=tally.update_bytes,
             broadcast_bytes=terms.broadcast.size,
             sums_in_the_clear=terms.sums_in_the_clear,
