@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from coordinator.domain.keys import KeyRing
-from coordinator.ports import Invoker, Operators
+from coordinator.domain.limits import NO_LIMITS, RateLimits
+from coordinator.ports import Clients, Invoker, Operators
 from coordinator.tokens import Tokens
 from coordinator.use_cases.audit import Audit
 from coordinator.use_cases.checkin import Checkin
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.committing import Committing
+from coordinator.use_cases.enrolments import Enrolments
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.open_rounds import OpenRounds
 from coordinator.use_cases.plans import Plans
@@ -42,9 +44,13 @@ class Application:
     sweeping: Sweeping
     committing: Committing
     audit: Audit
+    enrolments: Enrolments
     invoker: Invoker | None = None
     operators: Operators | None = None
     cors_origins: tuple[str, ...] = ()
+    clients: Clients | None = None
+    rate_limits: RateLimits = NO_LIMITS
+    trusted_proxies: int = 0
 
 
 def assemble(
@@ -59,6 +65,9 @@ def assemble(
     operators: Operators | None = None,
     cors_origins: tuple[str, ...] = (),
     tensorflow_folds: bool = True,
+    clients: Clients | None = None,
+    rate_limits: RateLimits = NO_LIMITS,
+    trusted_proxies: int = 0,
 ) -> Application:
     """Puts the use cases together.
 
@@ -73,6 +82,9 @@ def assemble(
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
       operators: Knows who may operate; None where nobody else can reach those routes.
       cors_origins: The origins whose pages may call clients' routes.
+      clients: Knows who a client is; None: each is who it says.
+      rate_limits: How often one address, or one client, may ask.
+      trusted_proxies: How many proxies of the deployment's own a request passes.
     """
     ring = KeyRing.of(secret)
     tokens, plans = Tokens(ring), Plans(platform.blobs)
@@ -96,4 +108,8 @@ def assemble(
         invoker=invoker,
         operators=operators,
         cors_origins=cors_origins,
+        enrolments=Enrolments(platform),
+        clients=clients,
+        rate_limits=rate_limits,
+        trusted_proxies=trusted_proxies,
     )

@@ -12,8 +12,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from coordinator.application import Application, assemble
 from coordinator.domain import names
-from coordinator.ports import Blobs, DirectUploads, Documents, Invoker, Operators, WorkQueue
+from coordinator.domain.limits import RateLimits
+from coordinator.ports import Blobs, Clients, DirectUploads, Documents, Invoker, Operators, WorkQueue
 from coordinator.settings import SIGNING, Settings, SettingsError
+from coordinator.use_cases.enrolments import Enrolments
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
 _OPERATING = "operator_api"
+_REVOCATIONS_SECONDS = 30.0  # how long a revoked enrolment may go on, where a read costs
 _DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
@@ -39,8 +42,9 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
     """
     settings.check(function)
     direct, direct_above = _direct(settings) if function in (SIGNING, None) else (None, None)
+    made = platform(settings)
     return assemble(
-        replace(platform(settings), direct=direct),
+        replace(made, direct=direct),
         secret=settings.keys,
         runtime=runtimes(),
         round_cache_seconds=settings.round_cache_seconds,
@@ -50,6 +54,9 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         operators=operators(settings),
         cors_origins=settings.cors_origins,
         tensorflow_folds=settings.tensorflow_folds,
+        clients=clients(settings, made) if function in (SIGNING, None) else None,
+        rate_limits=RateLimits.parse(settings.rate_limit),
+        trusted_proxies=settings.trusted_proxies,
     )
 
 
@@ -242,6 +249,26 @@ def operators(settings: Settings) -> Operators:
         return parse_operators(settings.operators or "open")
     except ValueError as error:
         raise SettingsError(f"MUSTER_OPERATORS: {error}") from error
+
+
+def clients(settings: Settings, platform: Platform) -> Clients | None:
+    """What knows clients; None where each is who it says.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    from coordinator.adapters.clients import parse_clients
+
+    enrolments = Enrolments(platform, seconds=_REVOCATIONS_SECONDS if settings.round_cache_seconds else 0.0)
+    try:
+        return parse_clients(
+            settings.clients,
+            clock=platform.clock,
+            revoked=enrolments.is_revoked,
+            proxy_secret=settings.proxy_secret,
+        )
+    except ValueError as error:
+        raise SettingsError(f"MUSTER_CLIENTS: {error}") from error
 
 
 def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:

@@ -6,7 +6,7 @@ what a repeat does. Errors are these, never a vendor's. One contract suite (`tes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -199,6 +199,35 @@ class Operators(Protocol):
 
         Raises:
           UntrustedTokenError: nobody who may operate.
+          UnavailableError: this can't be told now.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a check-in brings that may say who it is.
+
+    Attributes:
+      population: The population that it checks in to.
+      token: Its bearer token, if it has one.
+      peer: The address that the connection comes from: a proxy's, where there is one.
+      header: Gives a header by its name, whatever its case; None: there is none.
+    """
+
+    population: str
+    token: str | None
+    peer: str
+    header: Callable[[str], str | None]
+
+
+class Clients(Protocol):
+    """Knows who a client is."""
+
+    def identify(self, caller: Caller) -> str:
+        """The client's identity: the same at every check-in, and no other client's. It goes into pseudonyms, and nowhere else.
+
+        Raises:
+          UntrustedTokenError: nobody whom the deployment takes, and why; the text is for the client.
           UnavailableError: this can't be told now.
         """
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from coordinator.domain.keys import KeyRing
+from coordinator.domain.limits import RateLimits
 
 SIGNING = "client_api"  # the function that signs, and names clients: it alone needs keys
 # As browsers send it: RFC 6454 §6.2, for http alone.
@@ -43,6 +44,11 @@ class Settings(BaseModel):
       operators: Who may operate: `open` (everybody; the default with a local queue), `keys:name:role:sha256,…`, or
         `oidc:https://issuer?audience=…&operators=…&viewers=…`.
       cors_origins: The origins whose pages' scripts may call clients' routes, with commas between them.
+      clients: Who clients are: `open` (each is who it says), `oidc:https://issuer?audience=…`, `enrolment:PUBLIC-KEY`, or
+        `proxy:HEADER?secret-header=HEADER`.
+      proxy_secret: What the secret header of `proxy:` must hold, at least 32 characters.
+      rate_limit: How often one address, and one client, may ask one instance: `address=60/m,identity=10/m`.
+      trusted_proxies: How many proxies of the deployment's own stand before the functions: `X-Forwarded-For` is believed so far.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +69,10 @@ class Settings(BaseModel):
     operators: str | None = None
     cors_origins: tuple[str, ...] = ()
     tensorflow_folds: bool = True
+    clients: str = "open"
+    proxy_secret: str | None = Field(default=None, repr=False)
+    rate_limit: str = ""
+    trusted_proxies: int = Field(default=0, ge=0, le=16)
 
     @field_validator(
         "state", "blobs", "updates", "partials", "queue", "aggregator_url", "committer_url", "token_issuer"
@@ -71,6 +81,12 @@ class Settings(BaseModel):
     def _is_url(cls, value: str | None) -> str | None:
         if value is not None and "://" not in value:
             raise ValueError("must be a URL such as sqlite:///path/state.db, gs://bucket or https://aggregator.example")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _are_limits(cls, value: str) -> str:
+        RateLimits.parse(value)
         return value
 
     @field_validator("secret")

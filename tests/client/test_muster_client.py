@@ -21,7 +21,7 @@ from muster.client import (
     Unreached,
     Waited,
 )
-from muster.wire.messages import FailureReason
+from muster.wire.messages import FailureReason, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
 
@@ -280,3 +280,36 @@ def test_run_counts_what_happened(double: Double, client: MusterClient) -> None:
 
 def test_unreachable_is_a_connection_error() -> None:
     assert issubclass(UnreachableError, ConnectionError)
+
+
+def test_shows_its_token_at_the_check_in_alone_and_asks_for_it_each_time(double, worker):
+    shown, tokens = [], iter(["first", "second"])
+    double.waits = [Wait(reason=WaitReason.ROUND_FULL, retry_after=1.0)]
+
+    def watch(request, handle):
+        shown.append(request.headers.get("Authorization"))
+        return handle()
+
+    checkin, upload = "POST /v1/populations/devices:checkin", "PUT /v1/updates"
+    double.faults = {checkin: [watch, watch], upload: [watch]}
+    with MusterClient(
+        double.url, "devices", lambda: {"id": 3}, token=lambda: next(tokens), runtime_factory=lambda _: worker
+    ) as client:
+        client.run_once()
+        client.run_once()
+    assert shown[:2] == ["Bearer first", "Bearer second"]
+    assert shown[2] not in (None, *shown[:2])
+
+
+def test_a_token_that_is_not_good_ends_the_run_with_the_reason(double, client):
+    double.faults["POST /v1/populations/devices:checkin"] = [problem(ProblemType.UNAUTHENTICATED)]
+    with pytest.raises(ProblemError, match="unauthenticated"):
+        client.run()
+
+
+def test_waits_as_long_as_a_rate_limit_says(double, client):
+    limit = problem(ProblemType.RATE_LIMITED, retry_after=100.0)
+    double.faults["POST /v1/populations/devices:checkin"] = [limit]
+    outcome = client.run_once()
+    assert isinstance(outcome, Unreached)
+    assert 100 <= outcome.retry_after <= 125

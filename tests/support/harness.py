@@ -85,6 +85,7 @@ class Harness:
       documents: The documents' store, if it is another one. Likewise `blobs`.
       start: What the clock reads, in POSIX seconds.
       secret: The coordinator's keys; the attribute may be set before a `restart`.
+      guards: What else `assemble` takes: who clients are, and how often they may ask. Made of the platform.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Harness:
         blobs: Blobs | None = None,
         start: float = START,
         secret: KeyRing | bytes = SECRET,
+        guards: Callable[[Platform], Mapping[str, Any]] = lambda _: {},
     ) -> None:
         self.plan = plan or sum_plan()
         self.runtime = runtime or SumRuntime()
@@ -119,6 +121,7 @@ class Harness:
         self._cache_seconds = cache_seconds
         self._direct_above = direct_above
         self._tensorflow_folds = tensorflow_folds
+        self._guards = guards(self.inner)
         self.restart()
 
     def application(self, *, runtime: Any = None, platform: Platform | None = None, secret: Any = "") -> Application:
@@ -131,6 +134,7 @@ class Harness:
             retry_floor=1.0,
             direct_above=self._direct_above,
             tensorflow_folds=self._tensorflow_folds,
+            **self._guards,
         )
 
     def restart(self) -> None:

@@ -6,7 +6,7 @@ import typer
 
 import muster
 
-from . import audit, bundle, client, key, plan, simulate, smoke, state, task, up
+from . import audit, bundle, client, enrol, key, plan, simulate, smoke, state, task, up
 from .failures import Commands
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("up")(up.up)
 app.add_typer(plan.app, name="plan")
 app.add_typer(task.app, name="task")
 app.add_typer(client.app, name="client")
+app.add_typer(enrol.app, name="enrol")
 app.add_typer(state.app, name="state")
 app.add_typer(key.app, name="key")
 app.command("audit")(audit.audit)

@@ -6,11 +6,11 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
 
 import typer
 
-from .failures import FAILED, UNREACHABLE
+from .failures import FAILED, UNREACHABLE, LoadingError
 from .loading import load_function
 from .options import DEFAULT_URL, Data, Url, quiet_tensorflow, size, write_json
 from .options import Json as JsonOption
@@ -36,6 +36,15 @@ def run(
         Optional[str],
         typer.Option(help="This client's name; one contribution a round is taken from it. Random if not given."),
     ] = None,
+    token: Annotated[
+        Optional[str],
+        typer.Option(
+            envvar="MUSTER_CLIENT_TOKEN", help="What shows who this client is; better in the environment, or in a file."
+        ),
+    ] = None,
+    token_file: Annotated[
+        Optional[Path], typer.Option(help="A file that holds the token; read anew for each check-in.", dir_okay=False)
+    ] = None,
     rounds: Annotated[Optional[int], typer.Option(help="Stop after so many contributions.", min=1)] = None,
     once: Annotated[bool, typer.Option("--once", help="One check-in and what it leads to, without waiting.")] = False,
     cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans in.")] = None,
@@ -56,7 +65,15 @@ def run(
     # A stopped container gets SIGTERM; an assignment is then given back as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tell = _tell_json if as_json else _tell
-    with MusterClient(url, population, function, client_id=client_id, cache=cache, on_event=tell) as member:
+    with MusterClient(
+        url,
+        population,
+        function,
+        client_id=client_id,
+        token=token if token_file is None else _reader(token_file),
+        cache=cache,
+        on_event=tell,
+    ) as member:
         if once:
             outcome = member.run_once()
             if isinstance(outcome, Unreached):
@@ -69,6 +86,19 @@ def run(
         write_json({"event": "Summary", **dataclasses.asdict(summary)})
     else:
         typer.echo(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
+
+
+def _reader(path: Path) -> Callable[[], str]:
+    """What reads the token; the first time here, so that a wrong path shows before anything else happens."""
+
+    def read() -> str:
+        text = path.read_text().strip()
+        if not text or not text.isprintable() or " " in text:
+            raise LoadingError(f"{path} holds no token: it should be one line without spaces")
+        return text
+
+    read()
+    return read
 
 
 def _tell_json(event: Event) -> None:

@@ -88,6 +88,8 @@ def _extra_of(error: ImportError) -> str | None:
         "tensorflow_federated": "author",
         "functions_framework": "server",
         "gunicorn": "server",
+        "jwt": "enrol",
+        "cryptography": "enrol",
         "coordinator": "server",
         "sklearn": "demo",
         "matplotlib": "demo",

@@ -53,6 +53,7 @@ def up(
             again = f"it starts again in {event.pause:.1f} s; its log is {event.log}"
             screen.print(f"[bold red]The {event.name} process died (code {event.code})[/]: {again}", soft_wrap=True)
 
+    clients = os.environ.get("MUSTER_CLIENTS", "open").partition(":")[0]
     coordinator = LocalCoordinator(
         data_dir,
         host=host,
@@ -71,6 +72,7 @@ def up(
                 "url": coordinator.url,
                 "data_dir": str(coordinator.data_dir),
                 "pids": coordinator.pids,
+                "clients": clients,
                 **({"emulators": coordinator.emulated} if emulators else {}),
             }
         )
@@ -97,6 +99,12 @@ def up(
             screen.print(
                 "[bold red]Operators are not authenticated[/] (MUSTER_OPERATORS is open): whoever reaches this address may make, change "
                 "and read every task. `muster key operator` makes a key.",
+                soft_wrap=True,
+            )
+        if clients == "open":
+            screen.print(
+                "[bold red]Clients are not authenticated[/] (MUSTER_CLIENTS is open): each is who it says, and one device can be a "
+                "thousand. For development only; `muster enrol key` is a way out of it.",
                 soft_wrap=True,
             )
     try:

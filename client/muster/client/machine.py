@@ -31,7 +31,9 @@ _OVER = frozenset(
         ProblemType.CONFLICT,
     }
 )
-_TEMPORARY = frozenset({ProblemType.UNAVAILABLE, ProblemType.INTERNAL, ProblemType.UPDATE_TRUNCATED})
+_TEMPORARY = frozenset(
+    {ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.INTERNAL, ProblemType.UPDATE_TRUNCATED}
+)
 
 
 @dataclass(frozen=True)

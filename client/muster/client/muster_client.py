@@ -41,6 +41,9 @@ class MusterClient:
       data: Gives the client's data, in a form that `muster.runtime.Runtime.work` takes, anew for each assignment:
         `data()` or `data(context)` with a `WorkContext`.
       client_id: Who this client is; the coordinator takes one contribution a round from it. None: a fresh random name.
+        It counts only where the coordinator knows clients by nothing better.
+      token: What shows the coordinator who this client is, where it wants to know: an enrolment or OpenID Connect token,
+        or a function that gives one, called before each check-in, for tokens that are renewed.
       session: The `requests` session to use, if not one of its own.
       cache: A folder where plans are kept; None: in memory only.
       on_event: Is told of every event, from within the calls of `run_once` and `run`.
@@ -58,6 +61,7 @@ class MusterClient:
         data: DataCallback,
         *,
         client_id: Optional[str] = None,
+        token: Union[str, Callable[[], str], None] = None,
         session: Optional[requests.Session] = None,
         cache: Union[str, Path, None] = None,
         on_event: Optional[Callable[[Event], None]] = None,
@@ -67,6 +71,7 @@ class MusterClient:
         # Without a name of its own, a client whose check-in is repeated would count as two.
         self.client_id = client_id or secrets.token_hex(16)
         self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
+        self._token = token
         self._data = bind(data)
         self._plans = PlanStore(
             self._transport,
@@ -151,7 +156,11 @@ class MusterClient:
     def _check_in(self, cookie: Optional[str]) -> CheckinResponse:
         request = CheckinRequest(client=self.client_id, cookie=cookie)
         response = self._transport.call(
-            "POST", f"/v1/populations/{self.population}:checkin", message=request, answer=CheckinResponse
+            "POST",
+            f"/v1/populations/{self.population}:checkin",
+            message=request,
+            answer=CheckinResponse,
+            token=self._token() if callable(self._token) else self._token,
         )
         if isinstance(response.answer, Assignment):
             answer = response.answer

@@ -38,7 +38,7 @@ _JSON = "application/json"
 _AGENT = f"muster/{__version__}"
 _DOTS = 2  # in a JSON Web Token
 _FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, where the coordinator names none
-_REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.UPDATE_TRUNCATED})
+_REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.UPDATE_TRUNCATED})
 # Before 25.2 (the last for Python 3.9 is 25.1) stamina can't be told how long to wait; a `Retry-After` then is the caller's.
 _WAITS_AS_TOLD = tuple(int(part) for part in version("stamina").split(".")[:2]) >= (25, 2)
 
@@ -50,7 +50,7 @@ _BY_STATUS = {
     405: ProblemType.METHOD_NOT_ALLOWED,
     409: ProblemType.CONFLICT,
     413: ProblemType.TOO_LARGE,
-    429: ProblemType.UNAVAILABLE,
+    429: ProblemType.RATE_LIMITED,
     501: ProblemType.NOT_SUPPORTED,
     502: ProblemType.UNAVAILABLE,
     503: ProblemType.UNAVAILABLE,

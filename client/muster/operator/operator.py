@@ -17,6 +17,9 @@ from muster.wire.messages import (
     AuditList,
     CheckpointList,
     CheckpointView,
+    Revocation,
+    RevocationList,
+    RevocationView,
     Rollback,
     RoundList,
     RoundView,
@@ -115,6 +118,20 @@ class Operator:
         return self._transport.call(
             "POST", f"{_path(name)}:rollback", message=Rollback(version=version), answer=TaskView
         )
+
+    def revoke_enrolment(self, id: str, *, expires_at: Optional[datetime] = None) -> tuple[RevocationView, ...]:  # noqa: A002
+        """Has an enrolment token be good no more, and gives all that are revoked.
+
+        Args:
+          id: The token's, which `muster enrol issue` has shown.
+          expires_at: When the token would have expired; it then leaves the list by itself.
+        """
+        message = Revocation.from_dict({"id": id, "expires_at": expires_at})
+        return self._transport.call("POST", "/v1/revocations", message=message, answer=RevocationList).revocations
+
+    def revoked_enrolments(self) -> tuple[RevocationView, ...]:
+        """The enrolment tokens that are revoked, in the order of their revocation."""
+        return self._transport.call("GET", "/v1/revocations", answer=RevocationList).revocations
 
     def rounds(self, name: str, *, after: Optional[str] = None, page: int = _PAGE) -> Iterator[RoundView]:
         """A task's rounds and attempts, oldest first, fetched page by page as they are read.

@@ -334,6 +334,30 @@ class AuditList(Answer):
     next: Optional[str] = None
 
 
+EnrolmentId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Revocation(Message):
+    """An enrolment token to be good no more. `expires_at`: when it would have expired; without it, it stays listed for good."""
+
+    id: EnrolmentId
+    expires_at: Optional[datetime] = None
+
+
+class RevocationView(Answer):
+    """A revoked token."""
+
+    id: EnrolmentId
+    revoked_at: datetime
+    expires_at: Optional[datetime] = None
+
+
+class RevocationList(Answer):
+    """The revoked tokens, in the order of their revocation."""
+
+    revocations: tuple[RevocationView, ...]
+
+
 class Rollback(Message):
     """Go back to an earlier checkpoint; the open round is abandoned and tried again from there."""
 

@@ -24,6 +24,7 @@ class ProblemType(str, Enum):
     ASSIGNMENT_INVALID = "assignment_invalid"
     ASSIGNMENT_EXPIRED = "assignment_expired"
     TOO_LARGE = "too_large"
+    RATE_LIMITED = "rate_limited"
     UPDATE_INVALID = "update_invalid"
     UPDATE_NOT_FINITE = "update_not_finite"
     UPDATE_TRUNCATED = "update_truncated"
@@ -45,6 +46,7 @@ STATUS: dict[ProblemType, int] = {
     ProblemType.ASSIGNMENT_INVALID: 401,
     ProblemType.ASSIGNMENT_EXPIRED: 401,
     ProblemType.TOO_LARGE: 413,
+    ProblemType.RATE_LIMITED: 429,
     ProblemType.UPDATE_INVALID: 422,
     ProblemType.UPDATE_NOT_FINITE: 422,
     ProblemType.UPDATE_TRUNCATED: 400,
@@ -66,6 +68,7 @@ _TITLE: dict[ProblemType, str] = {
     ProblemType.ASSIGNMENT_INVALID: "The assignment token is not valid",
     ProblemType.ASSIGNMENT_EXPIRED: "The assignment has expired",
     ProblemType.TOO_LARGE: "The body is larger than allowed",
+    ProblemType.RATE_LIMITED: "Too many requests",
     ProblemType.UPDATE_INVALID: "The update does not match the plan",
     ProblemType.UPDATE_NOT_FINITE: "The update holds NaN or infinity",
     ProblemType.UPDATE_TRUNCATED: "The body ended before the update did",

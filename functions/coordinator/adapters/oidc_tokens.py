@@ -23,9 +23,12 @@ SIGNATURE_REMOVED = "SIGNATURE_REMOVED_BY_GOOGLE"
 class OidcTokens:
     """The tokens of one issuer. Fetches its keys with the first token, and again for a key that it does not know."""
 
-    def __init__(self, issuer: str) -> None:
-        """`issuer` is its URL, such as `https://accounts.google.com`; its keys are found below it."""
+    def __init__(self, issuer: str, *, jwks: str | None = None) -> None:
+        """`issuer` is its URL, such as `https://accounts.google.com`; its keys are at `jwks`, or where it says below its URL."""
         self._issuer = issuer.rstrip("/")
+        # An issuer may write its name with a slash at the end; tokens have it as it does.
+        self._names = [self._issuer, self._issuer + "/"]
+        self._jwks = jwks
         self._keys: jwt.PyJWKClient | None = None
         self._lock = threading.Lock()
 
@@ -47,13 +50,19 @@ class OidcTokens:
                 self._key_client().get_signing_key_from_jwt(token),
                 algorithms=_ALGORITHMS,
                 audience=audience,
-                issuer=self._issuer,
+                issuer=self._names,
                 leeway=_LEEWAY,
                 options={"require": ["exp", "iat", "iss", "aud", *require]},
             )
         except jwt.PyJWKClientConnectionError as error:
             raise UnavailableError(f"The keys of {self._issuer} can't be read now: {error}") from error
-        except (jwt.InvalidTokenError, jwt.PyJWKClientError) as error:
+        except (
+            jwt.InvalidTokenError,
+            jwt.PyJWKClientError,
+            jwt.PyJWKError,
+            jwt.PyJWKSetError,
+            RecursionError,
+        ) as error:
             raise UntrustedTokenError(f"The token is not valid here: {error}") from error
         return claims
 
@@ -61,7 +70,7 @@ class OidcTokens:
         with self._lock:
             if self._keys is None:
                 try:
-                    self._keys = jwt.PyJWKClient(self._discover(), lifespan=_LIFESPAN, timeout=_TIMEOUT)
+                    self._keys = jwt.PyJWKClient(self._jwks or self._discover(), lifespan=_LIFESPAN, timeout=_TIMEOUT)
                 except (requests.RequestException, KeyError) as error:
                     raise UnavailableError(f"{self._issuer} does not say where its keys are: {error}") from error
             return self._keys

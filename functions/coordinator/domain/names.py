@@ -7,6 +7,7 @@ tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
 tasks/{task}/rounds/{round id}/keys/pseudonyms   document: which key names the round's clients
 populations/{population}/tasks/{task}            document: which tasks a check-in looks at
 audit/{time}-{nonce}, audit/….outcome            document: what an operator set out to do, and what came of it
+enrolments/revoked                               document: the enrolment tokens that are good no more
 plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
 updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
 updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client says that it has put its update there itself
@@ -88,6 +89,9 @@ AUDIT = "audit"
 def audit_path(entry: str) -> str:
     """An entry of the audit log."""
     return f"{AUDIT}/{entry}"
+
+
+REVOCATIONS = "enrolments/revoked"
 
 
 def plan_name(sha256: str, *, for_client: bool) -> str:

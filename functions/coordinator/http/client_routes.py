@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from werkzeug.wrappers import Response
 
 from coordinator.application import Application
+from coordinator.http.limits import Limiter
 from coordinator.http.routing import Call, Route, immutable_response, json_response
 from coordinator.use_cases import events
+from coordinator.ports import Caller, UntrustedTokenError
 from muster.wire import plan
 from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
@@ -25,11 +28,15 @@ _TOKEN_PROBLEMS = (
 
 def client_routes(app: Application) -> list[Route]:
     """Check-in, plan, broadcast, upload, start of a direct upload, and report."""
+    limiter = Limiter(app.rate_limits, clock=app.platform.clock, trusted_proxies=app.trusted_proxies)
 
     def checkin(call: Call) -> Response:
+        # Who it is comes first: what a stranger sends is not even read.
+        known = _identify(app, call)
         request = call.message(CheckinRequest)
         # Open identity: the client says who it is; one that does not is somebody new every time.
-        identity = request.client or app.platform.chance.nonce()
+        identity = known or request.client or app.platform.chance.nonce()
+        limiter.check_identity(identity)
         return json_response(app.checkin(call.path["population"], request, identity=identity))
 
     def get_plan(call: Call) -> Response:
@@ -56,7 +63,7 @@ def client_routes(app: Application) -> list[Route]:
     def report(call: Call) -> Response:
         return json_response(app.uploads.report(call.bearer(), call.message(Report)))
 
-    return [
+    routes = [
         Route(
             "POST",
             "/v1/populations/{population}:checkin",
@@ -64,7 +71,8 @@ def client_routes(app: Application) -> list[Route]:
             checkin,
             takes=CheckinRequest,
             gives=CheckinResponse,
-            problems=(ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+            client=True,
+            problems=(ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.UNAUTHENTICATED),
         ),
         Route(
             "GET",
@@ -131,7 +139,10 @@ def client_routes(app: Application) -> list[Route]:
             ),
         ),
     ]
-
+    return [
+        replace(route, handler=limiter.limited(route.handler), problems=(*route.problems, ProblemType.RATE_LIMITED))
+        for route in routes
+    ]
 
 def _telling(handler: Callable[[Call], Response]) -> Callable[[Call], Response]:
     """The handler of an upload, whose refusals are told to whoever watches."""
@@ -144,3 +155,20 @@ def _telling(handler: Callable[[Call], Response]) -> Callable[[Call], Response]:
             raise
 
     return told
+
+
+def _identify(app: Application, call: Call) -> str | None:
+    """Who checks in; None where each is who it says. Raises `ProblemError` (`unauthenticated`)."""
+    if app.clients is None:
+        return None
+    request = call.request
+    caller = Caller(
+        population=call.path["population"],
+        token=call.bearer() if "Authorization" in request.headers else None,
+        peer=request.remote_addr or "",
+        header=request.headers.get,
+    )
+    try:
+        return app.clients.identify(caller)
+    except UntrustedTokenError as error:
+        raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error

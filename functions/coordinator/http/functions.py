@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -18,6 +19,7 @@ from coordinator.http.operator_routes import operator_routes
 from coordinator.http.routing import Call, Route, Router
 from coordinator.use_cases import events
 
+LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
     "client_api": client_routes,
     "operator_api": operator_routes,
@@ -75,7 +77,13 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         from coordinator.bootstrap import from_environment
 
         events.write_to()
-        return router(from_environment(function), function)
+        app = from_environment(function)
+        if function == "client_api" and app.clients is None:
+            LOG.warning(
+                "MUSTER_CLIENTS is open: every client is who it says, and one device can be a thousand. Set it to enrolment:…, oidc:… "
+                "or proxy:… before strangers can reach this address"
+            )
+        return router(app, function)
 
     def serve(request: Request) -> Response:
         return made()(request)

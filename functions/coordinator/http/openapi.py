@@ -27,6 +27,7 @@ _SAFETENSORS = "application/octet-stream"
 _SCHEMA = "#/components/schemas/"
 _BEARER = "assignment"
 _OPERATOR = "operator"
+_CLIENT = "client"
 
 _TAGS = {
     "client_api": "What clients call: check-in, plan, broadcast, upload, start, report.",
@@ -79,6 +80,11 @@ def document(functions: Mapping[str, Sequence[Route]]) -> Json:
                     "scheme": "bearer",
                     "description": "An operator's key or OpenID Connect token. Not needed where MUSTER_OPERATORS is open.",
                 },
+                _CLIENT: {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Who the client is: an enrolment or OpenID Connect token, as MUSTER_CLIENTS wants it; none where that is open.",
+                },
             },
         },
     }
@@ -110,6 +116,8 @@ def _operation(route: Route, tag: str) -> Json:
         operation["security"] = [{_BEARER: []}]
     if route.operator:
         operation["security"] = [{_OPERATOR: []}]
+    if route.client:
+        operation["security"] = [{}, {_CLIENT: []}]
     return operation
 
 
@@ -127,7 +135,11 @@ def _path_parameters(route: Route) -> list[Json]:
 
 
 def _parameter_schema(kind: str) -> Json:
-    return {"type": "integer", "minimum": 0} if kind == "int" else {"type": "string", "pattern": f"^{PATTERNS[kind]}$"}
+    return (
+        {"type": "integer", "minimum": 0, "maximum": 999_999_999}
+        if kind == "number"
+        else {"type": "string", "pattern": f"^{PATTERNS[kind]}$"}
+    )
 
 
 def _query_parameters(route: Route) -> list[Json]:
@@ -202,7 +214,7 @@ def _failure(kinds: Sequence[ProblemType]) -> Json:
         response["headers"] = {"Allow": {"description": "What the path takes", "schema": {"type": "string"}}}
     if STATUS[kinds[0]] == HTTPStatus.UNAUTHORIZED:
         response["headers"] = {"WWW-Authenticate": {"description": "What is wanted", "schema": {"type": "string"}}}
-    if ProblemType.UNAVAILABLE in kinds:
+    if ProblemType.UNAVAILABLE in kinds or ProblemType.RATE_LIMITED in kinds:
         response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
     return response
 

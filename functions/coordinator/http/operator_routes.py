@@ -13,6 +13,7 @@ from werkzeug.wrappers import Response
 
 from coordinator.application import Application
 from coordinator.http.client_routes import SAFETENSORS
+from coordinator.http.enrolment_routes import enrolment_routes
 from coordinator.http.operator_access import Access, Change
 from coordinator.http.routing import Call, Route, immutable_response, json_response
 from coordinator.use_cases.audit import task_state
@@ -175,6 +176,7 @@ def operator_routes(app: Application) -> list[Route]:
             gives=SAFETENSORS,
             problems=(ProblemType.NOT_FOUND,),
         ),
+        *enrolment_routes(app, access),
         _audit(app, access),
     ]
     return [

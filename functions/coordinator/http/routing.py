@@ -39,6 +39,11 @@ class Call:
 
     def message(self, kind: type[M]) -> M:
         """The body as a message. Raises `ProblemError`."""
+        given = self.request.mimetype
+        # A page of another site can send a form or a text from a browser without asking, but not this.
+        if given and given != "application/json":
+            detail = f"The body is said to be {given[:100]!r}; this route takes application/json"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         return kind.decode(self.body(BODY_LIMIT))
 
     def body(self, limit: int) -> bytes:
@@ -81,6 +86,7 @@ class Route:
     problems: Sequence[ProblemType] = ()
     query: dict[str, str] = field(default_factory=dict)  # name to description
     bearer: bool = False
+    client: bool = False  # whether its caller shows who it is, as a client
     repeat_status: int | None = None  # where a repeat is answered otherwise
     operator: bool = False  # whether its caller shows who they are, as an operator
     cors: bool = False  # whether pages of other origins may call it
@@ -97,7 +103,21 @@ class _HashConverter(BaseConverter):
     regex = PATTERNS["hash"]
 
 
-PARAMETERS = {"task": "name", "population": "name", "kind": "name", "sha256": "hash", "round": "int", "version": "int"}
+class _NumberConverter(BaseConverter):
+    regex = r"\d{1,9}"  # a longer one is no round's, and would make a name that no store takes
+
+    def to_python(self, value: str) -> int:
+        return int(value)
+
+
+PARAMETERS = {
+    "task": "name",
+    "population": "name",
+    "kind": "name",
+    "sha256": "hash",
+    "round": "number",
+    "version": "number",
+}
 
 
 class Router:
@@ -109,7 +129,7 @@ class Router:
         rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
         self._map = Map(
             rules,
-            converters={"name": _NameConverter, "hash": _HashConverter},
+            converters={"name": _NameConverter, "hash": _HashConverter, "number": _NumberConverter},
             strict_slashes=True,
             redirect_defaults=False,
         )
@@ -158,10 +178,15 @@ class Router:
             allowed = ", ".join(error.valid_methods or ())
             detail = f"{request.path} does not take {request.method}, but {allowed}"
             return problem_response(ProblemError(ProblemType.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
-        except ClientDisconnected:
+        except (ClientDisconnected, ConnectionError, TimeoutError):
             return problem_response(
-                ProblemError(ProblemType.UPDATE_TRUNCATED, "The body ended too early; send it again")
+                ProblemError(
+                    ProblemType.UPDATE_TRUNCATED, "The body ended too early, or came too slowly; send it again"
+                )
             )
+        except RecursionError:
+            LOG.warning("%s %s: something is nested too deeply", request.method, request.path)
+            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, "What was sent is nested too deeply"))
         except HTTPException as error:
             return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
         except BlobNotFoundError:
