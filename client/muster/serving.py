@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 WEB = ("client_api", "operator_api", "aggregator")
 _LOG = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def _committer(*, warm: bool) -> Wsgi:
     return _function("committer")
 
 
-def serve(make: Callable[[], Wsgi], *, addresses: Sequence[str], workers: int, threads: int) -> None:
+def serve(
+    make: Callable[[], Wsgi], *, addresses: Sequence[str], workers: int, threads: int, patience: Optional[float] = None
+) -> None:
     """Serves an application with gunicorn until SIGTERM.
 
     Args:
@@ -84,13 +86,14 @@ def serve(make: Callable[[], Wsgi], *, addresses: Sequence[str], workers: int, t
       addresses: Where it listens, each as `host:port`.
       workers: How many processes.
       threads: How many requests each serves at once.
+      patience: Seconds for which a client may let a thread wait (`muster.patience`); None: as that module says.
     """
     from gunicorn.app.base import BaseApplication
 
     options: dict[str, Any] = {
         "bind": list(addresses),
         "workers": workers,
-        "worker_class": "gthread",
+        "worker_class": "muster.patience.PatientWorker",
         "threads": threads,
         "timeout": _STARTING,
         "graceful_timeout": _GRACE,
@@ -110,6 +113,10 @@ def serve(make: Callable[[], Wsgi], *, addresses: Sequence[str], workers: int, t
         def load(self) -> Wsgi:
             return make()
 
+    if patience is not None:
+        from muster.patience import PatientWorker
+
+        PatientWorker.seconds = patience  # the workers are forks of this process
     Application().run()
 
 
@@ -159,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     web.add_argument("--internal-port", type=int, required=True)
     web.add_argument("--workers", type=int, required=True)
     web.add_argument("--threads", type=int, required=True)
+    web.add_argument("--patience", type=float)
     committer = roles.add_parser("committer")
     committer.add_argument("--port", type=int, required=True)
     committer.add_argument("--warm", action="store_true")
@@ -173,7 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     end_with_parent()
     if given.role == "web":
         addresses = [given.address, f"127.0.0.1:{given.internal_port}"]
-        serve(lambda: web_app(given.internal_port), addresses=addresses, workers=given.workers, threads=given.threads)
+        serve(
+            lambda: web_app(given.internal_port),
+            addresses=addresses,
+            workers=given.workers,
+            threads=given.threads,
+            patience=given.patience,
+        )
     elif given.role == "committer":
         serve(lambda: _committer(warm=given.warm), addresses=[f"127.0.0.1:{given.port}"], workers=1, threads=4)
     else:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 from typing import Any
 
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request, Response
 
 from coordinator.application import Application
@@ -19,6 +22,8 @@ from coordinator.http.operator_routes import operator_routes
 from coordinator.http.routing import Call, Route, Router
 from coordinator.use_cases import events
 
+_READ_OUT = 64 << 20  # bytes
+_PIECE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
     "client_api": client_routes,
@@ -86,9 +91,23 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         return router(app, function)
 
     def serve(request: Request) -> Response:
-        return made()(request)
+        response = made()(request)
+        _read_out(request)
+        return response
 
     return serve
+
+
+def _read_out(request: Request) -> None:
+    """Reads on over what is left of a body that was refused, so that its sender gets to the answer; up to a limit.
+
+    functions-framework would read the whole rest, however long it is, and into memory.
+    """
+    left = _READ_OUT
+    with suppress(OSError, ClientDisconnected):  # too slow, or gone
+        while left > 0 and (piece := request.stream.read(min(_PIECE, left))):
+            left -= len(piece)
+    request.stream = BytesIO()
 
 
 def owner(method: str, path: str) -> str:

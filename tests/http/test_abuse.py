@@ -1,0 +1,235 @@
+"""What the served coordinator does with requests that are meant to hurt: over real sockets, through gunicorn and functions-framework."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from gunicorn.config import Config
+from support.harness import POPULATION, SECRET, Harness
+from support.plans import sum_update
+
+from muster.local import settings_of
+from muster.wire.problems import CONTENT_TYPE
+from muster.wire.tensors import encode
+
+ROOT = Path(__file__).parents[2]
+CHECKIN = f"/v1/populations/{POPULATION}:checkin"
+PATIENCE = 1.0  # seconds
+CRLF = b"\r\n"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with an open round, whose slots the harness gives out."""
+    root = tmp_path_factory.mktemp("served")
+    harness = Harness(root, durable=True, start=time.time())
+    harness.begin(goal=50, round_seconds=3600.0, assignment_seconds=3600.0)
+    return root, harness
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    """The address of the served functions; one process with two threads."""
+    root, _ = home
+    port = free_port()
+    environment = {
+        **os.environ,
+        **settings_of(root),
+        "MUSTER_SECRET": SECRET.hex(),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
+    }
+    command = [sys.executable, "-m", "muster.serving", "web", "--address", f"127.0.0.1:{port}"]
+    command += ["--internal-port", str(free_port()), "--workers", "1", "--threads", "2", "--patience", str(PATIENCE)]
+    with (root / "web.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert process.poll() is None, (root / "web.log").read_text()
+            assert time.monotonic() < deadline
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdin.close()
+
+
+def answers(port):
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@contextmanager
+def connected(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        yield connection
+
+
+def head(method, path, *headers):
+    lines = [f"{method} {path} HTTP/1.1", "Host: muster", *headers]
+    return "\r\n".join(lines).encode() + CRLF + CRLF
+
+
+def told(connection):
+    """The status and body of the answer, or None if the connection just ends."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            data += piece
+    if not data:
+        return None
+    start, _, body = data.partition(CRLF + CRLF)
+    return int(start.split()[1]), body
+
+
+def ask(port, data):
+    with connected(port) as connection:
+        with suppress(OSError):  # it has answered, and gone, before it has read all
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        return told(connection)
+
+
+def chunked(*pieces):
+    return b"".join(f"{len(piece):x}".encode() + CRLF + piece + CRLF for piece in pieces) + b"0" + CRLF + CRLF
+
+
+def test_a_chunked_body_is_read_and_bounded(server):
+    lines = ("Transfer-Encoding: chunked", "Content-Type: application/json", "Connection: close")
+    status, body = ask(server, head("POST", CHECKIN, *lines) + chunked(b'{"client":', b'"chunked"}'))
+    assert status == 200, body
+    status, body = ask(server, head("POST", CHECKIN, *lines) + chunked(*[b" " * 8192] * 20))
+    assert status == 413, body
+
+
+def test_a_chunked_update_counts_as_any_other_and_ends_at_its_header(server, home):
+    _, harness = home
+    update = encode(sum_update(0, 1.0))
+    token = harness.assigned("chunked").token
+    lines = (f"Authorization: Bearer {token}", "Transfer-Encoding: chunked", "Connection: close")
+    too_long = head("PUT", "/v1/updates", *lines) + chunked(update, *[b"x" * 65536] * 200)
+    assert ask(server, too_long)[0] == 422
+    assert ask(server, head("PUT", "/v1/updates", *lines) + chunked(update[:20], update[20:]))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Length: 5", "Content-Length: 50"),
+        ("Content-Length: 5, 50",),
+        ("Content-Length: -1",),
+        ("Content-Length: 0x10",),
+        ("Content-Length: 5", "Transfer-Encoding: chunked"),
+        ("Transfer-Encoding: chunked, chunked",),
+        ("Transfer-Encoding: gzip",),
+        ("X-Large: " + "x" * 20_000,),
+        tuple(f"X-{number}: 1" for number in range(200)),
+    ],
+    ids=lambda lines: lines[-1][:40],
+)
+def test_headers_that_contradict_or_are_too_many_are_refused(server, lines):
+    status, _ = ask(server, head("POST", CHECKIN, *lines) + b'{"a":')
+    assert 400 <= status < 500 or status == 501
+    assert answers(server)
+
+
+def test_a_path_that_is_too_long_is_refused(server):
+    assert 400 <= ask(server, head("GET", "/v1/" + "x" * 5000, "Connection: close"))[0] < 500
+    longer = ask(server, head("GET", "/v1/" + "x" * 1_000_000, "Connection: close"))
+    assert longer is None or 400 <= longer[0] < 500
+    assert answers(server)
+
+
+def test_headers_with_underscores_never_stand_for_others():
+    """`X_Proxy_Secret` and `X-Proxy-Secret` are one in WSGI; gunicorn drops the first."""
+    assert Config().header_map == "drop"
+
+
+def test_slow_clients_are_let_go_and_others_served_meanwhile(server):
+    body = head("POST", CHECKIN, "Content-Length: 1000", "Content-Type: application/json") + b"{"
+    slow = [b"POST /v1/upd", head("PUT", "/v1/updates", "Content-Length: 9")[:-2], body, body]
+    connections = [socket.create_connection(("127.0.0.1", server), timeout=30) for _ in slow]
+    started = time.monotonic()
+    try:
+        for connection, data in zip(connections, slow, strict=True):
+            connection.sendall(data)
+        assert answers(server)
+        found = [told(connection) for connection in connections]
+    finally:
+        for connection in connections:
+            connection.close()
+    assert time.monotonic() - started < 15 * PATIENCE
+    assert found[:2] == [None, None]  # there was no request to answer
+    assert all(status == 400 and b"too slowly" in text for status, text in found[2:])
+
+
+def test_a_slow_update_leaves_nothing_behind(server, home):
+    _, harness = home
+    token = harness.assigned("slow").token
+    update = encode(sum_update(1, 1.0))
+    lines = (f"Authorization: Bearer {token}", f"Content-Length: {len(update)}")
+    with connected(server) as connection:
+        connection.sendall(head("PUT", "/v1/updates", *lines) + update[:-8])
+        status, body = told(connection)
+    assert status == 400
+    assert b"update_truncated" in body
+    whole = head("PUT", "/v1/updates", *lines, "Connection: close") + update
+    assert ask(server, whole)[0] == 200  # the name was free
+
+
+def test_a_trickle_is_not_a_pace(server):
+    """A byte now and then holds no thread for longer than the patience and a little."""
+    with connected(server) as connection:
+        connection.settimeout(0.2)
+        started = time.monotonic()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n")
+        ended = False
+        while not ended and time.monotonic() - started < 20:
+            try:
+                connection.sendall(b"a")
+                ended = connection.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+    assert ended
+    assert time.monotonic() - started < 10 * PATIENCE
+
+
+def test_problems_of_the_server_are_documents_without_its_insides(server, home):
+    root, _ = home
+    response = requests.post(f"http://127.0.0.1:{server}{CHECKIN}", data=b"[" * 60_000, timeout=10)
+    assert response.headers["Content-Type"] == CONTENT_TYPE
+    for secret in (str(root), SECRET.hex(), "Traceback", ".py", "site-packages"):
+        assert secret not in response.text
+
+
+def test_a_refused_body_takes_no_memory_however_long_it_is(server):
+    process = next(each for each in psutil.Process().children(recursive=True) if "--internal-port" in each.cmdline())
+    (worker,) = process.children()
+    before = worker.memory_info().rss
+    piece = b"x" * (1 << 20)
+    with connected(server) as connection, suppress(OSError):  # it goes when it has read enough
+        connection.sendall(head("PUT", "/v1/updates", "Transfer-Encoding: chunked"))
+        for _ in range(200):
+            connection.sendall(f"{len(piece):x}".encode() + CRLF + piece + CRLF)
+    assert answers(server)
+    assert worker.memory_info().rss - before < 32 << 20
