@@ -10,8 +10,8 @@ from werkzeug.wrappers import Response
 from coordinator.application import Application
 from coordinator.http.limits import Limiter
 from coordinator.http.routing import Call, Route, immutable_response, json_response
-from coordinator.use_cases import events
 from coordinator.ports import Caller, UntrustedTokenError
+from coordinator.use_cases import events
 from muster.wire import plan
 from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
@@ -143,6 +143,7 @@ def client_routes(app: Application) -> list[Route]:
         replace(route, handler=limiter.limited(route.handler), problems=(*route.problems, ProblemType.RATE_LIMITED))
         for route in routes
     ]
+
 
 def _telling(handler: Callable[[Call], Response]) -> Callable[[Call], Response]:
     """The handler of an upload, whose refusals are told to whoever watches."""

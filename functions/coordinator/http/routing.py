@@ -166,6 +166,27 @@ class Router:
 
     def _answer(self, request: Request) -> Response:
         try:
+            return self._served(request)
+        except RecursionError:
+            LOG.warning("%s %s: something is nested too deeply", request.method, request.path)
+            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, "What was sent is nested too deeply"))
+        except BlobNotFoundError:
+            return problem_response(ProblemError(ProblemType.NOT_FOUND, "What this address named is no longer kept"))
+        except NewerSchemaError as error:
+            # While a newer version is rolled out there are instances of both, and the next try may meet one that can read it.
+            LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  no fault of the code
+            return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_OUTDATED))
+        except UnavailableError:
+            LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
+            detail = "The coordinator's store does not answer now; try again"
+            return problem_response(ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0))
+        except Exception:
+            LOG.exception("%s %s failed", request.method, request.path)
+            return problem_response(ProblemError(ProblemType.INTERNAL, "The coordinator failed; its log says why"))
+
+    def _served(self, request: Request) -> Response:
+        """The handler's answer; a problem document for what is wrong with the request itself."""
+        try:
             route, path = self._map.bind("").match(request.path, request.method)
             return self._handle(route, Call(request, dict(path)))
         except ProblemError as problem:
@@ -184,24 +205,8 @@ class Router:
                     ProblemType.UPDATE_TRUNCATED, "The body ended too early, or came too slowly; send it again"
                 )
             )
-        except RecursionError:
-            LOG.warning("%s %s: something is nested too deeply", request.method, request.path)
-            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, "What was sent is nested too deeply"))
         except HTTPException as error:
             return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
-        except BlobNotFoundError:
-            return problem_response(ProblemError(ProblemType.NOT_FOUND, "What this address named is no longer kept"))
-        except NewerSchemaError as error:
-            # While a newer version is rolled out there are instances of both, and the next try may meet one that can read it.
-            LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  no fault of the code
-            return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_OUTDATED))
-        except UnavailableError:
-            LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
-            detail = "The coordinator's store does not answer now; try again"
-            return problem_response(ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0))
-        except Exception:
-            LOG.exception("%s %s failed", request.method, request.path)
-            return problem_response(ProblemError(ProblemType.INTERNAL, "The coordinator failed; its log says why"))
 
 
 def _rule(path: str) -> str:
