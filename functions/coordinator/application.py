@@ -68,6 +68,7 @@ def assemble(
     clients: Clients | None = None,
     rate_limits: RateLimits = NO_LIMITS,
     trusted_proxies: int = 0,
+    trusted_signers: frozenset[str] = frozenset(),
 ) -> Application:
     """Puts the use cases together.
 
@@ -79,6 +80,7 @@ def assemble(
       retry_floor: The shortest wait that a client is told, in seconds.
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that would need it there is refused.
+      trusted_signers: Of whom one must have signed a plan; empty: any plan is taken.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
       operators: Knows who may operate; None where nobody else can reach those routes.
       cors_origins: The origins whose pages may call clients' routes.
@@ -87,7 +89,7 @@ def assemble(
       trusted_proxies: How many proxies of the deployment's own a request passes.
     """
     ring = KeyRing.of(secret)
-    tokens, plans = Tokens(ring), Plans(platform.blobs)
+    tokens, plans = Tokens(ring), Plans(platform.blobs, trusted_signers)
     if platform.direct is None:
         direct_above = None
     open_rounds = OpenRounds(platform, seconds=round_cache_seconds)

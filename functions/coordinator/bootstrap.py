@@ -19,6 +19,7 @@ from coordinator.use_cases.enrolments import Enrolments
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import need_cryptography
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
@@ -57,6 +58,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         clients=clients(settings, made) if function in (SIGNING, None) else None,
         rate_limits=RateLimits.parse(settings.rate_limit),
         trusted_proxies=settings.trusted_proxies,
+        trusted_signers=_trusted(settings),
     )
 
 
@@ -123,6 +125,17 @@ def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
         return made[plan.sha256]
 
     return runtime
+
+
+def _trusted(settings: Settings) -> frozenset[str]:
+    """The plan signers that `settings` name, with what checks their signatures at hand."""
+    signers = frozenset(settings.signers)
+    if signers:
+        try:
+            need_cryptography()
+        except ImportError as error:
+            raise SettingsError(f"MUSTER_TRUSTED_SIGNERS is set, which needs a library: {error}") from error
+    return signers
 
 
 def _path(url: str) -> Path:

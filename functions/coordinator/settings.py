@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from coordinator.domain.keys import KeyRing
 from coordinator.domain.limits import RateLimits
+from muster.wire.signatures import parse_signers
 
 SIGNING = "client_api"  # the function that signs, and names clients: it alone needs keys
 # As browsers send it: RFC 6454 §6.2, for http alone.
@@ -36,6 +37,7 @@ class Settings(BaseModel):
       round_cache_seconds: How long an instance trusts its reading of a round. Zero where a read costs microseconds.
       direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
       retry_floor: The shortest time, in seconds, that a client is told to wait.
+      trusted_signers: The public keys (`ed25519:…`, commas between) of whom one must have signed a plan; empty: any plan is taken.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
       tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is refused.
@@ -62,6 +64,7 @@ class Settings(BaseModel):
     round_cache_seconds: float = Field(default=1.0, ge=0)
     retry_floor: float = Field(default=1.0, gt=0)
     direct_above: Annotated[int, Field(ge=0)] | Literal["never"] | None = None
+    trusted_signers: str = ""
     aggregator_url: str | None = None
     committer_url: str | None = None
     invoker: str | None = None
@@ -124,6 +127,17 @@ class Settings(BaseModel):
                     "lower case, no path, no slash at the end; * and null are not taken"
                 )
         return value
+
+    @field_validator("trusted_signers")
+    @classmethod
+    def _are_signers(cls, value: str) -> str:
+        parse_signers(value)
+        return value
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """The keys in `trusted_signers`."""
+        return parse_signers(self.trusted_signers)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:

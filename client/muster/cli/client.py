@@ -12,7 +12,7 @@ import typer
 
 from .failures import FAILED, UNREACHABLE, LoadingError
 from .loading import load_function
-from .options import DEFAULT_URL, Data, Url, quiet_tensorflow, size, write_json
+from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, size, write_json
 from .options import Json as JsonOption
 
 if TYPE_CHECKING:
@@ -49,6 +49,14 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="One check-in and what it leads to, without waiting.")] = False,
     cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans in.")] = None,
     threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
+    signer: Signers = None,
+    max_download_bytes: Annotated[
+        Optional[int], typer.Option(help="The most bytes of plan and broadcast together.", min=0)
+    ] = None,
+    max_update_bytes: Annotated[Optional[int], typer.Option(help="The most bytes of an update.", min=0)] = None,
+    max_seconds: Annotated[
+        Optional[float], typer.Option(help="The longest that the work of one assignment may take.", min=0.0)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check in, work on the local data, upload; again and again, until Ctrl-C.
@@ -56,15 +64,17 @@ def run(
     The function of --data gives this client's data, anew for each assignment. It may take one argument, which says what the data is
     for: `task`, `round` and `plan`.
     """
+    trusted = signers_of(signer)
     quiet_tensorflow(threads=threads)
     function = load_function(data)
     # Before the first check-in: an assignment should not run out over the seconds that TensorFlow takes to load.
     import muster.runtime.stages  # noqa: F401
-    from muster.client import Failed, MusterClient, Unreached
+    from muster.client import Failed, Limits, MusterClient, Unreached
 
     # A stopped container gets SIGTERM; an assignment is then given back as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tell = _tell_json if as_json else _tell
+    limits = Limits(max_download_bytes=max_download_bytes, max_update_bytes=max_update_bytes, max_seconds=max_seconds)
     with MusterClient(
         url,
         population,
@@ -73,6 +83,8 @@ def run(
         token=token if token_file is None else _reader(token_file),
         cache=cache,
         on_event=tell,
+        trusted_signers=trusted,
+        limits=limits,
     ) as member:
         if once:
             outcome = member.run_once()
@@ -118,7 +130,7 @@ def _tell(event: Event) -> None:
 
 def describe(event: Event) -> Optional[str]:
     """An event in a line, or None where it is not worth one."""
-    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Sending, Unreached, Waited
+    from muster.client import Assigned, Computed, Contributed, Failed, Ineligible, Missed, Sending, Unreached, Waited
 
     if isinstance(event, Assigned):
         clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
@@ -131,6 +143,8 @@ def describe(event: Event) -> Optional[str]:
         return f"{event.task} round {event.round}: accepted"
     if isinstance(event, Waited):
         return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
+    if isinstance(event, Ineligible):
+        return f"{event.detail}; again in {event.retry_after:.0f} s"
     if isinstance(event, (Missed, Failed)):
         what = "missed" if isinstance(event, Missed) else f"failed ({event.reason.value})"
         return f"{event.task} round {event.round}: {what}: {event.detail}"

@@ -88,9 +88,9 @@ def _extra_of(error: ImportError) -> str | None:
         "tensorflow_federated": "author",
         "functions_framework": "server",
         "gunicorn": "server",
-        "jwt": "enrol",
-        "cryptography": "enrol",
+        "jwt": "signing",
         "coordinator": "server",
+        "cryptography": "signing",
         "sklearn": "demo",
         "matplotlib": "demo",
     }

@@ -32,10 +32,33 @@ Emulators = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON, for scripts.")]
+Signers = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--signer",
+        metavar="ed25519:KEY",
+        envvar="MUSTER_TRUSTED_SIGNERS",
+        help="Trust plans that this key has signed, and no others. Repeatable; or several with commas between.",
+    ),
+]
 Data = Annotated[
     str,
     typer.Option("--data", metavar="MODULE:FUNCTION", help="What gives the data: module:function or file.py:function."),
 ]
+
+
+def signers_of(given: Optional[list[str]]) -> tuple[str, ...]:
+    """The keys that `--signer` or the environment names.
+
+    Raises:
+      typer.BadParameter: one is no key.
+    """
+    from muster.wire.signatures import parse_signers
+
+    try:
+        return parse_signers(given or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--signer") from error
 
 
 def console() -> Console:

@@ -40,6 +40,7 @@ def up(
     With --emulators state and blobs are in the emulators of Firestore and Cloud Storage, which keep nothing beyond the end.
     """
     from muster.local import LocalCoordinator
+    from muster.wire.signatures import parse_signers
 
     screen = console()
     stop = threading.Event()
@@ -86,9 +87,16 @@ def up(
             listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
             kept = f"State and blobs: emulators ({listening}); logs: {coordinator.logs}"
             again = "the emulators end with it, and keep nothing."
+        signers = parse_signers(os.environ.get("MUSTER_TRUSTED_SIGNERS", ""))
+        trust = (
+            f"Plans: signed by {', '.join(signers)}."
+            if signers
+            else "Plans: anybody's (MUSTER_TRUSTED_SIGNERS is not set)."
+        )
         screen.print(
             f"[bold]Muster is up[/] at {coordinator.url}\n"
-            f"{kept}\n\n"
+            f"{kept}\n"
+            f"{trust}\n\n"
             f"Next, in other terminals:\n"
             f"  muster task create --plan my.plan --population devices{where}\n"
             f"  muster client run --population devices --data my_module:my_data{where}\n\n"

@@ -7,6 +7,7 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 from __future__ import annotations
 
 from .body import TensorBody
+from .limits import LimitError, Limits
 from .local_data import WorkContext
 from .muster_client import MusterClient, SetupError
 from .outcomes import (
@@ -15,6 +16,7 @@ from .outcomes import (
     Contributed,
     Event,
     Failed,
+    Ineligible,
     Missed,
     Outcome,
     Sending,
@@ -31,6 +33,9 @@ __all__ = [
     "Contributed",
     "Event",
     "Failed",
+    "Ineligible",
+    "LimitError",
+    "Limits",
     "Missed",
     "MusterClient",
     "Outcome",

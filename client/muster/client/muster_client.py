@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
@@ -16,13 +17,15 @@ import requests
 
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import need_cryptography, parse_signers
 
 from . import machine
 from .body import TensorBody
 from .direct import DirectSender
+from .limits import INELIGIBLE_PAUSE, Leave, LimitError, Limits
 from .local_data import DataCallback, WorkContext, bind, not_finite
 from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Worked, WorkFailed, Working
-from .outcomes import Assigned, Computed, Contributed, Event, Failed, Missed, Outcome, Sending, Summary
+from .outcomes import Assigned, Computed, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
 from .plans import PlanStore, RuntimeFactory, fetch_broadcast, tensorflow_runtime
 from .transport import Transport, UnreachableError
 
@@ -48,9 +51,15 @@ class MusterClient:
       cache: A folder where plans are kept; None: in memory only.
       on_event: Is told of every event, from within the calls of `run_once` and `run`.
       runtime_factory: Makes what runs a plan, if not TensorFlow.
+      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is looked at;
+        empty: the coordinator is trusted with what runs here.
+      limits: What an assignment may take of this device.
+      eligible: Asked before a check-in and between the phases of an assignment, which is given back on a no.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is none.
+      ValueError: `trusted_signers` holds something that is no key.
+      ImportError: there are trusted signers, and `cryptography` is not installed.
       TypeError: `data` is no function of at most one argument.
     """
 
@@ -66,7 +75,13 @@ class MusterClient:
         cache: Union[str, Path, None] = None,
         on_event: Optional[Callable[[Event], None]] = None,
         runtime_factory: Optional[RuntimeFactory] = None,
+        trusted_signers: Iterable[str] = (),
+        limits: Optional[Limits] = None,
+        eligible: Optional[Callable[[], bool]] = None,
     ) -> None:
+        signers = parse_signers(trusted_signers)
+        if signers:
+            need_cryptography()
         self.population = population
         # Without a name of its own, a client whose check-in is repeated would count as two.
         self.client_id = client_id or secrets.token_hex(16)
@@ -77,7 +92,10 @@ class MusterClient:
             self._transport,
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
+            trusted_signers=signers,
         )
+        self._limits = limits or Limits()
+        self._eligible = eligible
         self._on_event = on_event
         self._phase: machine.Phase = Idle()
         self._sender: Optional[DirectSender] = None
@@ -94,17 +112,24 @@ class MusterClient:
         """Closes the connections."""
         self._transport.close()
 
-    def run_once(self) -> Outcome:
+    def run_once(self, *, stop: Optional[threading.Event] = None) -> Outcome:
         """One turn: a check-in and all that it leads to, or what is left of a turn that was interrupted by an outage.
 
         Waits for nothing but answers and the computation; the outcome says when the next turn is due.
+
+        Args:
+          stop: When set, ends the turn after the phase under way; an assignment is then given back.
 
         Raises:
           ProblemError: the check-in was refused for a reason that waiting does not change, or TensorFlow is missing.
           KeyboardInterrupt: passed on, after the assignment was given back.
         """
+        leave = Leave(self._eligible, stop)
         try:
             while True:
+                refused = leave.refused()
+                if refused is not None and not isinstance(self._phase, Reporting):
+                    return self._break_off(refused)
                 moved = machine.step(self._phase, self._act(), chance=random.random())  # noqa: S311
                 self._phase = moved.phase
                 if not isinstance(moved.phase, Uploading):
@@ -120,7 +145,7 @@ class MusterClient:
         """Turn after turn, waiting between them as long as the coordinator says.
 
         Args:
-          stop: Ends the run when set: a wait at once, a turn when it is over.
+          stop: Ends the run when set: a wait at once, a turn after the phase under way.
           rounds: Ends the run after so many contributions; None: never.
 
         Raises:
@@ -129,7 +154,7 @@ class MusterClient:
         stop = threading.Event() if stop is None else stop
         counts: Counter[type[Outcome]] = Counter()
         while not stop.is_set():
-            outcome = self.run_once()
+            outcome = self.run_once(stop=stop)
             counts[type(outcome)] += 1
             if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
                 break
@@ -168,9 +193,17 @@ class MusterClient:
         return response
 
     def _work(self, assignment: Assignment) -> Happening:
-        started = time.monotonic()
         try:
-            plan, worker = self._plans.get(assignment.plan)
+            return self._limited(assignment)
+        except LimitError as error:
+            return error.failure
+
+    def _limited(self, assignment: Assignment) -> Happening:
+        """The work. Raises `LimitError`, where it goes over a limit."""
+        started = time.monotonic()
+        self._limits.check_download(assignment)
+        try:
+            plan, worker = self._plans.get(assignment.plan, check=self._limits.check_plan)
         except ImportError as error:
             self._give_back(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
@@ -181,15 +214,18 @@ class MusterClient:
             data = self._data(context)
         except Exception as error:  # noqa: BLE001  it is the owner's code: whatever it raises is reported, and the loop goes on
             return _failure(FailureReason.DATA, "The data callback", error)
+        left = self._limits.seconds_left(started, time.monotonic())
         try:
-            update = worker.work(data, broadcast)
+            update = worker.work(data, broadcast) if left is None else worker.work(data, broadcast, seconds=left)
         except ProblemError as problem:
+            self._limits.seconds_left(started, time.monotonic())
             return WorkFailed(_judge(problem), problem.detail, told=problem.detail, error=problem)
         except Exception as error:  # noqa: BLE001  reading the data, which is the owner's code too, happens in here
             return _failure(FailureReason.DATA, "Reading the data", error)
         return self._checked(assignment, update, started)
 
     def _checked(self, assignment: Assignment, update: dict[str, Any], started: float) -> Happening:
+        self._limits.seconds_left(started, time.monotonic())
         name = None if assignment.allow_non_finite else not_finite(update)
         if name is not None:
             detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"
@@ -198,6 +234,7 @@ class MusterClient:
         if len(body) > assignment.max_update_bytes:
             detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
             return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
+        self._limits.check_update(len(body))
         self._tell(Computed(assignment.task, assignment.round, len(body), time.monotonic() - started))
         return Worked(body)
 
@@ -225,6 +262,18 @@ class MusterClient:
         return self._transport.call(
             "POST", "/v1/updates:report", message=report, answer=Receipt, token=assignment.token, attempts=attempts
         )
+
+    def _break_off(self, why: str) -> Ineligible:
+        """Ends the turn between two phases."""
+        phase = self._phase
+        self._give_back(FailureReason.CANCELLED)
+        if isinstance(phase, (Working, Uploading)):
+            task, number = phase.assignment.task, phase.assignment.round
+            outcome = Ineligible(f"{why}; the assignment was given back", INELIGIBLE_PAUSE, task, number)
+        else:
+            outcome = Ineligible(why, INELIGIBLE_PAUSE)
+        self._tell(outcome)
+        return outcome
 
     def _give_back(self, reason: FailureReason) -> None:
         """Hands an assignment back on the way out, in one attempt: it would run out by itself."""

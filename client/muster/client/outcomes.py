@@ -70,7 +70,20 @@ class Unreached:
     round: Optional[int] = None
 
 
-Outcome = Union[Contributed, Waited, Missed, Failed, Unreached]
+@dataclass(frozen=True)
+class Ineligible:
+    """The device may not work now, or was told to stop. An assignment that it held was given back: `task`, `round`.
+
+    `retry_after`: seconds until the device is asked again.
+    """
+
+    detail: str
+    retry_after: float
+    task: Optional[str] = None
+    round: Optional[int] = None
+
+
+Outcome = Union[Contributed, Waited, Missed, Failed, Unreached, Ineligible]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
+from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import SIGNATURES_LIMIT, check_signed
 from muster.wire.tensors import Array, TensorsError, decode
 
 from .transport import Transport
@@ -23,8 +25,11 @@ _KEPT = 2  # plans whose graphs stay loaded
 class Worker(Protocol):
     """What runs a plan's `work`: `muster.runtime.Runtime`, or what a test or a load generator puts in its place."""
 
-    def work(self, data: Any, broadcast: dict[str, Array]) -> dict[str, Array]:
-        """`(D, B) -> U`: the update, as the plan's manifest declares it."""
+    def work(self, data: Any, broadcast: dict[str, Array], *, seconds: Optional[float] = None) -> dict[str, Array]:
+        """`(D, B) -> U`: the update, as the plan's manifest declares it; given up after `seconds`, where they are given.
+
+        A client without `Limits.max_seconds` gives none, so that a worker need not take them.
+        """
 
 
 RuntimeFactory = Callable[[Plan], Worker]
@@ -37,25 +42,40 @@ class PlanStore:
       transport: Where plans are fetched.
       folder: Where their files are kept; None: nowhere.
       runtime_factory: Makes what runs a plan.
+      trusted_signers: Of whom one must have signed a plan before anything else looks at it; empty: any plan is run.
     """
 
-    def __init__(self, transport: Transport, *, folder: Optional[Path], runtime_factory: RuntimeFactory) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        folder: Optional[Path],
+        runtime_factory: RuntimeFactory,
+        trusted_signers: tuple[str, ...] = (),
+    ) -> None:
         self._transport = transport
         self._folder = folder
         self._make = runtime_factory
+        self._trusted = trusted_signers
         self._kept: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
 
-    def get(self, download: Download) -> tuple[Plan, Worker]:
+    def get(self, download: Download, *, check: Callable[[PlanManifest], None] = lambda _: None) -> tuple[Plan, Worker]:
         """The plan and what runs it; the same one for the same hash, as long as no other plans came between.
 
+        Args:
+          download: The plan, as an assignment announces it.
+          check: Sees the manifest of a plan before its runtime is made, and may raise.
+
         Raises:
-          ProblemError: `plan_invalid`, if the plan is not the one that was announced; what the coordinator answered.
+          ProblemError: `plan_invalid`, if the plan is not the one that was announced, or not signed by anybody trusted; what the
+            coordinator answered.
           UnreachableError: it did not answer.
           ImportError: the runtime's TensorFlow is not installed.
         """
         found = self._kept.get(download.sha256)
         if found is None:
             plan = self._read(download.sha256) or self._fetch(download)
+            check(plan.manifest)
             found = self._kept[download.sha256] = (plan, self._make(plan))
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
@@ -63,8 +83,10 @@ class PlanStore:
         return found
 
     def _fetch(self, download: Download) -> Plan:
-        data = self._transport.download(download.url, limit=download.size)
+        # A signature may have been added since the size was read; it is no part of what the hash vouches for.
+        data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
+        check_signed(plan, self._trusted)
         if self._folder is not None:
             self._write(self._folder, download.sha256, data)
         return plan
@@ -72,9 +94,11 @@ class PlanStore:
     def _read(self, sha256: str) -> Optional[Plan]:
         if self._folder is None:
             return None
-        # A file that is missing, cut off or tampered with is fetched again and replaced.
+        # A file that is missing, cut off, tampered with or signed by nobody trusted is fetched again and replaced.
         with contextlib.suppress(OSError, ProblemError):
-            return Plan.decode((self._folder / f"{sha256}.plan").read_bytes(), expected=sha256)
+            plan = Plan.decode((self._folder / f"{sha256}.plan").read_bytes(), expected=sha256)
+            check_signed(plan, self._trusted)
+            return plan
         return None
 
     @staticmethod

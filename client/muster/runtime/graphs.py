@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Optional
 
@@ -66,13 +68,19 @@ class StageGraph:
         self._session: Optional[tf.compat.v1.Session] = None if self._keeps_state else self._open()
 
     def run(
-        self, inputs: Mapping[str, Mapping[str, Array]], *, sequences: Optional[Mapping[str, Elements]] = None
+        self,
+        inputs: Mapping[str, Mapping[str, Array]],
+        *,
+        sequences: Optional[Mapping[str, Elements]] = None,
+        seconds: Optional[float] = None,
     ) -> dict[str, dict[str, Array]]:
         """Runs the computation on fresh variables.
 
         Args:
           inputs: The tensors of each input value by name, checked already.
           sequences: What the data sets hold, by name.
+          seconds: After so long no data set gives another element, and an operation that waits is woken; None: never. TensorFlow
+            can't be stopped within an operation, or in a loop that reads no data.
 
         Returns:
           The tensors of each output value by name, in the declared order.
@@ -88,10 +96,11 @@ class StageGraph:
             if isinstance(binding, TensorBinding)
         }
         with self._lock:
-            readers = {path: _Reader((sequences or {})[path]) for path in self._sources}
+            until = None if seconds is None else time.monotonic() + seconds
+            readers = {path: _Reader((sequences or {})[path], until) for path in self._sources}
             feeds.update({source.token: source.register(readers[path]) for path, source in self._sources.items()})
             try:
-                fetched = self._execute(feeds)
+                fetched = self._execute(feeds, seconds)
             except tf.errors.OpError as error:
                 for reader in readers.values():
                     if reader.error is not None:
@@ -107,15 +116,16 @@ class StageGraph:
             for value, bindings in self._stage.outputs.items()
         }
 
-    def _execute(self, feeds: Mapping[str, Any]) -> Any:
+    def _execute(self, feeds: Mapping[str, Any], seconds: Optional[float]) -> Any:
         fetches = {
             value: [self._tensor(binding) for binding in bindings] for value, bindings in self._stage.outputs.items()
         }
+        options = None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=math.ceil(seconds * 1000) + 1)
         session = self._session or self._open()
         try:
             if self._stage.initialize:
                 session.run(f"{_PREFIX}/{self._stage.initialize}", feeds)
-            return session.run(fetches, feeds)
+            return session.run(fetches, feeds, options=options)
         finally:
             if session is not self._session:
                 session.close()
@@ -132,13 +142,17 @@ class StageGraph:
 class _Reader:
     """One call's elements. Keeps what reading them raised, since a session hands on no more than its text."""
 
-    def __init__(self, elements: Elements) -> None:
+    def __init__(self, elements: Elements, until: Optional[float]) -> None:
         self._elements = elements
+        self._until = until
         self.error: Optional[BaseException] = None
 
     def __call__(self) -> Iterator[tuple[Array, ...]]:
         try:
-            yield from self._elements()
+            for element in self._elements():
+                if self._until is not None and time.monotonic() > self._until:
+                    raise ProblemError(ProblemType.COMPUTATION_FAILED, "The work took longer than it may")  # noqa: TRY301
+                yield element
         except BaseException as error:
             if not isinstance(error, GeneratorExit):
                 self.error = error

@@ -1,14 +1,17 @@
-"""What a plan's graph may not do: touch files, the network, Python or the host that runs it. Imports no TensorFlow.
+"""Which operations a plan's graphs may hold: those that compute, in memory, on what they are given. Imports no TensorFlow.
 
-A graph is code that runs on other people's machines. The author's side refuses these operations at build, and whoever runs
-a plan refuses them again. The list was chosen from all operations that TensorFlow 2.14 registers; an operation that a
-TensorFlow does not know fails in TensorFlow itself, as it loads the graph.
+A graph is code that runs on other people's machines. The author's side refuses all others at build, and whoever runs a plan
+refuses them again. `allowed_ops.txt` beside this module lists what may run and says how the list was made; the patterns here
+say why some others never may (files, the network, Python, the host). What is in neither is refused as not known to be harmless.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
 from typing import Any, Optional
 
 from muster.wire.problems import ProblemError, ProblemType
@@ -18,11 +21,12 @@ _NETWORK = "talks to the network or to other devices"
 _PYTHON = "calls Python code of the process that runs it"
 _OPAQUE = "runs code that can't be inspected here"
 _HOST = "acts on the process or machine that runs it"
+_UNKNOWN = "is not known to be harmless (it is not in muster/runtime/allowed_ops.txt)"
 
 # Whole names or patterns of names, each with what such an operation does. The first match counts.
 _DENIED: tuple[tuple[str, str], ...] = (
     (r"(Eager)?PyFunc(Stateless)?", _PYTHON),
-    (r"ReadFile|WriteFile|(Experimental)?MatchingFiles(Dataset)?", _FILES),
+    (r"ReadFile|WriteFile|(Experimental)?MatchingFiles(Dataset)?|ImmutableConst", _FILES),
     (
         r"(WholeFile|TextLine|FixedLengthRecord|TFRecord|LMDB|Identity)Reader(V\d+)?|Reader(Read|ReadUpTo|RestoreState)(V\d+)?",
         _FILES,
@@ -56,8 +60,11 @@ _DENIED: tuple[tuple[str, str], ...] = (
 )
 _PATTERNS = tuple((re.compile(pattern), deed) for pattern, deed in _DENIED)
 
-# A denied operation inside a serialised graph that hides in a string: field 2 (`op`) of a NodeDef, its length, its name.
-_HIDDEN = re.compile(rb"\x12([\x03-\x7f])([A-Za-z_][A-Za-z0-9_]+)")
+# An operation's name inside a serialised graph that hides in bytes: field 2 (`op`) of a NodeDef, its length as a varint of any
+# spelling, its name (https://protobuf.dev/programming-guides/encoding). A look-ahead, so that matches may overlap.
+_HIDDEN = re.compile(rb"\x12(?=([\x80-\xff]{0,9}[\x00-\x7f])([A-Za-z_][A-Za-z0-9_>]*))")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_>]*")
+_DEEPEST = 8  # graphs within graphs
 _LOCAL_STREAMS = ("stdout", "stderr", "log(")
 _LOCAL_DESCRIPTORS = (b"", b"local://")
 _ADVICE = (
@@ -66,8 +73,21 @@ _ADVICE = (
 )
 
 
+@cache
+def allowed_ops() -> Mapping[str, str]:
+    """The operations that a plan may hold, each with its kind, such as `arithmetic`."""
+    kinds: dict[str, str] = {}
+    kind = ""
+    for line in files("muster.runtime").joinpath("allowed_ops.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            kind = line.strip("[]")
+        elif not line.startswith("#"):
+            kinds.update((name, kind) for name in line.split())
+    return kinds
+
+
 def check_graph(graph: Any, *, stage: str) -> None:
-    """Checks every operation of a graph, of the functions in its library, and of graphs that hide in its strings.
+    """Checks every operation of a graph, of the functions in its library, and of graphs that hide in its attributes.
 
     Args:
       graph: A `GraphDef`.
@@ -76,30 +96,69 @@ def check_graph(graph: Any, *, stage: str) -> None:
     Raises:
       ProblemError: `plan_invalid`, with the operation, its node, what it does and what to do instead.
     """
-    bodies = [("", graph.node)]
-    bodies += [(function.signature.name, function.node_def) for function in graph.library.function]
-    for function, nodes in bodies:
-        by_name = {node.name: node for node in nodes}
-        for node in nodes:
-            deed = _deed(node, by_name)
-            if deed is not None:
-                inside = f" of its function {function}" if function else ""
-                raise ProblemError(
-                    ProblemType.PLAN_INVALID,
-                    f"The plan's {stage} can't be used: the operation {node.op} at node {node.name}{inside} {deed}. {_ADVICE}.",
-                )
+    for found in _findings(graph, depth=0):
+        raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {found}. {_ADVICE}.")
 
 
 def denied(op: str) -> Optional[str]:
-    """What an operation of this name does that no plan may do; None if it is allowed."""
+    """What an operation of this name does that no plan may do; None if no such thing is known of it."""
     return next((deed for pattern, deed in _PATTERNS if pattern.fullmatch(op)), None)
 
 
-def _deed(node: Any, by_name: Mapping[str, Any]) -> Optional[str]:
-    deed = denied(node.op)
-    if deed is not None:
-        return deed
-    if node.op == "PrintV2" and not _text(node, "output_stream").decode(errors="replace").startswith(_LOCAL_STREAMS):
+def refused(op: str) -> Optional[str]:
+    """Why a plan may not hold an operation of this name; None if it may."""
+    return denied(op) or (None if op in allowed_ops() else _UNKNOWN)
+
+
+def count_ops(graph: Any) -> dict[str, Counter[str]]:
+    """How often each operation stands in a graph and its library, by kind. Calls of the library's own functions are not counted.
+
+    Args:
+      graph: A `GraphDef` that `check_graph` has passed.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for _, nodes in _bodies(graph):
+        for node in nodes:
+            kind = allowed_ops().get(node.op)
+            if kind is not None:
+                counts.setdefault(kind, Counter())[node.op] += 1
+    return counts
+
+
+def _bodies(graph: Any) -> list[tuple[str, Any]]:
+    return [("", graph.node), *((item.signature.name, item.node_def) for item in graph.library.function)]
+
+
+def _findings(graph: Any, *, depth: int) -> Iterator[str]:
+    """What is wrong with a graph, each in words that follow on "can't be used:"."""
+    functions = {item.signature.name for item in graph.library.function}
+    for name in functions:
+        # TensorFlow may take the name for the operation's, or for the function's.
+        if denied(name) or name in allowed_ops():
+            yield f"its function {name} has the name of an operation"
+    for gradient in graph.library.gradient:
+        if gradient.gradient_func not in functions and refused(gradient.gradient_func):
+            yield f"a gradient of it is {gradient.gradient_func}, which {refused(gradient.gradient_func)}"
+    for function, nodes in _bodies(graph):
+        inside = f" of its function {function}" if function else ""
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            deed = None if node.op in functions else refused(node.op) or _by_what_it_holds(node, by_name)
+            deed = deed or _in_attributes(graph, functions, node.attr.values(), depth)
+            if deed is not None:
+                yield f"the operation {node.op} at node {node.name}{inside} {deed}"
+    for item in graph.library.function:
+        arguments = [value for argument in item.arg_attr.values() for value in argument.attr.values()]
+        deed = _in_attributes(graph, functions, [*item.attr.values(), *arguments], depth)
+        if deed is not None:
+            yield f"its function {item.signature.name} {deed}"
+
+
+def _by_what_it_holds(node: Any, by_name: Mapping[str, Any]) -> Optional[str]:
+    """What some operations do only with certain attributes or inputs."""
+    if node.op == "PrintV2" and not _text(node, "output_stream", b"stderr").decode(errors="replace").startswith(
+        _LOCAL_STREAMS
+    ):
         return _FILES
     # In memory only: a cache with a file's name writes that file.
     if node.op in {"CacheDataset", "CacheDatasetV2"} and _constant_text(node.input[1], by_name) != b"":
@@ -110,37 +169,100 @@ def _deed(node: Any, by_name: Mapping[str, Any]) -> Optional[str]:
         source = _text(node, "descriptor_source")
         if source not in _LOCAL_DESCRIPTORS and not source.startswith(b"bytes://"):
             return _FILES
-    for text in _strings(node):
-        for match in _HIDDEN.finditer(text):
-            name = match[2][: match[1][0]].decode()
-            if len(name) == match[1][0] and denied(name) is not None:
-                return f"holds a graph with the operation {name}, which {denied(name)}"
     return None
 
 
-def _text(node: Any, attribute: str) -> bytes:
-    return (
-        bytes(node.attr[attribute].s) if attribute in node.attr else b"stderr" if attribute == "output_stream" else b""
-    )
+def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> Optional[str]:
+    """What is wrong with a function that attributes name, or with a graph that hides in their bytes."""
+    for value in values:
+        for function in _named_functions(value):
+            if function and function not in functions and refused(function):
+                return f"calls {function}, which {refused(function)}"
+        for data in _bytes_of(value):
+            hidden = _hidden(graph, data, depth)
+            if hidden is not None:
+                return hidden
+    return None
+
+
+def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
+    """What is wrong with operations that are named in bytes: any that is denied, and in a whole graph any that is not allowed."""
+    named = False
+    for match in _HIDDEN.finditer(data):
+        length = sum((byte & 0x7F) << (7 * at) for at, byte in enumerate(match[1]))
+        name = match[2][:length].decode()
+        if len(name) == length:
+            named = True
+            if denied(name) is not None:
+                return f"holds a graph with the operation {name}, which {denied(name)}"
+    if not named:
+        return None
+    inner = type(graph)()
+    try:
+        inner.ParseFromString(data)
+    except ValueError:  # protobuf's DecodeError
+        return None
+    if not inner.node or not all(node.name and _NAME.fullmatch(node.op) for node in inner.node):
+        return None
+    if depth >= _DEEPEST:
+        return "holds graphs within graphs too deep to look into"
+    found = next(_findings(inner, depth=depth + 1), None)
+    return None if found is None else f"holds a graph in which {found}"
+
+
+def _text(node: Any, attribute: str, default: bytes = b"") -> bytes:
+    if attribute not in node.attr:
+        return default
+    value = node.attr[attribute]
+    # In a function, an attribute may be left for the caller to fill in: then it may be anything.
+    return bytes(value.s) if value.WhichOneof("value") == "s" else b"(not given here)"
 
 
 def _constant_text(name: str, by_name: Mapping[str, Any]) -> Optional[bytes]:
     """The text that a node's input holds, if it is a constant of the same body."""
     node = by_name.get(name.partition(":")[0])
-    while node is not None and node.op == "Identity":
-        node = by_name.get(node.input[0].partition(":")[0])
-    if node is None or node.op != "Const":
+    seen = 0
+    while node is not None and node.op == "Identity" and seen < len(by_name):
+        node, seen = by_name.get(node.input[0].partition(":")[0]), seen + 1
+    if node is None or node.op != "Const" or node.attr["value"].tensor.tensor_content:
         return None
     # A scalar string that is empty may be left out of the message altogether.
     return b"".join(node.attr["value"].tensor.string_val)
 
 
-def _strings(node: Any) -> Iterator[bytes]:
-    for attribute in node.attr.values():
-        kind = attribute.WhichOneof("value")
-        if kind == "s":
-            yield attribute.s
-        elif kind == "list":
-            yield from attribute.list.s
-        elif kind == "tensor":
-            yield from attribute.tensor.string_val
+def _named_functions(value: Any) -> Iterator[str]:
+    """The functions that an attribute names, and those that the attributes of these name."""
+    kind = value.WhichOneof("value")
+    named = [value.func] if kind == "func" else value.list.func if kind == "list" else ()
+    for function in named:
+        yield function.name
+        for inner in function.attr.values():
+            yield from _named_functions(inner)
+
+
+def _bytes_of(value: Any) -> Iterator[bytes]:
+    """Everything in an attribute that could hold a serialised graph."""
+    kind = value.WhichOneof("value")
+    if kind == "s":
+        yield value.s
+    elif kind == "tensor":
+        yield from _bytes_in_tensor(value.tensor)
+    elif kind == "func":
+        for inner in value.func.attr.values():
+            yield from _bytes_of(inner)
+    elif kind == "list":
+        yield from value.list.s
+        for tensor in value.list.tensor:
+            yield from _bytes_in_tensor(tensor)
+        for function in value.list.func:
+            for inner in function.attr.values():
+                yield from _bytes_of(inner)
+
+
+def _bytes_in_tensor(tensor: Any) -> Iterator[bytes]:
+    yield from tensor.string_val
+    yield tensor.tensor_content
+    for variant in tensor.variant_val:
+        yield variant.metadata
+        for inner in variant.tensors:
+            yield from _bytes_in_tensor(inner)

@@ -61,12 +61,13 @@ class Runtime:
             "broadcast"
         ]
 
-    def work(self, data: Any, broadcast: Tensors) -> dict[str, Array]:
+    def work(self, data: Any, broadcast: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
         """`(D, B) -> U`: one client's update.
 
         Args:
           data: The client's data, as `manifest.data` has it; see `muster.runtime.data.adapt` for the forms it may take.
           broadcast: What `prepare` gave.
+          seconds: After so long the work is stopped, at the next element of the data at the latest; None: never.
 
         Returns:
           The update, as `manifest.update` declares it: the plain tensors, then the sums in the clear.
@@ -78,7 +79,7 @@ class Runtime:
         manifest = self.plan.manifest
         taken = adapt(data, manifest.data)
         inputs = {"data": taken.tensors, "broadcast": check_tensors(broadcast, manifest.broadcast, what="broadcast")}
-        return self._graph("work").run(inputs, sequences=taken.sequences)["update"]
+        return self._graph("work").run(inputs, sequences=taken.sequences, seconds=seconds)["update"]
 
     def zero(self) -> dict[str, Array]:
         """`() -> A`: the empty accumulator, as `manifest.accumulator` declares it."""

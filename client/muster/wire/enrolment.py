@@ -1,7 +1,7 @@
 """Enrolment tokens: an operator's word that somebody is a client of one population, until a day, under a name.
 
 JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037). The private key stays with the operator; a coordinator knows public keys
-alone, so it can check a token and make none. Needs PyJWT and cryptography (`muster-fl[enrol]`), when it is used.
+alone, so it can check a token and make none. Needs PyJWT and cryptography (`muster-fl[signing]`), when it is used.
 """
 
 from __future__ import annotations

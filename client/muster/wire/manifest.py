@@ -181,6 +181,12 @@ class PlanManifest(Message):
     zero: Part  # safetensors of `accumulator`: what `zero` gives
 
     @property
+    def parts(self) -> tuple[Part, ...]:
+        """Every part that the plan has: the seven graphs, the initial state and the zero."""
+        graphs = (getattr(self.stages, name).graph for name in Stages.model_fields)
+        return (*graphs, self.initial_state, self.zero)
+
+    @property
     def folds_with_tensorflow(self) -> bool:
         """Whether the fold has to load TensorFlow."""
         return any(rule.kind is FoldKind.TENSORFLOW for rule in self.folds)

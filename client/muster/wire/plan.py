@@ -1,28 +1,33 @@
 """A plan as one file: the manifest and the parts that it names, each by its SHA-256.
 
 The file is a zip without compression, dates or order of its own: equal plans are equal bytes. The manifest's SHA-256 is the
-plan's address, and the manifest names every part's, so one hash vouches for all. A device gets the same file with the
-parts that a device needs: the manifest and the graph of `work`.
+plan's address, and the manifest names every part's, so one hash vouches for all. Signatures of that address may stand
+beside it. A device gets the same file with the parts that a device needs: the manifest, the signatures and the graph of
+`work`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Union
+from typing import IO, Any, Union
 
 from .manifest import Part, PlanManifest
 from .problems import ProblemError, ProblemType
+from .signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey
 from .tensors import Array, TensorsError, decode
 
 CONTENT_TYPE = "application/vnd.muster.plan"
 PLAN_LIMIT = 2 << 30  # bytes
-_MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 32 << 20  # bytes
+_MANIFEST, _SIGNATURES, _PARTS = "manifest.json", "signatures.json", "parts/"
+_MOST_ENTRIES = 2 + 7 + 2  # manifest and signatures; seven graphs; the initial state and the zero
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
 
@@ -33,10 +38,14 @@ def part_of(data: bytes) -> Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled computation. `parts` maps SHA-256 to bytes; a client's copy holds fewer parts than the manifest names."""
+    """A compiled computation. `parts` maps SHA-256 to bytes; a client's copy holds fewer parts than the manifest names.
+
+    `signatures` are in order of their signers. They may be anybody's: see `muster.wire.signatures.check_signed`.
+    """
 
     manifest: PlanManifest
     parts: Mapping[str, bytes]
+    signatures: tuple[Signature, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -65,22 +74,30 @@ class Plan:
         return decode(self.part(self.manifest.zero))
 
     def for_client(self) -> Plan:
-        """The copy that a device gets: just the graph of `work`."""
+        """The copy that a device gets: just the graph of `work`, and the signatures."""
         graph = self.manifest.stages.work.graph
-        return Plan(self.manifest, {graph.sha256: self.part(graph)})
+        return Plan(self.manifest, {graph.sha256: self.part(graph)}, self.signatures)
 
     def encode(self) -> bytes:
         """The plan's file."""
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            archive.writestr(zipfile.ZipInfo(_MANIFEST, _EPOCH), self.manifest.encode())
-            for sha256 in sorted(self.parts):
-                archive.writestr(zipfile.ZipInfo(f"parts/{sha256}", _EPOCH), self.parts[sha256])
+        self._write(buffer)
         return buffer.getvalue()
+
+    def _write(self, file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_entry(_MANIFEST), self.manifest.encode())
+            if self.signatures:
+                archive.writestr(_entry(_SIGNATURES), Signatures(signatures=self.signatures).encode())
+            for sha256 in sorted(self.parts):
+                archive.writestr(_entry(f"{_PARTS}{sha256}"), self.parts[sha256])
 
     @classmethod
     def decode(cls, data: bytes, *, expected: str | None = None) -> Plan:
-        """Reads a plan's file and checks every hash in it.
+        """Reads a plan's file, and takes no byte of it that `encode` would not write.
+
+        Every hash is checked, and that the archive has just the entries, dates and order of a plan; a signature's own truth
+        is for `muster.wire.signatures.check_signed`. Memory: the parts, beside `data`.
 
         Args:
           data: The file.
@@ -89,45 +106,55 @@ class Plan:
         Raises:
           ProblemError: `plan_invalid`, with what is wrong.
         """
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if sum(item.file_size for item in archive.infolist()) > PLAN_LIMIT:
-                    raise ProblemError(ProblemType.PLAN_INVALID, f"The plan unpacks to more than {PLAN_LIMIT} bytes")
-                if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
-                    raise ProblemError(
-                        ProblemType.PLAN_INVALID, "The file is no plan: a plan's files are not compressed"
-                    )
-                raw = archive.read(_MANIFEST)
-                parts = {
-                    name.removeprefix("parts/"): archive.read(name) for name in archive.namelist() if name != _MANIFEST
-                }
-        except (
-            zipfile.BadZipFile,
-            KeyError,
-            NotImplementedError,
-            RuntimeError,
-            OSError,
-            EOFError,
-            ValueError,
-        ) as error:
-            raise ProblemError(ProblemType.PLAN_INVALID, f"The file is no plan: {error}") from error
+        entries = _unpack(data)
+        raw = entries.pop(_MANIFEST, None)
+        if raw is None:
+            raise _invalid("The file is no plan: it has no manifest")
         found = hashlib.sha256(raw).hexdigest()
         if expected is not None and found != expected:
-            raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's address is {found[:12]}…, not {expected[:12]}…")
+            raise _invalid(f"The plan's address is {found[:12]}…, not {expected[:12]}…")
         try:
             manifest = PlanManifest.decode(raw)
+            signed = entries.pop(_SIGNATURES, None)
+            signatures = () if signed is None else Signatures.decode(signed).signatures
         except ProblemError as problem:
             raise ProblemError(ProblemType.PLAN_INVALID, problem.detail, fields=problem.fields) from problem
         if manifest.encode() != raw:
-            raise ProblemError(
-                ProblemType.PLAN_INVALID, "The plan's manifest is not in the form that this version writes"
-            )
+            raise _invalid("The plan's manifest is not in the form that this version writes")
+        named = {part.sha256: part.size for part in manifest.parts}
+        parts = {name[len(_PARTS) :]: content for name, content in entries.items()}
         for sha256, content in parts.items():
-            if hashlib.sha256(content).hexdigest() != sha256:
-                raise ProblemError(
-                    ProblemType.PLAN_INVALID, f"Part {sha256[:12]} of the plan is not what its name says"
-                )
-        return cls(manifest, parts)
+            if named.get(sha256) != len(content) or hashlib.sha256(content).hexdigest() != sha256:
+                raise _invalid(f"Part {sha256[:12]} of the plan is not what its name says")
+        plan = cls(manifest, parts, signatures)
+        if not plan._is_file(data):
+            raise _invalid("The plan's file is not in the form that this version writes")
+        return plan
+
+    def _is_file(self, data: bytes) -> bool:
+        """Whether `encode` gives just these bytes, found out without a second copy of them."""
+        comparison = _Comparison(data)
+        self._write(comparison)
+        return comparison.equal
+
+    def signed(self, key: SigningKey) -> Plan:
+        """The plan with the signature of `key` added, or renewed.
+
+        Raises:
+          ProblemError: `plan_invalid`, if it has as many signatures as a plan can have.
+        """
+        return self.with_signatures((key.sign(self.sha256),))
+
+    def with_signatures(self, more: Iterable[Signature]) -> Plan:
+        """The plan with more signatures; of two by one signer the one in `more` stays.
+
+        Raises:
+          ProblemError: `plan_invalid`, if that is more than a plan can have.
+        """
+        by_signer = {item.signer: item for item in (*self.signatures, *more)}
+        if len(by_signer) > MOST_SIGNATURES:
+            raise _invalid(f"Plan {self.sha256[:12]} has {MOST_SIGNATURES} signatures already, which is the most")
+        return replace(self, signatures=tuple(by_signer[signer] for signer in sorted(by_signer)))
 
     def check_complete(self) -> None:
         """Checks that every part is there and that the initial state and the zero hold what the manifest declares.
@@ -164,3 +191,92 @@ class Plan:
           OSError: the file can't be read.
         """
         return cls.decode(Path(path).read_bytes())
+
+
+def _invalid(detail: str) -> ProblemError:
+    return ProblemError(ProblemType.PLAN_INVALID, detail)
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.create_system = 3  # Unix, on every system: equal plans are equal bytes
+    return entry
+
+
+def _unpack(data: bytes) -> dict[str, bytes]:
+    """The entries of a plan's archive by name, each within its limit. Reads nothing before the directory is looked over."""
+    # The end record of an archive without a comment (APPNOTE.TXT 4.3.16): an absurd number of entries is not even listed.
+    if len(data) < _END.size or len(data) > PLAN_LIMIT:
+        raise _invalid(f"The file is no plan: it has {len(data)} bytes")
+    signature, _, _, _, entries, directory, _, comment = _END.unpack(data[-_END.size :])
+    if signature != b"PK\5\6" or comment or entries > _MOST_ENTRIES or directory > _MOST_ENTRIES * _LONGEST_ENTRY:
+        raise _invalid("The file is no plan: it is cut off, or has not the entries of one")
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            _look_over(archive.infolist(), size=len(data))
+            return {item.filename: archive.read(item) for item in archive.infolist()}
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise _invalid(f"The file is no plan: {error}") from error
+
+
+def _look_over(items: list[zipfile.ZipInfo], *, size: int) -> None:
+    limits = {_MANIFEST: MANIFEST_LIMIT, _SIGNATURES: SIGNATURES_LIMIT}
+    if len({item.filename for item in items}) != len(items):
+        raise _invalid("The file is no plan: it has two entries of one name")
+    # Entries that overlap could unpack to more than the file.
+    if sum(item.file_size for item in items) > size or any(item.compress_type != zipfile.ZIP_STORED for item in items):
+        raise _invalid("The file is no plan: a plan's entries are not compressed")
+    for item in items:
+        if item.filename not in limits and not item.filename.startswith(_PARTS):
+            raise _invalid(f"The file is no plan: it has an entry {item.filename[:80]!r}")
+        if item.file_size > limits.get(item.filename, PLAN_LIMIT):
+            raise _invalid(
+                f"The plan's {item.filename} has {item.file_size} bytes; it may have {limits[item.filename]}"
+            )
+
+
+_END = struct.Struct("<4s4H2LH")
+_LONGEST_ENTRY = 256  # bytes of an entry in the directory; a plan's have about 120
+_SMALL = 64 << 10  # bytes
+
+
+class _Comparison(io.BytesIO):
+    """A file that only compares what is written with what should be. Small writes are kept, since headers are mended later."""
+
+    def __init__(self, wanted: bytes) -> None:
+        super().__init__()
+        self._wanted = memoryview(wanted)
+        self._kept: dict[int, bytes] = {}
+        self._at = self._end = 0
+        self._same = True
+
+    def write(self, data: Any) -> int:
+        at, size = self._at, len(data)
+        if size > _SMALL:
+            self._same = self._same and self._wanted[at : at + size] == data
+        else:
+            self._kept[at] = bytes(data)
+        self._at += size
+        self._end = max(self._end, self._at)
+        return size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    @property
+    def equal(self) -> bool:
+        """Whether all that was written is all that was wanted."""
+        kept = all(self._wanted[at : at + len(data)] == data for at, data in self._kept.items())
+        return self._same and kept and self._end == len(self._wanted)

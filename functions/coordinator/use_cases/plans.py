@@ -10,32 +10,64 @@ from coordinator.ports import BlobNotFoundError, Blobs
 from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import check_signed
 
 _KEPT = 32  # manifests that an instance remembers
 
 
 @dataclass(frozen=True)
 class Plans:
-    """The plans in a blob store. Being named by their hash they never change, so each is read once per instance."""
+    """The plans in a blob store. Being named by their hash they never change, so each is read once per instance.
+
+    `trusted`: the signers of whom one must have signed a plan, both to be taken and to be run; empty: any plan is.
+    """
 
     blobs: Blobs
+    trusted: frozenset[str] = frozenset()
     _manifests: dict[str, PlanManifest] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
     _full: dict[str, Plan] = field(default_factory=dict)
 
     def put(self, sha256: str, data: bytes) -> bool:
-        """Checks and stores a plan; a repeat changes nothing.
+        """Checks and stores a plan; a repeat changes nothing, except that it may bring signatures.
 
         Returns:
           Whether it is new here.
 
         Raises:
-          ProblemError: `plan_invalid`.
+          ProblemError: `plan_invalid`: it is no plan, not complete, or not signed by anybody trusted.
         """
         plan = Plan.decode(data, expected=sha256)
+        check_signed(plan, self.trusted)
         plan.check_complete()
         self.blobs.create(plan_name(sha256, for_client=True), [plan.for_client().encode()])
-        return self.blobs.create(plan_name(sha256, for_client=False), [data]).created
+        stored = self.blobs.create(plan_name(sha256, for_client=False), [data])
+        if not stored.created and not stored.same:
+            self._renew(plan)
+        return stored.created
+
+    def _renew(self, plan: Plan) -> None:
+        """Adds signatures to a plan that is here already, and mends a file that is not its plan's.
+
+        For the moment between the two steps there is no such blob; whoever runs into that tries again, as after any outage,
+        and a repeat of the upload heals a death in between. The plan's address stays the same throughout.
+        """
+        for for_client in (True, False):
+            name = plan_name(plan.sha256, for_client=for_client)
+            wanted = plan.for_client() if for_client else plan
+            stored = self._stored(plan.sha256, for_client=for_client)
+            if stored is not None:
+                wanted = wanted.with_signatures(item for item in stored.signatures if item not in plan.signatures)
+                wanted = wanted.with_signatures(plan.signatures)
+            if stored is None or stored.signatures != wanted.signatures:
+                self.blobs.delete([name])
+                self.blobs.create(name, [wanted.encode()])
+
+    def _stored(self, sha256: str, *, for_client: bool) -> Plan | None:
+        try:
+            return Plan.decode(bytes(self._read(sha256, for_client=for_client)), expected=sha256)
+        except ProblemError:
+            return None
 
     def has(self, sha256: str) -> bool:
         """Whether the plan is here, whole."""
@@ -60,10 +92,16 @@ class Plans:
         return self._manifests[sha256]
 
     def full(self, sha256: str) -> Plan:
-        """The whole plan. Raises `ProblemError` (`not_found`)."""
+        """The whole plan, to be run.
+
+        Raises:
+          ProblemError: `not_found`; `plan_invalid`, if what the store holds is another plan or not signed by anybody trusted.
+        """
         if sha256 not in self._full:
             _make_room(self._full)
-            self._full[sha256] = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
+            plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
+            check_signed(plan, self.trusted)
+            self._full[sha256] = plan
         return self._full[sha256]
 
     def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muster.runtime.ops import denied
+from muster.runtime.ops import allowed_ops, denied, refused
 
 
 def words(text):
@@ -18,7 +18,7 @@ SnapshotDataset SnapshotDatasetV2 SnapshotDatasetReader SnapshotChunkDataset Sna
 InitializeTableFromTextFile InitializeTableFromTextFileV2 GenerateVocabRemapping LoadAndRemapMatrix CreateSummaryFileWriter
 CreateSummaryDbWriter WriteSummary WriteScalarSummary WriteRawProtoSummary FlushSummaryWriter CloseSummaryWriter ImportEvent SummaryWriter
 DebugIdentity DebugIdentityV2 DebugIdentityV3 DebugNanCount DebugNumericSummary FileSystemSetConfiguration InitializeTRTResource
-SerializeTRTResource Skipgram"""
+SerializeTRTResource Skipgram ImmutableConst"""
 )
 NETWORK = words(
     """Send Recv _Send _Recv _HostSend _HostRecv CollectiveReduce CollectiveReduceV2 CollectiveGather CollectiveBcastSendV2
@@ -34,8 +34,8 @@ ALLOWED = words(
 StatefulPartitionedCall ReduceDataset MapDataset BatchDatasetV2 GeneratorDataset TensorSliceDataset ShuffleDatasetV3 ParallelMapDatasetV2
 HashTableV2 LookupTableFindV2 LookupTableImportV2 InitializeTableV2 MutableDenseHashTableV2 RandomStandardNormal StatelessRandomNormalV2
 NonDeterministicInts Timestamp Assert Print DecodeJpeg DecodeCSV ParseExampleV2 ParseTensor SerializeTensor ScalarSummary MergeSummary
-TensorSummaryV2 DebugGradientIdentity TensorArrayReadV3 TensorArrayWriteV3 ReadVariableXlaSplitND
-IteratorV2 XlaDotV2 Stage Unstage RaggedGather BoostedTreesPredict"""
+TensorSummaryV2 DebugGradientIdentity TensorArrayReadV3 TensorArrayWriteV3
+IteratorV2 Stage Unstage RaggedGather FFTND GlobalShuffleDataset"""
 )
 
 
@@ -56,4 +56,15 @@ def test_denies_what_runs_other_code_or_acts_on_the_process(op):
 
 @pytest.mark.parametrize("op", ALLOWED)
 def test_allows_what_computes(op):
+    assert refused(op) is None
+
+
+@pytest.mark.parametrize("op", ["XlaDotV2", "BoostedTreesPredict", "_FusedMatMul", "SomeCustomOp", ""])
+def test_refuses_what_nobody_knows_to_be_harmless(op):
     assert denied(op) is None
+    assert "not known to be harmless" in refused(op)
+
+
+def test_every_allowed_operation_has_a_kind():
+    assert len(allowed_ops()) > 1000
+    assert all(allowed_ops().values())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import random
+import warnings
 import zipfile
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from support.plans import every_dtype_plan, sum_plan
 from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import SigningKey
 from muster.wire.tensors import encode
 
 PLAN = sum_plan()
@@ -73,7 +76,8 @@ def archive(files, **kinds):
 def test_a_plan_with_other_contents_than_its_names_say_is_refused():
     manifest = PLAN.manifest.encode()
     parts = {f"parts/{sha256}": data for sha256, data in PLAN.parts.items()}
-    assert Plan.decode(archive({"manifest.json": manifest, **parts})) == PLAN
+    # The right contents, in an archive with another date: one plan, one spelling.
+    assert "form" in str(refused(archive({"manifest.json": manifest, **parts})))
     name = next(iter(parts))
     for files in (
         {"manifest.json": manifest, **parts, name: b"other"},
@@ -95,19 +99,65 @@ def test_a_plan_whose_state_or_zero_is_not_as_declared_is_refused():
             refused(replace(PLAN, manifest=manifest, parts={**PLAN.parts, part_of(data).sha256: data}).encode())
 
 
+SIGNED = PLAN.signed(SigningKey.generate()).for_client().encode()
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
-def test_a_changed_byte_anywhere_is_refused_or_changes_nothing(at, difference):
+def test_a_changed_byte_anywhere_is_refused(at, difference):
     data = bytearray(DATA)
     data[at] ^= difference
-    try:
-        found = Plan.decode(bytes(data), expected=PLAN.sha256)
-    except ProblemError as problem:
-        assert problem.type is ProblemType.PLAN_INVALID  # noqa: PT017
-        return
-    # What the archive says of a file's date or origin; the contents are what their hashes say.
-    assert found.manifest == PLAN.manifest
-    assert all(PLAN.parts[sha256] == content for sha256, content in found.parts.items())
+    refused(bytes(data), expected=PLAN.sha256)
+
+
+def test_two_thousand_changed_bytes_of_a_devices_signed_copy_are_refused():
+    data = bytearray(SIGNED)
+    chance = random.Random(8032)  # noqa: S311  the same bytes every time
+    for at in chance.sample(range(len(data)), 2000):
+        was = data[at]
+        data[at] ^= chance.randrange(1, 256)
+        refused(bytes(data), expected=PLAN.sha256)
+        data[at] = was
+    assert Plan.decode(bytes(data), expected=PLAN.sha256).signatures
+
+
+@pytest.mark.parametrize("data", [b"x" + DATA, DATA + b"x", DATA[:-2] + b"\x01\x00x", DATA + DATA])
+def test_a_file_with_more_than_the_plan_is_refused(data):
+    refused(data)
+
+
+def entries(*pairs, **kinds):
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", **kinds) as target:
+        warnings.simplefilter("ignore")
+        for name, content in pairs:
+            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    return buffer.getvalue()
+
+
+def test_bombs_and_doubles_are_refused_before_they_unpack():
+    manifest = PLAN.manifest.encode()
+    assert "not compressed" in str(
+        refused(archive({"manifest.json": b" " * 10_000_000}, compression=zipfile.ZIP_DEFLATED))
+    )
+    assert "one name" in str(refused(entries(("manifest.json", manifest), ("manifest.json", b"x"))))
+    assert "entries" in str(refused(entries(*((f"parts/{at}", b"") for at in range(1000)))))
+    assert "may have" in str(refused(entries(("manifest.json", manifest), ("signatures.json", b"x" * 20_000))))
+    # Every entry at the place of the first: overlapping ones could give more bytes than the file has.
+    name, content = "parts/a", b"z" * 100_000
+    data = bytearray(entries((name, content), *((f"parts/{at}", b"") for at in "bcd")))
+    first = data.index(b"PK\x01\x02")
+    start, at = bytes(data[first : first + 46]), first
+    for _ in range(4):
+        data[at + 16 : at + 28] = start[16:28]  # checksum and sizes
+        data[at + 42 : at + 46] = start[42:46]  # where it begins
+        at += 46 + len(name)
+    assert "not compressed" in str(refused(bytes(data)))
+
+
+def test_a_part_that_the_manifest_does_not_name_is_refused():
+    more = {**PLAN.parts, part_of(b"more").sha256: b"more"}
+    assert "not what its name says" in str(refused(replace(PLAN, parts=more).encode()))
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,154 @@
+"""`muster plan show`: what a plan is made of, and with `--client` what it would do on a device, before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .options import Json, Url, console, quiet_tensorflow, size, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from muster.wire.plan import Plan
+
+
+def show(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="The plan's file; or its address, to ask --url for it.")],
+    *,
+    client: Annotated[
+        bool,
+        typer.Option("--client", help="What it would do on a device: operations, data, what leaves. Needs TensorFlow."),
+    ] = False,
+    url: Url = "",
+    as_json: Json = False,
+) -> None:
+    """Show what a plan does: its stages, what leaves a device, how updates are folded, who signed it."""
+    found, count = _read(plan, url)
+    if client:
+        from . import plan_client
+
+        quiet_tensorflow()
+        dry_run = plan_client.dry_run(found)
+        if as_json:
+            write_json(dry_run.to_dict())
+        else:
+            plan_client.write(dry_run, console())
+        return
+    manifest = found.manifest
+    if as_json:
+        signers = [item.signer for item in found.signatures]
+        document = {"plan": found.sha256, "bytes": count, "signers": signers, "manifest": manifest.to_dict()}
+        write_json(document)
+        return
+    screen = console()
+    screen.print(f"[bold]{manifest.name}[/]  {found.sha256}\nmade by {manifest.made_by}", soft_wrap=True)
+    for line in signers_in_words(found):
+        screen.print(line, soft_wrap=True)
+    warn_of_clear_sums(found)
+    stages = titled("Stages", "stage", "graph", "takes", "gives")
+    for stage_name in type(manifest.stages).model_fields:
+        stage = getattr(manifest.stages, stage_name)
+        stages.add_row(stage_name, size(stage.graph.size), _values(stage.inputs), _values(stage.outputs))
+    screen.print(stages)
+    screen.print(leaving(manifest))
+    folds = titled("How updates are folded", "accumulator", "fold")
+    for rule in manifest.folds:
+        folds.add_row(rule.path, rule.kind.value)
+    screen.print(folds)
+    screen.print(
+        "The fold needs TensorFlow." if manifest.folds_with_tensorflow else "The fold is numpy alone, in place.",
+        soft_wrap=True,
+    )
+
+
+def _read(reference: str, url: str) -> tuple[Plan, int]:
+    """The plan in a file, or, by its address, the copy that a coordinator gives a device; and the file's bytes."""
+    from muster.wire.plan import Plan
+
+    path = Path(reference)
+    is_address = len(reference) == 64 and set(reference) <= set("0123456789abcdef")  # noqa: PLR2004  SHA-256 in hex
+    if path.is_file() or not is_address:
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {reference}", param_hint="PLAN")
+        return Plan.load(path), path.stat().st_size
+    if not url:
+        raise typer.BadParameter("a plan by its address needs --url, the coordinator that has it", param_hint="--url")
+    from muster.client import Transport
+
+    transport = Transport(url)
+    try:
+        data = transport.download(f"/v1/plans/{reference}")
+    finally:
+        transport.close()
+    return Plan.decode(data, expected=reference), len(data)
+
+
+def signers_in_words(plan: Plan) -> list[str]:
+    """A line for each signature: whose it is and whether it holds, as far as this installation can tell."""
+    from muster.wire.signatures import verifies
+
+    if not plan.signatures:
+        return ["[yellow]not signed[/]"]
+    try:
+        return [
+            f"signed by {item.signer}"
+            if verifies(item, plan.sha256)
+            else f"[bold red]false signature[/] in the name of {item.signer}"
+            for item in plan.signatures
+        ]
+    except ImportError:
+        return [f"signed by {item.signer}, not verified: needs muster-fl\\[signing]" for item in plan.signatures]
+
+
+def leaving(manifest: Any) -> Table:
+    """The tensors that leave a device."""
+    sums = {item.path for item in manifest.clear_sums}
+    table = titled(f"What leaves a device: {_total(manifest.update)}", "tensor", "dtype", "shape", "size", "as")
+    for spec in manifest.update:
+        kind = "[bold red]secure sum, in the clear[/]" if spec.path in sums else "update"
+        table.add_row(spec.path, spec.dtype.value, shape(spec.shape), _total([spec]), kind)
+    return table
+
+
+def warn_of_clear_sums(plan: Plan) -> None:
+    """Says so, if tensors that were to be summed securely are not."""
+    if plan.manifest.sums_in_the_clear:
+        count = len(plan.manifest.clear_sums)
+        console().print(
+            f"[bold red]SUMS IN THE CLEAR[/]: {count} tensors that the computation wants summed securely are not; "
+            "the coordinator's functions see each client's.",
+            soft_wrap=True,
+        )
+
+
+def titled(title: str, *columns: str) -> Table:
+    """An empty table."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def shape(dimensions: Optional[tuple[Optional[int], ...]]) -> str:
+    """A tensor's shape for people: `[?, 10]`."""
+    if dimensions is None:
+        return "any"
+    return "[" + ", ".join("?" if each is None else str(each) for each in dimensions) + "]"
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} ({len(bindings)})" for name, bindings in values.items() if bindings) or "nothing"
+
+
+def _total(specs: Sequence[Any]) -> str:
+    from muster.client.limits import least_bytes
+
+    known = least_bytes(tuple(specs))
+    unknown = any(spec.shape is None or None in spec.shape or spec.dtype.value == "string" for spec in specs)
+    return f"{size(known)} and more" if unknown and known else "varies" if unknown else size(known)

@@ -1,0 +1,174 @@
+"""What a device's owner allows holds, whatever the coordinator and its plans say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.double import Double, Worker
+
+from muster.client import Contributed, Failed, Ineligible, Limits, MusterClient
+from muster.wire.messages import FailureReason
+from muster.wire.plan import Plan
+from muster.wire.signatures import SigningKey
+
+UPLOAD = "PUT /v1/updates"
+KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+CLIENT = Path(__file__).parents[2] / "client"
+
+pytestmark = pytest.mark.usefixtures("no_waits")
+
+
+def client_of(double: Double, *, worker: Any = None, **more: Any) -> MusterClient:
+    return MusterClient(double.url, "devices", lambda: {"id": 3}, runtime_factory=lambda _: worker or Worker(), **more)
+
+
+def refused(double: Double, reason: FailureReason, **more: Any) -> str:
+    with client_of(double, **more) as client:
+        outcome = client.run_once()
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.reason is reason
+    assert [report.reason for report in double.reports] == [reason]
+    assert not double.uploads
+    return outcome.detail
+
+
+def test_runs_a_plan_of_a_trusted_signer(double: Double, tmp_path: Path) -> None:
+    double.plan_file = double.plan.signed(KEY).for_client().encode()
+    for _ in range(2):  # the second from its own folder
+        with client_of(double, trusted_signers=[OTHER.signer, KEY.signer], cache=tmp_path) as client:
+            assert isinstance(client.run_once(), Contributed)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_refuses_a_plan_of_nobody_trusted_before_anything_looks_at_it(double: Double, *, signed: bool) -> None:
+    if signed:
+        double.plan_file = double.plan.signed(OTHER).for_client().encode()
+
+    def make(_: Plan) -> Any:
+        raise AssertionError("the runtime was made")
+
+    with MusterClient(double.url, "devices", dict, runtime_factory=make, trusted_signers=[KEY.signer]) as client:
+        outcome = client.run_once()
+    assert isinstance(outcome, Failed)
+    assert ("none of whom is trusted" if signed else "is not signed") in outcome.detail
+    assert [report.reason for report in double.reports] == [FailureReason.PLAN_REFUSED]
+
+
+def test_a_kept_plan_without_a_trusted_signature_is_fetched_anew(double: Double, tmp_path: Path) -> None:
+    with client_of(double, cache=tmp_path) as client:
+        client.run_once()
+    double.plan_file = double.plan.signed(KEY).for_client().encode()
+    with client_of(double, cache=tmp_path, trusted_signers=[KEY.signer]) as client:
+        assert isinstance(client.run_once(), Contributed)
+
+
+def test_signers_without_cryptography_are_an_error_that_says_what_to_install() -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(CLIENT)!r})
+sys.modules["cryptography"] = None
+from muster.client import MusterClient
+MusterClient("http://x", "devices", dict).close()
+try:
+    MusterClient("http://x", "devices", dict, trusted_signers=[{KEY.signer!r}])
+except ImportError as error:
+    assert "muster-fl[signing]" in str(error), error
+else:
+    raise AssertionError("no error")
+assert "tensorflow" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # noqa: S603  our own code
+
+
+def test_what_is_no_signer_is_an_error_at_once(double: Double) -> None:
+    with pytest.raises(ValueError, match="is no signer"):
+        client_of(double, trusted_signers=["me"])
+
+
+def test_downloads_nothing_over_its_limit(double: Double) -> None:
+    detail = refused(double, FailureReason.PLAN_REFUSED, limits=Limits(max_download_bytes=100))
+    assert "this device's limit is 100 (max_download_bytes)" in detail
+    assert not any(route.startswith("GET") for route in double.requests)
+
+
+def test_computes_no_update_over_its_limit_where_the_plan_fixes_its_size(double: Double) -> None:
+    worker = Worker()
+    detail = refused(double, FailureReason.PLAN_REFUSED, worker=worker, limits=Limits(max_update_bytes=20))
+    assert "The update has 28 bytes" in detail
+    assert worker.calls == 0
+
+
+def test_uploads_no_update_over_its_limit(double: Double) -> None:
+    detail = refused(double, FailureReason.PLAN_REFUSED, limits=Limits(max_update_bytes=30))
+    assert "max_update_bytes" in detail
+
+
+class Slow:
+    """Takes the time that it is given, and asks for as much as it got."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self.clock = clock
+        self.given: list[float] = []
+
+    def work(self, data: Any, broadcast: Any, *, seconds: float) -> dict[str, Any]:
+        self.given.append(seconds)
+        self.clock[0] += seconds
+        return Worker().work(data, broadcast)
+
+
+def test_work_over_its_seconds_is_given_back(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("muster.client.muster_client.time.monotonic", lambda: clock[0])
+    worker = Slow(clock)
+    detail = refused(double, FailureReason.CANCELLED, worker=worker, limits=Limits(max_seconds=9.0))
+    assert worker.given == [9.0]
+    assert "longer than this device's limit of 9 s" in detail
+
+
+def test_limits_that_are_not_reached_change_nothing(double: Double) -> None:
+    limits = Limits(max_download_bytes=10**6, max_update_bytes=10**6)
+    with client_of(double, limits=limits) as client:
+        assert isinstance(client.run_once(), Contributed)
+    assert np.array_equal(double.counted[0]["ids"], 8)
+
+
+def test_a_device_that_is_not_eligible_does_not_check_in(double: Double) -> None:
+    with client_of(double, eligible=lambda: False) as client:
+        outcome = client.run_once()
+    assert isinstance(outcome, Ineligible)
+    assert (outcome.task, outcome.retry_after) == (None, 60.0)
+    assert not double.requests
+
+
+@pytest.mark.parametrize("asked", [2, 3])
+def test_a_device_that_stops_being_eligible_gives_its_assignment_back(double: Double, asked: int) -> None:
+    answers = iter([True] * (asked - 1) + [False] + [True] * 9)
+    worker = Worker()
+    with client_of(double, worker=worker, eligible=lambda: next(answers)) as client:
+        outcome = client.run_once()
+        assert isinstance(outcome, Ineligible)
+        assert (outcome.task, outcome.round) == ("sum", 1)
+        assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
+        assert (worker.calls, double.requests[UPLOAD]) == (asked - 2, 0)
+        assert isinstance(client.run_once(), Contributed)
+
+
+def test_a_stop_in_the_middle_of_a_turn_gives_the_assignment_back(double: Double) -> None:
+    stop = threading.Event()
+
+    class Stopping(Worker):
+        def work(self, data: Any, broadcast: Any) -> dict[str, Any]:
+            stop.set()
+            return super().work(data, broadcast)
+
+    with client_of(double, worker=Stopping()) as client:
+        summary = client.run(stop=stop)
+    assert (summary.contributed, summary.failed) == (0, 0)
+    assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
+    assert double.requests[UPLOAD] == 0

@@ -1,0 +1,88 @@
+"""A coordinator with trusted signers takes and runs the plans that they signed, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.plans import sum_plan
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.bootstrap import application
+from coordinator.domain.names import plan_name
+from coordinator.settings import Settings, SettingsError
+from coordinator.use_cases.plans import Plans
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError
+from muster.wire.signatures import SigningKey
+
+PLAN = sum_plan()
+KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+SIGNED = PLAN.signed(KEY)
+TRUSTED = frozenset({KEY.signer})
+FULL, COPY = plan_name(PLAN.sha256, for_client=False), plan_name(PLAN.sha256, for_client=True)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> DirectoryBlobs:
+    return DirectoryBlobs(tmp_path)
+
+
+def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
+    plans = Plans(blobs, TRUSTED)
+    assert plans.put(PLAN.sha256, SIGNED.encode())
+    assert not plans.put(PLAN.sha256, SIGNED.encode())
+    assert plans.full(PLAN.sha256) == SIGNED
+    assert Plan.decode(bytes(plans.for_client(PLAN.sha256))) == SIGNED.for_client()
+
+
+@pytest.mark.parametrize("plan", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
+def test_a_plan_of_nobody_trusted_is_not_taken(blobs, plan):
+    with pytest.raises(ProblemError, match=r"not signed|none of whom"):
+        Plans(blobs, TRUSTED).put(PLAN.sha256, plan.encode())
+    assert not list(blobs.list("plans/"))
+
+
+@pytest.mark.parametrize("swapped", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
+def test_a_plan_that_was_swapped_in_the_store_is_not_run(blobs, swapped):
+    Plans(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
+    blobs.delete([FULL])
+    blobs.create(FULL, [swapped.encode()])
+    with pytest.raises(ProblemError, match=r"not signed|none of whom"):
+        Plans(blobs, TRUSTED).full(PLAN.sha256)
+
+
+def test_uploading_a_plan_again_adds_its_signatures_to_those_that_are_there(blobs):
+    plans = Plans(blobs)
+    for plan in (PLAN, PLAN.signed(OTHER), SIGNED, PLAN):
+        plans.put(PLAN.sha256, plan.encode())
+    both = PLAN.signed(KEY).signed(OTHER)
+    assert bytes(blobs.read(FULL)) == both.encode()
+    assert bytes(blobs.read(COPY)) == both.for_client().encode()
+    assert Plans(blobs, TRUSTED).full(PLAN.sha256) == both
+
+
+def test_uploading_a_plan_again_mends_what_is_broken_in_the_store(blobs):
+    for name in (FULL, COPY):
+        blobs.create(name, [b"broken"])
+    Plans(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
+    assert Plans(blobs, TRUSTED).full(PLAN.sha256) == SIGNED
+    assert bytes(blobs.read(COPY)) == SIGNED.for_client().encode()
+
+
+def environment(tmp_path: Path, signers: str) -> dict[str, str]:
+    return {
+        "MUSTER_STATE": f"sqlite://{tmp_path}/state.db",
+        "MUSTER_BLOBS": f"file://{tmp_path}/blobs",
+        "MUSTER_QUEUE": f"local://{tmp_path}/queue.db",
+        "MUSTER_SECRET": "ab" * 32,
+        "MUSTER_TRUSTED_SIGNERS": signers,
+    }
+
+
+def test_the_setting_names_the_signers(tmp_path):
+    both = f"{KEY.signer}, {OTHER.signer}"
+    app = application(Settings.from_environment(environment(tmp_path, both)))
+    assert app.plans.trusted == {KEY.signer, OTHER.signer}
+    with pytest.raises(SettingsError, match=r"MUSTER_TRUSTED_SIGNERS: .*is no signer"):
+        Settings.from_environment(environment(tmp_path, "me"))
