@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench bundle openapi terraform-readme requirements clean
+.PHONY: help env demo up smoke test check format bench bundle openapi terraform-readme tools requirements clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ RESOLVE := uv pip compile --quiet --upgrade --python-version 3.11 --python-platf
 
 terraform-readme: env ## Rewrite the tables in the Terraform modules' READMEs
 	$(PYTHON) infra/terraform/readme.py
+
+tools: env ## Make the tools' environment .venv/tools (checkov); the tests that need it do so themselves
+	@requirements/make-tools.sh
 
 requirements: ## Resolve requirements/*.in and those of the functions anew (needs uv)
 	$(RESOLVE) --override requirements/overrides.txt requirements/all.in -o requirements/all.txt

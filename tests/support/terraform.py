@@ -51,10 +51,11 @@ def directories() -> list[str]:
 def require() -> None:
     """Skips the test where there is no terraform."""
     if shutil.which("terraform") is None:
-        _missing("terraform is not on the PATH")
+        missing("terraform is not on the PATH")
 
 
-def _missing(why: str) -> None:
+def missing(why: str) -> None:
+    """Skips the test, or fails it where Terraform is required."""
     if os.environ.get("MUSTER_REQUIRE_TERRAFORM"):
         pytest.fail(f"MUSTER_REQUIRE_TERRAFORM is set, but {why}")
     pytest.skip(why)
@@ -91,7 +92,7 @@ class Copy:
         if directory not in self._initialised:
             done = run("terraform", "init", "-backend=false", "-no-color", cwd=folder)
             if done.code and "TF_CLI_ARGS_init" not in os.environ and _UNREACHABLE.search(done.errors + done.output):
-                _missing("no Terraform registry is reached, and TF_CLI_ARGS_init names no mirror (-plugin-dir=…)")
+                missing("no Terraform registry is reached, and TF_CLI_ARGS_init names no mirror (-plugin-dir=…)")
             assert done.code == 0, done.errors
             self._initialised.add(directory)
         return folder
