@@ -60,9 +60,3 @@ def test_module_is_in_its_four_files(directory):
 
 def test_nothing_of_a_run_is_kept():
     assert not [*TREE.rglob(".terraform.lock.hcl"), *TREE.rglob("*.tfstate")]
-
-
-def test_no_key_file_is_made_anywhere():
-    text = "\n".join(file.read_text() for file in TREE.rglob("*.tf"))
-    assert "google_service_account_key" not in text
-    assert "hmac_key" not in text
