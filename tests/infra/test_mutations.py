@@ -211,12 +211,12 @@ MUTATIONS = [
         ("Only the client API may read the signing keys.",),
     ),
     Mutation(
-        "listing is not bound to a prefix",
+        "client API reads every blob",
         IDENTITY,
         "main.tf",
-        r'(objectListPrefix\\", \\"\\"\)\.startsWith\(\\")\$\{prefix\}',
-        r"\1",
-        ("A listing must be bound by the prefix that the request asks for.",),
+        r"/objects/\$\{prefix\}",
+        "/objects/",
+        ("The client API may read nothing but plans and broadcasts: no checkpoint, no result, no manifest.",),
     ),
     Mutation(
         "functions reach every database",
