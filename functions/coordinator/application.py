@@ -16,6 +16,7 @@ from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.committing import Committing
 from coordinator.use_cases.enrolments import Enrolments
 from coordinator.use_cases.folding import Folding
+from coordinator.use_cases.goals import Goals
 from coordinator.use_cases.open_rounds import OpenRounds
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.pseudonyms import Pseudonyms
@@ -100,7 +101,7 @@ def assemble(
         tokens=tokens,
         plans=plans,
         checkin=Checkin(platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above),
-        uploads=Uploads(platform, tokens, plans, open_rounds, retry_floor),
+        uploads=Uploads(platform, tokens, plans, open_rounds, Goals(platform), retry_floor),
         tasks=Tasks(platform, plans, tensorflow_folds),
         folding=folding,
         closing=closing,

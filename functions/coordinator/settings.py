@@ -34,7 +34,7 @@ class Settings(BaseModel):
         `?endpoint=host:port`, at a stand-in for Cloud Tasks.
       secret: The key of tokens and pseudonyms, at least 32 bytes in hex; or a ring of keys, newest first: `id:hex,id:hex,…`. Only
         `client_api` needs it.
-      round_cache_seconds: How long an instance trusts its reading of a round. Zero where a read costs microseconds.
+      round_cache_seconds: How long an instance trusts its reading of a round. Little where a read costs microseconds.
       direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
       retry_floor: The shortest time, in seconds, that a client is told to wait.
       trusted_signers: The public keys (`ed25519:…`, commas between) of whom one must have signed a plan; empty: any plan is taken.

@@ -109,6 +109,7 @@ def test_without_links_a_create_that_meets_another_one_still_finds_the_name_take
             self._rename(staged, target)
 
     meeting = threading.Barrier(8)
+    DirectoryBlobs(tmp_path).create("a/there", [b""])  # the folder
     blobs = WithoutLinks(tmp_path)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)

@@ -123,14 +123,15 @@ class DirectoryBlobs:
         mine = _info(name, staged.stat())
         for _ in range(_RACES):
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
                 self._link(staged, target)
             except FileExistsError:
                 # Between our attempt and our look the blob may have been deleted: then the name is free, and we try again.
                 with suppress(FileNotFoundError):
                     return Creation(_info(name, target.stat()), created=False, same=_same(staged, target))
             except FileNotFoundError:
-                continue  # a concurrent delete removed the folder, empty as it was
+                # Most often the folder is there; else it is new, or a concurrent delete removed it, empty as it was.
+                with suppress(FileNotFoundError, FileExistsError):  # which may be there or gone while we make it
+                    target.parent.mkdir(parents=True, exist_ok=True)
             else:
                 return Creation(mine, created=True, same=True)
         raise UnavailableError(f"{name}: others kept deleting its folder; try again")

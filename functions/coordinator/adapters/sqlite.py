@@ -31,7 +31,7 @@ class _Connection(sqlite3.Connection):
 
 
 class Database:
-    """An SQLite file, or one in memory: a connection for each thread, write transactions one at a time, errors of ours.
+    """An SQLite file, or one in memory: connections for each thread, write transactions one at a time, errors of ours.
 
     Not to be carried over a fork: make it in the process that uses it.
     """
@@ -85,7 +85,7 @@ class Database:
             raise UnavailableError(f"{self._name}: other threads have been writing for {self._patience:g} s; try again")
         try:
             with self._translated():
-                connection = self._connection()
+                connection = self._connection(writing=True)
                 self._patiently(connection, "BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -107,7 +107,7 @@ class Database:
     def _prepare(self, schema: str, version: int) -> None:
         if self._shared is None:
             with self._translated():
-                self._patiently(self._connection(), "PRAGMA journal_mode=WAL")
+                self._patiently(self._connection(writing=True), "PRAGMA journal_mode=WAL")
         with self.writing() as connection:
             found = connection.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, version):
@@ -119,12 +119,17 @@ class Database:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={version:d}")
 
-    def _connection(self) -> _Connection:
+    def _connection(self, *, writing: bool = False) -> _Connection:
+        """The thread's connection; one for writing is another, since it waits for others in another way."""
         if self._shared is not None:
             return self._shared
-        connection: _Connection | None = getattr(self._local, "connection", None)
+        name = "writer" if writing else "reader"
+        connection: _Connection | None = getattr(self._local, name, None)
         if connection is None:
-            connection = self._local.connection = self._connect(str(self._path))
+            connection = self._connect(str(self._path))
+            if writing:
+                connection.execute("PRAGMA busy_timeout=0")  # it waits by `_patiently`
+            setattr(self._local, name, connection)
         return connection
 
     def _connect(self, path: str) -> _Connection:
@@ -142,19 +147,15 @@ class Database:
     def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
         """Runs `statement`, again while other processes hold the database: SQLite's own waiting is coarse and has gaps."""
         until = time.monotonic() + self._patience
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            while True:
-                try:
-                    connection.execute(statement)
-                except sqlite3.OperationalError as error:
-                    if _primary(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > until:
-                        raise
-                else:
-                    return
-                time.sleep(_PAUSE)
-        finally:
-            connection.execute(f"PRAGMA busy_timeout={int(self._patience * 1000)}")
+        while True:
+            try:
+                connection.execute(statement)
+            except sqlite3.OperationalError as error:
+                if _primary(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() > until:
+                    raise
+            else:
+                return
+            time.sleep(_PAUSE)
 
     def _make_folder(self, path: Path) -> None:
         try:

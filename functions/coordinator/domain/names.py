@@ -4,6 +4,7 @@ tasks/{task}                                     document: the task
 tasks/{task}/rounds/{round id}                   document: one attempt of one round
 tasks/{task}/rounds/{round id}/tickets/{n}       document: slots given out and given back
 tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
+tasks/{task}/rounds/{round id}/shards/looks      document: at which counts of the shards to look for the goal
 tasks/{task}/rounds/{round id}/keys/pseudonyms   document: which key names the round's clients
 populations/{population}/tasks/{task}            document: which tasks a check-in looks at
 audit/{time}-{nonce}, audit/….outcome            document: what an operator set out to do, and what came of it
@@ -58,14 +59,29 @@ def round_path(key: RoundKey) -> str:
     return f"{rounds_path(key.task)}/{key.id}"
 
 
+def tickets_path(key: RoundKey) -> str:
+    """The collection of the round's ticket counters."""
+    return f"{round_path(key)}/tickets"
+
+
 def ticket_path(key: RoundKey, counter: int) -> str:
     """A ticket counter's document."""
-    return f"{round_path(key)}/tickets/{counter:04d}"
+    return f"{tickets_path(key)}/{counter:04d}"
+
+
+def shards_path(key: RoundKey) -> str:
+    """The collection of the round's shards."""
+    return f"{round_path(key)}/shards"
 
 
 def shard_path(key: RoundKey, shard: int) -> str:
     """A shard's counter of updates."""
-    return f"{round_path(key)}/shards/{shard:04d}"
+    return f"{shards_path(key)}/{shard:04d}"
+
+
+def looks_path(key: RoundKey) -> str:
+    """The document that says at which counts of the shards to look for the goal."""
+    return f"{shards_path(key)}/looks"
 
 
 def pseudonym_key_path(key: RoundKey) -> str:

@@ -98,7 +98,8 @@ class Checkin:
 
     def _offer(self, standing: Standing, round_: Collecting, *, identity: str, now: float) -> Assignment | Refusal:
         # A look costs a call; a round that is known to be full is answered without one.
-        if not any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.shards)):
+        if standing.full or not self._any_room(standing, round_, now):
+            standing.full = True
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
         pseudonym = self.pseudonyms.of(round_.key, identity, tickets=standing.tickets)
         if pseudonym is None:
@@ -138,6 +139,9 @@ class Checkin:
             after = self.platform.documents.increment(path, {slots.ISSUED: -1, issued: -1})
             standing.tickets[counter] = {**fields, **after}
         return None
+
+    def _any_room(self, standing: Standing, round_: Collecting, now: float) -> bool:
+        return any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.shards))
 
     def _has_room(self, standing: Standing, counter: int, round_: Collecting, now: float) -> bool:
         """Whether a counter had a slot when it was last read."""
@@ -194,7 +198,7 @@ class Checkin:
             now=now,
             floor=self.retry_floor,
             jitter=self.platform.chance.uniform(),
-            updates=0 if standing is None else sum(map(slots.updates, standing.tickets)),
+            updates=0 if standing is None else standing.updates,
         )
 
 

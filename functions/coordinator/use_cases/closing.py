@@ -93,7 +93,7 @@ class ClosingRounds:
             if self._abandon(found, abandoned, below_minimum=True) is not None:
                 advance(self.platform, key.task)
             return
-        missing = [part for part in frozen.closing.parts() if not ledger.has_partial(part)]
+        missing = ledger.missing(frozen.closing.parts())
         if len(missing) > _AT_ONCE:
             for part in missing:
                 self.platform.enqueue(work.fold_part(key, part), key, hint=part)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from coordinator.domain import names
-from coordinator.domain.names import RoundKey
+from coordinator.domain.names import RoundKey, rest_part
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
 from coordinator.domain.updates import check_update
 from coordinator.ports import BlobNotFoundError, BlobTooLargeError
@@ -67,7 +67,9 @@ class Folding:
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
         self.ensure_part(found.value, ledger, frozen, part)
-        if all(ledger.has_partial(each) for each in frozen.closing.parts()):
+        # The parts left over at the close are folded last, and about at once: while one is missing, a look or two tell.
+        rest = [rest_part(index) for index in range(len(frozen.closing.rest))]
+        if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
             self.platform.enqueue(work.commit(key), key)
 
     def ensure_part(self, round_: Open, ledger: Ledger, frozen: Frozen, part: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -111,6 +111,12 @@ class Ledger:
     def has_partial(self, part: str) -> bool:
         """Whether the part is folded and durable."""
         return self.blobs.stat(names.partial_name(self.key, part)) is not None
+
+    def missing(self, parts: Collection[str]) -> list[str]:
+        """Those of `parts` that are not folded yet, by one listing."""
+        prefix = names.partials_prefix(self.key)
+        stored = {blob.name.removeprefix(prefix) for blob in self.blobs.list(prefix)}
+        return [part for part in parts if part not in stored]
 
     def _read(self, adapter: TypeAdapter[T], name: str) -> T | None:
         try:

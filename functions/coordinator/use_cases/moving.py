@@ -7,8 +7,9 @@ import makes the task last of all: until then nothing at the new place touches w
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import IO
+from typing import IO, Any
 
 from coordinator.domain import names
 from coordinator.domain.keys import FINGERPRINT, KeyRing
@@ -106,7 +107,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
             _put_blob(platform, name, reader)
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
-                (_put_naming if path.split("/")[-2] == _NAMING else _put_counters)(platform, path, data)
+                _put_of_round(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
             if isinstance(round_, Collecting):
@@ -152,7 +153,9 @@ def _survey(platform: Platform, name: str) -> _Survey:
 def _records(platform: Platform, reader: StateReader) -> tuple[Task, list[Round]]:
     """The task and its rounds, after a look at every name: a file must not reach beyond its own task."""
     name = re.escape(reader.header.task)
-    own_path = re.compile(rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/{_NAMING}/pseudonyms)?)?")
+    own_path = re.compile(
+        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/looks|/{_NAMING}/pseudonyms)?)?"
+    )
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
     )
@@ -213,6 +216,17 @@ def _put_blob(platform: Platform, name: str, reader: StateReader) -> None:
     creation = platform.blobs.create(name, reader.chunks(name))
     if not (creation.created or creation.same):
         raise _taken(name)
+
+
+def _put_of_round(platform: Platform, path: str, data: dict[str, Any]) -> None:
+    collection, name = path.split("/")[-2:]
+    if name == "looks":
+        with suppress(AlreadyExistsError):  # the round has gone on meanwhile, and has made its own
+            platform.documents.create(path, data)
+    elif collection == _NAMING:
+        _put_naming(platform, path, data)
+    else:
+        _put_counters(platform, path, data)
 
 
 def _put_counters(platform: Platform, path: str, data: dict[str, int]) -> None:

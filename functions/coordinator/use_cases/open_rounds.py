@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from coordinator.domain import names, slots
 from coordinator.domain.names import RoundKey
@@ -17,11 +18,21 @@ _KEPT = 10_000  # populations or rounds that an instance remembers
 
 @dataclass
 class Standing:
-    """A task as it was a moment ago. `tickets` are the ticket counters' fields, which the check-in brings up to date."""
+    """A task as it was a moment ago.
+
+    `tickets` are the ticket counters' fields, which the check-in brings up to date, and `full` what it has found in them: that no
+    counter has a slot left.
+    """
 
     task: Task
     round: Round | None
     tickets: list[Mapping[str, int]]
+    full: bool = False
+
+    @cached_property
+    def updates(self) -> int:
+        """How many of the round's updates were in."""
+        return sum(map(slots.updates, self.tickets))
 
 
 class OpenRounds:
@@ -81,14 +92,12 @@ class OpenRounds:
 
 def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:
     """The fields of a round's ticket counters."""
-    return [_fields(platform, names.ticket_path(round_.key, counter)) for counter in range(round_.terms.shards)]
+    return _counters(platform, names.tickets_path(round_.key), round_)
 
 
 def read_shards(platform: Platform, round_: Round) -> list[int]:
     """How many updates each shard's counter says there are: a hint."""
-    return [
-        _fields(platform, names.shard_path(round_.key, shard)).get("updates", 0) for shard in range(round_.terms.shards)
-    ]
+    return [fields.get("updates", 0) for fields in _counters(platform, names.shards_path(round_.key), round_)]
 
 
 def tally_assignments(platform: Platform, round_: Round) -> Tally:
@@ -99,6 +108,7 @@ def tally_assignments(platform: Platform, round_: Round) -> Tally:
     return tally
 
 
-def _fields(platform: Platform, path: str) -> Mapping[str, int]:
-    document = platform.documents.get(path)
-    return {} if document is None else document.data
+def _counters(platform: Platform, collection: str, round_: Round) -> list[Mapping[str, int]]:
+    """The fields of a collection's counters, by their numbers, in one call; those that nobody has counted with have none."""
+    found = {document.id: document.data for document in platform.documents.list(collection)}
+    return [found.get(f"{number:04d}", {}) for number in range(round_.terms.shards)]

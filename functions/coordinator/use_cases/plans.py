@@ -27,6 +27,7 @@ class Plans:
     _manifests: dict[str, PlanManifest] = field(default_factory=dict)
     _sizes: dict[str, int] = field(default_factory=dict)
     _full: dict[str, Plan] = field(default_factory=dict)
+    _rules: dict[str, UpdateRules] = field(default_factory=dict)
 
     def put(self, sha256: str, data: bytes) -> bool:
         """Checks and stores a plan; a repeat changes nothing, except that it may bring signatures.
@@ -105,8 +106,12 @@ class Plans:
         return self._full[sha256]
 
     def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:
-        """What an update of the plan has to hold to."""
-        return rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
+        """What an update of the plan has to hold to. Raises `ProblemError` (`not_found`)."""
+        key = f"{sha256} {allow_non_finite}"
+        if key not in self._rules:
+            _make_room(self._rules)
+            self._rules[key] = rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
+        return self._rules[key]
 
     def _read(self, sha256: str, *, for_client: bool) -> memoryview:
         try:
@@ -119,6 +124,6 @@ def _missing(sha256: str) -> ProblemError:
     return ProblemError(ProblemType.NOT_FOUND, f"There is no plan {sha256[:12]}… here; upload it before a task uses it")
 
 
-def _make_room(kept: dict[str, object] | dict[str, PlanManifest] | dict[str, Plan]) -> None:
+def _make_room(kept: dict[str, PlanManifest] | dict[str, Plan] | dict[str, UpdateRules]) -> None:
     while len(kept) >= _KEPT:
         kept.pop(next(iter(kept)), None)

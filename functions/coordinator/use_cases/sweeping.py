@@ -38,6 +38,8 @@ class Sweeping:
         for shard in shards_of(ended):
             self.platform.documents.delete(names.ticket_path(key, shard))
             self.platform.documents.delete(names.shard_path(key, shard))
+        if ended.terms.shards > 1:
+            self.platform.documents.delete(names.looks_path(key))
 
     def _outputs(self, ended: Ended) -> list[str]:
         """The broadcasts that led to a round once nobody needs them, and what commits that lost have left."""

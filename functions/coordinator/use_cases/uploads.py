@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from coordinator.domain.updates import UpdateRules, validated
 from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
+from coordinator.use_cases.goals import Goals
 from coordinator.use_cases.open_rounds import OpenRounds
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
@@ -21,7 +23,6 @@ from muster.wire.problems import ProblemError, ProblemType
 
 UPDATES = "updates"
 _COOKIE_LIFE = 86400.0  # seconds, at least
-_MANY = 100  # updates of a shard; below half of that, by chance, in one round of a hundred million
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Uploads:
     tokens: Tokens
     plans: Plans
     open_rounds: OpenRounds
+    goals: Goals
     retry_floor: float
 
     def upload(self, token: str, read: Callable[[int], bytes], *, length: int | None) -> Receipt:
@@ -56,8 +58,7 @@ class Uploads:
         elif creation.blob.size == 0:
             raise ProblemError(ProblemType.ASSIGNMENT_INVALID, "This client gave its assignment of the round back")
         else:
-            # The first try may have died before it counted: the ledger, not the counter, decides.
-            self.platform.enqueue(work.close(claims.key), claims.key)
+            self._look_again(claims, round_)
         return self._receipt("accepted", claims, after, updates=updates)
 
     def start(self, token: str, wanted: UploadStart) -> DirectUpload:
@@ -127,7 +128,7 @@ class Uploads:
         if mark.created:
             updates = self._count(claims, round_)
         else:
-            self.platform.enqueue(work.close(claims.key), claims.key)  # as after a second upload
+            self._look_again(claims, round_)
         return self._receipt("accepted", claims, after, updates=updates)
 
     def _rules(self, claims: AssignmentClaims, round_: Collecting) -> UpdateRules:
@@ -168,25 +169,26 @@ class Uploads:
         documents.increment(
             names.ticket_path(key, claims.ticket.counter), {slots.used_field(claims.ticket.interval): 1}
         )
-        if self._goal_reached(round_, claims.shard, in_shard):
+        if self.goals.reached(round_, shard=claims.shard, count=in_shard):
             self.platform.enqueue(work.close(key), key)
         elif in_shard % terms.chunk == 0:
             self.platform.enqueue(work.fold_shard(key, claims.shard), key, hint=str(claims.shard))
         return in_shard * terms.shards
 
-    def _goal_reached(self, round_: Collecting, shard: int, in_shard: int) -> bool:
-        terms = round_.terms
-        if terms.shards == 1:
-            return in_shard >= terms.goal
-        # Of many updates the shards get about as many each, so the others are read only when this one is far enough on.
-        if terms.goal >= _MANY * terms.shards and 2 * in_shard * terms.shards < terms.goal:
-            return False
-        others = (
-            self.platform.documents.get(names.shard_path(round_.key, other))
-            for other in range(terms.shards)
-            if other != shard
-        )
-        return in_shard + sum(0 if found is None else found.data.get(UPDATES, 0) for found in others) >= terms.goal
+    def _look_again(self, claims: AssignmentClaims, round_: Collecting) -> None:
+        """After a repeat: the first try may have died before it counted, so the ledger, not the counter, decides.
+
+        That lists all of the round. One of several shards is listed once a second at most, at its end, or a lossy network would
+        cost as many lists as updates.
+        """
+        key = claims.key
+        if round_.terms.shards == 1:
+            self.platform.enqueue(work.close(key), key)
+            return
+        now = self.platform.clock.now()
+        second = math.floor(now) + 1
+        name = f"close-{key.task}-{key.id}-repeats-{second}"
+        self.platform.queue.enqueue(work.close(key), name=name, delay=second - now)
 
     def _receipt(self, status: str, claims: AssignmentClaims, round_: Round, *, updates: int = 0) -> Receipt:
         now, jitter = self.platform.clock.now(), self.platform.chance.uniform()

@@ -1,0 +1,69 @@
+"""The goal of a round with several shards is seen at once, by one reading for most updates at most, and by several at once."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.costs import counted
+from support.faults import Schedule
+from support.harness import Harness
+from support.plans import sum_update
+
+SHARDS, GOAL = 6, 60
+
+
+def test_the_last_update_closes_the_round(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(rounds=2, goal=GOAL, shards=SHARDS, chunk=8)
+    for client in range(GOAL):
+        assert not h.committed()
+        h.upload(h.assigned(client).token, sum_update(client % 50))
+        h.deliver_all()
+    (round_,) = h.committed()
+    assert round_.tally.folded == GOAL
+    assert h.leftovers() == []
+
+
+def test_of_uploads_at_once_one_sees_the_goal(tmp_path):
+    h = Harness(tmp_path, durable=True)
+    h.begin(rounds=2, goal=GOAL, shards=SHARDS)
+    tokens = [h.assigned(client).token for client in range(GOAL)]
+
+    def upload(client: int) -> None:
+        h.upload(tokens[client], sum_update(client % 50))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(upload, range(GOAL)))
+    assert any(held.work.kind == "close" and held.due <= h.clock.now() for held in h.queue.held)
+    h.deliver_all()
+    assert [round_.tally.folded for round_ in h.committed()] == [GOAL]
+
+
+def test_a_look_that_was_overtaken_takes_the_other_ones_word(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=GOAL, shards=SHARDS)
+    goals, round_ = h.app.uploads.goals, h.round()
+    for shard in range(SHARDS):
+        h.inner.documents.increment(f"tasks/sum/rounds/000001-0000/shards/{shard:04d}", {"updates": 10 - (shard > 2)})
+    assert not goals.reached(round_, shard=0, count=10)  # writes the looks: three are missing
+    assert not h.application().uploads.goals.reached(round_, shard=1, count=10)  # by the same looks, without a write
+    for shard in (3, 4, 5):
+        assert not goals.reached(round_, shard=shard, count=9)
+        h.inner.documents.increment(f"tasks/sum/rounds/000001-0000/shards/{shard:04d}", {"updates": 1})
+    assert goals.reached(round_, shard=5, count=10)
+
+
+@pytest.mark.parametrize("clients", [1500])
+def test_reads_for_an_update_do_not_grow_with_the_shards(tmp_path, clients):
+    schedule = Schedule()
+    h = Harness(tmp_path, cache_seconds=1.0, wrap=lambda platform: counted(platform, schedule))
+    h.begin(rounds=2, goal=clients, shards=12)
+    schedule.calls.clear()
+    for client in range(clients):
+        h.upload(h.assigned(client).token, sum_update(client % 50))
+    # The round as it is now, the looks, and the looks' own readings of all shards.
+    assert schedule.calls["documents.get"] < 2.2 * clients
+    assert schedule.calls["documents.listed"] < clients
+    h.deliver_all()
+    assert [round_.tally.folded for round_ in h.committed()] == [clients]
