@@ -1,0 +1,247 @@
+"""Check-ins a second through real HTTP: accepted ones, and ones answered "wait", beside the server's floor in the same run.
+
+`python tests/benchmarks/checkins.py`. `muster up` with one web worker for each core on an embedded store, and beside it, on the same
+cores, generators with kept connections, whose own share of the CPU is printed. The floor is `GET /health`: gunicorn and
+functions-framework without Muster. Each case is measured in turns, and the medians of all turns are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import select
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.smoke import smoke_plan
+from muster.wire.messages import TaskPolicy
+
+TARGETS = {"accepted": 300.0, "wait": 1000.0}  # a second
+OPEN, FULL = "open", "full"  # populations
+_HEADER_END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one generator, or all, came to. Seconds; `expected`: answers that were what the case is about."""
+
+    answers: int
+    expected: int
+    latencies: list[float]
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a case: answers a second, quantiles in ms, cores that the generators and the coordinator took, ms of CPU for each."""
+
+    rate: float
+    p50: float
+    p99: float
+    generators: float
+    coordinator: float
+    cpu: float
+
+
+def request_of(case: str, client: str) -> bytes:
+    """A request of the case, as it goes over the wire."""
+    if case == "floor":
+        return b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"
+    body = json.dumps({"client": client}).encode()
+    path = f"/v1/populations/{OPEN if case == 'accepted' else FULL}:checkin"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def generate(
+    case: str, host: str, port: int, *, connections: int, seconds: float, name: str, ready: Any, out: Any
+) -> None:
+    """A generator, in a process of its own: `connections` requests at a time, for so many seconds."""
+    wanted = {"floor": b"ok", "accepted": b'"assigned"', "wait": b'"round_full"'}[case]
+    sockets = [socket.create_connection((host, port)) for _ in range(connections)]
+    for each in sockets:
+        each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    poll = select.poll()
+    by_number = {each.fileno(): each for each in sockets}
+    started: dict[int, float] = {}
+    buffers = dict.fromkeys(by_number, b"")
+    latencies: list[float] = []
+    sent = expected = 0
+    ready.wait()
+    began, cpu = time.perf_counter(), time.process_time()
+    until = began + seconds
+
+    def ask(number: int) -> None:
+        nonlocal sent
+        sent += 1
+        started[number] = time.perf_counter()
+        by_number[number].sendall(request_of(case, f"{name}-{sent}"))
+
+    for number in by_number:
+        poll.register(number, select.POLLIN)
+        ask(number)
+    while started and time.perf_counter() < until + 10:
+        for number, _ in poll.poll(1000):
+            buffers[number] += by_number[number].recv(1 << 16)
+            head, found, body = buffers[number].partition(_HEADER_END)
+            if not found or len(body) < _length(head):
+                continue
+            now = time.perf_counter()
+            latencies.append(now - started.pop(number))
+            expected += wanted in body and b" 200 " in head[:16]
+            buffers[number] = b""
+            if now < until:
+                ask(number)
+    for each in sockets:
+        each.close()
+    out.put(Measured(len(latencies), expected, latencies, time.process_time() - cpu))
+
+
+def _length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    return 0
+
+
+def turn(case: str, coordinator: LocalCoordinator, *, processes: int, connections: int, seconds: float) -> Turn:
+    """Measures a case once."""
+    place = urlsplit(coordinator.url)
+    context = multiprocessing.get_context("fork")
+    ready, out = context.Event(), context.SimpleQueue()
+    made = [
+        context.Process(
+            target=generate,
+            args=(case, place.hostname, place.port),
+            kwargs={
+                "connections": connections,
+                "seconds": seconds,
+                "name": f"{time.time_ns():x}-{at}",
+                "ready": ready,
+                "out": out,
+            },
+        )
+        for at in range(processes)
+    ]
+    for each in made:
+        each.start()
+    before, start = _cpu(coordinator), time.perf_counter()
+    ready.set()
+    found: list[Measured] = [out.get() for _ in made]
+    wall, cpu = time.perf_counter() - start, _cpu(coordinator) - before
+    for each in made:
+        each.join()
+    answers = sum(each.answers for each in found)
+    odd = answers - sum(each.expected for each in found)
+    if odd:
+        raise SystemExit(f"{odd} of {answers} answers were not what {case!r} is about")
+    latencies = sorted(latency for each in found for latency in each.latencies)
+    return Turn(
+        answers / wall,
+        1000 * latencies[len(latencies) // 2],
+        1000 * latencies[math.ceil(0.99 * len(latencies)) - 1],
+        sum(each.cpu for each in found) / wall,
+        cpu / wall,
+        1000 * cpu / answers,
+    )
+
+
+def _cpu(coordinator: LocalCoordinator) -> float:
+    """CPU seconds of the web processes so far."""
+    web = psutil.Process(coordinator.pids["web"])
+    return sum(sum(each.cpu_times()[:2]) for each in (web, *web.children(recursive=True)))
+
+
+def prepare(coordinator: LocalCoordinator) -> None:
+    """Opens a task with room for everybody, and one whose round is full."""
+    operator, plan = Operator(coordinator.url), smoke_plan()
+    for name, goal in ((OPEN, 100_000), (FULL, 1)):
+        policy = TaskPolicy(goal=goal, round_seconds=86400, assignment_seconds=86400)
+        operator.create_task(name, population=name, plan=plan, policy=policy)
+    pause = threading.Event()
+    while any(operator.task(name).current is None for name in (OPEN, FULL)):
+        pause.wait(0.05)
+    place = urlsplit(coordinator.url)
+    with socket.create_connection((place.hostname or "", place.port or 0)) as first:
+        first.sendall(request_of("wait", "first"))
+        first.recv(1 << 16)
+
+
+def report(console: Console, turns: dict[str, list[Turn]]) -> None:
+    """Prints medians."""
+
+    def middle(case: str, of: Callable[[Turn], float]) -> float:
+        return statistics.median(map(of, turns[case]))
+
+    names = (
+        "case",
+        "a second",
+        "target",
+        "of the floor",
+        "p50 ms",
+        "p99 ms",
+        "cores: generators",
+        "web workers",
+        "CPU ms each",
+    )
+    table = Table(*names)
+    for case in turns:
+        target = TARGETS.get(case)
+        table.add_row(
+            {"floor": "GET /health"}.get(case, f"check-in, {case}"),
+            f"{middle(case, lambda each: each.rate):,.0f}",
+            "" if target is None else f"{target:,.0f}",
+            f"{middle(case, lambda each: each.rate) / middle('floor', lambda each: each.rate):.0%}",
+            *(f"{middle(case, of):.1f}" for of in (lambda each: each.p50, lambda each: each.p99)),
+            *(f"{middle(case, of):.2f}" for of in (lambda each: each.generators, lambda each: each.coordinator)),
+            f"{middle(case, lambda each: each.cpu):.2f}",
+        )
+    console.print(table)
+    console.print("generators, workers: cores that they took; ms each: the workers' CPU for an answer")
+
+
+def main() -> None:
+    """Measures."""
+    cores = os.cpu_count() or 1
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn")
+    parser.add_argument("--processes", type=int, default=1, help="generators")
+    parser.add_argument("--connections", type=int, default=16, help="of each generator")
+    parser.add_argument("--workers", type=int, default=cores)
+    given = parser.parse_args()
+    turns: dict[str, list[Turn]] = {case: [] for case in ("floor", "accepted", "wait")}
+    load = {"processes": given.processes, "connections": given.connections, "seconds": given.seconds}
+    with (
+        tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
+        LocalCoordinator(Path(folder), workers=given.workers) as coordinator,
+    ):
+        prepare(coordinator)
+        for _ in range(given.turns):
+            for case, found in turns.items():
+                found.append(turn(case, coordinator, **load))
+    report(Console(), turns)
+
+
+if __name__ == "__main__":
+    main()
