@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from werkzeug.wrappers import Response
 
@@ -91,8 +92,36 @@ def _refuse_foreign_page(call: Call) -> None:
     """Where anybody may operate, a page of another site that an operator happens to look at may not do so in their name.
 
     A browser sends some requests without asking first, and then says from which origin. With a key there is no such danger: a
-    page does not have it.
+    page does not have it. A site can have its own name point to this machine (DNS rebinding), and so be of the same origin: from a
+    page only a host counts whose name no stranger can own.
     """
     origin = call.request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != call.request.host:
+    if origin is None:
+        return
+    place = _split(origin)
+    if place is None or place.netloc != call.request.host:
         raise ProblemError(ProblemType.FORBIDDEN, "A page of another origin may not operate")
+    if not _is_nobodys(place.hostname or ""):
+        raise ProblemError(
+            ProblemType.FORBIDDEN,
+            f"While everybody may operate, a page may only at localhost, an IP address or a name without dots, not at {place.netloc[:80]}: "
+            "set MUSTER_OPERATORS to keys:… (`muster key operator` makes one)",
+        )
+
+
+def _split(origin: str) -> SplitResult | None:
+    try:
+        return urlsplit(origin)
+    except ValueError:  # brackets that are no IPv6 address
+        return None
+
+
+def _is_nobodys(host: str) -> bool:
+    """Whether a host is one that can't be registered: an address, `localhost` or below it, a name of a local network."""
+    if "." not in host or host.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

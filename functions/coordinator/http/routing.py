@@ -104,7 +104,8 @@ class _HashConverter(BaseConverter):
 
 
 class _NumberConverter(BaseConverter):
-    regex = r"\d{1,9}"  # a longer one is no round's, and would make a name that no store takes
+    # ASCII, so that a number has one spelling; a longer one is no round's, and would make a name that no store takes.
+    regex = r"[0-9]{1,9}"
 
     def to_python(self, value: str) -> int:
         return int(value)

@@ -1,0 +1,16 @@
+"""A coordinator with every door shut, and an open round in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.fortress import Fortress
+from support.issuer import TokenIssuer
+
+
+@pytest.fixture
+def h(tmp_path: Path, issuer: TokenIssuer) -> Fortress:
+    made = Fortress(tmp_path, issuer)
+    made.begin(goal=3, minimum=2, over_selection=2.0, rounds=3, round_seconds=1000, assignment_seconds=1000)
+    return made

@@ -1,0 +1,80 @@
+"""A coordinator with every door shut: enrolled clients, operators with keys, trusted signers, an invoker's token, one origin.
+
+The harness's own methods show what each caller has to show, so that a test says only what an attacker changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from werkzeug.test import TestResponse
+
+from coordinator.adapters.clients import parse_clients
+from coordinator.adapters.oidc import OidcInvoker
+from coordinator.adapters.operators import parse_operators
+from coordinator.use_cases.enrolments import Enrolments
+from coordinator.use_cases.records import Platform
+from muster.wire.enrolment import Enrolment, PrivateKey
+from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Wait
+from muster.wire.plan import Plan
+from muster.wire.signatures import SigningKey
+from support.harness import POPULATION, START, Harness
+from support.issuer import TokenIssuer
+from support.plans import sum_plan
+
+OPERATOR, VIEWER = "muster-operator-of-alice", "muster-operator-of-bob"
+ENROLLER, SIGNER = PrivateKey.generate(), SigningKey.generate()
+ORIGIN = "https://app.example"
+QUEUE = "queue@muster-test.iam.gserviceaccount.com"
+FUNCTIONS = {"aggregator": "https://aggregator.example", "committer": "https://committer.example"}
+CHECKIN = f"/v1/populations/{POPULATION}:checkin"
+DAY = 86400.0  # seconds
+
+
+def enrolment(name: object, *, population: str = POPULATION, issued_at: float = START, days: float = 90.0) -> Enrolment:
+    """What an operator's token says of a client."""
+    return Enrolment(population, f"client-{name}", issued_at=issued_at, expires_at=issued_at + days * DAY)
+
+
+class Fortress(Harness):
+    """`Harness`, with every door shut. `bare` asks as a stranger does; other calls bring what their route wants."""
+
+    def __init__(self, root: Path, issuer: TokenIssuer, *, plan: Plan | None = None, **more: Any) -> None:
+        self.issuer = issuer
+        self._given = more.pop("given", {})
+
+        def guards(platform: Platform) -> dict[str, Any]:
+            hashed = (hashlib.sha256(key.encode()).hexdigest() for key in (OPERATOR, VIEWER))
+            revoked = Enrolments(platform, seconds=0.0).is_revoked
+            return {
+                "operators": parse_operators("keys:alice:operator:{},bob:viewer:{}".format(*hashed)),
+                "clients": parse_clients(
+                    f"enrolment:{ENROLLER.public}", clock=platform.clock, revoked=revoked, proxy_secret=None
+                ),
+                "invoker": OidcInvoker(issuer=issuer.url, account=QUEUE, audiences=FUNCTIONS),
+                "trusted_signers": frozenset({SIGNER.signer}),
+                "cors_origins": (ORIGIN,),
+                **self._given,
+            }
+
+        super().__init__(root, plan=(plan or sum_plan()).signed(SIGNER), guards=guards, **more)
+
+    def bare(self, method: str, path: str, **more: Any) -> TestResponse:
+        """One request with just what the test gives it."""
+        return super().call(method, path, **more)
+
+    def call(self, method: str, path: str, *, body: bytes = b"", token: str | None = None, **more: Any) -> TestResponse:
+        if token is None:
+            if path.startswith("/internal/"):
+                function = "committer" if path.endswith(("/commit", "/open")) else "aggregator"
+                token = self.issuer.token(account=QUEUE, audience=FUNCTIONS[function])
+            elif path.startswith(("/v1/tasks", "/v1/audit", "/v1/revocations")) or method == "PUT":
+                token = OPERATOR
+        return super().call(method, path, body=body, token=token, **more)
+
+    def checkin(self, client: object = None, *, cookie: str | None = None, token: str | None = None) -> Assignment | Wait:
+        token = token or ENROLLER.issue(enrolment(client, issued_at=self.clock.now()))
+        body = CheckinRequest(cookie=cookie).encode()
+        return CheckinResponse.decode(self.ask("POST", CHECKIN, body=body, token=token)).answer
