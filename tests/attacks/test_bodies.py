@@ -109,7 +109,9 @@ def bombs():
     yield "a zip in a zip", archive(("manifest.json", archive(("manifest.json", bytes(MUCH)))))
     yield "many names", archive(*((f"parts/{at}", b"") for at in range(20_000)), method=zipfile.ZIP_STORED)
     # One entry's bytes under many names (https://www.bamsoftware.com/hacks/zipbomb/).
-    data = bytearray(archive(*((f"parts/{at}", bytes(100_000) if at == 0 else b"") for at in range(8)), method=zipfile.ZIP_STORED))
+    data = bytearray(
+        archive(*((f"parts/{at}", bytes(100_000) if at == 0 else b"") for at in range(8)), method=zipfile.ZIP_STORED)
+    )
     first = at = data.index(b"PK\x01\x02")
     start = bytes(data[first : first + 46])
     for _ in range(8):
@@ -246,7 +248,27 @@ def test_no_name_in_a_path_leads_elsewhere(h, tmp_path):
     assert sorted(tmp_path.rglob("*")) == files
 
 
-NAMES = ["..", "../x", "a/b", "a\\b", "a\0b", "a\n", "\nsum", "sum\n", ".sum", "", "SUM", "\uff53um", "s\u0443m", "a" * 65, "a b", "a%2fb", 1, None, ["sum"]]
+NAMES = [
+    "..",
+    "../x",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "a\n",
+    "\nsum",
+    "sum\n",
+    ".sum",
+    "",
+    "SUM",
+    "\uff53um",
+    "s\u0443m",
+    "a" * 65,
+    "a b",
+    "a%2fb",
+    1,
+    None,
+    ["sum"],
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
@@ -284,7 +306,7 @@ def test_no_name_in_a_plans_archive_leads_elsewhere(tmp_path):
             archive.writestr(name, b"evil")
         response = h.call("PUT", f"/v1/plans/{sum_plan().sha256}", body=buffer.getvalue())
         assert problem_of(response).type is P.PLAN_INVALID
-    assert not [path for path in Path(tmp_path).rglob("*evil*")]
+    assert not list(Path(tmp_path).rglob("*evil*"))
     assert h.blobs() == []
 
 
@@ -315,7 +337,9 @@ def test_a_value_that_is_not_finite_is_refused(summing, value):
     assert summing.blobs("updates/") == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("secure/sum", 10), ("secure/sum", -4), ("secure/modular", 8), ("secure/modular", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("secure/sum", 10), ("secure/sum", -4), ("secure/modular", 8), ("secure/modular", -1)]
+)
 def test_an_integer_outside_its_range_is_refused(summing, name, value):
     with pytest.raises(ProblemError) as caught:
         summing.upload(summing.assigned(0).token, spoilt(name, ..., value))

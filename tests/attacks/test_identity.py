@@ -6,7 +6,6 @@ import hashlib
 import json
 
 import jwt
-import pytest
 from support.fortress import CHECKIN, DAY, ENROLLER, OPERATOR, ORIGIN, QUEUE, VIEWER, Fortress, enrolment
 from support.harness import POPULATION, START, TASK, Harness, problem_of
 from support.plans import sum_update
@@ -144,9 +143,7 @@ def test_a_proxys_header_from_somebody_else_is_refused(tmp_path):
     setting = "proxy:X-Client-Fingerprint?secret-header=X-Proxy-Secret"
 
     def guards(platform):
-        return {
-            "clients": parse_clients(setting, clock=platform.clock, revoked=lambda _: False, proxy_secret="s" * 32)
-        }
+        return {"clients": parse_clients(setting, clock=platform.clock, revoked=lambda _: False, proxy_secret="s" * 32)}
 
     h = Harness(tmp_path, guards=guards)
     mine = {"X-Client-Fingerprint": "ab"}
@@ -232,7 +229,9 @@ def test_inner_routes_take_nobody_but_the_queues_account(h, issuer):
         ):
             headers = {} if token is None else bearer(token)
             if path in ("/internal/commit", "/internal/open") and token is None:
-                headers = bearer(issuer.token(account=QUEUE, audience="https://aggregator.example"))  # another function's
+                headers = bearer(
+                    issuer.token(account=QUEUE, audience="https://aggregator.example")
+                )  # another function's
             assert h.bare("POST", path, json={}, headers=headers).status_code == 401, path
     assert world(h)[1:] == before[1:]
 
@@ -251,7 +250,7 @@ def test_inner_routes_are_not_at_the_address_that_clients_reach(tmp_path, monkey
         environ = {"SERVER_PORT": port, "HTTP_X_FORWARDED_PORT": "81", "HTTP_HOST": "127.0.0.1:81"}
         found = []
         request = Request.from_values(path, method="POST").environ | environ
-        list(app(request, lambda status, headers, error=None: found.append(int(status[:3]))))
+        list(app(request, lambda status, *_: found.append(int(status[:3]))))
         return found[0]
 
     assert status("/internal/tick", "81") == 204
@@ -269,7 +268,13 @@ def test_a_client_api_or_operator_api_has_no_inner_routes(h):
 
 
 def test_a_page_of_another_origin_reads_nothing_and_operates_nothing(h):
-    for origin in ("https://evil.example", f"{ORIGIN}.evil.example", "http://app.example", "null", "https://app.example:444"):
+    for origin in (
+        "https://evil.example",
+        f"{ORIGIN}.evil.example",
+        "http://app.example",
+        "null",
+        "https://app.example:444",
+    ):
         preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         for response in (
             h.bare("OPTIONS", CHECKIN, headers=preflight),
@@ -334,7 +339,12 @@ def test_no_route_changes_an_entry_of_the_log(h):
     assert before
     entry = next(iter(before)).partition("/")[2]
     for method in ("PUT", "POST", "PATCH", "DELETE"):
-        for path in ("/v1/audit", f"/v1/audit/{entry}", f"/v1/tasks/../audit/{entry}", f"/v1/tasks/..%2faudit%2f{entry}"):
+        for path in (
+            "/v1/audit",
+            f"/v1/audit/{entry}",
+            f"/v1/tasks/../audit/{entry}",
+            f"/v1/tasks/..%2faudit%2f{entry}",
+        ):
             assert h.bare(method, path, headers=bearer(OPERATOR), json={}).status_code in (404, 405)
     # Names that would be beside the log, or in it, are tasks and populations like others.
     spec = {"name": "audit", "population": "enrolments", "plan": h.plan.sha256}

@@ -59,7 +59,16 @@ def test_a_forged_assignment_is_refused(h):
     claims, kid = claims_of(token), jwt.get_unverified_header(token)["kid"]
     for key in (b"x" * 32, SECRET + b"x", kid.encode() * 2, b"\0" * 64):
         assert refused(h, jwt.encode(claims, key, "HS256", headers={"kid": kid})) is P.ASSIGNMENT_INVALID
-    for text in ("x", "a.b.c", "..", token + "x", token[:-4], token.rpartition(".")[0] + ".", "null", "é€".encode().decode("latin-1")):
+    for text in (
+        "x",
+        "a.b.c",
+        "..",
+        token + "x",
+        token[:-4],
+        token.rpartition(".")[0] + ".",
+        "null",
+        "é€".encode().decode("latin-1"),
+    ):
         assert refused(h, text) is P.ASSIGNMENT_INVALID
 
 
@@ -118,7 +127,17 @@ def forgeries(token):
     yield "HS512 of the same key", jwt.encode(claims, SECRET * 2, "HS512", headers={"kid": kid})
     yield "its kid as the key", signed({"alg": "HS256", "kid": kid}, claims, kid.encode())
     yield "a key at an address", signed({"alg": "HS256", "kid": kid, "jku": "https://evil.example/keys"}, claims, b"x")
-    for trick in ("../../../../dev/null", "/dev/null", "' OR 1=1 --", "0", "\0", "", kid.upper() + "A", kid[:-1], f"{kid} "):
+    for trick in (
+        "../../../../dev/null",
+        "/dev/null",
+        "' OR 1=1 --",
+        "0",
+        "\0",
+        "",
+        kid.upper() + "A",
+        kid[:-1],
+        f"{kid} ",
+    ):
         yield f"kid {trick!r}", signed({"alg": "HS256", "kid": trick}, claims, b"")
         yield f"kid {trick!r} and the right key", signed({"alg": "HS256", "kid": trick}, claims)
     for odd in (1, [kid], {"kid": kid}, True):

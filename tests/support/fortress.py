@@ -74,7 +74,9 @@ class Fortress(Harness):
                 token = OPERATOR
         return super().call(method, path, body=body, token=token, **more)
 
-    def checkin(self, client: object = None, *, cookie: str | None = None, token: str | None = None) -> Assignment | Wait:
+    def checkin(
+        self, client: object = None, *, cookie: str | None = None, token: str | None = None
+    ) -> Assignment | Wait:
         token = token or ENROLLER.issue(enrolment(client, issued_at=self.clock.now()))
         body = CheckinRequest(cookie=cookie).encode()
         return CheckinResponse.decode(self.ask("POST", CHECKIN, body=body, token=token)).answer
