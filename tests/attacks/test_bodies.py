@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tracemalloc
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import zstandard
 from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
 from support.plans import every_dtype_plan, every_dtype_update, sum_plan, sum_update
@@ -138,6 +140,22 @@ def test_a_plan_that_is_a_bomb_is_refused_before_it_unpacks(tmp_path, name, bomb
     assert problem_of(response).type is P.PLAN_INVALID
     assert peak < LITTLE + 4 * len(bomb)
     assert h.blobs("plans/") == []
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_a_compressed_bomb_is_refused_before_it_unpacks(h, coding, compress):
+    bomb = compress(bytes(MUCH))
+    for route, path, token in routes_with_bodies(h):
+        tracemalloc.start()
+        try:
+            headers = {"Content-Encoding": coding}
+            response = h.call(route.method, path, token=token, body=bomb, headers=headers)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert 400 <= response.status_code < 500, path
+        assert peak < MUCH / 2, path
+    assert h.blobs("updates/") == []
 
 
 def test_a_header_that_claims_huge_tensors_takes_no_memory(h):
