@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench bundle openapi terraform-readme tools requirements clean
+.PHONY: help env demo up smoke test check format bench bench-fold bundle openapi terraform-readme tools requirements clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,10 @@ format: env ## Format the code and fix what the linter can
 
 bench: env ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
 	@$(PYTHON) tests/benchmarks/rounds.py $(ARGS)
+
+bench-fold: env ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
+	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/fold.py $(ARGS)
+	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/memory.py
 
 bundle: env ## Write the functions as they are deployed to dist/bundles
 	@$(PYTHON) -m muster.cli bundle $(ARGS)

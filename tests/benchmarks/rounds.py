@@ -81,7 +81,7 @@ class Result:
 
 def run(case: Case, folder: Path, *, say: Any) -> Result:
     """Runs a case on a coordinator of its own."""
-    plan = _plan(case, folder, say=say)
+    plan = compile_plan(case, folder, say=say)
     say("starting the coordinator")
     with LocalCoordinator(folder / "data") as coordinator:
         operator = Operator(coordinator.url)
@@ -118,7 +118,8 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
     return Result(case, seconds, peaks, cpu / (case.clients * case.rounds))
 
 
-def _plan(case: Case, folder: Path, *, say: Any) -> Plan:
+def compile_plan(case: Case, folder: Path, *, say: Any) -> Plan:
+    """The plan of a case, by a process of its own."""
     say("compiling the plan")
     file, log = folder / "bytes.plan", folder / "plan.log"
     floats = max(1, round(case.megabytes * MEGABYTE / FLOAT))

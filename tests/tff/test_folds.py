@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
+from support.sized import sized_plan, sized_update, with_tensorflow
 
 from muster.author import build_plan
 from muster.author.folds import prove_folds
@@ -310,3 +311,34 @@ def folded(plan, clients):
         total.add(runtime.work(client, broadcast))
     last = fold.split(total.tensors())
     return tuple(runtime.update(state, runtime.report(last.accumulator), last.clear_sums).result.values())
+
+
+def test_a_tensor_that_only_passes_another_on_sees_it_as_it_was():
+    clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
+    computation = aggregation(lambda a, x: (tf.identity(a[1]), a[1] + x[1]))
+    plan = build_plan(computation)
+    assert [rule.kind for rule in plan.manifest.folds] == [TENSORFLOW, SUM]
+    assert folded(plan, clients) == tuple(computation(clients)) == (30.0, 60.0)
+
+
+def test_only_what_is_not_proven_is_computed_with_tensorflow():
+    asked = []
+
+    class Watched(Runtime):
+        def accumulate(self, accumulator, update, *, only=None):
+            found = super().accumulate(accumulator, update, only=only)
+            asked.append(sorted(found))
+            return found
+
+    plan = with_tensorflow(sized_plan(4_000, tensors=2), proven=1)
+    fold = Fold(plan.manifest, zero=plan.zero(), tensorflow=lambda: Watched(plan))
+    updates = [sized_update(4_000, tensors=2, seed=seed) for seed in range(4)]
+    left, right = fold.start(), fold.start()
+    for at, update in enumerate(updates):
+        (left if at % 2 else right).add(update)
+    left.merge(right.tensors())
+    assert asked == [["layer/1"]] * 4
+    for name, value in left.tensors().items():
+        np.testing.assert_array_equal(
+            value, (updates[1][name] + updates[3][name]) + (updates[0][name] + updates[2][name])
+        )

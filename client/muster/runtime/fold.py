@@ -1,12 +1,14 @@
 """The fold: many updates into one accumulator, in place, with numpy wherever the plan proves that it may.
 
-A sum, a maximum or a minimum goes straight into the accumulator's memory. Where a plan needs its own graphs
-(`FoldKind.TENSORFLOW`) the whole accumulator goes through `accumulate` and `merge`. Sums in the clear are numpy either way:
+A sum, a maximum or a minimum goes straight into the accumulator's memory. Tensors for which a plan needs its own graphs
+(`FoldKind.TENSORFLOW`), and they alone, are computed by `accumulate` and `merge`. Sums in the clear are numpy either way:
 int64, every update checked at both ends first. This module never imports TensorFlow by itself.
 """
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from .stages import Runtime
 
 _INT64_MAX = int(np.iinfo(np.int64).max)
+_MAPPED = 1 << 18  # bytes from which an array gets pages of its own
+_PRIVATE: dict[str, Any] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # Windows knows no other
 _UFUNCS: dict[FoldKind, np.ufunc] = {
     FoldKind.SUM: np.add,
     FoldKind.MAXIMUM: np.maximum,
@@ -48,15 +52,26 @@ class Fold:
 
     Args:
       manifest: The plan's.
-      zero: The empty accumulator by name (`Plan.zero()`); it is copied, never written to.
+      zero: The empty accumulator by name (`Plan.zero()`); it is copied, never written to. None where `manifest.sums_alone`: then
+        it is all zeros, and a plan's parts need not be in memory for it.
       tensorflow: Gives the plan's `Runtime`; asked once, and only where `manifest.folds_with_tensorflow`.
     """
 
     def __init__(
-        self, manifest: PlanManifest, *, zero: Mapping[str, Any], tensorflow: Optional[Callable[[], Runtime]] = None
+        self,
+        manifest: PlanManifest,
+        *,
+        zero: Optional[Mapping[str, Any]],
+        tensorflow: Optional[Callable[[], Runtime]] = None,
     ) -> None:
         self.manifest = manifest
-        self.zero = check_tensors(zero, manifest.accumulator, what="zero", problem=ProblemType.PLAN_INVALID)
+        if zero is None and not manifest.sums_alone:
+            raise ValueError(f"plan {manifest.name!r} folds with more than sums: give its zero")
+        self._zero = zero and check_tensors(zero, manifest.accumulator, what="zero", problem=ProblemType.PLAN_INVALID)
+        self.steps = [
+            (rule.path, rule.update or "", _UFUNCS[rule.kind]) for rule in manifest.folds if rule.kind in _UFUNCS
+        ]
+        self.unproven = frozenset(rule.path for rule in manifest.folds if rule.kind is FoldKind.TENSORFLOW)
         self.runtime: Optional[Runtime] = None
         if manifest.folds_with_tensorflow:
             if tensorflow is None:
@@ -68,6 +83,15 @@ class Fold:
     def start(self) -> Accumulator:
         """A new accumulator that holds the zero."""
         return Accumulator(self)
+
+    def empty(self) -> dict[str, Array]:
+        """A zero in memory of its own, by the names of `manifest.accumulator`."""
+        if self._zero is None:
+            return {
+                spec.path: zeros(tuple(size or 0 for size in spec.shape or ()), spec.dtype.numpy)
+                for spec in self.manifest.accumulator
+            }
+        return {name: _copied(value) for name, value in self._zero.items()}
 
     def split(self, tensors: Mapping[str, Any]) -> Folded:
         """Takes an accumulator's tensors apart, for `report` and `update`.
@@ -92,9 +116,9 @@ class Accumulator:
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
-        self._plain: dict[str, Array] = {name: np.array(value, order="C") for name, value in fold.zero.items()}
+        self._plain = fold.empty()
         self._clear: dict[str, Array] = {
-            item.path: np.zeros(tuple(size or 0 for size in item.shape or ()), dtype=np.int64)
+            item.path: zeros(tuple(size or 0 for size in item.shape or ()), np.dtype(np.int64))
             for item in fold.manifest.clear_sums
         }
 
@@ -118,10 +142,10 @@ class Accumulator:
             plain = {name: value for name, value in update.items() if name not in self._clear}
             if factor != 1.0:
                 plain = {name: scaled(value, factor) if scales(value) else value for name, value in plain.items()}
-            self._plain = self._fold.runtime.accumulate(self._plain, plain)
-        else:
-            for rule in manifest.folds:
-                self._combine(rule.path, rule.kind, update[rule.update or ""], factor=factor)
+            self._take(self._fold.runtime.accumulate(self._plain, plain, only=self._fold.unproven))
+        with np.errstate(all="ignore"):  # integers wrap and floats overflow to infinity, as in TensorFlow
+            for path, source, combine in self._fold.steps:
+                _combine(self._plain[path], combine, update[source], factor=factor)
         for item in manifest.clear_sums:
             self._add_clear(item, update[item.path])
 
@@ -138,10 +162,10 @@ class Accumulator:
         for item in self._fold.manifest.clear_sums:
             self._check_overflow(item, other.clear_sums[item.path])
         if self._fold.runtime is not None:
-            self._plain = self._fold.runtime.merge(self._plain, other.accumulator)
-        else:
-            for rule in self._fold.manifest.folds:
-                self._combine(rule.path, rule.kind, other.accumulator[rule.path])
+            self._take(self._fold.runtime.merge(self._plain, other.accumulator, only=self._fold.unproven))
+        with np.errstate(all="ignore"):
+            for path, _, combine in self._fold.steps:
+                _combine(self._plain[path], combine, other.accumulator[path])
         for item in self._fold.manifest.clear_sums:
             self._add_clear(item, other.clear_sums[item.path])
 
@@ -149,15 +173,11 @@ class Accumulator:
         """The accumulator's own memory, by name: `manifest.accumulator`, then the sums in the clear as int64."""
         return {**self._plain, **self._clear}
 
-    def _combine(self, path: str, kind: FoldKind, value: Array, *, factor: float = 1.0) -> None:
-        target, combine = self._plain[path], _UFUNCS[kind]
-        # Integers wrap and floats overflow to infinity, as in TensorFlow, and without a warning.
-        with np.errstate(all="ignore"):
-            if factor == 1.0 or not scales(value):
-                combine(target, value, out=target)
-                return
-            for into, piece in pieces_of(target, value):
-                combine(into, scaled(piece, factor), out=into)
+    def _take(self, computed: Mapping[str, Array]) -> None:
+        """Takes what the graphs computed from the accumulator as it was, before anything is added to the rest of it in place."""
+        for path, value in computed.items():
+            # TensorFlow may hand back the very memory that it was fed, where a graph passes a tensor through.
+            self._plain[path] = np.array(value) if self._fold.steps else value
 
     def _check_overflow(self, item: ClearSum, value: Array) -> None:
         held = self._clear[item.path]
@@ -169,6 +189,32 @@ class Accumulator:
         np.add(target, value, out=target, casting="unsafe")
         if item.modulus is not None:
             np.mod(target, item.modulus, out=target)
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros, in memory that goes back to the system as soon as nothing holds them.
+
+    The C library keeps what large arrays leave behind, for each thread that made some: many models' worth, in a server.
+    """
+    count = math.prod(shape)
+    if count * dtype.itemsize < _MAPPED or dtype.hasobject:
+        return np.zeros(shape, dtype)
+    pages = mmap.mmap(-1, count * dtype.itemsize, **_PRIVATE)
+    return np.frombuffer(pages, dtype, count).reshape(shape)
+
+
+def _copied(value: Array) -> Array:
+    copy = zeros(value.shape, value.dtype)
+    copy[...] = value
+    return copy
+
+
+def _combine(target: Array, combine: np.ufunc, value: Array, *, factor: float = 1.0) -> None:
+    if factor == 1.0 or not scales(value):
+        combine(target, value, target)
+        return
+    for into, piece in pieces_of(target, value):
+        combine(into, scaled(piece, factor), out=into)
 
 
 def _check_range(value: Array, item: ClearSum) -> None:

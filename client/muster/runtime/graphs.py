@@ -6,7 +6,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -73,6 +73,7 @@ class StageGraph:
         *,
         sequences: Optional[Mapping[str, Elements]] = None,
         seconds: Optional[float] = None,
+        only: Optional[Collection[str]] = None,
     ) -> dict[str, dict[str, Array]]:
         """Runs the computation on fresh variables.
 
@@ -81,6 +82,7 @@ class StageGraph:
           sequences: What the data sets hold, by name.
           seconds: After so long no data set gives another element, and an operation that waits is woken; None: never. TensorFlow
             can't be stopped within an operation, or in a loop that reads no data.
+          only: The paths of the output tensors to compute; all, if it is not given.
 
         Returns:
           The tensors of each output value by name, in the declared order.
@@ -95,12 +97,16 @@ class StageGraph:
             for binding in bindings
             if isinstance(binding, TensorBinding)
         }
+        outputs = {
+            value: [binding for binding in bindings if only is None or binding.path in only]
+            for value, bindings in self._stage.outputs.items()
+        }
         with self._lock:
             until = None if seconds is None else time.monotonic() + seconds
             readers = {path: _Reader((sequences or {})[path], until) for path in self._sources}
             feeds.update({source.token: source.register(readers[path]) for path, source in self._sources.items()})
             try:
-                fetched = self._execute(feeds, seconds)
+                fetched = self._execute(feeds, outputs, seconds)
             except tf.errors.OpError as error:
                 for reader in readers.values():
                     if reader.error is not None:
@@ -113,13 +119,13 @@ class StageGraph:
                     source.clear()
         return {
             value: {binding.path: _as_array(got, binding.dtype) for binding, got in zip(bindings, fetched[value])}
-            for value, bindings in self._stage.outputs.items()
+            for value, bindings in outputs.items()
         }
 
-    def _execute(self, feeds: Mapping[str, Any], seconds: Optional[float]) -> Any:
-        fetches = {
-            value: [self._tensor(binding) for binding in bindings] for value, bindings in self._stage.outputs.items()
-        }
+    def _execute(
+        self, feeds: Mapping[str, Any], outputs: Mapping[str, Iterable[TensorBinding]], seconds: Optional[float]
+    ) -> Any:
+        fetches = {value: [self._tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
         options = None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=math.ceil(seconds * 1000) + 1)
         session = self._session or self._open()
         try:

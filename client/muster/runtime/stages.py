@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -85,12 +85,15 @@ class Runtime:
         """`() -> A`: the empty accumulator, as `manifest.accumulator` declares it."""
         return self._run("zero", {})["accumulator"]
 
-    def accumulate(self, accumulator: Tensors, update: Tensors) -> dict[str, Array]:
+    def accumulate(
+        self, accumulator: Tensors, update: Tensors, *, only: Optional[Collection[str]] = None
+    ) -> dict[str, Array]:
         """`(A, U) -> A`: the accumulator with one update more.
 
         Args:
           accumulator: As `manifest.accumulator` declares it.
           update: The update's plain tensors; sums in the clear are not this stage's, and are left aside if they are given.
+          only: The accumulator's tensors to compute, by name; all, if it is not given.
         """
         sums = {item.path for item in self.plan.manifest.clear_sums}
         plain = {name: value for name, value in update.items() if name not in sums}
@@ -99,13 +102,12 @@ class Runtime:
             "accumulator": self._accumulator(accumulator, "accumulator"),
             "update": check_tensors(plain, specs, what="update"),
         }
-        return self._run("accumulate", inputs)["accumulator"]
+        return self._graph("accumulate").run(inputs, only=only)["accumulator"]
 
-    def merge(self, left: Tensors, right: Tensors) -> dict[str, Array]:
-        """`(A, A) -> A`: two accumulators in one."""
-        return self._run(
-            "merge", {"left": self._accumulator(left, "left"), "right": self._accumulator(right, "right")}
-        )["accumulator"]
+    def merge(self, left: Tensors, right: Tensors, *, only: Optional[Collection[str]] = None) -> dict[str, Array]:
+        """`(A, A) -> A`: two accumulators in one; of its tensors those in `only`, if it is given."""
+        inputs = {"left": self._accumulator(left, "left"), "right": self._accumulator(right, "right")}
+        return self._graph("merge").run(inputs, only=only)["accumulator"]
 
     def report(self, accumulator: Tensors) -> dict[str, Array]:
         """`A -> R`: the aggregate that `update` takes. Never for an accumulator of no updates: a mean of nothing is NaN."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ class DType(str, Enum):
     COMPLEX128 = "complex128"
     STRING = "string"
 
-    @property
+    @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The numpy dtype; strings are `object` arrays of `bytes`, as TensorFlow has them."""
         if self is DType.STRING:
@@ -37,7 +38,7 @@ class DType(str, Enum):
             return bfloat16()
         return np.dtype(self.value)
 
-    @property
+    @cached_property
     def is_floating(self) -> bool:
         """Whether values may be NaN or infinite (real or complex floating point)."""
         return self.value.lstrip("b").startswith(("float", "complex"))

@@ -187,6 +187,14 @@ class PlanManifest(Message):
         return (*graphs, self.initial_state, self.zero)
 
     @property
+    def sums_alone(self) -> bool:
+        """Whether every tensor of the accumulator is a proven sum, so that its zero is all zeros and need not be read."""
+        proven = {rule.path for rule in self.folds if rule.kind is FoldKind.SUM}
+        return all(
+            spec.path in proven and spec.shape is not None and None not in spec.shape for spec in self.accumulator
+        )
+
+    @property
     def folds_with_tensorflow(self) -> bool:
         """Whether the fold has to load TensorFlow."""
         return any(rule.kind is FoldKind.TENSORFLOW for rule in self.folds)

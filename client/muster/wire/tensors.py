@@ -25,6 +25,7 @@ Array = np.ndarray[Any, Any]
 Buffer = Union[bytes, bytearray, memoryview]
 
 HEADER_LIMIT = 4 << 20  # bytes; a header lists tensors, a few dozen bytes each
+_PIECE = 1 << 20  # bytes that `encode_chunks` hands over at a time: a store that copies one copies no whole tensor
 _LENGTH = 8  # bytes: the header's length, little-endian
 _CODES: dict[DType, str] = {
     DType.BOOL: "BOOL",
@@ -126,6 +127,18 @@ def read_header(start: Buffer) -> Header:
     return Header(tuple(entries), tuple(names if order is None else order), data_start, position, notes)
 
 
+def read_file_header(data: Buffer) -> Header:
+    """The header of a whole file.
+
+    Raises:
+      TensorsError: see `read_header`, or the data is longer or shorter than the header says.
+    """
+    header = read_header(data)
+    if len(data) != header.file_size:
+        raise TensorsError(f"the file has {len(data)} bytes; its header says {header.file_size}")
+    return header
+
+
 def _read_metadata(
     metadata: Any,
 ) -> tuple[dict[str, tuple[DType, tuple[int, ...]]], list[str] | None, dict[str, Any]]:
@@ -209,9 +222,7 @@ def decode(data: Buffer) -> dict[str, Array]:
     Raises:
       TensorsError: see `read_header` and `unpack`, or the data is longer or shorter than the header says.
     """
-    header = read_header(data)
-    if len(data) != header.file_size:
-        raise TensorsError(f"the file has {len(data)} bytes; its header says {header.file_size}")
+    header = read_file_header(data)
     view = memoryview(data)
     found = {e.name: unpack(e, view[header.data_start + e.begin : header.data_start + e.end]) for e in header.entries}
     return {name: found[name] for name in header.order}
@@ -233,7 +244,7 @@ def encode(tensors: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None
 def encode_chunks(
     tensors: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None
 ) -> Iterator[Union[bytes, memoryview]]:
-    """Like `encode`, in pieces that need no copy of the tensors: the header, then a view of each tensor's memory."""
+    """Like `encode`, in pieces that need no copy of the tensors: the header, then views of their memory of at most 1 MiB each."""
     packed: dict[str, dict[str, Any]] = {}
     stored: list[tuple[str, str, Sequence[int], Union[bytes, memoryview]]] = []
     widths: dict[str, int] = {}
@@ -269,7 +280,8 @@ def encode_chunks(
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(_LENGTH, "little") + text
     for _, _, _, raw in stored:
-        yield raw
+        for start in range(0, len(raw), _PIECE):
+            yield raw[start : start + _PIECE]
 
 
 def _bytes_of(array: Array) -> memoryview:

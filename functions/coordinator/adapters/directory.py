@@ -69,16 +69,18 @@ class DirectoryBlobs:
         target = self._file(name)
         with _translated(name):
             try:
-                file = target.open("rb", buffering=0)  # closed below
+                file = os.open(target, os.O_RDONLY | getattr(os, "O_BINARY", 0))
             except FileNotFoundError as error:
                 raise BlobNotFoundError(f"There is no blob {name}") from error
-            with file:
-                size = os.fstat(file.fileno()).st_size
+            try:
+                size = os.fstat(file).st_size
                 if limit is not None and size > limit:
                     raise BlobTooLargeError(f"{name} has {size} bytes, and at most {limit} are read")
                 if not size:
                     return memoryview(b"")  # nothing can't be mapped
-                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                return memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+            finally:
+                os.close(file)
 
     def stat(self, name: str) -> BlobInfo | None:
         """See `Blobs.stat`."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from muster.wire.dtypes import DType
-from muster.wire.manifest import ClearSum, PlanManifest, TensorSpec
+from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
 from muster.wire.problems import FieldError, ProblemError, ProblemType
-from muster.wire.tensors import Entry, Header, TensorsError, decode, header_size, read_header, unpack
+from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
 
-CHUNK = 1 << 18  # bytes read at a time
+CHUNK = 1 << 16  # bytes of an upload read at a time: a server has hundreds of them under way
+_LOOKED_AT = (
+    1 << 18
+)  # bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache
 _OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
 
 
@@ -88,21 +91,86 @@ def _text(shape: tuple[int | None, ...] | None) -> str:
     return "any" if shape is None else "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"
 
 
-def check_update(data: memoryview, rules: UpdateRules) -> dict[str, np.ndarray[Any, Any]]:
-    """Checks a whole stored update and gives its tensors, as views of `data` where the dtype allows it.
+class UpdateReader:
+    """Checks whole stored updates of one plan.
 
-    Raises:
-      ProblemError: what `validated` raises.
+    Clients that run the same plan with the same library write the same header, byte for byte: it is read and checked once for all
+    updates in a row that have it.
     """
-    try:
-        tensors = decode(data)
-        header = read_header(data)
+
+    def __init__(self, rules: UpdateRules) -> None:
+        self._rules = rules
+        self._start = b""  # the bytes up to the data's start, of an update that held to the rules
+        self._size = 0  # bytes of a file with that start
+        self._layout: list[_Placed] = []
+
+    def read(self, data: memoryview) -> dict[str, Array]:
+        """An update's tensors, as views of `data` where the dtype allows it.
+
+        Raises:
+          ProblemError: what `validated` raises.
+        """
+        try:
+            if len(data) != self._size or data[: len(self._start)] != self._start:
+                self._learn(data)
+            found = {placed.entry.name: self._tensor(placed, data) for placed in self._layout}
+        except TensorsError as error:
+            raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+        return found
+
+    def _learn(self, data: memoryview) -> None:
+        rules, header = self._rules, read_file_header(data)
         check_header(header, rules)
-        for entry in header.entries:
-            _check_values(entry, data[header.data_start + entry.begin : header.data_start + entry.end], rules)
-    except TensorsError as error:
-        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
-    return {name: tensors[name] for name in rules.specs}
+        entries = {entry.name: entry for entry in header.entries}
+        self._layout = [_Placed.of(entries[name], header.data_start, rules) for name in rules.specs]
+        self._start, self._size = bytes(data[: header.data_start]), header.file_size
+
+    def _tensor(self, placed: _Placed, data: memoryview) -> Array:
+        entry = placed.entry
+        if placed.checked:
+            raw = data[placed.begin : placed.end]
+            for start in range(0, len(raw), _LOOKED_AT):
+                _check_values(entry, raw[start : start + _LOOKED_AT], self._rules)
+        if entry.dtype is DType.STRING:
+            return unpack(entry, data[placed.begin : placed.end])
+        return np.ndarray(entry.shape, placed.dtype, data, placed.begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A tensor in a file: `begin` and `end` in bytes from the file's start; `checked`: its values are looked at."""
+
+    entry: Entry
+    dtype: np.dtype[Any]
+    begin: int
+    end: int
+    checked: bool
+
+    @classmethod
+    def of(cls, entry: Entry, start: int, rules: UpdateRules) -> _Placed:
+        finite = entry.dtype.is_floating and not rules.allow_non_finite
+        checked = finite or entry.dtype is DType.BOOL or entry.name in rules.ranges
+        return cls(entry, entry.dtype.numpy, start + entry.begin, start + entry.end, checked)
+
+
+def sums_tell(manifest: PlanManifest) -> bool:
+    """Whether `all_finite` of an accumulator says that every update in it is finite.
+
+    So it is where every floating-point tensor of an update enters a proven sum: whatever is added to NaN is NaN, and to an infinity, an
+    infinity or NaN. A maximum passes over minus infinity, and a graph may do anything.
+    """
+    summed = {rule.update for rule in manifest.folds if rule.kind is FoldKind.SUM}
+    return all(spec.path in summed for spec in manifest.update if spec.dtype.is_floating)
+
+
+def all_finite(tensors: Mapping[str, Array]) -> bool:
+    """Whether there is neither NaN nor infinity in the floating-point tensors, complex ones included; they are contiguous."""
+    for array in tensors.values():
+        if array.dtype != np.dtype(object) and (dtype := DType.of(array)).is_floating:
+            raw = array.reshape(-1).view(np.uint8).data
+            if not all(_all_finite(dtype, raw[start : start + _LOOKED_AT]) for start in range(0, len(raw), _LOOKED_AT)):
+                return False
+    return True
 
 
 def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey, rest_part
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
-from coordinator.domain.updates import check_update
+from coordinator.domain.updates import UpdateReader, UpdateRules, all_finite, sums_tell
 from coordinator.ports import BlobNotFoundError, BlobTooLargeError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.ledgers import Frozen, Ledger
@@ -34,9 +35,26 @@ MISSING = "missing"  # why an update was dropped: its blob is gone, though nothi
 _TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """An update that was folded: its bytes, and whether it was scaled down."""
+
+    size: int
+    clipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A part's accumulator, with the tally of the partial that it started from and of the updates that were added."""
+
+    accumulator: Accumulator
+    before: Tally
+    tally: Tally
+
+
 @dataclass(frozen=True)
 class Folding:
-    """Folds updates.
+    """Folds updates, one part at a time in a process: its memory is that of one accumulator and one update, however many ask.
 
     `runtime` gives what runs the graphs of a plan whose accumulators are no proven sums; it alone needs TensorFlow.
     """
@@ -44,6 +62,7 @@ class Folding:
     platform: Platform
     plans: Plans
     runtime: Callable[[Plan], Runtime]
+    _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def fold_shard(self, key: RoundKey, shard: int) -> None:
         """Folds the shard's full chunks, and removes what an earlier try that died left of them. A repeat does nothing."""
@@ -91,25 +110,53 @@ class Folding:
         self.platform.blobs.delete(updates)
 
     def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None) -> None:
-        blobs, terms = self.platform.blobs, round_.terms
-        accumulator, tally = self.start(terms.plan), Tally()
-        rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
+        terms, manifest = round_.terms, self.plans.manifest(round_.terms.plan)
+        with self._turn:
+            if ledger.has_partial(part):
+                return  # made while this one waited
+            rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
+            # Sums tell at their end whether every update was finite. They nearly always were: then no update is read twice.
+            if not terms.allow_non_finite and terms.max_update_norm is None and sums_tell(manifest):
+                lenient = replace(rules, allow_non_finite=True)
+                made = self._add_all(round_, ledger, part, updates, onto=onto, rules=lenient)
+                if made is not None and not all_finite(made.accumulator.tensors()):
+                    del made  # before the next accumulator is made
+                    made = self._add_all(round_, ledger, part, updates, onto=onto, rules=rules)
+            else:
+                made = self._add_all(round_, ledger, part, updates, onto=onto, rules=rules)
+            if made is None:
+                return
+            for reason, count in made.tally.dropped.items():
+                for _ in range(count):
+                    events.update_refused(reason, at="fold")
+            tally = made.before.plus(made.tally)
+            chunks = encode_chunks(made.accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
+            self.platform.blobs.create(names.partial_name(round_.key, part), chunks)
+
+    def _add_all(
+        self,
+        round_: Open,
+        ledger: Ledger,
+        part: str,
+        updates: tuple[str, ...],
+        *,
+        onto: str | None,
+        rules: UpdateRules,
+    ) -> _Made | None:
+        """Folds the updates that hold to `rules`. None if another aggregator was faster, and has deleted what it folded."""
+        terms = round_.terms
+        accumulator, before = self.start(terms.plan), Tally()
         if onto is not None:
-            tally = self.merge(accumulator, ledger, onto)
+            before = self.merge(accumulator, ledger, onto)
         bound = None if terms.max_update_norm is None else NormBound(terms.max_update_norm, terms.clip)
+        reader = UpdateReader(rules)
         folded, clipped, size, dropped = 0, 0, 0, Counter[str]()
         for name in updates:
             try:
-                data = blobs.read(name, limit=rules.max_bytes)
-                update = check_update(data, rules)
-                factor = 1.0 if bound is None else bound.factor(update)
-                if factor is None:
-                    dropped[NORM] += 1
-                    continue
-                accumulator.add(update, factor=factor)
+                added = _add(accumulator, reader, self.platform.blobs.read(name, limit=rules.max_bytes), bound)
             except BlobNotFoundError:
                 if ledger.has_partial(part):
-                    return  # another aggregator was faster, and has deleted what it folded
+                    return None
                 dropped[MISSING] += 1
             except BlobTooLargeError as error:
                 LOG.warning("round %s: an update was dropped: %s", round_.key, error)
@@ -118,15 +165,18 @@ class Folding:
                 LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
                 dropped[problem.type.value] += 1
             else:
-                folded, clipped, size = folded + 1, clipped + (factor != 1.0), size + len(data)
-        for reason in dropped.elements():
-            events.update_refused(reason, at="fold")
-        tally = tally.plus(Tally(folded=folded, dropped=dict(dropped), update_bytes=size, clipped=clipped))
-        chunks = encode_chunks(accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
-        blobs.create(names.partial_name(round_.key, part), chunks)
+                if added is None:
+                    dropped[NORM] += 1
+                else:
+                    folded, clipped, size = folded + 1, clipped + added.clipped, size + added.size
+        tally = Tally(folded=folded, dropped=dict(dropped), update_bytes=size, clipped=clipped)
+        return _Made(accumulator, before, tally)
 
     def start(self, plan: str) -> Accumulator:
         """An empty accumulator of a plan."""
+        manifest = self.plans.manifest(plan)
+        if manifest.sums_alone:
+            return Fold(manifest, zero=None).start()
         full = self.plans.full(plan)
         return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self.runtime(full)).start()
 
@@ -135,3 +185,13 @@ class Folding:
         data = self.platform.blobs.read(names.partial_name(ledger.key, part))
         accumulator.merge(decode(data))
         return _TALLY.validate_python(dict(read_header(data).notes))
+
+
+def _add(accumulator: Accumulator, reader: UpdateReader, data: memoryview, bound: NormBound | None) -> _Added | None:
+    """Adds one update; None if its norm is over the bound. Nothing holds its bytes once this has returned."""
+    update = reader.read(data)
+    factor = 1.0 if bound is None else bound.factor(update)
+    if factor is None:
+        return None
+    accumulator.add(update, factor=factor)
+    return _Added(size=len(data), clipped=factor != 1.0)

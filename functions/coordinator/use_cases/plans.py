@@ -13,6 +13,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import check_signed
 
 _KEPT = 32  # manifests that an instance remembers
+_KEPT_WHOLE = 4  # whole plans, each with a model or two in it
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Plans:
     def manifest(self, sha256: str) -> PlanManifest:
         """The plan's manifest. Raises `ProblemError` (`not_found`)."""
         if sha256 not in self._manifests:
-            _make_room(self._manifests)
+            _make_room(self._manifests, _KEPT)
             data = bytes(self.for_client(sha256))
             self._sizes[sha256] = len(data)
             self._manifests[sha256] = Plan.decode(data, expected=sha256).manifest
@@ -99,7 +100,7 @@ class Plans:
           ProblemError: `not_found`; `plan_invalid`, if what the store holds is another plan or not signed by anybody trusted.
         """
         if sha256 not in self._full:
-            _make_room(self._full)
+            _make_room(self._full, _KEPT_WHOLE)
             plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
             check_signed(plan, self.trusted)
             self._full[sha256] = plan
@@ -109,7 +110,7 @@ class Plans:
         """What an update of the plan has to hold to. Raises `ProblemError` (`not_found`)."""
         key = f"{sha256} {allow_non_finite}"
         if key not in self._rules:
-            _make_room(self._rules)
+            _make_room(self._rules, _KEPT)
             self._rules[key] = rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
         return self._rules[key]
 
@@ -124,6 +125,6 @@ def _missing(sha256: str) -> ProblemError:
     return ProblemError(ProblemType.NOT_FOUND, f"There is no plan {sha256[:12]}… here; upload it before a task uses it")
 
 
-def _make_room(kept: dict[str, PlanManifest] | dict[str, Plan] | dict[str, UpdateRules]) -> None:
-    while len(kept) >= _KEPT:
+def _make_room(kept: dict[str, PlanManifest] | dict[str, Plan] | dict[str, UpdateRules], most: int) -> None:
+    while len(kept) >= most:
         kept.pop(next(iter(kept)), None)

@@ -102,8 +102,8 @@ def test_fold_with_tensorflow_gets_the_scaled_update():
     from muster.wire.manifest import FoldKind, FoldRule
 
     class Runtime:
-        def accumulate(self, accumulator, update):
-            return {name: accumulator[name] + update[name] for name in accumulator}
+        def accumulate(self, accumulator, update, *, only=None):
+            return {name: accumulator[name] + update[name] for name in only or accumulator}
 
     zero = {"v": np.zeros(2, np.float32), "weight": np.array(0.0)}
     specs = tuple(TensorSpec(path=name, dtype=DType.of(value), shape=value.shape) for name, value in zero.items())

@@ -1,0 +1,161 @@
+"""How fast updates fold, against numpy's own in-place addition of the same arrays: `make bench-fold`.
+
+All figures of a case come from one run, in turns, so that whatever else the machine does meets them all. The updates are files in the
+page cache; GB/s (10^9 bytes of updates a second) and shares of the yardstick are medians.
+
+- add: numpy adds arrays that are in memory already. The yardstick.
+- fold: the files mapped, their headers checked, added, the sum looked at once for NaN and infinity: what a fold of sums does.
+- checked: the same with every update looked at by itself, which is what a maximum or a bad update asks for.
+- TensorFlow: `accumulate` as a graph, as a plan whose accumulators are not proven to be sums has it.
+- part: the whole fold of a manifest: the above, the partial written and the updates deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from support.harness import Harness
+from support.sized import sized_plan, sized_update, with_tensorflow
+
+from coordinator.domain import names
+from coordinator.domain.updates import UpdateReader, UpdateRules, all_finite
+from coordinator.use_cases.ledgers import Ledger
+from muster.runtime import Runtime
+from muster.runtime.fold import Accumulator, Fold
+from muster.wire.tensors import encode
+
+MEGABYTE = 1_000_000
+_AT_ONCE = 200  # megabytes of updates in a case
+_LIMIT = 100  # updates in a case
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model of so many megabytes (10^6 bytes), in so many tensors."""
+
+    megabytes: int
+    tensors: int
+
+    @property
+    def updates(self) -> int:
+        """How many of them are folded at a time."""
+        return min(_LIMIT, max(3, _AT_ONCE // self.megabytes))
+
+
+class Bench:
+    """One case."""
+
+    def __init__(self, case: Case, root: Path, *, tensorflow: bool) -> None:
+        size = case.megabytes * MEGABYTE
+        self.plan = sized_plan(size, tensors=case.tensors)
+        self.harness = Harness(root, plan=self.plan)
+        self.harness.begin(goal=case.updates, shards=1)
+        self.blobs, self.key = self.harness.inner.blobs, self.harness.key()
+        self.names = [names.update_name(self.key, 0, f"{at:032x}") for at in range(case.updates)]
+        self.updates = [sized_update(size, tensors=case.tensors, seed=at) for at in range(case.updates)]
+        self.bodies = [encode(update) for update in self.updates]
+        self.store()
+        self.strict = self.harness.app.plans.rules(self.plan.sha256, allow_non_finite=False)
+        self.numpy_fold = Fold(self.plan.manifest, zero=self.plan.zero())
+        self.into = {name: np.zeros_like(value) for name, value in self.updates[0].items()}
+        self.accumulator = self.numpy_fold.start()
+        self.tensorflow_fold: Fold | None = None
+        if tensorflow:
+            graphs = with_tensorflow(self.plan)
+            self.tensorflow_fold = Fold(graphs.manifest, zero=graphs.zero(), tensorflow=lambda: Runtime(graphs))
+
+    def store(self) -> None:
+        """Puts the updates back."""
+        for name, body in zip(self.names, self.bodies, strict=True):
+            self.blobs.create(name, [body])
+
+    def add(self) -> None:
+        """The yardstick."""
+        for update in self.updates:
+            for name, value in update.items():
+                np.add(self.into[name], value, out=self.into[name])
+
+    def fold(self) -> None:
+        """Without a look at each update's values."""
+        self._into(self.accumulator, replace(self.strict, allow_non_finite=True))
+        assert all_finite(self.accumulator.tensors())
+
+    def checked(self) -> None:
+        """With one."""
+        self._into(self.accumulator, self.strict)
+
+    def tensorflow(self) -> None:
+        """With graphs."""
+        assert self.tensorflow_fold is not None
+        self._into(self.tensorflow_fold.start(), self.strict)
+
+    def _into(self, accumulator: Accumulator, rules: UpdateRules) -> None:
+        reader = UpdateReader(rules)
+        for name in self.names:
+            accumulator.add(reader.read(self.blobs.read(name, limit=rules.max_bytes)))
+
+    def part(self) -> None:
+        """A manifest's fold."""
+        found = self.harness.platform.round(self.key)
+        assert found is not None
+        ledger, part = Ledger(self.blobs, self.key), names.shard_part(0, 0)
+        self.harness.app.folding._ensure(found.value, ledger, part, tuple(self.names))
+
+    def after_part(self) -> None:
+        """Makes ready for another."""
+        self.blobs.delete([names.partial_name(self.key, names.shard_part(0, 0))])
+        self.store()
+
+
+def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, float]:
+    """Seconds of each step, medians."""
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        bench = Bench(case, Path(folder), tensorflow=tensorflow)
+        steps: dict[str, Callable[[], None]] = {"add": bench.add, "fold": bench.fold, "checked": bench.checked}
+        if tensorflow:
+            steps["TensorFlow"] = bench.tensorflow
+        steps["part"] = bench.part
+        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        for repeat in range(repeats + 1):
+            for name, step in steps.items():
+                started = time.perf_counter()
+                step()
+                took = time.perf_counter() - started
+                if name == "part":
+                    bench.after_part()
+                if repeat:  # the first is for the caches
+                    seconds[name].append(took)
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+def main() -> None:
+    """Runs the cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, nargs="*", default=[1, 10, 100])
+    parser.add_argument("--tensors", type=int, nargs="*", default=[1, 40])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-tensorflow", action="store_true", help="leave its figure out, and its loading")
+    given = parser.parse_args()
+    table = Table("model MB", "tensors", "updates", "step", "GB/s", "share of add")
+    for megabytes in given.megabytes:
+        for tensors in given.tensors:
+            case = Case(megabytes, tensors)
+            found = measure(case, repeats=given.repeats, tensorflow=not given.no_tensorflow)
+            size = case.updates * megabytes * MEGABYTE
+            for step, seconds in found.items():
+                row = (f"{size / seconds / 1e9:.2f}", f"{found['add'] / seconds:.2f}")
+                table.add_row(str(megabytes), str(tensors), str(case.updates), step, *row)
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

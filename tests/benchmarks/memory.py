@@ -1,0 +1,161 @@
+"""What memory the fold takes as the number of clients grows: `make bench-fold`.
+
+An aggregator in a process of its own folds the updates of a round in chunks, with several requests at once, and a committer in another
+merges the partials. Printed is what each had at its peak beyond what it had before it knew the model: `resident` is all of it, the pages
+of mapped files included, which the system takes back when it wants them (VmHWM); `anonymous` is what it can't (RssAnon, looked
+at every few milliseconds). Linux only. Client bodies are a handful of files read under many names, so that the disk stays small.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from support.harness import Harness
+from support.sized import sized_plan, sized_update
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.domain import names
+from coordinator.use_cases.ledgers import Ledger
+from muster.wire.plan import Plan
+from muster.wire.tensors import encode
+
+MEGABYTE = 1_000_000
+_BODIES = 8
+_REQUESTS = 8  # folds asked for at once
+_CHUNK = 32  # updates in a part: the default of a task
+
+
+class FewBodies(DirectoryBlobs):
+    """Reads any update as one of a few."""
+
+    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+        """See `Blobs.read`."""
+        if "updates/" in name:
+            name = body_name(int(name.rpartition("-")[2].rpartition("/")[2], 16) % _BODIES)
+        return super().read(name, limit=limit)
+
+
+def body_name(at: int) -> str:
+    """The file that stands for every eighth update."""
+    return f"bodies/{at}"
+
+
+@dataclass
+class Peak:
+    """Bytes beyond the base."""
+
+    resident: int = 0
+    anonymous: int = 0
+
+
+def _status() -> dict[str, int]:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
+
+
+@contextmanager
+def peak_of() -> Iterator[Peak]:
+    """Measures what happens within."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before, peak, stop = _status(), Peak(), threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.002):
+            peak.anonymous = max(peak.anonymous, _status()["RssAnon"] - before["RssAnon"])
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+        peak.resident = _status()["VmHWM"] - before["VmRSS"]
+
+
+def play(root: Path, clients: int, role: str) -> None:
+    """One role's part, in this process."""
+    blobs = FewBodies(root / "blobs")
+    h = Harness(root / "other", durable=True, wrap=lambda platform: replace(platform, blobs=blobs))
+    h.plan = Plan.load(root / "plan")
+    if role == "aggregator":
+        h.begin(goal=clients, shards=1)
+    found = h.platform.round(h.key())
+    assert found is not None
+    ledger = Ledger(blobs, h.key())
+    updates = [names.update_name(h.key(), 0, f"{at:032x}") for at in range(clients)]
+    parts = {
+        names.shard_part(0, at): tuple(updates[start : start + _CHUNK])
+        for at, start in enumerate(range(0, clients, _CHUNK))
+    }
+    h.restart()  # no plan is known to it yet
+    sha256 = h.plan.sha256
+    h.plan = None  # type: ignore[assignment]
+
+    def fold() -> None:
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            for done in [pool.submit(h.app.folding._ensure, found.value, ledger, *part) for part in parts.items()]:
+                done.result()
+
+    def merge() -> None:
+        accumulator = h.app.folding.start(sha256)
+        assert sum(h.app.folding.merge(accumulator, ledger, part).folded for part in parts) == clients
+
+    step: Callable[[], None] = fold if role == "aggregator" else merge
+    gc.collect()  # the base is what is in use
+    with peak_of() as peak:
+        step()
+    sys.stdout.write(f"{peak.resident} {peak.anonymous}\n")
+
+
+def measure(clients: int, megabytes: int) -> dict[str, Peak]:
+    """Both roles' peaks."""
+    size, found = megabytes * MEGABYTE, {}
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        root = Path(folder)
+        (root / "other").mkdir()
+        sized_plan(size, tensors=1).save(root / "plan")
+        blobs = DirectoryBlobs(root / "blobs")
+        for at in range(_BODIES):
+            blobs.create(body_name(at), [encode(sized_update(size, tensors=1, seed=at))])
+        for role in ("aggregator", "committer"):
+            command = [sys.executable, __file__, "--play", str(root), role, str(clients)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  ourselves
+            found[role] = Peak(*map(int, done.stdout.split()[-2:]))
+    return found
+
+
+def main() -> None:
+    """Runs the cases."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--megabytes", type=int, default=10)
+    parser.add_argument("--play", nargs=3, metavar=("FOLDER", "ROLE", "CLIENTS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.play:
+        folder, role, clients = given.play
+        play(Path(folder), int(clients), role)
+        return
+    table = Table("clients", "model MB", "process", "peak beyond base, MB: resident", "anonymous", "resident / model")
+    for clients in given.clients:
+        for role, peak in measure(clients, given.megabytes).items():
+            resident, anonymous = peak.resident / MEGABYTE, peak.anonymous / MEGABYTE
+            row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / given.megabytes:.2f}")
+            table.add_row(str(clients), str(given.megabytes), role, *row)
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Stored updates are judged by the fold: each by its own header, and their values where the sum can't tell."""
+
+import numpy as np
+import pytest
+from support.plans import every_dtype_plan, make_plan
+
+from coordinator.domain.updates import UpdateReader, all_finite, rules_for, sums_tell
+from muster.wire.dtypes import DType
+from muster.wire.manifest import FoldKind, TensorSpec
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import decode, encode
+
+SPECS = tuple(TensorSpec(path=path, dtype=DType.FLOAT32, shape=(3,)) for path in "ab")
+PLAN = make_plan("two", state={"n": np.int64(0)}, update=SPECS, zero={path: np.zeros(3, np.float32) for path in "ab"})
+FLOATS = [dtype for dtype in DType if dtype.is_floating]
+
+
+def body(first, second, **more):
+    return memoryview(encode({"a": np.full(3, first, np.float32), "b": np.full(3, second, np.float32), **more}))
+
+
+def reader(*, allow_non_finite=False):
+    return UpdateReader(rules_for(PLAN.manifest, allow_non_finite=allow_non_finite))
+
+
+def test_reads_each_update_by_its_own_header():
+    reads = reader()
+    for update in (
+        {"a": np.full(3, 1, np.float32), "b": np.full(3, 2, np.float32)},
+        {"a": np.full(3, 3, np.float32), "b": np.full(3, 4, np.float32)},
+        {"b": np.full(3, 5, np.float32), "a": np.full(3, 6, np.float32)},  # as long, with the tensors' places swapped
+    ):
+        found = reads.read(memoryview(encode(update)))
+        assert list(found) == ["a", "b"]
+        for name, value in update.items():
+            np.testing.assert_array_equal(found[name], value)
+            assert not found[name].flags.writeable
+
+
+def test_a_bad_update_after_a_good_one_is_refused_and_the_next_good_one_read():
+    reads = reader()
+    bad = {
+        "cut off": body(1, 1)[:-1],
+        "longer": memoryview(bytes(body(1, 1)) + b"x"),
+        "another dtype": memoryview(encode({"a": np.zeros(3, np.int32), "b": np.zeros(3, np.float32)})),
+        "one more": body(1, 1, c=np.zeros(1, np.float32)),
+        "not finite": body(1, np.nan),
+    }
+    for what, data in bad.items():
+        assert float(reads.read(body(7, 8))["b"][0]) == 8
+        with pytest.raises(ProblemError) as refused:
+            reads.read(data)
+        expected = ProblemType.UPDATE_NOT_FINITE if what == "not finite" else ProblemType.UPDATE_INVALID
+        assert refused.value.type is expected, what
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_sum_tells_that_one_of_its_addends_was_not_finite(dtype, value):
+    size = 200_000  # more than is looked at at a time
+    bad = np.ones(size, dtype.numpy)
+    bad[size - 2] = complex(0, value) if dtype.value.startswith("complex") else value
+    total = np.zeros(size, dtype.numpy)
+    assert all_finite({"total": total + 1, "n": np.int64(1), "s": np.array([b"x"], object)})
+    with np.errstate(all="ignore"):
+        for addend in (
+            np.ones(size, dtype.numpy),
+            bad,
+            -bad,
+            np.ones(size, dtype.numpy),
+        ):  # infinities that cancel give NaN
+            np.add(total, addend, out=total)
+    assert not all_finite({"n": np.int64(1), "total": total})
+
+
+def test_only_sums_of_every_float_tell():
+    rules = PLAN.manifest.folds
+    assert sums_tell(PLAN.manifest)
+    for other in (FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW):
+        mixed = (rules[0], rules[1].model_copy(update={"kind": other}))
+        assert not sums_tell(PLAN.manifest.model_copy(update={"folds": mixed}))
+    assert not sums_tell(PLAN.manifest.model_copy(update={"folds": rules[:1]}))
+
+
+def test_the_tensors_of_every_dtype_are_those_that_decode_gives():
+    plan = every_dtype_plan()
+    rng = np.random.default_rng(0)
+    update = {}
+    for spec in plan.manifest.update:
+        shape = tuple(2 if size is None else size for size in spec.shape or ())
+        values = rng.integers(0, 2, shape)
+        update[spec.path] = (
+            np.full(shape, b"xy", object) if spec.dtype is DType.STRING else np.asarray(values).astype(spec.dtype.numpy)
+        )
+    data = memoryview(encode(update))
+    found = UpdateReader(rules_for(plan.manifest, allow_non_finite=False)).read(data)
+    expected = decode(data)
+    for name, value in found.items():
+        assert value.dtype == expected[name].dtype
+        np.testing.assert_array_equal(value, expected[name])
