@@ -27,11 +27,49 @@ locals {
     committer    = { MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
   }
 
+  # A group's members are known to Google alone, so IAM may name a group, and Muster can't.
+  members = [for address in keys(var.operators) : "${endswith(lower(address), ".gserviceaccount.com") ? "serviceAccount" : "user"}:${address}"]
+  roles   = { for role in ["operator", "viewer"] : role => join(",", sort([for address, theirs in var.operators : lower(address) if theirs == role])) }
+
+  # A token is for the address that is called, or for gcloud itself: `gcloud auth print-identity-token` can't choose for a user's account.
+  gcloud = "32555940559.apps.googleusercontent.com"
+  operators = length(var.operators) == 0 ? "" : join("", [
+    "oidc:https://accounts.google.com?audience=${local.urls["operator_api"]},${local.gcloud}",
+    local.roles["operator"] == "" ? "" : "&operators=${local.roles["operator"]}",
+    local.roles["viewer"] == "" ? "" : "&viewers=${local.roles["viewer"]}",
+  ])
+  trusted_proxies = coalesce(var.trusted_proxies, var.domain == null ? 1 : 2)
+  signers         = join(",", var.trusted_signers)
+
+  # What each function has to know of who may do what; an empty setting is as good as none, and left out.
+  identity = {
+    client_api = {
+      MUSTER_CLIENTS         = var.clients
+      MUSTER_CORS_ORIGINS    = join(",", sort(var.cors_origins))
+      MUSTER_RATE_LIMIT      = var.rate_limit
+      MUSTER_TRUSTED_PROXIES = tostring(local.trusted_proxies)
+    }
+    operator_api = {
+      MUSTER_OPERATORS        = local.operators
+      MUSTER_TRUSTED_SIGNERS  = local.signers
+      MUSTER_TENSORFLOW_FOLDS = tostring(var.aggregator_tensorflow)
+    }
+    aggregator = { MUSTER_TRUSTED_SIGNERS = local.signers }
+    committer  = { MUSTER_TRUSTED_SIGNERS = local.signers }
+  }
+  settings = {
+    for function, size in var.functions : function => merge(
+      local.stores[function],
+      { for name, value in local.identity[function] : name => value if value != "" },
+      size.environment,
+    )
+  }
+
   functions = {
     for function, size in var.functions : function => merge(size, {
       # TensorFlow alone takes some 400 MB.
       memory      = coalesce(size.memory, var.aggregator_tensorflow ? "2Gi" : "1Gi")
-      environment = merge(local.stores[function], size.environment)
+      environment = local.settings[function]
     })
   }
 
@@ -103,6 +141,7 @@ module "state" {
   signing_keys           = var.signing_keys
   signing_keys_secret    = var.signing_keys_secret
   kms_key                = var.kms_key
+  cors_origins           = var.cors_origins
 
   depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.agents]
 }
@@ -156,14 +195,13 @@ module "functions" {
   accounts      = module.identity.accounts
   build_account = module.identity.build
   environment = merge(var.environment, {
-    MUSTER_STATE            = "firestore://${var.project_id}/${module.state.database}"
-    MUSTER_BLOBS            = "gs://${module.state.buckets["blobs"]}"
-    MUSTER_QUEUE            = "cloudtasks://${var.project_id}/${var.region}/${local.queue}"
-    MUSTER_TENSORFLOW_FOLDS = tostring(var.aggregator_tensorflow)
+    MUSTER_STATE = "firestore://${var.project_id}/${module.state.database}"
+    MUSTER_BLOBS = "gs://${module.state.buckets["blobs"]}"
+    MUSTER_QUEUE = "cloudtasks://${var.project_id}/${var.region}/${local.queue}"
   })
   secret         = module.state.secret
   invoker        = module.identity.invoker
-  operators      = var.operators
+  operators      = setunion(local.members, var.operator_invokers)
   public_clients = var.public_clients
   # Behind the load balancer, so that nobody goes round its limits.
   client_ingress = var.domain == null ? "ALLOW_ALL" : "ALLOW_INTERNAL_AND_GCLB"
@@ -205,4 +243,19 @@ module "monitoring" {
   budget                = var.budget
 
   depends_on = [google_project_service.apis]
+}
+
+# Warnings of plan and apply, as nothing here is wrong for trying out.
+check "clients_are_known" {
+  assert {
+    condition     = local.settings.client_api["MUSTER_CLIENTS"] != "open"
+    error_message = "clients is open: a client is who it says, so one device can be a thousand. Before others rely on this, set clients to enrolment:KEY or oidc:https://issuer?audience=…"
+  }
+}
+
+check "somebody_operates" {
+  assert {
+    condition     = contains(keys(local.settings.operator_api), "MUSTER_OPERATORS")
+    error_message = "operators is empty: the operator API answers 401 to everybody. Set operators = { \"me@example.org\" = \"operator\" }."
+  }
 }

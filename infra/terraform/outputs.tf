@@ -4,7 +4,7 @@ output "client_url" {
 }
 
 output "operator_url" {
-  description = "What operators are given as `--url`; Cloud Run asks for an identity token of one of `operators`."
+  description = "What operators are given as `--url`; Cloud Run and Muster ask for an identity token of one of `operators`."
   value       = local.urls["operator_api"]
 }
 

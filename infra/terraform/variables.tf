@@ -73,7 +73,7 @@ variable "functions" {
     - `memory`: such as `512Mi`. The aggregator holds an accumulator and an update for each fold at once, the committer a few models.
       The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
     - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
-    - `environment`: further settings, such as `MUSTER_CLIENTS` (docs/operations.md).
+    - `environment`: further settings (docs/operations.md), before those that have variables of their own here.
   EOT
   type = object({
     client_api = optional(object({
@@ -126,20 +126,102 @@ variable "environment" {
 # --- Who may call --------------------------------------------------------------------------------------------------------
 
 variable "operators" {
-  description = "The IAM members that may call the operator API, such as `group:operators@example.org`."
-  type        = set(string)
-  default     = []
+  description = "Who may operate, by e-mail address of a Google account or a service account: `operator` may do everything, `viewer` may look. Cloud Run lets them in, and Muster knows their roles. With none, nobody may."
+  type        = map(string)
+  default     = {}
+  nullable    = false
 
   validation {
-    condition     = alltrue([for member in var.operators : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+", member))])
-    error_message = "operators must be IAM members such as group:operators@example.org, never allUsers or allAuthenticatedUsers."
+    condition     = alltrue([for address in keys(var.operators) : can(regex("^[A-Za-z0-9.!#$'*/=?^_`{|}~+-]+@[A-Za-z0-9-]+(\\.[A-Za-z0-9-]+)+$", address))])
+    error_message = "operators: a key is an e-mail address such as me@example.org, without user: or serviceAccount: before it. Muster can't tell who is in a group: name its members."
+  }
+
+  validation {
+    condition     = alltrue([for role in values(var.operators) : contains(["operator", "viewer"], role)])
+    error_message = "operators: a role is operator or viewer."
+  }
+
+  validation {
+    condition     = length(distinct([for address in keys(var.operators) : lower(address)])) == length(var.operators)
+    error_message = "operators: an address is there twice, in capitals and small letters."
+  }
+}
+
+variable "operator_invokers" {
+  description = "Further IAM members that Cloud Run lets through to the operator API, such as `group:operators@example.org`. By this alone they may do nothing there: Muster knows those in `operators`, or in a `MUSTER_OPERATORS` of your own (`functions.operator_api.environment`)."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for member in var.operator_invokers : can(regex("^(user|group|serviceAccount|domain|principal|principalSet):.+", member))])
+    error_message = "operator_invokers must be IAM members such as group:operators@example.org, never allUsers or allAuthenticatedUsers."
   }
 }
 
 variable "public_clients" {
-  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client is the setting `MUSTER_CLIENTS`. If false, give `roles/run.invoker` on it to whom you want."
+  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client there is what `clients` says. If false, give `roles/run.invoker` on it to whom you want."
   type        = bool
   default     = true
+}
+
+variable "clients" {
+  description = "How clients show who they are, `MUSTER_CLIENTS` (docs/operations.md): `enrolment:KEY` with the key of `muster enrol key`, `oidc:https://issuer?audience=…`, or `open`: each is who it says, which is for trying out, and warned of."
+  type        = string
+  default     = "open"
+  nullable    = false
+
+  validation {
+    condition     = var.clients == "open" || can(regex("^(enrolment:[^\\s]+|oidc:https://[^\\s]+[?&]audience=[^\\s]+)$", var.clients))
+    error_message = "clients must be open, enrolment:KEY (`muster enrol key` prints KEY), or oidc:https://issuer?audience=…. proxy:… is of no use here: Cloud Run is the only proxy before the client API, and checks no client's certificate."
+  }
+}
+
+variable "cors_origins" {
+  description = "The origins whose pages may call the client API and upload to the bucket, such as `https://app.example.org`."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for origin in var.cors_origins : can(regex("^https?://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$", origin))])
+    error_message = "cors_origins: an origin is scheme, host and port in lower case, without a path, such as https://app.example.org; * is not taken."
+  }
+}
+
+variable "rate_limit" {
+  description = "How often one address, and one client, may ask one instance of the client API: `address=60/m,identity=10/m`; empty: no limit. Clients behind one NAT share an address."
+  type        = string
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = var.rate_limit == "" || can(regex("^(address|identity)=[0-9.]+/[smh](,(address|identity)=[0-9.]+/[smh])?$", var.rate_limit))
+    error_message = "rate_limit must look like address=60/m,identity=10/m, with s, m or h."
+  }
+}
+
+variable "trusted_proxies" {
+  description = "How many entries at the end of `X-Forwarded-For` Google has written, for `rate_limit`: 1 if null, or 2 with a `domain`, whose load balancer adds its own address."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.trusted_proxies == null || try(var.trusted_proxies >= 0 && var.trusted_proxies <= 16 && floor(var.trusted_proxies) == var.trusted_proxies, false)
+    error_message = "trusted_proxies must be a whole number from 0 to 16."
+  }
+}
+
+variable "trusted_signers" {
+  description = "The public keys, `ed25519:…` as `muster plan keygen` prints them, of whom one must have signed a plan; with none, any plan is taken and run."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for key in var.trusted_signers : can(regex("^ed25519:[A-Za-z0-9_-]{43}$", key))])
+    error_message = "trusted_signers: a key looks like ed25519:… with 43 characters behind the colon; `muster plan keygen` prints it."
+  }
 }
 
 # --- Keys ----------------------------------------------------------------------------------------------------------------

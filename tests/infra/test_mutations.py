@@ -350,6 +350,56 @@ MUTATIONS = [
         "disable_on_destroy = true",
         ("A destroy must not disable an API that others in the project may use.",),
     ),
+    Mutation(
+        "a page reaches every bucket",
+        STATE,
+        "main.tf",
+        r'each\.key == "updates" && length\(var\.cors_origins\)',
+        "length(var.cors_origins)",
+        ("Pages of the named origins may put updates, and read nothing.",),
+    ),
+    Mutation(
+        "service accounts are let in as people",
+        ".",
+        "main.tf",
+        r'"serviceAccount" : "user"',
+        '"user" : "user"',
+        ("Cloud Run must let through operators, viewers and further members, each as what it is.",),
+    ),
+    Mutation(
+        "viewers operate",
+        ".",
+        "main.tf",
+        r'"&viewers=',
+        '"&operators=',
+        ("Each address must have its own role in Muster, and nobody beside them one.",),
+    ),
+    Mutation(
+        "gcloud's own tokens are refused",
+        ".",
+        "main.tf",
+        r",\$\{local\.gcloud\}",
+        "",
+        (
+            "Each function must be told what it has to do with, and nothing else: stores, who operates, who clients are.",
+        ),
+    ),
+    Mutation(
+        "load balancer's address is taken for every client's",
+        ".",
+        "main.tf",
+        r"var\.domain == null \? 1 : 2",
+        "var.domain == null ? 1 : 1",
+        ("What is set of clients must reach the client API, with the load balancer as one more proxy.",),
+    ),
+    Mutation(
+        "aggregator runs anybody's plan",
+        ".",
+        "main.tf",
+        r"aggregator += \{ MUSTER_TRUSTED_SIGNERS = local\.signers \}",
+        "aggregator = {}",
+        ("Every function that stores or runs plans must know whose to trust.",),
+    ),
 ]
 
 

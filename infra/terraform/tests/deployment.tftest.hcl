@@ -9,7 +9,8 @@ variables {
   project_number = "123456789012"
   region         = "europe-west1"
   bundles        = "./tests/bundles"
-  operators      = ["group:operators@example.org"]
+  operators      = { "me@example.org" = "operator" }
+  clients        = "enrolment:KEY"
 }
 
 run "by_default" {
@@ -33,24 +34,34 @@ run "by_default" {
   }
   assert {
     condition = module.functions.environment == {
-      MUSTER_STATE            = "firestore://a-project/muster"
-      MUSTER_BLOBS            = "gs://a-project-muster-blobs"
-      MUSTER_QUEUE            = "cloudtasks://a-project/europe-west1/muster"
-      MUSTER_TENSORFLOW_FOLDS = "false"
-      MUSTER_AGGREGATOR_URL   = "https://muster-aggregator-123456789012.europe-west1.run.app"
-      MUSTER_COMMITTER_URL    = "https://muster-committer-123456789012.europe-west1.run.app"
-      MUSTER_INVOKER          = "muster-invoker@a-project.iam.gserviceaccount.com"
+      MUSTER_STATE          = "firestore://a-project/muster"
+      MUSTER_BLOBS          = "gs://a-project-muster-blobs"
+      MUSTER_QUEUE          = "cloudtasks://a-project/europe-west1/muster"
+      MUSTER_AGGREGATOR_URL = "https://muster-aggregator-123456789012.europe-west1.run.app"
+      MUSTER_COMMITTER_URL  = "https://muster-committer-123456789012.europe-west1.run.app"
+      MUSTER_INVOKER        = "muster-invoker@a-project.iam.gserviceaccount.com"
     }
     error_message = "The settings of the functions are not the ones of this deployment."
   }
   assert {
     condition = { for function, size in local.functions : function => size.environment } == {
-      client_api   = { MUSTER_UPDATES = "gs://a-project-muster-updates" }
-      operator_api = {}
-      aggregator   = { MUSTER_UPDATES = "gs://a-project-muster-updates", MUSTER_PARTIALS = "gs://a-project-muster-partials" }
-      committer    = { MUSTER_PARTIALS = "gs://a-project-muster-partials" }
+      client_api = {
+        MUSTER_UPDATES         = "gs://a-project-muster-updates"
+        MUSTER_CLIENTS         = "enrolment:KEY"
+        MUSTER_TRUSTED_PROXIES = "1"
+      }
+      operator_api = {
+        MUSTER_OPERATORS        = "oidc:https://accounts.google.com?audience=https://muster-operator-api-123456789012.europe-west1.run.app,32555940559.apps.googleusercontent.com&operators=me@example.org"
+        MUSTER_TENSORFLOW_FOLDS = "false"
+      }
+      aggregator = { MUSTER_UPDATES = "gs://a-project-muster-updates", MUSTER_PARTIALS = "gs://a-project-muster-partials" }
+      committer  = { MUSTER_PARTIALS = "gs://a-project-muster-partials" }
     }
-    error_message = "A function must be told where updates and partials are if it has to do with them, and only then."
+    error_message = "Each function must be told what it has to do with, and nothing else: stores, who operates, who clients are."
+  }
+  assert {
+    condition     = module.functions.operators == toset(["user:me@example.org"])
+    error_message = "Cloud Run must let those through who operate, and nobody else."
   }
   assert {
     condition     = output.queue == "muster" && output.database == "muster"
@@ -88,6 +99,17 @@ run "with_all_that_is_optional" {
     domain                = { name = "fl.example.org" }
     budget                = { billing_account = "012345-6789AB-CDEF01", amount = 100 }
     notification_channels = ["projects/a-project/notificationChannels/1"]
+    operators = {
+      "Me@example.org"                          = "operator"
+      "ci@a-project.iam.gserviceaccount.com"    = "operator"
+      "dashboard@b-project.gserviceaccount.com" = "viewer"
+      "auditor+muster@example.org"              = "viewer"
+    }
+    operator_invokers = ["group:operators@example.org"]
+    clients           = "oidc:https://issuer.example?audience=muster"
+    cors_origins      = ["https://b.example", "https://a.example"]
+    rate_limit        = "address=60/m,identity=10/m"
+    trusted_signers   = ["ed25519:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "ed25519:BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA"]
   }
   override_data {
     target = data.google_project.this[0]
@@ -103,7 +125,7 @@ run "with_all_that_is_optional" {
     error_message = "The aggregator must be deployed with TensorFlow where that is asked for."
   }
   assert {
-    condition     = module.functions.environment["MUSTER_TENSORFLOW_FOLDS"] == "true" && local.functions.aggregator.memory == "2Gi"
+    condition     = local.settings.operator_api["MUSTER_TENSORFLOW_FOLDS"] == "true" && local.functions.aggregator.memory == "2Gi"
     error_message = "With TensorFlow, plans that fold with it are to be taken, in 2Gi."
   }
   assert {
@@ -123,6 +145,26 @@ run "with_all_that_is_optional" {
     error_message = "What a domain and a budget need must be enabled."
   }
   assert {
+    condition     = module.functions.operators == toset(["user:Me@example.org", "serviceAccount:ci@a-project.iam.gserviceaccount.com", "serviceAccount:dashboard@b-project.gserviceaccount.com", "user:auditor+muster@example.org", "group:operators@example.org"])
+    error_message = "Cloud Run must let through operators, viewers and further members, each as what it is."
+  }
+  assert {
+    condition     = endswith(local.settings.operator_api["MUSTER_OPERATORS"], "&operators=ci@a-project.iam.gserviceaccount.com,me@example.org&viewers=auditor+muster@example.org,dashboard@b-project.gserviceaccount.com")
+    error_message = "Each address must have its own role in Muster, and nobody beside them one."
+  }
+  assert {
+    condition     = { for name, value in local.settings.client_api : name => value if name != "MUSTER_UPDATES" } == { MUSTER_CLIENTS = "oidc:https://issuer.example?audience=muster", MUSTER_CORS_ORIGINS = "https://a.example,https://b.example", MUSTER_RATE_LIMIT = "address=60/m,identity=10/m", MUSTER_TRUSTED_PROXIES = "2" }
+    error_message = "What is set of clients must reach the client API, with the load balancer as one more proxy."
+  }
+  assert {
+    condition     = [for function in ["operator_api", "aggregator", "committer"] : lookup(local.settings[function], "MUSTER_TRUSTED_SIGNERS", "")] == [for each in range(3) : join(",", var.trusted_signers)]
+    error_message = "Every function that stores or runs plans must know whose to trust."
+  }
+  assert {
+    condition     = module.state.cors_origins == toset(["https://a.example", "https://b.example"])
+    error_message = "Pages that may call the client API must be able to upload to the bucket."
+  }
+  assert {
     condition     = !module.state.protected
     error_message = "Without protection a destroy is to take all away."
   }
@@ -132,7 +174,13 @@ run "refuses_what_can_not_be" {
   command = plan
 
   variables {
-    operators           = ["allUsers"]
+    operators           = { "user:me@example.org" = "admin" }
+    operator_invokers   = ["allUsers"]
+    clients             = "anybody"
+    cors_origins        = ["*"]
+    rate_limit          = "60"
+    trusted_proxies     = -1
+    trusted_signers     = ["k"]
     name                = "a-name-that-is-too-long"
     region              = "europe-west1-b"
     project_id          = "A Project"
@@ -146,6 +194,12 @@ run "refuses_what_can_not_be" {
 
   expect_failures = [
     var.operators,
+    var.operator_invokers,
+    var.clients,
+    var.cors_origins,
+    var.rate_limit,
+    var.trusted_proxies,
+    var.trusted_signers,
     var.name,
     var.region,
     var.project_id,
@@ -154,5 +208,19 @@ run "refuses_what_can_not_be" {
     var.kms_key,
     var.vpc_connector,
     var.signing_keys,
+  ]
+}
+
+run "warns_where_nobody_is_known" {
+  command = plan
+
+  variables {
+    operators = {}
+    clients   = "open"
+  }
+
+  expect_failures = [
+    check.clients_are_known,
+    check.somebody_operates,
   ]
 }

@@ -10,7 +10,8 @@ module "muster" {
 
   project_id = var.project_id
   region     = var.region
-  operators  = [var.operator]
+  operators  = { (var.operator) = "operator" }
+  clients    = var.clients
 
   # To try it and throw it away: nothing here is worth keeping.
   deletion_protection = false

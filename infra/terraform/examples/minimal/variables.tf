@@ -10,6 +10,12 @@ variable "region" {
 }
 
 variable "operator" {
-  description = "Who creates tasks, as an IAM member: `user:you@example.org`."
+  description = "Who creates tasks, by e-mail address: `you@example.org`."
   type        = string
+}
+
+variable "clients" {
+  description = "How clients show who they are: `enrolment:KEY`, `oidc:…`, or `open`, to try it out: each is who it says."
+  type        = string
+  default     = "open"
 }

@@ -28,7 +28,12 @@ module "muster" {
   project_id = var.project_id
   region     = var.region
   labels     = { environment = "production", team = "learning" }
-  operators  = var.operators
+
+  # Who may do what: Cloud Run lets these in, and Muster knows what each may
+  operators       = var.operators
+  clients         = var.clients
+  trusted_signers = var.trusted_signers
+  rate_limit      = "identity=10/m"
 
   # What is kept
   kms_key                = var.kms_key

@@ -10,8 +10,28 @@ variable "region" {
 }
 
 variable "operators" {
-  description = "Who creates and watches tasks, as IAM members: `group:fl-operators@example.org`."
-  type        = set(string)
+  description = "Who creates tasks (`operator`) and who watches them (`viewer`), by e-mail address."
+  type        = map(string)
+}
+
+variable "clients" {
+  description = "How clients show who they are: `enrolment:KEY`, with the key that `muster enrol key` prints, or `oidc:https://issuer?audience=…`."
+  type        = string
+
+  validation {
+    condition     = var.clients != "open"
+    error_message = "clients must not be open in production: one device could be a thousand."
+  }
+}
+
+variable "trusted_signers" {
+  description = "The public keys of those who sign plans, as `muster plan keygen` prints them."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.trusted_signers) > 0
+    error_message = "trusted_signers must name a key: without one, any operator's plan runs on every device."
+  }
 }
 
 variable "on_call" {

@@ -17,3 +17,8 @@ output "client_ingress" {
   description = "From where the client API is reached."
   value       = google_cloudfunctions2_function.this["client_api"].service_config[0].ingress_settings
 }
+
+output "operators" {
+  description = "The IAM members that Cloud Run lets through to the operator API."
+  value       = toset([for grant in google_cloud_run_v2_service_iam_member.invoker : grant.member if grant.name == google_cloudfunctions2_function.this["operator_api"].name])
+}

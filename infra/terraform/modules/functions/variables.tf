@@ -133,7 +133,7 @@ variable "invoker" {
 }
 
 variable "operators" {
-  description = "The IAM members that may call the operator API."
+  description = "The IAM members that Cloud Run lets through to the operator API."
   type        = set(string)
   default     = []
 

@@ -94,6 +94,17 @@ resource "google_storage_bucket" "this" {
     }
   }
 
+  # A page that was assigned work puts a large update here itself, by a URL that client_api signed. It reads nothing.
+  dynamic "cors" {
+    for_each = each.key == "updates" && length(var.cors_origins) > 0 ? [var.cors_origins] : []
+    content {
+      origin          = cors.value
+      method          = ["PUT", "DELETE"]
+      response_header = ["Content-Type", "Content-Range", "Range", "x-goog-content-length-range", "x-goog-hash", "x-goog-if-generation-match"]
+      max_age_seconds = 3600
+    }
+  }
+
   dynamic "encryption" {
     for_each = var.kms_key == null ? [] : [var.kms_key]
     content {

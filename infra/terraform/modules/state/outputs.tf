@@ -25,3 +25,8 @@ output "protected" {
   description = "Whether deleting data is refused."
   value       = google_firestore_database.documents.delete_protection_state == "DELETE_PROTECTION_ENABLED" && alltrue([for bucket in google_storage_bucket.this : !bucket.force_destroy])
 }
+
+output "cors_origins" {
+  description = "The origins whose pages may put updates into their bucket."
+  value       = toset(flatten([for rule in google_storage_bucket.this["updates"].cors : rule.origin]))
+}

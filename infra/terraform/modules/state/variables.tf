@@ -116,3 +116,9 @@ variable "kms_key" {
   type        = string
   default     = null
 }
+
+variable "cors_origins" {
+  description = "The origins whose pages may put updates into the bucket by signed URLs."
+  type        = set(string)
+  default     = []
+}

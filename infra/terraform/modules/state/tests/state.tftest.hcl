@@ -83,6 +83,10 @@ run "by_default" {
     error_message = "No TTL: it deletes within a day or so, which is too late for privacy and too early for a round."
   }
   assert {
+    condition     = alltrue([for bucket in google_storage_bucket.this : length(bucket.cors) == 0])
+    error_message = "Unless origins are named, no page may do anything with a bucket."
+  }
+  assert {
     condition     = google_secret_manager_secret_version.signing[0].secret_data == "new:aa,old:bb"
     error_message = "The key ring must have the newest key first: the first signs."
   }
@@ -100,6 +104,12 @@ run "with_keys_and_secret_of_ones_own" {
     signing_keys_secret = "my-keys"
     deletion_protection = false
     force_destroy       = true
+    cors_origins        = ["https://app.example"]
+  }
+
+  assert {
+    condition     = [for kind, bucket in google_storage_bucket.this : kind if length(bucket.cors) > 0] == ["updates"] && toset(google_storage_bucket.this["updates"].cors[0].origin) == toset(["https://app.example"]) && google_storage_bucket.this["updates"].cors[0].method == tolist(["PUT", "DELETE"])
+    error_message = "Pages of the named origins may put updates, and read nothing."
   }
 
   assert {
