@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from coordinator.domain.keys import KeyRing
 from coordinator.domain.limits import NO_LIMITS, RateLimits
+from coordinator.domain.pacing import LONGEST
 from coordinator.ports import Clients, Invoker, Operators
 from coordinator.tokens import Tokens
 from coordinator.use_cases.audit import Audit
@@ -70,6 +71,7 @@ def assemble(
     rate_limits: RateLimits = NO_LIMITS,
     trusted_proxies: int = 0,
     trusted_signers: frozenset[str] = frozenset(),
+    longest_wait: float = LONGEST,
 ) -> Application:
     """Puts the use cases together.
 
@@ -79,6 +81,7 @@ def assemble(
       runtime: Gives what runs a plan's graphs; called for a commit, and for a fold that needs TensorFlow.
       round_cache_seconds: How long a reading of a round is trusted.
       retry_floor: The shortest wait that a client is told, in seconds.
+      longest_wait: The longest, before it is spread by up to a quarter.
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that would need it there is refused.
       trusted_signers: Of whom one must have signed a plan; empty: any plan is taken.
@@ -100,8 +103,10 @@ def assemble(
         platform=platform,
         tokens=tokens,
         plans=plans,
-        checkin=Checkin(platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above),
-        uploads=Uploads(platform, tokens, plans, open_rounds, Goals(platform), retry_floor),
+        checkin=Checkin(
+            platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above, longest_wait
+        ),
+        uploads=Uploads(platform, tokens, plans, open_rounds, Goals(platform), retry_floor, longest_wait),
         tasks=Tasks(platform, plans, tensorflow_folds),
         folding=folding,
         closing=closing,

@@ -50,6 +50,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         runtime=runtimes(),
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
+        longest_wait=settings.longest_wait,
         invoker=invoker(settings),
         direct_above=direct_above,
         operators=operators(settings),

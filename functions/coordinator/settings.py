@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from coordinator.domain.keys import KeyRing
 from coordinator.domain.limits import RateLimits
+from coordinator.domain.pacing import LONGEST
 from muster.wire.signatures import parse_signers
 
 SIGNING = "client_api"  # the function that signs, and names clients: it alone needs keys
@@ -37,6 +38,7 @@ class Settings(BaseModel):
       round_cache_seconds: How long an instance trusts its reading of a round. Little where a read costs microseconds.
       direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
       retry_floor: The shortest time, in seconds, that a client is told to wait.
+      longest_wait: The longest, which is then spread by up to a quarter. Long where very many clients are always on.
       trusted_signers: The public keys (`ed25519:…`, commas between) of whom one must have signed a plan; empty: any plan is taken.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
@@ -63,6 +65,7 @@ class Settings(BaseModel):
     secret: str | None = Field(default=None, repr=False)
     round_cache_seconds: float = Field(default=1.0, ge=0)
     retry_floor: float = Field(default=1.0, gt=0)
+    longest_wait: float = Field(default=LONGEST, gt=0, le=86400)
     direct_above: Annotated[int, Field(ge=0)] | Literal["never"] | None = None
     trusted_signers: str = ""
     aggregator_url: str | None = None

@@ -7,9 +7,10 @@ from pathlib import Path
 from support.costs import CLASS_A, CLASS_B, CLIENTS, DELETE, QUEUED, READ, WRITE, counted, price, round_cost, table
 from support.faults import Schedule
 from support.harness import Harness
+from support.plans import sum_update
 
 from coordinator.domain.rounds import SLOTS_FOR_A_SHARD
-from muster.wire.messages import WaitReason
+from muster.wire.messages import TaskStatus, WaitReason
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 CLIENTS_IN_STORM, SECONDS = 2000, 4
@@ -57,3 +58,18 @@ def test_a_storm_of_check_ins_against_a_full_round_writes_nothing_and_reads_by_t
     assert looks == 0
     # A list, the task, the round and a ticket counter, once a second.
     assert reads <= 4 * (SECONDS + 1)
+
+
+def test_a_task_that_is_over_costs_a_tick_no_list_of_the_bucket(tmp_path):
+    schedule = Schedule()
+    h = Harness(tmp_path, wrap=lambda platform: counted(platform, schedule))
+    h.begin(rounds=2, goal=1)
+    for _ in range(2):
+        h.upload(h.assigned(1).token, sum_update(1))
+        h.deliver_all()
+    assert h.task().status is TaskStatus.COMPLETED
+    h.clock.advance(3 * 3600.0)
+    schedule.calls.clear()
+    h.tick()
+    assert schedule.calls["blobs.listed"] == 2  # for all tasks together: updates and partials that nobody owns any more
+    assert schedule.calls["documents.delete"] == 0

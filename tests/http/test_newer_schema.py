@@ -93,3 +93,19 @@ def test_the_queue_keeps_what_an_older_version_can_not_do_and_the_newer_one_does
     h.upload(h.assigned(2).token, sum_update(2))
     h.deliver_all()
     assert int(h.result(1)["ids"]) == 0b1111
+
+
+def test_a_tick_looks_after_all_other_tasks_and_then_says_which_it_could_not_read(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, rounds=2)
+    key = h.key()
+    found = h.inner.documents.get(names.task_path(TASK))
+    # Before it, by name, one that only a newer version can read.
+    h.inner.documents.create(names.task_path("a-newer"), {**found.data, "schema_version": 2})
+    for client in range(2):
+        h.upload(h.assigned(client).token, sum_update(client))
+    h.queue.held.clear()  # all messages are lost
+    with pytest.raises(ProblemError, match="tasks/a-newer has schema version 2"):
+        h.ask("POST", "/internal/tick")
+    h.deliver_all()
+    assert h.app.platform.round(key).value.phase == "COMMITTED"

@@ -156,7 +156,7 @@ class TaskPolicy(Message):
       round_seconds: From a round's opening to its deadline.
       assignment_seconds: How long a client has for its work and upload.
       chunk: Updates folded into one partial.
-      shards: Groups of clients that are counted and folded apart; None: one for each 500 slots.
+      shards: Groups of clients that are counted and folded apart; None: one for each 500 slots, and at most 1,000.
       interval_seconds: At least so long from one round's opening to the next one's.
       starts_at: When the first round opens; None: at once.
       separation_seconds: At least so long from a client's contribution to its next assignment.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from .rounds import Aggregating, Collecting, Round
 
-LONGEST = 60.0  # seconds
+LONGEST = 60.0  # seconds, where a deployment does not say otherwise
 _PER_SECOND = 500  # check-ins a second that a round's waiting clients may make in all
 
 
-def pause(round_: Round | None, *, now: float, floor: float, jitter: float, updates: int = 0) -> float:
+def pause(
+    round_: Round | None, *, now: float, floor: float, jitter: float, updates: int = 0, longest: float = LONGEST
+) -> float:
     """Seconds until a client should check in again.
 
     Half of the time until the next round is expected (so that a round which ends early is seen early, and one that is late
@@ -20,13 +22,14 @@ def pause(round_: Round | None, *, now: float, floor: float, jitter: float, upda
       floor: The shortest pause of this deployment, in seconds.
       jitter: In [0, 1).
       updates: How many of the round's updates are in, as far as the caller knows.
+      longest: The longest pause of this deployment, in seconds, before it is spread.
     """
     if round_ is None:
         wait = 10 * floor
     else:
         floor = max(floor, round_.terms.cap / _PER_SECOND)
         wait = _until_next(round_, now, updates)
-    return min(max(wait, floor), LONGEST) * (1 + jitter / 4)
+    return min(max(wait, floor), longest) * (1 + jitter / 4)
 
 
 def _until_next(round_: Round, now: float, updates: int) -> float:

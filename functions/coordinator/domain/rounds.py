@@ -16,6 +16,7 @@ from muster.wire.messages import TaskPolicy
 from .names import RoundKey
 
 SLOTS_FOR_A_SHARD = 500
+MOST_SHARDS = 1000  # an instance reads as many counters once a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +240,7 @@ def open_round(
         minimum=policy.minimum,
         cap=policy.cap,
         chunk=policy.chunk,
-        shards=policy.shards or max(1, -(-policy.cap // SLOTS_FOR_A_SHARD)),
+        shards=policy.shards or min(MOST_SHARDS, max(1, -(-policy.cap // SLOTS_FOR_A_SHARD))),
         assignment_seconds=policy.assignment_seconds,
         allow_non_finite=policy.allow_non_finite,
         sums_in_the_clear=sums_in_the_clear,

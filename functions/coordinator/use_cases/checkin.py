@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from coordinator.domain import names, slots
-from coordinator.domain.pacing import pause
+from coordinator.domain.pacing import LONGEST, pause
 from coordinator.domain.rounds import Collecting
 from coordinator.domain.slots import Ticket
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
@@ -40,7 +40,7 @@ class Refusal:
 class Checkin:
     """The check-in.
 
-    `retry_floor` is the shortest wait in seconds; updates of more than `direct_above` bytes go straight to the store.
+    `retry_floor` is the shortest wait in seconds, `longest_wait` the longest; updates of more than `direct_above` bytes go straight to the store.
     """
 
     platform: Platform
@@ -50,6 +50,7 @@ class Checkin:
     pseudonyms: Pseudonyms
     retry_floor: float
     direct_above: int | None = None
+    longest_wait: float = LONGEST
 
     def __call__(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
         """Gives a client work, or tells it to wait.
@@ -197,6 +198,7 @@ class Checkin:
             None if standing is None else standing.round,
             now=now,
             floor=self.retry_floor,
+            longest=self.longest_wait,
             jitter=self.platform.chance.uniform(),
             updates=0 if standing is None else standing.updates,
         )

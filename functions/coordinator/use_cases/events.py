@@ -92,6 +92,11 @@ def update_refused(problem: ProblemType | str, *, at: Literal["upload", "fold"])
     _emit(logging.WARNING, "update_refused", f"An update was refused at the {at}: {name}", problem=name, at=at)
 
 
+def task_unreadable(name: str, reason: str) -> None:
+    """The tick left a task out, since a document of it can't be read; at every tick."""
+    _emit(logging.ERROR, "task_unreadable", f"The tick left out task {name}: {reason}", task=name)
+
+
 def updates_stored(count: int, *, oldest_seconds: float) -> None:
     """How many single updates are in the store, and the age of the oldest in seconds; at every tick."""
     _emit(

@@ -105,7 +105,11 @@ class Versioned(Generic[T]):
     document: Document
 
 
-class NewerSchemaError(StoreError):
+class UnreadableError(StoreError):
+    """The document is there and is not what this version of Muster can read."""
+
+
+class NewerSchemaError(UnreadableError):
     """The document was written by a newer version of Muster, and is not guessed at."""
 
 
@@ -148,7 +152,7 @@ class Records(Generic[T]):
         return {"schema_version": SCHEMA_VERSION, **self._adapter.dump_python(value, mode="json")}
 
     def read(self, document: Document) -> Versioned[T]:
-        """The record in a document. Raises `NewerSchemaError` or `StoreError` for one that can't be read."""
+        """The record in a document. Raises `UnreadableError` (`NewerSchemaError`) for one that can't be read."""
         data = dict(document.data)
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
@@ -159,7 +163,7 @@ class Records(Generic[T]):
         try:
             return Versioned(self._adapter.validate_python(data), document)
         except ValidationError as error:
-            raise StoreError(f"{document.path} can't be read: {error}") from error
+            raise UnreadableError(f"{document.path} can't be read: {error}") from error
 
 
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)

@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended
+from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from coordinator.domain.tasks import Task
 from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, join_population, leave_population
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.ledgers import shards_of, stored_contributions
-from coordinator.use_cases.records import Platform
+from coordinator.use_cases.records import Platform, UnreadableError
 from muster.wire.messages import TaskStatus
 
 _SWEPT_AGAIN = 3  # rounds behind the current one that every tick sweeps: a late request may have left something there
+_STILL_AT_WORK = (
+    7200.0  # seconds after its end in which a round may still be worked on; a function's request takes 3600 at most
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,21 @@ class Sweeping:
         return [name for name in made if name not in kept]
 
     def tick(self) -> None:
-        """Looks at every task once and gives each round the push that a lost message did not."""
-        for found in self.platform.tasks.list("tasks"):
-            self._repair(found.value)
+        """Looks at every task once and gives each round the push that a lost message did not.
+
+        Raises:
+          UnreadableError: of the first task that could not be read, once all others were looked at.
+        """
+        unread: UnreadableError | None = None
+        for document in self.platform.documents.list("tasks"):
+            try:
+                self._repair(self.platform.tasks.read(document).value)
+            except UnreadableError as error:
+                events.task_unreadable(document.id, str(error))
+                unread = unread or error
         self._remove_orphans()
+        if unread is not None:
+            raise unread
 
     def _repair(self, task: Task) -> None:
         if not task.ended:
@@ -84,7 +98,17 @@ class Sweeping:
                 if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
                     stray = replace(task, number=key.number, epoch=key.epoch)
                     abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
-                self.sweep(key)
+                if not (task.ended and self._is_settled(round_.value)):
+                    self.sweep(key)
+
+    def _is_settled(self, round_: Round) -> bool:
+        """Whether a round of an ended task has been swept, and nobody can still be at work on it: then it costs no more lists.
+
+        The key of its clients' names goes after its blobs have gone. What comes later than all that, `_remove_orphans` finds.
+        """
+        if isinstance(round_, Collecting | Aggregating) or self.platform.clock.now() - round_.ended_at < _STILL_AT_WORK:
+            return False
+        return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
 
     def _remove_orphans(self) -> None:
         """Deletes updates and partials whose round has ended (work that was under way when it was swept); says how old updates are."""
@@ -97,9 +121,15 @@ class Sweeping:
             if blob.size and blob.name.startswith(names.UPDATES):
                 updates, oldest = updates + 1, min(oldest, blob.created)
             if key not in ended:
-                found = self.platform.round(key)
-                ended[key] = found is None or not isinstance(found.value, Collecting | Aggregating)
+                ended[key] = self._has_ended(key)
             if ended[key]:
                 gone.append(blob.name)
         self.platform.blobs.delete(gone)
         events.updates_stored(updates, oldest_seconds=now - oldest)
+
+    def _has_ended(self, key: RoundKey) -> bool:
+        try:
+            found = self.platform.round(key)
+        except UnreadableError:
+            return False  # for all that is known here, it is open
+        return found is None or not isinstance(found.value, Collecting | Aggregating)

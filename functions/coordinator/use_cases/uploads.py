@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from coordinator.domain import names, slots
-from coordinator.domain.pacing import pause
+from coordinator.domain.pacing import LONGEST, pause
 from coordinator.domain.rounds import Aggregating, Collecting, Round
 from coordinator.domain.updates import UpdateRules, validated
 from coordinator.ports import AlreadyExistsError, DirectUploads
@@ -35,6 +35,7 @@ class Uploads:
     open_rounds: OpenRounds
     goals: Goals
     retry_floor: float
+    longest_wait: float = LONGEST
 
     def upload(self, token: str, read: Callable[[int], bytes], *, length: int | None) -> Receipt:
         """Streams an update to its name. A repeat, and a second one of the same client, gets the same receipt.
@@ -192,7 +193,7 @@ class Uploads:
 
     def _receipt(self, status: str, claims: AssignmentClaims, round_: Round, *, updates: int = 0) -> Receipt:
         now, jitter = self.platform.clock.now(), self.platform.chance.uniform()
-        wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates)
+        wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates, longest=self.longest_wait)
         cookie = None
         if status == "accepted":
             # As long as it tells anything: that the client is in this round, or must not be in one so soon again.

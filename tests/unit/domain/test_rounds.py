@@ -206,6 +206,7 @@ def test_a_pause_is_never_shorter_than_its_floor_nor_much_longer_than_the_longes
     round_ = collecting(opens_at=1000.0)
     for each in (None, round_):
         assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
+        assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
 
 
 def test_tallies_add_up():
