@@ -21,7 +21,9 @@ from muster.emulators import FirestoreEmulator, StorageEmulator
 from muster.local import LocalCoordinator
 from muster.operator import Operator
 from muster.smoke import Outcome, Step
+from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import TaskStatus
+from muster.wire.signatures import SigningKey
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
@@ -208,3 +210,23 @@ def test_exits_with_3_where_nobody_answers() -> None:
     assert result.exit_code == 3
     assert f"Can't reach the coordinator at {NOWHERE}" in result.output
     assert "terraform output client_url" in result.output
+
+
+def test_signs_its_plan_and_enrols_its_clients_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing, enrolling = SigningKey.generate(), PrivateKey.generate()
+    signing.save(tmp_path / "signing.key")
+    (tmp_path / "enrolment.key").write_bytes(enrolling.pem())
+    monkeypatch.setenv("MUSTER_TRUSTED_SIGNERS", signing.signer)
+    monkeypatch.setenv("MUSTER_CLIENTS", f"enrolment:{enrolling.public}")
+    with LocalCoordinator(tmp_path / "coordinator", workers=1) as running:
+        unsigned = failure(muster.smoke.run(running.url, **FAST))
+        unknown = failure(muster.smoke.run(running.url, signing_key=signing, **FAST))
+        keys = ["--key", str(tmp_path / "signing.key"), "--enrolment-key", str(tmp_path / "enrolment.key")]
+        result = CliRunner().invoke(app, ["smoke", "--url", running.url, *keys])
+    assert unsigned.name == "plan stored"
+    assert any("--key" in line for line in unsigned.look_at)
+    assert unknown.name.startswith("2 check-ins")
+    assert any("--enrolment-key" in line for line in unknown.look_at)
+    assert result.exit_code == 0, result.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -34,6 +35,22 @@ def smoke(
             help="The operator API's bearer token, as `gcloud auth print-identity-token`.",
         ),
     ] = None,
+    key: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Sign the plan with this key, of `muster plan keygen`: where only signed plans are taken.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    enrolment_key: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Enrol the clients with this key, of `muster enrol key`: where clients need a token.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     patience: Annotated[float, typer.Option(help="Longest wait of one step, in seconds.", min=1)] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -45,12 +62,21 @@ def smoke(
     import dataclasses
 
     import muster.smoke
+    from muster.wire.enrolment import EnrolmentError, PrivateKey
+    from muster.wire.signatures import SigningKey
 
+    try:
+        enrols = None if enrolment_key is None else PrivateKey.read(enrolment_key.read_bytes())
+    except EnrolmentError as error:
+        raise typer.BadParameter(str(error), param_hint="--enrolment-key") from error
+    signs = None if key is None else SigningKey.load(key)
     if as_json:
         outcome = muster.smoke.run(
             url,
             operator_url=operator_url,
             token=token,
+            signing_key=signs,
+            enrolment_key=enrols,
             patience=patience,
             on_step=lambda step: write_json(dataclasses.asdict(step)),
         )
@@ -68,6 +94,8 @@ def smoke(
                 url,
                 operator_url=operator_url,
                 token=token,
+                signing_key=signs,
+                enrolment_key=enrols,
                 patience=patience,
                 on_step=lambda step: show(screen, step),
                 on_wait=waiting,

@@ -22,7 +22,10 @@ CLIENT_API: Hints = {
     ProblemType.FORBIDDEN: (
         "the invokers of client_api: without `public_clients` just the members with roles/run.invoker get in",
     ),
-    ProblemType.UNAUTHENTICATED: ("how clients prove who they are in this deployment: docs/operations.md",),
+    ProblemType.UNAUTHENTICATED: (
+        "MUSTER_CLIENTS of client_api: with enrolment:KEY give --enrolment-key the private key of that very KEY (`muster enrol key`)",
+        "with oidc: or proxy: the smoke test has no identity to show, and what came before this step is what it can tell",
+    ),
     ProblemType.NOT_FOUND: ("whether --url is client_api's address, and not another service's",),
     ProblemType.INTERNAL: (_logs("client-api"),),
 }
@@ -33,6 +36,10 @@ OPERATOR_API: Hints = {
     ),
     ProblemType.UNAUTHENTICATED: (
         "whether a token is given: --token, or MUSTER_OPERATOR_TOKEN=$(gcloud auth print-identity-token)",
+        "whether your address is in MUSTER_OPERATORS of operator_api (Terraform: `operators`); a group's members are named one by one",
+    ),
+    ProblemType.PLAN_INVALID: (
+        "MUSTER_TRUSTED_SIGNERS of operator_api: give --key the private key of one of them (`muster plan keygen`)",
     ),
     ProblemType.NOT_FOUND: ("whether --operator-url is operator_api's address: it is another one than the clients'",),
     ProblemType.INTERNAL: (_logs("operator-api"),),

@@ -86,18 +86,30 @@ class Member:
       name: Its identity.
       numbers: Its data.
       direct: See `Noting`.
+      token: What it shows at its check-in.
 
     Attributes:
       seen: The events so far, by kind.
       error: What ended it before its time.
     """
 
-    def __init__(self, url: str, *, population: str, name: str, numbers: tuple[int, ...], direct: bool) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        population: str,
+        name: str,
+        numbers: tuple[int, ...],
+        direct: bool,
+        token: Optional[str] = None,
+    ) -> None:
         self.transport = Noting(url, direct=direct)
         self.seen: dict[type[Event], Event] = {}
         self.error: Optional[Exception] = None
         data = np.array(numbers, np.int64)
-        self._client = MusterClient(self.transport, population, lambda: data, client_id=name, on_event=self._note)
+        self._client = MusterClient(
+            self.transport, population, lambda: data, client_id=name, token=token, on_event=self._note
+        )
         self._stop = threading.Event()
         # Not waited for at the end of the process: it may hang in a request that nobody answers.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

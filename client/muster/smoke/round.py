@@ -13,15 +13,18 @@ import numpy as np
 
 from muster.client import Assigned, Computed, Contributed, Event, Failed, Transport, UnreachableError, Unreached
 from muster.operator import Operator
+from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import Phase, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import SigningKey
 
 from . import advice
 from .members import Member
 from .steps import Checklist, Outcome, Step, StepFailedError, StoppedError
 
 NUMBERS = ((1, 1, 2, 3, 5), (0, 2, 4, 6, 7, 7, 7))  # of the one client and the other, each from 0 to 7
+_ENROLLED = 3600.0  # seconds
 
 
 def smoke_plan() -> Plan:
@@ -34,6 +37,8 @@ def run(
     *,
     operator_url: Optional[str] = None,
     token: Optional[str] = None,
+    signing_key: Optional[SigningKey] = None,
+    enrolment_key: Optional[PrivateKey] = None,
     patience: float = 120.0,
     on_step: Callable[[Step], None] = lambda _: None,
     on_wait: Callable[[str, str], None] = lambda *_: None,
@@ -47,6 +52,8 @@ def run(
       url: The client API's address.
       operator_url: The operator API's; None: the same.
       token: Sent to the operator API as `Authorization: Bearer`.
+      signing_key: Signs the plan, where the deployment takes signed ones alone.
+      enrolment_key: Enrols the two clients for an hour, where the deployment wants that.
       patience: Longest wait of one step, in seconds. A cold committer loads TensorFlow in it.
       on_step: Is told of each step that ended.
       on_wait: Is told the name of each step that begins and then, every few seconds, how it stands.
@@ -57,21 +64,38 @@ def run(
     name = time.strftime("smoke-%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
     checklist = Checklist(patience, on_step, on_wait)
     with Operator(operator_url or url, token=token) as operator, Transport(url) as client:
-        smoke = _Smoke(checklist, operator, client, name)
+        smoke = _Smoke(checklist, operator, client, name, signing_key=signing_key, enrolment_key=enrolment_key)
         with contextlib.suppress(StoppedError):
             smoke.run()
     return Outcome(name, tuple(checklist.steps))
 
 
 class _Smoke:
-    def __init__(self, checklist: Checklist, operator: Operator, client: Transport, name: str) -> None:
+    def __init__(
+        self,
+        checklist: Checklist,
+        operator: Operator,
+        client: Transport,
+        name: str,
+        *,
+        signing_key: Optional[SigningKey],
+        enrolment_key: Optional[PrivateKey],
+    ) -> None:
         self._list = checklist
         self._operator = operator
         self._client = client
         self._name = name
+        self._signing_key = signing_key
         self._made = False
         self._members = tuple(
-            Member(client.url, population=name, name=f"{name}-{at}", numbers=numbers, direct=at == 1)
+            Member(
+                client.url,
+                population=name,
+                name=f"{name}-{at}",
+                numbers=numbers,
+                direct=at == 1,
+                token=None if enrolment_key is None else _enrolled(enrolment_key, name, at),
+            )
             for at, numbers in enumerate(NUMBERS)
         )
 
@@ -97,7 +121,7 @@ class _Smoke:
             notes.append(f"{len(self._operator.tasks())} tasks")
 
     def _open(self) -> None:
-        plan = smoke_plan()
+        plan = smoke_plan() if self._signing_key is None else smoke_plan().signed(self._signing_key)
         with self._list.step("plan stored", hints=advice.OPERATOR_API) as notes:
             self._operator.put_plan(plan)
             notes.append(plan.sha256[:12])
@@ -256,6 +280,11 @@ class _Smoke:
         with self._list.step("task ended", fatal=False):
             reason = f"Task {self._name} could not be cancelled: {error}"
             raise StepFailedError(reason, (f"`muster task cancel {self._name}`, once the operator API answers",))
+
+
+def _enrolled(key: PrivateKey, population: str, number: int) -> str:
+    now = time.time()
+    return key.issue(Enrolment(population, f"{population}-{number}", issued_at=now, expires_at=now + _ENROLLED))
 
 
 def _version(transport: Transport) -> str:
