@@ -111,7 +111,7 @@ class UpdateReader:
           ProblemError: what `validated` raises.
         """
         try:
-            if len(data) != self._size or data[: len(self._start)] != self._start:
+            if not self._start or len(data) != self._size or data[: len(self._start)] != self._start:
                 self._learn(data)
             found = {placed.entry.name: self._tensor(placed, data) for placed in self._layout}
         except TensorsError as error:

@@ -73,6 +73,12 @@ def test_a_sum_tells_that_one_of_its_addends_was_not_finite(dtype, value):
     assert not all_finite({"n": np.int64(1), "total": total})
 
 
+def test_refuses_an_empty_file_that_comes_first():
+    with pytest.raises(ProblemError) as raised:
+        reader().read(memoryview(b""))
+    assert raised.value.type is ProblemType.UPDATE_INVALID
+
+
 def test_only_sums_of_every_float_tell():
     rules = PLAN.manifest.folds
     assert sums_tell(PLAN.manifest)
