@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from coordinator.http.links import LINKS, Link
 from coordinator.http.routing import PARAMETERS, PATTERNS, Route
 from muster.wire import plan, problems
 from muster.wire.base import Message
@@ -99,7 +100,7 @@ def _operation(route: Route, tag: str) -> Json:
     operation: Json = {
         "tags": [tag],
         "summary": route.summary,
-        "operationId": "_".join(re.findall(r"[a-z0-9]+", f"{route.method} {route.path}".lower().replace("/v1/", "/"))),
+        "operationId": _operation_id(route.method, route.path),
     }
     parameters = [*_path_parameters(route), *_query_parameters(route)]
     if _is_immutable(route):
@@ -119,6 +120,19 @@ def _operation(route: Route, tag: str) -> Json:
     if route.client:
         operation["security"] = [{}, {_CLIENT: []}]
     return operation
+
+
+def _operation_id(method: str, path: str) -> str:
+    return "_".join(re.findall(r"[a-z0-9]+", f"{method} {path}".lower().replace("/v1/", "/")))
+
+
+def _link(link: Link) -> Json:
+    found: Json = {"operationId": _operation_id(link.method, link.path)}
+    if link.parameters:
+        found["parameters"] = link.parameters
+    if link.body is not None:
+        found["requestBody"] = link.body
+    return found
 
 
 def _path_parameters(route: Route) -> list[Json]:
@@ -169,6 +183,9 @@ def _successes(route: Route) -> Json:
     success: Json = {"description": HTTPStatus(route.status).phrase}
     if route.gives is not None:
         success["content"] = _content(route.gives)
+    links = LINKS.get((route.method, route.path))
+    if links:
+        success["links"] = {link.name: _link(link) for link in links}
     found = {str(int(route.status)): success}
     if route.repeat_status is not None:
         found[str(int(route.repeat_status))] = {**success, "description": "It was there already"}
