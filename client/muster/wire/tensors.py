@@ -27,6 +27,8 @@ Buffer = Union[bytes, bytearray, memoryview]
 HEADER_LIMIT = 4 << 20  # bytes; a header lists tensors, a few dozen bytes each
 _PIECE = 1 << 20  # bytes that `encode_chunks` hands over at a time: a store that copies one copies no whole tensor
 _LENGTH = 8  # bytes: the header's length, little-endian
+_MOST_AXES = 32  # of a numpy 1 array
+_MOST_ELEMENTS = 1 << 48  # with axes of size 0 left out, as numpy counts them; of 16 bytes each it may address
 _CODES: dict[DType, str] = {
     DType.BOOL: "BOOL",
     DType.INT8: "I8",
@@ -161,6 +163,14 @@ def _read_metadata(
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
         raise TensorsError(f"tensor {name!r} has no valid shape")
+    # What no array can have is refused here, before anything multiplies it: a header has room for numbers that take minutes.
+    elements = 1
+    for size in value[: _MOST_AXES + 1]:
+        elements *= min(size or 1, _MOST_ELEMENTS + 1)
+        if elements > _MOST_ELEMENTS:
+            break
+    if len(value) > _MOST_AXES or elements > _MOST_ELEMENTS:
+        raise TensorsError(f"tensor {name!r} has a shape that is larger than any array's")
     return tuple(value)
 
 

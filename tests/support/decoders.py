@@ -1,0 +1,273 @@
+"""Every decoder of bytes that come from outside: what valid input looks like, and what may come out of it for any other.
+
+What none of these sees: keys and settings, which an operator gives; documents in the coordinator's own store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from coordinator.domain.names import RoundKey
+from coordinator.domain.slots import Ticket
+from coordinator.domain.updates import UpdateReader, rules_for, validated
+from coordinator.http.internal_routes import RoundWork, TaskWork
+from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
+from muster.wire import messages
+from muster.wire.base import Message
+from muster.wire.enrolment import Enrolment, EnrolmentError, PrivateKey, PublicKeys
+from muster.wire.manifest import PlanManifest, TensorSpec
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError
+from muster.wire.signatures import Signatures, SigningKey, check_signed, parse_signers
+from muster.wire.tensors import TensorsError, decode, encode, read_header
+from support.mutation import Mutator
+from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
+
+_NOW = 1_800_000_000.0
+_SLOWEST = 1.0  # seconds of processor time for one input
+_MIB = 1 << 20
+
+
+class UncaughtError(AssertionError):
+    """An input came through to an error of no type of ours, or took too long; the text says how to have it again."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One decoder.
+
+    Attributes:
+      name: What it reads.
+      seeds: Valid inputs.
+      read: Reads one; gives whatever it is.
+      errors: What it may raise.
+      inputs: How many `make test` tries.
+      peak: Bytes that reading one may take at once, and beside them `times` the bytes of the input.
+    """
+
+    name: str
+    seeds: tuple[bytes, ...]
+    read: Callable[[bytes], Any]
+    errors: tuple[type[Exception], ...]
+    inputs: int
+    peak: int = _MIB
+    times: int = 12
+
+    def accepts(self, data: bytes) -> bool:
+        """Whether it takes `data`. An error has to be one of `errors`, with a text that can be sent."""
+        try:
+            self.read(data)
+        except self.errors as error:
+            if isinstance(error, ProblemError):
+                error.to_problem().model_dump_json()
+            else:
+                str(error).encode()
+            return False
+        return True
+
+    def fuzz(self, seed: int, numbers: Sequence[int]) -> int:
+        """Tries the inputs of these numbers; gives how many were taken. Raises `UncaughtError`."""
+        mutator, taken = Mutator(self.seeds, seed=seed), 0
+        for number in numbers:
+            data = mutator.input(number)
+            began = time.thread_time()
+            try:
+                taken += self.accepts(data)
+            except Exception as error:
+                raise UncaughtError(self._how(seed, number, data, repr(error)[:300])) from error
+            spent = time.thread_time() - began
+            if spent > _SLOWEST:
+                raise UncaughtError(self._how(seed, number, data, f"it took {spent:.1f} s"))
+        return taken
+
+    def _how(self, seed: int, number: int, data: bytes, what: str) -> str:
+        shown = data.hex() if len(data) <= 4000 else f"{data[:4000].hex()}… ({len(data)} bytes)"
+        return f"{self.name}, input {number} of MUSTER_FUZZ_SEED={seed}: {what}\n  in hex: {shown}"
+
+
+def _messages(*kinds: type[Message]) -> Callable[[bytes], Any]:
+    """Reads by each kind; what one takes, it must take again from its own encoding, as the same."""
+
+    def read(data: bytes) -> list[Message]:
+        found, last = [], None
+        for kind in kinds:
+            try:
+                message = kind.decode(data)
+                assert kind.decode(message.encode()).encode() == message.encode()
+                found.append(message)
+            except ProblemError as problem:
+                last = problem
+        if not found and last is not None:
+            raise last
+        return found
+
+    return read
+
+
+def _both_ways(rules: Any, good: bytes) -> Callable[[bytes], bytes]:
+    """Reads an update as it streams by, as it is stored, and as one that is read after a good one: all take it, or none does."""
+
+    def stored(data: bytes) -> None:
+        UpdateReader(rules).read(memoryview(data))
+
+    def after_another(data: bytes) -> None:
+        reader = UpdateReader(rules)
+        reader.read(memoryview(good))
+        reader.read(memoryview(data))
+
+    def read(data: bytes) -> bytes:
+        try:
+            passed = b"".join(validated(BytesIO(data).read, rules, length=None))
+        except ProblemError:
+            for other in (stored, after_another):
+                with suppress(ProblemError):
+                    other(data)
+                    raise AssertionError(f"refused on the way, and taken {other.__name__}") from None
+            raise
+        assert passed == data
+        stored(data)
+        after_another(data)
+        return passed
+
+    return read
+
+
+def _tensors(data: bytes) -> Any:
+    header = read_header(data)
+    found = decode(data)
+    assert list(found) == list(header.order)
+    return found
+
+
+def decoders() -> tuple[Decoder, ...]:
+    """All of them."""
+    tokens, key = Tokens(b"k" * 32), RoundKey("task", 3, 1)
+    assignment = AssignmentClaims(key, 2, "0" * 32, Ticket(1, 2), "f" * 64, _NOW + 60, _NOW, 1000, 5.0)
+    assignments = (tokens.assignment(assignment).encode(),)
+    cookies = tuple(tokens.cookie(CookieClaims(key, _NOW, expires_at=end)).encode() for end in (None, _NOW + 60))
+    fixed = Ed25519PrivateKey.from_private_bytes(b"k" * 32)  # so that an input can be made again
+    private, signer = PrivateKey(fixed), SigningKey(fixed)
+    enrolment = private.issue(Enrolment("phones", "a@b", _NOW, _NOW + 60, id="0" * 32)).encode()
+    public = PublicKeys(private.public)
+
+    every, sums = every_dtype_plan(), sum_plan().signed(signer)
+    open_shapes = make_plan(
+        "open",
+        state={"total": 0},
+        update=tuple(
+            TensorSpec(path=path, dtype=dtype, shape=None) for path, dtype in (("a", "float32"), ("s", "string"))
+        ),
+        zero={"a": 0},
+    )
+    opened = encode(_open_update())
+    updates = (encode(every_dtype_update()), encode(sum_update(3)))
+    signatures = Signatures(signatures=sums.signatures).encode()
+    plan_files = (sums.encode(), sums.for_client().encode(), sum_plan().encode())
+    problem = (ProblemError,)
+
+    def plan(data: bytes) -> Plan:
+        found = Plan.decode(data)
+        assert found.encode() == data
+        check_signed(found, [signer.signer])
+        found.check_complete()
+        return found
+
+    def signed(data: bytes) -> Any:
+        found = Signatures.decode(data)
+        check_signed(Plan(sums.manifest, sums.parts, found.signatures), [signer.signer])
+        return found
+
+    return (
+        Decoder(
+            "assignment token",
+            assignments,
+            lambda d: tokens.read_assignment(d.decode("latin-1"), now=_NOW),
+            problem,
+            12_000,
+        ),
+        Decoder("cookie", cookies, lambda d: tokens.read_cookie(d.decode("utf-8", "replace"), now=_NOW), (), 12_000),
+        Decoder("enrolment token", (enrolment,), lambda d: public.read(d.decode("latin-1")), (EnrolmentError,), 12_000),
+        Decoder("safetensors", (*updates, opened), _tensors, (TensorsError,), 14_000),
+        Decoder(
+            "update",
+            updates,
+            _both_ways(rules_for(every.manifest, allow_non_finite=False), updates[0]),
+            problem,
+            10_000,
+        ),
+        Decoder(
+            "update of open shapes",
+            (opened,),
+            _both_ways(rules_for(open_shapes.manifest, allow_non_finite=True), opened),
+            problem,
+            8_000,
+        ),
+        Decoder("plan", plan_files, plan, problem, 6_000, peak=2 * _MIB),
+        Decoder(
+            "manifest", (sums.manifest.encode(), every.manifest.encode()), PlanManifest.decode, problem, 8_000, times=40
+        ),
+        Decoder("signatures", (signatures,), signed, problem, 8_000, times=40),
+        Decoder(
+            "signers", (signer.signer.encode(),), lambda d: parse_signers(d.decode("latin-1")), (ValueError,), 2_000
+        ),
+        Decoder("requests", _REQUESTS, _messages(*_REQUEST_KINDS), problem, 8_000, times=80),
+        Decoder("answers", _ANSWERS, _messages(*_ANSWER_KINDS), problem, 4_000, times=80),
+    )
+
+
+def _open_update() -> dict[str, Any]:
+    return {"a": np.ones((2, 2), np.float32), "s": np.array([b"x", b""], object)}
+
+
+_REQUEST_KINDS: tuple[type[Message], ...] = (
+    messages.CheckinRequest,
+    messages.UploadStart,
+    messages.Report,
+    messages.TaskSpec,
+    messages.Rollback,
+    messages.Revocation,
+    RoundWork,
+    TaskWork,
+)
+_REQUESTS = (
+    b'{"client":"me","cookie":"c"}',
+    b'{"size":10,"crc32c":"AAAAAA=="}',
+    b'{"outcome":"failed","reason":"data","detail":"why"}',
+    b'{"name":"t","population":"p","plan":"'
+    + b"a" * 64
+    + b'","policy":{"rounds":3,"goal":4,"minimum":2,"over_selection":1.5,'
+    b'"starts_at":"2026-01-01T00:00:00Z","max_update_norm":1.0,"clip":true,"shards":2}}',
+    b'{"version":3}',
+    b'{"id":"' + b"0" * 32 + b'","expires_at":"2026-01-01T00:00:00Z"}',
+    b'{"task":"t","round":1,"epoch":0,"shard":1,"part":"0001-000001"}',
+    b'{"task":"t"}',
+)
+_ANSWER_KINDS: tuple[type[Message], ...] = (
+    messages.CheckinResponse,
+    messages.Receipt,
+    messages.DirectUpload,
+    messages.TaskView,
+    messages.AuditList,
+)
+_ANSWERS = (
+    b'{"answer":{"status":"wait","reason":"no_task","retry_after":1.5,"cookie":"c"}}',
+    b'{"answer":{"status":"assigned","task":"t","round":1,"token":"x","expires_at":"2026-01-01T00:00:00Z","plan":{"url":"/u","sha256":"'
+    + b"a" * 64
+    + b'","size":3},"broadcast":{"url":"/b","sha256":"'
+    + b"b" * 64
+    + b'","size":3},"max_update_bytes":9}}',
+    b'{"status":"accepted","task":"t","round":1,"retry_after":2.0}',
+    b'{"url":"https://x","headers":{"a":"b"},"resumable":true,"expires_at":"2026-01-01T00:00:00Z"}',
+    (
+        b'{"entries":[{"id":"1","at":"2026-01-01T00:00:00Z","who":"a","role":"viewer","action":"x","subject":"s","result":"done",'
+        b'"before":{"a":[1,{"b":null}]}}],"next":"1"}'
+    ),
+)

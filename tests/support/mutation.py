@@ -1,0 +1,207 @@
+"""Inputs for fuzzing: valid ones, changed by a seeded generator, blindly (bytes) and by their form (JSON, tokens, length fields)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+_BYTES = (0, 1, 0x20, 0x22, 0x2C, 0x2E, 0x5B, 0x5C, 0x7B, 0x7D, 0x7F, 0x80, 0xC3, 0xED, 0xFF)
+_EDGES = (
+    0,
+    1,
+    7,
+    8,
+    0x7F,
+    0xFF,
+    0xFFFF,
+    1 << 20,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 48,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
+# Texts that are JSON but surprise who reads it, and some that are not quite.
+_TEXTS = (
+    *(
+        b"null",
+        b"true",
+        b"-0",
+        b"1e999",
+        b"-1e999",
+        b"NaN",
+        b"Infinity",
+        b"1.5",
+        b"[]",
+        b"{}",
+        b'""',
+        b'"\\u0000"',
+        b'"\\ud800"',
+    ),
+    *(
+        b"9" * 19,
+        b"9" * 400,
+        b"9" * 5000,
+        b"-" + b"9" * 30,
+        b"1" + b"0" * 4000,
+        b'"' + "\u202e\u00e9\U0001f600".encode() + b'"',
+    ),
+    *(
+        b'"' + b"a" * 5000 + b'"',
+        b'"../../etc/passwd"',
+        b'"2026-01-01T00:00:00+23:59"',
+        b'"9999-12-31T23:59:59-12:00"',
+        b"[[]]",
+    ),
+)
+_VALUES: tuple[Any, ...] = (
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        1 << 31,
+        1 << 63,
+        -(1 << 63),
+        10**40,
+        10**400,
+        0.5,
+        1e308,
+        float("nan"),
+        float("inf"),
+    ),
+    *(
+        "",
+        "a",
+        "\x00",
+        "\u202e",
+        "\U0001f600",
+        "a" * 300,
+        "../..",
+        "none",
+        "HS256",
+        "EdDSA",
+        "2026-01-01T00:00:00Z",
+        "0" * 64,
+    ),
+    *([], {}, [0], [[]], {"": 0}, [1 << 70, 0], [0] * 70, [1 << 62, 1 << 62, 0], {"dtype": "string", "shape": [0]}),
+)
+_DEPTHS = (3, 50, 190, 260, 800, 940, 960, 980, 990, 995, 1000, 3000)
+
+
+class Mutator:
+    """Makes inputs out of `seeds`, all of one format. Equal seeds and numbers give equal inputs, so any can be made again."""
+
+    def __init__(self, seeds: Sequence[bytes], *, seed: int) -> None:
+        self._seeds = tuple(seeds)
+        self._seed = seed
+
+    def input(self, number: int) -> bytes:
+        """The input of that number; the first ones are the valid ones themselves."""
+        if number < len(self._seeds):
+            return self._seeds[number]
+        chance = random.Random(self._seed * 1_000_003 + number)  # noqa: S311
+        data = chance.choice(self._seeds)
+        for _ in range(chance.choice((1, 1, 1, 2, 4))):
+            data = chance.choice(_OF_FORM)(data, chance) if chance.random() < 0.6 else self._blind(data, chance)
+        return data
+
+    def _blind(self, data: bytes, chance: random.Random) -> bytes:
+        at = chance.randrange(len(data) + 1)
+        match chance.randrange(7):
+            case 0:  # one bit
+                return (
+                    data[:at] + bytes(byte ^ (1 << chance.randrange(8)) for byte in data[at : at + 1]) + data[at + 1 :]
+                )
+            case 1:  # one byte
+                return data[:at] + bytes([chance.choice(_BYTES)]) + data[at + 1 :]
+            case 2:  # cut off
+                return data[:at]
+            case 3:  # a piece twice, or many times
+                piece = data[at : at + chance.randrange(1, 40)]
+                return data[:at] + piece * chance.choice((2, 2, 3, 50)) + data[at + len(piece) :]
+            case 4:  # a piece out
+                return data[:at] + data[at + chance.randrange(1, 40) :]
+            case 5:  # the start of one and the end of another
+                other = chance.choice(self._seeds)
+                return data[:at] + other[chance.randrange(len(other) + 1) :]
+            case _:  # a number of 2, 4 or 8 bytes
+                width = chance.choice((2, 4, 8))
+                number = (chance.choice(_EDGES) + chance.choice((-1, 0, 0, 1))) % (1 << (8 * width))
+                return data[:at] + number.to_bytes(width, "little") + data[at + width :]
+
+
+def _text(data: bytes, chance: random.Random) -> bytes:
+    """A JSON value of the text exchanged for another."""
+    spots = [at for at, byte in enumerate(data[:4096]) if byte in b":,[{"]
+    if not spots:
+        return data + chance.choice(_TEXTS)
+    at = chance.choice(spots) + 1
+    end = at
+    while end < len(data) and data[end] not in b",]}":
+        end += 1
+    return data[:at] + chance.choice(_TEXTS) + data[end:]
+
+
+def _nested(data: bytes, chance: random.Random) -> bytes:
+    depth, (opening, closing) = chance.choice(_DEPTHS), chance.choice(((b"[", b"]"), (b'{"a":', b"}")))
+    nested = opening * depth + b"0" + (closing * depth if chance.random() < 0.8 else b"")
+    at = data.find(b":", chance.randrange(len(data) + 1)) + 1
+    end = at
+    while end < len(data) and data[end] not in b",]}":
+        end += 1
+    return data[:at] + nested + data[end:] if at else nested
+
+
+def _json(data: bytes, chance: random.Random) -> bytes:
+    """A value somewhere in the JSON exchanged, taken out, added or written twice; in a file of tensors, its header's."""
+    size = int.from_bytes(data[:8], "little")
+    framed = 8 < size + 8 <= len(data)
+    text = data[8 : 8 + size] if framed else data
+    try:
+        document = json.loads(text)
+        changed = json.dumps(_changed(document, chance), separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        return _text(data, chance)
+    if chance.random() < 0.1 and changed.startswith(b"{") and len(changed) > 2:
+        changed = changed[:-1] + b"," + changed[1:]  # every name twice
+    return len(changed).to_bytes(8, "little") + changed + data[8 + size :] if framed else changed
+
+
+def _changed(value: Any, chance: random.Random) -> Any:
+    if isinstance(value, str) and value.startswith("{") and chance.random() < 0.8:
+        return json.dumps(_changed(json.loads(value), chance))  # JSON in JSON: a file's own metadata
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        name = chance.choice(list(value))
+        rest = {key: item for key, item in value.items() if key != name}
+        action = chance.randrange(8)
+        if action == 0:
+            return rest
+        if action == 1:
+            return {**rest, chance.choice(("", "a", "__proto__", name + " ")): value[name]}
+        return {**value, name: _changed(value[name], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.8:
+        at = chance.randrange(len(value))
+        return [*value[:at], *([_changed(value[at], chance)] * chance.choice((0, 1, 1, 1, 2))), *value[at + 1 :]]
+    return chance.choice(_VALUES)
+
+
+def _token(data: bytes, chance: random.Random) -> bytes:
+    """One part of a JSON Web Token decoded, changed and put back."""
+    parts = data.split(b".")
+    at = chance.randrange(len(parts))
+    try:
+        raw = base64.urlsafe_b64decode(parts[at] + b"=" * (-len(parts[at]) % 4))
+    except ValueError:
+        return b".".join([*parts, parts[at]])
+    parts[at] = base64.urlsafe_b64encode(chance.choice((_json, _text, _nested))(raw, chance)).rstrip(b"=")
+    return b".".join(parts)
+
+
+_OF_FORM = (_json, _json, _text, _nested, _token)
