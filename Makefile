@@ -11,7 +11,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench bench-fold bundle openapi terraform-readme tools requirements clean
+.PHONY: help env demo up smoke test check format bench bench-fold bundle openapi terraform-readme tools requirements clean fuzz
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -30,15 +30,20 @@ up: env ## Serve the coordinator on this machine
 smoke: env ## Run one real round through a deployment: make smoke URL=https://… OPERATOR_URL=https://…
 	@$(PYTHON) -m muster.cli smoke $(if $(URL),--url "$(URL)") $(if $(OPERATOR_URL),--operator-url "$(OPERATOR_URL)") $(ARGS)
 
-check: env ## Check format, lint, types and import contracts
+check: env tools ## Check format, lint, types, import contracts, and for known vulnerabilities
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
 	PYTHONPATH=functions .venv/bin/lint-imports
+	.venv/tools/bin/bandit --quiet --recursive --configfile pyproject.toml client functions docs infra
+	@requirements/audit.sh
 
 test: export TF_CPP_MIN_LOG_LEVEL := 3
 test: check ## Run the checks and all tests (at most 10 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
+
+fuzz: env ## Fuzz every decoder for a minute, or longer: make fuzz ARGS="--seconds 3600"
+	@PYTHONPATH=tests $(PYTHON) tests/fuzz/run.py $(ARGS)
 
 format: env ## Format the code and fix what the linter can
 	$(PYTHON) -m ruff format $(SOURCES)
@@ -63,7 +68,7 @@ RESOLVE := uv pip compile --quiet --upgrade --python-version 3.11 --python-platf
 terraform-readme: env ## Rewrite the tables in the Terraform modules' READMEs
 	$(PYTHON) infra/terraform/readme.py
 
-tools: env ## Make the tools' environment .venv/tools (checkov); the tests that need it do so themselves
+tools: env ## Make the tools' environment .venv/tools (checkov, bandit, pip-audit); the tests that need it do so themselves
 	@requirements/make-tools.sh
 
 requirements: ## Resolve requirements/*.in and those of the functions anew (needs uv)
