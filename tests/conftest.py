@@ -7,14 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from support.cloud import started
-from support.issuer import TokenIssuer
 
-from muster.emulators import FirestoreEmulator, StorageEmulator
+if TYPE_CHECKING:
+    from support.issuer import TokenIssuer
+
+    from muster.emulators import FirestoreEmulator, StorageEmulator
 
 # On a loaded machine an example may take its time; how long it takes is not what these tests are about.
 settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,6 +27,10 @@ _CONTRACT = re.compile(r"tests/contract/(test_(?:blobs|documents|queue))\.py::\w
 
 @pytest.fixture(scope="session")
 def firestore_emulator(tmp_path_factory: Any) -> Iterator[FirestoreEmulator]:
+    from support.cloud import started
+
+    from muster.emulators import FirestoreEmulator
+
     emulator = FirestoreEmulator(tmp_path_factory.mktemp("firestore"))
     started(emulator)
     yield emulator
@@ -34,6 +39,10 @@ def firestore_emulator(tmp_path_factory: Any) -> Iterator[FirestoreEmulator]:
 
 @pytest.fixture(scope="session")
 def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
+    from support.cloud import started
+
+    from muster.emulators import StorageEmulator
+
     emulator = StorageEmulator(tmp_path_factory.mktemp("storage"))
     started(emulator)
     yield emulator
@@ -72,5 +81,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(scope="session")
 def issuer() -> Iterator[TokenIssuer]:
+    from support.issuer import TokenIssuer
+
     with TokenIssuer() as issuer:
         yield issuer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -16,7 +16,7 @@ ASSIGNMENT = Assignment(
     task="t",
     round=1,
     token="secret",  # noqa: S106
-    expires_at=datetime(2030, 1, 1, tzinfo=UTC),
+    expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc),
     plan=FILE,
     broadcast=FILE,
     max_update_bytes=1,

@@ -6,7 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import Any
 
@@ -98,23 +98,23 @@ class Double:
 
     def _serve(self, request: Request) -> Response:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        match request.method, request.path.split("/")[2:]:
-            case "POST", ["populations", "devices:checkin"]:
-                self.checkins.append(CheckinRequest.decode(request.get_data()))
-                answer = self.waits.pop(0) if self.waits else self._assign()
-                return _json(CheckinResponse(answer=answer))
-            case "GET", ["plans", _]:
-                return Response(self.plan_file)
-            case "GET", ["tasks", *_]:
-                return Response(self.broadcast_file)
-            case "PUT", ["updates"]:
-                body = request.get_data()
-                assert request.content_length == len(body)
-                self.uploads.setdefault(token, body)
-                return self._receipt("accepted")
-            case "POST", ["updates:report"]:
-                self.reports.append(Report.decode(request.get_data()))
-                return self._receipt("reported")
+        method, where = request.method, request.path.removeprefix("/v1/")
+        if (method, where) == ("POST", "populations/devices:checkin"):
+            self.checkins.append(CheckinRequest.decode(request.get_data()))
+            answer = self.waits.pop(0) if self.waits else self._assign()
+            return _json(CheckinResponse(answer=answer))
+        if method == "GET" and where.startswith("plans/"):
+            return Response(self.plan_file)
+        if method == "GET" and where.startswith("tasks/"):
+            return Response(self.broadcast_file)
+        if (method, where) == ("PUT", "updates"):
+            body = request.get_data()
+            assert request.content_length == len(body)
+            self.uploads.setdefault(token, body)
+            return self._receipt("accepted")
+        if (method, where) == ("POST", "updates:report"):
+            self.reports.append(Report.decode(request.get_data()))
+            return self._receipt("reported")
         return Response(status=404)
 
     def _assign(self) -> Assignment:
@@ -122,7 +122,7 @@ class Double:
             "task": "sum",
             "round": self.round,
             "token": f"token-{len(self.checkins)}",
-            "expires_at": datetime.now(UTC) + timedelta(minutes=5),
+            "expires_at": datetime.now(timezone.utc) + timedelta(minutes=5),
             "plan": Download(url=f"/v1/plans/{self.plan.sha256}", sha256=self.plan.sha256, size=len(self.plan_file)),
             "broadcast": Download(
                 url="/v1/tasks/sum/rounds/1/broadcast?sha256=x",

@@ -7,6 +7,7 @@ import typer
 import muster
 
 from . import audit, bundle, client, enrol, key, plan, simulate, smoke, state, task, up
+from .annotations import evaluate
 from .failures import Commands
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ def demo(context: typer.Context) -> None:
 
     inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     inner.command()(command)
+    evaluate(inner)
     # Not standalone, it returns the exit code that it would have ended with; or nothing.
     raise typer.Exit(inner(context.args, prog_name="muster demo", standalone_mode=False) or 0)
 
@@ -57,3 +59,6 @@ def root(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
+
+
+evaluate(app)

@@ -31,10 +31,7 @@ INT64_MAX = np.iinfo(np.int64).max
 
 
 def manifest(rules, specs, clear=()):
-    update = [
-        TensorSpec(path=rule.update, dtype=spec.dtype, shape=spec.shape)
-        for rule, spec in zip(rules, specs, strict=True)
-    ]
+    update = [TensorSpec(path=rule.update, dtype=spec.dtype, shape=spec.shape) for rule, spec in zip(rules, specs)]
     empty = StructType(fields=())
     return PlanManifest(
         name="test",
@@ -61,7 +58,7 @@ SPECS = tuple(
 )
 RULES = tuple(
     FoldRule(path=spec.path, kind=kind, update=f"of_{spec.path}")
-    for spec, kind in zip(SPECS, (FoldKind.SUM, FoldKind.MINIMUM, FoldKind.MAXIMUM, FoldKind.SUM), strict=True)
+    for spec, kind in zip(SPECS, (FoldKind.SUM, FoldKind.MINIMUM, FoldKind.MAXIMUM, FoldKind.SUM))
 )
 CLEAR = (
     ClearSum(path="secure_sum/0", dtype=DType.INT32, shape=(2,), kind="secure_sum", maximum=1 << 30),
