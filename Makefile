@@ -11,15 +11,18 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env demo up smoke test check format bench bench-fold bundle openapi terraform-readme tools requirements clean fuzz
+.PHONY: help env env-with-tff demo up smoke test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  make demo ARGS="--clients 20 --rounds 5" passes options on.'
 
-env: ## Make the environment .venv (Python 3.11, pinned requirements; about 3 GB)
+env: ## Make the environment .venv (about 3 GB; without TensorFlow Federated where that can't run)
 	@requirements/make-env.sh
+
+env-with-tff: ## As env, and fail where TensorFlow Federated can't run
+	@requirements/make-env.sh --with-tff
 
 demo: env ## Train over 10 client processes on this machine, with crashes, in about a minute
 	@$(PYTHON) -m muster.cli demo $(ARGS)
@@ -30,7 +33,7 @@ up: env ## Serve the coordinator on this machine
 smoke: env ## Run one real round through a deployment: make smoke URL=https://… OPERATOR_URL=https://…
 	@$(PYTHON) -m muster.cli smoke $(if $(URL),--url "$(URL)") $(if $(OPERATOR_URL),--operator-url "$(OPERATOR_URL)") $(ARGS)
 
-check: env tools ## Check format, lint, types, import contracts, and for known vulnerabilities
+check: env-with-tff tools ## Check format, lint, types, import contracts, and for known vulnerabilities
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
@@ -42,33 +45,36 @@ test: export TF_CPP_MIN_LOG_LEVEL := 3
 test: check ## Run the checks and all tests (at most 10 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
 
-fuzz: env ## Fuzz every decoder for a minute, or longer: make fuzz ARGS="--seconds 3600"
+test-matrix: env-with-tff ## Clients on Python 3.9 to 3.13 and the newest TensorFlow of each, from a wheel (network; minutes)
+	$(PYTHON) tests/matrix/run.py $(ARGS) </dev/null
+
+fuzz: env-with-tff ## Fuzz every decoder for a minute, or longer: make fuzz ARGS="--seconds 3600"
 	@PYTHONPATH=tests $(PYTHON) tests/fuzz/run.py $(ARGS)
 
-format: env ## Format the code and fix what the linter can
+format: env-with-tff ## Format the code and fix what the linter can
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
-bench: env ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
+bench: env-with-tff ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
 	@$(PYTHON) tests/benchmarks/rounds.py $(ARGS)
 
-bench-fold: env ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
+bench-fold: env-with-tff ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
 	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/fold.py $(ARGS)
 	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/memory.py
 
 bundle: env ## Write the functions as they are deployed to dist/bundles
 	@$(PYTHON) -m muster.cli bundle $(ARGS)
 
-openapi: env ## Rewrite docs/openapi.json from the route tables
+openapi: env-with-tff ## Rewrite docs/openapi.json from the route tables
 	$(PYTHON) docs/write_openapi.py
 
 RESOLVE := uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
   --no-annotate --no-header
 
-terraform-readme: env ## Rewrite the tables in the Terraform modules' READMEs
+terraform-readme: env-with-tff ## Rewrite the tables in the Terraform modules' READMEs
 	$(PYTHON) infra/terraform/readme.py
 
-tools: env ## Make the tools' environment .venv/tools (checkov, bandit, pip-audit); the tests that need it do so themselves
+tools: env-with-tff ## Make the tools' environment .venv/tools (checkov, bandit, pip-audit); the tests that need it do so themselves
 	@requirements/make-tools.sh
 
 requirements: ## Resolve requirements/*.in and those of the functions anew (needs uv)
@@ -77,4 +83,4 @@ requirements: ## Resolve requirements/*.in and those of the functions anew (need
 	cd requirements/functions && for file in *.in; do $(RESOLVE) "$$file" -o "$${file%.in}.txt"; done
 
 clean: ## Remove caches and the demo's output; .venv stays
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo
+	rm -rf .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo

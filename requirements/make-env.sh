@@ -1,56 +1,95 @@
 #!/usr/bin/env bash
-# Makes .venv with Python 3.11 and the pinned requirements, or does nothing where it is up to date. Called by `make env`.
+# Makes .venv, or does nothing where it is up to date. Called by `make env`.
+#
+# On Linux x86-64 with Python 3.11 it holds everything, pinned. TensorFlow Federated is published for nothing else that Muster is developed on:
+# elsewhere it holds what `make demo`, `make up` and `make smoke` need, in the newest versions for that machine. With --with-tff, which
+# the tests and checks ask for, it fails there.
 #
 # .venv/.muster-packages and .venv/.muster-stamp hold hashes of what was installed and of this folder's path (an environment
 # that was moved does not work). Each is written last, so that an interrupted installation is taken up again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-hash_of() { { cat "$@"; pwd; } | sha256sum | cut -d' ' -f1; }
+say() { printf '%s\n' "$*" >&2; }
+hash_of() { { cat "$@"; pwd; } | sha256 | cut -d' ' -f1; }
+sha256() { if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi; } # macOS has the latter
 holds() { [[ -f $1 && $(<"$1") == "$2" ]]; } # file, hash
+works() { .venv/bin/python -c '' 2>/dev/null; }
 
 stamp=.venv/.muster-stamp
 packages=.venv/.muster-packages
 wanted=$(hash_of requirements/all.txt pyproject.toml)
 wanted_packages=$(hash_of requirements/all.txt)
-if holds $stamp "$wanted" && .venv/bin/python -c '' 2>/dev/null; then
+wanted_light=light-$(hash_of pyproject.toml)
+
+if holds $stamp "$wanted" && works; then
   exit 0
 fi
 
-say() { printf '%s\n' "$*" >&2; }
+is_usable() { "$@" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; }
+is_311() { "$@" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }
 
-if [[ $(uname -sm) != "Linux x86_64" ]]; then
-  say "Development needs Linux on x86-64, since TensorFlow Federated is published for nothing else (this is $(uname -sm))."
-  say "A client or an operator needs no TFF and runs anywhere: pip install '.[tensorflow]'. Otherwise use a Linux container."
+find_python() { # test, then candidates
+  local test=$1 candidate
+  shift
+  for candidate in "$@"; do
+    if [[ -n $candidate ]] && "$test" "$candidate"; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+}
+
+python_311=
+if [[ $(uname -sm) == "Linux x86_64" ]]; then
+  why="there is no Python 3.11 here"
+  if is_311 .venv/bin/python && [[ -f .venv/pyvenv.cfg ]]; then
+    python_311=.venv/bin/python
+  else
+    python_311=$(find_python is_311 "${MUSTER_PYTHON:-}" python3.11 python3 python /usr/bin/python3.11 /usr/local/bin/python3.11 \
+      "$HOME"/.pyenv/versions/3.11*/bin/python)
+    if [[ -z $python_311 ]] && command -v uv >/dev/null; then
+      say "Python 3.11 is not installed; uv fetches it …"
+      if uv python install --quiet 3.11; then
+        python_311=$(uv python find 3.11)
+      fi
+    fi
+  fi
+else
+  why="this is $(uname -sm)"
+fi
+
+if [[ -z $python_311 && ${1:-} == --with-tff ]]; then
+  say "This needs TensorFlow Federated, which runs on Linux x86-64 with Python 3.11 (with venv), and $why."
+  say "\`make demo\` and \`make up\` do without it, and so does a client: pip install '.[tensorflow]'. Otherwise install it and run make again:"
+  say "  Debian, Ubuntu:  apt-get install python3.11 python3.11-venv   (Ubuntu ≥ 24: the deadsnakes archive has it)"
+  say "  Fedora:          dnf install python3.11"
+  say "  anywhere:        uv python install 3.11      or      pyenv install 3.11"
+  say "Or name one: MUSTER_PYTHON=/path/to/python3.11 make env. On another system, use a Linux container."
   exit 1
 fi
 
-is_311() { "$@" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }
-
-if ! is_311 .venv/bin/python || [[ ! -f .venv/pyvenv.cfg ]]; then
-  base=
-  for candidate in "${MUSTER_PYTHON:-}" python3.11 python3 python /usr/bin/python3.11 /usr/local/bin/python3.11 \
-    "$HOME"/.pyenv/versions/3.11*/bin/python; do
-    if [[ -n $candidate ]] && is_311 "$candidate"; then
-      base=$candidate
-      break
-    fi
-  done
-  if [[ -z $base ]] && command -v uv >/dev/null; then
-    say "Python 3.11 is not installed; uv fetches it …"
-    uv python install --quiet 3.11 && base=$(uv python find 3.11)
+if [[ -z $python_311 ]]; then
+  if holds $stamp "$wanted_light" && works; then
+    exit 0
   fi
+  base=$(find_python is_usable "${MUSTER_PYTHON:-}" python3.13 python3.12 python3.11 python3 python "$HOME"/.pyenv/versions/3.1[1-3]*/bin/python)
   if [[ -z $base ]]; then
-    say "Python 3.11 (with venv) is needed and was not found. TensorFlow Federated runs on no newer one."
-    say "Install it, then run make again:"
-    say "  Debian, Ubuntu:  apt-get install python3.11 python3.11-venv   (Ubuntu ≥ 24: the deadsnakes archive has it)"
-    say "  Fedora:          dnf install python3.11"
-    say "  anywhere:        uv python install 3.11      or      pyenv install 3.11"
-    say "Or name one: MUSTER_PYTHON=/path/to/python3.11 make env"
+    say "The coordinator needs Python 3.11, 3.12 or 3.13 (with venv), and none was found. Install one, or name it: MUSTER_PYTHON=/path/to/python make env"
     exit 1
   fi
-  say "Making .venv with $("$base" --version) …"
+  say "TensorFlow Federated is left out: it runs on Linux x86-64 with Python 3.11, and $why. The demo takes a plan that was compiled and signed elsewhere."
+  say "Making .venv with $("$base" --version) and the newest TensorFlow that it has (about 600 MB to fetch; a minute or several) …"
   "$base" -m venv --clear .venv
+  .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[demo,server,signing,tensorflow]' >&2
+  printf '%s\n' "$wanted_light" >$stamp
+  say "The environment is ready, without TensorFlow Federated: .venv/bin/muster --help"
+  exit 0
+fi
+
+if [[ $python_311 != .venv/bin/python ]]; then
+  say "Making .venv with $("$python_311" --version) …"
+  "$python_311" -m venv --clear .venv
 fi
 
 if ! holds $packages "$wanted_packages"; then

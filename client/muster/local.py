@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import secrets
 import signal
 import socket
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _POSIX = os.name == "posix"
+_OLDEST_PYTHON = (3, 11)  # for the functions
 _LOOPBACK = "127.0.0.1"
 _PATIENCE = 120.0  # seconds for a start; a cold TensorFlow takes ten or more
 _GRACE = 8.0  # seconds for an orderly end
@@ -139,6 +141,11 @@ class LocalCoordinator:
         """
         if self._children:
             raise StartError("It is running already")
+        if sys.version_info < _OLDEST_PYTHON:
+            raise StartError(
+                f"The coordinator needs Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer, and this is {platform.python_version()}. "
+                "Clients and operators run on 3.9 and newer"
+            )
         self.logs.mkdir(parents=True, exist_ok=True)
         if self._emulators is None or self._emulators.addresses:
             return self._start_processes(timeout)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections import OrderedDict
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
@@ -11,9 +14,13 @@ import tensorflow_federated as tff
 
 from muster.author import build_plan
 from muster.demo.computation import fed_avg
+from muster.wire.plan import Plan
+from muster.wire.signatures import SigningKey
 
 FOLDER = Path(__file__).parent
-SMOKE = FOLDER.parents[1] / "client/muster/smoke/smoke.plan"  # travels in the wheel
+# These travel in the wheel.
+SMOKE = FOLDER.parents[1] / "client/muster/smoke/smoke.plan"
+DEMO = FOLDER.parents[1] / "client/muster/demo/digits.plan"
 TOTALS = OrderedDict(total=np.int64, count=np.int64)
 
 
@@ -62,12 +69,61 @@ def smoke(numbers_before, numbers):
     return tff.federated_map(keep, (numbers_before, seen)), seen
 
 
+@tf.function
+def steps_of(number):
+    """How many steps of Collatz's lead from a number to 1."""
+    steps = tf.constant(0, tf.int64)
+    while number > 1:
+        number = number // 2 if number % 2 == 0 else 3 * number + 1
+        steps += 1
+    return steps
+
+
+@tff.tensorflow.computation(tff.SequenceType(np.int64))
+def walk(numbers):
+    """A loop, a branch and a function within a pass over a data set; text, a table and a sort beside them."""
+    most = numbers.reduce(tf.constant(0, tf.int64), lambda held, number: tf.maximum(held, steps_of(number)))
+    total = numbers.reduce(tf.constant(0, tf.int64), lambda held, number: held + steps_of(number))
+    named = tf.strings.to_number(tf.strings.join([tf.strings.as_string(total), "5"], separator="."), tf.float32)
+    cosines = tf.sort(
+        tf.cos(tf.map_fn(lambda at: tf.cast(at, tf.float32) / 7.0, tf.range(8), fn_output_signature=tf.float32))
+    )
+    return OrderedDict(total=total, most=most, named=named, cosines=cosines * tf.cast(most, tf.float32))
+
+
+@tff.tensorflow.computation(np.int64, walk.type_signature.result)
+def go_on(before, seen):
+    return tf.cond(seen["total"] > 0, lambda: before + seen["total"], lambda: before)
+
+
+@tff.federated_computation(
+    tff.FederatedType(np.int64, tff.SERVER), tff.FederatedType(tff.SequenceType(np.int64), tff.CLIENTS)
+)
+def collatz(steps_before, numbers):
+    """Control flow on clients and server. The state counts the steps."""
+    seen = tff.federated_sum(tff.federated_map(walk, numbers))
+    return tff.federated_map(go_on, (steps_before, seen)), seen
+
+
+def save_demo(key: Optional[Path]) -> None:
+    """The demo's plan: one that has the address of the file that is there stays as it is, signature and all."""
+    plan = build_plan(fed_avg(), name="digits_fedavg")
+    if key is not None:
+        plan.signed(SigningKey.load(key)).save(DEMO)
+    elif not DEMO.exists() or Plan.load(DEMO).sha256 != plan.sha256:
+        sys.exit(f"The demo's plan is another one now, {plan.sha256[:12]}: sign it with --key FILE")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--key", type=Path, help="the demo's private key, to sign the demo's plan with")
+    key = parser.parse_args().key
     nothing = OrderedDict(total=np.int64(0), count=np.int64(0))
     build_plan(client_ids_sum, name="client_ids_sum", initial_state=nothing).save(FOLDER / "client_ids_sum.plan")
     build_plan(mean, name="mean").save(FOLDER / "mean.plan")
     build_plan(smoke, name="smoke", initial_state=np.int64(0)).save(SMOKE)
-    build_plan(fed_avg(), name="digits_fedavg").save(FOLDER / "digits_fedavg.plan")
+    build_plan(collatz, name="collatz", initial_state=np.int64(0)).save(FOLDER / "collatz.plan")
+    save_demo(key)
 
 
 if __name__ == "__main__":

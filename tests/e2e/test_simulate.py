@@ -18,7 +18,8 @@ from muster.wire.plan import Plan
 from muster.wire.tensors import decode, read_header
 
 PLANS = Path(__file__).parents[1] / "data"
-SUM, MEAN, DIGITS = (PLANS / f"{name}.plan" for name in ("client_ids_sum", "mean", "digits_fedavg"))
+SUM, MEAN = (PLANS / f"{name}.plan" for name in ("client_ids_sum", "mean"))
+DIGITS = PLANS.parents[1] / "client/muster/demo/digits.plan"
 IDS = {"ann": 3, "bob": 1 << 40, "eve": 11}
 
 

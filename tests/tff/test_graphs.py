@@ -273,7 +273,7 @@ def test_work_that_waits_too_long_is_stopped():
 
 
 def test_work_on_data_without_an_end_is_stopped():
-    plan = Plan.load(Path(__file__).parents[1] / "data/digits_fedavg.plan")
+    plan = Plan.load(Path(__file__).parents[2] / "client/muster/demo/digits.plan")
     runtime = Runtime(plan)
     broadcast = runtime.prepare(plan.initial_state())
 

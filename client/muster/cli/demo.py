@@ -29,11 +29,17 @@ def demo(
             max=1.0,
         ),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published", help="Take the signed plan that travels with Muster; so where TFF is not installed."
+        ),
+    ] = False,
     emulators: Emulators = False,
 ) -> None:
     """Train on scikit-learn's digits over client processes of this machine.
 
-    Compiles a TFF FedAvg process, starts the coordinator and the clients, kills a client in mid-round and later the whole
+    Compiles a TFF FedAvg process (where there is no TFF, takes the compiled and signed one that travels with Muster), starts the coordinator and the clients, kills a client in mid-round and later the whole
     coordinator, and goes on. Leaves metrics.csv, accuracy.png, the checkpoints and the final weights.
     """
     from muster.demo.play import Options, play
@@ -43,7 +49,10 @@ def demo(
     # A stop from outside cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Screen(console()) as screen:
-        story = play(Options(clients=clients, rounds=rounds, out=out, seed=seed, emulators=emulators), screen)
+        story = play(
+            Options(clients=clients, rounds=rounds, out=out, seed=seed, published=published, emulators=emulators),
+            screen,
+        )
         seconds = screen.elapsed
     screen.console.print()
     screen.console.print(paragraph(story, seconds=seconds, folder=out), markup=False)

@@ -20,6 +20,7 @@ from .compiling import Compilation
 from .data import Score, Split, load, score, split
 from .folder import Folder
 from .member import READY
+from .published import SEED, SIGNER, published_plan, tff_is_here
 from .report import Kill, Story, draw
 from .screen import Screen, Standing
 
@@ -42,6 +43,7 @@ class Options:
     rounds: int
     out: Path
     seed: int
+    published: bool = False  # the plan that travels with Muster, though TFF is here
     emulators: bool = False  # of Firestore and Cloud Storage, in the place of the embedded store
 
 
@@ -50,12 +52,17 @@ def play(options: Options, screen: Screen) -> Story:
 
     Raises:
       DemoError, CompilationError, ForeignFolderError, StartError, EmulatorError: what each of them says.
+      ProblemError: the plan that travels with Muster is not what was signed.
     """
     folder = Folder(options.out)
     folder.prepare()
     with ExitStack() as stack:
-        compiling = Compilation(folder.plan, seed=options.seed, log=folder.log, tell=screen.doing)
-        stack.callback(compiling.close)
+        compiling = None
+        if options.published or not tff_is_here():
+            _use_published(options, folder, screen)
+        else:
+            compiling = Compilation(folder.plan, seed=options.seed, log=folder.log, tell=screen.doing)
+            stack.callback(compiling.close)
         parts = split(load(), clients=options.clients, seed=options.seed)
         sizes = sorted(len(part) for part in parts.clients)
         screen.line(
@@ -68,11 +75,13 @@ def play(options: Options, screen: Screen) -> Story:
             listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
             screen.line(f"Its state and blobs are in Google's services, emulated here: {listening}")
         cast = stack.enter_context(Cast(folder.clients, url=coordinator.url, parts=parts.clients))
-        compiling.wait()
+        if compiling is not None:
+            compiling.wait()
         plan = Plan.load(folder.plan)
-        screen.line(
-            f"Compiled: plan {plan.sha256[:12]}, {folder.plan.stat().st_size / 1000:.0f} kB; TFF's work is done"
-        )
+        if compiling is not None:
+            screen.line(
+                f"Compiled: plan {plan.sha256[:12]}, {folder.plan.stat().st_size / 1000:.0f} kB; TFF's work is done"
+            )
         screen.doing(f"starting {options.clients} client processes, each with its own TensorFlow")
         _wait_until_ready(cast, options.clients)
         screen.line(f"{options.clients} client processes are ready")
@@ -93,6 +102,24 @@ def play(options: Options, screen: Screen) -> Story:
     folder.save_weights(training.state)
     draw(story.scores, story.kills, to=folder.picture)
     return story
+
+
+def _use_published(options: Options, folder: Folder, screen: Screen) -> None:
+    plan = published_plan()
+    plan.save(folder.plan)
+    why = (
+        "as was asked for"
+        if tff_is_here()
+        else "since TensorFlow Federated, which compiles plans, is not installed here"
+    )
+    weights = (
+        ""
+        if options.seed == SEED
+        else f" Its initial weights are those of seed {SEED}; --seed {options.seed} deals the digits."
+    )
+    screen.line(
+        f"The plan is {plan.sha256[:12]}, which travels with Muster, {why}. It is signed by {SIGNER}, the demo's key.{weights}"
+    )
 
 
 def policy(options: Options) -> TaskPolicy:

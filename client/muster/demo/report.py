@@ -9,6 +9,7 @@ from pathlib import Path
 from muster.cli.options import size
 
 from .data import Score
+from .published import tff_is_here
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,11 @@ def draw(scores: Sequence[Score], kills: Sequence[Kill], *, to: Path) -> None:
 def paragraph(story: Story, *, seconds: float, folder: Path) -> str:
     """The closing words. `seconds`: what all of it took."""
     again = story.attempts - story.rounds
+    check = (
+        "`muster plan check muster.demo.computation:fed_avg --data muster.demo.data:datasets`; "
+        if tff_is_here()
+        else ""
+    )
     survived = " ".join(_survived(kill, story) for kill in story.kills)
     lost = (
         "no round was lost or tried twice"
@@ -106,7 +112,7 @@ def paragraph(story: Story, *, seconds: float, folder: Path) -> str:
         f"{story.accuracy:.1%} in {seconds:.0f} s, {story.training_seconds:.0f} s of them training. Clients sent {size(story.up)} and fetched "
         f"{size(story.down)}. {survived} {story.folded} updates were counted, and {lost}. In {folder} are metrics.csv, accuracy.png, "
         f"the checkpoints and final_weights.safetensors. To try next: `muster demo --clients 20`; `muster plan show {folder / 'digits.plan'}`; "
-        f"`muster plan check muster.demo.computation:fed_avg --data muster.demo.data:datasets`; then your own model, as the README shows."
+        f"{check}then your own model, as the README shows."
     )
 
 

@@ -12,12 +12,12 @@ from typer.testing import CliRunner
 
 from muster.cli.app import app
 
-DATA = Path(__file__).parents[2] / "data"
+DIGITS = Path(__file__).parents[3] / "client/muster/demo/digits.plan"
 
 
 def run(*arguments: Any, code: int = 0, **more: Any) -> Any:
     result = CliRunner().invoke(app, [str(each) for each in arguments], **more)
-    assert result.exit_code == code, (result.output, result.stderr, result.exception)
+    assert result.exit_code == code, (result.output, result.output, result.exception)
     return result
 
 
@@ -45,27 +45,27 @@ def test_a_signed_plan_is_verified_and_shown_with_its_signers(plan: Path, tmp_pa
 
 
 def test_a_plan_that_is_not_signed_by_whom_one_trusts_fails(plan: Path, tmp_path: Path) -> None:
-    assert "is not signed" in run("plan", "verify", plan, "--signer", made(tmp_path / "key"), code=1).stderr
-    assert "is no signer" in run("plan", "verify", plan, "--signer", "me", code=2).stderr
-    assert "whom you trust" in run("plan", "verify", plan, code=2).stderr
+    assert "is not signed" in run("plan", "verify", plan, "--signer", made(tmp_path / "key"), code=1).output
+    assert "is no signer" in run("plan", "verify", plan, "--signer", "me", code=2).output
+    assert "whom you trust" in run("plan", "verify", plan, code=2).output
 
 
 def test_a_key_is_never_written_over(tmp_path: Path) -> None:
     made(tmp_path / "key")
-    assert "File exists" in run("plan", "keygen", tmp_path / "key", code=1).stderr
+    assert "File exists" in run("plan", "keygen", tmp_path / "key", code=1).output
 
 
 def test_a_dry_run_shows_what_a_device_would_do() -> None:
-    shown = run("plan", "show", DATA / "digits_fedavg.plan", "--client").stdout
+    shown = run("plan", "show", DIGITS, "--client").stdout
     for text in (
-        "not signed",
+        "signed by ed25519:",
         "Files: none. Network: none",
         "arithmetic",
         "Reads of your data",
         "What leaves a device",
     ):
         assert text in shown
-    found = json.loads(run("plan", "show", DATA / "digits_fedavg.plan", "--client", "--json").stdout)
+    found = json.loads(run("plan", "show", DIGITS, "--client", "--json").stdout)
     assert found["would_run"]
     assert found["operations"]["arithmetic"]
     assert {item["dtype"] for item in found["leaves"]} == {"float32", "int64"}
@@ -73,5 +73,5 @@ def test_a_dry_run_shows_what_a_device_would_do() -> None:
 
 
 def test_a_plan_by_its_address_needs_a_coordinator() -> None:
-    assert "needs --url" in run("plan", "show", "0" * 64, code=2, env={"MUSTER_URL": ""}).stderr
-    assert "there is no file" in run("plan", "show", "nothing.plan", code=2).stderr
+    assert "needs --url" in run("plan", "show", "0" * 64, code=2, env={"MUSTER_URL": ""}).output
+    assert "there is no file" in run("plan", "show", "nothing.plan", code=2).output
