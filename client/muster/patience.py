@@ -16,6 +16,9 @@ from gunicorn.workers.gthread import ThreadWorker
 
 SECONDS = 20.0  # that a client may let us wait for a request
 PACE = 1000.0  # bytes of a request that buy one more second
+RECEIVED = (
+    1 << 18
+)  # bytes at most; gunicorn asks for up to 1 MB of a body, and copies what is left of it for each piece that is read
 ANSWER_SECONDS = 60.0  # for each piece of an answer, of at most 256 KB
 
 
@@ -59,8 +62,8 @@ class PatientSocket:
         self._left = self._seconds
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """See `socket.recv`. Raises `SlowClientError`."""
-        data: bytes = self._within(self._left, self._sock.recv, size, *flags)
+        """See `socket.recv`; gives 256 KB at most. Raises `SlowClientError`."""
+        data: bytes = self._within(self._left, self._sock.recv, min(size, RECEIVED), *flags)
         self._left += len(data) / self._pace
         return data
 
