@@ -55,12 +55,13 @@ format: env-with-tff ## Format the code and fix what the linter can
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
-bench: env-with-tff ## Print the round floor, 100 clients × 1 MB, and the peak memory of each process
-	@$(PYTHON) tests/benchmarks/rounds.py $(ARGS)
+BENCH := PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks
+bench: env-with-tff ## Measure everything beside its yardstick and write docs/benchmarks.md: make bench [PEERS=flower] [ARGS=--quick]
+	@$(BENCH)/suite.py $(if $(PEERS),--peers $(PEERS)) $(if $(findstring --quick,$(ARGS)),,--write) $(ARGS)
 
 bench-fold: env-with-tff ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
-	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/fold.py $(ARGS)
-	@PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks/memory.py
+	@$(BENCH)/fold.py $(ARGS)
+	@$(BENCH)/memory.py
 
 bundle: env ## Write the functions as they are deployed to dist/bundles
 	@$(PYTHON) -m muster.cli bundle $(ARGS)

@@ -187,6 +187,22 @@ def prepare(coordinator: LocalCoordinator) -> None:
         first.recv(1 << 16)
 
 
+def measure(
+    *, turns: int, seconds: float, processes: int = 1, connections: int = 16, workers: int | None = None
+) -> dict[str, list[Turn]]:
+    """All cases in turns, on a coordinator of its own with a web worker for each core, or so many."""
+    found: dict[str, list[Turn]] = {case: [] for case in ("floor", "accepted", "wait")}
+    with (
+        tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
+        LocalCoordinator(Path(folder), workers=workers or os.cpu_count() or 1) as coordinator,
+    ):
+        prepare(coordinator)
+        for _ in range(turns):
+            for case, each in found.items():
+                each.append(turn(case, coordinator, processes=processes, connections=connections, seconds=seconds))
+    return found
+
+
 def report(console: Console, turns: dict[str, list[Turn]]) -> None:
     """Prints medians."""
 
@@ -222,25 +238,14 @@ def report(console: Console, turns: dict[str, list[Turn]]) -> None:
 
 def main() -> None:
     """Measures."""
-    cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn")
     parser.add_argument("--processes", type=int, default=1, help="generators")
     parser.add_argument("--connections", type=int, default=16, help="of each generator")
-    parser.add_argument("--workers", type=int, default=cores)
+    parser.add_argument("--workers", type=int, help="web workers; else one for each core")
     given = parser.parse_args()
-    turns: dict[str, list[Turn]] = {case: [] for case in ("floor", "accepted", "wait")}
-    load = {"processes": given.processes, "connections": given.connections, "seconds": given.seconds}
-    with (
-        tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
-        LocalCoordinator(Path(folder), workers=given.workers) as coordinator,
-    ):
-        prepare(coordinator)
-        for _ in range(given.turns):
-            for case, found in turns.items():
-                found.append(turn(case, coordinator, **load))
-    report(Console(), turns)
+    report(Console(), measure(**vars(given)))
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ class Bench:
         self.store()
 
 
-def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, float]:
-    """Seconds of each step, medians."""
+def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, list[float]]:
+    """Seconds of each step, once for each repeat."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         bench = Bench(case, Path(folder), tensorflow=tensorflow)
         steps: dict[str, Callable[[], None]] = {"add": bench.add, "fold": bench.fold, "checked": bench.checked}
@@ -134,7 +134,7 @@ def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, float]:
                     bench.after_part()
                 if repeat:  # the first is for the caches
                     seconds[name].append(took)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+    return seconds
 
 
 def main() -> None:
@@ -149,7 +149,8 @@ def main() -> None:
     for megabytes in given.megabytes:
         for tensors in given.tensors:
             case = Case(megabytes, tensors)
-            found = measure(case, repeats=given.repeats, tensorflow=not given.no_tensorflow)
+            samples = measure(case, repeats=given.repeats, tensorflow=not given.no_tensorflow)
+            found = {step: statistics.median(each) for step, each in samples.items()}
             size = case.updates * megabytes * MEGABYTE
             for step, seconds in found.items():
                 row = (f"{size / seconds / 1e9:.2f}", f"{found['add'] / seconds:.2f}")

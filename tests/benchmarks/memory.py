@@ -54,10 +54,11 @@ def body_name(at: int) -> str:
 
 @dataclass
 class Peak:
-    """Bytes beyond the base."""
+    """Bytes beyond the base, and the base."""
 
     resident: int = 0
     anonymous: int = 0
+    base: int = 0
 
 
 def _status() -> dict[str, int]:
@@ -69,7 +70,8 @@ def _status() -> dict[str, int]:
 def peak_of() -> Iterator[Peak]:
     """Measures what happens within."""
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before, peak, stop = _status(), Peak(), threading.Event()
+    before, stop = _status(), threading.Event()
+    peak = Peak(base=before["VmRSS"])
 
     def look() -> None:
         while not stop.wait(0.002):
@@ -117,7 +119,7 @@ def play(root: Path, clients: int, role: str) -> None:
     gc.collect()  # the base is what is in use
     with peak_of() as peak:
         step()
-    sys.stdout.write(f"{peak.resident} {peak.anonymous}\n")
+    sys.stdout.write(f"{peak.resident} {peak.anonymous} {peak.base}\n")
 
 
 def measure(clients: int, megabytes: int) -> dict[str, Peak]:
@@ -133,7 +135,7 @@ def measure(clients: int, megabytes: int) -> dict[str, Peak]:
         for role in ("aggregator", "committer"):
             command = [sys.executable, __file__, "--play", str(root), role, str(clients)]
             done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  ourselves
-            found[role] = Peak(*map(int, done.stdout.split()[-2:]))
+            found[role] = Peak(*map(int, done.stdout.split()[-3:]))
     return found
 
 

@@ -1,6 +1,7 @@
 """Writes a plan whose model, broadcast and update are `--floats` float32 each: `python plan_of_size.py --floats N FILE`.
 
-A process of its own, since it imports TFF. The plan averages what the clients send, so that its fold is a proven sum.
+A process of its own, since it imports TFF. The plan averages what the clients send by a sum and a count, so that its fold is a proven sum;
+TFF's own mean would have each client upload a second tensor of the model's size.
 """
 
 from __future__ import annotations
@@ -26,10 +27,15 @@ def main() -> None:
     def work(weights: tf.Tensor, offset: tf.Tensor) -> tf.Tensor:
         return weights + offset
 
+    @tff.tensorflow.computation(model, np.float32)
+    def mean(total: tf.Tensor, clients: tf.Tensor) -> tf.Tensor:
+        return total / clients
+
     @tff.federated_computation(tff.FederatedType(model, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS))
     def step(state: tff.Value, data: tff.Value) -> tff.Value:
         update = tff.federated_map(work, (tff.federated_broadcast(state), data))
-        return tff.federated_mean(update), tff.federated_sum(data)
+        clients = tff.federated_sum(tff.federated_value(1.0, tff.CLIENTS))
+        return tff.federated_map(mean, (tff.federated_sum(update), clients)), tff.federated_sum(data)
 
     plan = build_plan(step, name="bytes", initial_state=np.zeros(arguments.floats, np.float32))
     plan.save(arguments.file)

@@ -1,4 +1,4 @@
-"""How long a round takes and what it costs: `make bench`.
+"""How long a round takes and what it costs: `python tests/benchmarks/rounds.py [CLIENTS:MB:ROUNDS …]`.
 
 Real processes and real HTTP, bytes on disk; the clients download, answer with an update of the model's size and train nothing,
 so what is timed is the coordinator. All clients are threads of one process, on the same machine as the coordinator.
@@ -26,10 +26,10 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from muster.client import MusterClient
+from muster.client import Assigned, Contributed, MusterClient
 from muster.local import LocalCoordinator
 from muster.operator import Operator
-from muster.wire.messages import Phase, TaskPolicy, TaskStatus
+from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus
 from muster.wire.plan import Plan
 
 FLOAT = 4  # bytes
@@ -38,31 +38,47 @@ MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Case:
-    """So many clients, a model of so many megabytes (10^6 bytes), so many rounds, and the target in seconds a round."""
+    """So many clients, a model of so many megabytes (10^6 bytes), so many rounds, and the target in seconds a round.
+
+    `weights`: whether its values are distributed as weights are; else it is noise.
+    """
 
     clients: int
     megabytes: float
     rounds: int
     target: float | None = None
+    weights: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Reads `clients:megabytes:rounds`."""
-        clients, megabytes, rounds = text.split(":")
-        return cls(int(clients), float(megabytes), int(rounds))
+        """Reads `clients:megabytes:rounds`, and perhaps `:weights`."""
+        clients, megabytes, rounds, *weights = text.split(":")
+        return cls(int(clients), float(megabytes), int(rounds), weights=weights == ["weights"])
 
 
-DEFAULT_CASES = (Case(2, 0.01, 15, 0.5), Case(100, 1.0, 7, 5.0))
+DEFAULT_CASES = (Case(2, 0.01, 15, 0.3), Case(100, 1.0, 7, 2.5), Case(100, 10.0, 7, 6.0))
 
 
 class Echo:
-    """Answers every broadcast with an update of its size. Made once for all clients."""
+    """Answers every broadcast with an update of its size. Made once for all clients, and finite.
 
-    def __init__(self, plan: Plan) -> None:
-        self._update = {
-            spec.path: np.ones([size or 0 for size in spec.shape or ()], spec.dtype.numpy)
-            for spec in plan.manifest.update
-        }
+    Its bits are random, so that nothing on the way could make it shorter; or its values are normally distributed, as those of trained
+    weights are.
+    """
+
+    def __init__(self, plan: Plan, *, weights: bool) -> None:
+        chance = np.random.default_rng(0)
+        self._update: dict[str, Any] = {}
+        for spec in plan.manifest.update:
+            shape = [size or 0 for size in spec.shape or ()]
+            if not shape:  # the counts, by one of which the sum is divided
+                self._update[spec.path] = np.ones(shape, spec.dtype.numpy)
+            elif weights:
+                self._update[spec.path] = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+            else:
+                exponents = chance.integers(64, 190, size=shape, dtype=np.uint32) << 23
+                fractions = chance.integers(0, 1 << 23, size=shape, dtype=np.uint32)
+                self._update[spec.path] = (exponents | fractions).view(np.float32)
 
     def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
         """The update."""
@@ -70,13 +86,37 @@ class Echo:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """One client's part of a round. When it was assigned and when its upload was answered (POSIX seconds); how long it was told to wait."""
+
+    round: int
+    assigned: float
+    done: float
+    told: float
+
+
+LEARN = "from the round's opening to the first assignment"
+WORK = "from there to the last upload's answer"
+CLOSE = "from there to the commit: fold, `report`, `update`, `prepare`"
+NEXT = "from the commit to the next round's opening"
+TOLD = "(what a client that has uploaded is told to wait)"
+
+
+@dataclass(frozen=True)
 class Result:
-    """What a case came to. Seconds; peaks in bytes by process; CPU seconds of the coordinator for one client-round."""
+    """What a case came to.
+
+    Seconds of each round but the first; peaks in bytes by process; CPU seconds of the coordinator for one client-round; seconds of the
+    parts of each round, by name; bytes that a client downloads and uploads in a round.
+    """
 
     case: Case
     seconds: list[float]
     peaks: dict[str, int]
     cpu: float
+    parts: dict[str, list[float]]
+    down: int
+    up: int
 
 
 def run(case: Case, folder: Path, *, say: Any) -> Result:
@@ -89,17 +129,28 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
         policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
         operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
         stop = threading.Event()
-        echo = Echo(plan)
+        echo = Echo(plan, weights=case.weights)
+        contributed: list[Contribution] = []
         started_with = _cpu(coordinator)  # what loading TensorFlow and the libraries took is no round's
 
         def client(number: int) -> None:
             session = requests.Session()
+            assigned = 0.0
+
+            def tell(event: Any) -> None:
+                nonlocal assigned
+                if isinstance(event, Assigned):
+                    assigned = time.time()
+                elif isinstance(event, Contributed):
+                    contributed.append(Contribution(event.round, assigned, time.time(), event.retry_after))
+
             with MusterClient(
                 coordinator.url,
                 "bench",
                 lambda: 0.0,
                 client_id=str(number),
                 session=session,
+                on_event=tell,
                 runtime_factory=lambda _: echo,
             ) as one:
                 one.run(stop=stop)
@@ -115,7 +166,30 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
     opened = [view.opened_at.timestamp() for view in views]
     seconds = [after - before for before, after in pairwise(opened[1:])]
     assert all(view.folded == case.clients for view in views), "an update is missing from a round"
-    return Result(case, seconds, peaks, cpu / (case.clients * case.rounds))
+    return Result(
+        case,
+        seconds,
+        peaks,
+        cpu / (case.clients * case.rounds),
+        parts_of(views[1:], contributed),
+        views[-2].broadcast_bytes,
+        views[-2].update_bytes // case.clients,
+    )
+
+
+def parts_of(views: list[RoundView], contributed: list[Contribution]) -> dict[str, list[float]]:
+    """Seconds of the parts of each round that another one follows, by the clock that clients and coordinator share here."""
+    parts: dict[str, list[float]] = {name: [] for name in (LEARN, WORK, CLOSE, NEXT, TOLD)}
+    for view, after in pairwise(views):
+        mine = [each for each in contributed if each.round == view.round]
+        opened, ended = view.opened_at.timestamp(), (view.ended_at or view.opened_at).timestamp()
+        first, last = min(each.assigned for each in mine), max(each.done for each in mine)
+        parts[LEARN].append(first - opened)
+        parts[WORK].append(last - first)
+        parts[CLOSE].append(ended - last)
+        parts[NEXT].append(after.opened_at.timestamp() - ended)
+        parts[TOLD].append(statistics.median(each.told for each in mine))
+    return parts
 
 
 def compile_plan(case: Case, folder: Path, *, say: Any) -> Plan:
@@ -200,7 +274,7 @@ def report(results: list[Result], console: Console) -> None:
 def main() -> None:
     """Runs the cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", type=Case.parse, metavar="CLIENTS:MB:ROUNDS", default=None)
+    parser.add_argument("cases", nargs="*", type=Case.parse, metavar="CLIENTS:MB:ROUNDS[:weights]", default=None)
     arguments = parser.parse_args()
     console = Console()
     results = []

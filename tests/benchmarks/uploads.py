@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,30 +62,37 @@ def peak(pid: int, field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
-def measure(plan: Plan, folder: Path, *, uploads: int, threads: int) -> tuple[int, int]:
-    """The worker's resident bytes before, and its peak."""
+@dataclass(frozen=True)
+class Measured:
+    """Resident bytes of the largest worker before the first upload, and at its peak."""
+
+    before: int
+    peak: int
+
+
+def measure(plan: Plan, folder: Path, *, uploads: int, threads: int, workers: int = 1) -> Measured:
+    """Puts so many uploads under way at once."""
     update = {
         spec.path: np.ones([size or 0 for size in spec.shape or ()], spec.dtype.numpy) for spec in plan.manifest.update
     }
     body = encode(update)
-    with LocalCoordinator(folder, workers=1, threads=threads) as coordinator:
+    with LocalCoordinator(folder, workers=workers, threads=threads) as coordinator:
         operator = Operator(coordinator.url)
         operator.put_plan(plan)
-        # The goal is one more than come: nothing folds meanwhile, in this process or another.
+        # The goal is one more than come: nothing folds meanwhile, in these processes or another.
         policy = TaskPolicy(rounds=1, goal=uploads + 1, minimum=1, round_seconds=600, chunk=10_000)
         operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
         pause = threading.Event()
         while operator.task("bench").status is TaskStatus.OPENING:
             pause.wait(0.1)
-        (worker,) = psutil.Process(coordinator.pids["web"]).children()
-        Path(f"/proc/{worker.pid}/clear_refs").write_text(
-            "5"
-        )  # the peak of taking the plan in is not what is asked for
-        before = peak(worker.pid, "VmRSS")
+        pids = [worker.pid for worker in psutil.Process(coordinator.pids["web"]).children()]
+        for pid in pids:  # the peak of taking the plan in is not what is asked for
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        before = max(peak(pid, "VmRSS") for pid in pids)
         with ThreadPoolExecutor(uploads) as pool:
             for done in [pool.submit(upload, coordinator.url, str(at), body) for at in range(uploads)]:
                 done.result()
-        return before, peak(worker.pid, "VmHWM")
+        return Measured(before, max(peak(pid, "VmHWM") for pid in pids))
 
 
 def main() -> None:
@@ -99,8 +107,8 @@ def main() -> None:
         root = Path(folder)
         plan = compile_plan(Case(given.uploads, given.megabytes, 1), root, say=lambda _: None)
         for threads in given.threads:
-            before, most = measure(plan, root / str(threads), uploads=given.uploads, threads=threads)
-            row = (f"{before / MEGABYTE:.0f}", f"{most / MEGABYTE:.0f}")
+            found = measure(plan, root / str(threads), uploads=given.uploads, threads=threads)
+            row = (f"{found.before / MEGABYTE:.0f}", f"{found.peak / MEGABYTE:.0f}")
             table.add_row(str(given.uploads), str(given.megabytes), str(threads), *row)
     Console(width=100).print(table)
 

@@ -1,0 +1,154 @@
+"""What the machine and the same libraries do without Muster: numpy's addition, a file copied, and gunicorn with a bare application.
+
+`python yardsticks.py HOST:PORT …` serves that application: the same gunicorn worker and threads as `muster up`, which answers a GET with
+bytes that it holds and throws away what is PUT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+
+MEGABYTE = 1_000_000
+_PIECE = 1 << 18  # bytes
+_PATIENCE = 30.0  # seconds for a start
+
+
+def add_seconds(megabytes: float, *, repeats: int = 5) -> float:
+    """Seconds in which numpy adds one array of so many megabytes in place to another; the median."""
+    into = np.zeros(max(1, round(megabytes * MEGABYTE / 4)), np.float32)
+    other = np.ones_like(into)
+
+    def once() -> None:
+        np.add(into, other, out=into)
+
+    once()
+    return _median(once, repeats)
+
+
+def copy_seconds(folder: Path, *, files: int, megabytes: float, repeats: int = 5) -> float:
+    """Seconds in which as many files of that size are copied, one after another, from the page cache; the median."""
+    source, target = folder / "source", folder / "target"
+    source.write_bytes(bytes(max(1, round(megabytes * MEGABYTE))))
+    target.mkdir()
+
+    def once() -> None:
+        for at in range(files):
+            shutil.copyfile(source, target / str(at))
+
+    try:
+        return _median(once, repeats, before=lambda: [each.unlink() for each in target.iterdir()])
+    finally:
+        shutil.rmtree(target)
+        source.unlink()
+
+
+def http_seconds(folder: Path, *, clients: int, megabytes: float, repeats: int = 5) -> float:
+    """Seconds in which as many clients each GET and PUT so many megabytes at the bare application; the median.
+
+    Two small requests stand for the check-in and for the next one. Sessions, threads and bodies are as the clients' of a round are.
+    """
+    body = bytes(max(1, round(megabytes * MEGABYTE)))
+    with bare_server(folder, size=len(body)) as url, ThreadPoolExecutor(clients) as pool:
+        sessions = [requests.Session() for _ in range(clients)]
+
+        def client(session: requests.Session) -> None:
+            session.get(f"{url}/small").raise_for_status()
+            with session.get(f"{url}/bytes", stream=True) as answer:
+                got = bytearray()
+                for piece in answer.iter_content(_PIECE):
+                    got += piece
+            session.put(f"{url}/bytes", data=body).raise_for_status()
+            session.get(f"{url}/small").raise_for_status()
+
+        def once() -> None:
+            list(pool.map(client, sessions))
+
+        once()
+        return _median(once, repeats)
+
+
+@contextmanager
+def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[str]:
+    """The bare application, served in processes of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, __file__, address, str(size), str(workers), str(threads)]
+    with (folder / "bare.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  ourselves
+    try:
+        _wait_for(f"http://{address}/small", process)
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    until, pause = time.monotonic() + _PATIENCE, threading.Event()
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            requests.get(url, timeout=5).raise_for_status()
+        except requests.ConnectionError:
+            pause.wait(0.05)
+        else:
+            return
+    raise SystemExit(f"The bare server did not start (code {process.poll()})")
+
+
+def _median(once: Callable[[], object], repeats: int, *, before: Callable[[], object] = lambda: None) -> float:
+    seconds = []
+    for _ in range(repeats):
+        before()
+        started = time.perf_counter()
+        once()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def bare_application(size: int) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
+    """Answers `/bytes` with `size` bytes and throws away what is PUT there; anything else with two bytes."""
+    body = bytes(size)
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        big = environ["PATH_INFO"] == "/bytes"
+        if environ["REQUEST_METHOD"] == "PUT":
+            while environ["wsgi.input"].read(_PIECE):
+                pass
+            big = False
+        start_response("200 OK", [("Content-Length", str(size if big else 2))])
+        return (body[at : at + _PIECE] for at in range(0, size, _PIECE)) if big else [b"ok"]
+
+    return serve
+
+
+def main() -> None:
+    """Serves."""
+    from muster.serving import serve
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address")
+    parser.add_argument("size", type=int, help="bytes that a GET gives")
+    parser.add_argument("workers", type=int)
+    parser.add_argument("threads", type=int)
+    given = parser.parse_args()
+    serve(lambda: bare_application(given.size), addresses=[given.address], workers=given.workers, threads=given.threads)
+
+
+if __name__ == "__main__":
+    main()
