@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+import zstandard
 from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
 from support.plans import every_dtype_plan, every_dtype_update, sum_plan, sum_update
@@ -141,12 +142,13 @@ def test_a_plan_that_is_a_bomb_is_refused_before_it_unpacks(tmp_path, name, bomb
     assert h.blobs("plans/") == []
 
 
-def test_a_compressed_bomb_is_refused_before_it_unpacks(h):
-    bomb = gzip.compress(bytes(MUCH))
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_a_compressed_bomb_is_refused_before_it_unpacks(h, coding, compress):
+    bomb = compress(bytes(MUCH))
     for route, path, token in routes_with_bodies(h):
         tracemalloc.start()
         try:
-            response = h.call(route.method, path, token=token, body=bomb, headers={"Content-Encoding": "gzip"})
+            response = h.call(route.method, path, token=token, body=bomb, headers={"Content-Encoding": coding})
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

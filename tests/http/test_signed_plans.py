@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from coordinator.bootstrap import application
 from coordinator.domain.names import plan_name
 from coordinator.settings import Settings, SettingsError
 from coordinator.use_cases.plans import Plans
+from muster.wire.encodings import decoded
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.signatures import SigningKey
@@ -33,7 +35,7 @@ def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
     assert plans.put(PLAN.sha256, SIGNED.encode())
     assert not plans.put(PLAN.sha256, SIGNED.encode())
     assert plans.full(PLAN.sha256) == SIGNED
-    assert Plan.decode(bytes(plans.for_client(PLAN.sha256))) == SIGNED.for_client()
+    assert Plan.decode(bytes(plans.for_client(PLAN.sha256).data)) == SIGNED.for_client()
 
 
 @pytest.mark.parametrize("plan", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
@@ -86,3 +88,15 @@ def test_the_setting_names_the_signers(tmp_path):
     assert app.plans.trusted == {KEY.signer, OTHER.signer}
     with pytest.raises(SettingsError, match=r"MUSTER_TRUSTED_SIGNERS: .*is no signer"):
         Settings.from_environment(environment(tmp_path, "me"))
+
+
+def test_a_signature_that_comes_later_is_in_the_encoded_copies_too(blobs):
+    plans = Plans(blobs)
+    plans.put(PLAN.sha256, PLAN.encode())
+    plans.put(PLAN.sha256, SIGNED.encode())
+    plain = plans.for_client(PLAN.sha256).data
+    for encoding in ("zstd", "gzip"):
+        found = Plans(blobs).for_client(PLAN.sha256, accepted=[encoding])
+        read = decoded(io.BytesIO(found.data).read, encoding) if found.encoding else io.BytesIO(found.data).read
+        assert read(1 << 20) == plain
+    assert Plan.decode(bytes(plain)).signatures == SIGNED.signatures

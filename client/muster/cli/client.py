@@ -47,7 +47,7 @@ def run(
     ] = None,
     rounds: Annotated[Optional[int], typer.Option(help="Stop after so many contributions.", min=1)] = None,
     once: Annotated[bool, typer.Option("--once", help="One check-in and what it leads to, without waiting.")] = False,
-    cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans in.")] = None,
+    cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans and the last broadcasts in.")] = None,
     threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
     signer: Signers = None,
     max_download_bytes: Annotated[

@@ -26,7 +26,7 @@ from .limits import INELIGIBLE_PAUSE, Leave, LimitError, Limits
 from .local_data import DataCallback, WorkContext, bind, not_finite
 from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Worked, WorkFailed, Working
 from .outcomes import Assigned, Computed, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
-from .plans import PlanStore, RuntimeFactory, fetch_broadcast, tensorflow_runtime
+from .plans import PlanStore, RuntimeFactory, tensorflow_runtime
 from .transport import Transport, UnreachableError
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class MusterClient:
       token: What shows the coordinator who this client is, where it wants to know: an enrolment or OpenID Connect token,
         or a function that gives one, called before each check-in, for tokens that are renewed.
       session: The `requests` session to use, if not one of its own.
-      cache: A folder where plans are kept; None: in memory only.
+      cache: A folder where plans and the last broadcasts are kept, over restarts; several clients may share it. None: loaded plans are
+        kept in memory, and nothing else.
       on_event: Is told of every event, from within the calls of `run_once` and `run`.
       runtime_factory: Makes what runs a plan, if not TensorFlow.
       trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is looked at;
@@ -208,7 +209,7 @@ class MusterClient:
             self._give_back(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
             raise SetupError(detail) from error
-        broadcast = fetch_broadcast(self._transport, assignment)
+        broadcast = self._plans.broadcast(assignment)
         context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
         try:
             data = self._data(context)
@@ -245,6 +246,13 @@ class MusterClient:
                 self._sender = self._direct(assignment, body)
             if self._sender.send():
                 return self._report(assignment, Report(outcome="uploaded"))
+        try:
+            encoded = body.encoded(assignment.update_encodings)
+            return self._transport.upload("/v1/updates", encoded, answer=Receipt, token=assignment.token)
+        except ProblemError as problem:
+            # Something on the way, or an older instance, takes no such thing after all.
+            if problem.type is not ProblemType.ENCODING_NOT_SUPPORTED:
+                raise
         return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
 
     def _direct(self, assignment: Assignment, body: TensorBody) -> DirectSender:

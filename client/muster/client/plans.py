@@ -1,11 +1,9 @@
-"""Fetches plans and broadcasts by their hashes, and keeps plans: in memory, and in a folder where one is given."""
+"""Fetches plans and broadcasts by their hashes, and keeps them in a folder where one is given; loaded plans in memory."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import tempfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
@@ -17,6 +15,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SIGNATURES_LIMIT, check_signed
 from muster.wire.tensors import Array, TensorsError, decode
 
+from .cache import BROADCAST, PLAN, Cache
 from .transport import Transport
 
 _KEPT = 2  # plans whose graphs stay loaded
@@ -36,10 +35,10 @@ RuntimeFactory = Callable[[Plan], Worker]
 
 
 class PlanStore:
-    """Gives a plan's runtime, from memory, the folder or the coordinator, and believes none of them without the hash.
+    """Gives plans' runtimes and broadcasts, from memory, the folder or the coordinator, and believes none without the hash.
 
     Args:
-      transport: Where plans are fetched.
+      transport: Where they are fetched.
       folder: Where their files are kept; None: nowhere.
       runtime_factory: Makes what runs a plan.
       trusted_signers: Of whom one must have signed a plan before anything else looks at it; empty: any plan is run.
@@ -54,7 +53,7 @@ class PlanStore:
         trusted_signers: tuple[str, ...] = (),
     ) -> None:
         self._transport = transport
-        self._folder = folder
+        self._cache = Cache(folder)
         self._make = runtime_factory
         self._trusted = trusted_signers
         self._kept: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
@@ -82,52 +81,47 @@ class PlanStore:
         self._kept.move_to_end(download.sha256)
         return found
 
+    def broadcast(self, assignment: Assignment) -> dict[str, Array]:
+        """The round's broadcast, by tensor name.
+
+        Raises:
+          ProblemError: `plan_invalid`, if it is not what was announced; what the coordinator answered.
+          UnreachableError: it did not answer.
+        """
+        announced = assignment.broadcast
+        what = f"The broadcast of round {assignment.round} of task {assignment.task}"
+        data = self._cache.get(announced.sha256, BROADCAST)
+        if data is None or not _is(data, announced):
+            data = self._transport.download(announced.url, limit=announced.size)
+            if not _is(data, announced):
+                raise ProblemError(ProblemType.PLAN_INVALID, f"{what} does not have the hash that the assignment names")
+            self._cache.put(announced.sha256, BROADCAST, data)
+        try:
+            return decode(data)
+        except TensorsError as error:
+            raise ProblemError(ProblemType.PLAN_INVALID, f"{what} can't be read: {error}") from error
+
     def _fetch(self, download: Download) -> Plan:
         # A signature may have been added since the size was read; it is no part of what the hash vouches for.
         data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
         check_signed(plan, self._trusted)
-        if self._folder is not None:
-            self._write(self._folder, download.sha256, data)
+        self._cache.put(download.sha256, PLAN, data)
         return plan
 
     def _read(self, sha256: str) -> Optional[Plan]:
-        if self._folder is None:
-            return None
+        data = self._cache.get(sha256, PLAN)
         # A file that is missing, cut off, tampered with or signed by nobody trusted is fetched again and replaced.
-        with contextlib.suppress(OSError, ProblemError):
-            plan = Plan.decode((self._folder / f"{sha256}.plan").read_bytes(), expected=sha256)
-            check_signed(plan, self._trusted)
-            return plan
+        with contextlib.suppress(ProblemError):
+            if data is not None:
+                plan = Plan.decode(data, expected=sha256)
+                check_signed(plan, self._trusted)
+                return plan
         return None
 
-    @staticmethod
-    def _write(folder: Path, sha256: str, data: bytes) -> None:
-        # Several clients of one machine may share the folder. One that can't be written costs a download, no more.
-        with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=folder)
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(name).replace(folder / f"{sha256}.plan")
 
-
-def fetch_broadcast(transport: Transport, assignment: Assignment) -> dict[str, Array]:
-    """The round's broadcast, by tensor name.
-
-    Raises:
-      ProblemError: `plan_invalid`, if it is not what was announced; what the coordinator answered.
-      UnreachableError: it did not answer.
-    """
-    announced = assignment.broadcast
-    data = transport.download(announced.url, limit=announced.size)
-    what = f"The broadcast of round {assignment.round} of task {assignment.task}"
-    if hashlib.sha256(data).hexdigest() != announced.sha256:
-        raise ProblemError(ProblemType.PLAN_INVALID, f"{what} does not have the hash that the assignment names")
-    try:
-        return decode(data)
-    except TensorsError as error:
-        raise ProblemError(ProblemType.PLAN_INVALID, f"{what} can't be read: {error}") from error
+def _is(data: bytes, announced: Download) -> bool:
+    return hashlib.sha256(data).hexdigest() == announced.sha256
 
 
 def tensorflow_runtime(plan: Plan) -> Worker:

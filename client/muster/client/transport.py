@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
-from time import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, cast
 from urllib.parse import urlsplit
 
 import requests
 import stamina
-from pydantic import ValidationError
 from requests.auth import AuthBase
 
 from muster import __version__
-from muster.wire import problems
 from muster.wire.base import Message
-from muster.wire.problems import Problem, ProblemError, ProblemType
+from muster.wire.problems import ProblemError, ProblemType
 
-from .body import PIECE, TensorBody
+from .body import Body
+from .downloads import PROGRESS, Receiving
+from .failures import UnreachableError, reaching, refusal
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+__all__ = ["BINARY", "Answer", "Transport", "UnreachableError"]
 
 BINARY = "application/octet-stream"
 _JSON = "application/json"
@@ -42,40 +41,11 @@ _REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, Proble
 # Before 25.2 (the last for Python 3.9 is 25.1) stamina can't be told how long to wait; a `Retry-After` then is the caller's.
 _WAITS_AS_TOLD = tuple(int(part) for part in version("stamina").split(".")[:2]) >= (25, 2)
 
-_BY_STATUS = {
-    400: ProblemType.INVALID_REQUEST,
-    401: ProblemType.UNAUTHENTICATED,
-    403: ProblemType.FORBIDDEN,
-    404: ProblemType.NOT_FOUND,
-    405: ProblemType.METHOD_NOT_ALLOWED,
-    409: ProblemType.CONFLICT,
-    413: ProblemType.TOO_LARGE,
-    429: ProblemType.RATE_LIMITED,
-    501: ProblemType.NOT_SUPPORTED,
-    502: ProblemType.UNAVAILABLE,
-    503: ProblemType.UNAVAILABLE,
-    504: ProblemType.UNAVAILABLE,
-}
-
 # Each retry is a line in stamina's log, which Python would print to stderr in an application that set up no logging.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-
-
-class UnreachableError(ConnectionError):
-    """The coordinator, or its store, could not be reached, or the connection broke.
-
-    `again`: whether a repeat may help. `what`: which of them, `coordinator` or `store`.
-    """
-
-    def __init__(self, url: str, reason: str, *, again: bool = True, what: str = "coordinator") -> None:
-        super().__init__(f"Can't reach the {what} at {url}: {reason}")
-        self.url = url
-        self.what = what
-        self.reason = reason
-        self.again = again
 
 
 @dataclass(frozen=True)
@@ -177,8 +147,9 @@ class Transport:
             attempts=attempts,
         )
 
-    def upload(self, path: str, body: Union[TensorBody, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
-        """PUTs bytes with their Content-Length and reads the answer. Raises as `call`."""
+    def upload(self, path: str, body: Union[Body, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
+        """PUTs bytes with their Content-Length, and their encoding if they have one, and reads the answer. Raises as `call`."""
+        encoding = None if isinstance(body, bytes) else body.encoding
         return self._send(
             "PUT",
             path,
@@ -186,6 +157,7 @@ class Transport:
             body=body,
             content_type=BINARY,
             token=token,
+            headers=lambda: {} if encoding is None else {"Content-Encoding": encoding},
         )
 
     def put(self, path: str, body: bytes, *, content_type: str) -> None:
@@ -193,28 +165,27 @@ class Transport:
         self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
 
     def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
-        """Fetches bytes.
+        """Fetches bytes: encoded, if the coordinator has them so and there is a `limit`; after a break from there on.
+
+        Goes on as long as each round of attempts brings some way.
 
         Args:
           url: A path at the coordinator, or an absolute address.
-          limit: The most bytes that may come.
+          limit: The most bytes that there may be, after decoding.
 
         Raises:
-          ProblemError: as `call`; `too_large`, if more than `limit` bytes come.
+          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they are not as they are said to
+            be encoded.
           UnreachableError: as `call`.
         """
-
-        def read(response: requests.Response) -> bytes:
-            content = bytearray()
-            for piece in response.iter_content(PIECE):
-                content += piece
-                if limit is not None and len(content) > limit:
-                    raise ProblemError(
-                        ProblemType.TOO_LARGE, f"{url} is longer than the {limit} bytes that were announced"
-                    )
-            return bytes(content)
-
-        return self._send("GET", url, read)
+        receiving = Receiving(url, limit=limit)
+        while True:
+            before = receiving.size
+            try:
+                return self._send("GET", url, receiving.read, headers=receiving.headers)
+            except UnreachableError as error:
+                if not error.again or receiving.size < before + PROGRESS:
+                    raise
 
     def exchange(
         self,
@@ -237,7 +208,7 @@ class Transport:
         """
         place = urlsplit(url)
         with (
-            _reaching(f"{place.scheme}://{place.netloc}", what="store", quote=False),
+            reaching(f"{place.scheme}://{place.netloc}", what="store", quote=False),
             self._session.request(
                 method,
                 url,
@@ -269,31 +240,32 @@ class Transport:
         path: str,
         read: Callable[[requests.Response], T],
         *,
-        body: Union[bytes, TensorBody, None] = None,
+        body: Union[bytes, Body, None] = None,
         content_type: Optional[str] = None,
         token: Optional[str] = None,
         params: Optional[Mapping[str, Union[str, int]]] = None,
         attempts: Optional[int] = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> T:
         elsewhere = urlsplit(path).scheme in ("http", "https")
         url = path if elsewhere else self.url + path
         bearer = token if token is not None or elsewhere else self._token
-        headers = {"User-Agent": _AGENT}
+        common = {"User-Agent": _AGENT}
         if content_type is not None:
-            headers["Content-Type"] = content_type
+            common["Content-Type"] = content_type
         if token is None and bearer is not None and bearer.count(".") == _DOTS:
             # Cloud Run takes the signature off what it finds in Authorization, unless it finds this one.
-            headers["X-Serverless-Authorization"] = f"Bearer {bearer}"
+            common["X-Serverless-Authorization"] = f"Bearer {bearer}"
 
         def once() -> T:
             with (
-                _reaching(self.url),
+                reaching(self.url),
                 self._session.request(
                     method,
                     url,
                     data=cast("Any", body),  # the stubs know of no iterable of memory views
                     params=params,
-                    headers=headers,
+                    headers={**common, **headers()},
                     auth=_Bearer(bearer),
                     timeout=self._timeouts,
                     stream=True,
@@ -301,7 +273,7 @@ class Transport:
                 ) as response,
             ):
                 if response.status_code >= 300:  # noqa: PLR2004
-                    raise _refusal(response)
+                    raise refusal(response)
                 return read(response)
 
         return self.repeat(once, attempts=attempts)
@@ -325,74 +297,3 @@ class Transport:
             detail = f"{response.url} answered {content_type or 'without a content type'}, which no coordinator does: check the address"
             raise ProblemError(ProblemType.INTERNAL, detail)
         return kind.decode(response.content)
-
-
-@contextmanager
-def _reaching(url: str, *, what: str = "coordinator", quote: bool = True) -> Iterator[None]:
-    """Turns what requests raises into our error. `quote`: whether the error may quote requests, which names the whole address."""
-
-    def told(error: BaseException) -> str:
-        return _reason(error, quote=quote)
-
-    try:
-        yield
-    except requests.exceptions.SSLError as error:
-        reason = f"its certificate is not accepted ({told(error)})"
-        raise UnreachableError(url, reason, again=False, what=what) from error
-    except (
-        requests.exceptions.ConnectionError,
-        requests.exceptions.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-    ) as error:
-        raise UnreachableError(url, told(error), what=what) from error
-    except requests.exceptions.RequestException as error:
-        text = str(error) if quote else type(error).__name__
-        raise UnreachableError(url, text, again=False, what=what) from error
-
-
-def _refusal(response: requests.Response) -> ProblemError:
-    """The problem that an answer stands for: the document it carries, or what its status says."""
-    header = _seconds(response.headers.get("Retry-After"))
-    if response.headers.get("Content-Type", "").startswith(problems.CONTENT_TYPE):
-        try:
-            problem = ProblemError.from_problem(Problem.model_validate_json(response.content))
-        except ValidationError:
-            pass
-        else:
-            if problem.retry_after is None:
-                problem.retry_after = header
-            return problem
-    status = response.status_code
-    if status < 400:  # noqa: PLR2004
-        detail = (
-            f"{response.url} sends requests on to {response.headers.get('Location', 'elsewhere')}: use that address"
-        )
-        return ProblemError(ProblemType.NOT_SUPPORTED, detail)
-    kind = _BY_STATUS.get(status, ProblemType.INTERNAL if status >= 500 else ProblemType.INVALID_REQUEST)  # noqa: PLR2004
-    return ProblemError(kind, f"{response.url} answered {status} {response.reason} and no reason", retry_after=header)
-
-
-def _seconds(header: Optional[str]) -> Optional[float]:
-    """The seconds of a Retry-After header (RFC 9110 §10.2.3): a number, or a date."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time())
-    except (TypeError, ValueError):
-        return None
-
-
-def _reason(error: BaseException, *, quote: bool) -> str:
-    """The innermost reason in a few words; requests and urllib3 wrap it several times over."""
-    if isinstance(error, requests.exceptions.Timeout):
-        return "it did not answer in time"
-    found: Optional[BaseException] = error
-    text = ""
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            text = found.strerror
-        found = found.__cause__ or found.__context__
-    return text or (str(error) if quote else type(error).__name__)

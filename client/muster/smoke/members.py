@@ -19,7 +19,7 @@ from muster.client import (
     UnreachableError,
     Waited,
 )
-from muster.client.body import TensorBody
+from muster.client.body import Body
 from muster.client.transport import Answer
 from muster.wire.messages import Assignment, CheckinResponse, Receipt
 from muster.wire.problems import ProblemError
@@ -59,7 +59,7 @@ class Noting(Transport):
         self.assignment = given.model_copy(update={"direct_above": 0 if self.direct else None})
         return answer.model_copy(update={"answer": self.assignment})
 
-    def upload(self, path: str, body: Union[TensorBody, bytes], **more: Any) -> Any:
+    def upload(self, path: str, body: Union[Body, bytes], **more: Any) -> Any:
         """As `Transport.upload`."""
         self.through = True
         return super().upload(path, body, **more)

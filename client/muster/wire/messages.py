@@ -66,7 +66,8 @@ class Download(Answer):
 class Assignment(Answer):
     """One client's leave to upload one update to one round, as `Authorization: Bearer <token>`.
 
-    `direct_above`: an update of more bytes goes straight to the store (`updates:start`); None: none does.
+    `direct_above`: an update of more bytes goes straight to the store (`updates:start`); None: none does. `update_encodings`: the
+    content encodings that an update may have on its way through the coordinator. Sizes are of the bytes before any encoding.
     """
 
     status: Literal["assigned"] = "assigned"
@@ -78,6 +79,7 @@ class Assignment(Answer):
     broadcast: Download
     max_update_bytes: int
     direct_above: Optional[int] = None
+    update_encodings: tuple[str, ...] = ()
     allow_non_finite: bool = False
     sums_in_the_clear: bool = False
 

@@ -24,6 +24,7 @@ class ProblemType(str, Enum):
     ASSIGNMENT_INVALID = "assignment_invalid"
     ASSIGNMENT_EXPIRED = "assignment_expired"
     TOO_LARGE = "too_large"
+    ENCODING_NOT_SUPPORTED = "encoding_not_supported"
     RATE_LIMITED = "rate_limited"
     UPDATE_INVALID = "update_invalid"
     UPDATE_NOT_FINITE = "update_not_finite"
@@ -46,6 +47,7 @@ STATUS: dict[ProblemType, int] = {
     ProblemType.ASSIGNMENT_INVALID: 401,
     ProblemType.ASSIGNMENT_EXPIRED: 401,
     ProblemType.TOO_LARGE: 413,
+    ProblemType.ENCODING_NOT_SUPPORTED: 415,
     ProblemType.RATE_LIMITED: 429,
     ProblemType.UPDATE_INVALID: 422,
     ProblemType.UPDATE_NOT_FINITE: 422,
@@ -68,6 +70,7 @@ _TITLE: dict[ProblemType, str] = {
     ProblemType.ASSIGNMENT_INVALID: "The assignment token is not valid",
     ProblemType.ASSIGNMENT_EXPIRED: "The assignment has expired",
     ProblemType.TOO_LARGE: "The body is larger than allowed",
+    ProblemType.ENCODING_NOT_SUPPORTED: "The body's encoding is not known here",
     ProblemType.RATE_LIMITED: "Too many requests",
     ProblemType.UPDATE_INVALID: "The update does not match the plan",
     ProblemType.UPDATE_NOT_FINITE: "The update holds NaN or infinity",

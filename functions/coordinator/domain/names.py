@@ -15,6 +15,7 @@ updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client says 
 manifests/{task}/{round id}/…                    blob: frozen lists of updates
 partials/{task}/{round id}/{part}                blob: one accumulator
 broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
+…/client.{encoding}, broadcasts/….{encoding}    blob: the same, encoded for the way
 """
 
 from __future__ import annotations
@@ -113,6 +114,16 @@ REVOCATIONS = "enrolments/revoked"
 def plan_name(sha256: str, *, for_client: bool) -> str:
     """The blob of a plan."""
     return f"plans/{sha256}/{'client' if for_client else 'full'}"
+
+
+def variant_name(name: str, encoding: str) -> str:
+    """The blob that holds the blob `name` in a content encoding."""
+    return f"{name}.{encoding}"
+
+
+def original_name(name: str) -> str:
+    """The blob that `name` is an encoded copy of, or itself."""
+    return name.partition(".")[0]
 
 
 UPDATES = "updates/"

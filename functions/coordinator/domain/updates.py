@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from muster.wire.dtypes import DType
+from muster.wire.encodings import EncodingError, decoded
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
@@ -225,6 +226,50 @@ def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int |
         raise ProblemError(
             ProblemType.UPDATE_INVALID, f"The body goes on after the {header.file_size} bytes of the update"
         )
+
+
+def decoded_update(
+    read: Callable[[int], bytes], rules: UpdateRules, *, encoding: str, length: int | None
+) -> Callable[[int], bytes]:
+    """Reads the update that an encoded body holds, as far as it is asked to; a body that goes on for ever is left at the bound.
+
+    Args:
+      read: Reads up to so many bytes of the encoded body; b"" at its end.
+      rules: They bound the encoded body too, so that one which holds next to nothing does not keep the coordinator busy.
+      encoding: One of `muster.wire.encodings.available`.
+      length: The encoded body's declared length in bytes, if it was declared.
+
+    Raises:
+      ProblemError: `too_large`, here or while reading; while reading, `update_invalid`, if it is not `encoding`.
+    """
+    most = rules.max_bytes
+    if length is not None and length > most:
+        raise ProblemError(
+            ProblemType.TOO_LARGE,
+            f"The encoded update has {length} bytes; one of this plan has at most {most} as it is",
+        )
+    left = most
+
+    def bounded(size: int) -> bytes:
+        nonlocal left
+        piece = read(min(size, left + 1))
+        left -= len(piece)
+        if left < 0:
+            raise ProblemError(
+                ProblemType.TOO_LARGE,
+                f"The encoded update goes on after {most} bytes, the most that one of this plan has",
+            )
+        return piece
+
+    inner = decoded(bounded, encoding)
+
+    def checked(size: int) -> bytes:
+        try:
+            return inner(size)
+        except EncodingError as error:
+            raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+
+    return checked
 
 
 class _Reader:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from werkzeug.wrappers import Response
 
 from coordinator.application import Application
+from coordinator.http import encodings
 from coordinator.http.limits import Limiter
-from coordinator.http.routing import Call, Route, immutable_response, json_response
+from coordinator.http.routing import Call, Route, encoded_response, json_response
 from coordinator.ports import Caller, UntrustedTokenError
 from coordinator.use_cases import events
 from muster.wire import plan
@@ -41,7 +42,8 @@ def client_routes(app: Application) -> list[Route]:
 
     def get_plan(call: Call) -> Response:
         sha256 = call.path["sha256"]
-        return immutable_response(call, app.plans.for_client(sha256), etag=sha256, content_type=plan.CONTENT_TYPE)
+        found = app.plans.for_client(sha256, accepted=encodings.accepted(call.request))
+        return encoded_response(call, found, sha256=sha256, content_type=plan.CONTENT_TYPE)
 
     def broadcast(call: Call) -> Response:
         sha256 = call.request.args.get("sha256", "")
@@ -49,12 +51,15 @@ def client_routes(app: Application) -> list[Route]:
             raise ProblemError(
                 ProblemType.INVALID_REQUEST, "The query needs sha256=…, which the assignment's URL carries"
             )
-        data = app.tasks.broadcast(call.path["task"], call.path["round"], sha256)
-        return immutable_response(call, data, etag=sha256, content_type=SAFETENSORS)
+        accepted = encodings.accepted(call.request)
+        found = app.tasks.broadcast(call.path["task"], call.path["round"], sha256, accepted=accepted)
+        return encoded_response(call, found, sha256=sha256, content_type=SAFETENSORS)
 
     def upload(call: Call) -> Response:
+        encoding = encodings.of_body(call.request)
+        request = call.request
         return json_response(
-            app.uploads.upload(call.bearer(), call.request.stream.read, length=call.request.content_length)
+            app.uploads.upload(call.bearer(), request.stream.read, length=request.content_length, encoding=encoding)
         )
 
     def start(call: Call) -> Response:
@@ -80,6 +85,7 @@ def client_routes(app: Application) -> list[Route]:
             "The plan, as a client needs it",
             get_plan,
             gives=plan.CONTENT_TYPE,
+            encoded=True,
             problems=(ProblemType.NOT_FOUND,),
         ),
         Route(
@@ -88,6 +94,7 @@ def client_routes(app: Application) -> list[Route]:
             "The open round's broadcast, as safetensors",
             broadcast,
             gives=SAFETENSORS,
+            encoded=True,
             query={"sha256": "the broadcast's hash, as the assignment gives it"},
             problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.ROUND_CLOSED),
         ),
@@ -97,11 +104,13 @@ def client_routes(app: Application) -> list[Route]:
             "Upload the update of an assignment, as safetensors; a repeat is answered the same and counted once",
             _telling(upload),
             takes=SAFETENSORS,
+            encoded=True,
             gives=Receipt,
             bearer=True,
             problems=(
                 *_TOKEN_PROBLEMS,
                 ProblemType.TOO_LARGE,
+                ProblemType.ENCODING_NOT_SUPPORTED,
                 ProblemType.UPDATE_INVALID,
                 ProblemType.UPDATE_NOT_FINITE,
                 ProblemType.UPDATE_TRUNCATED,

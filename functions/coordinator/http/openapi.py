@@ -108,6 +108,10 @@ def _operation(route: Route, tag: str) -> Json:
             _header("If-None-Match", "An ETag: the answer is 304 if that is what there is."),
             _header("Range", "The bytes wanted, such as `bytes=0-1023`: the answer is 206 with just them."),
         ]
+    if route.encoded and route.takes is not None:
+        parameters.append(_header("Content-Encoding", "The body's encoding: zstd, gzip or none."))
+    if route.encoded and route.gives in _BINARY:
+        parameters.append(_header("Accept-Encoding", "The encodings that the answer may have: zstd, gzip."))
     if parameters:
         operation["parameters"] = parameters
     if route.takes is not None:

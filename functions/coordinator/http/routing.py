@@ -17,8 +17,10 @@ from werkzeug.wrappers import Request, Response
 from coordinator.http.cors import Cors
 from coordinator.ports import BlobNotFoundError, UnavailableError
 from coordinator.use_cases.records import NewerSchemaError
+from coordinator.use_cases.variants import Variant
 from muster.wire import problems
 from muster.wire.base import Message
+from muster.wire.encodings import available
 from muster.wire.problems import ProblemError, ProblemType
 
 LOG = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Route:
     repeat_status: int | None = None  # where a repeat is answered otherwise
     operator: bool = False  # whether its caller shows who they are, as an operator
     cors: bool = False  # whether pages of other origins may call it
+    encoded: bool = False  # whether what it takes, or gives, may have a content encoding
 
 
 PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}"}
@@ -225,23 +228,45 @@ def problem_response(problem: ProblemError, headers: dict[str, str] | None = Non
     response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
     if problem.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §11.6.1 wants one
+    if problem.type is ProblemType.ENCODING_NOT_SUPPORTED:
+        response.headers["Accept-Encoding"] = ", ".join(available())  # RFC 9110 §12.5.3
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(max(1, round(problem.retry_after)))
     return response
 
 
 def immutable_response(
-    call: Call, data: memoryview, *, etag: str, content_type: str, private: bool = False
+    call: Call,
+    data: memoryview,
+    *,
+    etag: str,
+    content_type: str,
+    private: bool = False,
+    encoding: str | None = None,
 ) -> Response:
     """Bytes that never change under their address: with an ETag, 304 and ranges, sent in pieces.
 
-    `private`: for whoever has the right to them, so that no shared cache may keep them.
+    `private`: for whoever has the right to them, so that no shared cache may keep them. `encoding`: the content encoding that `data`
+    has; ranges count its bytes (RFC 9110 §14.2).
     """
     response = Response(_pieces(data), content_type=content_type, direct_passthrough=True)
     response.content_length = len(data)
+    if encoding is not None:
+        response.content_encoding = encoding
     response.set_etag(etag)
     response.headers["Cache-Control"] = f"{'private' if private else 'public'}, {_IMMUTABLE}"
     response.make_conditional(call.request.environ, accept_ranges=True, complete_length=len(data))
+    return response
+
+
+def encoded_response(call: Call, found: Variant, *, sha256: str, content_type: str) -> Response:
+    """As `immutable_response`, of a variant of the bytes with the hash `sha256`.
+
+    Each encoding has an ETag of its own, a strong one (RFC 9110 §8.8.3.3): a range of one is of no use with a range of another.
+    """
+    etag = sha256 if found.encoding is None else f"{sha256}-{found.encoding}"
+    response = immutable_response(call, found.data, etag=etag, content_type=content_type, encoding=found.encoding)
+    response.vary.add("Accept-Encoding")
     return response
 
 

@@ -15,6 +15,7 @@ from coordinator.use_cases.open_rounds import OpenRounds, Standing
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.pseudonyms import Pseudonyms
 from coordinator.use_cases.records import Platform
+from muster.wire import encodings
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Download, TaskStatus, Wait, WaitReason
 
 # Of several tasks that have no work for a client, the one that will have some soonest speaks.
@@ -189,6 +190,7 @@ class Checkin:
             ),
             max_update_bytes=max_bytes,
             direct_above=self.direct_above,
+            update_encodings=encodings.available(),
             allow_non_finite=terms.allow_non_finite,
             sums_in_the_clear=terms.sums_in_the_clear,
         )

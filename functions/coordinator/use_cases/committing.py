@@ -32,6 +32,7 @@ from coordinator.use_cases.advance import abandon_current, advance, next_key, sc
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.records import Platform, Versioned
+from coordinator.use_cases.variants import Variants
 from muster.wire.messages import TaskStatus
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
@@ -116,7 +117,9 @@ class Committing:
         result = self.platform.put_output("results", key, encode(after.result))
         broadcast = None
         if key.number < task.spec.policy.rounds:
-            broadcast = self.platform.put_output("broadcasts", key, encode(runtime.prepare(after.state)))
+            data = encode(runtime.prepare(after.state))
+            broadcast = self.platform.put_output("broadcasts", key, data)
+            Variants(self.platform.blobs).make(broadcast.name, data)
         now = self.platform.clock.now()
         return Outcome(tally, Checkpoint(key.number, checkpoint, now), result, broadcast, metrics_of(after.result))
 
@@ -155,6 +158,7 @@ class Committing:
         name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
         self.platform.blobs.create(name, [data])
         stored = self.platform.blobs.read(name)
+        Variants(self.platform.blobs).make(name, stored)
         return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
 
     def _open_round(self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef) -> Round | None:

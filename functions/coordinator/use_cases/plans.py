@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from coordinator.domain.names import plan_name
+from coordinator.domain.names import plan_name, variant_name
 from coordinator.domain.updates import UpdateRules, rules_for
 from coordinator.ports import BlobNotFoundError, Blobs
+from coordinator.use_cases.variants import Variant, Variants
+from muster.wire.encodings import ENCODINGS
 from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
@@ -30,6 +34,10 @@ class Plans:
     _full: dict[str, Plan] = field(default_factory=dict)
     _rules: dict[str, UpdateRules] = field(default_factory=dict)
 
+    @cached_property
+    def _variants(self) -> Variants:
+        return Variants(self.blobs)
+
     def put(self, sha256: str, data: bytes) -> bool:
         """Checks and stores a plan; a repeat changes nothing, except that it may bring signatures.
 
@@ -42,7 +50,7 @@ class Plans:
         plan = Plan.decode(data, expected=sha256)
         check_signed(plan, self.trusted)
         plan.check_complete()
-        self.blobs.create(plan_name(sha256, for_client=True), [plan.for_client().encode()])
+        self._create_for_client(plan_name(sha256, for_client=True), plan.for_client())
         stored = self.blobs.create(plan_name(sha256, for_client=False), [data])
         if not stored.created and not stored.same:
             self._renew(plan)
@@ -62,8 +70,17 @@ class Plans:
                 wanted = wanted.with_signatures(item for item in stored.signatures if item not in plan.signatures)
                 wanted = wanted.with_signatures(plan.signatures)
             if stored is None or stored.signatures != wanted.signatures:
-                self.blobs.delete([name])
-                self.blobs.create(name, [wanted.encode()])
+                self.blobs.delete([name, *(variant_name(name, encoding) for encoding in ENCODINGS if for_client)])
+                if for_client:
+                    self._create_for_client(name, wanted)
+                else:
+                    self.blobs.create(name, [wanted.encode()])
+
+    def _create_for_client(self, name: str, plan: Plan) -> None:
+        """Stores a device's copy, its encoded copies first: whoever finds it finds them."""
+        data = plan.encode()
+        self._variants.make(name, data)
+        self.blobs.create(name, [data])
 
     def _stored(self, sha256: str, *, for_client: bool) -> Plan | None:
         try:
@@ -75,9 +92,12 @@ class Plans:
         """Whether the plan is here, whole."""
         return self.blobs.stat(plan_name(sha256, for_client=False)) is not None
 
-    def for_client(self, sha256: str) -> memoryview:
-        """A device's copy, as bytes. Raises `ProblemError` (`not_found`)."""
-        return self._read(sha256, for_client=True)
+    def for_client(self, sha256: str, *, accepted: Iterable[str] = ()) -> Variant:
+        """A device's copy, in the first of the `accepted` encodings that there is. Raises `ProblemError` (`not_found`)."""
+        try:
+            return self._variants.read(plan_name(sha256, for_client=True), accepted)
+        except BlobNotFoundError:
+            raise _missing(sha256) from None
 
     def client_size(self, sha256: str) -> int:
         """Bytes of a device's copy. Raises `ProblemError` (`not_found`)."""
@@ -88,7 +108,7 @@ class Plans:
         """The plan's manifest. Raises `ProblemError` (`not_found`)."""
         if sha256 not in self._manifests:
             _make_room(self._manifests, _KEPT)
-            data = bytes(self.for_client(sha256))
+            data = bytes(self.for_client(sha256).data)
             self._sizes[sha256] = len(data)
             self._manifests[sha256] = Plan.decode(data, expected=sha256).manifest
         return self._manifests[sha256]

@@ -60,7 +60,7 @@ class Sweeping:
             for kind, number in (*places, ("broadcasts", key.number - 1))
             for blob in self.platform.blobs.list(names.output_prefix(kind, key.task, number))
         )
-        return [name for name in made if name not in kept]
+        return [name for name in made if names.original_name(name) not in kept]
 
     def tick(self) -> None:
         """Looks at every task once and gives each round the push that a lost message did not.

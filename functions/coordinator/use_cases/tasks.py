@@ -5,9 +5,10 @@ Nothing here reads an update or a partial: an operator sees aggregates of commit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from coordinator.domain import names
 from coordinator.domain import tasks as domain
@@ -20,6 +21,7 @@ from coordinator.use_cases.advance import abandon_current, advance, join_populat
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
+from coordinator.use_cases.variants import Variant, Variants
 from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
@@ -150,13 +152,21 @@ class Tasks:
         """A version of the task's state, as safetensors."""
         return self.platform.blobs.read(self._checkpoint(name, version).blob.name)
 
-    def broadcast(self, name: str, number: int, sha256: str) -> memoryview:
-        """The broadcast of the open round, for clients; `round_closed` if the round has gone on."""
+    @cached_property
+    def _variants(self) -> Variants:
+        return Variants(self.platform.blobs)
+
+    def broadcast(self, name: str, number: int, sha256: str, *, accepted: Iterable[str] = ()) -> Variant:
+        """The broadcast of the open round, for clients, in the first of the `accepted` encodings that there is.
+
+        Raises:
+          ProblemError: `round_closed`, if the round has gone on.
+        """
         current = self.platform.task(name).value.current
         found = self.platform.round(current) if current is not None else None
         if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
             raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {name} is not open; check in again")
-        return self.platform.blobs.read(found.value.terms.broadcast.name)
+        return self._variants.read(found.value.terms.broadcast.name, accepted)
 
     def _check_fold(self, manifest: PlanManifest) -> None:
         """Refuses now what the aggregator would fail at with the first updates, and at every repeat."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import LONGEST, pause
 from coordinator.domain.rounds import Aggregating, Collecting, Round
-from coordinator.domain.updates import UpdateRules, validated
+from coordinator.domain.updates import UpdateRules, decoded_update, validated
 from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
@@ -37,13 +37,16 @@ class Uploads:
     retry_floor: float
     longest_wait: float = LONGEST
 
-    def upload(self, token: str, read: Callable[[int], bytes], *, length: int | None) -> Receipt:
+    def upload(
+        self, token: str, read: Callable[[int], bytes], *, length: int | None, encoding: str | None = None
+    ) -> Receipt:
         """Streams an update to its name. A repeat, and a second one of the same client, gets the same receipt.
 
         Args:
           token: The assignment's.
           read: Reads up to so many bytes of the body; b"" at its end.
           length: The declared length of the body in bytes, if it was declared.
+          encoding: The body's content encoding; None: none. What is stored, and counted, is what it holds.
 
         Raises:
           ProblemError: the token is bad, the round takes no more updates, or the update is not what the plan asks for.
@@ -51,6 +54,8 @@ class Uploads:
         claims, round_ = self._admit(token)
         rules = self._rules(claims, round_)
         name = names.update_name(claims.key, claims.shard, claims.pseudonym)
+        if encoding is not None:
+            read, length = decoded_update(read, rules, encoding=encoding, length=length), None
         creation = self.platform.blobs.create(name, validated(read, rules, length=length))
         after = self._still_open(claims)
         updates = 0

@@ -1,0 +1,246 @@
+"""What a client does with encoded, broken and repeated transfers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+from support.double import Double, Worker, drop_after, problem
+from support.served import Loopback
+
+from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
+from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.wire import encodings
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import decode, encode
+
+FILE = np.random.default_rng(0).integers(0, 16, 3_000_000, dtype=np.uint8).tobytes()
+ENCODED = {"identity": FILE, "zstd": zstandard.ZstdCompressor().compress(FILE), "gzip": gzip.compress(FILE, 1)}
+
+
+class Breaking(Loopback):
+    """Serves `files` by encoding, and breaks off after as many bytes as `breaks` says, answer by answer."""
+
+    def __init__(self, files: dict[str, bytes], *breaks: int, tags: Callable[[int], str] = lambda _: '"a"') -> None:
+        self.asked: list[dict[str, str]] = []
+        left, server = list(breaks), self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                asked = dict(self.headers.items())
+                tag = tags(len(server.asked))
+                server.asked.append(asked)
+                accepted = [name.strip() for name in asked["Accept-Encoding"].split(",")]
+                encoding = next(name for name in [*accepted, "identity"] if name in files)
+                start = int(asked.get("Range", "bytes=0-")[6:-1]) if asked.get("If-Range") == tag else 0
+                data = files[encoding][start:]
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header(
+                        "Content-Range", f"bytes {start}-{len(files[encoding]) - 1}/{len(files[encoding])}"
+                    )
+                if encoding != "identity":
+                    self.send_header("Content-Encoding", encoding)
+                self.send_header("ETag", tag)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                at = left.pop(0) if left else len(data)
+                self.wfile.write(data[:at])
+                self.close_connection = at < len(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+
+
+def fetch(server: Breaking, *, limit: int | None = len(FILE)) -> bytes:
+    with server, Transport(server.url) as transport:
+        return transport.download("/file", limit=limit)
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_a_broken_download_goes_on_where_it_broke(encoding):
+    server = Breaking({encoding: ENCODED[encoding]}, 300_000, 5, 200_000)
+    assert fetch(server) == FILE
+    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=300000-", "bytes=300005-", "bytes=500005-"]
+    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_download_goes_on_for_as_long_as_it_gets_on():
+    server = Breaking({"identity": FILE}, *[200_000] * 14)
+    assert fetch(server) == FILE
+    with pytest.raises(UnreachableError):
+        fetch(Breaking({"identity": FILE}, *[1000] * 14))
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_download_begins_anew_where_the_bytes_have_changed_or_have_no_strong_tag():
+    assert fetch(Breaking({"identity": FILE}, 300_000, tags=lambda number: f'"{number}"')) == FILE
+    weak = Breaking({"identity": FILE}, 300_000, tags=lambda _: 'W/"a"')
+    assert fetch(weak) == FILE
+    assert "Range" not in weak.asked[1]
+
+
+@pytest.mark.parametrize("encoding", ["zstd", "gzip"])
+def test_a_bomb_is_refused_at_the_size_that_was_announced(encoding):
+    with pytest.raises(ProblemError, match="announced") as refused:
+        fetch(Breaking({encoding: ENCODED[encoding]}), limit=len(FILE) - 1)
+    assert refused.value.type is ProblemType.TOO_LARGE
+
+
+def test_without_a_bound_nothing_encoded_is_asked_for():
+    server = Breaking(ENCODED)
+    assert fetch(server, limit=None) == FILE
+    assert server.asked[0]["Accept-Encoding"] == "identity"
+
+
+def test_what_is_not_as_it_is_said_to_be_encoded_is_refused():
+    with pytest.raises(ProblemError, match="can't be decoded"):
+        fetch(Breaking({"gzip": FILE[:5000]}))
+
+
+@pytest.fixture
+def without_zstd(monkeypatch) -> Iterator[None]:
+    monkeypatch.setattr(encodings, "_module", lambda _: None)
+    caches = (encodings.available, encodings._zstandard, encodings._standard_zstd)
+    for each in caches:
+        each.cache_clear()
+    yield
+    monkeypatch.undo()
+    for each in caches:
+        each.cache_clear()
+
+
+@pytest.mark.usefixtures("without_zstd")
+def test_a_client_without_zstd_takes_gzip():
+    server = Breaking(ENCODED)
+    assert fetch(server) == FILE
+    assert server.asked[0]["Accept-Encoding"] == "gzip"
+    assert TensorBody({"a": np.zeros(10_000)}).encoded(["zstd", "gzip"]).encoding == "gzip"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "offered", "encoding"),
+    [
+        (np.zeros(100_000, np.float32), ["zstd", "gzip"], "zstd"),
+        (np.zeros(100_000, np.float32), ["gzip"], "gzip"),
+        (np.zeros(100_000, np.float32), [], None),
+        (np.zeros(100_000, np.float32), ["br"], None),
+        (np.zeros(100, np.float32), ["zstd"], None),
+        (np.random.default_rng(0).normal(size=100_000).astype(np.float32), ["zstd", "gzip"], None),
+        (np.frombuffer(np.random.default_rng(0).bytes(400_000), np.uint8), ["zstd", "gzip"], None),
+    ],
+)
+def test_an_update_is_encoded_where_the_coordinator_takes_it_and_it_pays(tensor, offered, encoding):
+    body = TensorBody({"tensor": tensor})
+    sent = body.encoded(offered)
+    assert sent.encoding == encoding
+    whole = b"".join(sent)
+    assert len(whole) == len(sent)
+    if encoding is not None:
+        read = encodings.decoded(io.BytesIO(whole).read, encoding)
+        assert b"".join(iter(lambda: read(1 << 20), b"")) == encode({"tensor": tensor})
+        assert list(body.encoded(offered)) == list(sent)
+    else:
+        assert sent is body
+
+
+class Wide(Worker):
+    def work(self, data: Any, broadcast: Any) -> dict[str, Any]:
+        return {**super().work(data, broadcast), "wide": np.zeros(50_000)}
+
+
+def client(double: Double, **more: Any) -> MusterClient:
+    return MusterClient(
+        double.url, "devices", lambda: {"id": 3}, client_id="me", **{"runtime_factory": lambda _: Worker(), **more}
+    )
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("fault", [None, drop_after, problem(ProblemType.ENCODING_NOT_SUPPORTED)])
+def test_an_encoded_update_arrives_and_a_refused_one_is_sent_as_it_is(double, fault):
+    double.assignment = {"update_encodings": ("zstd", "gzip"), "max_update_bytes": 1_000_000}
+    if fault is not None:
+        double.faults["PUT /v1/updates"] = [fault]
+    with client(double, runtime_factory=lambda _: Wide()) as made:
+        assert isinstance(made.run_once(), Contributed)
+    (body,) = double.uploads.values()
+    refused = fault is not None and fault is not drop_after
+    if not refused:
+        assert len(body) < 10_000
+        body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+    assert decode(body)["wide"].shape == (50_000,)
+
+
+def test_what_is_kept_is_never_fetched_again_over_restarts(double, tmp_path):
+    for _ in range(3):
+        with client(double, cache=tmp_path) as made:
+            assert isinstance(made.run_once(), Contributed)
+    gets = {route: number for route, number in double.requests.items() if route.startswith("GET")}
+    assert set(gets.values()) == {1}
+    assert len(gets) == 2
+
+
+def test_a_damaged_file_is_fetched_again_and_replaced(double, tmp_path):
+    with client(double, cache=tmp_path) as made:
+        made.run_once()
+    files = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for file in files:
+        file.write_bytes(b"damaged")
+    with client(double, cache=tmp_path) as made:
+        assert isinstance(made.run_once(), Contributed)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
+
+
+def test_the_folder_holds_the_last_broadcasts_within_its_bounds(tmp_path):
+    cache = Cache(tmp_path, most=1000)
+    names = [sha256(bytes([number])).hexdigest() for number in range(9)]
+    cache.put("plan", PLAN, bytes(10))
+    for number, name in enumerate(names):
+        cache.put(name, BROADCAST, bytes(10))
+        os.utime(tmp_path / f"{name}.broadcast", (number, number))
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.plan", *(f"{name}.broadcast" for name in names[-4:])}
+    cache.put("large", BROADCAST, bytes(985))
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.plan", "large.broadcast", f"{names[-1]}.broadcast"}
+    cache.put("too large", BROADCAST, bytes(1001))
+    assert cache.get("too large", BROADCAST) is None
+
+
+def test_several_share_a_folder_and_nobody_sees_half_a_file(tmp_path):
+    whole, seen, start = bytes(1_000_000), [], threading.Barrier(8)
+
+    def use() -> None:
+        cache = Cache(tmp_path)
+        start.wait()
+        for _ in range(20):
+            cache.put("one", BROADCAST, whole)
+            seen.append(cache.get("one", BROADCAST))
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [whole] * 160
+    assert [file.name for file in tmp_path.iterdir()] == ["one.broadcast"]
+
+
+def test_a_folder_that_can_not_be_used_costs_downloads_alone(double, tmp_path):
+    (tmp_path / "file").write_bytes(b"no folder")
+    for _ in range(2):
+        with client(double, cache=tmp_path / "file") as made:
+            assert isinstance(made.run_once(), Contributed)

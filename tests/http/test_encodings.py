@@ -1,0 +1,214 @@
+"""Encoded downloads and uploads, by what RFC 9110 says about them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tracemalloc
+
+import numpy as np
+import pytest
+import zstandard
+from support.harness import Harness, problem_of
+from support.plans import SumRuntime, make_plan, sum_plan, sum_update
+
+from coordinator.domain.updates import decoded_update, rules_for, validated
+from coordinator.use_cases.plans import Plans
+from muster.wire.dtypes import DType
+from muster.wire.manifest import TensorSpec
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import encode
+
+ENCODERS = {"zstd": zstandard.ZstdCompressor().compress, "gzip": gzip.compress}
+DECODERS = {
+    "zstd": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
+    "gzip": gzip.decompress,
+    None: bytes,
+}
+SIZE = 100_000
+
+
+class WideRuntime(SumRuntime):
+    """Broadcasts, beside the state, what compresses well or not at all."""
+
+    def __init__(self, extra) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def prepare(self, state):
+        return {**super().prepare(state), "extra": self.extra}
+
+
+def begun(tmp_path, *, extra=None) -> Harness:
+    extra = np.arange(SIZE, dtype=np.int32) if extra is None else extra
+    h = Harness(tmp_path, plan=sum_plan(), runtime=WideRuntime(extra))
+    h.begin(rounds=3, goal=1)
+    return h
+
+
+@pytest.mark.parametrize(
+    ("accepts", "encoding"),
+    [
+        (None, None),
+        ("", None),
+        ("identity", None),
+        ("br", None),
+        ("gzip, deflate", "gzip"),
+        ("x-gzip", "gzip"),
+        ("GZIP;q=0.5", "gzip"),
+        ("gzip, zstd", "zstd"),
+        ("*", "zstd"),
+        ("zstd;q=0, *", "gzip"),
+        ("zstd;q=0.5, gzip", "gzip"),
+        ("zstd;q=0.5, identity", None),
+        ("identity;q=0, br", None),
+    ],
+)
+def test_a_broadcast_comes_in_the_encoding_that_is_asked_for(tmp_path, accepts, encoding):
+    h = begun(tmp_path)
+    announced = h.assigned(0).broadcast
+    response = h.call("GET", announced.url, headers={} if accepts is None else {"Accept-Encoding": accepts})
+    assert response.headers.get("Content-Encoding") == encoding
+    assert response.vary.as_set() == {"accept-encoding"}
+    assert response.get_etag() == (announced.sha256 + (f"-{encoding}" if encoding else ""), False)
+    assert hashlib.sha256(DECODERS[encoding](response.data)).hexdigest() == announced.sha256
+    assert announced.size == len(DECODERS[encoding](response.data))
+
+
+def test_ranges_and_etags_are_of_the_encoded_bytes(tmp_path):
+    h = begun(tmp_path)
+    url, accept = h.assigned(0).broadcast.url, {"Accept-Encoding": "zstd"}
+    whole = h.call("GET", url, headers=accept)
+    tag = whole.headers["ETag"]
+    rest = h.call("GET", url, headers={**accept, "Range": "bytes=100-", "If-Range": tag})
+    assert (rest.status_code, rest.data) == (206, whole.data[100:])
+    assert rest.headers["Content-Encoding"] == "zstd"
+    other = h.call("GET", url, headers={"Range": "bytes=100-", "If-Range": tag})
+    assert other.status_code == 200
+    assert h.call("GET", url, headers={**accept, "If-None-Match": tag}).status_code == 304
+    assert h.call("GET", url, headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_what_hardly_gets_smaller_is_not_stored_encoded(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
+    h = begun(tmp_path, extra=noise)
+    assert [name for name in h.blobs("broadcasts/") if "." in name] == []
+    response = h.call("GET", h.assigned(0).broadcast.url, headers={"Accept-Encoding": "zstd, gzip"})
+    assert "Content-Encoding" not in response.headers
+
+
+def test_dense_floats_are_stored_in_the_encoding_that_is_quick_at_them(tmp_path):
+    h = begun(tmp_path, extra=np.random.default_rng(0).normal(size=SIZE).astype(np.float32))
+    copies = [name.partition(".")[2] for name in h.blobs("broadcasts/") if "." in name]
+    assert copies == ["zstd"]
+
+
+def test_encoded_broadcasts_go_with_their_rounds(tmp_path):
+    h = begun(tmp_path)
+    for number in range(3):
+        found = h.blobs("broadcasts/")
+        plain = [name for name in found if "." not in name]
+        assert plain
+        assert sorted(found) == sorted(name + end for name in plain for end in ("", ".gzip", ".zstd"))
+        h.upload(h.assigned(number).token, sum_update(number))
+        h.settle()
+    assert h.blobs("broadcasts/") == []
+
+
+def test_a_plan_is_served_encoded_and_as_it_is(tmp_path):
+    specs = tuple(TensorSpec(path=f"tensor/{index}", dtype=DType.FLOAT32, shape=(1,)) for index in range(300))
+    zero = {spec.path: np.zeros(1, np.float32) for spec in specs}
+    h = Harness(tmp_path, plan=make_plan("wide", state=zero, update=specs, zero=zero))
+    h.put_plan()
+    url = f"/v1/plans/{h.plan.sha256}"
+    plain = h.ask("GET", url)
+    assert plain == h.plan.for_client().encode()
+    for encoding in ENCODERS:
+        response = h.call("GET", url, headers={"Accept-Encoding": encoding})
+        assert response.headers["Content-Encoding"] == encoding
+        assert DECODERS[encoding](response.data) == plain
+        assert len(response.data) < len(plain) / 4
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+def test_an_encoded_update_counts_as_itself_once(tmp_path, encoding):
+    h = Harness(tmp_path)
+    h.begin(rounds=1, goal=2)
+    for client in (0, 0, 3):
+        assignment = h.assigned(client) if client or not h.blobs("updates/") else assignment  # noqa: F821
+        assert encoding in assignment.update_encodings
+        body = ENCODERS[encoding](encode(sum_update(client)))
+        h.ask("PUT", "/v1/updates", body=body, token=assignment.token, headers={"Content-Encoding": encoding})
+    h.settle()
+    assert int(h.result(1)["ids"]) == 0b1001
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "kind"),
+    [
+        ("br", b"x", ProblemType.ENCODING_NOT_SUPPORTED),
+        ("gzip, zstd", b"x", ProblemType.ENCODING_NOT_SUPPORTED),
+        ("gzip", b"no gzip at all", ProblemType.UPDATE_INVALID),
+        ("zstd", b"no zstd at all", ProblemType.UPDATE_INVALID),
+        ("gzip", gzip.compress(encode(sum_update(0)))[:-30], ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ENCODERS["zstd"](encode(sum_update(0)))[:-30], ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ENCODERS["zstd"](encode(sum_update(0))) + b"and more", ProblemType.UPDATE_INVALID),
+        ("zstd", ENCODERS["zstd"](encode(sum_update(0)) + b"x"), ProblemType.UPDATE_INVALID),
+        ("gzip", gzip.compress(encode(sum_update(0)) + b"x"), ProblemType.UPDATE_INVALID),
+        ("gzip", gzip.compress(b"") * 10_000, ProblemType.TOO_LARGE),
+        ("zstd", b"\x50\x2a\x4d\x18\x00\x00\x00\x00" * 10_000, ProblemType.TOO_LARGE),
+    ],
+    ids=[
+        *(
+            "unknown",
+            "twice",
+            "no-gzip",
+            "no-zstd",
+            "short-gzip",
+            "short-zstd",
+            "trailing",
+            "longer-zstd",
+            "longer-gzip",
+        ),
+        *("empty-gzips", "empty-zstds"),
+    ],
+)
+def test_a_bad_encoded_update_is_refused_and_leaves_no_trace(tmp_path, encoding, body, kind):
+    h = Harness(tmp_path)
+    h.begin(rounds=1, goal=1)
+    token = h.assigned(0).token
+    response = h.call("PUT", "/v1/updates", body=body, token=token, headers={"Content-Encoding": encoding})
+    assert problem_of(response).type is kind
+    if kind is ProblemType.ENCODING_NOT_SUPPORTED:
+        assert (response.status_code, response.headers["Accept-Encoding"]) == (415, "zstd, gzip")
+    assert h.blobs("updates/") == []
+
+
+@pytest.mark.parametrize("encoding", ENCODERS)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_bomb_is_left_at_the_bound_in_little_memory(encoding, chunked):
+    rules = rules_for(sum_plan().manifest, allow_non_finite=False)
+    bomb = io.BytesIO(ENCODERS[encoding](encode(sum_update(0)) + bytes(64 << 20)))
+    if len(bomb.getvalue()) > rules.max_bytes:  # as a client would have it that means to get past the first look
+        rules = type(rules)(rules.specs, rules.ranges, len(bomb.getvalue()), rules.allow_non_finite)
+    tracemalloc.start()
+    try:
+        read = decoded_update(bomb.read, rules, encoding=encoding, length=None if chunked else len(bomb.getvalue()))
+        with pytest.raises(ProblemError) as refused:
+            list(validated(read, rules, length=None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert refused.value.type is ProblemType.UPDATE_INVALID
+    assert peak < 4 << 20
+
+
+def test_an_instance_looks_once_for_copies_that_there_are_not(tmp_path):
+    h = begun(tmp_path, extra=np.zeros(1, np.uint8))
+    plans = Plans(h.inner.blobs)
+    with pytest.raises(ProblemError):
+        plans.for_client("0" * 64, accepted=["zstd"])
+    assert plans._variants._absent == {}
+    plans.for_client(h.plan.sha256, accepted=["zstd"])
+    assert len(plans._variants._absent) == 1
