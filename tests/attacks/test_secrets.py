@@ -187,7 +187,7 @@ PUBLIC = {
     "hashlib.sha256(raw).hexdigest() != expected": "a public address",
     "hashlib.sha256(content).hexdigest() != sha256": "likewise",
     "named.get(sha256) != len(content) or hashlib.sha256(content).hexdigest() != sha256": "likewise",
-    "hashlib.sha256(data).hexdigest() != announced.sha256": "likewise",
+    "hashlib.sha256(data).hexdigest() == announced.sha256": "likewise",
     "self._sender.token != assignment.token": "the client's own two tokens, on the client",
 }
 
