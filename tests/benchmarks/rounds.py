@@ -1,7 +1,7 @@
 """How long a round takes and what it costs: `python tests/benchmarks/rounds.py [CLIENTS:MB:ROUNDS …]`.
 
 Real processes and real HTTP, bytes on disk; the clients download, answer with an update of the model's size and train nothing,
-so what is timed is the coordinator. All clients are threads of one process, on the same machine as the coordinator.
+so what is timed is the coordinator. The clients are threads of a few processes, on the coordinator's machine.
 A round is timed from its opening to the next one's, so that commit, fold and the clients' waits are in it.
 """
 
@@ -14,19 +14,16 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
-import requests
+from crowd import Contribution, Crowd
 from rich.console import Console
 from rich.table import Table
 
-from muster.client import Assigned, Contributed, MusterClient
 from muster.local import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus
@@ -34,6 +31,7 @@ from muster.wire.plan import Plan
 
 FLOAT = 4  # bytes
 MEGABYTE = 1_000_000
+PLAN = "bytes.plan"
 
 
 @dataclass(frozen=True)
@@ -57,42 +55,6 @@ class Case:
 
 
 DEFAULT_CASES = (Case(2, 0.01, 15, 0.3), Case(100, 1.0, 7, 2.5), Case(100, 10.0, 7, 6.0))
-
-
-class Echo:
-    """Answers every broadcast with an update of its size. Made once for all clients, and finite.
-
-    Its bits are random, so that nothing on the way could make it shorter; or its values are normally distributed, as those of trained
-    weights are.
-    """
-
-    def __init__(self, plan: Plan, *, weights: bool) -> None:
-        chance = np.random.default_rng(0)
-        self._update: dict[str, Any] = {}
-        for spec in plan.manifest.update:
-            shape = [size or 0 for size in spec.shape or ()]
-            if not shape:  # the counts, by one of which the sum is divided
-                self._update[spec.path] = np.ones(shape, spec.dtype.numpy)
-            elif weights:
-                self._update[spec.path] = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
-            else:
-                exponents = chance.integers(64, 190, size=shape, dtype=np.uint32) << 23
-                fractions = chance.integers(0, 1 << 23, size=shape, dtype=np.uint32)
-                self._update[spec.path] = (exponents | fractions).view(np.float32)
-
-    def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
-        """The update."""
-        return self._update
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """One client's part of a round. When it was assigned and when its upload was answered (POSIX seconds); how long it was told to wait."""
-
-    round: int
-    assigned: float
-    done: float
-    told: float
 
 
 LEARN = "from the round's opening to the first assignment"
@@ -128,40 +90,11 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
         operator.put_plan(plan)
         policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
         operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
-        stop = threading.Event()
-        echo = Echo(plan, weights=case.weights)
-        contributed: list[Contribution] = []
         started_with = _cpu(coordinator)  # what loading TensorFlow and the libraries took is no round's
-
-        def client(number: int) -> None:
-            session = requests.Session()
-            assigned = 0.0
-
-            def tell(event: Any) -> None:
-                nonlocal assigned
-                if isinstance(event, Assigned):
-                    assigned = time.time()
-                elif isinstance(event, Contributed):
-                    contributed.append(Contribution(event.round, assigned, time.time(), event.retry_after))
-
-            with MusterClient(
-                coordinator.url,
-                "bench",
-                lambda: 0.0,
-                client_id=str(number),
-                session=session,
-                on_event=tell,
-                runtime_factory=lambda _: echo,
-            ) as one:
-                one.run(stop=stop)
-
-        with ThreadPoolExecutor(case.clients) as pool:
-            running = [pool.submit(client, number) for number in range(case.clients)]
-            try:
-                _watch(operator, running, case, say=say)
-            finally:
-                peaks, cpu = _peaks(coordinator), _cpu(coordinator) - started_with
-                stop.set()
+        with Crowd(coordinator.url, case.clients, folder / PLAN, weights=case.weights) as crowd:
+            _watch(operator, crowd, case, say=say)
+            peaks, cpu = _peaks(coordinator), _cpu(coordinator) - started_with
+            contributed = crowd.end()
         views = [view for view in operator.rounds("bench") if view.phase is Phase.COMMITTED]
     opened = [view.opened_at.timestamp() for view in views]
     seconds = [after - before for before, after in pairwise(opened[1:])]
@@ -195,7 +128,7 @@ def parts_of(views: list[RoundView], contributed: list[Contribution]) -> dict[st
 def compile_plan(case: Case, folder: Path, *, say: Any) -> Plan:
     """The plan of a case, by a process of its own."""
     say("compiling the plan")
-    file, log = folder / "bytes.plan", folder / "plan.log"
+    file, log = folder / PLAN, folder / "plan.log"
     floats = max(1, round(case.megabytes * MEGABYTE / FLOAT))
     recipe = Path(__file__).with_name("plan_of_size.py")
     with log.open("wb") as output:
@@ -211,13 +144,10 @@ def compile_plan(case: Case, folder: Path, *, say: Any) -> Plan:
     return Plan.load(file)
 
 
-def _watch(operator: Operator, running: list[Any], case: Case, *, say: Any) -> None:
+def _watch(operator: Operator, crowd: Crowd, case: Case, *, say: Any) -> None:
     pause = threading.Event()
     while (task := operator.task("bench")).status is not TaskStatus.COMPLETED:
-        for one in running:
-            if one.done():
-                one.result()
-                raise SystemExit("A client ended before its time")
+        crowd.check()
         say(f"round {task.current.round if task.current else 0} of {case.rounds}")
         pause.wait(0.5)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from crowd import SPAWN, processes_of
 
 MEGABYTE = 1_000_000
 _PIECE = 1 << 18  # bytes
@@ -60,26 +61,52 @@ def copy_seconds(folder: Path, *, files: int, megabytes: float, repeats: int = 5
 def http_seconds(folder: Path, *, clients: int, megabytes: float, repeats: int = 5) -> float:
     """Seconds in which as many clients each GET and PUT so many megabytes at the bare application; the median.
 
-    Two small requests stand for the check-in and for the next one. Sessions, threads and bodies are as the clients' of a round are.
+    Two small requests stand for the check-in and for the next one. Sessions, threads, processes and bodies are as those of a round are.
     """
-    body = bytes(max(1, round(megabytes * MEGABYTE)))
-    with bare_server(folder, size=len(body)) as url, ThreadPoolExecutor(clients) as pool:
-        sessions = [requests.Session() for _ in range(clients)]
-
-        def client(session: requests.Session) -> None:
-            session.get(f"{url}/small").raise_for_status()
-            with session.get(f"{url}/bytes", stream=True) as answer:
-                got = bytearray()
-                for piece in answer.iter_content(_PIECE):
-                    got += piece
-            session.put(f"{url}/bytes", data=body).raise_for_status()
-            session.get(f"{url}/small").raise_for_status()
+    size = max(1, round(megabytes * MEGABYTE))
+    processes = processes_of(clients)
+    with bare_server(folder, size=size) as url:
+        lines, members = [], []
+        for first in range(processes):
+            mine, theirs = SPAWN.Pipe()
+            share = len(range(first, clients, processes))
+            members.append(SPAWN.Process(target=_members, args=(url, share, size, theirs), daemon=True))
+            lines.append(mine)
+        for member in members:
+            member.start()
 
         def once() -> None:
-            list(pool.map(client, sessions))
+            for line in lines:
+                line.send("go")
+            for line in lines:
+                line.recv()
 
-        once()
-        return _median(once, repeats)
+        try:
+            once()
+            return _median(once, repeats)
+        finally:
+            for member in members:
+                member.kill()
+                member.join()
+
+
+def _members(url: str, clients: int, size: int, line: Any) -> None:
+    body = bytes(size)
+    sessions = [requests.Session() for _ in range(clients)]
+
+    def client(session: requests.Session) -> None:
+        session.get(f"{url}/small").raise_for_status()
+        with session.get(f"{url}/bytes", stream=True) as answer:
+            got = bytearray()
+            for piece in answer.iter_content(_PIECE):
+                got += piece
+        session.put(f"{url}/bytes", data=body).raise_for_status()
+        session.get(f"{url}/small").raise_for_status()
+
+    with ThreadPoolExecutor(clients) as pool:
+        while line.recv():
+            list(pool.map(client, sessions))
+            line.send("done")
 
 
 @contextmanager

@@ -1,0 +1,164 @@
+"""Clients by the hundred that train nothing: each a thread with a session of its own, fifty to a process.
+
+One process for all of them would be the slowest part of a round of a thousand: its threads take turns at one interpreter.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import requests
+
+from muster.client import Assigned, Contributed, MusterClient
+from muster.wire.plan import Plan
+
+_TOGETHER = 50  # threads of one interpreter; with five hundred a round of a thousand takes half as long again
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def processes_of(clients: int) -> int:
+    """In how many processes so many clients are: one for each core at least, if there are as many clients."""
+    return min(clients, max(os.cpu_count() or 1, clients // _TOGETHER))
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One client's part of a round. When it was assigned and when its upload was answered (POSIX seconds); how long it was told to wait."""
+
+    round: int
+    assigned: float
+    done: float
+    told: float
+
+
+class Echo:
+    """Answers every broadcast with an update of its size. Made once for all clients of a process, and finite.
+
+    Its bits are random, so that nothing on the way could make it shorter; or its values are normally distributed, as those of trained
+    weights are.
+    """
+
+    def __init__(self, plan: Plan, *, weights: bool) -> None:
+        chance = np.random.default_rng(0)
+        self._update: dict[str, Any] = {}
+        for spec in plan.manifest.update:
+            shape = [size or 0 for size in spec.shape or ()]
+            if not shape:  # the counts, by one of which the sum is divided
+                self._update[spec.path] = np.ones(shape, spec.dtype.numpy)
+            elif weights:
+                self._update[spec.path] = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+            else:
+                exponents = chance.integers(64, 190, size=shape, dtype=np.uint32) << 23
+                fractions = chance.integers(0, 1 << 23, size=shape, dtype=np.uint32)
+                self._update[spec.path] = (exponents | fractions).view(np.float32)
+
+    def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
+        """The update."""
+        return self._update
+
+
+class Crowd:
+    """The clients `0` to `clients - 1` of the population `bench`, at work while this is entered.
+
+    Args:
+      url: The coordinator's address.
+      clients: How many.
+      plan: A file with the plan whose updates they answer with.
+      weights: As for `Echo`.
+    """
+
+    def __init__(self, url: str, clients: int, plan: Path, *, weights: bool) -> None:
+        self._stop = SPAWN.Event()
+        self._out: Any = SPAWN.SimpleQueue()
+        processes = processes_of(clients)
+        self._processes = [
+            SPAWN.Process(
+                target=_members,
+                kwargs={
+                    "url": url,
+                    "numbers": range(first, clients, processes),
+                    "plan": plan,
+                    "weights": weights,
+                    "stop": self._stop,
+                    "out": self._out,
+                },
+                daemon=True,
+            )
+            for first in range(processes)
+        ]
+
+    def __enter__(self) -> Self:
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+    def check(self) -> None:
+        """Ends the benchmark if a process of clients has ended."""
+        if any(process.exitcode is not None for process in self._processes):
+            raise SystemExit("A client ended before its time")
+
+    def end(self) -> list[Contribution]:
+        """Stops all clients; what they contributed."""
+        self._stop.set()
+        found: list[Contribution] = []
+        for _ in self._processes:
+            found += self._out.get()
+        return found
+
+
+def _members(*, url: str, numbers: range, plan: Path, weights: bool, stop: Any, out: Any) -> None:
+    echo = Echo(Plan.load(plan), weights=weights)
+    contributed: list[Contribution] = []
+    ended = threading.Event()
+    with ThreadPoolExecutor(len(numbers) + 1) as pool:
+        running = [pool.submit(_member, url, str(number), echo, ended, contributed) for number in numbers]
+        told = pool.submit(stop.wait)
+        wait([told, *running], return_when=FIRST_COMPLETED)
+        if not told.done():
+            for each in running:
+                if each.done() and (error := each.exception()) is not None:
+                    traceback.print_exception(error)
+            sys.stderr.flush()
+            os._exit(1)  # past the other threads: nothing of this run is worth keeping
+        ended.set()
+    out.put(contributed)
+
+
+def _member(url: str, name: str, echo: Echo, stop: threading.Event, contributed: list[Contribution]) -> None:
+    assigned = 0.0
+
+    def tell(event: Any) -> None:
+        nonlocal assigned
+        if isinstance(event, Assigned):
+            assigned = time.time()
+        elif isinstance(event, Contributed):
+            contributed.append(Contribution(event.round, assigned, time.time(), event.retry_after))
+
+    with MusterClient(
+        url,
+        "bench",
+        lambda: 0.0,
+        client_id=name,
+        session=requests.Session(),
+        on_event=tell,
+        runtime_factory=lambda _: echo,
+    ) as client:
+        client.run(stop=stop)
