@@ -216,7 +216,19 @@ MUTATIONS = [
         "main.tf",
         r"/objects/\$\{prefix\}",
         "/objects/",
-        ("The client API may read nothing but plans and broadcasts: no checkpoint, no result, no manifest.",),
+        (
+            "The client API may read nothing but plans and broadcasts: no checkpoint, no result, no manifest.",
+            "The operator API may replace plans, which takes a delete, and delete nothing else.",
+        ),
+    ),
+    Mutation(
+        "operator API deletes results",
+        IDENTITY,
+        "../../access.json",
+        r'"results/": \["get"\]',
+        '"results/": ["get", "delete"]',
+        ("The operator API may replace plans, which takes a delete, and delete nothing else.",),
+        wave=1,
     ),
     Mutation(
         "functions reach every database",

@@ -66,6 +66,11 @@ run "by_default" {
     error_message = "The operator API must not read manifests, which say who contributed."
   }
 
+  assert {
+    condition     = google_storage_bucket_iam_member.functions["operator_api.blobs.delete"].condition[0].expression == "resource.name.startsWith(\"projects/_/buckets/b-blobs/objects/plans/\")"
+    error_message = "The operator API may replace plans, which takes a delete, and delete nothing else."
+  }
+
   # --- All of them
   assert {
     condition     = alltrue([for role in google_project_iam_custom_role.objects : length(role.permissions) == 1 && length(setsubtract(role.permissions, ["storage.objects.create", "storage.objects.delete", "storage.objects.get", "storage.objects.list"])) == 0])
