@@ -26,7 +26,7 @@ from muster.wire.enrolment import Enrolment, EnrolmentError, PrivateKey, PublicK
 from muster.wire.manifest import PlanManifest, TensorSpec
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
-from muster.wire.signatures import Signatures, SigningKey, check_signed, parse_signers
+from muster.wire.signatures import Signatures, SigningKey, parse_signers
 from muster.wire.tensors import TensorsError, decode, encode, read_header
 from support.mutation import Mutator
 from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
@@ -176,13 +176,13 @@ def decoders() -> tuple[Decoder, ...]:
     def plan(data: bytes) -> Plan:
         found = Plan.decode(data)
         assert found.encode() == data
-        check_signed(found, [signer.signer])
+        found.check_signed([signer.signer])
         found.check_complete()
         return found
 
     def signed(data: bytes) -> Any:
         found = Signatures.decode(data)
-        check_signed(Plan(sums.manifest, sums.parts, found.signatures), [signer.signer])
+        Plan(sums.manifest, sums.parts, found.signatures).check_signed([signer.signer])
         return found
 
     return (

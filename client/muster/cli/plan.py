@@ -14,7 +14,7 @@ from .failures import FAILED
 from .loading import clients_by_round, load_computation, load_function
 from .options import Data, console, quiet_tensorflow, size, write_json
 from .options import Json as JsonOption
-from .plan_show import titled, warn_of_clear_sums
+from .plan_words import titled, warn_of_clear_sums
 
 app = typer.Typer(no_args_is_help=True, help="Compile a TFF computation to a plan, look into it, sign it.")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from muster.wire.manifest import FoldKind
 
 from .options import size
-from .plan_show import leaving, signers_in_words, titled
+from .plan_words import in_words, leaving, signers_in_words, titled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,15 +119,3 @@ def write(found: DryRun, screen: Console) -> None:
         f"Downloads: the plan, {size(found.download_bytes)}, once; {size(found.broadcast_bytes)} or more each round.",
         soft_wrap=True,
     )
-
-
-def in_words(kind: Any) -> str:
-    """A type for people: `data set of {x: float32[?, 2], y: int64[]}`."""
-    from .plan_show import shape
-
-    if kind.kind == "tensor":
-        return f"{kind.dtype.value}{shape(kind.shape)}"
-    if kind.kind == "sequence":
-        return f"data set of {in_words(kind.element)}"
-    fields = (f"{field.name}: {in_words(field.type)}" if field.name else in_words(field.type) for field in kind.fields)
-    return "{" + ", ".join(fields) + "}"

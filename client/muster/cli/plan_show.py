@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import Json, Url, console, quiet_tensorflow, size, write_json
+from .plan_words import leaving, signers_in_words, titled, warn_of_clear_sums
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from muster.wire.plan import Plan
 
 
@@ -87,68 +85,5 @@ def _read(reference: str, url: str) -> tuple[Plan, int]:
     return Plan.decode(data, expected=reference), len(data)
 
 
-def signers_in_words(plan: Plan) -> list[str]:
-    """A line for each signature: whose it is and whether it holds, as far as this installation can tell."""
-    from muster.wire.signatures import verifies
-
-    if not plan.signatures:
-        return ["[yellow]not signed[/]"]
-    try:
-        return [
-            f"signed by {item.signer}"
-            if verifies(item, plan.sha256)
-            else f"[bold red]false signature[/] in the name of {item.signer}"
-            for item in plan.signatures
-        ]
-    except ImportError:
-        return [f"signed by {item.signer}, not verified: needs muster-fl\\[signing]" for item in plan.signatures]
-
-
-def leaving(manifest: Any) -> Table:
-    """The tensors that leave a device."""
-    sums = {item.path for item in manifest.clear_sums}
-    table = titled(f"What leaves a device: {_total(manifest.update)}", "tensor", "dtype", "shape", "size", "as")
-    for spec in manifest.update:
-        kind = "[bold red]secure sum, in the clear[/]" if spec.path in sums else "update"
-        table.add_row(spec.path, spec.dtype.value, shape(spec.shape), _total([spec]), kind)
-    return table
-
-
-def warn_of_clear_sums(plan: Plan) -> None:
-    """Says so, if tensors that were to be summed securely are not."""
-    if plan.manifest.sums_in_the_clear:
-        count = len(plan.manifest.clear_sums)
-        console().print(
-            f"[bold red]SUMS IN THE CLEAR[/]: {count} tensors that the computation wants summed securely are not; "
-            "the coordinator's functions see each client's.",
-            soft_wrap=True,
-        )
-
-
-def titled(title: str, *columns: str) -> Table:
-    """An empty table."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def shape(dimensions: Optional[tuple[Optional[int], ...]]) -> str:
-    """A tensor's shape for people: `[?, 10]`."""
-    if dimensions is None:
-        return "any"
-    return "[" + ", ".join("?" if each is None else str(each) for each in dimensions) + "]"
-
-
 def _values(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} ({len(bindings)})" for name, bindings in values.items() if bindings) or "nothing"
-
-
-def _total(specs: Sequence[Any]) -> str:
-    from muster.client.limits import least_bytes
-
-    known = least_bytes(tuple(specs))
-    unknown = any(spec.shape is None or None in spec.shape or spec.dtype.value == "string" for spec in specs)
-    return f"{size(known)} and more" if unknown and known else "varies" if unknown else size(known)

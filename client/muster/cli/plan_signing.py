@@ -52,13 +52,12 @@ def sign(
 def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> None:
     """Check that a plan's file is whole and signed by one of the signers; exit 1 if not."""
     from muster.wire.plan import Plan
-    from muster.wire.signatures import check_signed
 
     trusted = signers_of(signer)
     if not trusted:
         raise typer.BadParameter("say whom you trust: --signer ed25519:…", param_hint="--signer")
     plan = Plan.load(file)
-    found = check_signed(plan, trusted)
+    found = plan.check_signed(trusted)
     if as_json:
         write_json({"plan": plan.sha256, "signer": found})
     else:

@@ -12,7 +12,7 @@ from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.signatures import SIGNATURES_LIMIT, check_signed
+from muster.wire.signatures import SIGNATURES_LIMIT
 from muster.wire.tensors import Array, TensorsError, decode
 
 from .cache import BROADCAST, PLAN, Cache
@@ -105,7 +105,7 @@ class PlanStore:
         # A signature may have been added since the size was read; it is no part of what the hash vouches for.
         data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
-        check_signed(plan, self._trusted)
+        plan.check_signed(self._trusted)
         self._cache.put(download.sha256, PLAN, data)
         return plan
 
@@ -115,7 +115,7 @@ class PlanStore:
         with contextlib.suppress(ProblemError):
             if data is not None:
                 plan = Plan.decode(data, expected=sha256)
-                check_signed(plan, self._trusted)
+                plan.check_signed(self._trusted)
                 return plan
         return None
 

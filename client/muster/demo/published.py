@@ -10,7 +10,6 @@ from importlib.resources import files
 from importlib.util import find_spec
 
 from muster.wire.plan import Plan
-from muster.wire.signatures import check_signed
 
 SIGNER = "ed25519:yNTpdNTtUnBLQjEt8AdWw0BuzUZnylhSUYx9yrfKQlQ"
 SEED = 0  # drew the plan's initial weights
@@ -29,5 +28,5 @@ def published_plan() -> Plan:
       ImportError: `cryptography` is not installed.
     """
     plan = Plan.decode(files(__package__).joinpath("digits.plan").read_bytes())
-    check_signed(plan, [SIGNER])
+    plan.check_signed([SIGNER])
     return plan

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import IO, Any, Optional, Union
 
 from .manifest import Part, PlanManifest
 from .problems import ProblemError, ProblemType
-from .signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey
+from .signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
 from .tensors import Array, TensorsError, decode
 
 CONTENT_TYPE = "application/vnd.muster.plan"
@@ -40,7 +40,7 @@ def part_of(data: bytes) -> Part:
 class Plan:
     """A compiled computation. `parts` maps SHA-256 to bytes; a client's copy holds fewer parts than the manifest names.
 
-    `signatures` are in order of their signers. They may be anybody's: see `muster.wire.signatures.check_signed`.
+    `signatures` are in order of their signers. They may be anybody's: see `check_signed`.
     """
 
     manifest: PlanManifest
@@ -97,7 +97,7 @@ class Plan:
         """Reads a plan's file, and takes no byte of it that `encode` would not write.
 
         Every hash is checked, and that the archive has just the entries, dates and order of a plan; a signature's own truth
-        is for `muster.wire.signatures.check_signed`. Memory: the parts, beside `data`.
+        is for `check_signed`. Memory: the parts, beside `data`.
 
         Args:
           data: The file.
@@ -155,6 +155,37 @@ class Plan:
         if len(by_signer) > MOST_SIGNATURES:
             raise _invalid(f"Plan {self.sha256[:12]} has {MOST_SIGNATURES} signatures already, which is the most")
         return replace(self, signatures=tuple(by_signer[signer] for signer in sorted(by_signer)))
+
+    def check_signed(self, trusted: Iterable[str]) -> Optional[str]:
+        """Checks that one of the trusted signers has signed the plan, whose hashes are checked already.
+
+        Args:
+          trusted: Public keys, as `muster.wire.signatures.parse_signers` gives them; none: any plan passes.
+
+        Returns:
+          The signer that was found; None if nobody in particular is trusted.
+
+        Raises:
+          ProblemError: `plan_invalid`, with what was found in its place.
+          ImportError: `cryptography` is not installed.
+        """
+        wanted = frozenset(trusted)
+        if not wanted:
+            return None
+        theirs = [item for item in self.signatures if item.signer in wanted]
+        for item in theirs:
+            if verifies(item, self.sha256):
+                return item.signer
+        if theirs:
+            found = f"bears a signature of {theirs[0].signer} that is not of this plan"
+        elif self.signatures:
+            found = f"is signed by {', '.join(item.signer for item in self.signatures)}, none of whom is trusted here"
+        else:
+            found = "is not signed, and only signed plans are trusted here"
+        raise _invalid(
+            f"Plan {self.manifest.name} ({self.sha256[:12]}) {found}. Have a trusted signer sign it (`muster plan sign`), or trust its "
+            "signer (MUSTER_TRUSTED_SIGNERS, --signer)"
+        )
 
     def check_complete(self) -> None:
         """Checks that every part is there and that the initial state and the zero hold what the manifest declares.

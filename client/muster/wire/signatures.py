@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,7 +23,6 @@ from .problems import ProblemError, ProblemType
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from .plan import Plan
 
 MOST_SIGNATURES = 16
 SIGNATURES_LIMIT = 16 << 10  # bytes of the entry in a plan's file
@@ -179,40 +178,6 @@ def verifies(signature: Signature, sha256: str) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def check_signed(plan: Plan, trusted: Iterable[str]) -> Optional[str]:
-    """Checks that one of the trusted signers has signed the plan.
-
-    Args:
-      plan: The plan, whose hashes are checked already.
-      trusted: Public keys, as `parse_signers` gives them; none: any plan passes.
-
-    Returns:
-      The signer that was found; None if nobody in particular is trusted.
-
-    Raises:
-      ProblemError: `plan_invalid`, with what was found in its place.
-      ImportError: `cryptography` is not installed.
-    """
-    wanted = frozenset(trusted)
-    if not wanted:
-        return None
-    theirs = [item for item in plan.signatures if item.signer in wanted]
-    for item in theirs:
-        if verifies(item, plan.sha256):
-            return item.signer
-    what = f"Plan {plan.manifest.name} ({plan.sha256[:12]})"
-    if theirs:
-        found = f"bears a signature of {theirs[0].signer} that is not of this plan"
-    elif plan.signatures:
-        found = f"is signed by {', '.join(item.signer for item in plan.signatures)}, none of whom is trusted here"
-    else:
-        found = "is not signed, and only signed plans are trusted here"
-    raise ProblemError(
-        ProblemType.PLAN_INVALID,
-        f"{what} {found}. Have a trusted signer sign it (`muster plan sign`), or trust its signer (MUSTER_TRUSTED_SIGNERS, --signer)",
-    )
 
 
 def need_cryptography() -> None:

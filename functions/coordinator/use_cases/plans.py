@@ -14,7 +14,6 @@ from muster.wire.encodings import ENCODINGS
 from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.signatures import check_signed
 
 _KEPT = 32  # manifests that an instance remembers
 _KEPT_WHOLE = 4  # whole plans, each with a model or two in it
@@ -48,7 +47,7 @@ class Plans:
           ProblemError: `plan_invalid`: it is no plan, not complete, or not signed by anybody trusted.
         """
         plan = Plan.decode(data, expected=sha256)
-        check_signed(plan, self.trusted)
+        plan.check_signed(self.trusted)
         plan.check_complete()
         self._create_for_client(plan_name(sha256, for_client=True), plan.for_client())
         stored = self.blobs.create(plan_name(sha256, for_client=False), [data])
@@ -122,7 +121,7 @@ class Plans:
         if sha256 not in self._full:
             _make_room(self._full, _KEPT_WHOLE)
             plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
-            check_signed(plan, self.trusted)
+            plan.check_signed(self.trusted)
             self._full[sha256] = plan
         return self._full[sha256]
 

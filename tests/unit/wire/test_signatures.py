@@ -11,7 +11,7 @@ from support.plans import every_dtype_plan, sum_plan
 
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.signatures import Signature, Signatures, SigningKey, check_signed, parse_signers, verifies
+from muster.wire.signatures import Signature, Signatures, SigningKey, parse_signers, verifies
 
 PLAN = sum_plan()
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
@@ -19,7 +19,7 @@ KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 
 def refused(plan, *trusted):
     with pytest.raises(ProblemError) as error:
-        check_signed(plan, trusted)
+        plan.check_signed(trusted)
     assert error.value.type is ProblemType.PLAN_INVALID
     return error.value.detail
 
@@ -30,11 +30,11 @@ def test_a_signature_travels_in_both_copies_and_leaves_the_address_alone():
     for copy in (signed, signed.for_client()):
         found = Plan.decode(copy.encode(), expected=PLAN.sha256)
         assert found.signatures == signed.signatures
-        assert check_signed(found, [OTHER.signer, KEY.signer]) == KEY.signer
+        assert found.check_signed([OTHER.signer, KEY.signer]) == KEY.signer
 
 
 def test_nobody_trusted_means_any_plan():
-    assert check_signed(PLAN, []) is None
+    assert PLAN.check_signed([]) is None
 
 
 def test_a_plan_without_a_trusted_signature_is_refused():
