@@ -10,14 +10,13 @@ import random
 import re
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
-import jwt
 import pytest
 import requests
 from support import cloud
@@ -25,14 +24,14 @@ from support.cloud_tasks_double import CloudTasksDouble, Disorder
 from support.harness import POPULATION, SECRET, Harness
 from support.instances import FrontEnd, Instance
 from support.plans import sum_update
+from support.stubborn import StubbornClients
 
 from coordinator.adapters.cloud_tasks import CloudTasksQueue
 from coordinator.adapters.system import SeededChance, SystemChance, SystemClock
 from coordinator.domain import names
-from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Committed
 from muster.emulators import FirestoreEmulator, StorageEmulator
-from muster.wire.messages import CheckinRequest, CheckinResponse, TaskStatus
+from muster.wire.messages import TaskStatus
 from muster.wire.tensors import decode, encode
 
 pytestmark = [cloud.EMULATORS, pytest.mark.timeout(420)]
@@ -99,74 +98,6 @@ class Deployment:
             self.killed[instance.function] += 1
             self._peace.wait(self._chance.uniform(0.0, 0.5))
             instance.start()
-
-
-class Clients:
-    """Threads that speak the protocol, and what they know: whose update was sent, and when it was accepted."""
-
-    def __init__(self, ports: list[int]) -> None:
-        self._ports = ports
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._live, args=(client,)) for client in range(CLIENTS)]
-        self.sent: dict[RoundKey, set[int]] = defaultdict(set)
-        self.accepted: dict[RoundKey, dict[int, float]] = defaultdict(dict)
-        self.unexpected: list[str] = []
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _live(self, client: int) -> None:
-        chance = random.Random(client)  # noqa: S311  fixed on purpose
-        with requests.Session() as session:
-            session.trust_env = False
-            while not self._stop.is_set():
-                self._stop.wait(self._once(session, client, chance))
-
-    def _once(self, session: requests.Session, client: int, chance: random.Random) -> float:
-        """One check-in, and its update if it brings work; seconds to the next."""
-        body = CheckinRequest(client=f"client-{client}").encode()
-        answer = self._ask(session, "POST", f"/v1/populations/{POPULATION}:checkin", chance, data=body)
-        if answer is None or not answer.ok:
-            return 0.2
-        found = CheckinResponse.decode(answer.content).answer
-        if found.status == "wait":
-            return min(found.retry_after, 1.0)
-        claims = jwt.decode(found.token, options={"verify_signature": False})
-        key = RoundKey(claims["task"], claims["round"], claims["epoch"])
-        with self._lock:
-            self.sent[key].add(client)
-        headers = {"Authorization": f"Bearer {found.token}"}
-        for _ in range(50):
-            answer = self._ask(session, "PUT", "/v1/updates", chance, data=encode(sum_update(client)), headers=headers)
-            if answer is not None and answer.ok:
-                with self._lock:
-                    self.accepted[key].setdefault(client, time.time())
-                return min(answer.json()["retry_after"], 1.0)
-            if answer is not None and answer.status_code < 500:
-                return 0.1  # the round has closed, or the assignment has run out
-            if self._stop.wait(0.1):
-                break
-        return 0.2
-
-    def _ask(
-        self, session: requests.Session, method: str, path: str, chance: random.Random, **more: object
-    ) -> requests.Response | None:
-        port = chance.choice(self._ports)
-        try:
-            answer = session.request(method, f"http://127.0.0.1:{port}{path}", timeout=20, **more)
-        except requests.RequestException:
-            return None
-        if answer.status_code == 500:
-            self.unexpected.append(answer.text)
-        return answer
 
 
 def _post(session: requests.Session, url: str, **more: object) -> int | None:
@@ -244,7 +175,15 @@ def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_pa
         )
         ports = [instance.port for instance in deployment.instances if instance.function == "client_api"]
         pause = threading.Event()
-        with Clients(ports) as clients:
+        clients = StubbornClients(
+            CLIENTS,
+            population=POPULATION,
+            address=lambda chance: f"http://127.0.0.1:{chance.choice(ports)}",
+            update=lambda client: encode(sum_update(client)),
+            pause=0.2,
+            longest=1.0,
+        )
+        with clients:
             while h.task().status is not TaskStatus.COMPLETED:
                 assert time.monotonic() < started + LONGEST, (h.task(), double.next_due())
                 pause.wait(0.2)
@@ -278,13 +217,9 @@ def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_pa
     )
 
 
-def _checked(round_: Committed, h: Harness, clients: Clients) -> int:
+def _checked(round_: Committed, h: Harness, clients: StubbornClients) -> int:
     """The sum of a round's updates, after a look at whose they are."""
     result = decode(h.inner.blobs.read(round_.result.name))
-    ids, count = int(result["ids"]), int(result["count"])
-    counted = {client for client in range(62) if ids >> client & 1}
-    assert len(counted) == count == round_.tally.folded >= MINIMUM, round_.key
-    # A receipt that came before the round closed promises that the update counts; one without an answer may count too.
-    promised = {who for who, at in clients.accepted[round_.key].items() if at < round_.closed_at}
-    assert promised <= counted <= clients.sent[round_.key], round_.key
+    ids = int(result["ids"])
+    clients.check(round_, ids, int(result["count"]), minimum=MINIMUM)
     return ids
