@@ -33,7 +33,7 @@ class Wanted:
 
     name: str
     python: str
-    extras: tuple[str, ...] = ("signing", "tensorflow")
+    extras: tuple[str, ...] = ("signing", "tensorflow", "zstd")
     pins: tuple[str, ...] = ()
     demo: bool = False
 

@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from werkzeug.serving import make_server
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 @contextmanager
