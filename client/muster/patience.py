@@ -16,9 +16,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 SECONDS = 20.0  # that a client may let us wait for a request
 PACE = 1000.0  # bytes of a request that buy one more second
-RECEIVED = (
-    1 << 18
-)  # bytes at most; gunicorn asks for up to 1 MB of a body, and copies what is left of it for each piece that is read
+# Bytes at most. Gunicorn asks for up to 1 MB of a body, and copies what is left of it for each piece that is read.
+RECEIVED = 1 << 18
 ANSWER_SECONDS = 60.0  # for each piece of an answer, of at most 256 KB
 
 

@@ -14,12 +14,10 @@ from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
 
-CHUNK = (
-    1 << 18
-)  # bytes of an upload read at a time: a server copies what it has read further for each piece that is taken off it
-_LOOKED_AT = (
-    1 << 18
-)  # bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache
+# Bytes of an upload read at a time: a server copies what it has read further for each piece that is taken off it.
+CHUNK = 1 << 18
+# Bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache.
+_LOOKED_AT = 1 << 18
 _OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
 
 

@@ -65,9 +65,8 @@ class ClosingRounds:
         tally = tally_assignments(self.platform, round_)
         verdict = judge(round_, updates=len(known), assigned=tally.assigned, now=now)
         if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
-            verdict = (
-                Verdict.ABANDON
-            )  # a key is the round's for good; the next attempt takes the newest, whatever became of it
+            # A key is the round's for good; the next attempt takes the newest, whatever became of it.
+            verdict = Verdict.ABANDON
         if verdict is Verdict.AGGREGATE:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:
