@@ -17,7 +17,7 @@ from gunicorn.workers.gthread import ThreadWorker
 SECONDS = 20.0  # that a client may let us wait for a request
 PACE = 1000.0  # bytes of a request that buy one more second
 # Bytes at most. Gunicorn asks for up to 1 MB of a body, and copies what is left of it for each piece that is read.
-RECEIVED = 1 << 18
+RECEIVED = 1 << 17
 ANSWER_SECONDS = 60.0  # for each piece of an answer, of at most 256 KB
 
 
@@ -61,7 +61,7 @@ class PatientSocket:
         self._left = self._seconds
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """See `socket.recv`; gives 256 KB at most. Raises `SlowClientError`."""
+        """See `socket.recv`; gives 128 KB at most. Raises `SlowClientError`."""
         data: bytes = self._within(self._left, self._sock.recv, min(size, RECEIVED), *flags)
         self._left += len(data) / self._pace
         return data

@@ -79,7 +79,8 @@ resource "google_cloudfunctions2_function" "this" {
     vpc_connector_egress_settings    = var.vpc_connector == null ? null : "PRIVATE_RANGES_ONLY"
 
     # Threads of one process: as many as Cloud Run sends requests at once.
-    environment_variables = merge(local.environment, { THREADS = tostring(each.value.concurrency) }, each.value.environment)
+    # MALLOC_ARENA_MAX: the C library else keeps what each of many threads has used for a while.
+    environment_variables = merge(local.environment, { THREADS = tostring(each.value.concurrency), MALLOC_ARENA_MAX = "2" }, each.value.environment)
 
     # Only the client API makes and reads tokens.
     dynamic "secret_environment_variables" {
