@@ -28,6 +28,7 @@ LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
 _OPERATING = "operator_api"
 _REVOCATIONS_SECONDS = 30.0  # how long a revoked enrolment may go on, where a read costs
+AT_ONCE = 16  # calls to a bucket: each takes tens of milliseconds, whatever it is about
 _DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
@@ -77,6 +78,7 @@ def platform(settings: Settings) -> Platform:
         queue=_queue(settings),
         clock=SystemClock(),
         chance=SystemChance(),
+        at_once=AT_ONCE if urlsplit(settings.blobs).scheme == "gs" else 1,
     )
 
 

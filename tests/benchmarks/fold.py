@@ -107,7 +107,7 @@ class Bench:
         """A manifest's fold."""
         found = self.harness.platform.round(self.key)
         assert found is not None
-        ledger, part = Ledger(self.blobs, self.key), names.shard_part(0, 0)
+        ledger, part = Ledger(self.harness.platform, self.key), names.shard_part(0, 0)
         self.harness.app.folding._ensure(found.value, ledger, part, tuple(self.names))
 
     def after_part(self) -> None:

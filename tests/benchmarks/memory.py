@@ -96,7 +96,7 @@ def play(root: Path, clients: int, role: str) -> None:
         h.begin(goal=clients, shards=1)
     found = h.platform.round(h.key())
     assert found is not None
-    ledger = Ledger(blobs, h.key())
+    ledger = Ledger(h.platform, h.key())
     updates = [names.update_name(h.key(), 0, f"{at:032x}") for at in range(clients)]
     parts = {
         names.shard_part(0, at): tuple(updates[start : start + _CHUNK])
@@ -113,7 +113,7 @@ def play(root: Path, clients: int, role: str) -> None:
 
     def merge() -> None:
         accumulator = h.app.folding.start(sha256)
-        assert sum(h.app.folding.merge(accumulator, ledger, part).folded for part in parts) == clients
+        assert h.app.folding.merge(accumulator, ledger, list(parts)).folded == clients
 
     step: Callable[[], None] = fold if role == "aggregator" else merge
     gc.collect()  # the base is what is in use

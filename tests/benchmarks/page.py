@@ -15,7 +15,10 @@ _MARKED = "<!-- begin {name} -->\n{text}<!-- end {name} -->"
 
 def tables(results: Results) -> dict[str, str]:
     """The Markdown of each marked part, by its name."""
-    made = {name: table(results.of(name)) for name in (names.FOLD, names.CHECKINS, names.MEMORY, names.SCALE)}
+    made = {
+        name: table(results.of(name))
+        for name in (names.FOLD, names.CHECKINS, names.MEMORY, names.SCALE, names.DISTANCE)
+    }
     made[names.ROUNDS] = _rounds(results)
     made[names.PARTS] = _simple(results.of(names.PARTS), "part of a round of 2 clients", "ms")
     made[names.COLD] = _simple(results.of(names.COLD), "what starts", "seconds", note=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import checkins
 import cold
+import distance
 import flower
 import fold
 import memory
@@ -22,6 +23,7 @@ from figures import (
     CHECKINS,
     COLD,
     CPU,
+    DISTANCE,
     FLOWER,
     FLOWER_CPU,
     FLOWER_MEMORY,
@@ -35,6 +37,8 @@ from figures import (
 )
 from rounds import MEGABYTE, Case
 from support import costs
+
+from coordinator.bootstrap import AT_ONCE
 
 CPU_TARGET = 25.0  # milliseconds for a client-round at 1 MB
 _FLOOR = Case(2, 0.01, 15, 0.3)
@@ -192,6 +196,21 @@ def measure_scale(*, quick: bool) -> Iterable[Figure]:
         )
 
 
+def measure_distance(*, quick: bool) -> Iterable[Figure]:
+    """Seconds of a round's end where each call to a store takes a while."""
+    for clients in (2, 100) if quick else (2, 20, 100, 1000, 4000):
+        samples = 1 if quick else 5
+        alone = [distance.measure(clients, at_once=1) for _ in range(1 if quick else 3)]
+        yield figure(
+            DISTANCE,
+            f"{clients:,} clients",
+            [distance.measure(clients, at_once=AT_ONCE) for _ in range(samples)],
+            "s",
+            yardstick=statistics.median(alone),
+            against="one call at a time",
+        )
+
+
 def measure_cold(*, quick: bool) -> Iterable[Figure]:
     """Seconds until a function could listen."""
     for name, seconds in cold.measure(repeats=3 if quick else 5).items():
@@ -226,6 +245,7 @@ SECTIONS: dict[str, Callable[..., Iterable[Figure]]] = {
     CHECKINS: measure_checkins,
     MEMORY: measure_memory,
     SCALE: measure_scale,
+    DISTANCE: measure_distance,
     COLD: measure_cold,
     CALLS: measure_calls,
 }

@@ -238,7 +238,7 @@ class Life(RuleBasedStateMachine):
         inside = {client for client in range(62) if mask >> client & 1}
         assert len(inside) == count, "somebody was counted twice"
         assert self.must[key] <= inside <= self.sent[key]
-        ledger = Ledger(self.h.inner.blobs, key)
+        ledger = Ledger(self.h.inner, key)
         frozen = ledger.frozen()
         assert frozen is not None
         counted = [name for rest in frozen.closing.rest for name in rest]

@@ -61,7 +61,7 @@ def test_a_manifest_that_comes_after_the_closing_is_not_made(tmp_path):
 
     def freeze():
         close_round(h)
-        Ledger(h.inner.blobs, h.key()).freeze(h.round(), Tally())
+        Ledger(h.inner, h.key()).freeze(h.round(), Tally())
 
     # The fold has listed the updates and is about to make its manifest when the round closes.
     blobs = Interposed(h.inner.blobs, "create", "manifests/", freeze)
@@ -79,8 +79,8 @@ def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
     close_round(h)
     held = h.round()
     # The close is about to seal the shard when a fold that saw the round still collecting makes a manifest, folds and deletes.
-    ledger = Ledger(h.inner.blobs, held.key)
-    blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, [], chunk=2))
+    ledger = Ledger(h.inner, held.key)
+    blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, chunk=2))
     h.application(platform=replace(h.inner, blobs=blobs)).closing(held.key)
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)

@@ -286,4 +286,4 @@ def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path)
         h.upload(tokens[client], sum_update(client))
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
-    assert Ledger(h.inner.blobs, names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4
+    assert Ledger(h.inner, names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4

@@ -15,10 +15,10 @@ from muster.wire.problems import FieldError, ProblemError, ProblemType
 from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
 
 # Bytes of an upload read at a time: a server copies what it has read further for each piece that is taken off it.
-CHUNK = 1 << 18
+CHUNK = 1 << 17
 # Bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache.
 _LOOKED_AT = 1 << 18
-_OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
+OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def _range(item: ClearSum) -> tuple[int, int]:
 
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
-        return _OPEN_SIZE
+        return OPEN_SIZE
     return int(np.prod([size for size in spec.shape if size is not None], dtype=np.int64)) * spec.dtype.numpy.itemsize
 
 

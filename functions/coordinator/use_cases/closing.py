@@ -41,36 +41,32 @@ class ClosingRounds:
         found = self.platform.round(key)
         if found is None:
             return
+        ledger = Ledger(self.platform, key)
         if isinstance(found.value, Collecting):
-            found = self._judge(found, found.value)
+            found = self._judge(found, found.value, ledger)
         if found is None:
             return
         if isinstance(found.value, Aggregating):
-            self._aggregate(found, found.value)
+            self._aggregate(found, found.value, ledger)
         elif not isinstance(found.value, Collecting):
             advance(self.platform, key.task)
 
-    def _judge(self, found: Versioned[Round], round_: Collecting) -> Versioned[Round] | None:
+    def _judge(self, found: Versioned[Round], round_: Collecting, ledger: Ledger) -> Versioned[Round] | None:
         key, now = round_.key, self.platform.clock.now()
         task = self.platform.task(key.task).value
         if task.ended or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
             return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
-        ledger = Ledger(self.platform.blobs, key)
-        known: set[str] = set()
-        for shard in shards_of(round_):
-            for manifest in ledger.manifests(shard):
-                known.update(manifest.updates)
-            known.update(ledger.listed(shard))
+        updates = len(ledger.known(shards_of(round_)))
         tally = tally_assignments(self.platform, round_)
-        verdict = judge(round_, updates=len(known), assigned=tally.assigned, now=now)
+        verdict = judge(round_, updates=updates, assigned=tally.assigned, now=now)
         if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
             # A key is the round's for good; the next attempt takes the newest, whatever became of it.
             verdict = Verdict.ABANDON
         if verdict is Verdict.AGGREGATE:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:
-            reason = f"{len(known)} updates came in by the deadline; the minimum is {round_.terms.minimum}"
+            reason = f"{updates} updates came in by the deadline; the minimum is {round_.terms.minimum}"
             return self._abandon(found, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
         if verdict is Verdict.EXTEND:
             extended = self._replace(found, extend(round_, now=now))
@@ -81,9 +77,8 @@ class ClosingRounds:
             self.folding.fold_shard(key, shard)
         return None
 
-    def _aggregate(self, found: Versioned[Round], round_: Aggregating) -> None:
+    def _aggregate(self, found: Versioned[Round], round_: Aggregating, ledger: Ledger) -> None:
         key = round_.key
-        ledger = Ledger(self.platform.blobs, key)
         frozen = ledger.freeze(round_, tally_assignments(self.platform, round_))
         if frozen.closing.updates < round_.terms.minimum:
             reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {round_.terms.minimum}"

@@ -67,7 +67,7 @@ class Committing:
             task = self.platform.task(key.task).value
             if task.current != key or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
-            frozen = Ledger(self.platform.blobs, key).frozen()
+            frozen = Ledger(self.platform, key).frozen()
             if frozen is None or not self._commit(found, found.value, task, frozen):
                 return
         advance(self.platform, key.task)
@@ -75,14 +75,13 @@ class Committing:
     def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> bool:
         key, terms = round_.key, round_.terms
         accumulator = self.folding.start(terms.plan)
-        ledger, tally = Ledger(self.platform.blobs, key), frozen.tally
         try:
-            for part in frozen.closing.parts():
-                tally = tally.plus(self.folding.merge(accumulator, ledger, part))
+            merged = self.folding.merge(accumulator, Ledger(self.platform, key), frozen.closing.parts())
         except BlobNotFoundError:
             # Asked too early, or too late: the close sees to the parts that are missing.
             self.platform.enqueue(work.close(key), key)
             return False
+        tally = frozen.tally.plus(merged)
         if tally.folded < terms.minimum:
             reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
             abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())

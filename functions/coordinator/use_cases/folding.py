@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from pydantic import TypeAdapter
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey, rest_part
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
-from coordinator.domain.updates import UpdateReader, UpdateRules, all_finite, sums_tell
+from coordinator.domain.updates import OPEN_SIZE, UpdateReader, UpdateRules, all_finite, sums_tell
 from coordinator.ports import BlobNotFoundError, BlobTooLargeError
 from coordinator.use_cases import events, work
+from coordinator.use_cases.at_once import read_ahead
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
@@ -54,7 +55,9 @@ class _Made:
 
 @dataclass(frozen=True)
 class Folding:
-    """Folds updates, one part at a time in a process: its memory is that of one accumulator and one update, however many ask.
+    """Folds updates, one part at a time in a process, however many ask.
+
+    Its memory is that of one accumulator and one update, and of what is read ahead (`at_once.read_ahead`).
 
     `runtime` gives what runs the graphs of a plan whose accumulators are no proven sums; it alone needs TensorFlow.
     """
@@ -69,19 +72,20 @@ class Folding:
         found = self.platform.round(key)
         if found is None or not isinstance(found.value, Collecting):
             return
-        round_, ledger = found.value, Ledger(self.platform.blobs, key)
+        round_, ledger = found.value, Ledger(self.platform, key)
         manifests, stored = ledger.manifests(shard), set(ledger.listed(shard))
         for index, manifest in enumerate(manifests):
             # Updates are deleted once their partial is durable: where none is left, there is nothing to do any more.
             if not stored.isdisjoint(manifest.updates):
                 self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
-        while (made := ledger.freeze_chunk(shard, manifests, chunk=round_.terms.chunk)) is not None:
-            self._ensure(round_, ledger, names.shard_part(shard, len(manifests) - 1), made.updates)
+        while (made := ledger.freeze_chunk(shard, chunk=round_.terms.chunk)) is not None:
+            index, manifest = made
+            self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
 
     def fold_part(self, key: RoundKey, part: str) -> None:
         """Folds one part of a closed round; the last one to be folded calls for the commit. A repeat does nothing."""
         found = self.platform.round(key)
-        ledger = Ledger(self.platform.blobs, key)
+        ledger = Ledger(self.platform, key)
         frozen = ledger.frozen()
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
@@ -111,9 +115,10 @@ class Folding:
 
     def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None) -> None:
         terms, manifest = round_.terms, self.plans.manifest(round_.terms.plan)
+        waits = self._turn.locked()
         with self._turn:
-            if ledger.has_partial(part):
-                return  # made while this one waited
+            if waits and ledger.has_partial(part):
+                return  # made meanwhile
             rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
             # Sums tell at their end whether every update was finite. They nearly always were: then no update is read twice.
             if not terms.allow_non_finite and terms.max_update_norm is None and sums_tell(manifest):
@@ -147,28 +152,29 @@ class Folding:
         terms = round_.terms
         accumulator, before = self.start(terms.plan), Tally()
         if onto is not None:
-            before = self.merge(accumulator, ledger, onto)
+            before = self.merge(accumulator, ledger, [onto])
         bound = None if terms.max_update_norm is None else NormBound(terms.max_update_norm, terms.clip)
         reader = UpdateReader(rules)
         folded, clipped, size, dropped = 0, 0, 0, Counter[str]()
-        for name in updates:
-            try:
-                added = _add(accumulator, reader, self.platform.blobs.read(name, limit=rules.max_bytes), bound)
-            except BlobNotFoundError:
-                if ledger.has_partial(part):
-                    return None
-                dropped[MISSING] += 1
-            except BlobTooLargeError as error:
-                LOG.warning("round %s: an update was dropped: %s", round_.key, error)
-                dropped[ProblemType.TOO_LARGE.value] += 1
-            except ProblemError as problem:
-                LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
-                dropped[problem.type.value] += 1
-            else:
-                if added is None:
-                    dropped[NORM] += 1
+        with read_ahead(self.platform, updates, size=rules.max_bytes, limit=rules.max_bytes) as read:
+            for name in updates:
+                try:
+                    added = _add(accumulator, reader, read(name), bound)
+                except BlobNotFoundError:
+                    if ledger.has_partial(part):
+                        return None
+                    dropped[MISSING] += 1
+                except BlobTooLargeError as error:
+                    LOG.warning("round %s: an update was dropped: %s", round_.key, error)
+                    dropped[ProblemType.TOO_LARGE.value] += 1
+                except ProblemError as problem:
+                    LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
+                    dropped[problem.type.value] += 1
                 else:
-                    folded, clipped, size = folded + 1, clipped + added.clipped, size + added.size
+                    if added is None:
+                        dropped[NORM] += 1
+                    else:
+                        folded, clipped, size = folded + 1, clipped + added.clipped, size + added.size
         tally = Tally(folded=folded, dropped=dict(dropped), update_bytes=size, clipped=clipped)
         return _Made(accumulator, before, tally)
 
@@ -180,11 +186,22 @@ class Folding:
         full = self.plans.full(plan)
         return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self.runtime(full)).start()
 
-    def merge(self, accumulator: Accumulator, ledger: Ledger, part: str) -> Tally:
-        """Merges a partial into `accumulator`, and gives its tally. Raises `BlobNotFoundError`."""
-        data = self.platform.blobs.read(names.partial_name(ledger.key, part))
-        accumulator.merge(decode(data))
-        return _TALLY.validate_python(dict(read_header(data).notes))
+    def merge(self, accumulator: Accumulator, ledger: Ledger, parts: Sequence[str]) -> Tally:
+        """Merges partials into `accumulator`, in this order, and gives their tally. Raises `BlobNotFoundError`."""
+        tally = Tally()
+        partials = [names.partial_name(ledger.key, part) for part in parts]
+        tensors = accumulator.tensors().values()
+        size = sum(OPEN_SIZE if tensor.dtype.hasobject else tensor.nbytes for tensor in tensors)
+        with read_ahead(self.platform, partials, size=size) as read:
+            for name in partials:
+                tally = tally.plus(_merge(accumulator, read(name)))
+        return tally
+
+
+def _merge(accumulator: Accumulator, data: memoryview) -> Tally:
+    """Merges one partial. Nothing holds its bytes once this has returned."""
+    accumulator.merge(decode(data))
+    return _TALLY.validate_python(dict(read_header(data).notes))
 
 
 def _add(accumulator: Accumulator, reader: UpdateReader, data: memoryview, bound: NormBound | None) -> _Added | None:

@@ -1,9 +1,13 @@
-"""The ledger in the blob store: manifests, the closing, and the updates that are listed. Every write is create-only."""
+"""The ledger in the blob store: manifests, the closing, and the updates that are listed. Every write is create-only.
+
+What is made is never changed, so that a `Ledger` reads each manifest once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +17,8 @@ from coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chun
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Round, Tally
 from coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
+from coordinator.use_cases.at_once import for_all
+from coordinator.use_cases.records import Platform
 
 T = TypeVar("T")
 
@@ -31,52 +37,60 @@ _FROZEN: TypeAdapter[Frozen] = TypeAdapter(Frozen)
 
 @dataclass(frozen=True)
 class Ledger:
-    """One round's ledger."""
+    """One round's ledger. For one thread, and those that it starts itself, a shard each."""
 
-    blobs: Blobs
+    platform: Platform
     key: RoundKey
+    _known: dict[int, list[Manifest]] = field(default_factory=dict)
 
     def listed(self, shard: int) -> list[str]:
         """The updates of a shard that are stored now. Empty blobs are assignments given back, and no updates."""
-        return [blob.name for blob in self.blobs.list(names.updates_prefix(self.key, shard)) if blob.size]
+        return [blob.name for blob in self._blobs.list(names.updates_prefix(self.key, shard)) if blob.size]
 
-    def manifests(self, shard: int) -> list[Manifest]:
+    def manifests(self, shard: int) -> tuple[Manifest, ...]:
         """The shard's manifests so far, the seal included."""
-        found: list[Manifest] = []
-        while (manifest := self._read(_MANIFEST, names.manifest_name(self.key, shard, len(found)))) is not None:
-            found.append(manifest)
-        return found
+        known = self._known.setdefault(shard, [])
+        while not (known and known[-1].sealed):
+            manifest = self._read(_MANIFEST, names.manifest_name(self.key, shard, len(known)))
+            if manifest is None:
+                break
+            known.append(manifest)
+        return tuple(known)
 
-    def freeze_chunk(self, shard: int, manifests: list[Manifest], *, chunk: int) -> Manifest | None:
-        """Makes the shard's next manifest if a full chunk is there and the shard is not sealed.
+    def known(self, shards: Iterable[int]) -> set[str]:
+        """The updates that are counted or stored now."""
 
-        Args:
-          shard: The shard.
-          manifests: All of its manifests; the list is brought up to date if somebody else made one meanwhile.
-          chunk: Updates in a manifest.
+        def of_shard(shard: int) -> list[str]:
+            counted = [name for manifest in self.manifests(shard) for name in manifest.updates]
+            return counted + self.listed(shard)
+
+        return set(chain.from_iterable(for_all(self.platform, of_shard, shards)))
+
+    def freeze_chunk(self, shard: int, *, chunk: int) -> tuple[int, Manifest] | None:
+        """Makes the shard's next manifest of `chunk` updates; None if so many are not there, or the shard is sealed.
 
         Returns:
-          The manifest made, or None if there is none to make.
+          The manifest's index in its shard, and the manifest.
         """
+        manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
             counted = {name for manifest in manifests for name in manifest.updates}
             updates = next_chunk(self.listed(shard), counted, chunk=chunk)
             if updates is None:
                 return None
             made = Manifest(updates)
-            if self._create(_MANIFEST, names.manifest_name(self.key, shard, len(manifests)), made):
-                manifests.append(made)
-                return made
-            manifests[:] = self.manifests(shard)
+            if self._append(shard, made):
+                return len(manifests), made
+            manifests = self.manifests(shard)
         return None
 
-    def seal(self, shard: int) -> list[Manifest]:
+    def seal(self, shard: int) -> tuple[Manifest, ...]:
         """Ends the shard's manifests, so that nobody makes one after. Returns them, without the seal."""
-        while True:
+        manifests = self._so_far(shard)
+        while not (manifests and manifests[-1].sealed):
+            self._append(shard, Manifest((), sealed=True))
             manifests = self.manifests(shard)
-            if manifests and manifests[-1].sealed:
-                return manifests[:-1]
-            self._create(_MANIFEST, names.manifest_name(self.key, shard, len(manifests)), Manifest((), sealed=True))
+        return manifests[:-1]
 
     def frozen(self) -> Frozen | None:
         """The closing, if the round has one."""
@@ -88,9 +102,10 @@ class Ledger:
         if found is not None:
             return found
         shards = range(round_.terms.shards)
-        manifests = [self.seal(shard) for shard in shards]
-        listed = [name for shard in shards for name in self.listed(shard)]
-        made = Frozen(close_ledger(manifests, listed, chunk=round_.terms.chunk), tally)
+        manifests = for_all(self.platform, self.seal, shards)
+        # Listed once all are sealed: what was stored by then is counted.
+        listed = chain.from_iterable(for_all(self.platform, self.listed, shards))
+        made = Frozen(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
         if self._create(_FROZEN, names.closing_name(self.key), made):
             return made
         found = self.frozen()
@@ -110,24 +125,40 @@ class Ledger:
 
     def has_partial(self, part: str) -> bool:
         """Whether the part is folded and durable."""
-        return self.blobs.stat(names.partial_name(self.key, part)) is not None
+        return self._blobs.stat(names.partial_name(self.key, part)) is not None
 
     def missing(self, parts: Collection[str]) -> list[str]:
         """Those of `parts` that are not folded yet, by one listing."""
         prefix = names.partials_prefix(self.key)
-        stored = {blob.name.removeprefix(prefix) for blob in self.blobs.list(prefix)}
+        stored = {blob.name.removeprefix(prefix) for blob in self._blobs.list(prefix)}
         return [part for part in parts if part not in stored]
+
+    @property
+    def _blobs(self) -> Blobs:
+        return self.platform.blobs
+
+    def _so_far(self, shard: int) -> tuple[Manifest, ...]:
+        """The shard's manifests that are known; a look if none was had yet."""
+        return tuple(self._known[shard]) if shard in self._known else self.manifests(shard)
+
+    def _append(self, shard: int, manifest: Manifest) -> bool:
+        """Makes the shard's next manifest behind all that are known; False if somebody else has made it."""
+        known = self._known.setdefault(shard, [])
+        created = self._create(_MANIFEST, names.manifest_name(self.key, shard, len(known)), manifest)
+        if created:
+            known.append(manifest)
+        return created
 
     def _read(self, adapter: TypeAdapter[T], name: str) -> T | None:
         try:
-            return adapter.validate_json(bytes(self.blobs.read(name)))
+            return adapter.validate_json(bytes(self._blobs.read(name)))
         except BlobNotFoundError:
             return None
         except ValidationError as error:
             raise StoreError(f"{name} can't be read: {error}") from error
 
     def _create(self, adapter: TypeAdapter[T], name: str, value: T) -> bool:
-        return self.blobs.create(name, [adapter.dump_json(value)]).created
+        return self._blobs.create(name, [adapter.dump_json(value)]).created
 
 
 def stored_contributions(blobs: Blobs) -> Iterator[tuple[RoundKey, BlobInfo]]:

@@ -11,6 +11,7 @@ from coordinator.domain import names, slots
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Round, Tally
 from coordinator.domain.tasks import Task
+from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.records import Platform
 
 _KEPT = 10_000  # populations or rounds that an instance remembers
@@ -97,15 +98,22 @@ def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:
 
 def read_shards(platform: Platform, round_: Round) -> list[int]:
     """How many updates each shard's counter says there are: a hint."""
-    return [fields.get("updates", 0) for fields in _counters(platform, names.shards_path(round_.key), round_)]
+    return [_updates(fields) for fields in _counters(platform, names.shards_path(round_.key), round_)]
 
 
 def tally_assignments(platform: Platform, round_: Round) -> Tally:
     """What the counters say of a round's assignments."""
-    tally = Tally(reported=sum(read_shards(platform, round_)))
-    for fields in read_tickets(platform, round_):
+    collections = (names.shards_path(round_.key), names.tickets_path(round_.key))
+    shards, tickets = for_all(platform, lambda collection: _counters(platform, collection, round_), collections)
+    tally = Tally(reported=sum(map(_updates, shards)))
+    for fields in tickets:
         tally = tally.plus(Tally(assigned=slots.assigned(fields), failed=slots.failures(fields)))
     return tally
+
+
+def _updates(fields: Mapping[str, int]) -> int:
+    """What a shard's counter says."""
+    return fields.get("updates", 0)
 
 
 def _counters(platform: Platform, collection: str, round_: Round) -> list[Mapping[str, int]]:

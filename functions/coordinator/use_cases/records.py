@@ -37,7 +37,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Platform:
-    """The ports, as one argument. `direct` is None where clients can't reach the store."""
+    """The ports, as one argument.
+
+    `direct` is None where clients can't reach the store. `at_once` is how many calls to the stores one piece of work may have under
+    way at a time: several where each crosses a network.
+    """
 
     documents: Documents
     blobs: Blobs
@@ -45,6 +49,7 @@ class Platform:
     clock: Clock
     chance: Chance
     direct: DirectUploads | None = None
+    at_once: int = 1
 
     @cached_property
     def tasks(self) -> Records[Task]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey
@@ -10,6 +11,7 @@ from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committe
 from coordinator.domain.tasks import Task
 from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, join_population, leave_population
+from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.ledgers import shards_of, stored_contributions
 from coordinator.use_cases.records import Platform, UnreadableError
@@ -34,13 +36,13 @@ class Sweeping:
         if found is None or isinstance(found.value, Collecting | Aggregating):
             return
         ended, blobs = found.value, self.platform.blobs
-        gone = [blob.name for shard in shards_of(ended) for blob in blobs.list(names.updates_prefix(key, shard))]
-        gone += [blob.name for blob in blobs.list(names.partials_prefix(key))]
+        prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)] + [names.partials_prefix(key)]
+        listed = for_all(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
+        gone = list(chain.from_iterable(listed))
         blobs.delete(gone + self._outputs(ended))
         self.platform.documents.delete(names.pseudonym_key_path(key))
-        for shard in shards_of(ended):
-            self.platform.documents.delete(names.ticket_path(key, shard))
-            self.platform.documents.delete(names.shard_path(key, shard))
+        counters = [path(key, shard) for shard in shards_of(ended) for path in (names.ticket_path, names.shard_path)]
+        for_all(self.platform, self.platform.documents.delete, counters)
         if ended.terms.shards > 1:
             self.platform.documents.delete(names.looks_path(key))
 
