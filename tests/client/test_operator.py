@@ -44,7 +44,7 @@ def test_a_task_from_its_plan_to_its_checkpoints(harness: Harness, operator: Ope
         harness.upload(assignment.token, {**_update(client)})
         harness.settle()
     assert operator.task("sum").status is TaskStatus.COMPLETED
-    assert [view.spec.name for view in operator.tasks()] == ["sum"]
+    assert [view.spec.name for view in operator.tasks().tasks] == ["sum"]
     assert [view.round for view in operator.rounds("sum", page=2)] == [1, 2, 3]
     assert [view.version for view in operator.checkpoints("sum")] == [0, 1, 2, 3]
     assert int(operator.download_checkpoint("sum", 3)["total"]) == 1 + 2 + 4

@@ -130,7 +130,7 @@ def test_says_so_where_an_operator_pauses_the_task(coordinator: LocalCoordinator
     with Operator(coordinator.url) as operator:
 
         def pause() -> None:
-            operator.pause(operator.tasks()[-1].spec.name)
+            operator.pause(operator.tasks().tasks[-1].spec.name)
 
         outcome = muster.smoke.run(coordinator.url, **FAST, on_step=after("TensorFlow loads here", pause))
     step = failure(outcome)
@@ -143,10 +143,10 @@ def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) 
         raise KeyboardInterrupt
 
     with Operator(coordinator.url) as operator:
-        before = {view.spec.name for view in operator.tasks()}
+        before = {view.spec.name for view in operator.tasks().tasks}
         with pytest.raises(KeyboardInterrupt):
             muster.smoke.run(coordinator.url, on_step=after("task made", interrupt))
-        (left,) = [view for view in operator.tasks() if view.spec.name not in before]
+        (left,) = [view for view in operator.tasks().tasks if view.spec.name not in before]
     assert left.status is TaskStatus.CANCELLED
 
 

@@ -10,7 +10,7 @@ from support.plans import sum_update
 
 from coordinator.domain import names
 from coordinator.domain.names import RoundKey
-from muster.wire.messages import CheckinRequest, TaskPolicy, TaskSpec
+from muster.wire.messages import CheckinRequest, TaskList, TaskPolicy, TaskSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
 
@@ -109,3 +109,18 @@ def test_a_tick_looks_after_all_other_tasks_and_then_says_which_it_could_not_rea
         h.ask("POST", "/internal/tick")
     h.deliver_all()
     assert h.app.platform.round(key).value.phase == "COMMITTED"
+
+
+@pytest.mark.parametrize("path", [names.task_path("later"), names.round_path(RoundKey("later", 1, 0))])
+def test_a_task_that_can_not_be_read_hides_no_other(path, tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2)
+    h.create_task("later", goal=2)
+    h.deliver_all()
+    found = h.inner.documents.get(path)
+    h.inner.documents.replace(path, {**found.data, "schema_version": 2}, version=found.version)
+    h.restart()
+    assert {h.assigned(client).task for client in range(2)} == {TASK}
+    assert h.checkin("late").status == "wait"
+    listed = TaskList.decode(h.ask("GET", "/v1/tasks"))
+    assert ([task.spec.name for task in listed.tasks], listed.unreadable) == ([TASK], ("later",))

@@ -14,6 +14,8 @@ from .options import DEFAULT_URL, Token, Url, console, write_json
 from .options import Json as JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from muster.wire.messages import TaskView
     from muster.wire.plan import Plan
 
@@ -109,15 +111,23 @@ def create(
 @app.command("list")
 def list_tasks(*, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """List all tasks."""
-    from rich.table import Table
-
     from muster.operator import Operator
 
     with Operator(url, token=token) as operator:
-        views = operator.tasks()
+        found = operator.tasks()
     if as_json:
-        write_json([view.to_dict() for view in views])
-        return
+        write_json([view.to_dict() for view in found.tasks])
+    else:
+        _show_tasks(found.tasks)
+    if found.unreadable:
+        names = ", ".join(found.unreadable)
+        why = "which the coordinator can't read: a newer version of Muster wrote it, most likely, and can"
+        typer.echo(f"Not shown: {names}, {why}.", err=True)
+
+
+def _show_tasks(views: Sequence[TaskView]) -> None:
+    from rich.table import Table
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("task", "population", "plan", "status", "rounds", "current"):
         table.add_column(column, overflow="fold")

@@ -93,9 +93,9 @@ class Operator:
         )
         return self._transport.call("POST", "/v1/tasks", message=spec, answer=TaskView)
 
-    def tasks(self) -> tuple[TaskView, ...]:
+    def tasks(self) -> TaskList:
         """All tasks, by name."""
-        return self._transport.call("GET", "/v1/tasks", answer=TaskList).tasks
+        return self._transport.call("GET", "/v1/tasks", answer=TaskList)
 
     def task(self, name: str) -> TaskView:
         """One task with its current round."""

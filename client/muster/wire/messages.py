@@ -266,9 +266,10 @@ class TaskView(Answer):
 
 
 class TaskList(Answer):
-    """All tasks, by name."""
+    """All tasks, by name; and the names of those that the coordinator can't read, as a newer version of it wrote them."""
 
     tasks: tuple[TaskView, ...]
+    unreadable: tuple[str, ...] = ()
 
 
 class RoundList(Answer):

@@ -12,7 +12,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Round, Tally
 from coordinator.domain.tasks import Task
 from coordinator.use_cases.at_once import for_all
-from coordinator.use_cases.records import Platform
+from coordinator.use_cases.records import Platform, UnreadableError
 
 _KEPT = 10_000  # populations or rounds that an instance remembers
 
@@ -47,7 +47,7 @@ class OpenRounds:
         self._rounds: dict[RoundKey, tuple[float, Round | None]] = {}
 
     def of(self, population: str) -> list[Standing]:
-        """The population's tasks."""
+        """The population's tasks that can be read. Raises `UnreadableError` if there are some and none can be."""
         now = self._platform.clock.now()
         with self._lock:
             kept = self._populations.get(population)
@@ -80,14 +80,21 @@ class OpenRounds:
         return value
 
     def _read(self, population: str) -> list[Standing]:
-        standings = []
+        standings: list[Standing] = []
+        unread: UnreadableError | None = None
         for member in self._platform.documents.list(names.population_tasks_path(population)):
-            found = self._platform.tasks.get(names.task_path(member.id))
-            if found is None or found.value.ended:
+            try:
+                found = self._platform.tasks.get(names.task_path(member.id))
+                if found is None or found.value.ended:
+                    continue
+                task = found.value
+                round_ = self.fresh_round(task.current) if task.current is not None else None
+            except UnreadableError as error:
+                unread = error  # the population's other tasks go on
                 continue
-            task = found.value
-            round_ = self.fresh_round(task.current) if task.current is not None else None
             standings.append(Standing(task, round_, [] if round_ is None else read_tickets(self._platform, round_)))
+        if unread is not None and not standings:
+            raise unread
         return standings
 
 

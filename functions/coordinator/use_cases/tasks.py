@@ -20,7 +20,7 @@ from coordinator.use_cases import work
 from coordinator.use_cases.advance import abandon_current, advance, join_population, leave_population
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.plans import Plans
-from coordinator.use_cases.records import Platform
+from coordinator.use_cases.records import Platform, UnreadableError
 from coordinator.use_cases.variants import Variant, Variants
 from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
@@ -88,8 +88,14 @@ class Tasks:
         return self._view(task)
 
     def list(self) -> TaskList:
-        """All tasks, by name."""
-        return TaskList(tasks=tuple(self._view(found.value) for found in self.platform.tasks.list("tasks")))
+        """All tasks, by name. One that can't be read hides no other."""
+        views, unreadable = [], []
+        for document in self.platform.documents.list("tasks"):
+            try:
+                views.append(self._view(self.platform.tasks.read(document).value))
+            except UnreadableError:
+                unreadable.append(document.id)
+        return TaskList(tasks=tuple(views), unreadable=tuple(unreadable))
 
     def get(self, name: str) -> TaskView:
         """One task."""

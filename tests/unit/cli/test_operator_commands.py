@@ -13,7 +13,7 @@ from support.harness import Harness
 from support.plans import sum_plan
 from support.served import served
 from typer.testing import CliRunner
-from werkzeug.wrappers import Request
+from werkzeug.wrappers import Request, Response
 
 from coordinator.adapters.operators import parse_operators
 from coordinator.domain.operators import Role
@@ -107,12 +107,20 @@ def test_only_a_json_web_token_is_shown_to_cloud_run_too(token: str, sent: str |
     seen: list[Request] = []
 
     def answer(request: Request) -> Any:
-        from werkzeug.wrappers import Response
-
         seen.append(request)
         return Response('{"tasks": []}', content_type="application/json")
 
     with served(Request.application(answer)) as address, Operator(address, token=token) as operator:
-        assert operator.tasks() == ()
+        assert operator.tasks().tasks == ()
     assert seen[0].headers["Authorization"] == f"Bearer {token}"
     assert seen[0].headers.get("X-Serverless-Authorization") == sent
+
+
+def test_a_list_says_which_tasks_the_coordinator_could_not_read() -> None:
+    application = Request.application(
+        lambda _: Response('{"tasks": [], "unreadable": ["later"]}', content_type="application/json")
+    )
+    with served(application) as address:
+        shown = run("task", "list", "--url", address)
+        assert "Not shown: later" in shown.stderr
+        assert run("task", "list", "--url", address, "--json").stdout == "[]\n"
