@@ -42,6 +42,7 @@ def demo(
     Compiles a TFF FedAvg process (where there is no TFF, takes the compiled and signed one that travels with Muster), starts the coordinator and the clients, kills a client in mid-round and later the whole
     coordinator, and goes on. Leaves metrics.csv, accuracy.png, the checkpoints and the final weights.
     """
+    from muster.cli import main
     from muster.demo.play import Options, play
     from muster.demo.report import paragraph
     from muster.demo.screen import Screen
@@ -52,6 +53,7 @@ def demo(
         story = play(
             Options(clients=clients, rounds=rounds, out=out, seed=seed, published=published, emulators=emulators),
             screen,
+            command=main,
         )
         seconds = screen.elapsed
     screen.console.print()

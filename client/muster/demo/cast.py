@@ -50,12 +50,14 @@ class Cast:
       folder: Where each client's data and log go.
       url: The coordinator's address.
       parts: The clients' data.
+      command: What each of them runs `muster client run` with.
     """
 
-    def __init__(self, folder: Path, *, url: str, parts: Sequence[Digits]) -> None:
+    def __init__(self, folder: Path, *, url: str, parts: Sequence[Digits], command: member.Command) -> None:
         self.folder = folder
         self._url = url
         self._parts = parts
+        self._command = command
         self._told: queue.Queue[Told] = queue.Queue()
         self._processes: dict[str, BaseProcess] = {}
         self._readers: list[Thread] = []
@@ -123,7 +125,7 @@ class Cast:
         process = _CONTEXT.Process(
             target=member.run,
             name=client,
-            args=(arguments, environment),
+            args=(self._command, arguments, environment),
             kwargs={"tell": theirs, "log": log.absolute()},
             daemon=True,
         )

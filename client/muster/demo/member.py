@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -9,14 +10,19 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Callable
 
 READY = "Ready"
+Command = Callable[[Sequence[str]], None]  # does what `muster` does with these arguments
 
 
-def run(arguments: Sequence[str], environment: Mapping[str, str], *, tell: Connection, log: Path) -> None:
+def run(
+    command: Command, arguments: Sequence[str], environment: Mapping[str, str], *, tell: Connection, log: Path
+) -> None:
     """Runs the client until it is ended; what a `multiprocessing` process calls.
 
     Args:
+      command: The command line.
       arguments: What follows `muster client run`.
       environment: Set before anything else.
       tell: The end of a pipe that gets `{"event": "Ready", "started_by": …}` (a process id) and then what `muster client run --json` writes, as lines of JSON.
@@ -25,13 +31,10 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], *, tell: Conne
     os.environ.update(environment)
     _redirect(tell, log)
     _end_with_parent()
-    from muster.cli import main
-    from muster.cli.options import write_json
-
     from . import template  # noqa: F401  already there after a fork, imported now after a spawn
 
-    write_json({"event": READY, "started_by": os.getppid()})
-    main(["client", "run", "--json", "--threads", "1", *arguments])
+    sys.stdout.write(json.dumps({"event": READY, "started_by": os.getppid()}) + "\n")
+    command(["client", "run", "--json", "--threads", "1", *arguments])
 
 
 def _redirect(tell: Connection, log: Path) -> None:

@@ -19,7 +19,7 @@ from .cast import ENDED, Cast, Told
 from .compiling import Compilation
 from .data import Score, Split, load, score, split
 from .folder import Folder
-from .member import READY
+from .member import READY, Command
 from .published import SEED, SIGNER, published_plan, tff_is_here
 from .report import Kill, Story, draw
 from .screen import Screen, Standing
@@ -47,8 +47,13 @@ class Options:
     emulators: bool = False  # of Firestore and Cloud Storage, in the place of the embedded store
 
 
-def play(options: Options, screen: Screen) -> Story:
+def play(options: Options, screen: Screen, *, command: Command) -> Story:
     """Runs the demo. Every process that it started is gone when it returns or raises.
+
+    Args:
+      options: What the user chose.
+      screen: What the user sees.
+      command: What the clients' processes run `muster client run` with.
 
     Raises:
       DemoError, CompilationError, ForeignFolderError, StartError, EmulatorError: what each of them says.
@@ -74,7 +79,7 @@ def play(options: Options, screen: Screen) -> Story:
         if coordinator.emulated:
             listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
             screen.line(f"Its state and blobs are in Google's services, emulated here: {listening}")
-        cast = stack.enter_context(Cast(folder.clients, url=coordinator.url, parts=parts.clients))
+        cast = stack.enter_context(Cast(folder.clients, url=coordinator.url, parts=parts.clients, command=command))
         if compiling is not None:
             compiling.wait()
         plan = Plan.load(folder.plan)
