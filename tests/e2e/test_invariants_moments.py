@@ -87,6 +87,22 @@ def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
     assert ledger.frozen().closing.shards == (1,)
 
 
+@pytest.mark.parametrize(("method", "prefix"), [("list", "updates/"), ("read", "manifests/")])
+def test_updates_that_are_folded_while_the_close_counts_them_count_towards_the_minimum(method, prefix, tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=5, minimum=2, chunk=2, rounds=2, round_seconds=100)
+    contribute(h, 0, 1)
+    key = h.key()
+    h.queue.held = [held for held in h.queue.held if held.work.kind != "fold"]
+    h.clock.advance(101)
+    blobs = Interposed(h.inner.blobs, method, prefix, lambda: h.app.folding.fold_shard(key, 0))
+    h.application(platform=replace(h.inner, blobs=blobs)).closing(key)
+    assert h.blobs("updates/") == []
+    h.deliver_all()
+    assert int(h.result(1)["ids"]) == total(0, 1)
+    assert h.abandoned() == []
+
+
 def test_an_aggregator_that_finds_its_updates_folded_by_another_lets_it_be(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=4, chunk=2, rounds=2)

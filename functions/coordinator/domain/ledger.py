@@ -20,6 +20,29 @@ class Manifest:
     sealed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ShardContents:
+    """A shard's manifests at a moment, and the names of the updates that were stored in it."""
+
+    manifests: tuple[Manifest, ...]
+    stored: frozenset[str]
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """The updates in its manifests, stored or folded."""
+        return frozenset(name for manifest in self.manifests for name in manifest.updates)
+
+    @property
+    def updates(self) -> int:
+        """How many updates came in."""
+        return len(self.counted | self.stored)
+
+    def can_fold(self, *, chunk: int) -> bool:
+        """Whether a full chunk waits for its manifest, or a manifest's updates wait for their fold."""
+        counted = self.counted
+        return not self.stored.isdisjoint(counted) or len(self.stored - counted) >= chunk
+
+
 def next_chunk(listed: Collection[str], counted: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
     """The names of a shard's next manifest, or None while there is no full chunk."""
     pending = sorted(set(listed).difference(counted))

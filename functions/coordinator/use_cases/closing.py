@@ -21,12 +21,13 @@ from coordinator.domain.rounds import (
 from coordinator.ports import ConflictError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import advance, schedule_close
+from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Ledger, shards_of
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.records import Platform, Versioned
 
-_AT_ONCE = 4  # parts that are folded here rather than by work of their own: a hop through the queue costs as much
+_FOLDED_HERE = 4  # parts or shards, rather than by work of their own: a hop through the queue costs as much
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class ClosingRounds:
         if task.ended or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
             return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
-        updates = len(ledger.known(shards_of(round_)))
+        contents = ledger.all_contents(shards_of(round_))
+        updates = sum(shard.updates for shard in contents)
         tally = tally_assignments(self.platform, round_)
         verdict = judge(round_, updates=updates, assigned=tally.assigned, now=now)
         if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
@@ -73,7 +75,15 @@ class ClosingRounds:
             if extended is not None:
                 schedule_close(self.platform, extended.value)
             return None
-        for shard in shards_of(round_):
+        foldable = [shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk)]
+        if len(foldable) > _FOLDED_HERE:
+            for_all(
+                self.platform,
+                lambda shard: self.platform.enqueue(work.fold_shard(key, shard), key, hint=str(shard)),
+                foldable,
+            )
+            return None
+        for shard in foldable:
             self.folding.fold_shard(key, shard)
         return None
 
@@ -88,9 +98,10 @@ class ClosingRounds:
                 advance(self.platform, key.task)
             return
         missing = ledger.missing(frozen.closing.parts())
-        if len(missing) > _AT_ONCE:
-            for part in missing:
-                self.platform.enqueue(work.fold_part(key, part), key, hint=part)
+        if len(missing) > _FOLDED_HERE:
+            for_all(
+                self.platform, lambda part: self.platform.enqueue(work.fold_part(key, part), key, hint=part), missing
+            )
             return
         for part in missing:
             self.folding.ensure_part(round_, ledger, frozen, part)

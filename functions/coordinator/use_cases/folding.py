@@ -73,10 +73,10 @@ class Folding:
         if found is None or not isinstance(found.value, Collecting):
             return
         round_, ledger = found.value, Ledger(self.platform, key)
-        manifests, stored = ledger.manifests(shard), set(ledger.listed(shard))
-        for index, manifest in enumerate(manifests):
+        held = ledger.contents(shard)
+        for index, manifest in enumerate(held.manifests):
             # Updates are deleted once their partial is durable: where none is left, there is nothing to do any more.
-            if not stored.isdisjoint(manifest.updates):
+            if not held.stored.isdisjoint(manifest.updates):
                 self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
         while (made := ledger.freeze_chunk(shard, chunk=round_.terms.chunk)) is not None:
             index, manifest = made
@@ -90,8 +90,8 @@ class Folding:
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
         self.ensure_part(found.value, ledger, frozen, part)
-        # The parts left over at the close are folded last, and about at once: while one is missing, a look or two tell.
-        rest = [rest_part(index) for index in range(len(frozen.closing.rest))]
+        # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
+        rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
         if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
             self.platform.enqueue(work.commit(key), key)
 

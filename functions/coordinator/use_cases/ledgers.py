@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from coordinator.domain import names
-from coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
+from coordinator.domain.ledger import Closing, Manifest, ShardContents, close_ledger, next_chunk
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Round, Tally
 from coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
@@ -57,14 +57,15 @@ class Ledger:
             known.append(manifest)
         return tuple(known)
 
-    def known(self, shards: Iterable[int]) -> set[str]:
-        """The updates that are counted or stored now."""
+    def contents(self, shard: int) -> ShardContents:
+        """What the shard holds."""
+        # Listed first: an update that is folded and deleted after its manifest was looked for would be in neither.
+        stored = frozenset(self.listed(shard))
+        return ShardContents(self.manifests(shard), stored)
 
-        def of_shard(shard: int) -> list[str]:
-            counted = [name for manifest in self.manifests(shard) for name in manifest.updates]
-            return counted + self.listed(shard)
-
-        return set(chain.from_iterable(for_all(self.platform, of_shard, shards)))
+    def all_contents(self, shards: Iterable[int]) -> list[ShardContents]:
+        """What each of `shards` holds."""
+        return for_all(self.platform, self.contents, shards)
 
     def freeze_chunk(self, shard: int, *, chunk: int) -> tuple[int, Manifest] | None:
         """Makes the shard's next manifest of `chunk` updates; None if so many are not there, or the shard is sealed.

@@ -132,3 +132,19 @@ def test_a_close_reads_each_manifest_once_and_counts_every_update(at_once, tmp_p
     h.settle()
     assert [ended.tally.folded for ended in h.committed()] == [40]
     assert int(h.result(1)["ids"]) == (1 << 40) - 1
+
+
+@pytest.mark.parametrize(("shards", "folded_here"), [(3, True), (12, False)])
+def test_a_tick_folds_a_few_shards_itself_and_has_others_fold_many(shards, folded_here, tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=200, shards=shards, chunk=2)
+    for client in range(60):
+        h.upload(h.assigned(client).token, sum_update(client))
+    h.queue.held.clear()  # all messages are lost
+    h.tick()
+    folds = [held.work.payload["shard"] for held in h.queue.held if held.work.kind == "fold"]
+    assert folds == [] if folded_here else len(folds) == len(set(folds)) > 4
+    h.deliver_all()
+    assert len(h.blobs("updates/")) <= shards
+    h.tick()
+    assert [held for held in h.queue.held if held.work.kind == "fold"] == []
