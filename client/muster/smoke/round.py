@@ -118,7 +118,8 @@ class _Smoke:
             # Not /healthz: Google's front end before Cloud Run keeps that path for itself.
             notes.append(_version(self._client))
         with self._list.step("operator API answers and lets you in", hints=advice.OPERATOR_API) as notes:
-            notes.append(f"{len(self._operator.tasks().tasks)} tasks")
+            count = len(self._operator.tasks().tasks)
+            notes.append(f"{count} task{'s' * (count != 1)}")
 
     def _open(self) -> None:
         plan = smoke_plan() if self._signing_key is None else smoke_plan().signed(self._signing_key)

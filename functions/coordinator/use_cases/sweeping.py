@@ -100,11 +100,11 @@ class Sweeping:
                 if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
                     stray = replace(task, number=key.number, epoch=key.epoch)
                     abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
-                if not (task.ended and self._is_settled(round_.value)):
+                if not self._is_settled(round_.value):
                     self.sweep(key)
 
     def _is_settled(self, round_: Round) -> bool:
-        """Whether a round of an ended task has been swept, and nobody can still be at work on it: then it costs no more lists.
+        """Whether a round has been swept, and nobody can still be at work on it: then it costs no more lists.
 
         The key of its clients' names goes after its blobs have gone. What comes later than all that, `_remove_orphans` finds.
         """
