@@ -44,9 +44,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died i
 _STEADY = 30.0  # seconds of life after which a death is no longer one of a row
 _TAIL = 2000  # characters of a log that an error shows
 _EMULATED_QUEUE = "emulated-queue.db"  # not the folder's own, which goes with the folder's own state
-_LOCAL_CACHE = (
-    0.05  # seconds; a read costs microseconds, but a round of many shards takes many, and check-ins come by the hundred
-)
+# Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins come by the hundred.
+_LOCAL_CACHE = 0.05
 _CLOUD_CACHE = 1.0  # seconds that an instance trusts its reading of a round, where a read is a call over the network
 
 

@@ -17,9 +17,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from coordinator.adapters.google_calls import PATIENCE, harmless, translated
 from coordinator.ports import Clock, StoreError, Work
 
-_DISPATCH_DEADLINE = (
-    1800  # seconds that a delivery may take: the most there is; a function that dies is noticed at once
-)
+# Seconds that a delivery may take: the most there is; a function that dies is noticed at once.
+_DISPATCH_DEADLINE = 1800
 _LONGEST_DELAY = 29 * 86400.0  # seconds; the service refuses more than 30 days
 _LONGEST_NAME = 400  # characters, of the service's 500
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")

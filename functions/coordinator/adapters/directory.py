@@ -26,9 +26,8 @@ from coordinator.ports import (
     UnavailableError,
 )
 
-_MARK = (
-    "~"  # ends the name of every file: no name may hold it, so a blob `a` and a folder of blobs `a/…` live side by side
-)
+# Ends the name of every file: no name may hold it, so a blob `a` and a folder of blobs `a/…` live side by side.
+_MARK = "~"
 _STALE = 3600.0  # seconds without a write after which nobody can still be writing a temporary file
 _COMPARED = 1 << 20  # bytes at a time
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})

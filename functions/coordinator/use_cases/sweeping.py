@@ -18,9 +18,8 @@ from coordinator.use_cases.records import Platform, UnreadableError
 from muster.wire.messages import TaskStatus
 
 _SWEPT_AGAIN = 3  # rounds behind the current one that every tick sweeps: a late request may have left something there
-_STILL_AT_WORK = (
-    7200.0  # seconds after its end in which a round may still be worked on; a function's request takes 3600 at most
-)
+# Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
+_STILL_AT_WORK = 7200.0
 
 
 @dataclass(frozen=True)
