@@ -29,6 +29,38 @@ fi
 is_usable() { "$@" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; }
 is_311() { "$@" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; }
 
+# Runs pip with a line now and then of how far it is, or one that counts on a terminal. All that pip says is in a log, whose end is
+# shown if it fails.
+install_counted() { # how many packages, if that is known; then pip's arguments
+  local total=$1 log=.venv/pip.log
+  shift
+  if ! .venv/bin/python -u -m pip install --disable-pip-version-check --progress-bar off "$@" 2>&1 | tee "$log" | count_packages "$total"; then
+    tail -n 20 "$log" >&2
+    say "pip could not install the packages; $log has all that it said. Run make again once that is mended: it goes on from here."
+    exit 1
+  fi
+}
+
+count_packages() { # how many, if that is known; reads what pip says
+  local total=${1:+ of $1} count=0 line
+  while read -r line; do
+    case $line in
+      "Collecting "* | "Processing "*)
+        count=$((count + 1))
+        if [[ -t 2 ]]; then
+          printf '\r  %s packages fetched' "$count$total" >&2
+        elif ((count % 24 == 0)); then
+          say "  $count$total packages fetched"
+        fi
+        ;;
+      "Installing collected packages"*)
+        if [[ -t 2 ]]; then printf '\n' >&2; fi
+        say "  putting them into place …"
+        ;;
+    esac
+  done
+}
+
 find_python() { # test, then candidates
   local test=$1 candidate
   shift
@@ -81,7 +113,7 @@ if [[ -z $python_311 ]]; then
   say "TensorFlow Federated is left out: it runs on Linux x86-64 with Python 3.11, and $why. The demo takes a plan that was compiled and signed elsewhere."
   say "Making .venv with $("$base" --version) and the newest TensorFlow that it has (about 600 MB to fetch; a minute or several) …"
   "$base" -m venv --clear .venv
-  .venv/bin/python -m pip install --disable-pip-version-check --quiet --editable '.[demo,server,signing,tensorflow]' >&2
+  install_counted "" --editable '.[demo,server,signing,tensorflow]'
   printf '%s\n' "$wanted_light" >$stamp
   say "The environment is ready, without TensorFlow Federated: .venv/bin/muster --help"
   exit 0
@@ -94,9 +126,7 @@ fi
 
 if ! holds $packages "$wanted_packages"; then
   say "Installing $(grep -c == requirements/all.txt) pinned packages into .venv (about 700 MB to fetch; a minute or several) …"
-  bar=on
-  [[ -t 2 ]] || bar=off
-  .venv/bin/python -m pip install --disable-pip-version-check --no-deps --progress-bar "$bar" -r requirements/all.txt >&2
+  install_counted "$(grep -c == requirements/all.txt)" --no-deps -r requirements/all.txt
   printf '%s\n' "$wanted_packages" >$packages
 fi
 say "Installing Muster itself …"

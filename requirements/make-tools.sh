@@ -11,6 +11,7 @@ wanted=$({ cat requirements/tools.txt; pwd; } | sha256sum | cut -d' ' -f1)
 if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
   exit 0
 fi
+echo "Making .venv/tools for checkov, bandit and pip-audit (half a minute or more) …" >&2
 .venv/bin/python -m venv --clear .venv/tools
 .venv/tools/bin/python -m pip install --disable-pip-version-check --quiet --no-deps -r requirements/tools.txt >&2
 printf '%s\n' "$wanted" >"$stamp"
