@@ -13,15 +13,8 @@ from typing import Any
 
 # The tables: those of one section are measured together.
 ROUNDS, CPU, PARTS, BYTES = "rounds", "cpu", "parts", "bytes"
-FOLD, CHECKINS, MEMORY, SCALE, DISTANCE, COLD, CALLS = (
-    "fold",
-    "checkins",
-    "memory",
-    "scale",
-    "distance",
-    "cold",
-    "calls",
-)
+FOLD, CHECKINS, MEMORY, SCALE = "fold", "checkins", "memory", "scale"
+DISTANCE, COLD, CALLS = "distance", "cold", "calls"
 FLOWER, FLOWER_CPU, FLOWER_MEMORY = "flower", "flower-cpu", "flower-memory"
 SECTIONS = (ROUNDS, FOLD, CHECKINS, MEMORY, SCALE, DISTANCE, COLD, CALLS)
 PEERS = (FLOWER,)

@@ -6,8 +6,9 @@ knowing all before it. So no name is ever in two manifests, even when a folded u
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from .names import rest_part, shard_part
 
@@ -20,6 +21,11 @@ class Manifest:
     sealed: bool = False
 
 
+def counted(manifests: Iterable[Manifest]) -> frozenset[str]:
+    """The updates in `manifests`, stored or folded."""
+    return frozenset(name for manifest in manifests for name in manifest.updates)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardContents:
     """A shard's manifests at a moment, and the names of the updates that were stored in it."""
@@ -28,24 +34,19 @@ class ShardContents:
     stored: frozenset[str]
 
     @property
-    def counted(self) -> frozenset[str]:
-        """The updates in its manifests, stored or folded."""
-        return frozenset(name for manifest in self.manifests for name in manifest.updates)
-
-    @property
     def updates(self) -> int:
         """How many updates came in."""
-        return len(self.counted | self.stored)
+        return len(counted(self.manifests) | self.stored)
 
     def can_fold(self, *, chunk: int) -> bool:
         """Whether a full chunk waits for its manifest, or a manifest's updates wait for their fold."""
-        counted = self.counted
-        return not self.stored.isdisjoint(counted) or len(self.stored - counted) >= chunk
+        known = counted(self.manifests)
+        return not self.stored.isdisjoint(known) or next_chunk(self.stored, known, chunk=chunk) is not None
 
 
-def next_chunk(listed: Collection[str], counted: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
-    """The names of a shard's next manifest, or None while there is no full chunk."""
-    pending = sorted(set(listed).difference(counted))
+def next_chunk(listed: Collection[str], known: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
+    """The names of a shard's next manifest, of those `listed` that are not `known` by one; None while there is no full chunk."""
+    pending = sorted(set(listed).difference(known))
     return tuple(pending[:chunk]) if len(pending) >= chunk else None
 
 
@@ -76,8 +77,8 @@ def close_ledger(manifests: Sequence[Sequence[Manifest]], listed: Collection[str
       listed: The names of the updates that are stored now, over all shards.
       chunk: Updates folded into one partial.
     """
-    counted = {name for shard in manifests for manifest in shard for name in manifest.updates}
-    left = sorted(set(listed) - counted)
+    known = counted(chain.from_iterable(manifests))
+    left = sorted(set(listed) - known)
     rest = [tuple(left[at : at + chunk]) for at in range(0, len(left), chunk)]
     onto = None
     if rest and len(rest[-1]) == 1:
@@ -86,4 +87,4 @@ def close_ledger(manifests: Sequence[Sequence[Manifest]], listed: Collection[str
         else:
             earlier = [shard_part(shard, len(have) - 1) for shard, have in enumerate(manifests) if have]
             onto = earlier[-1] if earlier else None
-    return Closing(tuple(len(shard) for shard in manifests), tuple(rest), onto, updates=len(counted) + len(left))
+    return Closing(tuple(len(shard) for shard in manifests), tuple(rest), onto, updates=len(known) + len(left))

@@ -84,7 +84,7 @@ class ClosingRounds:
             )
             return None
         for shard in foldable:
-            self.folding.fold_shard(key, shard)
+            self.folding.fold_contents(round_, ledger, shard, contents[shard])
         return None
 
     def _aggregate(self, found: Versioned[Round], round_: Aggregating, ledger: Ledger) -> None:

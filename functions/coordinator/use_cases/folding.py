@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 
 from coordinator.domain import names
+from coordinator.domain.ledger import ShardContents
 from coordinator.domain.names import RoundKey, rest_part
 from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
 from coordinator.domain.updates import OPEN_SIZE, UpdateReader, UpdateRules, all_finite, sums_tell
@@ -72,8 +73,11 @@ class Folding:
         found = self.platform.round(key)
         if found is None or not isinstance(found.value, Collecting):
             return
-        round_, ledger = found.value, Ledger(self.platform, key)
-        held = ledger.contents(shard)
+        ledger = Ledger(self.platform, key)
+        self.fold_contents(found.value, ledger, shard, ledger.contents(shard))
+
+    def fold_contents(self, round_: Collecting, ledger: Ledger, shard: int, held: ShardContents) -> None:
+        """As `fold_shard`, of a round whose shard was just looked into."""
         for index, manifest in enumerate(held.manifests):
             # Updates are deleted once their partial is durable: where none is left, there is nothing to do any more.
             if not held.stored.isdisjoint(manifest.updates):

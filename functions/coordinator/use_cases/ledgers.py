@@ -13,7 +13,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from coordinator.domain import names
-from coordinator.domain.ledger import Closing, Manifest, ShardContents, close_ledger, next_chunk
+from coordinator.domain.ledger import Closing, Manifest, ShardContents, close_ledger, counted, next_chunk
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Round, Tally
 from coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
@@ -75,8 +75,7 @@ class Ledger:
         """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
-            counted = {name for manifest in manifests for name in manifest.updates}
-            updates = next_chunk(self.listed(shard), counted, chunk=chunk)
+            updates = next_chunk(self.listed(shard), counted(manifests), chunk=chunk)
             if updates is None:
                 return None
             made = Manifest(updates)

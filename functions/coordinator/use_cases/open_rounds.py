@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from coordinator.domain import names, slots
 from coordinator.domain.names import RoundKey
@@ -105,22 +106,17 @@ def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:
 
 def read_shards(platform: Platform, round_: Round) -> list[int]:
     """How many updates each shard's counter says there are: a hint."""
-    return [_updates(fields) for fields in _counters(platform, names.shards_path(round_.key), round_)]
+    return [fields.get("updates", 0) for fields in _counters(platform, names.shards_path(round_.key), round_)]
 
 
 def tally_assignments(platform: Platform, round_: Round) -> Tally:
     """What the counters say of a round's assignments."""
-    collections = (names.shards_path(round_.key), names.tickets_path(round_.key))
-    shards, tickets = for_all(platform, lambda collection: _counters(platform, collection, round_), collections)
-    tally = Tally(reported=sum(map(_updates, shards)))
+    readers: tuple[Callable[[Platform, Round], list[Any]], ...] = (read_shards, read_tickets)
+    updates, tickets = for_all(platform, lambda read: read(platform, round_), readers)
+    tally = Tally(reported=sum(updates))
     for fields in tickets:
         tally = tally.plus(Tally(assigned=slots.assigned(fields), failed=slots.failures(fields)))
     return tally
-
-
-def _updates(fields: Mapping[str, int]) -> int:
-    """What a shard's counter says."""
-    return fields.get("updates", 0)
 
 
 def _counters(platform: Platform, collection: str, round_: Round) -> list[Mapping[str, int]]:

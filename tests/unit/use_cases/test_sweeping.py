@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
+from support.faults import FaultyBlobs, Schedule
 from support.harness import Harness
 from support.plans import sum_update
 
 from coordinator.domain import names
-from coordinator.ports import BlobInfo
 from muster.wire.tensors import encode
 
 HOURS = 3 * 3600.0  # after which nobody can still be at work on a round
+LIST = "blobs.list "
 ALWAYS = {"updates/", "partials/"}  # what every tick lists
 
 
-class Listed:
-    """Blobs that remember what was listed."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.prefixes: list[str] = []
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        return getattr(self._inner, method)
-
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        self.prefixes.append(prefix)
-        return self._inner.list(prefix)
+@pytest.fixture
+def schedule():
+    """Knows what was read of the blobs."""
+    return Schedule()
 
 
 @pytest.fixture
-def harness(tmp_path):
+def harness(schedule, tmp_path):
     """Four rounds of two clients have ended, and the fifth, which lasts a day, is open."""
-    blobs: list[Listed] = []
-
-    def wrap(platform):
-        blobs.append(Listed(platform.blobs))
-        return replace(platform, blobs=blobs[0])
-
-    h = Harness(tmp_path, wrap=wrap)
+    h = Harness(tmp_path, wrap=lambda platform: replace(platform, blobs=FaultyBlobs(platform.blobs, schedule)))
     h.begin(goal=2, rounds=9, round_seconds=86_400)
     for number in range(1, 5):
         for client in range(2):
@@ -52,25 +36,30 @@ def harness(tmp_path):
     return h
 
 
-def listed_by_a_tick(h: Harness) -> set[str]:
+def listed_by_a_tick(h: Harness, schedule: Schedule) -> set[str]:
     """What a tick lists, but for the round that is open."""
-    h.platform.blobs.prefixes.clear()
+    schedule.reads.clear()
     h.tick()
     h.deliver_all()
-    return {prefix for prefix in h.platform.blobs.prefixes if h.key().id not in prefix} - ALWAYS
+    listed = {read.removeprefix(LIST) for read in schedule.reads if read.startswith(LIST)}
+    return {prefix for prefix in listed if h.key().id not in prefix} - ALWAYS
 
 
-def test_rounds_that_have_just_ended_are_swept_again(harness):
-    assert {prefix.partition("/")[0] for prefix in listed_by_a_tick(harness)} >= {"updates", "partials", "checkpoints"}
+def test_rounds_that_have_just_ended_are_swept_again(harness, schedule):
+    assert {prefix.partition("/")[0] for prefix in listed_by_a_tick(harness, schedule)} >= {
+        "updates",
+        "partials",
+        "checkpoints",
+    }
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_rounds_that_ended_hours_ago_cost_no_lists(cancelled, harness):
+def test_rounds_that_ended_hours_ago_cost_no_lists(cancelled, harness, schedule):
     if cancelled:
         harness.operate("cancel")
         harness.deliver_all()
     harness.clock.advance(HOURS)
-    assert listed_by_a_tick(harness) == set()
+    assert listed_by_a_tick(harness, schedule) == set()
 
 
 def test_an_update_that_comes_hours_after_its_round_is_removed(harness):
