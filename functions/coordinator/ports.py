@@ -110,8 +110,13 @@ class Blobs(Protocol):
         All or nothing: if `chunks` raises, its error passes through and no blob appears. Memory of about one chunk.
         """
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
-        """The blob's bytes, mapped where the store can.
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
+        """The blob's bytes, which nobody can change; mapped where the store can.
+
+        Args:
+          name: The blob.
+          limit: The most bytes that it may have.
+          into: Memory that the store may put a blob in that fits. What is given back then holds until `into` is used again.
 
         Raises:
           BlobNotFoundError: there is none.

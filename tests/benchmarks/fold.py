@@ -4,7 +4,7 @@ All figures of a case come from one run, in turns, so that whatever else the mac
 page cache; GB/s (10^9 bytes of updates a second) and shares of the yardstick are medians.
 
 - add: numpy adds arrays that are in memory already. The yardstick.
-- fold: the files mapped, their headers checked, added, the sum looked at once for NaN and infinity: what a fold of sums does.
+- fold: the files read (small ones) or mapped, their headers checked, added, the sum looked at once for NaN and infinity: what a fold of sums does.
 - checked: the same with every update looked at by itself, which is what a maximum or a bad update asks for.
 - TensorFlow: `accumulate` as a graph, as a plan whose accumulators are not proven to be sums has it.
 - part: the whole fold of a manifest: the above, the partial written and the updates deleted.
@@ -28,6 +28,7 @@ from support.sized import sized_plan, sized_update, with_tensorflow
 
 from coordinator.domain import names
 from coordinator.domain.updates import UpdateReader, UpdateRules, all_finite
+from coordinator.use_cases.at_once import read_ahead
 from coordinator.use_cases.ledgers import Ledger
 from muster.runtime import Runtime
 from muster.runtime.fold import Accumulator, Fold
@@ -99,9 +100,11 @@ class Bench:
         self._into(self.tensorflow_fold.start(), self.strict)
 
     def _into(self, accumulator: Accumulator, rules: UpdateRules) -> None:
-        reader = UpdateReader(rules)
-        for name in self.names:
-            accumulator.add(reader.read(self.blobs.read(name, limit=rules.max_bytes)))
+        reader, most = UpdateReader(rules), rules.max_bytes
+        into = None if accumulator.aliases else self.harness.app.folding._small
+        with read_ahead(self.harness.inner, self.names, size=most, limit=most, into=into) as read:
+            for name in self.names:
+                accumulator.add(reader.read(read(name)))
 
     def part(self) -> None:
         """A manifest's fold."""

@@ -40,11 +40,11 @@ _CHUNK = 32  # updates in a part: the default of a task
 class FewBodies(DirectoryBlobs):
     """Reads any update as one of a few."""
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
         """See `Blobs.read`."""
         if "updates/" in name:
             name = body_name(int(name.rpartition("-")[2].rpartition("/")[2], 16) % _BODIES)
-        return super().read(name, limit=limit)
+        return super().read(name, limit=limit, into=into)
 
 
 def body_name(at: int) -> str:

@@ -92,6 +92,21 @@ def test_read_keeps_to_its_limit(blobs):
         blobs.read("none", limit=1)
 
 
+def test_read_may_be_given_memory_for_blobs_that_fit(blobs):
+    memory = memoryview(bytearray(8))
+    stored = {"fits": b"12345678", "larger": b"123456789", "short": b"abc", "empty": b""}
+    for name, data in stored.items():
+        blobs.create(name, [data])
+    for name, data in stored.items():
+        view = blobs.read(name, into=memory)
+        assert view == data
+        assert view.readonly
+    with pytest.raises(BlobTooLargeError):
+        blobs.read("fits", limit=7, into=memory)
+    with pytest.raises(BlobNotFoundError):
+        blobs.read("none", into=memory)
+
+
 def test_read_gives_bytes_that_nobody_can_change(blobs):
     blobs.create("a", [b"abc"])
     view = blobs.read("a")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.harness import Harness
-from support.plans import sum_update
+from support.plans import SumRuntime, folded_by_graphs, sum_plan, sum_update
 
 from coordinator.adapters.directory import DirectoryBlobs
 from coordinator.domain import names
@@ -22,16 +22,27 @@ class CountedBlobs(DirectoryBlobs):
         super().__init__(root)
         self.reads = Counter()
 
-    def read(self, name, *, limit=None):
+    def read(self, name, **options):
         if "updates/" in name:
             self.reads[name] += 1
-        return super().read(name, limit=limit)
+        return super().read(name, **options)
 
 
-def fold(root, values):
+class PassingRuntime(SumRuntime):
+    """Graphs that hand back the memory of the first update, which TensorFlow may do with what it is fed."""
+
+    def accumulate(self, accumulator, update, *, only):
+        assert only == set(accumulator)
+        return update if accumulator["count"] == 0 else {name: accumulator[name] + update[name] for name in only}
+
+    def merge(self, left, right, *, only):
+        return {name: left[name] + right[name] for name in only}
+
+
+def fold(root, values, **options):
     """The result, the tally and the reads of a round with an update for each of `values`, stored and not looked at."""
     blobs = CountedBlobs(root / "blobs")
-    h = Harness(root, wrap=lambda platform: replace(platform, blobs=blobs))
+    h = Harness(root, wrap=lambda platform: replace(platform, blobs=blobs), **options)
     h.begin(rounds=1, goal=len(values), minimum=1, shards=1)
     for at, value in enumerate(values):
         claims = h.app.tokens.read_assignment(h.assigned(at).token, now=h.clock.now())
@@ -65,3 +76,9 @@ def test_a_sum_that_overflows_keeps_every_update(tmp_path):
     assert np.isinf(result["value"]).all()
     assert (tally.folded, tally.dropped) == (2, {})
     assert set(reads.values()) == {2}
+
+
+def test_an_accumulator_may_be_the_memory_of_an_update(tmp_path):
+    result, tally, _ = fold(tmp_path, [1.0, 2.0, 4.0], plan=folded_by_graphs(sum_plan()), runtime=PassingRuntime())
+    assert result["value"].tolist() == [7, 7, 7]
+    assert (tally.folded, tally.dropped) == (3, {})

@@ -122,8 +122,10 @@ class FaultyBlobs:
     def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
         return self._schedule.run(Access.WRITE, "blobs.create", name, lambda: self._inner.create(name, chunks))
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
-        return self._schedule.run(Access.READ, "blobs.read", name, lambda: self._inner.read(name, limit=limit))
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
+        return self._schedule.run(
+            Access.READ, "blobs.read", name, lambda: self._inner.read(name, limit=limit, into=into)
+        )
 
     def stat(self, name: str) -> BlobInfo | None:
         return self._schedule.run(Access.READ, "blobs.stat", name, lambda: self._inner.stat(name))

@@ -74,11 +74,11 @@ class GuardedBlobs:
         self._check("list", name)
         return self._inner.create(name, chunks)
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
         self._check("get", name)
         if self._inner.stat(name) is None:
             self._check("list", name)
-        return self._inner.read(name, limit=limit)
+        return self._inner.read(name, limit=limit, into=into)
 
     def stat(self, name: str) -> BlobInfo | None:
         self._check("list", name)

@@ -122,6 +122,11 @@ class Accumulator:
             for item in fold.manifest.clear_sums
         }
 
+    @property
+    def aliases(self) -> bool:
+        """Whether its tensors may be the memory of an update: a graph that passes a tensor through hands back what it was fed."""
+        return self._fold.runtime is not None
+
     def add(self, tensors: Mapping[str, Any], *, factor: float = 1.0) -> None:
         """Folds one update in, without a copy of it (of one that is scaled and folds with TensorFlow: with one).
 

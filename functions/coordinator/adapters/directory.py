@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +31,7 @@ from coordinator.ports import (
 _MARK = "~"
 _STALE = 3600.0  # seconds without a write after which nobody can still be writing a temporary file
 _COMPARED = 1 << 20  # bytes at a time
+_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 _RACES = 1000  # how often another process may remove the folder before we give in
@@ -63,12 +65,12 @@ class DirectoryBlobs:
             with suppress(OSError):
                 staged.unlink()
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
-        """See `Blobs.read`. The view stays valid after the blob is deleted."""
-        target = self._file(name)
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
+        """See `Blobs.read`. A mapped view stays valid after the blob is deleted."""
+        path = self._path(name)
         with _translated(name):
             try:
-                file = os.open(target, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                file = os.open(path, _READ)
             except FileNotFoundError as error:
                 raise BlobNotFoundError(f"There is no blob {name}") from error
             try:
@@ -77,6 +79,10 @@ class DirectoryBlobs:
                     raise BlobTooLargeError(f"{name} has {size} bytes, and at most {limit} are read")
                 if not size:
                     return memoryview(b"")  # nothing can't be mapped
+                if sys.platform != "win32" and into is not None and size <= len(into):
+                    view = into[:size]
+                    if os.readv(file, [view]) == size:
+                        return view.toreadonly()
                 return memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
             finally:
                 os.close(file)
@@ -192,8 +198,12 @@ class DirectoryBlobs:
                         Path(entry.path).unlink()
 
     def _file(self, name: str) -> Path:
+        return Path(self._path(name))
+
+    def _path(self, name: str) -> str:
+        """The file's path as text, which costs a tenth of a `Path`: a fold asks for it once an update."""
         check_blob(name)
-        return self._blobs / (name + _MARK)
+        return f"{self._blobs}/{name}{_MARK}"
 
 
 def _info(name: str, status: os.stat_result) -> BlobInfo:

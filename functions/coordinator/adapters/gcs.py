@@ -105,8 +105,8 @@ class GcsBlobs:
         same = found.size == source.size and found.crc32c == source.crc32c()
         return Creation(_info(found, name), created=(found.metadata or {}).get(_MARK) == mark, same=same)
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
-        """See `Blobs.read`. The bytes are in memory, once."""
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:  # noqa: ARG002
+        """See `Blobs.read`. The bytes are in memory of their own, once."""
         blob = self._blob(name)
         buffer = io.BytesIO() if limit is None else _Bounded(name, limit)
         with _translated(name):

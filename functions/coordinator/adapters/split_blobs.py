@@ -21,9 +21,9 @@ class SplitBlobs:
         """See `Blobs.create`."""
         return self._store(name).create(name, chunks)
 
-    def read(self, name: str, *, limit: int | None = None) -> memoryview:
+    def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
         """See `Blobs.read`."""
-        return self._store(name).read(name, limit=limit)
+        return self._store(name).read(name, limit=limit, into=into)
 
     def stat(self, name: str) -> BlobInfo | None:
         """See `Blobs.stat`."""

@@ -27,7 +27,7 @@ def for_all(platform: Platform, call: Callable[[T], R], items: Iterable[T]) -> l
 
 @contextmanager
 def read_ahead(
-    platform: Platform, names: Sequence[str], *, size: int, limit: int | None = None
+    platform: Platform, names: Sequence[str], *, size: int, limit: int | None = None, into: memoryview | None = None
 ) -> Iterator[Callable[[str], memoryview]]:
     """Gives what reads the blobs `names`, each once and in this order, while the next few are already on their way.
 
@@ -36,10 +36,11 @@ def read_ahead(
       names: The blobs.
       size: Bytes of the largest of them. No more than 4 MB are read ahead of the blob that is asked for.
       limit: See `Blobs.read`, whose errors are raised by the call that asks for the blob.
+      into: See `Blobs.read`, where nothing is read ahead; for whoever has done with a blob when it asks for the next.
     """
     count = min(platform.at_once - 1, _READ_AHEAD // max(1, size), len(names))
     if count < 1:
-        yield partial(platform.blobs.read, limit=limit)
+        yield partial(platform.blobs.read, limit=limit, into=into)
         return
     pool = ThreadPoolExecutor(count, "read-ahead")
     coming = iter(names)

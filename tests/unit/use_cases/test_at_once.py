@@ -30,11 +30,11 @@ class Watched:
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
-    def read(self, name, *, limit=None):
+    def read(self, name, **options):
         with self.lock:
             self.asked.append(name)
         self.before(name)
-        return self.inner.read(name, limit=limit)
+        return self.inner.read(name, **options)
 
 
 @pytest.fixture
