@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,18 +63,19 @@ def missing(why: str) -> None:
 
 
 def run(*command: str, cwd: Path, timeout: float = _TIMEOUT, **environment: str) -> Finished:
-    """Runs a command with neither input nor colours."""
+    """Runs a command with neither input nor colours. What it leaves in its temporary folder goes: providers end without tidying up."""
     settings = {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0", "NO_COLOR": "1", **environment}
-    done = subprocess.run(  # noqa: S603
-        command,
-        cwd=cwd,
-        env={**os.environ, **settings},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="muster-", ignore_cleanup_errors=True) as folder:
+        done = subprocess.run(  # noqa: S603
+            command,
+            cwd=cwd,
+            env={**os.environ, "TMPDIR": folder, **settings},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
