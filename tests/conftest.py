@@ -50,6 +50,15 @@ def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
 
 
 @pytest.fixture
+def nobodys_port() -> Iterator[int]:
+    """A port on which nobody listens during the test, unless the test does."""
+    from muster.held_port import HeldPort
+
+    with HeldPort() as port:
+        yield port.number
+
+
+@pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Has a text printed at the end of the run, whichever worker the test runs in."""
     return lambda text: record_property("measured", text)

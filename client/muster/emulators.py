@@ -10,7 +10,6 @@ import importlib.util
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,12 +22,13 @@ from typing import TYPE_CHECKING, Optional, Union
 
 import requests
 
+from muster.held_port import LOOPBACK, HeldPort
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 PROJECT = "muster-emulated"
 BUCKET = "muster"
-_LOOPBACK = "127.0.0.1"
 _PATIENCE = 60.0  # seconds for a start; Java takes four or so
 _LOOK = 0.05  # seconds between looks at one that starts
 _TAIL = 2000  # characters of a log that an error shows
@@ -95,26 +95,26 @@ class Emulator(ABC):
         """
         if self._process is not None:
             raise EmulatorError(f"The {self.name} emulator is running already")
-        port = _free_port()
-        command = self._command(port)
-        self._address = f"{_LOOPBACK}:{port}"
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603
-                # Isolated: beside the guard there is a package `operator`, which must not pass for the standard library's.
-                [sys.executable, "-I", str(_GUARD), *command],
-                stdin=subprocess.PIPE,  # its end tells the guard that we are gone; nothing is ever written
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self._settings()},
-                start_new_session=_POSIX,
-            )
-        try:
-            self._wait(self._process, time.monotonic() + timeout)
-            self._prepare()
-        except BaseException:
-            self.stop()
-            raise
+        with HeldPort() as port:
+            command = self._command(port.number)
+            self._address = f"{LOOPBACK}:{port.number}"
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(  # noqa: S603
+                    # Isolated: beside the guard there is a package `operator`, which must not pass for the standard library's.
+                    [sys.executable, "-I", str(_GUARD), *command],
+                    stdin=subprocess.PIPE,  # its end tells the guard that we are gone; nothing is ever written
+                    stdout=log,
+                    stderr=log,
+                    env={**os.environ, **self._settings()},
+                    start_new_session=_POSIX,
+                )
+            try:
+                self._wait(self._process, time.monotonic() + timeout)
+                self._prepare()
+            except BaseException:
+                self.stop()
+                raise
         return self
 
     def stop(self) -> None:
@@ -182,7 +182,7 @@ class FirestoreEmulator(Emulator):
             )
         if shutil.which("java") is None:
             raise MissingEmulatorError("The Firestore emulator needs Java, and there is no `java` here: install a JRE")
-        return [gcloud, "emulators", "firestore", "start", f"--host-port={_LOOPBACK}:{port}", "--quiet"]
+        return [gcloud, "emulators", "firestore", "start", f"--host-port={LOOPBACK}:{port}", "--quiet"]
 
     def _settings(self) -> Mapping[str, str]:
         return {
@@ -220,9 +220,9 @@ class StorageEmulator(Emulator):
     def _command(self, port: int) -> Sequence[str]:
         return [
             _storage_binary(),
-            *("-scheme", "http", "-host", _LOOPBACK, "-port", str(port)),
+            *("-scheme", "http", "-host", LOOPBACK, "-port", str(port)),
             # What clients upload to by signed URL is the XML API, which it serves at its public host alone.
-            *("-external-url", f"http://{_LOOPBACK}:{port}", "-public-host", f"{_LOOPBACK}:{port}"),
+            *("-external-url", f"http://{LOOPBACK}:{port}", "-public-host", f"{LOOPBACK}:{port}"),
             *("-backend", "memory", "-log-level", "warn"),
         ]
 
@@ -345,10 +345,3 @@ def _session() -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # a proxy for the Internet has no business between two processes of one machine
     return session
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((_LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,7 +11,6 @@ import os
 import platform
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import requests
 
 import muster
 from muster.emulators import Emulators
+from muster.held_port import LOOPBACK, HeldPort
 from muster.serving import functions_folder
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 _POSIX = os.name == "posix"
 _OLDEST_PYTHON = (3, 11)  # for the functions
-_LOOPBACK = "127.0.0.1"
 _PATIENCE = 120.0  # seconds for a start; a cold TensorFlow takes ten or more
 _GRACE = 8.0  # seconds for an orderly end
 _FREED = 5.0  # seconds for the port of processes that were killed to be free again
@@ -83,7 +82,7 @@ class LocalCoordinator:
         self,
         data_dir: Union[str, Path],
         *,
-        host: str = _LOOPBACK,
+        host: str = LOOPBACK,
         port: int = 0,
         workers: int = 2,
         threads: int = 16,
@@ -104,8 +103,9 @@ class LocalCoordinator:
         self._retry_floor = retry_floor
         self._warm = warm
         self._on_died = on_died
-        self._served = -1  # the port of an earlier start
+        self._served: Optional[HeldPort] = None  # `port`, since a start
         self._children: list[_Child] = []
+        self._inner: list[HeldPort] = []  # where they reach each other
 
     def __enter__(self) -> Self:
         return self.start()
@@ -118,7 +118,7 @@ class LocalCoordinator:
     @property
     def url(self) -> str:
         """Where it answers on this machine."""
-        host = _LOOPBACK if self._host in ("", "0.0.0.0") else self._host  # noqa: S104
+        host = LOOPBACK if self._host in ("", "0.0.0.0") else self._host  # noqa: S104
         return f"http://{host}:{self._port}"
 
     @property
@@ -156,10 +156,9 @@ class LocalCoordinator:
 
     def _start_processes(self, timeout: float) -> Self:
         environment = self._environment()
-        # After a kill the workers that the killed server leaves behind may hold its port for some moments more.
-        self._port = _free_port(self._host, self._port, patience=_FREED if self._port == self._served else 0.0)
-        self._served = self._port
-        internal, committer = _free_port(_LOOPBACK), _free_port(_LOOPBACK)
+        self._hold_port()
+        self._inner = [HeldPort(), HeldPort()]
+        internal, committer = (port.number for port in self._inner)
         roles = {
             "web": [
                 *("--address", f"{self._host}:{self._port}", "--internal-port", str(internal)),
@@ -168,7 +167,7 @@ class LocalCoordinator:
             "committer": ["--port", str(committer), *(["--warm"] if self._warm else [])],
             "pump": [
                 *("--queue", str(self._queue), "--tick", str(self._tick)),
-                *("--aggregator", f"http://{_LOOPBACK}:{internal}", "--committer", f"http://{_LOOPBACK}:{committer}"),
+                *("--aggregator", f"http://{LOOPBACK}:{internal}", "--committer", f"http://{LOOPBACK}:{committer}"),
             ],
         }
         try:
@@ -176,10 +175,11 @@ class LocalCoordinator:
                 log = self.logs / f"{name}.log"
                 self._children.append(_Child(name, arguments, environment, log, self._on_died))
             deadline = time.monotonic() + timeout
-            for name, url in (("web", self.url), ("committer", f"http://{_LOOPBACK}:{committer}")):
+            for name, url in (("web", self.url), ("committer", f"http://{LOOPBACK}:{committer}")):
                 self._wait_for(name, f"{url}/healthz", deadline)
         except BaseException:
             self.kill()
+            self._release_ports()
             raise
         for child in self._children:
             child.keep_alive()
@@ -196,6 +196,7 @@ class LocalCoordinator:
         deadline = time.monotonic() + _GRACE
         for child in reversed(children):
             child.wait(max(0.0, deadline - time.monotonic()))
+        self._release_ports()
         if self._emulators is not None:
             self._emulators.stop()
 
@@ -206,6 +207,30 @@ class LocalCoordinator:
             child.kill()
         for child in children:
             child.wait(0.0)
+        self._release_inner()
+
+    def _hold_port(self) -> None:
+        # After a kill the workers that the killed server leaves behind may listen for some moments more.
+        patience = 0.0 if self._served is None else _FREED
+        try:
+            held = HeldPort(self._host, self._port, patience=patience)
+        except OSError as error:
+            raise StartError(
+                f"Can't listen on {self._host}:{self._port} ({error.strerror}): choose another --host or --port"
+            ) from error
+        if self._served is not None:
+            self._served.close()
+        self._port, self._served = held.number, held
+
+    def _release_ports(self) -> None:
+        self._release_inner()
+        if self._served is not None:
+            self._served.close()
+
+    def _release_inner(self) -> None:
+        for port in self._inner:
+            port.close()
+        self._inner = []
 
     def _wait_for(self, name: str, url: str, deadline: float) -> None:
         pause = threading.Event()
@@ -253,7 +278,7 @@ class LocalCoordinator:
             "MUSTER_QUEUE": f"local://{quote(self._queue.as_posix())}",
             "MUSTER_ROUND_CACHE_SECONDS": str(_CLOUD_CACHE),
             # A proxy for the Internet has no business between processes of one machine.
-            "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), _LOOPBACK])),
+            "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), LOOPBACK])),
         }
 
 
@@ -359,27 +384,6 @@ class _Child:
                     return
                 self._kill_group()
                 self._process = self._spawn()
-
-
-def _free_port(host: str, port: int = 0, *, patience: float = 0.0) -> int:
-    """A port that nobody listens on: `port`, or any if it is 0. Waits up to `patience` seconds for it."""
-    deadline = time.monotonic() + patience
-    pause = threading.Event()
-    while True:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            if _POSIX:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if time.monotonic() >= deadline:
-                    raise StartError(
-                        f"Can't listen on {host}:{port} ({error.strerror}): choose another --host or --port"
-                    ) from error
-            else:
-                found: int = probe.getsockname()[1]
-                return found
-        pause.wait(_LOOK)
 
 
 def _secret(folder: Path) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 import requests
 from crowd import SPAWN, processes_of
+
+from muster.held_port import HeldPort
 
 MEGABYTE = 1_000_000
 _PIECE = 1 << 18  # bytes
@@ -112,18 +113,16 @@ def _members(url: str, clients: int, size: int, line: Any) -> None:
 @contextmanager
 def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[str]:
     """The bare application, served in processes of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, __file__, address, str(size), str(workers), str(threads)]
-    with (folder / "bare.log").open("wb") as log:
+    with HeldPort() as port, (folder / "bare.log").open("wb") as log:
+        address = f"127.0.0.1:{port.number}"
+        command = [sys.executable, __file__, address, str(size), str(workers), str(threads)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  ourselves
-    try:
-        _wait_for(f"http://{address}/small", process)
-        yield f"http://{address}"
-    finally:
-        process.terminate()
-        process.wait()
+        try:
+            _wait_for(f"http://{address}/small", process)
+            yield f"http://{address}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -186,9 +186,8 @@ def test_a_bucket_that_is_missing_is_an_error(storage_emulator, large):
         blobs.create("a", _pieces(LARGE if large else 1))
 
 
-def test_a_service_that_does_not_answer_is_unavailable_in_time():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nobody = f"127.0.0.1:{probe.getsockname()[1]}"
+def test_a_service_that_does_not_answer_is_unavailable_in_time(nobodys_port):
+    nobody = f"127.0.0.1:{nobodys_port}"
     started = time.monotonic()
     queue = CloudTasksQueue(
         "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=nobody, patience=0.3

@@ -75,7 +75,7 @@ class Deployment:
         for thread in self._threads:
             thread.join()
         for instance in self.instances:
-            instance.kill()
+            instance.end()
 
     def end_kills(self) -> None:
         self._peace.set()

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -53,10 +52,7 @@ def test_the_steps_leave_a_compiled_function_and_no_pip(root):
     assert found.returncode != 0
 
 
-def test_the_command_serves_the_function_with_the_image_s_environment_and_nothing_else(root, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_the_command_serves_the_function_with_the_image_s_environment_and_nothing_else(root, tmp_path, nobodys_port):
     given = variables("function")
     assert given.pop("FUNCTION_TARGET") == "${FUNCTION}"
     settings = {
@@ -65,7 +61,7 @@ def test_the_command_serves_the_function_with_the_image_s_environment_and_nothin
         "MUSTER_QUEUE": f"local://{tmp_path}/queue.db",
         "MUSTER_SECRET": "5a" * 32,
     }
-    environment = {**given, **settings, "FUNCTION_TARGET": "client_api", "PORT": str(port)}
+    environment = {**given, **settings, "FUNCTION_TARGET": "client_api", "PORT": str(nobodys_port)}
     environment["PATH"] = f"{root}{given['PATH']}"
     (command,) = of("function", "CMD")
     where = ABSOLUTE.sub(lambda found: f"{root}/{found[1]}", of("function", "WORKDIR")[0])
@@ -75,8 +71,8 @@ def test_the_command_serves_the_function_with_the_image_s_environment_and_nothin
             env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        assert answered(f"http://127.0.0.1:{port}/health", process), (tmp_path / "log").read_text()
-        waiting = requests.post(f"http://127.0.0.1:{port}/v1/populations/p:checkin", json={}, timeout=10).json()
+        assert answered(f"http://127.0.0.1:{nobodys_port}/health", process), (tmp_path / "log").read_text()
+        waiting = requests.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=10).json()
         assert waiting["answer"]["reason"] == "no_task"
         (check,) = of("function", "HEALTHCHECK")
         program, *arguments = json.loads(check.partition("CMD ")[2])

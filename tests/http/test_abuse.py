@@ -17,6 +17,7 @@ from gunicorn.config import Config
 from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 
+from muster.held_port import HeldPort
 from muster.local import settings_of
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
@@ -36,16 +37,16 @@ def home(tmp_path_factory):
     return root, harness
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def server(home):
     """The address of the served functions; one process with two threads."""
     root, _ = home
-    port = free_port()
+    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number):
+        yield port.number
+
+
+@contextmanager
+def served(root, port, internal):
     environment = {
         **os.environ,
         **settings_of(root),
@@ -53,7 +54,7 @@ def server(home):
         "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
     }
     command = [sys.executable, "-m", "muster.serving", "web", "--address", f"127.0.0.1:{port}"]
-    command += ["--internal-port", str(free_port()), "--workers", "1", "--threads", "2", "--patience", str(PATIENCE)]
+    command += ["--internal-port", str(internal), "--workers", "1", "--threads", "2", "--patience", str(PATIENCE)]
     with (root / "web.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
@@ -63,7 +64,7 @@ def server(home):
         while not answers(port):
             assert process.poll() is None, (root / "web.log").read_text()
             assert time.monotonic() < deadline
-        yield port
+        yield
     finally:
         process.terminate()
         process.wait(20)

@@ -20,6 +20,7 @@ import psutil
 import requests
 
 from coordinator.adapters.system import SystemClock
+from muster.held_port import HeldPort
 from support import cloud
 from support.cloud_tasks_double import CloudTasksDouble
 from support.environments import outside
@@ -170,9 +171,10 @@ class Place:
 @contextlib.contextmanager
 def place(issuer: TokenIssuer, stores: Mapping[str, str]) -> Iterator[Place]:
     """Free ports, and a running stand-in for Cloud Tasks that delivers to them with tokens; `stores`: the settings of both stores."""
-    ports = _free_ports("client_api", "operator_api", "aggregator", "committer")
     stop = threading.Event()
-    with CloudTasksDouble(QUEUE, clock=SystemClock(), issuer=issuer) as double:
+    with contextlib.ExitStack() as held, CloudTasksDouble(QUEUE, clock=SystemClock(), issuer=issuer) as double:
+        names = ("client_api", "operator_api", "aggregator", "committer")
+        ports = {name: held.enter_context(HeldPort()).number for name in names}
         settings = {
             "MUSTER_QUEUE": f"cloudtasks://{cloud.PROJECT}/{cloud.LOCATION}/{cloud.QUEUE}?endpoint={double.address}",
             "MUSTER_SECRET": SECRET.hex(),
@@ -260,13 +262,3 @@ def _session() -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     return session
-
-
-def _free_ports(*names: str) -> dict[str, int]:
-    with contextlib.ExitStack() as held:
-        ports = {}
-        for name in names:
-            probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            probe.bind(("127.0.0.1", 0))
-            ports[name] = probe.getsockname()[1]
-        return ports

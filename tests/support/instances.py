@@ -30,6 +30,7 @@ from coordinator.application import assemble
 from coordinator.http import router
 from coordinator.ports import UnavailableError
 from coordinator.settings import Settings
+from muster.held_port import HeldPort
 from support.plans import SumRuntime
 from support.served import Loopback
 
@@ -114,7 +115,8 @@ class Instance:
 
     def __init__(self, function: str, environment: Mapping[str, str], *, logs: Path, failing: float) -> None:
         self.function = function
-        self.port = _free_port()
+        self._held = HeldPort()
+        self.port = self._held.number
         self._log = logs / f"{function}-{self.port}.log"
         self._environment = {**environment, _SHARE: str(failing)}
         self._process: BaseProcess | None = None
@@ -132,6 +134,11 @@ class Instance:
         if self._process is not None:
             self._process.kill()
             self._process.join()
+
+    def end(self) -> None:
+        """SIGKILL, for good."""
+        self.kill()
+        self._held.close()
 
     def log(self) -> str:
         return self._log.read_text() if self._log.exists() else ""
@@ -178,10 +185,3 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 def _received(source: socket.socket) -> Iterator[bytes]:
     while data := source.recv(1 << 16):
         yield data
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

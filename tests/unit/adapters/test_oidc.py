@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 
 import pytest
@@ -83,9 +82,8 @@ def test_follows_the_issuer_to_a_new_key(monkeypatch):
             invoker.verify(old, function="aggregator")
 
 
-def test_an_issuer_that_does_not_answer_is_unavailable(issuer):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+def test_an_issuer_that_does_not_answer_is_unavailable(issuer, nobodys_port):
+    nobody = f"http://127.0.0.1:{nobodys_port}"
     invoker = OidcInvoker(issuer=nobody, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
     with pytest.raises(UnavailableError, match="does not say where its keys are"):
         invoker.verify(issuer.token(account=ACCOUNT, audience=AGGREGATOR), function="aggregator")
