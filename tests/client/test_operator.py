@@ -34,7 +34,9 @@ def operator(harness: Harness) -> Iterator[Operator]:
     server.server_close()
 
 
-def test_a_task_from_its_plan_to_its_checkpoints(harness: Harness, operator: Operator) -> None:
+def test_a_task_from_its_plan_to_its_checkpoints(
+    harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = TaskPolicy(rounds=3, goal=1)
     made = operator.create_task("sum", population="phones", plan=harness.plan, policy=policy)
     assert operator.create_task("sum", population="phones", plan=harness.plan.sha256, policy=policy).spec == made.spec
@@ -48,6 +50,8 @@ def test_a_task_from_its_plan_to_its_checkpoints(harness: Harness, operator: Ope
     assert [view.round for view in operator.rounds("sum", page=2)] == [1, 2, 3]
     assert [view.version for view in operator.checkpoints("sum")] == [0, 1, 2, 3]
     assert int(operator.download_checkpoint("sum", 3)["total"]) == 1 + 2 + 4
+    assert int(operator.result("sum", 2)["ids"]) == 2
+    monkeypatch.setattr("muster.client.downloads.PART", 10)
     assert int(operator.result("sum", 2)["ids"]) == 2
 
 

@@ -17,7 +17,7 @@ import zstandard
 from support.double import Double, Worker, drop_after, problem
 from support.served import Loopback
 
-from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
+from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError, downloads
 from muster.client.cache import BROADCAST, PLAN, Cache
 from muster.wire import encodings
 from muster.wire.problems import ProblemError, ProblemType
@@ -43,13 +43,15 @@ class Breaking(Loopback):
                 server.asked.append(asked)
                 accepted = [name.strip() for name in asked["Accept-Encoding"].split(",")]
                 encoding = next(name for name in [*accepted, "identity"] if name in files)
-                start = int(asked.get("Range", "bytes=0-")[6:-1]) if asked.get("If-Range") == tag else 0
-                data = files[encoding][start:]
-                self.send_response(206 if start else 200)
-                if start:
-                    self.send_header(
-                        "Content-Range", f"bytes {start}-{len(files[encoding]) - 1}/{len(files[encoding])}"
-                    )
+                start, end, whole = 0, "", files[encoding]
+                partial = "Range" in asked and asked.get("If-Range", tag) == tag
+                if partial:
+                    first, end = asked["Range"].removeprefix("bytes=").split("-")
+                    start = int(first)
+                data = whole[start : int(end) + 1 if end else None]
+                self.send_response(206 if partial else 200)
+                if partial:
+                    self.send_header("Content-Range", f"bytes {start}-{start + len(data) - 1}/{len(whole)}")
                 if encoding != "identity":
                     self.send_header("Content-Encoding", encoding)
                 self.send_header("ETag", tag)
@@ -93,6 +95,35 @@ def test_a_download_begins_anew_where_the_bytes_have_changed_or_have_no_strong_t
     weak = Breaking({"identity": FILE}, 300_000, tags=lambda _: 'W/"a"')
     assert fetch(weak) == FILE
     assert "Range" not in weak.asked[1]
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("encoding", ["identity", "zstd"])
+def test_what_may_be_large_is_asked_for_in_parts_each_of_which_may_break(encoding, monkeypatch):
+    monkeypatch.setattr(downloads, "PART", 1_000_000)
+    server = Breaking({encoding: ENCODED[encoding]}, 1_000_000, 300_000)
+    assert fetch(server) == FILE
+    ranges = [asked["Range"] for asked in server.asked]
+    assert ranges[:3] == ["bytes=0-999999", "bytes=1000000-1999999", "bytes=1300000-2299999"]
+    assert len(ranges) == {"identity": 4, "zstd": 3}[encoding]
+    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
+    assert [asked.get("If-Range") for asked in server.asked[:2]] == [None, '"a"']
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_of_bytes_without_a_bound_a_part_is_asked_for_that_a_function_in_the_cloud_can_answer_with():
+    server = Breaking({"identity": FILE})
+    assert fetch(server, limit=None) == FILE
+    assert [asked["Range"] for asked in server.asked] == ["bytes=0-31457279"]
+
+
+@pytest.mark.usefixtures("no_waits")
+@pytest.mark.parametrize("tags", [lambda number: f'"{number}"', lambda _: 'W/"a"'], ids=["changing", "weak"])
+def test_without_a_tag_to_go_by_the_whole_is_asked_for(tags, monkeypatch):
+    monkeypatch.setattr(downloads, "PART", 1_000_000)
+    server = Breaking({"identity": FILE}, tags=tags)
+    assert fetch(server) == FILE
+    assert server.asked[-1].get("Range") is None or server.asked[-1]["If-Range"] != tags(len(server.asked) - 1)
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])

@@ -1,5 +1,6 @@
-"""One download over as many requests as it takes: encoded where the coordinator has it so, and from where the last one broke off.
+"""One download over as many requests as it takes: encoded where the coordinator has it so, and from where the last one ended.
 
+A large one is asked for in parts, since a function of Google's answers with 32 MB at most (https://cloud.google.com/functions/quotas).
 Ranges are of the encoded bytes (RFC 9110 §14.2), and `If-Range` with the ETag sees to it that the rest is of the same ones.
 """
 
@@ -18,6 +19,7 @@ from .body import PIECE
 from .failures import UnreachableError
 
 PROGRESS = 1 << 17  # bytes; so much more is worth another round of attempts
+PART = 30 << 20  # bytes that one request asks for
 _PARTIAL = 206
 
 
@@ -35,6 +37,7 @@ class Receiving:
         self._content = bytearray()
         self._encoding = IDENTITY
         self._tag: Optional[str] = None
+        self._in_parts = limit is None or limit > PART
 
     @property
     def size(self) -> int:
@@ -43,39 +46,52 @@ class Receiving:
 
     def headers(self) -> dict[str, str]:
         """What the next request asks for."""
+        end = self.size + PART - 1 if self._in_parts else ""
         if self._content and self._tag is not None:
             # Just the encoding that has begun: another one would start anew.
-            return {"Accept-Encoding": self._encoding, "Range": f"bytes={self.size}-", "If-Range": self._tag}
-        return {"Accept-Encoding": IDENTITY if self._limit is None else ", ".join(available())}
+            return {"Accept-Encoding": self._encoding, "Range": f"bytes={self.size}-{end}", "If-Range": self._tag}
+        accepted = {"Accept-Encoding": IDENTITY if self._limit is None else ", ".join(available())}
+        return {**accepted, "Range": f"bytes=0-{end}"} if self._in_parts else accepted
 
-    def read(self, response: requests.Response) -> bytes:
-        """Takes a response to the end, and gives the whole.
+    def read(self, response: requests.Response) -> Optional[bytes]:
+        """Takes a response to the end, and gives the whole, or None if there is more to ask for.
 
         Raises:
-          UnreachableError: the connection broke; what has come is kept.
+          UnreachableError: the connection broke, or brought another part; what has come and is of use is kept.
           ProblemError: `too_large`, or `internal` for what is no answer to what was asked.
         """
-        self._begin(response)
-        expected = response.headers.get("Content-Length", "")
-        end = self.size + int(expected) if expected.isdecimal() else None
+        end, total = self._begin(response)
         # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.
         for piece in response.raw.stream(PIECE, decode_content=False):
             self._content += piece
             self._check(self.size)
         if end is not None and self.size < end:
             raise UnreachableError(self._url, f"the connection broke after {self.size} of {end} bytes")
-        return self._whole()
+        return self._whole() if total is None or self.size >= total else None
 
-    def _begin(self, response: requests.Response) -> None:
+    def _begin(self, response: requests.Response) -> tuple[Optional[int], Optional[int]]:
+        """Checks that the response goes on where the last one ended, or starts anew.
+
+        Gives the number of bytes that are there at its end, where it says so, and of the whole, where it is a part.
+        """
         encoding = response.headers.get("Content-Encoding", IDENTITY).strip().lower()
         tag = response.headers.get("ETag")
         if response.status_code == _PARTIAL:
-            found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != self.size or encoding != self._encoding or tag != self._tag:
+            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if not self._content and found is not None and found[1] == "0":
+                self._start(encoding, tag)
+            # A part without a strong tag is of no use: nothing says that the next one is of the same bytes.
+            missing = found is not None and int(found[1]) == self.size <= int(found[2])
+            if found is None or not missing or encoding != self._encoding or self._tag is None or tag != self._tag:
                 self._content.clear()
-                self._tag = None  # and so the next request asks for the whole
+                self._tag, self._in_parts = None, False  # and so the next request asks for the whole
                 raise UnreachableError(self._url, "it answered with another part than the one that was missing")
-            return
+            return int(found[2]) + 1, int(found[3])
+        self._start(encoding, tag)
+        expected = response.headers.get("Content-Length", "")
+        return int(expected) if expected.isdecimal() else None, None
+
+    def _start(self, encoding: str, tag: Optional[str]) -> None:
         self._content.clear()
         if encoding != IDENTITY and (self._limit is None or encoding not in available()):
             raise ProblemError(

@@ -165,9 +165,9 @@ class Transport:
         self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
 
     def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
-        """Fetches bytes: encoded, if the coordinator has them so and there is a `limit`; after a break from there on.
+        """Fetches bytes: encoded, if the coordinator has them so and there is a `limit`; in parts, if there may be many.
 
-        Goes on as long as each round of attempts brings some way.
+        Goes on after a break where it broke, as long as each round of attempts brings some way.
 
         Args:
           url: A path at the coordinator, or an absolute address.
@@ -182,7 +182,9 @@ class Transport:
         while True:
             before = receiving.size
             try:
-                return self._send("GET", url, receiving.read, headers=receiving.headers)
+                whole = self._send("GET", url, receiving.read, headers=receiving.headers)
+                if whole is not None:
+                    return whole
             except UnreachableError as error:
                 if not error.again or receiving.size < before + PROGRESS:
                     raise
