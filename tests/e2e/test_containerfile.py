@@ -1,4 +1,4 @@
-"""The Containerfile's steps for a function, done without a container engine in an empty folder, and what comes of them served."""
+"""The Containerfile's steps, done without a container engine in an empty folder: a function's image, which is served, and Muster's own package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from support.containerfile import of, variables
+from support.containerfile import ROOT, of, variables
 from support.environments import outside
 
 from muster.bundles import build
@@ -37,10 +37,34 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "build").mkdir()
         shutil.copy(made.path, root / "build/bundle.zip")
     for step in of("function-build", "RUN"):
-        moved = ABSOLUTE.sub(lambda found: f"{shlex.quote(str(root))}/{found[1]}", step)
-        search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        subprocess.run(["sh", "-ec", moved], check=True, env=outside(PATH=search), cwd=root, timeout=600)  # noqa: S603, S607
+        run(step, root)
     return root
+
+
+def run(step: str, root: Path) -> None:
+    """A step of a building stage, with its absolute paths moved to `root`."""
+    moved = ABSOLUTE.sub(lambda found: f"{shlex.quote(str(root))}/{found[1]}", step)
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-ec", moved], check=True, env=outside(PATH=search), cwd=root, timeout=600)  # noqa: S603, S607
+
+
+def test_what_the_image_of_muster_up_is_built_from_makes_the_whole_package(tmp_path):
+    for rest in of("up-build", "COPY"):
+        *sources, target = rest.split()
+        for source in sources:
+            place = tmp_path / target.removeprefix("/")
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, place, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                place.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / source, place)
+    (step,) = of("up-build", "RUN")
+    assert step.count("'/build[server,tensorflow]'") == 1
+    run(step.replace("'/build[server,tensorflow]'", "--no-deps /build"), tmp_path)  # TensorFlow is too large for a test
+    (package,) = (tmp_path / "venv/lib").glob("python*/site-packages/muster")
+    assert (package / "_functions/client_api/main.py").is_file()
+    assert (package / "_requirements/committer.txt").is_file()
+    assert (tmp_path / "venv/bin/muster").is_file()
 
 
 def test_the_steps_leave_a_compiled_function_and_no_pip(root):
