@@ -91,6 +91,7 @@ locals {
     ],
     var.domain == null ? [] : ["certificatemanager.googleapis.com", "compute.googleapis.com"],
     try(var.domain.dns_zone, null) == null ? [] : ["dns.googleapis.com"],
+    var.kms_key == null ? [] : ["cloudkms.googleapis.com"],
     var.budget == null ? [] : ["billingbudgets.googleapis.com"],
   )
 
@@ -142,6 +143,7 @@ module "state" {
   signing_keys_secret    = var.signing_keys_secret
   kms_key                = var.kms_key
   cors_origins           = var.cors_origins
+  longest_round_days     = var.longest_round_days
 
   depends_on = [google_project_service.apis, google_kms_crypto_key_iam_member.agents]
 }
@@ -159,6 +161,8 @@ module "identity" {
   queue          = module.queue.name
   secret         = module.state.secret.id
   repository     = module.state.repository
+
+  depends_on = [google_project_service.apis]
 }
 
 module "queue" {
@@ -232,6 +236,7 @@ module "monitoring" {
   source = "./modules/monitoring"
 
   project_id            = var.project_id
+  project_number        = local.project_number
   name                  = var.name
   labels                = local.labels
   services              = module.functions.services

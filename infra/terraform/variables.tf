@@ -160,7 +160,7 @@ variable "operator_invokers" {
 }
 
 variable "public_clients" {
-  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client there is what `clients` says. If false, give `roles/run.invoker` on it to whom you want."
+  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client there is what `clients` says. If false, give `roles/run.invoker` on it to whom you want. An organisation that shares with its own domains alone (`iam.allowedPolicyMemberDomains`) refuses it: have the project exempted."
   type        = bool
   default     = true
 }
@@ -227,7 +227,7 @@ variable "trusted_signers" {
 # --- Keys ----------------------------------------------------------------------------------------------------------------
 
 variable "signing_keys" {
-  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last a day later (docs/operations.md)."
+  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last when nothing that it signed is still good: after the longest of `assignment_seconds`, `round_seconds`, `separation_seconds` and a day (docs/deploying.md)."
   type        = list(string)
   default     = ["k1"]
 
@@ -244,7 +244,7 @@ variable "signing_keys_secret" {
 }
 
 variable "kms_key" {
-  description = "A Cloud KMS key that encrypts documents, blobs, secret, sources and images: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Google's own if null."
+  description = "A Cloud KMS key that encrypts documents, blobs, secret, sources and images: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Google's own if null. Firestore encrypts with such a key only in projects that Google has let in: ask for that first."
   type        = string
   default     = null
 
@@ -284,6 +284,18 @@ variable "deletion_protection" {
   description = "Refuse to destroy the database, the secret, and buckets that hold something. To tear down: false, apply, destroy."
   type        = bool
   default     = true
+}
+
+variable "longest_round_days" {
+  description = "The longest `round_seconds` of your tasks, in days, rounded up. An update that is older is deleted, which is a net below Muster's own deletions, and 29 days later a partial."
+  type        = number
+  default     = 1
+  nullable    = false
+
+  validation {
+    condition     = var.longest_round_days >= 1 && var.longest_round_days <= 31 && floor(var.longest_round_days) == var.longest_round_days
+    error_message = "longest_round_days must be a whole number from 1 to 31: a round may last 30 days, and Cloud Storage counts whole ones."
+  }
 }
 
 # --- Queue and network ---------------------------------------------------------------------------------------------------
@@ -367,7 +379,8 @@ variable "alert_thresholds" {
 
 variable "budget" {
   description = <<-EOT
-    A monthly budget of the project; null makes none.
+    A monthly budget of the project; null makes none. The provider needs `user_project_override` and `billing_project` for it: in its block, as in
+    examples/production, or by the environment, `USER_PROJECT_OVERRIDE=true GOOGLE_BILLING_PROJECT=PROJECT`.
     - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.

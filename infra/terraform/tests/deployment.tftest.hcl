@@ -141,8 +141,8 @@ run "with_all_that_is_optional" {
     error_message = "With a domain, clients are to come by the load balancer alone."
   }
   assert {
-    condition     = contains(keys(google_project_service.apis), "compute.googleapis.com") && contains(keys(google_project_service.apis), "billingbudgets.googleapis.com")
-    error_message = "What a domain and a budget need must be enabled."
+    condition     = alltrue([for api in ["compute", "billingbudgets", "cloudkms"] : contains(keys(google_project_service.apis), "${api}.googleapis.com")])
+    error_message = "What a domain, a budget and a key need must be enabled."
   }
   assert {
     condition     = module.functions.operators == toset(["user:Me@example.org", "serviceAccount:ci@a-project.iam.gserviceaccount.com", "serviceAccount:dashboard@b-project.gserviceaccount.com", "user:auditor+muster@example.org", "group:operators@example.org"])

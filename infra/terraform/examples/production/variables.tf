@@ -51,13 +51,14 @@ variable "dns_zone" {
 }
 
 variable "kms_key" {
-  description = "The Cloud KMS key, in the region, that everything kept is encrypted with: `projects/P/locations/L/keyRings/R/cryptoKeys/K`."
+  description = "The Cloud KMS key, in the region, that everything kept is encrypted with: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Firestore takes one only in projects that Google has let in."
   type        = string
 }
 
 variable "vpc_connector" {
-  description = "The Serverless VPC Access connector through which the functions reach private addresses: `projects/P/locations/L/connectors/C`."
+  description = "The Serverless VPC Access connector through which the functions reach private addresses: `projects/P/locations/L/connectors/C`; null without such."
   type        = string
+  default     = null
 }
 
 variable "budget" {

@@ -151,7 +151,7 @@ resource "google_storage_bucket_iam_member" "build_sources" {
 }
 
 # Cloud Functions copies a bundle into a bucket of its own and builds from there. It makes it with the first function, so the
-# grant has to be the project's.
+# grant has to be the project's. With a key of one's own the bucket's name goes on with a hash of that.
 resource "google_project_iam_member" "build_copied_sources" {
   project = var.project_id
   role    = "roles/storage.objectViewer"
@@ -159,6 +159,6 @@ resource "google_project_iam_member" "build_copied_sources" {
 
   condition {
     title      = "only Cloud Functions' copies of sources"
-    expression = "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}/\")"
+    expression = join(" || ", [for end in ["/", "-"] : "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}${end}\")"])
   }
 }

@@ -41,9 +41,9 @@ locals {
         A single client's update has been in `gs://${lookup(var.buckets, "updates", "the bucket of updates")}` for more than ${var.thresholds.update_age_seconds} seconds. Updates are meant to live for seconds, or
         as long as a round waits for a full chunk.
 
-        1. A round that lasts longer than that with few clients? Then lower the task's `chunk` or `round_seconds`, or raise `thresholds.update_age_seconds`.
+        1. A round that lasts longer than that with few clients? Then lower the task's `chunk` or `round_seconds`, or raise `alert_thresholds.update_age_seconds`.
         2. Otherwise folds fail: look for errors in the logs of `${var.services.aggregator}`.
-        3. The bucket deletes updates after a day, whatever happens.
+        3. The bucket deletes updates after `longest_round_days`, whatever happens.
       EOT
     }
     refused_updates = {
@@ -174,7 +174,7 @@ resource "google_monitoring_alert_policy" "errors" {
 
       - 503 `unavailable`: Firestore or Cloud Storage did not answer, or a quota is used up. Clients and queue try again by themselves.
       - 500 `internal`: a fault of Muster's; its log has the traceback. After an upgrade, roll back.
-      - 500 or 503 with no line of ours: the instance ended for want of memory, or took too long. Raise `memory` or `timeout` of the function.
+      - 500 or 503 with no line of ours: the instance ended for want of memory, or took too long. Raise `memory` or `timeout_seconds` of the function.
     EOT
   }
 }
@@ -230,7 +230,7 @@ resource "google_billing_budget" "monthly" {
   display_name    = "${var.name} in ${var.project_id}"
 
   budget_filter {
-    projects        = ["projects/${var.project_id}"]
+    projects        = ["projects/${var.project_number}"]
     calendar_period = "MONTH"
   }
 

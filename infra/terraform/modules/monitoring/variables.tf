@@ -3,6 +3,16 @@ variable "project_id" {
   type        = string
 }
 
+variable "project_number" {
+  description = "The project's number, by which a budget knows it."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[0-9]+$", var.project_number))
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+  }
+}
+
 variable "name" {
   description = "Prefix of the names of everything made here."
   type        = string

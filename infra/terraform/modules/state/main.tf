@@ -4,8 +4,8 @@
 locals {
   # Lifetimes in days. Muster deletes what it is done with by itself; the rules only catch what it could not.
   buckets = {
-    updates  = { delete_after = 1, soft_delete_days = 0 }
-    partials = { delete_after = var.partials_kept_days, soft_delete_days = 0 }
+    updates  = { delete_after = var.longest_round_days, soft_delete_days = 0 }
+    partials = { delete_after = var.longest_round_days + 29, soft_delete_days = 0 } # a paused round keeps its partials
     blobs    = { delete_after = null, soft_delete_days = var.blobs_soft_delete_days }
     sources  = { delete_after = null, soft_delete_days = 0 }
   }

@@ -42,7 +42,7 @@ variable "database" {
 variable "collections" {
   description = "Ids of the collections that documents are in, at any depth (`functions/coordinator/domain/names.py`): none of them is indexed."
   type        = set(string)
-  default     = ["audit", "enrolments", "keys", "populations", "revocations", "rounds", "shards", "tasks", "tickets"]
+  default     = ["audit", "enrolments", "keys", "populations", "rounds", "shards", "tasks", "tickets"]
 
   validation {
     condition     = length(var.collections) * 2 <= 200
@@ -68,14 +68,14 @@ variable "force_destroy" {
   default     = false
 }
 
-variable "partials_kept_days" {
-  description = "After so many days a partial is deleted, whoever forgot it. Longer than any round takes, its pauses included."
+variable "longest_round_days" {
+  description = "The longest `round_seconds` of the tasks, in days, rounded up: after so many days an update is deleted, whoever forgot it, and 29 days later a partial."
   type        = number
-  default     = 30
+  default     = 1
 
   validation {
-    condition     = var.partials_kept_days >= 7
-    error_message = "partials_kept_days must be 7 or more: a partial that goes before its round is committed loses the round."
+    condition     = var.longest_round_days >= 1 && var.longest_round_days <= 31 && floor(var.longest_round_days) == var.longest_round_days
+    error_message = "longest_round_days must be a whole number from 1 to 31: a round may last 30 days, and Cloud Storage counts whole ones."
   }
 }
 

@@ -117,7 +117,7 @@ run "by_default" {
     error_message = "The invoker and the build must reach neither blobs nor documents."
   }
   assert {
-    condition     = google_storage_bucket_iam_member.build_sources.bucket == "b-sources" && google_project_iam_member.build_copied_sources.condition[0].expression == "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-123456789012-europe-west1/\")"
+    condition     = google_storage_bucket_iam_member.build_sources.bucket == "b-sources" && google_project_iam_member.build_copied_sources.condition[0].expression == "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-123456789012-europe-west1/\") || resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-123456789012-europe-west1-\")"
     error_message = "The build may read sources, and nothing else in the project's buckets."
   }
   assert {

@@ -4,6 +4,7 @@ mock_provider "google" {}
 
 variables {
   project_id            = "some-project"
+  project_number        = "42424242"
   name                  = "muster"
   queue                 = "muster-work"
   firestore_database    = "muster"
@@ -87,7 +88,7 @@ run "budget" {
     error_message = "the budget must have the amount that was asked for"
   }
   assert {
-    condition     = google_billing_budget.monthly[0].budget_filter[0].projects == toset(["projects/some-project"])
+    condition     = google_billing_budget.monthly[0].budget_filter[0].projects == toset(["projects/42424242"])
     error_message = "the budget must watch this project alone"
   }
 }

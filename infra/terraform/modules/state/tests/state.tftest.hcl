@@ -105,6 +105,12 @@ run "with_keys_and_secret_of_ones_own" {
     deletion_protection = false
     force_destroy       = true
     cors_origins        = ["https://app.example"]
+    longest_round_days  = 30
+  }
+
+  assert {
+    condition     = [for kind in ["updates", "partials"] : [for rule in google_storage_bucket.this[kind].lifecycle_rule : rule.condition[0].age if rule.action[0].type == "Delete"]] == [[30], [59]]
+    error_message = "No update and no partial of a round that still collects may be deleted by age."
   }
 
   assert {
@@ -136,7 +142,7 @@ run "refuses_what_can_not_be" {
   variables {
     signing_keys           = []
     signing_keys_secret    = "projects/p/secrets/s"
-    partials_kept_days     = 1
+    longest_round_days     = 0
     blobs_soft_delete_days = 3
     database               = "X"
   }
@@ -144,7 +150,7 @@ run "refuses_what_can_not_be" {
   expect_failures = [
     var.signing_keys,
     var.signing_keys_secret,
-    var.partials_kept_days,
+    var.longest_round_days,
     var.blobs_soft_delete_days,
     var.database,
   ]
