@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -29,6 +30,8 @@ Port = TypeVar("Port")
 _OPERATING = "operator_api"
 _REVOCATIONS_SECONDS = 30.0  # how long a revoked enrolment may go on, where a read costs
 AT_ONCE = 16  # calls to a bucket: each takes tens of milliseconds, whatever it is about
+_RUNTIMES = 4  # plans whose graphs an instance keeps, each with a model or two in it
+_TURN = threading.Lock()  # several first requests come at once, and `cache` would make an application for each
 _DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
 
 
@@ -98,7 +101,8 @@ def from_environment(function: str) -> Application:
             "keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
         )
     # With keys every function is served by one application, made once, however many of them this process serves.
-    return _made(settings, function if settings.secret is None else None)
+    with _TURN:
+        return _made(settings, function if settings.secret is None else None)
 
 
 @cache
@@ -107,7 +111,7 @@ def _made(settings: Settings, function: str | None) -> Application:
 
 
 def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
-    """Gives a plan's runtime, made once for each plan. TensorFlow is loaded with the first.
+    """Gives a plan's runtime, and keeps those of the last few plans. TensorFlow is loaded with the first.
 
     Args:
       seed: Seeds the plan's random operations, so that a simulation repeats itself.
@@ -115,7 +119,8 @@ def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
     made: dict[str, Runtime] = {}
 
     def runtime(plan: Plan) -> Runtime:
-        if plan.sha256 not in made:
+        found = made.get(plan.sha256)
+        if found is None:
             try:
                 from muster.runtime import Runtime
             except ModuleNotFoundError as error:
@@ -124,8 +129,10 @@ def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
                     f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
                     "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
                 ) from error
-            made[plan.sha256] = Runtime(plan, seed=seed)
-        return made[plan.sha256]
+            while len(made) >= _RUNTIMES:
+                made.pop(next(iter(made)), None)
+            found = made[plan.sha256] = Runtime(plan, seed=seed)
+        return found
 
     return runtime
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -76,9 +77,10 @@ def _healthy(_: Call) -> Response:
 
 def entry_point(function: str) -> Callable[[Request], Response]:
     """The function that functions-framework calls; its application is made with the first request, from the environment."""
+    turn = threading.Lock()
 
     @cache
-    def made() -> Router:
+    def make() -> Router:
         from coordinator.bootstrap import from_environment
 
         events.write_to()
@@ -91,7 +93,11 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         return router(app, function)
 
     def serve(request: Request) -> Response:
-        response = made()(request)
+        with (
+            turn
+        ):  # a cold instance gets several first requests at once, and `cache` would make an application for each
+            serving = make()
+        response = serving(request)
         _read_out(request)
         return response
 
