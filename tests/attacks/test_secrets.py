@@ -178,8 +178,6 @@ PUBLIC = {
     "item not in plan.signatures": "likewise",
     "token in kept[1].tokens": "an enrolment's id among the revoked ones; the token's signature was checked before",
     "token in self.tokens": "likewise",
-    "cookie.key.task != standing.task.name": "what a cookie says, once its signature was checked",
-    "cookie.key == round_.key": "likewise",
     "getattr(self._credentials, 'service_account_email', None) == 'default'": "an account's name",
     "given.count('.') != _TOKEN_DOTS": "a count",
     "bearer.count('.') == _DOTS": "likewise",

@@ -249,6 +249,31 @@ def test_an_assignment_or_a_forged_cookie_says_nothing_as_a_cookie(h):
         assert answer.reason is WaitReason.ALREADY_IN
 
 
+def test_an_assignment_tells_nobody_what_its_client_did_before(tmp_path):
+    """It carries what the cookie said of other tasks, which would link the client's pseudonyms in their rounds."""
+    h = Harness(tmp_path)
+    h.put_plan()
+    for task in ("blood", "bones"):
+        h.create_task(task, goal=9)
+    h.deliver_all()
+    first, then = h.assigned(0), h.clock.now()
+    cookie = h.upload(first.token, sum_update(0)).cookie
+    tokens = []
+    for _ in range(2):  # one past, in two assignments
+        h.clock.advance(17)
+        tokens.append(h.checkin(0, cookie=cookie).token)
+    tokens.append(h.upload(tokens[0], sum_update(0)).cookie)
+    carried = set()
+    for claims in map(claims_of, tokens):
+        sealed = claims.pop("earlier")
+        carried.add(sealed)
+        assert claims["task"] != first.task
+        for said in (first.task, str(int(then))):
+            assert said not in json.dumps(claims)
+            assert said.encode() not in jwt.utils.base64url_decode(sealed)
+    assert len(carried) == 3
+
+
 def test_a_stolen_assignment_makes_its_owner_count_once_and_the_thief_not_at_all(h):
     """It is a bearer token: whoever has it may send the one update that it is for. It opens nothing else."""
     mine = h.assigned(0).token

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -150,9 +150,13 @@ def _tensors(data: bytes) -> Any:
 def decoders() -> tuple[Decoder, ...]:
     """All of them."""
     tokens, key = Tokens(b"k" * 32), RoundKey("task", 3, 1)
+    other = CookieClaims(RoundKey("other", 1, 0), _NOW, expires_at=_NOW + 60)
     assignment = AssignmentClaims(key, 2, "0" * 32, Ticket(1, 2), "f" * 64, _NOW + 60, _NOW, 1000, 5.0)
-    assignments = (tokens.assignment(assignment).encode(),)
-    cookies = tuple(tokens.cookie(CookieClaims(key, _NOW, expires_at=end)).encode() for end in (None, _NOW + 60))
+    assignments = tuple(tokens.assignment(replace(assignment, earlier=earlier)).encode() for earlier in ((), (other,)))
+    cookies = tuple(
+        tokens.cookie(CookieClaims(key, _NOW, expires_at=end), *earlier).encode()
+        for end, earlier in ((None, ()), (_NOW + 60, ()), (_NOW + 60, (other,)))
+    )
     fixed = Ed25519PrivateKey.from_private_bytes(b"k" * 32)  # so that an input can be made again
     private, signer = PrivateKey(fixed), SigningKey(fixed)
     enrolment = private.issue(Enrolment("phones", "a@b", _NOW, _NOW + 60, id="0" * 32)).encode()

@@ -10,7 +10,7 @@ from coordinator.domain import names, slots
 from coordinator.domain.pacing import LONGEST, pause
 from coordinator.domain.rounds import Collecting
 from coordinator.domain.slots import Ticket
-from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
+from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of
 from coordinator.use_cases.open_rounds import OpenRounds, Standing
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.pseudonyms import Pseudonyms
@@ -67,10 +67,10 @@ class Checkin:
         standings = self.open_rounds.of(population)
         # Tasks of one population take turns, or the first would starve the others.
         start = int(self.platform.chance.uniform() * len(standings)) if len(standings) > 1 else 0
-        cookie = self.tokens.read_cookie(request.cookie, now=now)
+        contributed = self.tokens.read_cookie(request.cookie, now=now)
         refusals = []
         for standing in standings[start:] + standings[:start]:
-            answer = self._try(standing, cookie, identity=identity, now=now)
+            answer = self._try(standing, contributed, identity=identity, now=now)
             if isinstance(answer, Assignment):
                 return CheckinResponse(answer=answer)
             refusals.append(answer)
@@ -80,12 +80,13 @@ class Checkin:
         return CheckinResponse(answer=Wait(reason=best.reason, retry_after=best.retry_after, cookie=request.cookie))
 
     def _try(
-        self, standing: Standing, cookie: CookieClaims | None, *, identity: str, now: float
+        self, standing: Standing, contributed: tuple[CookieClaims, ...], *, identity: str, now: float
     ) -> Assignment | Refusal:
         task, round_ = standing.task, standing.round
+        last = last_of(task.name, contributed)
         if task.status is TaskStatus.PAUSED:
             return Refusal(WaitReason.TASK_PAUSED, self._pause(None, now))
-        too_soon = _too_soon(standing, cookie, now)
+        too_soon = _too_soon(standing, last, now)
         if too_soon is not None:
             return too_soon
         if task.status is not TaskStatus.ACTIVE or not isinstance(round_, Collecting):
@@ -94,11 +95,19 @@ class Checkin:
             return Refusal(WaitReason.BETWEEN_ROUNDS, max(self._pause(standing, now), round_.terms.opened_at - now))
         if now >= round_.terms.deadline:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
-        if cookie is not None and cookie.key == round_.key:
+        if last is not None and last.key == round_.key:
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
-        return self._offer(standing, round_, identity=identity, now=now)
+        return self._offer(standing, round_, contributed, identity=identity, now=now)
 
-    def _offer(self, standing: Standing, round_: Collecting, *, identity: str, now: float) -> Assignment | Refusal:
+    def _offer(
+        self,
+        standing: Standing,
+        round_: Collecting,
+        contributed: tuple[CookieClaims, ...],
+        *,
+        identity: str,
+        now: float,
+    ) -> Assignment | Refusal:
         # A look costs a call; a round that is known to be full is answered without one.
         if standing.full or not self._any_room(standing, round_, now):
             standing.full = True
@@ -111,7 +120,8 @@ class Checkin:
         ticket = self._take_slot(standing, round_, now)
         if ticket is None:
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        return self._assign(standing, round_, ticket, pseudonym=pseudonym, now=now)
+        others = tuple(each for each in contributed if each.key.task != round_.key.task)
+        return self._assign(standing, round_, ticket, pseudonym=pseudonym, earlier=others, now=now)
 
     def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
         """Whether the client's update, or its report, is in: another slot would be of no use to it, and missing to others.
@@ -162,7 +172,14 @@ class Checkin:
         )
 
     def _assign(
-        self, standing: Standing, round_: Collecting, ticket: Ticket, *, pseudonym: str, now: float
+        self,
+        standing: Standing,
+        round_: Collecting,
+        ticket: Ticket,
+        *,
+        pseudonym: str,
+        earlier: tuple[CookieClaims, ...],
+        now: float,
     ) -> Assignment:
         key, terms = round_.key, round_.terms
         max_bytes = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes
@@ -176,6 +193,7 @@ class Checkin:
             issued_at=now,
             max_update_bytes=max_bytes,
             separation=standing.task.spec.policy.separation_seconds,
+            earlier=earlier,
         )
         return Assignment(
             task=key.task,
@@ -206,8 +224,8 @@ class Checkin:
         )
 
 
-def _too_soon(standing: Standing, cookie: CookieClaims | None, now: float) -> Refusal | None:
+def _too_soon(standing: Standing, last: CookieClaims | None, now: float) -> Refusal | None:
     separation = standing.task.spec.policy.separation_seconds
-    if cookie is None or cookie.key.task != standing.task.name or now >= cookie.contributed_at + separation:
+    if last is None or now >= last.contributed_at + separation:
         return None
-    return Refusal(WaitReason.TOO_SOON, cookie.contributed_at + separation - now)
+    return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - now)

@@ -1,0 +1,195 @@
+"""Several tasks of one population: a client's cookie remembers what it did for each of them, through an assignment of another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import jwt
+import pytest
+from support.harness import START, Harness
+from support.plans import sum_update
+
+from coordinator.domain import names
+from coordinator.domain.keys import KeyRing
+from coordinator.domain.rounds import Collecting, Committed
+from muster.wire.messages import Assignment, Wait, WaitReason
+
+DAY = 86400.0  # seconds
+OLD, NEW = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32)
+
+
+@dataclass
+class Device:
+    """An honest client: it hands the newest cookie back, and uploads whatever it gets work for."""
+
+    h: Harness
+    number: int
+    cookie: str | None = None
+
+    def check_in(self) -> Assignment | Wait:
+        answer = self.h.checkin(self.number, cookie=self.cookie)
+        self.cookie = getattr(answer, "cookie", None) or self.cookie
+        return answer
+
+    def turn(self) -> Assignment | Wait:
+        answer = self.check_in()
+        if isinstance(answer, Assignment):
+            self.send(answer)
+        return answer
+
+    def send(self, assignment: Assignment) -> None:
+        self.cookie = self.h.upload(assignment.token, sum_update(self.number)).cookie
+        self.h.deliver_all()
+
+
+def begun(h, *tasks, **policy):
+    h.put_plan()
+    for task in tasks:
+        h.create_task(task, **policy)
+    h.deliver_all()
+    return h
+
+
+def passes(h, seconds):
+    """Time goes by, in which rounds that nobody comes to begin anew."""
+    h.clock.advance(seconds)
+    h.settle(minutes=1)
+
+
+def worked(answers):
+    """The tasks that there was work for, in order of their names."""
+    return sorted(answer.task for answer in answers if isinstance(answer, Assignment))
+
+
+def counts(h, task):
+    """How many updates each of the task's committed rounds has."""
+    rounds = [found.value for found in h.inner.rounds.list(names.rounds_path(task))]
+    return [round_.tally.folded for round_ in rounds if isinstance(round_, Committed)]
+
+
+def test_a_separation_holds_for_each_of_several_tasks(tmp_path):
+    h = begun(Harness(tmp_path), "a", "b", goal=1, rounds=9, separation_seconds=DAY)
+    device = Device(h, 0)
+    answers = []
+    for _ in range(8):
+        answers.append(device.turn())
+        h.clock.advance(1)
+    assert worked(answers) == ["a", "b"]
+    assert all(answer.reason is WaitReason.TOO_SOON for answer in answers[2:])
+    # It ends for each of them a day after the client's own contribution to it.
+    assert answers[2].retry_after in (DAY - 2, DAY - 1)
+    passes(h, DAY)
+    assert worked(device.turn() for _ in range(8)) == ["a", "b"]
+
+
+def test_clients_whose_updates_are_folded_take_no_second_slot_of_any_task(tmp_path):
+    h = begun(Harness(tmp_path), "a", "b", goal=6, minimum=2, over_selection=1.0, chunk=2, rounds=1)
+    early = [Device(h, number) for number in range(2)]
+    answers = [device.turn() for device in islice(cycle(early), 40)]
+    assert worked(answers) == ["a", "a", "b", "b"]
+    assert {answer.reason for answer in answers[4:]} == {WaitReason.ALREADY_IN}
+    assert h.blobs("updates/") == []  # they are folded: no name tells of them
+    for device in [Device(h, number) for number in range(2, 6)]:
+        assert worked(device.turn() for _ in range(2)) == ["a", "b"]
+    assert counts(h, "a") == counts(h, "b") == [6]
+
+
+def test_a_client_that_gives_work_back_or_misses_a_round_forgets_nothing(tmp_path):
+    h = begun(Harness(tmp_path), "a", "b", goal=1, rounds=9, separation_seconds=DAY, round_seconds=100)
+    device = Device(h, 0)
+    device.turn()
+    before = device.cookie
+    given_back = device.check_in()
+    assert h.report(given_back.token).cookie is None
+    assert device.cookie == before
+    passes(h, 101)
+    assert worked(device.turn() for _ in range(4)) == [given_back.task]
+
+
+def test_what_a_cookie_says_of_a_task_is_over_when_it_is_over_there(tmp_path):
+    """A task with a long separation keeps no client from one that has none."""
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task("long", goal=1, rounds=9, separation_seconds=3 * DAY)
+    h.create_task("none", goal=1, rounds=99)
+    h.deliver_all()
+    device = Device(h, 0)
+    assert worked(device.turn() for _ in range(9)) == ["long"] + ["none"] * 8
+    passes(h, 2 * DAY)  # beyond the life of what it did for the other one
+    assert worked(device.turn() for _ in range(3)) == ["none"] * 3
+    passes(h, DAY)
+    assert "long" in worked(device.turn() for _ in range(9))
+
+
+def test_a_client_of_more_tasks_than_a_cookie_holds_remembers_what_matters_longest(tmp_path):
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task("long", goal=1, rounds=9, separation_seconds=30 * DAY)
+    h.deliver_all()
+    device = Device(h, 0)
+    device.turn()
+    for number in range(12):
+        h.create_task(f"t{number}", goal=1, rounds=9, separation_seconds=DAY)
+    h.deliver_all()
+    for _ in range(30):
+        device.turn()
+    assert counts(h, "long") == [1]
+    assert len(device.cookie) < 2048
+
+
+def test_a_cookie_and_an_assignment_of_the_version_before_are_still_good(tmp_path):
+    """That version's tokens have the same claims but for what was added, and it passes over what it does not know."""
+    h = begun(Harness(tmp_path), "a", "b", goal=2, rounds=9, separation_seconds=DAY)
+    secret = h.secret
+
+    def aged(token):
+        claims = jwt.decode(token, options={"verify_signature": False})
+        claims.pop("earlier", None)
+        assert {"task", "round", "epoch", "exp", "iat"} <= claims.keys()
+        return jwt.encode(claims, secret, "HS256", headers={"kid": KeyRing.of(secret).newest.fingerprint})
+
+    device = Device(h, 0)
+    first = device.turn()
+    device.cookie = aged(device.cookie)
+    second = device.check_in()
+    assert second.task != first.task
+    # An assignment of then says nothing of before: the next cookie is of this task alone, as it was then.
+    device.cookie = h.upload(aged(second.token), sum_update(0)).cookie
+    (told,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+    assert (told.key.task, told.contributed_at) == (second.task, START)
+    # With a token of now both are remembered.
+    h.upload(second.token, sum_update(0))
+    device.cookie = h.upload(second.token, sum_update(0)).cookie
+    assert {told.key.task for told in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
+    newest = jwt.decode(device.cookie, options={"verify_signature": False})
+    assert (newest["task"], newest["round"], newest["epoch"], newest["at"]) == (second.task, 1, 0, START)
+
+
+def test_what_a_cookie_remembers_outlives_a_change_of_keys(tmp_path):
+    h = begun(Harness(tmp_path, secret=KeyRing.parse(OLD)), "a", "b", goal=1, rounds=9, separation_seconds=DAY)
+    device = Device(h, 0)
+    device.turn()
+    held = device.check_in()
+    h.secret = KeyRing.parse(f"{NEW},{OLD}")
+    h.restart()
+    device.send(held)
+    assert isinstance(device.check_in(), Wait)
+    h.secret = KeyRing.parse(NEW)
+    h.restart()
+    assert {told.key.task for told in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
+
+
+@pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
+def test_an_assignment_carries_nothing_of_its_own_task(tmp_path, tasks):
+    """A population of one task pays nothing for all this."""
+    h = begun(Harness(tmp_path), *tasks, goal=1, rounds=99)
+    device = Device(h, 0)
+    for _ in range(12):
+        answer = device.turn()
+        claims = h.app.tokens.read_assignment(answer.token, now=h.clock.now())
+        assert claims.key.task not in {told.key.task for told in claims.earlier}
+        told = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+        assert len(told) == len({each.key.task for each in told})
+    assert len(told) == len(tasks)
+    assert isinstance(h.inner.round(h.inner.task("a").value.current).value, Collecting)
