@@ -7,13 +7,13 @@ on Google's services, on their emulators: these survive a kill of the coordinato
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import platform
-import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -28,16 +28,18 @@ import requests
 import muster
 from muster.emulators import Emulators
 from muster.held_port import LOOPBACK, HeldPort
+from muster.local_secret import secret_of
 from muster.serving import functions_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+_LOG = logging.getLogger(__name__)
 _POSIX = os.name == "posix"
 _OLDEST_PYTHON = (3, 11)  # for the functions
 _PATIENCE = 120.0  # seconds for a start; a cold TensorFlow takes ten or more
 _GRACE = 8.0  # seconds for an orderly end
-_FREED = 5.0  # seconds for the port of processes that were killed to be free again
+_FREED = 7.0  # seconds for the port of processes whose supervisor was killed to be free again: they take 5 and a little to end
 _LOOK = 0.05  # seconds between looks at a process that starts
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
 _STEADY = 30.0  # seconds of life after which a death is no longer one of a row
@@ -175,8 +177,10 @@ class LocalCoordinator:
                 log = self.logs / f"{name}.log"
                 self._children.append(_Child(name, arguments, environment, log, self._on_died))
             deadline = time.monotonic() + timeout
-            for name, url in (("web", self.url), ("committer", f"http://{LOOPBACK}:{committer}")):
-                self._wait_for(name, f"{url}/healthz", deadline)
+            # Not at the address that clients reach: another coordinator may have it, and answer. Web answers here once it listens there.
+            for name, number in (("web", internal), ("committer", committer)):
+                self._wait_for(name, f"http://{LOOPBACK}:{number}/healthz", deadline)
+            self._check_alive()
         except BaseException:
             self.kill()
             self._release_ports()
@@ -210,10 +214,8 @@ class LocalCoordinator:
         self._release_inner()
 
     def _hold_port(self) -> None:
-        # After a kill the workers that the killed server leaves behind may listen for some moments more.
-        patience = 0.0 if self._served is None else _FREED
         try:
-            held = HeldPort(self._host, self._port, patience=patience)
+            held = self._held_port()
         except OSError as error:
             raise StartError(
                 f"Can't listen on {self._host}:{self._port} ({error.strerror}): choose another --host or --port"
@@ -221,6 +223,16 @@ class LocalCoordinator:
         if self._served is not None:
             self._served.close()
         self._port, self._served = held.number, held
+
+    def _held_port(self) -> HeldPort:
+        try:
+            return HeldPort(self._host, self._port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        # The processes that a killed supervisor leaves behind may listen for some moments more.
+        _LOG.warning("%s:%d is taken; waiting up to %.0f s for it to be free", self._host, self._port, _FREED)
+        return HeldPort(self._host, self._port, patience=_FREED)
 
     def _release_ports(self) -> None:
         self._release_inner()
@@ -289,7 +301,7 @@ def settings_of(data_dir: Path) -> dict[str, str]:
         "MUSTER_STATE": f"sqlite://{root}/state.db",
         "MUSTER_BLOBS": f"file://{root}/blobs",
         "MUSTER_QUEUE": f"local://{root}/queue.db",
-        "MUSTER_SECRET": _secret(data_dir),
+        "MUSTER_SECRET": secret_of(data_dir),
         "MUSTER_ROUND_CACHE_SECONDS": str(_LOCAL_CACHE),
     }
 
@@ -384,19 +396,6 @@ class _Child:
                     return
                 self._kill_group()
                 self._process = self._spawn()
-
-
-def _secret(folder: Path) -> str:
-    """The folder's key, in hex; made once, and readable by its owner alone."""
-    path = folder / "secret"
-    if not path.exists():
-        handle, name = tempfile.mkstemp(dir=folder)  # mode 0600
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-        with contextlib.suppress(FileExistsError):  # another start was faster
-            os.link(name, path)
-        Path(name).unlink()
-    return path.read_text().strip()
 
 
 def _tail(log: Path) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from support import cloud
 from support.plans import sum_plan
 
 from muster.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
+from muster.held_port import LOOPBACK
 from muster.local import Died, LocalCoordinator, StartError
 from muster.wire.messages import TaskPolicy, TaskSpec
 
@@ -89,6 +93,66 @@ def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         assert len(pids) == 3
         supervisor.kill()
     assert soon(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_restart_right_after_the_supervisor_was_killed_waits_for_the_port(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = (
+        "import sys, threading\n"
+        "from muster.local import LocalCoordinator\n"
+        "print(LocalCoordinator(sys.argv[1], workers=1, warm=False).start().url, flush=True)\n"
+        "threading.Event().wait()\n"
+    )
+    with subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        port = int(supervisor.stdout.readline().rpartition(":")[2])
+        # A request that never ends keeps the worker for as long as it waits for any.
+        with socket.create_connection((LOOPBACK, port)) as slow:
+            slow.sendall(b"PUT /v1/updates HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Length: 1")
+            supervisor.kill()
+            with LocalCoordinator(tmp_path, port=port, workers=1, warm=False) as coordinator:
+                assert answers(f"{coordinator.url}/healthz")
+    assert f"{LOOPBACK}:{port} is taken" in caplog.text
+
+
+class Everything(BaseHTTPRequestHandler):
+    """Answers to anything that all is well."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="two sockets have one port there alone")
+def test_does_not_take_another_that_answers_at_its_port_for_itself(tmp_path: Path) -> None:
+    """As of two starts at once: both hold the port, and one listens first."""
+    other = ThreadingHTTPServer((LOOPBACK, 0), Everything, bind_and_activate=False)
+    other.allow_reuse_address = True
+    other.server_bind()
+
+    def listen() -> None:
+        assert soon((tmp_path / "logs" / "web.log").exists)  # the start has looked at the port, and web has not yet
+        other.server_activate()
+        other.serve_forever(poll_interval=0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(listen)
+        try:
+            with (
+                pytest.raises(StartError, match=r"(?s)web ended with code 1.*Connection in use"),
+                LocalCoordinator(tmp_path, port=other.server_port, workers=1, warm=False),
+            ):
+                pass
+        finally:
+            other.shutdown()
+            other.server_close()
 
 
 def test_a_start_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
