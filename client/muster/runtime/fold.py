@@ -191,7 +191,8 @@ class Accumulator:
 
     def _add_clear(self, item: ClearSum, value: Array) -> None:
         target = self._clear[item.path]
-        np.add(target, value, out=target, casting="unsafe")
+        # Said, since numpy would add int64 and uint64 as float64.
+        np.add(target, value, out=target, dtype=np.int64, casting="unsafe")
         if item.modulus is not None:
             np.mod(target, item.modulus, out=target)
 

@@ -160,6 +160,14 @@ def test_a_sum_that_would_leave_int64_is_refused():
     assert accumulator.tensors()["s"] == INT64_MAX
 
 
+def test_a_wide_sum_of_unsigned_integers_is_exact():
+    wide = ClearSum(path="s", dtype=DType.UINT64, shape=(), kind="secure_sum_bitwidth", maximum=INT64_MAX)
+    accumulator = Fold(manifest((), (), (wide,)), zero={}).start()
+    for value in ((1 << 59) + 1, 3, 5):
+        accumulator.add({"s": np.array(value, np.uint64)})
+    assert accumulator.tensors()["s"] == (1 << 59) + 9
+
+
 def test_bfloat16_sums_stay_bfloat16():
     spec = TensorSpec(path="a", dtype=DType.BFLOAT16, shape=())
     rule = FoldRule(path="a", kind=FoldKind.SUM, update="u")
