@@ -12,6 +12,7 @@ from coordinator.domain.pacing import LONGEST
 from coordinator.ports import Clients, Invoker, Operators
 from coordinator.tokens import Tokens
 from coordinator.use_cases.audit import Audit
+from coordinator.use_cases.broadcasts import Broadcasts
 from coordinator.use_cases.checkin import Checkin
 from coordinator.use_cases.closing import ClosingRounds
 from coordinator.use_cases.committing import Committing
@@ -40,6 +41,7 @@ class Application:
     plans: Plans
     checkin: Checkin
     uploads: Uploads
+    broadcasts: Broadcasts
     tasks: Tasks
     folding: Folding
     closing: ClosingRounds
@@ -107,6 +109,7 @@ def assemble(
             platform, tokens, plans, open_rounds, Pseudonyms(platform, ring), retry_floor, direct_above, longest_wait
         ),
         uploads=Uploads(platform, tokens, plans, open_rounds, Goals(platform), retry_floor, longest_wait),
+        broadcasts=Broadcasts(platform, round_cache_seconds),
         tasks=Tasks(platform, plans, tensorflow_folds),
         folding=folding,
         closing=closing,

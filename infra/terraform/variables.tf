@@ -70,7 +70,7 @@ variable "functions" {
     How large each function is, and how many instances of it there may be. All have defaults.
     - `min_instances`: kept warm, and paid for. `max_instances`: bounds the cost.
     - `concurrency`: requests at once in an instance, each with a thread. More than one needs a whole CPU.
-    - `memory`: such as `512Mi`. The aggregator holds an accumulator and an update for each fold at once, the committer a few models.
+    - `memory`: such as `512Mi`. The client API holds one copy of what clients download, the aggregator an accumulator and an update, the committer a few models.
       The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
     - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
     - `environment`: further settings (docs/operations.md), before those that have variables of their own here.

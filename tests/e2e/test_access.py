@@ -88,7 +88,7 @@ def below_the_minimum_and_alone(root: Path, log: Log) -> None:
     h.settle()
     with pytest.raises(ProblemError) as gone:
         h.ask("GET", late)
-    assert gone.value.type is ProblemType.NOT_FOUND
+    assert gone.value.type is ProblemType.ROUND_CLOSED
 
 
 def commits_that_come_early_and_late(root: Path, log: Log) -> None:

@@ -193,6 +193,19 @@ def test_what_never_changes_is_cached_and_comes_in_ranges(h):
         assert (head.status_code, head.data, head.headers["Content-Length"]) == (200, b"", str(len(whole.data)))
 
 
+def test_one_rounds_result_costs_no_look_at_all_later_rounds(tmp_path, monkeypatch):
+    h = Harness(tmp_path)
+    h.begin(rounds=12, goal=1)
+    for number in range(1, 13):
+        h.upload(h.assigned(number).token, sum_update(number))
+        h.deliver_all()
+    looks, read = [], h.inner.documents.list
+    monkeypatch.setattr(h.inner.documents, "list", lambda *path, **more: looks.append(read(*path, **more)) or looks[-1])
+    assert h.result(2)["ids"] == 1 << 2
+    assert [len(found) for found in looks] == [4]
+    assert refused(h, "GET", f"/v1/tasks/{TASK}/rounds/13/result").type is P.NOT_FOUND
+
+
 def test_an_operator_sees_tasks_rounds_results_and_checkpoints(h):
     assert [task.spec.name for task in TaskList.decode(h.ask("GET", "/v1/tasks")).tasks] == [TASK]
     assert (h.task().checkpoint, h.task().current.round, h.task().plan_name) == (2, 3, "client_ids")

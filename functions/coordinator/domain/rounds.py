@@ -6,7 +6,7 @@ reads the round, calls the function and writes the outcome back with compare-and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
@@ -149,13 +149,13 @@ class Verdict(Enum):
     EXTEND = "extend"  # nobody has come at all: the clock starts again, and no attempt is used up
 
 
-def judge(round_: Collecting, *, updates: int, assigned: int, now: float) -> Verdict:
+def judge(round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float) -> Verdict:
     """Whether a round that collects goes on.
 
     Args:
       round_: The round.
       updates: How many updates manifests and listing together hold (not what counters say).
-      assigned: How many assignments were given out.
+      assigned: Says how many assignments were given out; asked only where that decides.
       now: POSIX seconds.
     """
     terms = round_.terms
@@ -165,7 +165,7 @@ def judge(round_: Collecting, *, updates: int, assigned: int, now: float) -> Ver
         return Verdict.GO_ON
     if updates >= terms.minimum:
         return Verdict.AGGREGATE
-    return Verdict.ABANDON if updates or assigned else Verdict.EXTEND
+    return Verdict.ABANDON if updates or assigned() else Verdict.EXTEND
 
 
 def close(round_: Collecting, *, now: float) -> Aggregating:

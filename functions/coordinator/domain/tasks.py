@@ -45,6 +45,11 @@ class Task:
         return RoundKey(self.name, self.number, self.epoch) if self.number else None
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was paused because it can't go on, as `note` says: nothing is tried again before it is resumed."""
+        return self.status is TaskStatus.PAUSED and bool(self.note)
+
+    @property
     def ended(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status in ENDED

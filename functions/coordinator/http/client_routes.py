@@ -42,8 +42,13 @@ def client_routes(app: Application) -> list[Route]:
 
     def get_plan(call: Call) -> Response:
         sha256 = call.path["sha256"]
-        found = app.plans.for_client(sha256, accepted=encodings.accepted(call.request))
-        return encoded_response(call, found, sha256=sha256, content_type=plan.CONTENT_TYPE)
+        app.plans.manifest(sha256)  # raises `not_found`, also where the client says that it has the plan
+        return encoded_response(
+            call,
+            lambda accepted: app.plans.for_client(sha256, accepted=accepted),
+            sha256=sha256,
+            content_type=plan.CONTENT_TYPE,
+        )
 
     def broadcast(call: Call) -> Response:
         sha256 = call.request.args.get("sha256", "")
@@ -51,9 +56,10 @@ def client_routes(app: Application) -> list[Route]:
             raise ProblemError(
                 ProblemType.INVALID_REQUEST, "The query needs sha256=…, which the assignment's URL carries"
             )
-        accepted = encodings.accepted(call.request)
-        found = app.tasks.broadcast(call.path["task"], call.path["round"], sha256, accepted=accepted)
-        return encoded_response(call, found, sha256=sha256, content_type=SAFETENSORS)
+        found = app.broadcasts.find(call.path["task"], call.path["round"], sha256)
+        return encoded_response(
+            call, lambda accepted: app.broadcasts.read(found, accepted), sha256=sha256, content_type=SAFETENSORS
+        )
 
     def upload(call: Call) -> Response:
         encoding = encodings.of_body(call.request)

@@ -15,6 +15,7 @@ from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 
 from coordinator.http.cors import Cors
+from coordinator.http.encodings import accepted
 from coordinator.ports import BlobNotFoundError, UnavailableError
 from coordinator.use_cases.records import NewerSchemaError
 from coordinator.use_cases.variants import Variant
@@ -253,21 +254,36 @@ def immutable_response(
     response.content_length = len(data)
     if encoding is not None:
         response.content_encoding = encoding
-    response.set_etag(etag)
-    response.headers["Cache-Control"] = f"{'private' if private else 'public'}, {_IMMUTABLE}"
+    _mark_immutable(response, etag=etag, private=private)
     response.make_conditional(call.request.environ, accept_ranges=True, complete_length=len(data))
     return response
 
 
-def encoded_response(call: Call, found: Variant, *, sha256: str, content_type: str) -> Response:
-    """As `immutable_response`, of a variant of the bytes with the hash `sha256`.
+def encoded_response(
+    call: Call, read: Callable[[Sequence[str]], Variant], *, sha256: str, content_type: str
+) -> Response:
+    """As `immutable_response`, of the bytes with the hash `sha256`, which exist, in an encoding that the client takes.
 
     Each encoding has an ETag of its own, a strong one (RFC 9110 §8.8.3.3): a range of one is of no use with a range of another.
+    `read` gives the bytes in the first that there is of some encodings; nothing is read for a client that has them.
     """
-    etag = sha256 if found.encoding is None else f"{sha256}-{found.encoding}"
-    response = immutable_response(call, found.data, etag=etag, content_type=content_type, encoding=found.encoding)
+    takes = accepted(call.request)
+    tags = [sha256, *(f"{sha256}-{encoding}" for encoding in takes)]
+    held = next((tag for tag in tags if call.request.if_none_match.contains_weak(tag)), None)
+    if held is not None:
+        response = Response(status=HTTPStatus.NOT_MODIFIED)
+        _mark_immutable(response, etag=held)
+    else:
+        found = read(takes)
+        etag = sha256 if found.encoding is None else f"{sha256}-{found.encoding}"
+        response = immutable_response(call, found.data, etag=etag, content_type=content_type, encoding=found.encoding)
     response.vary.add("Accept-Encoding")
     return response
+
+
+def _mark_immutable(response: Response, *, etag: str, private: bool = False) -> None:
+    response.set_etag(etag)
+    response.headers["Cache-Control"] = f"{'private' if private else 'public'}, {_IMMUTABLE}"
 
 
 def _pieces(data: memoryview) -> Iterator[bytes]:

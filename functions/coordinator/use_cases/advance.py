@@ -6,31 +6,39 @@ from contextlib import suppress
 from dataclasses import replace
 
 from coordinator.domain import names
-from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round, abandon, next_round
+from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Ended, Round, abandon, next_round
 from coordinator.domain.tasks import Task, at_round, completed
 from coordinator.ports import AlreadyExistsError, ConflictError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.open_rounds import tally_assignments
-from coordinator.use_cases.records import Platform
+from coordinator.use_cases.records import Platform, Versioned
 from muster.wire.messages import TaskStatus
 
 
 def advance(platform: Platform, task_name: str) -> None:
     """Opens the round that follows the task's current one, if that has ended. Safe to repeat, by several at once."""
-    task = platform.task(task_name).value
-    if task.current is None or task.status is not TaskStatus.ACTIVE:
+    found = platform.task(task_name)
+    if found.value.current is None:
         return
-    found = platform.round(task.current)
-    if found is None or isinstance(found.value, Collecting | Aggregating):
+    round_ = platform.round(found.value.current)
+    if round_ is not None and isinstance(round_.value, Ended):
+        follow(platform, found, round_.value)
+
+
+def follow(platform: Platform, found: Versioned[Task], ended: Ended) -> None:
+    """Opens the round that follows `ended`, the current one of the task as it was `found`. Safe to repeat, by several at once."""
+    task = found.value
+    if task.status is not TaskStatus.ACTIVE:
         return
-    ended = found.value
-    platform.enqueue(work.sweep(ended.key), ended.key)
     checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
     following = next_round(ended, task.spec.policy, now=platform.clock.now())
     if following is None:
-        after = platform.change_task(task_name, lambda now: completed(now, checkpoint) if now == task else now)
+        after = platform.change_task(
+            task.name, lambda now: completed(now, checkpoint) if now == task else now, found=found
+        )
         if after.ended:
             leave_population(platform, task)
+        platform.enqueue(work.sweep(ended.key), ended.key)
         return
     opened = platform.rounds.ensure(names.round_path(following.key), following).value
 
@@ -38,8 +46,10 @@ def advance(platform: Platform, task_name: str) -> None:
         # Paused or rolled back meanwhile: the round stays as it is, and whoever resumes or opens takes it from there.
         return at_round(now, following.key, checkpoint) if now.status is TaskStatus.ACTIVE else now
 
-    platform.change_task(task_name, move)
+    platform.change_task(task.name, move, found=found)
     schedule_close(platform, opened)
+    # Last, since nobody waits for it; should it be lost, the tick sweeps.
+    platform.enqueue(work.sweep(ended.key), ended.key)
 
 
 def schedule_close(platform: Platform, round_: Round) -> None:

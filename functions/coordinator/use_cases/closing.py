@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from coordinator.domain import names
@@ -27,6 +28,8 @@ from coordinator.use_cases.ledgers import Ledger, shards_of
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.records import Platform, Versioned
 
+_TICK = 60.0  # seconds in which ticks call for a fold once
+_BURST = 10.0  # seconds in which several closes of a round call for what follows once
 _FOLDED_HERE = 4  # parts or shards, rather than by work of their own: a hop through the queue costs as much
 
 
@@ -37,22 +40,30 @@ class ClosingRounds:
     platform: Platform
     folding: Folding
 
-    def __call__(self, key: RoundKey) -> None:
-        """Brings the round as far as it can go now. Safe to repeat at any time, by several at once."""
+    def __call__(self, key: RoundKey, *, repairing: bool = False) -> None:
+        """Brings the round as far as it can go now. Safe to repeat at any time, by several at once.
+
+        Args:
+          key: The round.
+          repairing: Whether it is a tick that asks, for what may have got lost and may just take long.
+        """
         found = self.platform.round(key)
         if found is None:
             return
         ledger = Ledger(self.platform, key)
+        just_closed = isinstance(found.value, Collecting)
         if isinstance(found.value, Collecting):
-            found = self._judge(found, found.value, ledger)
+            found = self._judge(found, found.value, ledger, repairing=repairing)
         if found is None:
             return
         if isinstance(found.value, Aggregating):
-            self._aggregate(found, found.value, ledger)
+            self._aggregate(found, found.value, ledger, repairing=repairing, just_closed=just_closed)
         elif not isinstance(found.value, Collecting):
             advance(self.platform, key.task)
 
-    def _judge(self, found: Versioned[Round], round_: Collecting, ledger: Ledger) -> Versioned[Round] | None:
+    def _judge(
+        self, found: Versioned[Round], round_: Collecting, ledger: Ledger, *, repairing: bool
+    ) -> Versioned[Round] | None:
         key, now = round_.key, self.platform.clock.now()
         task = self.platform.task(key.task).value
         if task.ended or (task.current is not None and task.current > key):
@@ -60,8 +71,9 @@ class ClosingRounds:
             return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         contents = ledger.all_contents(shards_of(round_))
         updates = sum(shard.updates for shard in contents)
-        tally = tally_assignments(self.platform, round_)
-        verdict = judge(round_, updates=updates, assigned=tally.assigned, now=now)
+        verdict = judge(
+            round_, updates=updates, assigned=lambda: tally_assignments(self.platform, round_).assigned, now=now
+        )
         if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
             # A key is the round's for good; the next attempt takes the newest, whatever became of it.
             verdict = Verdict.ABANDON
@@ -69,6 +81,7 @@ class ClosingRounds:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:
             reason = f"{updates} updates came in by the deadline; the minimum is {round_.terms.minimum}"
+            tally = tally_assignments(self.platform, round_)
             return self._abandon(found, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
         if verdict is Verdict.EXTEND:
             extended = self._replace(found, extend(round_, now=now))
@@ -77,9 +90,10 @@ class ClosingRounds:
             return None
         foldable = [shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk)]
         if len(foldable) > _FOLDED_HERE:
+            once = f"tick{int(now // _TICK)}" if repairing else None
             for_all(
                 self.platform,
-                lambda shard: self.platform.enqueue(work.fold_shard(key, shard), key, hint=str(shard)),
+                lambda shard: self.platform.enqueue(work.fold_shard(key, shard), key, hint=str(shard), once=once),
                 foldable,
             )
             return None
@@ -87,12 +101,14 @@ class ClosingRounds:
             self.folding.fold_contents(round_, ledger, shard, contents[shard])
         return None
 
-    def _aggregate(self, found: Versioned[Round], round_: Aggregating, ledger: Ledger) -> None:
-        key = round_.key
-        frozen = ledger.freeze(round_, tally_assignments(self.platform, round_))
+    def _aggregate(
+        self, found: Versioned[Round], round_: Aggregating, ledger: Ledger, *, repairing: bool, just_closed: bool
+    ) -> None:
+        key, now = round_.key, self.platform.clock.now()
+        once = f"tick{_repairs(now - round_.closed_at)}" if repairing else f"close{int(now // _BURST)}"
+        frozen = ledger.freeze(round_, tally_assignments(self.platform, round_), just_closed=just_closed)
         if frozen.closing.updates < round_.terms.minimum:
             reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {round_.terms.minimum}"
-            now = self.platform.clock.now()
             abandoned = abandon(round_, reason=reason, tally=frozen.tally, now=now)
             if self._abandon(found, abandoned, below_minimum=True) is not None:
                 advance(self.platform, key.task)
@@ -100,12 +116,17 @@ class ClosingRounds:
         missing = ledger.missing(frozen.closing.parts())
         if len(missing) > _FOLDED_HERE:
             for_all(
-                self.platform, lambda part: self.platform.enqueue(work.fold_part(key, part), key, hint=part), missing
+                self.platform,
+                lambda part: self.platform.enqueue(work.fold_part(key, part), key, hint=part, once=once),
+                missing,
             )
             return
+        folded: list[str] = []
         for part in missing:
-            self.folding.ensure_part(round_, ledger, frozen, part)
-        self.platform.enqueue(work.commit(key), key)
+            folded += self.folding.make_part(round_, ledger, frozen, part)
+        self.platform.enqueue(work.commit(key), key, once=once)
+        # They are in partials that are durable; the commit need not wait for it.
+        self.platform.blobs.delete(folded)
 
     def _abandon(self, found: Versioned[Round], value: Abandoned, *, below_minimum: bool) -> Versioned[Round] | None:
         """As `_replace`; whoever abandons the round says so."""
@@ -120,3 +141,11 @@ class ClosingRounds:
             return self.platform.rounds.replace(found, value)
         except ConflictError:
             return None
+
+
+def _repairs(seconds: float) -> int:
+    """How often a tick has repaired a round that closed so many seconds ago: after 0 s, then after 1 min, 2 min, 4 min and so on.
+
+    Most often nothing got lost, and what was called for takes its time: then a second committer would compute for nothing.
+    """
+    return max(0, math.floor(math.log2(max(seconds, 1.0) / _TICK)) + 1)

@@ -18,6 +18,7 @@ from coordinator.domain.rounds import (
     BlobRef,
     Checkpoint,
     Collecting,
+    Ended,
     Outcome,
     Round,
     Tally,
@@ -28,7 +29,8 @@ from coordinator.domain.rounds import (
 from coordinator.domain.tasks import Task, opened
 from coordinator.ports import BlobNotFoundError, ConflictError
 from coordinator.use_cases import events, work
-from coordinator.use_cases.advance import abandon_current, advance, next_key, schedule_close
+from coordinator.use_cases.advance import abandon_current, advance, follow, next_key, schedule_close
+from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Frozen, Ledger
 from coordinator.use_cases.records import Platform, Versioned
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
+_CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
+# What computing the same again comes to again: graphs that fail, and partials whose sums do not fit.
+_FINAL = frozenset({ProblemType.COMPUTATION_FAILED, ProblemType.UPDATE_INVALID})
 
 
 @dataclass(frozen=True)
@@ -52,27 +57,44 @@ class Committing:
     folding: Folding
     runtime: Callable[[Plan], Runtime]
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: set[RoundKey] = field(default_factory=set)
 
     def commit(self, key: RoundKey) -> None:
         """Computes the next state and makes it the task's, once. Safe to repeat, by several at once."""
-        # Repeats within one process wait, and then find the round committed, rather than computing for nothing.
-        with self._turn:
-            self._commit_once(key)
+        # A repeat in the process that is at it has nothing to wait for: should the first one fail, it is delivered again.
+        if key in self._under_way:
+            return
+        self._under_way.add(key)
+        try:
+            with self._turn:
+                self._commit_once(key)
+        finally:
+            self._under_way.discard(key)
 
     def _commit_once(self, key: RoundKey) -> None:
         found = self.platform.round(key)
         if found is None or isinstance(found.value, Collecting):
             return
         if isinstance(found.value, Aggregating):
-            task = self.platform.task(key.task).value
-            if task.current != key or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
+            task_found = self.platform.task(key.task)
+            task = task_found.value
+            if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = Ledger(self.platform, key).frozen()
-            if frozen is None or not self._commit(found, found.value, task, frozen):
+            try:
+                ended = None if frozen is None else self._commit(found, found.value, task, frozen)
+            except ProblemError as problem:
+                if problem.type not in _FINAL:
+                    raise
+                self._stop(task, f"Round {key.number} can't be committed: {problem.detail}")
+                return
+            if ended is not None and task.status is TaskStatus.ACTIVE:
+                follow(self.platform, task_found, ended)
                 return
         advance(self.platform, key.task)
 
-    def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> bool:
+    def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
+        """The round as it has ended now; None if it was not for us to end it."""
         key, terms = round_.key, round_.terms
         accumulator = self.folding.start(terms.plan)
         try:
@@ -80,29 +102,23 @@ class Committing:
         except BlobNotFoundError:
             # Asked too early, or too late: the close sees to the parts that are missing.
             self.platform.enqueue(work.close(key), key)
-            return False
+            return None
         tally = frozen.tally.plus(merged)
         if tally.folded < terms.minimum:
             reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
             abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
             if not self._replace(found, abandoned):
-                return False
+                return None
             events.round_abandoned(abandoned, below_minimum=True)
-            return True
-        try:
-            outcome = self._compute(round_, task, accumulator.tensors(), tally)
-        except ProblemError as problem:
-            if problem.type is not ProblemType.COMPUTATION_FAILED:
-                raise
-            self._stop(task, f"Round {key.number} can't be committed: {problem.detail}")
-            return False
+            return abandoned
+        outcome = self._compute(round_, task, accumulator.tensors(), tally)
         committed = commit(round_, outcome, now=self.platform.clock.now())
         if self._replace(found, committed):
             events.round_committed(committed)
-            return True
+            return committed
         # What was computed is nobody's: the sweep removes it unread. The committer itself may delete nothing.
         self.platform.enqueue(work.sweep(key), key)
-        return True
+        return None
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> Outcome:
         key = round_.key
@@ -112,15 +128,26 @@ class Committing:
         aggregate = runtime.report({name: value for name, value in tensors.items() if name not in clear})
         state = decode(self.platform.blobs.read(round_.terms.base.blob.name))
         after = runtime.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
-        checkpoint = self.platform.put_output("checkpoints", key, encode(after.state))
-        result = self.platform.put_output("results", key, encode(after.result))
-        broadcast = None
+        outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
         if key.number < task.spec.policy.rounds:
-            data = encode(runtime.prepare(after.state))
-            broadcast = self.platform.put_output("broadcasts", key, data)
-            Variants(self.platform.blobs).make(broadcast.name, data)
-        now = self.platform.clock.now()
-        return Outcome(tally, Checkpoint(key.number, checkpoint, now), result, broadcast, metrics_of(after.result))
+            outputs[_BROADCAST] = runtime.prepare(after.state)
+        refs = for_all(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
+        stored = dict(zip(outputs, refs, strict=True))
+        return Outcome(
+            tally,
+            Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now()),
+            stored[_RESULT],
+            stored.get(_BROADCAST),
+            metrics_of(after.result),
+        )
+
+    def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
+        """Stores an output, and of a broadcast its encoded copies."""
+        data = encode(tensors)
+        stored = self.platform.put_output(kind, key, data)
+        if kind == _BROADCAST:
+            Variants(self.platform.blobs).make(stored.name, data)
+        return stored
 
     def open(self, task_name: str) -> None:
         """Computes a task's first broadcast (after a rollback, its new one) and opens the round. Safe to repeat."""
@@ -135,7 +162,7 @@ class Committing:
             state = decode(self.platform.blobs.read(base.blob.name))
             broadcast = self._first_broadcast(key, encode(self.runtime(plan).prepare(state)))
         except ProblemError as problem:
-            if problem.type is not ProblemType.COMPUTATION_FAILED:
+            if problem.type not in _FINAL:
                 raise
             self._stop(task, f"The first broadcast can't be computed: {problem.detail}")
             return

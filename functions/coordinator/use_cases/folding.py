@@ -97,31 +97,41 @@ class Folding:
         frozen = ledger.frozen()
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
-        self.ensure_part(found.value, ledger, frozen, part)
+        if ledger.has_partial(part):
+            folded = list(
+                ledger.updates_of(part, frozen) or ()
+            )  # whoever made it may have died before it could delete them
+        else:
+            folded = self.make_part(found.value, ledger, frozen, part)
+        self.platform.blobs.delete(folded)
         # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
         rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
         if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
             self.platform.enqueue(work.commit(key), key)
 
-    def ensure_part(self, round_: Open, ledger: Ledger, frozen: Frozen, part: str) -> None:
-        """Makes the part's partial, unless it is there."""
+    def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen, part: str) -> list[str]:
+        """Makes the partial of a part that was not there a moment ago.
+
+        Returns:
+          The updates that are in it, durably, whoever made it: from here on they are read no more, and the caller deletes them.
+        """
         updates = ledger.updates_of(part, frozen)
         if updates is None:
-            return
+            return []
+        folded = list(updates)
         onto = frozen.closing.onto if part.startswith("rest-") else None
-        if onto is not None and not ledger.has_partial(part):
-            self.ensure_part(round_, ledger, frozen, onto)
-        self._ensure(round_, ledger, part, updates, onto=onto)
+        if onto is not None and not ledger.has_partial(onto):
+            folded += self.make_part(round_, ledger, frozen, onto)
+        self._fold(round_, ledger, part, updates, onto)
+        return folded
 
-    def _ensure(
-        self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], *, onto: str | None = None
-    ) -> None:
+    def _ensure(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...]) -> None:
+        """Makes the partial of a shard's manifest, unless it is there, and deletes the updates that are in it."""
         if not ledger.has_partial(part):
-            self._fold(round_, ledger, part, updates, onto)
-        # Durable now, whoever made it: from here on an update is read no more.
+            self._fold(round_, ledger, part, updates)
         self.platform.blobs.delete(updates)
 
-    def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None) -> None:
+    def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None = None) -> None:
         terms, manifest = round_.terms, self.plans.manifest(round_.terms.plan)
         waits = self._turn.locked()
         with self._turn:

@@ -96,9 +96,9 @@ class Ledger:
         """The closing, if the round has one."""
         return self._read(_FROZEN, names.closing_name(self.key))
 
-    def freeze(self, round_: Aggregating, tally: Tally) -> Frozen:
-        """Makes the round's closing, or reads the one that was made first."""
-        found = self.frozen()
+    def freeze(self, round_: Aggregating, tally: Tally, *, just_closed: bool = False) -> Frozen:
+        """Makes the round's closing, or reads the one that was made first. None is looked for if the caller has `just_closed` it."""
+        found = None if just_closed else self.frozen()
         if found is not None:
             return found
         shards = range(round_.terms.shards)
@@ -120,6 +120,9 @@ class Ledger:
             if frozen is None or int(index) >= len(frozen.closing.rest):
                 return None
             return frozen.closing.rest[int(index)]
+        known = self._known.get(int(kind), [])
+        if int(index) < len(known):
+            return known[int(index)].updates
         manifest = self._read(_MANIFEST, names.manifest_name(self.key, int(kind), int(index)))
         return None if manifest is None else manifest.updates
 

@@ -14,6 +14,7 @@ from coordinator.domain.rounds import Round, Tally
 from coordinator.domain.tasks import Task
 from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.records import Platform, UnreadableError
+from coordinator.use_cases.turns import Turns
 
 _KEPT = 10_000  # populations or rounds that an instance remembers
 
@@ -44,16 +45,30 @@ class OpenRounds:
         self._platform = platform
         self._seconds = seconds
         self._lock = threading.Lock()
+        self._turns = Turns()
         self._populations: dict[str, tuple[float, list[Standing]]] = {}
         self._rounds: dict[RoundKey, tuple[float, Round | None]] = {}
 
     def of(self, population: str) -> list[Standing]:
         """The population's tasks that can be read. Raises `UnreadableError` if there are some and none can be."""
+        if not self._seconds:
+            return self._read(population)
+        kept = self._kept(population)
+        if kept is not None:
+            return kept
+        with self._turns.of(population):  # one reads, and those who came meanwhile have what it found
+            kept = self._kept(population)
+            return self._renewed(population) if kept is None else kept
+
+    def _kept(self, population: str) -> list[Standing] | None:
+        """What was read not long ago."""
         now = self._platform.clock.now()
         with self._lock:
             kept = self._populations.get(population)
-        if kept is not None and 0 <= now - kept[0] < self._seconds:
-            return kept[1]
+        return kept[1] if kept is not None and 0 <= now - kept[0] < self._seconds else None
+
+    def _renewed(self, population: str) -> list[Standing]:
+        now = self._platform.clock.now()
         found = self._read(population)
         with self._lock:
             if len(self._populations) >= _KEPT:
@@ -81,22 +96,25 @@ class OpenRounds:
         return value
 
     def _read(self, population: str) -> list[Standing]:
-        standings: list[Standing] = []
-        unread: UnreadableError | None = None
-        for member in self._platform.documents.list(names.population_tasks_path(population)):
-            try:
-                found = self._platform.tasks.get(names.task_path(member.id))
-                if found is None or found.value.ended:
-                    continue
-                task = found.value
-                round_ = self.fresh_round(task.current) if task.current is not None else None
-            except UnreadableError as error:
-                unread = error  # the population's other tasks go on
-                continue
-            standings.append(Standing(task, round_, [] if round_ is None else read_tickets(self._platform, round_)))
-        if unread is not None and not standings:
-            raise unread
+        members = self._platform.documents.list(names.population_tasks_path(population))
+        found = for_all(self._platform, self._standing, [member.id for member in members])
+        standings = [each for each in found if isinstance(each, Standing)]
+        unread = [each for each in found if isinstance(each, UnreadableError)]
+        if unread and not standings:
+            raise unread[-1]
         return standings
+
+    def _standing(self, task_name: str) -> Standing | UnreadableError | None:
+        """How a task stands; None of one that has ended, and why not of one that can't be read: the others go on."""
+        try:
+            found = self._platform.tasks.get(names.task_path(task_name))
+            if found is None or found.value.ended:
+                return None
+            task = found.value
+            round_ = self.fresh_round(task.current) if task.current is not None else None
+        except UnreadableError as error:
+            return error
+        return Standing(task, round_, [] if round_ is None else read_tickets(self._platform, round_))
 
 
 def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:

@@ -74,15 +74,18 @@ class Platform:
         """A round, if it is there."""
         return self.rounds.get(names.round_path(key))
 
-    def change_task(self, name: str, change: Callable[[Task], Task]) -> Task:
-        """Applies `change` to the task as it then is, with compare-and-set. What `change` raises passes through."""
+    def change_task(self, name: str, change: Callable[[Task], Task], *, found: Versioned[Task] | None = None) -> Task:
+        """Applies `change` to the task as it then is, with compare-and-set. What `change` raises passes through.
+
+        `found`: the task as it was a moment ago, for whoever has read it.
+        """
         for _ in range(_ATTEMPTS):
-            found = self.task(name)
-            changed = change(found.value)
-            if changed == found.value:
+            seen, found = found or self.task(name), None
+            changed = change(seen.value)
+            if changed == seen.value:
                 return changed
             try:
-                self.tasks.replace(found, changed)
+                self.tasks.replace(seen, changed)
             except ConflictError:
                 continue
             return changed
@@ -90,9 +93,14 @@ class Platform:
             ProblemType.UNAVAILABLE, f"Task {name!r} is being changed by others; try again", retry_after=1.0
         )
 
-    def enqueue(self, work: Work, key: RoundKey, *, hint: str = "", delay: float = 0.0) -> None:
-        """Enqueues work on a round. Names are fresh, since a queue may block a used name for a day: repeats are harmless."""
-        name = f"{work.kind}-{key.task}-{key.id}-{hint}{'-' if hint else ''}{self.chance.nonce()}"
+    def enqueue(
+        self, work: Work, key: RoundKey, *, hint: str = "", once: str | None = None, delay: float = 0.0
+    ) -> None:
+        """Enqueues work on a round. Names are fresh, since a queue may block a used name for a day: repeats are harmless.
+
+        With `once` the name is not: the queue may drop all but the first of those who ask for the same with the same `once`.
+        """
+        name = f"{work.kind}-{key.task}-{key.id}-{hint}{'-' if hint else ''}{once or self.chance.nonce()}"
         self.queue.enqueue(work, name=name, delay=delay)
 
     def put_output(self, kind: str, key: RoundKey, data: bytes) -> BlobRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -17,7 +18,12 @@ from coordinator.use_cases.ledgers import shards_of, stored_contributions
 from coordinator.use_cases.records import Platform, UnreadableError
 from muster.wire.messages import TaskStatus
 
-_SWEPT_AGAIN = 3  # rounds behind the current one that every tick sweeps: a late request may have left something there
+LOG = logging.getLogger(__name__)
+_SWEPT_AGAIN = (
+    3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
+)
+_SWEPT_EVERY = 600.0  # seconds
+_TICK = 60.0  # seconds between two ticks, at most
 # Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
 _STILL_AT_WORK = 7200.0
 
@@ -67,18 +73,21 @@ class Sweeping:
         """Looks at every task once and gives each round the push that a lost message did not.
 
         Raises:
-          UnreadableError: of the first task that could not be read, once all others were looked at.
+          Exception: what the first task that could not be repaired failed with, once all others were looked at.
         """
-        unread: UnreadableError | None = None
+        failed: Exception | None = None
         for document in self.platform.documents.list("tasks"):
             try:
                 self._repair(self.platform.tasks.read(document).value)
             except UnreadableError as error:
                 events.task_unreadable(document.id, str(error))
-                unread = unread or error
+                failed = failed or error
+            except Exception as error:  # whatever one task fails with, the others need their repair
+                LOG.exception("task %s can't be repaired", document.id)
+                failed = failed or error
         self._remove_orphans()
-        if unread is not None:
-            raise unread
+        if failed is not None:
+            raise failed
 
     def _repair(self, task: Task) -> None:
         if not task.ended:
@@ -88,10 +97,10 @@ class Sweeping:
         if task.status is TaskStatus.OPENING:
             minute = int(self.platform.clock.now() // 60)
             self.platform.queue.enqueue(work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}")
-        elif task.current is not None and not task.ended:
-            self.closing(task.current)
+        elif task.current is not None and not task.ended and not task.stopped:
+            self.closing(task.current, repairing=True)
         if task.current is not None:
-            before = replace(task.current, number=max(0, task.current.number - _SWEPT_AGAIN), epoch=0)
+            before = _looked_behind(task.current)
             for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=before.id):
                 key = round_.value.key
                 if isinstance(round_.value, Collecting | Aggregating) and key == task.current:
@@ -103,11 +112,15 @@ class Sweeping:
                     self.sweep(key)
 
     def _is_settled(self, round_: Round) -> bool:
-        """Whether a round has been swept, and nobody can still be at work on it: then it costs no more lists.
+        """Whether a round has been swept, and needs no more of it now: then it costs no more lists.
 
-        The key of its clients' names goes after its blobs have gone. What comes later than all that, `_remove_orphans` finds.
+        While somebody may still be at work on it, it is swept again now and then. The key of its clients' names goes after its blobs
+        have gone. What comes later than all that, and single updates at once, `_remove_orphans` finds.
         """
-        if isinstance(round_, Collecting | Aggregating) or self.platform.clock.now() - round_.ended_at < _STILL_AT_WORK:
+        if isinstance(round_, Collecting | Aggregating):
+            return False
+        seconds = self.platform.clock.now() - round_.ended_at
+        if seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < _TICK:
             return False
         return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
 
@@ -134,3 +147,10 @@ class Sweeping:
         except UnreadableError:
             return False  # for all that is known here, it is open
         return found is None or not isinstance(found.value, Collecting | Aggregating)
+
+
+def _looked_behind(current: RoundKey) -> RoundKey:
+    """What a tick looks at begins behind this: a few rounds back, or a few attempts, of which a round may have had thousands."""
+    if current.epoch > _SWEPT_AGAIN:
+        return replace(current, epoch=current.epoch - _SWEPT_AGAIN - 1)
+    return replace(current, number=max(0, current.number - _SWEPT_AGAIN), epoch=0)

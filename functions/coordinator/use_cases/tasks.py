@@ -5,7 +5,7 @@ Nothing here reads an update or a partial: an operator sees aggregates of commit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,7 @@ from coordinator.use_cases.advance import abandon_current, advance, join_populat
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform, UnreadableError
-from coordinator.use_cases.variants import Variant, Variants
+from coordinator.use_cases.shared_reads import SharedReads
 from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
@@ -38,6 +38,7 @@ from muster.wire.messages import (
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
 PAGE = 100  # rounds in an answer, if the caller does not say
+_ATTEMPTS = 4  # of a round that are read at once
 _NAMED = 3  # tensors that a refusal names
 
 
@@ -141,7 +142,7 @@ class Tasks:
 
     def result(self, name: str, number: int) -> memoryview:
         """The result of a committed round, as safetensors."""
-        return self.platform.blobs.read(self._committed(name, number).result.name)
+        return self._shared.read(self._committed(name, number).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
         """All versions of the task's state, oldest first."""
@@ -156,23 +157,11 @@ class Tasks:
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """A version of the task's state, as safetensors."""
-        return self.platform.blobs.read(self._checkpoint(name, version).blob.name)
+        return self._shared.read(self._checkpoint(name, version).blob.name)
 
     @cached_property
-    def _variants(self) -> Variants:
-        return Variants(self.platform.blobs)
-
-    def broadcast(self, name: str, number: int, sha256: str, *, accepted: Iterable[str] = ()) -> Variant:
-        """The broadcast of the open round, for clients, in the first of the `accepted` encodings that there is.
-
-        Raises:
-          ProblemError: `round_closed`, if the round has gone on.
-        """
-        current = self.platform.task(name).value.current
-        found = self.platform.round(current) if current is not None else None
-        if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
-            raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {name} is not open; check in again")
-        return self._variants.read(found.value.terms.broadcast.name, accepted)
+    def _shared(self) -> SharedReads:
+        return SharedReads(self.platform.blobs, keep_last=True)
 
     def _check_fold(self, manifest: PlanManifest) -> None:
         """Refuses now what the aggregator would fail at with the first updates, and at every repeat."""
@@ -200,12 +189,15 @@ class Tasks:
 
     def _committed(self, name: str, number: int) -> Committed:
         self.platform.task(name)
-        before = RoundKey(name, max(0, number - 1), 9999).id
-        for each in self.platform.rounds.list(names.rounds_path(name), after=before):
-            if each.value.key.number != number:
-                break
-            if isinstance(each.value, Committed):
-                return each.value
+        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
+        while after is not None:
+            found = self.platform.rounds.list(names.rounds_path(name), after=after, limit=_ATTEMPTS)
+            after = found[-1].document.id if len(found) == _ATTEMPTS else None
+            for each in found:
+                if each.value.key.number != number:
+                    after = None
+                elif isinstance(each.value, Committed):
+                    return each.value
         raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
 
     def _checkpoint(self, name: str, version: int) -> Checkpoint:

@@ -60,11 +60,11 @@ class Uploads:
         after = self._still_open(claims)
         updates = 0
         if creation.created:
-            updates = self._count(claims, round_)
+            updates = self._count(claims, after)
         elif creation.blob.size == 0:
             raise ProblemError(ProblemType.ASSIGNMENT_INVALID, "This client gave its assignment of the round back")
         else:
-            self._look_again(claims, round_)
+            self._look_again(claims, after)
         return self._receipt("accepted", claims, after, updates=updates)
 
     def start(self, token: str, wanted: UploadStart) -> DirectUpload:
@@ -126,15 +126,15 @@ class Uploads:
         return self._receipt("reported", claims, round_)
 
     def _uploaded(self, token: str) -> Receipt:
-        claims, round_ = self._admit(token, sweep=True)
+        claims, _ = self._admit(token, sweep=True)
         self._direct()
         mark = self.platform.blobs.create(names.uploaded_name(claims.key, claims.shard, claims.pseudonym), [b""])
         after = self._still_open(claims)
         updates = 0
         if mark.created:
-            updates = self._count(claims, round_)
+            updates = self._count(claims, after)
         else:
-            self._look_again(claims, round_)
+            self._look_again(claims, after)
         return self._receipt("accepted", claims, after, updates=updates)
 
     def _rules(self, claims: AssignmentClaims, round_: Collecting) -> UpdateRules:
@@ -167,27 +167,34 @@ class Uploads:
             raise _closed(claims)
         return claims, round_
 
-    def _count(self, claims: AssignmentClaims, round_: Collecting) -> int:
-        """Counts an update, calls for the work that it makes due, and guesses how many the round has."""
+    def _count(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> int:
+        """Counts an update, calls for the work that it makes due, and guesses how many the round has.
+
+        Of a round that has closed nothing is due: its close counts what is there, and is repeated until it has.
+        """
         key, terms = claims.key, round_.terms
         documents = self.platform.documents
         in_shard = documents.increment(names.shard_path(key, claims.shard), {UPDATES: 1})[UPDATES]
         documents.increment(
             names.ticket_path(key, claims.ticket.counter), {slots.used_field(claims.ticket.interval): 1}
         )
+        if not isinstance(round_, Collecting):
+            return in_shard * terms.shards
         if self.goals.reached(round_, shard=claims.shard, count=in_shard):
             self.platform.enqueue(work.close(key), key)
         elif in_shard % terms.chunk == 0:
             self.platform.enqueue(work.fold_shard(key, claims.shard), key, hint=str(claims.shard))
         return in_shard * terms.shards
 
-    def _look_again(self, claims: AssignmentClaims, round_: Collecting) -> None:
+    def _look_again(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> None:
         """After a repeat: the first try may have died before it counted, so the ledger, not the counter, decides.
 
         That lists all of the round. One of several shards is listed once a second at most, at its end, or a lossy network would
         cost as many lists as updates.
         """
         key = claims.key
+        if not isinstance(round_, Collecting):
+            return
         if round_.terms.shards == 1:
             self.platform.enqueue(work.close(key), key)
             return
@@ -203,7 +210,8 @@ class Uploads:
         if status == "accepted":
             # As long as it tells anything: that the client is in this round, or must not be in one so soon again.
             life = max(_COOKIE_LIFE, claims.separation, round_.terms.deadline - now)
-            cookie = self.tokens.cookie(CookieClaims(claims.key, now, expires_at=now + life))
+            newest = CookieClaims(claims.key, now, expires_at=now + life)
+            cookie = self.tokens.cookie(newest, *claims.earlier)
         return Receipt.from_dict(
             {
                 "status": status,

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from coordinator.domain.names import variant_name
 from coordinator.ports import BlobNotFoundError, Blobs
+from coordinator.use_cases.shared_reads import SharedReads
 from muster.wire import encodings
 
 _KEPT = 1024  # names that an instance remembers
@@ -25,10 +27,15 @@ class Variant:
 
 @dataclass(frozen=True)
 class Variants:
-    """The encoded copies in a blob store."""
+    """The encoded copies in a blob store, which requests share. `keep_last`: see `SharedReads`."""
 
     blobs: Blobs
+    keep_last: bool = False
     _absent: dict[str, None] = field(default_factory=dict)
+
+    @cached_property
+    def _shared(self) -> SharedReads:
+        return SharedReads(self.blobs, keep_last=self.keep_last)
 
     def make(self, name: str, data: bytes | memoryview) -> None:
         """Stores the copies of the blob `name`, which has the bytes `data`. Safe to repeat: the first copy stands."""
@@ -45,10 +52,10 @@ class Variants:
             if copy in self._absent:
                 continue
             try:
-                return Variant(self.blobs.read(copy), encoding)
+                return Variant(self._shared.read(copy), encoding)
             except BlobNotFoundError:
                 missing.append(copy)
-        data = self.blobs.read(name)
+        data = self._shared.read(name)
         # Only now that the blob is known to be there: before that its copies may be yet to come.
         for copy in missing:
             if len(self._absent) >= _KEPT:

@@ -66,7 +66,7 @@ def committed(key=KEY, folded=4, broadcast=BLOB):
     ],
 )
 def test_a_round_is_judged_by_what_came_in_and_its_deadline(updates, assigned, now, verdict):
-    assert judge(collecting(), updates=updates, assigned=assigned, now=now) is verdict
+    assert judge(collecting(), updates=updates, assigned=lambda: assigned, now=now) is verdict
 
 
 def test_an_extended_round_has_its_whole_time_again():

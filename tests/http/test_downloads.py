@@ -1,0 +1,102 @@
+"""What many clients fetch: read from the stores once, whoever comes and however often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support.harness import TASK, Harness, problem_of
+from support.plans import SumRuntime, sum_plan, sum_update
+
+from muster.wire.problems import ProblemType
+
+ACCEPT = {"Accept-Encoding": "zstd"}
+SECONDS = 1.0  # that an instance trusts its reading of a round
+
+
+class Calls:
+    """A port whose calls are counted by method and by the first word of what they ask for."""
+
+    def __init__(self, inner, counts):
+        self._inner, self._counts = inner, counts
+
+    def __getattr__(self, method):
+        call = getattr(self._inner, method)
+
+        def counted(name, *args, **options):
+            self._counts[f"{method} {str(name).partition('/')[0]}"] += 1
+            return call(name, *args, **options)
+
+        return counted
+
+
+class WideRuntime(SumRuntime):
+    """Broadcasts something that is worth encoding beside the state."""
+
+    def prepare(self, state):
+        return {**super().prepare(state), "extra": np.arange(100_000, dtype=np.int32)}
+
+
+@pytest.fixture
+def counts():
+    return Counter()
+
+
+@pytest.fixture
+def h(tmp_path, counts):
+    def wrap(platform):
+        return replace(platform, blobs=Calls(platform.blobs, counts), documents=Calls(platform.documents, counts))
+
+    h = Harness(tmp_path, plan=sum_plan(), runtime=WideRuntime(), cache_seconds=SECONDS, wrap=wrap)
+    h.begin(rounds=2, goal=2)
+    return h
+
+
+@pytest.mark.parametrize("headers", [ACCEPT, {}, {"Range": "bytes=100-199"}], ids=["zstd", "as it is", "a part"])
+def test_a_broadcast_is_read_once_for_all_who_come(h, counts, headers):
+    url = h.assigned(0).broadcast.url
+    first = h.call("GET", url, headers=headers).data
+    counts.clear()
+    for _ in range(20):
+        assert h.call("GET", url, headers=headers).data == first
+    assert not counts
+    h.clock.advance(SECONDS)
+    h.call("GET", url, headers=headers)
+    assert counts == {"get tasks": 2}  # the task and its round, looked at again
+
+
+def test_a_client_that_has_it_costs_no_read_of_it(h, counts):
+    url = h.assigned(0).broadcast.url
+    tags = [h.call("GET", url, headers=headers).headers["ETag"] for headers in (ACCEPT, {})]
+    h.clock.advance(SECONDS)
+    counts.clear()
+    for tag in (*tags, "W/" + tags[0], f'"other", {tags[0]}', "*"):
+        response = h.call("GET", url, headers={**ACCEPT, "If-None-Match": tag})
+        assert (response.status_code, response.data) == (304, b"")
+        assert response.headers["ETag"] in tags
+        assert "immutable" in response.headers["Cache-Control"]
+        assert response.vary.as_set() == {"accept-encoding"}
+    assert counts == {"get tasks": 2}
+
+
+def test_nobody_is_told_that_what_there_is_not_has_not_changed(h):
+    sha256 = "0" * 64
+    answer = h.call("GET", f"/v1/plans/{sha256}", headers={"If-None-Match": f'"{sha256}"'})
+    assert problem_of(answer).type is ProblemType.NOT_FOUND
+    answer = h.call("GET", f"/v1/tasks/{TASK}/rounds/1/broadcast?sha256={sha256}", headers={"If-None-Match": "*"})
+    assert problem_of(answer).type is ProblemType.ROUND_CLOSED
+
+
+def test_a_broadcast_that_is_swept_after_a_look_at_its_round_is_of_a_closed_round(h):
+    first, second = h.assigned(0), h.assigned(1)
+    url = first.broadcast.url
+    h.call("GET", url, headers={**ACCEPT, "If-None-Match": "*"})  # an instance knows of the round, and has read nothing
+    for number, each in enumerate((first, second)):
+        h.upload(each.token, sum_update(number))
+    h.deliver_all()
+    assert len(h.blobs("broadcasts/")) == len(("as it is", "zstd", "gzip"))  # the next round's alone
+    for seconds in (0.0, SECONDS):
+        h.clock.advance(seconds)
+        assert problem_of(h.call("GET", url, headers=ACCEPT)).type is ProblemType.ROUND_CLOSED
