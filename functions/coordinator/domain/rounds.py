@@ -58,6 +58,11 @@ class Terms:
     clip: bool = False
     expected_seconds: float | None = None  # how long the last round took: what waiting clients are told
 
+    @property
+    def ticket_counters(self) -> int:
+        """Over how many counters the cap is split: as many as there are shards, though a client's shard says nothing of its counter."""
+        return self.shards
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:

@@ -143,10 +143,6 @@ class Router:
         """Whether one of the routes serves it."""
         return bool(self._map.bind("").test(path, method))
 
-    @staticmethod
-    def _handle(route: Route, call: Call) -> Response:
-        return route.handler(call)
-
     def __call__(self, request: Request) -> Response:
         """Answers a request; what goes wrong is a problem document."""
         shared = self._shared(request.path)
@@ -192,8 +188,9 @@ class Router:
     def _served(self, request: Request) -> Response:
         """The handler's answer; a problem document for what is wrong with the request itself."""
         try:
-            route, path = self._map.bind("").match(request.path, request.method)
-            return self._handle(route, Call(request, dict(path)))
+            found, path = self._map.bind("").match(request.path, request.method)
+            route: Route = found  # werkzeug says nothing of its endpoints' type
+            return route.handler(Call(request, dict(path)))
         except ProblemError as problem:
             return problem_response(problem)
         except (NotFound, RequestRedirect):

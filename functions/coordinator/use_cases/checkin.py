@@ -132,12 +132,12 @@ class Checkin:
         return self.platform.blobs.stat(name) is not None
 
     def _take_slot(self, standing: Standing, round_: Collecting, now: float) -> Ticket | None:
-        terms = round_.terms
+        terms, counters = round_.terms, round_.terms.ticket_counters
         interval = slots.interval_of(now, assignment_seconds=terms.assignment_seconds)
         issued = slots.issued_field(interval)
-        start = int(self.platform.chance.uniform() * terms.shards) if terms.shards > 1 else 0
-        for step in range(terms.shards):
-            counter = (start + step) % terms.shards
+        start = int(self.platform.chance.uniform() * counters) if counters > 1 else 0
+        for step in range(counters):
+            counter = (start + step) % counters
             if not self._has_room(standing, counter, round_, now):
                 continue
             fields = standing.tickets[counter]
@@ -153,7 +153,7 @@ class Checkin:
         return None
 
     def _any_room(self, standing: Standing, round_: Collecting, now: float) -> bool:
-        return any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.shards))
+        return any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.ticket_counters))
 
     def _has_room(self, standing: Standing, counter: int, round_: Collecting, now: float) -> bool:
         """Whether a counter had a slot when it was last read."""
@@ -166,7 +166,7 @@ class Checkin:
             fields,
             counter,
             cap=terms.cap,
-            counters=terms.shards,
+            counters=terms.ticket_counters,
             now=now,
             assignment_seconds=terms.assignment_seconds,
         )

@@ -101,7 +101,7 @@ class Ledger:
         found = None if just_closed else self.frozen()
         if found is not None:
             return found
-        shards = range(round_.terms.shards)
+        shards = shards_of(round_)
         manifests = for_all(self.platform, self.seal, shards)
         # Listed once all are sealed: what was stored by then is counted.
         listed = chain.from_iterable(for_all(self.platform, self.listed, shards))

@@ -16,6 +16,7 @@ from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.records import Platform, UnreadableError
 from coordinator.use_cases.turns import Turns
 
+SHARD_UPDATES = "updates"  # the field of a shard's counter: how many updates came in
 _KEPT = 10_000  # populations or rounds that an instance remembers
 
 
@@ -124,7 +125,7 @@ def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:
 
 def read_shards(platform: Platform, round_: Round) -> list[int]:
     """How many updates each shard's counter says there are: a hint."""
-    return [fields.get("updates", 0) for fields in _counters(platform, names.shards_path(round_.key), round_)]
+    return [fields.get(SHARD_UPDATES, 0) for fields in _counters(platform, names.shards_path(round_.key), round_)]
 
 
 def tally_assignments(platform: Platform, round_: Round) -> Tally:

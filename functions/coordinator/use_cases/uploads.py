@@ -15,13 +15,12 @@ from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
 from coordinator.use_cases.goals import Goals
-from coordinator.use_cases.open_rounds import OpenRounds
+from coordinator.use_cases.open_rounds import SHARD_UPDATES, OpenRounds
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 
-UPDATES = "updates"
 _COOKIE_LIFE = 86400.0  # seconds, at least
 
 
@@ -174,7 +173,7 @@ class Uploads:
         """
         key, terms = claims.key, round_.terms
         documents = self.platform.documents
-        in_shard = documents.increment(names.shard_path(key, claims.shard), {UPDATES: 1})[UPDATES]
+        in_shard = documents.increment(names.shard_path(key, claims.shard), {SHARD_UPDATES: 1})[SHARD_UPDATES]
         documents.increment(
             names.ticket_path(key, claims.ticket.counter), {slots.used_field(claims.ticket.interval): 1}
         )
