@@ -56,8 +56,8 @@ format: env-with-tff ## Format the code and fix what the linter can
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
 BENCH := PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks
-bench: env-with-tff ## Measure everything beside its yardstick and write docs/benchmarks.md: make bench [PEERS=flower] [ARGS=--quick]
-	@$(BENCH)/suite.py $(if $(PEERS),--peers $(PEERS)) $(if $(findstring --quick,$(ARGS)),,--write) $(ARGS)
+bench: env-with-tff ## Measure everything beside its yardstick and write docs/benchmarks.md: make bench [PEERS=flower] [ARGS="--quick fold"]
+	@$(BENCH)/suite.py --write $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 bench-fold: env-with-tff ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
 	@$(BENCH)/fold.py $(ARGS)

@@ -1,8 +1,9 @@
-"""Check-ins a second through real HTTP: accepted ones, and ones answered "wait", beside the server's floor in the same run.
+"""Check-ins a second through real HTTP: accepted ones, and ones answered "wait", beside what the server does without Muster.
 
 `python tests/benchmarks/checkins.py`. `muster up` with one web worker for each core on an embedded store, and beside it, on the same
-cores, generators with kept connections, whose own share of the CPU is printed. The floor is `GET /health`: gunicorn and
-functions-framework without Muster. Each case is measured in turns, and the medians of all turns are shown.
+cores, generators with kept connections, whose own share of the CPU is printed. Two floors of the same run: `bare`, the same gunicorn
+with an application of two lines, which answers `ok`; and `health`, `GET /health`, which goes through functions-framework and Muster's
+router besides. Each case is measured in turns, the first of which warms up and is dropped, and the medians of the others are shown.
 """
 
 from __future__ import annotations
@@ -24,16 +25,24 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
+from processes import cpu_seconds, family
 from rich.console import Console
 from rich.table import Table
+from yardsticks import bare_server
 
 from muster.local import LocalCoordinator
 from muster.operator import Operator
 from muster.smoke import smoke_plan
 from muster.wire.messages import TaskPolicy
 
-TARGETS = {"accepted": 300.0, "wait": 1000.0}  # a second
+BARE, HEALTH, ACCEPTED, WAIT = CASES = ("bare", "health", "accepted", "wait")
+NAMES = {
+    BARE: "a bare gunicorn",
+    HEALTH: "GET /health",
+    ACCEPTED: "check-in, accepted",
+    WAIT: "check-in, answered “wait”",
+}
+TARGETS = {ACCEPTED: 300.0, WAIT: 1000.0}  # a second
 OPEN, FULL = "open", "full"  # populations
 _HEADER_END = b"\r\n\r\n"
 
@@ -62,10 +71,10 @@ class Turn:
 
 def request_of(case: str, client: str) -> bytes:
     """A request of the case, as it goes over the wire."""
-    if case == "floor":
+    if case in (BARE, HEALTH):
         return b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"
     body = json.dumps({"client": client}).encode()
-    path = f"/v1/populations/{OPEN if case == 'accepted' else FULL}:checkin"
+    path = f"/v1/populations/{OPEN if case == ACCEPTED else FULL}:checkin"
     head = (
         f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -76,7 +85,7 @@ def generate(
     case: str, host: str, port: int, *, connections: int, seconds: float, name: str, ready: Any, out: Any
 ) -> None:
     """A generator, in a process of its own: `connections` requests at a time, for so many seconds."""
-    wanted = {"floor": b"ok", "accepted": b'"assigned"', "wait": b'"round_full"'}[case]
+    wanted = {ACCEPTED: b'"assigned"', WAIT: b'"round_full"'}.get(case, b"ok")
     sockets = [socket.create_connection((host, port)) for _ in range(connections)]
     for each in sockets:
         each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -124,9 +133,9 @@ def _length(head: bytes) -> int:
     return 0
 
 
-def turn(case: str, coordinator: LocalCoordinator, *, processes: int, connections: int, seconds: float) -> Turn:
-    """Measures a case once."""
-    place = urlsplit(coordinator.url)
+def turn(case: str, url: str, pid: int, *, processes: int, connections: int, seconds: float) -> Turn:
+    """Measures a case once, at the server whose parent process is `pid`."""
+    place, servers = urlsplit(url), family(pid)
     context = multiprocessing.get_context("fork")
     ready, out = context.Event(), context.SimpleQueue()
     made = [
@@ -145,10 +154,10 @@ def turn(case: str, coordinator: LocalCoordinator, *, processes: int, connection
     ]
     for each in made:
         each.start()
-    before, start = _cpu(coordinator), time.perf_counter()
+    before, start = cpu_seconds(servers), time.perf_counter()
     ready.set()
     found: list[Measured] = [out.get() for _ in made]
-    wall, cpu = time.perf_counter() - start, _cpu(coordinator) - before
+    wall, cpu = time.perf_counter() - start, cpu_seconds(servers) - before
     for each in made:
         each.join()
     answers = sum(each.answers for each in found)
@@ -166,12 +175,6 @@ def turn(case: str, coordinator: LocalCoordinator, *, processes: int, connection
     )
 
 
-def _cpu(coordinator: LocalCoordinator) -> float:
-    """CPU seconds of the web processes so far."""
-    web = psutil.Process(coordinator.pids["web"])
-    return sum(sum(each.cpu_times()[:2]) for each in (web, *web.children(recursive=True)))
-
-
 def prepare(coordinator: LocalCoordinator) -> None:
     """Opens a task with room for everybody, and one whose round is full."""
     operator, plan = Operator(coordinator.url), smoke_plan()
@@ -183,23 +186,27 @@ def prepare(coordinator: LocalCoordinator) -> None:
         pause.wait(0.05)
     place = urlsplit(coordinator.url)
     with socket.create_connection((place.hostname or "", place.port or 0)) as first:
-        first.sendall(request_of("wait", "first"))
+        first.sendall(request_of(WAIT, "first"))
         first.recv(1 << 16)
 
 
 def measure(
     *, turns: int, seconds: float, processes: int = 1, connections: int = 16, workers: int | None = None
 ) -> dict[str, list[Turn]]:
-    """All cases in turns, on a coordinator of its own with a web worker for each core, or so many."""
-    found: dict[str, list[Turn]] = {case: [] for case in ("floor", "accepted", "wait")}
+    """All cases in `turns` turns and one to warm up, on a coordinator of its own with a web worker for each core, or so many."""
+    found: dict[str, list[Turn]] = {case: [] for case in CASES}
+    count = workers or os.cpu_count() or 1
     with (
         tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
-        LocalCoordinator(Path(folder), workers=workers or os.cpu_count() or 1) as coordinator,
+        LocalCoordinator(Path(folder) / "data", workers=count) as coordinator,
+        bare_server(Path(folder), size=2, workers=count) as bare,
     ):
         prepare(coordinator)
-        for _ in range(turns):
+        for at in range(turns + 1):
             for case, each in found.items():
-                each.append(turn(case, coordinator, processes=processes, connections=connections, seconds=seconds))
+                url, pid = (bare.url, bare.pid) if case == BARE else (coordinator.url, coordinator.pids["web"])
+                made = turn(case, url, pid, processes=processes, connections=connections, seconds=seconds)
+                each.extend([made] if at else [])
     return found
 
 
@@ -213,7 +220,7 @@ def report(console: Console, turns: dict[str, list[Turn]]) -> None:
         "case",
         "a second",
         "target",
-        "of the floor",
+        "of the bare one",
         "p50 ms",
         "p99 ms",
         "cores: generators",
@@ -224,10 +231,10 @@ def report(console: Console, turns: dict[str, list[Turn]]) -> None:
     for case in turns:
         target = TARGETS.get(case)
         table.add_row(
-            {"floor": "GET /health"}.get(case, f"check-in, {case}"),
+            NAMES[case],
             f"{middle(case, lambda each: each.rate):,.0f}",
             "" if target is None else f"{target:,.0f}",
-            f"{middle(case, lambda each: each.rate) / middle('floor', lambda each: each.rate):.0%}",
+            f"{middle(case, lambda each: each.rate) / middle(BARE, lambda each: each.rate):.0%}",
             *(f"{middle(case, of):.1f}" for of in (lambda each: each.p50, lambda each: each.p99)),
             *(f"{middle(case, of):.2f}" for of in (lambda each: each.generators, lambda each: each.coordinator)),
             f"{middle(case, lambda each: each.cpu):.2f}",

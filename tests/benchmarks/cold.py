@@ -1,54 +1,189 @@
-"""What a cold start loads: each function as functions-framework starts it, in a process of its own, on a warm disk.
+"""How long a cold start takes: `python tests/benchmarks/cold.py`.
 
-In an instance of the cloud Google's libraries come on top, with the first request; docs/operations.md has those figures from the bundles'
-own test.
+Each function in a process of its own, as functions-framework starts it, from the process's start to its first answer: the application is
+made with the first request. Beside it a function of one line that says hello, and a Python that does nothing. The committer's first
+commit, which loads TensorFlow, is that of a round of two clients. All on a warm disk; in an instance of the cloud Google's libraries come
+on top, see docs/operations.md for those.
 """
 
 from __future__ import annotations
 
+import argparse
+import http.client
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from processes import family
+from rich.console import Console
+from rich.table import Table
+from support.harness import Harness
+
+from muster.held_port import HeldPort
+from muster.local import settings_of
+from muster.simulation.load import ones
+from muster.smoke import smoke_plan
 
 ROOT = Path(__file__).resolve().parents[2]
-_FUNCTION = """
-import json, sys, time
-start = time.perf_counter()
-from functions_framework import create_app
-create_app(target={name!r}, source={source!r}, signature_type="http")
-print(json.dumps([time.perf_counter() - start, "tensorflow" in sys.modules]))
+HELLO = "a function that says hello"
+_HELLO = """
+import functions_framework
+
+@functions_framework.http
+def hello(request):
+    return "hello"
 """
-_MODULE = """
-import json, sys, time
-start = time.perf_counter()
-import {name}
-print(json.dumps([time.perf_counter() - start, "tensorflow" in sys.modules]))
-"""
-FUNCTIONS = ("client_api", "operator_api", "aggregator", "committer")
-MODULES = ("muster.client", "muster.cli", "muster.operator", "functions_framework", "tensorflow")
-NOTES = {
-    **dict.fromkeys(FUNCTIONS, "functions-framework and main.py, until it could listen"),
-    **dict.fromkeys(MODULES[:3], "import"),
-    **dict.fromkeys(MODULES[3:], "import; for comparison"),
+_PATIENCE = 60.0  # seconds for an answer
+_LOOK = 0.001  # seconds between looks whether a port is open
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked first of a function, and whether its answer may take TensorFlow."""
+
+    function: str
+    method: str
+    path: str
+    body: Any = None
+    heavy: bool = False
+
+
+ANSWERS = {
+    HELLO: Request("hello", "GET", "/"),
+    "client_api, GET /health": Request("client_api", "GET", "/health"),
+    "client_api, a check-in": Request("client_api", "POST", "/v1/populations/bench:checkin", {"client": "first"}),
+    "operator_api, GET /health": Request("operator_api", "GET", "/health"),
+    "operator_api, the list of tasks": Request("operator_api", "GET", "/v1/tasks"),
+    "aggregator, GET /health": Request("aggregator", "GET", "/health"),
+    "aggregator, a tick": Request("aggregator", "POST", "/internal/tick"),
+    "committer, GET /health": Request("committer", "GET", "/health"),
+}
+COMMIT = "committer, a commit"
+PROGRAMS = {
+    "python, nothing": "pass",
+    "import muster.client": "import muster.client",
+    "import muster.cli": "import muster.cli",
+    "import muster.operator": "import muster.operator",
+    "import tensorflow": "import tensorflow",
 }
 
 
-def measure(*, repeats: int) -> dict[str, list[float]]:
-    """Seconds by what is started."""
-    found: dict[str, list[float]] = {}
+def before_commit(folder: Path) -> Any:
+    """Makes a coordinator's folder in which a round of two is folded; what the commit is asked with."""
+    from muster.runtime import Runtime  # loads TensorFlow
+
+    plan = smoke_plan()
+    h = Harness(folder, plan=plan, runtime=Runtime(plan), durable=True, start=time.time())
+    h.begin(rounds=3, goal=2, minimum=1, over_selection=1.0)
+    for client in range(2):
+        h.upload(h.assigned(client).token, ones(plan))
+    while (held := min(h.queue.held, key=lambda held: held.due)).work.kind != "commit":
+        h.deliver(held)
+    return dict(held.work.payload)
+
+
+def answer_seconds(request: Request, folder: Path) -> float:
+    """Seconds from the start of a function's process, whose coordinator keeps everything in `folder`, to its first answer."""
+    source = ROOT / "functions" / request.function / "main.py"
+    if request.function == "hello":
+        source = folder / "hello.py"
+        source.write_text(_HELLO)
+    with HeldPort() as port, (folder / "log").open("wb") as log:
+        arguments = ["--target", request.function, "--source", str(source), "--signature-type", "http"]
+        place = ["--host", "127.0.0.1", "--port", str(port.number)]
+        command = [sys.executable, "-m", "functions_framework", *arguments, *place]
+        environment = {**os.environ, **_environment(), **settings_of(folder)}
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)  # noqa: S603  our own
+        try:
+            status = _ask(request, port.number, process)
+            took = time.perf_counter() - start
+            if not 200 <= status < 300:
+                raise SystemExit(f"{request} was answered {status}: {(folder / 'log').read_text()[-2000:]}")
+            if not request.heavy and any(
+                "tensorflow" in Path(f"/proc/{pid}/maps").read_text() for pid in family(process.pid)
+            ):
+                raise SystemExit(f"{request.function} loads TensorFlow for {request.path}")
+        finally:
+            process.terminate()
+            process.wait()
+    return took
+
+
+def _ask(request: Request, port: int, process: subprocess.Popen[bytes]) -> int:
+    until, pause = time.monotonic() + _PATIENCE, threading.Event()
+    while process.poll() is None and time.monotonic() < until:
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+        try:
+            line.connect()
+        except ConnectionRefusedError:
+            pause.wait(_LOOK)
+            continue
+        body = None if request.body is None else json.dumps(request.body)
+        line.request(request.method, request.path, body, {"Content-Type": "application/json"})
+        answer = line.getresponse()
+        answer.read()
+        line.close()
+        return answer.status
+    raise SystemExit(f"{request.function} does not listen (code {process.poll()})")
+
+
+def program_seconds(code: str) -> float:
+    """Seconds from a Python's start to its end."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, **_environment()})  # noqa: S603  our own
+    return time.perf_counter() - start
+
+
+def _environment() -> dict[str, str]:
     paths = os.pathsep.join(str(ROOT / each) for each in ("functions", "client"))
-    environment = {**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    for name in (*FUNCTIONS, *MODULES):
-        source = str(ROOT / "functions" / name / "main.py")
-        code = (_FUNCTION if name in FUNCTIONS else _MODULE).format(name=name, source=source)
+    return {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def measure(*, repeats: int) -> dict[str, list[float]]:
+    """Seconds by what is started, in turns; the first turn is for the disk."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as root:
+        ready = Path(root) / "ready"
+        ready.mkdir()
+        commit = Request("committer", "POST", "/internal/commit", before_commit(ready), heavy=True)
+
+        def answer(request: Request) -> float:
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                place = Path(folder) / "data"
+                shutil.copytree(ready, place) if request is commit else place.mkdir()
+                return answer_seconds(request, place)
+
+        steps: dict[str, Callable[[], float]] = {
+            **{name: lambda code=code: program_seconds(code) for name, code in PROGRAMS.items()},
+            **{name: lambda request=request: answer(request) for name, request in {**ANSWERS, COMMIT: commit}.items()},
+        }
         for repeat in range(repeats + 1):
-            command = [sys.executable, "-c", code]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)  # noqa: S603  our own code
-            seconds, heavy = json.loads(done.stdout.splitlines()[-1])
-            if heavy and name != "tensorflow":
-                raise SystemExit(f"{name} loads TensorFlow before anything is asked of it")
-            if repeat:  # the first is for the disk
-                found.setdefault(name, []).append(seconds)
+            for name, step in steps.items():
+                seconds = step()
+                found.setdefault(name, []).extend([seconds] if repeat else [])
     return found
+
+
+def main() -> None:
+    """Measures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    table = Table("", "median s", "min", "max")
+    for name, seconds in measure(repeats=parser.parse_args().repeats).items():
+        table.add_row(name, *(f"{each:.3f}" for each in (statistics.median(seconds), min(seconds), max(seconds))))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,17 +13,19 @@ import time
 import traceback
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import requests
+from counted_session import CountedSession
 
 from muster.client import Assigned, Contributed, MusterClient
 from muster.wire.plan import Plan
 
 _TOGETHER = 50  # threads of one interpreter; with five hundred a round of a thousand takes half as long again
+_FILLED = 0.05  # of a sparse update
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -34,34 +36,52 @@ def processes_of(clients: int) -> int:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One client's part of a round. When it was assigned and when its upload was answered (POSIX seconds); how long it was told to wait."""
+    """One client's part of a round.
+
+    Attributes:
+      round: The round's number.
+      assigned: When it was assigned, in POSIX seconds.
+      done: When its upload was answered, likewise.
+      told: How long it was told to wait then, in seconds.
+      down: Bytes of the bodies that it received since its last part, those of check-ins that were answered "wait" included.
+      up: Bytes of the bodies that it sent, likewise.
+    """
 
     round: int
     assigned: float
     done: float
     told: float
+    down: int
+    up: int
+
+
+class Values(StrEnum):
+    """What the values of updates are, and with them those of the broadcasts, which are the updates' means."""
+
+    NOISE = "noise"  # random bits, so that nothing on the way could make them fewer
+    WEIGHTS = "weights"  # normally distributed, as those of trained weights are
+    SPARSE = "sparse"  # one in twenty of these, and zeros
 
 
 class Echo:
-    """Answers every broadcast with an update of its size. Made once for all clients of a process, and finite.
+    """Answers every broadcast with an update of its size. Made once for all clients of a process, and finite."""
 
-    Its bits are random, so that nothing on the way could make it shorter; or its values are normally distributed, as those of trained
-    weights are.
-    """
-
-    def __init__(self, plan: Plan, *, weights: bool) -> None:
+    def __init__(self, plan: Plan, *, values: Values) -> None:
         chance = np.random.default_rng(0)
         self._update: dict[str, Any] = {}
         for spec in plan.manifest.update:
             shape = [size or 0 for size in spec.shape or ()]
             if not shape:  # the counts, by one of which the sum is divided
                 self._update[spec.path] = np.ones(shape, spec.dtype.numpy)
-            elif weights:
-                self._update[spec.path] = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
-            else:
+            elif values is Values.NOISE:
                 exponents = chance.integers(64, 190, size=shape, dtype=np.uint32) << 23
                 fractions = chance.integers(0, 1 << 23, size=shape, dtype=np.uint32)
                 self._update[spec.path] = (exponents | fractions).view(np.float32)
+            else:
+                made = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+                if values is Values.SPARSE:
+                    made[chance.random(shape) >= _FILLED] = 0
+                self._update[spec.path] = made
 
     def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
         """The update."""
@@ -75,10 +95,10 @@ class Crowd:
       url: The coordinator's address.
       clients: How many.
       plan: A file with the plan whose updates they answer with.
-      weights: As for `Echo`.
+      values: What these are.
     """
 
-    def __init__(self, url: str, clients: int, plan: Path, *, weights: bool) -> None:
+    def __init__(self, url: str, clients: int, plan: Path, *, values: Values) -> None:
         self._stop = SPAWN.Event()
         self._out: Any = SPAWN.SimpleQueue()
         processes = processes_of(clients)
@@ -89,7 +109,7 @@ class Crowd:
                     "url": url,
                     "numbers": range(first, clients, processes),
                     "plan": plan,
-                    "weights": weights,
+                    "values": values,
                     "stop": self._stop,
                     "out": self._out,
                 },
@@ -124,8 +144,8 @@ class Crowd:
         return found
 
 
-def _members(*, url: str, numbers: range, plan: Path, weights: bool, stop: Any, out: Any) -> None:
-    echo = Echo(Plan.load(plan), weights=weights)
+def _members(*, url: str, numbers: range, plan: Path, values: Values, stop: Any, out: Any) -> None:
+    echo = Echo(Plan.load(plan), values=values)
     contributed: list[Contribution] = []
     ended = threading.Event()
     with ThreadPoolExecutor(len(numbers) + 1) as pool:
@@ -144,20 +164,22 @@ def _members(*, url: str, numbers: range, plan: Path, weights: bool, stop: Any, 
 
 def _member(url: str, name: str, echo: Echo, stop: threading.Event, contributed: list[Contribution]) -> None:
     assigned = 0.0
+    session = CountedSession()
 
     def tell(event: Any) -> None:
         nonlocal assigned
         if isinstance(event, Assigned):
             assigned = time.time()
         elif isinstance(event, Contributed):
-            contributed.append(Contribution(event.round, assigned, time.time(), event.retry_after))
+            done = time.time()
+            contributed.append(Contribution(event.round, assigned, done, event.retry_after, *session.taken()))
 
     with MusterClient(
         url,
         "bench",
         lambda: 0.0,
         client_id=name,
-        session=requests.Session(),
+        session=session,
         on_event=tell,
         runtime_factory=lambda _: echo,
     ) as client:

@@ -1,4 +1,4 @@
-"""A measured figure: its unit, its target, and the yardstick of the same run that it is held against."""
+"""Measured figures: each with its unit, its target, and the yardstick of the same run that it is held against."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+MEGABYTE = 1_000_000  # bytes, throughout
+
 # The tables: those of one section are measured together.
-ROUNDS, CPU, PARTS, BYTES = "rounds", "cpu", "parts", "bytes"
-FOLD, CHECKINS, MEMORY, SCALE = "fold", "checkins", "memory", "scale"
-DISTANCE, COLD, CALLS = "distance", "cold", "calls"
+ROUNDS, CPU, PARTS, BYTES, LINEAR = "rounds", "cpu", "parts", "bytes", "linear"
+FOLD, FOLD_TOGETHER = "fold", "fold-together"
+CHECKINS, MEMORY, SCALE, DISTANCE, COLD = "checkins", "memory", "scale", "distance", "cold"
+CALLS, ENCODINGS, DECODINGS, SIZES = "calls", "encodings", "decodings", "sizes"
 FLOWER, FLOWER_CPU, FLOWER_MEMORY = "flower", "flower-cpu", "flower-memory"
-SECTIONS = (ROUNDS, FOLD, CHECKINS, MEMORY, SCALE, DISTANCE, COLD, CALLS)
+SECTIONS = (ROUNDS, FOLD, CHECKINS, MEMORY, SCALE, DISTANCE, COLD, CALLS, ENCODINGS)
 PEERS = (FLOWER,)
 
 
@@ -25,7 +28,7 @@ class Figure:
     """One figure.
 
     Attributes:
-      section: The table that it is in.
+      table: The table that it is in.
       case: What was measured.
       value: The median, in `unit`.
       unit: Of `value`, `low`, `high`, `target` and `yardstick`.
@@ -38,7 +41,7 @@ class Figure:
       note: What else belongs to it, such as a process's peak.
     """
 
-    section: str
+    table: str
     case: str
     value: float
     unit: str
@@ -64,51 +67,90 @@ class Figure:
         return self.value <= self.target if self.at_most else self.value >= self.target
 
 
-def figure(section: str, case: str, samples: Sequence[float], unit: str, **more: Any) -> Figure:
+def figure(table: str, case: str, samples: Sequence[float], unit: str, **more: Any) -> Figure:
     """The median of some samples, which are not empty."""
-    return Figure(section, case, statistics.median(samples), unit, min(samples), max(samples), len(samples), **more)
+    return Figure(table, case, statistics.median(samples), unit, min(samples), max(samples), len(samples), **more)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a run was made. `load`: the machine's load averages (1 minute) at the start and end of each section."""
+    """Under what a section was measured.
 
+    Attributes:
+      session: When the run that it is of began (ISO 8601). What one session measured may be held against each other.
+      date: The day, as people write it.
+      machine: Its cores, memory, system and Python.
+      quick: Whether it had fewer and smaller cases.
+      load: The machine's load averages (1 minute) at its start and its end.
+      seconds: How long it took.
+      finished: Whether it came to its end.
+    """
+
+    session: str
     date: str
-    cores: int
-    memory_gb: float
-    python: str
-    system: str
-    load: dict[str, list[float]]
+    machine: str
     quick: bool
+    load: tuple[float, float] = (0.0, 0.0)
+    seconds: float = 0.0
+    finished: bool = False
 
-    @classmethod
-    def now(cls, *, date: str, quick: bool) -> Conditions:
-        """Of this machine."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        return cls(date, os.cpu_count() or 1, memory, platform.python_version(), platform.system(), {}, quick)
+
+def machine() -> str:
+    """This machine in a line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}, Python {platform.python_version()}"
 
 
 @dataclass
-class Results:
-    """All figures of a run."""
+class Section:
+    """What was measured together."""
 
     conditions: Conditions
     figures: list[Figure] = field(default_factory=list)
 
-    def of(self, section: str) -> list[Figure]:
-        """A section's figures."""
-        return [each for each in self.figures if each.section == section]
+
+@dataclass
+class Results:
+    """All sections, of one run or of several."""
+
+    sections: dict[str, Section] = field(default_factory=dict)
+
+    def of(self, table: str) -> list[Figure]:
+        """A table's figures."""
+        return [each for section in self.sections.values() for each in section.figures if each.table == table]
+
+    def conditions(self, section: str) -> Conditions | None:
+        """Those of a section; None: it was not measured."""
+        found = self.sections.get(section)
+        return None if found is None else found.conditions
+
+    def together(self, one: str, other: str) -> bool:
+        """Whether two sections were measured in the same session."""
+        first, second = self.conditions(one), self.conditions(other)
+        return first is not None and second is not None and first.session == second.session
 
     def save(self, file: Path) -> None:
-        """Writes them as JSON."""
+        """Writes them as JSON, so that the file is never half of it."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        made = file.with_suffix(".new")
+        made.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        made.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Results:
-        """Reads what `save` wrote."""
-        found = json.loads(file.read_text())
-        return cls(Conditions(**found["conditions"]), [Figure(**each) for each in found["figures"]])
+        """Reads what `save` wrote. Raises `ValueError` if it is something else."""
+        try:
+            found = json.loads(file.read_text())["sections"]
+            sections = {
+                name: Section(
+                    Conditions(**{**each["conditions"], "load": tuple(each["conditions"]["load"])}),
+                    [Figure(**one) for one in each["figures"]],
+                )
+                for name, each in found.items()
+            }
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} holds no figures of this benchmark: {error}") from error
+        return cls(sections)
 
 
 def text_of(value: float) -> str:

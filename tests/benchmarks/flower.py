@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_LIMIT = "900"  # seconds for a case
 _DEFAULT = Path(__file__).resolve().parents[3] / "shared" / "peers" / "flower" / "run.sh"  # beside a checkout
 
 
@@ -46,8 +47,8 @@ def measure(cases: Sequence[str]) -> Iterator[FlowerResult]:
         raise SystemExit(
             "There is no script to measure Flower with: give its path in MUSTER_PEER_FLOWER, or leave PEERS out"
         )
-    command = ["bash", str(found), *cases]
-    running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)  # noqa: S603  named by whoever runs this
+    command, environment = ["bash", str(found), *cases], {"LIMIT_S": _LIMIT, **os.environ}
+    running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment)  # noqa: S603  named by whoever runs this
     with running as process:
         for text in process.stdout or ():
             line = json.loads(text) if text.startswith("{") else {}

@@ -7,7 +7,10 @@ page cache; GB/s (10^9 bytes of updates a second) and shares of the yardstick ar
 - fold: the files read (small ones) or mapped, their headers checked, added, the sum looked at once for NaN and infinity: what a fold of sums does.
 - checked: the same with every update looked at by itself, which is what a maximum or a bad update asks for.
 - TensorFlow: `accumulate` as a graph, as a plan whose accumulators are not proven to be sums has it.
-- part: the whole fold of a manifest: the above, the partial written and the updates deleted.
+- part: the whole fold of a manifest: the above, an accumulator made, the partial written and the updates deleted.
+
+The coordinator's own code is what runs (`Folding`), but for `add`; in `fold` and `checked` into an accumulator that is there already.
+Last, two processes that each fold parts of their own at once, beside one alone.
 """
 
 from __future__ import annotations
@@ -17,24 +20,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from crowd import SPAWN
+from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update, with_tensorflow
 
 from coordinator.domain import names
-from coordinator.domain.updates import UpdateReader, UpdateRules, all_finite
-from coordinator.use_cases.at_once import read_ahead
+from coordinator.domain.rounds import Open
+from coordinator.domain.updates import UpdateRules, all_finite
+from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Ledger
-from muster.runtime import Runtime
 from muster.runtime.fold import Accumulator, Fold
 from muster.wire.tensors import encode
 
-MEGABYTE = 1_000_000
 _AT_ONCE = 200  # megabytes of updates in a case
 _LIMIT = 100  # updates in a case
 
@@ -52,6 +57,17 @@ class Case:
         return min(_LIMIT, max(3, _AT_ONCE // self.megabytes))
 
 
+@dataclass(frozen=True)
+class _Given(Folding):
+    """Folds into accumulators that it is given, so that what making one costs is left out."""
+
+    make: Callable[[], Accumulator] = field(kw_only=True)
+
+    def start(self, plan: str) -> Accumulator:  # noqa: ARG002  there is one plan
+        """See `Folding.start`."""
+        return self.make()
+
+
 class Bench:
     """One case."""
 
@@ -66,13 +82,20 @@ class Bench:
         self.bodies = [encode(update) for update in self.updates]
         self.store()
         self.strict = self.harness.app.plans.rules(self.plan.sha256, allow_non_finite=False)
-        self.numpy_fold = Fold(self.plan.manifest, zero=self.plan.zero())
         self.into = {name: np.zeros_like(value) for name, value in self.updates[0].items()}
-        self.accumulator = self.numpy_fold.start()
-        self.tensorflow_fold: Fold | None = None
+        sums = Fold(self.plan.manifest, zero=self.plan.zero()).start()
+        self.sums = self._folding(lambda: sums)
         if tensorflow:
+            from muster.runtime import Runtime  # loads TensorFlow
+
             graphs = with_tensorflow(self.plan)
-            self.tensorflow_fold = Fold(graphs.manifest, zero=graphs.zero(), tensorflow=lambda: Runtime(graphs))
+            self.graphs = self._folding(
+                Fold(graphs.manifest, zero=graphs.zero(), tensorflow=lambda: Runtime(graphs)).start
+            )
+
+    def _folding(self, make: Callable[[], Accumulator]) -> Folding:
+        made = self.harness.app.folding
+        return _Given(made.platform, made.plans, made.runtime, make=make)
 
     def store(self) -> None:
         """Puts the updates back."""
@@ -87,31 +110,31 @@ class Bench:
 
     def fold(self) -> None:
         """Without a look at each update's values."""
-        self._into(self.accumulator, replace(self.strict, allow_non_finite=True))
-        assert all_finite(self.accumulator.tensors())
+        made = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
+        assert all_finite(made.tensors())
 
     def checked(self) -> None:
         """With one."""
-        self._into(self.accumulator, self.strict)
+        self._add_all(self.sums, self.strict)
 
     def tensorflow(self) -> None:
         """With graphs."""
-        assert self.tensorflow_fold is not None
-        self._into(self.tensorflow_fold.start(), self.strict)
+        self._add_all(self.graphs, self.strict)
 
-    def _into(self, accumulator: Accumulator, rules: UpdateRules) -> None:
-        reader, most = UpdateReader(rules), rules.max_bytes
-        into = None if accumulator.aliases else self.harness.app.folding._small
-        with read_ahead(self.harness.inner, self.names, size=most, limit=most, into=into) as read:
-            for name in self.names:
-                accumulator.add(reader.read(read(name)))
+    def _add_all(self, folding: Folding, rules: UpdateRules) -> Accumulator:
+        made = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
+        assert made is not None
+        assert made.tally.folded == len(self.names), made.tally
+        return made.accumulator
 
     def part(self) -> None:
         """A manifest's fold."""
+        self.harness.app.folding._ensure(*self._part(), tuple(self.names))
+
+    def _part(self) -> tuple[Open, Ledger, str]:
         found = self.harness.platform.round(self.key)
         assert found is not None
-        ledger, part = Ledger(self.harness.platform, self.key), names.shard_part(0, 0)
-        self.harness.app.folding._ensure(found.value, ledger, part, tuple(self.names))
+        return found.value, Ledger(self.harness.platform, self.key), names.shard_part(0, 0)
 
     def after_part(self) -> None:
         """Makes ready for another."""
@@ -140,6 +163,53 @@ def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, list[flo
     return seconds
 
 
+@dataclass(frozen=True)
+class Together:
+    """GB/s of updates that one process folds alone, and that two fold at once, each a part of its own."""
+
+    alone: list[float]
+    both: list[float]
+
+
+def measure_together(case: Case, *, repeats: int, parts: int = 10) -> Together:
+    """Has processes fold `parts` parts each: one alone and both at once, in turns."""
+    lines, members = [], []
+    for _ in range(2):
+        mine, theirs = SPAWN.Pipe()
+        members.append(SPAWN.Process(target=_member, args=(case, parts, theirs), daemon=True))
+        lines.append(mine)
+    for member in members:
+        member.start()
+    speeds: dict[int, list[float]] = {1: [], 2: []}
+    try:
+        for line in lines:
+            line.recv()
+        for repeat in range(repeats + 1):
+            for count, found in speeds.items():
+                for line in lines[:count]:
+                    line.send("go")
+                spans = [line.recv() for line in lines[:count]]
+                size = count * parts * case.updates * case.megabytes * MEGABYTE
+                took = max(end for _, end in spans) - min(start for start, _ in spans)
+                found.extend([size / took / 1e9] if repeat else [])
+    finally:
+        for member in members:
+            member.kill()
+            member.join()
+    return Together(speeds[1], speeds[2])
+
+
+def _member(case: Case, parts: int, line: Any) -> None:
+    with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
+        bench = Bench(case, Path(folder), tensorflow=False)
+        line.send("ready")
+        while line.recv():
+            start = time.monotonic()
+            for _ in range(parts):
+                bench.fold()
+            line.send((start, time.monotonic()))
+
+
 def main() -> None:
     """Runs the cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -159,6 +229,12 @@ def main() -> None:
                 row = (f"{size / seconds / 1e9:.2f}", f"{found['add'] / seconds:.2f}")
                 table.add_row(str(megabytes), str(tensors), str(case.updates), step, *row)
     Console(width=100).print(table)
+    pair = Table("model MB", "one process, GB/s", "two at once", "of one")
+    for megabytes in given.megabytes:
+        found = measure_together(Case(megabytes, 1), repeats=given.repeats)
+        alone, both = statistics.median(found.alone), statistics.median(found.both)
+        pair.add_row(str(megabytes), f"{alone:.2f}", f"{both:.2f}", f"{both / alone:.2f}")
+    Console(width=100).print(pair)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from figures import MEGABYTE
+from processes import peaks_of
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
@@ -31,7 +34,7 @@ from coordinator.use_cases.ledgers import Ledger
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 
-MEGABYTE = 1_000_000
+ROLES = ("aggregator", "committer")
 _BODIES = 8
 _REQUESTS = 8  # folds asked for at once
 _CHUNK = 32  # updates in a part: the default of a task
@@ -52,39 +55,13 @@ def body_name(at: int) -> str:
     return f"bodies/{at}"
 
 
-@dataclass
-class Peak:
-    """Bytes beyond the base, and the base."""
+@dataclass(frozen=True)
+class Beyond:
+    """Bytes that a process had at its peak beyond its base, of these its own, and the base."""
 
-    resident: int = 0
-    anonymous: int = 0
-    base: int = 0
-
-
-def _status() -> dict[str, int]:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
-
-
-@contextmanager
-def peak_of() -> Iterator[Peak]:
-    """Measures what happens within."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before, stop = _status(), threading.Event()
-    peak = Peak(base=before["VmRSS"])
-
-    def look() -> None:
-        while not stop.wait(0.002):
-            peak.anonymous = max(peak.anonymous, _status()["RssAnon"] - before["RssAnon"])
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        watcher.join()
-        peak.resident = _status()["VmHWM"] - before["VmRSS"]
+    resident: int
+    anonymous: int
+    base: int
 
 
 def play(root: Path, clients: int, role: str) -> None:
@@ -117,25 +94,32 @@ def play(root: Path, clients: int, role: str) -> None:
 
     step: Callable[[], None] = fold if role == "aggregator" else merge
     gc.collect()  # the base is what is in use
-    with peak_of() as peak:
+    with peaks_of(os.getpid()) as peaks:
         step()
-    sys.stdout.write(f"{peak.resident} {peak.anonymous} {peak.base}\n")
+    peak = peaks[os.getpid()]
+    own = peak.anonymous - peak.anonymous_before
+    sys.stdout.write(f"{peak.resident - peak.before} {own} {peak.before}\n")
 
 
-def measure(clients: int, megabytes: int) -> dict[str, Peak]:
-    """Both roles' peaks."""
-    size, found = megabytes * MEGABYTE, {}
+def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list[Beyond]]:
+    """Both roles' peaks, each time in a process of its own."""
+    size, found = megabytes * MEGABYTE, {role: [] for role in ROLES}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
-        (root / "other").mkdir()
         sized_plan(size, tensors=1).save(root / "plan")
         blobs = DirectoryBlobs(root / "blobs")
         for at in range(_BODIES):
             blobs.create(body_name(at), [encode(sized_update(size, tensors=1, seed=at))])
-        for role in ("aggregator", "committer"):
-            command = [sys.executable, __file__, "--play", str(root), role, str(clients)]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603  ourselves
-            found[role] = Peak(*map(int, done.stdout.split()[-3:]))
+        for repeat in range(repeats):
+            place = root / str(repeat)
+            (place / "other").mkdir(parents=True)
+            (place / "plan").hardlink_to(root / "plan")
+            shutil.copytree(root / "blobs", place / "blobs", copy_function=os.link)
+            for role in ROLES:
+                command = [sys.executable, __file__, "--play", str(place), role, str(clients)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
+                found[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
+            shutil.rmtree(place)
     return found
 
 
@@ -144,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--megabytes", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=1, help="the median of so many is printed")
     parser.add_argument("--play", nargs=3, metavar=("FOLDER", "ROLE", "CLIENTS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.play:
@@ -152,8 +137,9 @@ def main() -> None:
         return
     table = Table("clients", "model MB", "process", "peak beyond base, MB: resident", "anonymous", "resident / model")
     for clients in given.clients:
-        for role, peak in measure(clients, given.megabytes).items():
-            resident, anonymous = peak.resident / MEGABYTE, peak.anonymous / MEGABYTE
+        for role, found in measure(clients, given.megabytes, repeats=given.repeats).items():
+            resident = statistics.median(each.resident for each in found) / MEGABYTE
+            anonymous = statistics.median(each.anonymous for each in found) / MEGABYTE
             row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / given.megabytes:.2f}")
             table.add_row(str(clients), str(given.megabytes), role, *row)
     Console(width=110).print(table)

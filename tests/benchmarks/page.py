@@ -1,34 +1,48 @@
-"""Writes what a run measured into docs/benchmarks.md, between its markers, and its plot beside it."""
+"""Writes what was measured into docs/benchmarks.md, between its markers, with its plot and the figures themselves beside it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import figures as names
+import figures
 from figures import Figure, Results, text_of
+from plot import plot
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 PLOT = PAGE.with_suffix(".svg")
+FIGURES = PAGE.with_suffix(".json")
 _MARKED = "<!-- begin {name} -->\n{text}<!-- end {name} -->"
+_NONE = "Not measured.\n"
+_SIZED = "{clients:,} × 1 MB"  # the case whose bytes the table of costs has
+_USUAL = 100  # clients of it, where a round of so many as are asked for was not measured
 
 
 def tables(results: Results) -> dict[str, str]:
     """The Markdown of each marked part, by its name."""
-    made = {
-        name: table(results.of(name))
-        for name in (names.FOLD, names.CHECKINS, names.MEMORY, names.SCALE, names.DISTANCE)
+    plain = (
+        figures.LINEAR,
+        figures.FOLD,
+        figures.FOLD_TOGETHER,
+        figures.CHECKINS,
+        figures.MEMORY,
+        figures.SCALE,
+        figures.DISTANCE,
+        figures.COLD,
+    )
+    return {
+        **{name: table(results.of(name)) for name in plain},
+        figures.ROUNDS: _rounds(results),
+        figures.PARTS: _crossed(results.of(figures.PARTS), "ms, medians and ranges", _cell),
+        figures.BYTES: _bytes(results.of(figures.BYTES)),
+        figures.CALLS: _calls(results),
+        figures.ENCODINGS: _encodings(results),
+        "conditions": conditions(results),
     }
-    made[names.ROUNDS] = _rounds(results)
-    made[names.PARTS] = _simple(results.of(names.PARTS), "part of a round of 2 clients", "ms")
-    made[names.COLD] = _simple(results.of(names.COLD), "what starts", "seconds", note=True)
-    made[names.CALLS] = _calls(results)
-    made["conditions"] = conditions(results)
-    return made
 
 
 def write(results: Results) -> None:
-    """Rewrites the page and the plot."""
+    """Rewrites the page, the plot, and the figures that both show."""
     text = PAGE.read_text()
     for name, made in tables(results).items():
         pattern = re.escape(f"<!-- begin {name} -->") + r"\n.*?" + re.escape(f"<!-- end {name} -->")
@@ -37,31 +51,41 @@ def write(results: Results) -> None:
             raise SystemExit(f"{PAGE} has {len(parts) - 1} parts marked {name!r}; it must have one")
         text = _MARKED.format(name=name, text=made).join(parts)
     PAGE.write_text(text)
-    plot(results)
+    plot(results, PLOT)
+    results.save(FIGURES)
 
 
 def conditions(results: Results) -> str:
-    """In a line what the run was made on."""
-    found = results.conditions
-    load = ", ".join(
-        f"{section} {' to '.join(f'{each:.1f}' for each in loads)}" for section, loads in found.load.items()
-    )
-    return (
-        f"Written by `make bench` on {found.date}: {found.cores} cores, {found.memory_gb:.0f} GB, {found.system}, Python {found.python}; "
-        f"load average from the start to the end of each section (the benchmark's own processes included): {load}{' (a quick run)' if found.quick else ''}.\n"
-    )
+    """When, where and how each section was measured."""
+    found = {name: each.conditions for name, each in results.sections.items()}
+    if not found:
+        return _NONE
+    minutes = sum(each.seconds for each in found.values()) / 60
+    sessions = {each.session for each in found.values()}
+    runs = "one session" if len(sessions) == 1 else f"{len(sessions)} sessions"
+    machines = "; ".join(dict.fromkeys(each.machine for each in found.values()))
+    lines = [
+        f"Measured by `make bench` in {minutes:.0f} minutes, {runs}: {machines}.",
+        "",
+        "| section | date | seconds | load average at its start and end, its own processes included | |",
+        "|---|---|---|---|---|",
+    ]
+    for name, each in found.items():
+        odd = ", ".join(["a quick run"] * each.quick + ["not finished"] * (not each.finished))
+        lines.append(f"| {name} | {each.date} | {each.seconds:.0f} | {each.load[0]:.1f}, {each.load[1]:.1f} | {odd} |")
+    return "\n".join(lines) + "\n"
 
 
-def table(figures: list[Figure]) -> str:
-    """A section as Markdown."""
-    if not figures:
-        return "Not measured in this run.\n"
-    against = next((each.against for each in figures if each.against), "yardstick")
+def table(found: list[Figure]) -> str:
+    """A table of its figures, one to a line."""
+    if not found:
+        return _NONE
+    against = next((each.against for each in found if each.against), "yardstick")
     lines = [f"| | median | range | target | beside {against} | |", "|---|---|---|---|---|---|"]
-    for each in figures:
+    for each in found:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f} ×"
         lines.append(
-            f"| {each.case} | {text_of(each.value)} {each.unit} | {_range(each)} | {target_of(each)} | {ratio} | {each.note} |"
+            f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} | {ratio} | {each.note} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -73,88 +97,126 @@ def target_of(each: Figure) -> str:
     return f"{'≤' if each.at_most else '≥'} {text_of(each.target)}: {'met' if each.met else '**missed**'}"
 
 
-def _range(each: Figure) -> str:
+def range_of(each: Figure) -> str:
+    """From the least to the most, of how many."""
     return f"{text_of(each.low)}–{text_of(each.high)} of {each.samples}" if each.samples > 1 else "one"
 
 
+def _cell(each: Figure) -> str:
+    return f"{text_of(each.value)} ({text_of(each.low)}–{text_of(each.high)})"
+
+
+def _crossed(found: list[Figure], head: str, cell: object) -> str:
+    """A table whose figures' cases are `row|column`."""
+    if not found:
+        return _NONE
+    assert callable(cell)
+    by_name = {each.case: each for each in found}
+    rows, columns = (dict.fromkeys(case.split("|")[at] for case in by_name) for at in (0, 1))
+    lines = [f"| {head} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        cells = [by_name.get(f"{row}|{column}") for column in columns]
+        lines.append(f"| {row} | {' | '.join('' if each is None else cell(each) for each in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _rounds(results: Results) -> str:
-    cpu = {each.case: each for each in results.of(names.CPU)}
-    other = {each.case: each for each in results.of(names.FLOWER)}
-    memory = {each.case: f"; Flower's server {each.value:,.0f} MB" for each in results.of(names.FLOWER_MEMORY)}
-    other_cpu = {each.case: each for each in results.of(names.FLOWER_CPU)}
+    """Rounds with their CPU, beside Flower's, which are as old as their section is."""
+    mine = results.of(figures.ROUNDS)
+    if not mine:
+        return _NONE
+    cpu, other, other_cpu, memory = (
+        {each.case: each for each in results.of(name)}
+        for name in (figures.CPU, figures.FLOWER, figures.FLOWER_CPU, figures.FLOWER_MEMORY)
+    )
+    beside = results.conditions(figures.FLOWER)
+    together = results.together(figures.ROUNDS, figures.FLOWER)
+    dated = "" if beside is None or together else f", {beside.date}"
     lines = [
-        "| clients × model | median s | range | target | beside a bare gunicorn | Flower s | Flower beside Muster | CPU ms, Muster | Flower | |",
+        f"| clients × model | median s | range | target | beside a bare gunicorn | Flower{dated}: s | Flower beside Muster | CPU ms, Muster | Flower{dated} | |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for each in results.of(names.ROUNDS):
-        beside, took = other.get(each.case), other_cpu.get(each.case)
-        mine = cpu[each.case]
-        lines.append(
-            f"| {each.case} | {text_of(each.value)} | {_range(each)} | {target_of(each)} | {each.ratio or 0:.1f} × | "
-            f"{text_of(beside.value) if beside else ''} | {f'{beside.value / each.value:.1f} ×' if beside else ''} | "
-            f"{text_of(mine.value)}{f' ({target_of(mine)})' if mine.target else ''} | {text_of(took.value) if took else ''} | {each.note}{memory.get(each.case, '')} |"
-        )
+    for each in mine:
+        took, theirs, their_cpu, peak = (found.get(each.case) for found in (cpu, other, other_cpu, memory))
+        cells = [
+            each.case,
+            text_of(each.value),
+            range_of(each),
+            target_of(each),
+            "" if each.ratio is None else f"{each.ratio:.1f} ×",
+            "" if theirs is None else f"{text_of(theirs.value)} ({range_of(theirs)})",
+            f"{theirs.value / each.value:.1f} ×" if theirs is not None and together else "",
+            "" if took is None else f"{_cell(took)}{f', {target_of(took)}' if took.target else ''}",
+            "" if their_cpu is None else text_of(their_cpu.value),
+            each.note + ("" if peak is None else f"; Flower’s server {peak.value:,.0f} MB"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _simple(figures: list[Figure], head: str, unit: str, *, note: bool = False) -> str:
-    lines = [f"| {head} | median {unit} | range |{' |' * note}", f"|---|---|---|{'---|' * note}"]
-    lines += [f"| {each.case} | {text_of(each.value)} | {_range(each)} |{f' {each.note} |' * note}" for each in figures]
-    return "\n".join(lines) + "\n"
+def _bytes(found: list[Figure]) -> str:
+    """Bytes of a client of a round."""
+
+    def cell(each: Figure) -> str:
+        return f"{each.value:,.0f} ({each.low:,.0f}–{each.high:,.0f}) | {each.ratio or 0:.1%}"
+
+    text = _crossed(found, "a client of a round", cell)
+    return text.replace(
+        "| down | up |\n|---|---|---|",
+        "| down, bytes | of the model | up, bytes | of the model |\n|---|---|---|---|---|",
+    )
 
 
 def _calls(results: Results) -> str:
-    by_label: dict[str, list[Figure]] = {}
-    for each in results.of(names.CALLS):
-        by_label.setdefault(each.case.partition("|")[0], []).append(each)
-    if not by_label:
-        return "Not measured in this run.\n"
-    sizes = [each.case.partition("|")[2] for each in next(iter(by_label.values()))]
-    lines = ["| for each contribution, in a round of |" + "".join(f" {int(size):,} clients |" for size in sizes)]
-    lines.append("|---" * (len(sizes) + 1) + "|")
-    for label, figures in by_label.items():
-        name = "**dollars for a million contributions, calls alone**" if label == "dollars" else label
-        lines.append(f"| {name} |" + "".join(f" {each.value:.2f} |" for each in figures))
-    down = {each.case: each for each in results.of(names.BYTES)}
-    lines += [
-        "",
-        "| a client of a round | downloads, bytes | uploads, bytes | egress, dollars for a million |",
-        "|---|---|---|---|",
+    """What a round of so many calls, and what it costs, in one table."""
+    by_case = {each.case: each.value for each in results.of(figures.CALLS)}
+    if not by_case:
+        return _NONE
+    sizes = list(dict.fromkeys(int(case.partition("|")[2]) for case in by_case))
+    labels = [label for label in dict.fromkeys(case.partition("|")[0] for case in by_case) if label != "dollars"]
+    calls = {size: [by_case[f"{label}|{size}"] for label in labels] for size in sizes}
+    rows = {label: [f"{calls[size][at]:,.0f}" for size in sizes] for at, label in enumerate(labels)}
+    rows["**calls of a round**, and for each contribution"] = [
+        f"**{sum(calls[size]):,.0f}**, {sum(calls[size]) / size:.2f}" for size in sizes
     ]
-    for name in dict.fromkeys(case.rpartition(",")[0] for case in down):
-        got, sent = down[f"{name}, downloaded"].value, down[f"{name}, uploaded"].value
-        lines.append(f"| {name} | {got:,.0f} | {sent:,.0f} | {got * 1e6 / 2**30 * 0.12:,.2f} |")
-    return "\n".join(lines) + "\n"
+    measured = {each.case: each.value for each in results.of(figures.BYTES)}
+    sent = {
+        way: {size: measured.get(f"{_SIZED.format(clients=size)}|{way}") for size in sizes} for way in ("down", "up")
+    }
+    usual = {way: measured.get(f"{_SIZED.format(clients=_USUAL)}|{way}") for way in sent}
+    for way, name in (("down", "downloads"), ("up", "uploads")):
+        rows[f"bytes that a client {name}, model of 1 MB"] = [
+            _measured(found, usual[way]) for found in sent[way].values()
+        ]
+    dollars = [by_case[f"dollars|{size}"] for size in sizes]
+    rows["**dollars for a million contributions**: calls"] = [f"**{each:.2f}**" for each in dollars]
+    egress = [_egress(sent["down"][size] or usual["down"]) for size in sizes]
+    rows["downloads of the model of 1 MB"] = ["" if each is None else f"{each:.2f}" for each in egress]
+    rows["both"] = ["" if one is None else f"{each + one:.2f}" for each, one in zip(dollars, egress, strict=True)]
+    lines = ["| a round of |" + "".join(f" {size:,} clients |" for size in sizes), "|---" * (len(sizes) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())]) + "\n"
 
 
-def plot(results: Results) -> None:
-    """Round seconds by case, on a logarithmic scale."""
-    import matplotlib as mpl
+def _measured(found: float | None, usual: float | None) -> str:
+    if found is not None:
+        return f"{found:,.0f}"
+    return "" if usual is None else f"({usual:,.0f})"
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    mpl.rcParams["svg.hashsalt"] = "muster"  # the same figures give the same file
-    mine = results.of(names.ROUNDS)
-    other = {each.case: each.value for each in results.of(names.FLOWER)}
-    figure, axes = plt.subplots(figsize=(7, 3.4))
-    places, width = range(len(mine)), 0.27
-    bars = [
-        ("bare gunicorn, same bytes", "#b9c4cf", {each.case: each.yardstick or 0.0 for each in mine}, -width),
-        ("Muster", "#1f6feb", {each.case: each.value for each in mine}, 0.0),
-        ("Flower", "#d98324", other, width),
-    ]
-    for label, colour, values, offset in bars:
-        shown = [(at + offset, values[each.case]) for at, each in zip(places, mine, strict=True) if each.case in values]
-        if shown:
-            drawn = axes.bar([at for at, _ in shown], [value for _, value in shown], width, label=label, color=colour)
-            axes.bar_label(drawn, fmt=text_of, fontsize=7)
-    axes.set_yscale("log")
-    axes.set_xticks(list(places), [each.case.replace(" × ", "\n× ") for each in mine])
-    axes.set_ylabel("seconds a round (log)")
-    axes.set_xlabel("clients × model")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(PLOT, metadata={"Date": None})
-    plt.close(figure)
+def _egress(size: float | None) -> float | None:
+    from support.costs import egress_dollars  # loads the coordinator, which only this needs
+
+    return None if size is None else egress_dollars(size)
+
+
+def _encodings(results: Results) -> str:
+    """What is left of each body, and how fast it is encoded and decoded."""
+    encodes, decodes = (
+        {each.case: each for each in results.of(name)} for name in (figures.ENCODINGS, figures.DECODINGS)
+    )
+
+    def cell(each: Figure) -> str:
+        speeds = [found[each.case].value for found in (encodes, decodes) if each.case in found]
+        return f"{each.value:.1f} %: {', '.join(f'{speed:,.0f}' for speed in speeds)}"
+
+    return _crossed(results.of(figures.SIZES), "left, %: encoded and decoded, MB/s", cell)

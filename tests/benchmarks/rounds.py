@@ -1,8 +1,9 @@
-"""How long a round takes and what it costs: `python tests/benchmarks/rounds.py [CLIENTS:MB:ROUNDS …]`.
+"""How long a round takes and what it costs: `python tests/benchmarks/rounds.py [CLIENTS:MB:ROUNDS[:VALUES] …]`.
 
 Real processes and real HTTP, bytes on disk; the clients download, answer with an update of the model's size and train nothing,
 so what is timed is the coordinator. The clients are threads of a few processes, on the coordinator's machine.
-A round is timed from its opening to the next one's, so that commit, fold and the clients' waits are in it.
+A round is timed from its opening to the next one's, so that commit, fold and the clients' waits are in it; its CPU time likewise. Bytes
+are counted where the clients send and receive them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
-from crowd import Contribution, Crowd
+from crowd import Contribution, Crowd, Values
+from figures import MEGABYTE
+from processes import CpuWatch, Peak, family, peaks_of
 from rich.console import Console
 from rich.table import Table
 
@@ -30,55 +32,70 @@ from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus
 from muster.wire.plan import Plan
 
 FLOAT = 4  # bytes
-MEGABYTE = 1_000_000
 PLAN = "bytes.plan"
+_LOOK = 0.05  # seconds between two looks at the memory: a look takes some of the time that is measured
 
 
 @dataclass(frozen=True)
 class Case:
     """So many clients, a model of so many megabytes (10^6 bytes), so many rounds, and the target in seconds a round.
 
-    `weights`: whether its values are distributed as weights are; else it is noise.
+    `values`: what the updates' values are, which decides whether encoding them pays.
     """
 
     clients: int
     megabytes: float
     rounds: int
     target: float | None = None
-    weights: bool = False
+    values: Values = Values.NOISE
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Reads `clients:megabytes:rounds`, and perhaps `:weights`."""
-        clients, megabytes, rounds, *weights = text.split(":")
-        return cls(int(clients), float(megabytes), int(rounds), weights=weights == ["weights"])
+        """Reads `clients:megabytes:rounds`, and perhaps `:weights` or `:sparse`."""
+        clients, megabytes, rounds, *values = text.split(":")
+        return cls(int(clients), float(megabytes), int(rounds), values=Values(*values) if values else Values.NOISE)
+
+    @property
+    def name(self) -> str:
+        """As a table has it."""
+        return name_of(self.clients, self.megabytes) + ("" if self.values is Values.NOISE else f", {self.values}")
+
+
+def name_of(clients: int, megabytes: float) -> str:
+    """The name of a case whose values are noise."""
+    return f"{clients:,} × {megabytes:g} MB"
 
 
 DEFAULT_CASES = (Case(2, 0.01, 15, 0.3), Case(100, 1.0, 7, 2.5), Case(100, 10.0, 7, 6.0))
 
 
-LEARN = "from the round's opening to the first assignment"
-WORK = "from there to the last upload's answer"
-CLOSE = "from there to the commit: fold, `report`, `update`, `prepare`"
-NEXT = "from the commit to the next round's opening"
-TOLD = "(what a client that has uploaded is told to wait)"
+LEARN = "opening to first assignment"
+WORK = "to the last upload's answer"
+CLOSE = "to the commit"
+NEXT = "to the next opening"
+TOLD = "a client is told to wait"
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a case came to.
+    """What a case came to, for each round but the first.
 
-    Seconds of each round but the first; peaks in bytes by process; CPU seconds of the coordinator for one client-round; seconds of the
-    parts of each round, by name; bytes that a client downloads and uploads in a round.
+    Attributes:
+      case: The case.
+      seconds: Of each round.
+      cpu: CPU seconds that all processes of the coordinator took for one client's part of each round.
+      peaks: What memory each process took, by its name, the first round included.
+      parts: Seconds of each round's parts, by name.
+      down: Bytes of bodies that each client received in each round. Likewise `up`, sent.
     """
 
     case: Case
     seconds: list[float]
-    peaks: dict[str, int]
-    cpu: float
+    cpu: list[float]
+    peaks: dict[str, Peak]
     parts: dict[str, list[float]]
-    down: int
-    up: int
+    down: list[int]
+    up: list[int]
 
 
 def run(case: Case, folder: Path, *, say: Any) -> Result:
@@ -88,25 +105,25 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
     with LocalCoordinator(folder / "data") as coordinator:
         operator = Operator(coordinator.url)
         operator.put_plan(plan)
-        policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
-        operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
-        started_with = _cpu(coordinator)  # what loading TensorFlow and the libraries took is no round's
-        with Crowd(coordinator.url, case.clients, folder / PLAN, weights=case.weights) as crowd:
-            _watch(operator, crowd, case, say=say)
-            peaks, cpu = _peaks(coordinator), _cpu(coordinator) - started_with
-            contributed = crowd.end()
+        processes = _processes(coordinator)
+        with CpuWatch(processes.values()) as cpu, peaks_of(*processes.values(), every=_LOOK) as peaks:
+            policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
+            operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
+            with Crowd(coordinator.url, case.clients, folder / PLAN, values=case.values) as crowd:
+                _watch(operator, crowd, case, say=say)
+                contributed = crowd.end()
         views = [view for view in operator.rounds("bench") if view.phase is Phase.COMMITTED]
-    opened = [view.opened_at.timestamp() for view in views]
-    seconds = [after - before for before, after in pairwise(opened[1:])]
     assert all(view.folded == case.clients for view in views), "an update is missing from a round"
+    opened = [view.opened_at.timestamp() for view in views[1:]]
+    counted = {view.round for view in views[1:]}
     return Result(
         case,
-        seconds,
-        peaks,
-        cpu / (case.clients * case.rounds),
+        [after - before for before, after in pairwise(opened)],
+        [cpu.between(before, after) / case.clients for before, after in pairwise(opened)],
+        {name: peaks[pid] for name, pid in processes.items()},
         parts_of(views[1:], contributed),
-        views[-2].broadcast_bytes,
-        views[-2].update_bytes // case.clients,
+        [each.down for each in contributed if each.round in counted],
+        [each.up for each in contributed if each.round in counted],
     )
 
 
@@ -152,70 +169,66 @@ def _watch(operator: Operator, crowd: Crowd, case: Case, *, say: Any) -> None:
         pause.wait(0.5)
 
 
-def _processes(coordinator: LocalCoordinator) -> dict[str, psutil.Process]:
-    """The coordinator's processes; children (gunicorn's workers) under their parent's name, numbered."""
+def _processes(coordinator: LocalCoordinator) -> dict[str, int]:
+    """The ids of the coordinator's processes; children (gunicorn's workers) under their parent's name, numbered."""
     found = {}
-    for name, pid in coordinator.pids.items():
-        process = psutil.Process(pid)
-        found[name] = process
-        for number, child in enumerate(process.children(recursive=True), start=1):
-            found[f"{name} worker {number}"] = child
+    for name, parent in coordinator.pids.items():
+        for number, pid in enumerate(family(parent)):
+            found[f"{name} worker {number}" if number else name] = pid
     return found
-
-
-def _peaks(coordinator: LocalCoordinator) -> dict[str, int]:
-    peaks = {}
-    for name, process in _processes(coordinator).items():
-        status = Path(f"/proc/{process.pid}/status")
-        if status.exists():
-            line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-            peaks[name] = int(line.split()[1]) * 1024
-    return peaks
-
-
-def _cpu(coordinator: LocalCoordinator) -> float:
-    times = [process.cpu_times() for process in _processes(coordinator).values()]
-    return sum(each.user + each.system for each in times)
 
 
 def report(results: list[Result], console: Console) -> None:
     """Prints the figures."""
-    table = Table("clients", "MB", "rounds", "median s", "min", "max", "target s", "server CPU ms / client-round")
+    table = Table(
+        "case",
+        "rounds",
+        "median s",
+        "min",
+        "max",
+        "target s",
+        "server CPU ms / client-round",
+        "bytes down",
+        "up",
+        title="of a client: bytes of bodies",
+        title_justify="left",
+    )
     for result in results:
         case, seconds = result.case, result.seconds
         table.add_row(
-            str(case.clients),
-            f"{case.megabytes:g}",
+            case.name,
             str(len(seconds)),
             f"{statistics.median(seconds):.3f}",
             f"{min(seconds):.3f}",
             f"{max(seconds):.3f}",
             "" if case.target is None else f"{case.target:g}",
-            f"{result.cpu * 1000:.1f}",
+            f"{statistics.median(result.cpu) * 1000:.1f}",
+            f"{statistics.median(result.down):,.0f}",
+            f"{statistics.median(result.up):,.0f}",
         )
     console.print(table)
-    memory = Table("clients", "MB", "process", "peak MB resident")
+    memory = Table("case", "process", "peak MB resident", "anonymous")
     for result in results:
         for name, peak in result.peaks.items():
-            memory.add_row(str(result.case.clients), f"{result.case.megabytes:g}", name, f"{peak / MEGABYTE:.0f}")
+            memory.add_row(
+                result.case.name, name, f"{peak.resident / MEGABYTE:.0f}", f"{peak.anonymous / MEGABYTE:.0f}"
+            )
     console.print(memory)
 
 
 def main() -> None:
     """Runs the cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", type=Case.parse, metavar="CLIENTS:MB:ROUNDS[:weights]", default=None)
+    parser.add_argument("cases", nargs="*", type=Case.parse, metavar="CLIENTS:MB:ROUNDS[:VALUES]", default=None)
     arguments = parser.parse_args()
     console = Console()
     results = []
     for case in arguments.cases or DEFAULT_CASES:
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder, console.status("") as status:
+        with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder, console.status("") as shown:
 
             def say(text: str, case: Case = case, started: float = started) -> None:
-                status.update(
-                    f"{case.clients} clients x {case.megabytes:g} MB: {text} ({time.monotonic() - started:.0f} s)"
-                )
+                shown.update(f"{case.name}: {text} ({time.monotonic() - started:.0f} s)")
 
             results.append(run(case, Path(folder), say=say))
     report(results, console)

@@ -1,7 +1,9 @@
 """All benchmarks: `make bench`. Prints each figure beside its target and its yardstick of the same run.
 
-Each section runs in a process of its own. The figures go to dist/bench.json, and with `--write` into docs/benchmarks.md and its plot.
-`--quick` takes about three minutes, all of it about fifteen. `--peers flower` measures Flower in the same session; see `flower.py`.
+Each section runs in a process of its own. The figures go to dist/bench.json, where those of sections that were not measured this time
+stay, each with its own date; `--quick` has a file of its own. A whole run with `--write` also rewrites docs/benchmarks.md, its plot and the
+figures behind both (docs/benchmarks.json); a part of one, a quick one, and one of which a section failed do not. `--only-write` does, whatever there is.
+`--peers flower` measures Flower in the same session; see `flower.py`. How long each section takes is on the page.
 """
 
 from __future__ import annotations
@@ -11,16 +13,17 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import page
-from figures import PEERS, SECTIONS, Conditions, Results, text_of
+from figures import PEERS, SECTIONS, Conditions, Results, Section, machine, text_of
 from rich.console import Console
 from rich.table import Table
 
-_FILE = Path(__file__).resolve().parents[2] / "dist" / "bench.json"
+_DIST = Path(__file__).resolve().parents[2] / "dist"
 
 
 def run_section(name: str, file: Path, conditions: Conditions) -> None:
@@ -28,79 +31,114 @@ def run_section(name: str, file: Path, conditions: Conditions) -> None:
     import sections  # loads what is measured, which the parent leaves alone
 
     measure = {**sections.SECTIONS, **sections.PEERS}[name]
-    results = Results(conditions)
+    section = Section(conditions)
     for each in measure(quick=conditions.quick):
-        results.figures.append(each)
-        results.save(file)  # each one, so that a run that is ended early has them
+        section.figures.append(each)
+        Results({name: section}).save(file)  # each one, so that a section that is ended early has them
 
 
-def show(console: Console, name: str, found: Results) -> None:
+def show(console: Console, name: str, found: Section) -> None:
     """Prints a section."""
-    table = Table("", "median", "range", "target", "beside its yardstick", "", title=name, title_justify="left")
+    title = f"{name} ({found.conditions.seconds:.0f} s)"
+    table = Table("", "median", "range", "target", "beside its yardstick", "", title=title, title_justify="left")
     for each in found.figures:
         against = "" if each.ratio is None else f"{each.ratio:.2f} of {text_of(each.yardstick or 0)} ({each.against})"
-        low_high = f"{text_of(each.low)}–{text_of(each.high)} of {each.samples}"
         target = page.target_of(each).replace("*", "")
-        table.add_row(each.case, f"{text_of(each.value)} {each.unit}", low_high, target, against, each.note)
+        case = each.case.replace("|", ", ")
+        table.add_row(case, f"{text_of(each.value)} {each.unit}", page.range_of(each), target, against, each.note)
     console.print(table)
 
 
 def main() -> None:
     """Measures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all, if none is named")
+    parser.add_argument(
+        "sections", nargs="*", help=f"of {', '.join((*SECTIONS, *PEERS))}; all but the last, if none is named"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer and smaller cases")
     parser.add_argument("--peers", default="", choices=["", *PEERS], help="what else to measure in the same session")
+    parser.add_argument("--json", type=Path, help="where the figures go; those of other sections there stay")
+    parser.add_argument("--write", action="store_true", help="write the page after a whole run, if no section failed")
     parser.add_argument(
-        "--json", type=Path, default=_FILE, help="where the figures go; those of other sections there stay"
-    )
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its plot from the figures")
-    parser.add_argument(
-        "--only-write", action="store_true", help="write them from a file of figures, and measure nothing"
+        "--only-write", action="store_true", help="write the page from the figures that there are; measure nothing"
     )
     parser.add_argument("--section-file", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     unknown = [name for name in given.sections if name not in (*SECTIONS, *PEERS)]
     if unknown:
-        parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    conditions = Conditions.now(date=datetime.now(UTC).strftime("%d %B %Y").lstrip("0"), quick=given.quick)
+        parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join((*SECTIONS, *PEERS))}")
+    now = datetime.now(UTC)
+    conditions = Conditions(now.isoformat(), now.strftime("%d %B %Y").lstrip("0"), machine(), given.quick)
     if given.section_file:
         run_section(given.sections[0], given.section_file, conditions)
         return
+    file = given.json or _DIST / ("bench-quick.json" if given.quick else "bench.json")
+    results = _earlier(file, quick=given.quick)
+    if given.only_write:
+        page.write(results)
+        return
     console = Console(width=None if sys.stdout.isatty() else 200)
-    results = (
-        Results.load(given.json)
-        if given.json.exists() and (given.sections or given.only_write)
-        else Results(conditions)
+    failed = []
+    for name in dict.fromkeys([*(given.sections or SECTIONS), *([given.peers] if given.peers else [])]):
+        found = _measure(console, name, conditions)
+        failed += [] if found.conditions.finished else [name]
+        before = results.sections.get(name)
+        if found.conditions.finished or before is None or not before.conditions.finished:
+            results.sections[name] = found
+            results.save(file)
+    console.print(
+        f"{sum(each.conditions.seconds for each in results.sections.values() if each.conditions.session == conditions.session) / 60:.0f} minutes; the figures are in {file}"
     )
-    if not given.only_write:
-        conditions.load.update(results.conditions.load)
-        results.conditions = conditions
-        names = [*(given.sections or SECTIONS), *([given.peers] if given.peers else [])]
-        for name in names:
-            before = os.getloadavg()[0]
-            _measure(console, name, results, quick=given.quick)
-            results.conditions.load[name] = [before, os.getloadavg()[0]]
-            results.save(given.json)
-    if given.write or given.only_write:
+    if failed:
+        console.print(f"Not finished: {', '.join(failed)}. The page is left as it is")
+        raise SystemExit(1)
+    if given.write and (given.sections or given.quick):
+        console.print("The page is left as it is: this was not the whole of it. --only-write writes it nonetheless")
+    elif given.write:
         page.write(results)
 
 
-def _measure(console: Console, name: str, results: Results, *, quick: bool) -> None:
-    started = time.monotonic()
+def _earlier(file: Path, *, quick: bool) -> Results:
+    """What was measured before: in the file, or as it is on the page."""
+    for place in (file,) if quick else (file, page.FIGURES):
+        if place.exists():
+            try:
+                return Results.load(place)
+            except ValueError as error:
+                raise SystemExit(f"{error} Delete it, or name another one with --json") from error
+    return Results()
+
+
+def _measure(console: Console, name: str, conditions: Conditions) -> Section:
+    started, before = time.monotonic(), os.getloadavg()[0]
     with TemporaryDirectory(prefix="muster-bench-") as folder, console.status(f"{name} …"):
         file = Path(folder) / "figures.json"
-        command = [sys.executable, __file__, name, "--section-file", str(file), *(["--quick"] if quick else [])]
+        command = [
+            sys.executable,
+            __file__,
+            name,
+            "--section-file",
+            str(file),
+            *(["--quick"] if conditions.quick else []),
+        ]
         log = Path(folder) / "log"
         with log.open("wb") as output:  # a pipe would be held open by what TFF leaves behind
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)  # noqa: S603  ourselves
-        found = Results.load(file) if file.exists() else Results(results.conditions)
+        figures = Results.load(file).sections[name].figures if file.exists() else []
         if done.returncode:
-            console.print(f"The section {name} was not finished; its log ends with:\n{log.read_text()[-3000:]}")
-    made = {each.section for each in found.figures}
-    results.figures = [each for each in results.figures if each.section not in made] + found.figures
-    show(console, f"{name} ({time.monotonic() - started:.0f} s)", found)
+            console.print(
+                f"The section {name} was not finished; its log ends with:\n{log.read_text(errors='replace')[-3000:]}"
+            )
+    made = replace(
+        conditions,
+        load=(before, os.getloadavg()[0]),
+        seconds=time.monotonic() - started,
+        finished=done.returncode == 0,
+    )
+    found = Section(made, figures)
+    show(console, name, found)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the machine and the same libraries do without Muster: numpy's addition, a file copied, and gunicorn with a bare application.
+"""What the machine and the same libraries do without Muster: a file copied, and gunicorn with a bare application.
 
 `python yardsticks.py HOST:PORT …` serves that application: the same gunicorn worker and threads as `muster up`, which answers a GET with
 bytes that it holds and throws away what is PUT.
@@ -16,30 +16,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import requests
 from crowd import SPAWN, processes_of
+from figures import MEGABYTE
 
 from muster.held_port import HeldPort
 
-MEGABYTE = 1_000_000
 _PIECE = 1 << 18  # bytes
 _PATIENCE = 30.0  # seconds for a start
-
-
-def add_seconds(megabytes: float, *, repeats: int = 5) -> float:
-    """Seconds in which numpy adds one array of so many megabytes in place to another; the median."""
-    into = np.zeros(max(1, round(megabytes * MEGABYTE / 4)), np.float32)
-    other = np.ones_like(into)
-
-    def once() -> None:
-        np.add(into, other, out=into)
-
-    once()
-    return _median(once, repeats)
 
 
 def copy_seconds(folder: Path, *, files: int, megabytes: float, repeats: int = 5) -> float:
@@ -66,12 +54,12 @@ def http_seconds(folder: Path, *, clients: int, megabytes: float, repeats: int =
     """
     size = max(1, round(megabytes * MEGABYTE))
     processes = processes_of(clients)
-    with bare_server(folder, size=size) as url:
+    with bare_server(folder, size=size) as bare:
         lines, members = [], []
         for first in range(processes):
             mine, theirs = SPAWN.Pipe()
             share = len(range(first, clients, processes))
-            members.append(SPAWN.Process(target=_members, args=(url, share, size, theirs), daemon=True))
+            members.append(SPAWN.Process(target=_members, args=(bare.url, share, size, theirs), daemon=True))
             lines.append(mine)
         for member in members:
             member.start()
@@ -110,8 +98,16 @@ def _members(url: str, clients: int, size: int, line: Any) -> None:
             line.send("done")
 
 
+@dataclass(frozen=True)
+class Bare:
+    """A bare server: its address and its parent process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[str]:
+def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[Bare]:
     """The bare application, served in processes of its own."""
     with HeldPort() as port, (folder / "bare.log").open("wb") as log:
         address = f"127.0.0.1:{port.number}"
@@ -119,7 +115,7 @@ def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16)
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  ourselves
         try:
             _wait_for(f"http://{address}/small", process)
-            yield f"http://{address}"
+            yield Bare(f"http://{address}", process.pid)
         finally:
             process.terminate()
             process.wait()
