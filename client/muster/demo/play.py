@@ -188,12 +188,12 @@ class _Training:
         self._groups, self._back_seconds = 0, 0.0
         self._plan_bytes = len(plan.for_client().encode())
         self._now_or_never = False
+        self._ended, self._heard = EndedRounds(operator, TASK), 0.0
         self._started = time.monotonic()
 
     def run(self) -> Story:
         """Follows the task to its end."""
-        ended = EndedRounds(self._operator, TASK)
-        heard = time.monotonic()
+        self._heard = time.monotonic()
         look = 0.0
         while True:
             told = self._cast.next_told(seconds=max(0.0, look - time.monotonic()))
@@ -204,14 +204,12 @@ class _Training:
             task = self._operator.task(TASK)
             if task.current is not None and not self._scores:
                 self._keep(0)
-            for view in ended.fresh():
-                heard = time.monotonic()
-                self._round_over(view)
+            self._tell_of_ended()
             if task.status is TaskStatus.COMPLETED and self._committed() == self._options.rounds:
                 return self._story()
             if task.status not in (TaskStatus.OPENING, TaskStatus.ACTIVE, TaskStatus.COMPLETED):
                 raise DemoError(f"The task is {task.status.value}: {task.note}")
-            if time.monotonic() - heard > _STANDSTILL:
+            if time.monotonic() - self._heard > _STANDSTILL:
                 where = f"the logs are in {self._coordinator.logs} and {self._cast.folder}"
                 raise DemoError(f"No round has ended for {_STANDSTILL:.0f} s; {where}")
             self._show(task)
@@ -219,6 +217,13 @@ class _Training:
                 self._kill_coordinator(task)
             self._now_or_never = False
             look = time.monotonic() + _LOOK
+
+    def _tell_of_ended(self) -> None:
+        for view in self._ended.fresh():
+            if not self._scores:
+                self._keep(0)
+            self._heard = time.monotonic()
+            self._round_over(view)
 
     def _hear(self, told: Told) -> None:
         killed = [kill.whom for kill in self._kills]
@@ -232,6 +237,7 @@ class _Training:
         if told.event == "Assigned" and told.round >= self._client_round and not killed:
             pid = self._cast.kill(told.client)
             self._kills.append(Kill(told.client, told.round))
+            self._tell_of_ended()  # the round before comes first
             self._screen.line(
                 f"Round {told.round}: SIGKILL to {told.client} (process {pid}), which was just at work. Its slot is lost; "
                 "the round goes on, and nobody starts it again",
