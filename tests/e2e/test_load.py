@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
+import threading
 
 import pytest
 from typer.testing import CliRunner
 
 from muster.cli.app import app
-from muster.simulation.load import run_load
-from muster.simulation.load_shape import LoadShape
-from muster.simulation.load_times import Histogram
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.simulation.load import Access, LoadError, LoadShape, run_load
+from muster.wire.enrolment import PrivateKey
+from muster.wire.messages import TaskStatus
+from muster.wire.signatures import SigningKey
+
+KEY = "an operator's key"
 
 
 def phases(result):
     return {phase.name: phase for phase in result.phases}
+
+
+def simulate(*arguments):
+    return CliRunner().invoke(app, ["simulate", "--no-train", *arguments])
+
+
+@pytest.fixture
+def closed_deployment(tmp_path, monkeypatch):
+    """One that knows operators by a key, plans by a signature and clients by an enrolment; and its keys' files."""
+    signing, enrolling = SigningKey.generate(), PrivateKey.generate()
+    signing.save(tmp_path / "signing.key")
+    (tmp_path / "enrolment.key").write_bytes(enrolling.pem())
+    monkeypatch.setenv("MUSTER_TRUSTED_SIGNERS", signing.signer)
+    monkeypatch.setenv("MUSTER_CLIENTS", f"enrolment:{enrolling.public}")
+    monkeypatch.setenv("MUSTER_OPERATORS", f"keys:me:operator:{hashlib.sha256(KEY.encode()).hexdigest()}")
+    with LocalCoordinator(tmp_path / "coordinator", workers=1, warm=False) as running:
+        yield running, Access(token=KEY, signing_key=signing, enrolment_key=enrolling)
 
 
 def test_every_update_is_counted_though_clients_vanish_in_every_round():
@@ -26,7 +50,7 @@ def test_every_update_is_counted_though_clients_vanish_in_every_round():
     assert [each.folded for each in result.rounds] == [135, 135]
     # The second round's first clients may be told what was known of the first one, for as long as a reading is kept.
     waited = result.outcomes.pop("told to wait", 0)
-    assert waited == result.waits.count <= shape.concurrency
+    assert waited == result.waits.count <= shape.lanes
     assert result.outcomes == {"accepted": 270, "vanished": 30}
     assert told[-1] == (2, 150)
     found = phases(result)
@@ -50,26 +74,152 @@ def test_slots_of_stragglers_come_back_and_their_second_try_counts():
 
 @pytest.mark.parametrize("arrivals", ["uniform", "poisson", "burst"])
 def test_an_open_loop_has_all_clients_come(arrivals):
-    result = run_load(LoadShape(clients=60, arrivals=arrivals, rate=10.0))
+    result = run_load(LoadShape(clients=60, arrivals=arrivals, rate=None if arrivals == "burst" else 10.0))
     assert result.exact is True
     seconds = result.rounds[0].seconds
     assert (seconds < 3.0) if arrivals == "burst" else (3.0 < seconds < 15.0)
 
 
+def test_a_load_that_is_too_fast_says_so():
+    result = run_load(LoadShape(clients=100, arrivals="uniform", rate=1e5))
+    arrivals = result.arrivals
+    assert (arrivals.kept_up, arrivals.offered > 10 * arrivals.achieved) == (False, True)
+    assert arrivals.lateness.count == 100
+    assert arrivals.lateness.quantile(0.99) > 10 * arrivals.lateness.quantile(0.01) > 0
+    assert 50 < arrivals.backlog <= 100
+    assert "one core" in result.limit
+
+
+def test_a_round_is_long_enough_for_the_last_client(tmp_path):
+    file = tmp_path / "times"
+    file.write_text("0\n90000\n")
+    result = run_load(LoadShape(clients=2, arrivals="file", file=file))
+    assert (result.outcomes, result.exact) == ({"accepted": 2}, True)
+    assert result.rounds[0].seconds > 90_000
+
+
+@pytest.mark.parametrize("comes", [90.0, 90_000.0])
+def test_a_client_that_comes_after_its_round_ends_the_load(tmp_path, comes):
+    file = tmp_path / "times"
+    file.write_text(f"0 1 {comes}")
+    result = run_load(LoadShape(clients=3, arrivals="file", file=file, round_seconds=60.0))
+    assert result.outcomes["accepted"] == 2
+    assert result.outcomes["came after its round"] == 1
+    (only,) = result.rounds
+    assert (only.committed, only.folded, only.goal, only.exact, only.lost) == (True, 2, 3, True, 0)
+    assert result.exact is True  # fewer than the goal, and none of them lost
+
+
+def test_a_round_with_more_clients_than_slots_ends_them_all():
+    shape = LoadShape(
+        clients=200,
+        rounds=2,
+        goal=50,
+        over_selection=1.3,
+        work=1.0,
+        stragglers=0.1,
+        straggle=100.0,
+        round_seconds=600.0,
+    )
+    result = run_load(shape)
+    assert [(each.folded, each.exact) for each in result.rounds] == [(50, True)] * 2
+    ended = {name: count for name, count in result.outcomes.items() if name != "told to wait"}
+    assert sum(ended.values()) == 400
+    assert ended["accepted"] == 100
+    late = ended["too late for its round"] + ended["still at work when its round ended"]
+    assert late == 2 * (shape.policy().cap - 50)
+
+
+def test_a_round_below_its_minimum_is_an_attempt_that_is_shown():
+    result = run_load(LoadShape(clients=20, rounds=2, goal=50, minimum=30, round_seconds=60.0))
+    assert [(each.number, each.attempt, each.committed, each.folded) for each in result.rounds] == [
+        (1, 1, False, 0),
+        (1, 2, False, 0),
+    ]
+    assert "minimum is 30" in result.rounds[0].reason
+    assert result.exact is None
+    done = simulate("--clients", "5", "--goal", "9", "--minimum", "7", "--round-seconds", "60")
+    assert done.exit_code == 1
+    assert "abandoned" in done.stdout
+
+
+def test_phases_nest_nowhere():
+    result = run_load(LoadShape(clients=80))
+    found = phases(result)
+    assert {"queue", "fold", "close", "commit"} <= set(found)
+    assert sum(phase.total for phase in result.phases) <= result.wall
+    assert sum(phase.cpu for phase in result.phases) <= result.cpu
+
+
+def test_a_coordinator_of_its_own_is_measured():
+    done = simulate("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["exact"] is True
+    assert found["outcomes"] == {"accepted": 40}
+    assert set(found["processes"]) == {"web", "committer", "pump"}
+    assert all(10e6 < use["peak_bytes"] < 4e9 for use in found["processes"].values())
+    assert found["server_cpu_seconds"] == pytest.approx(sum(use["cpu_seconds"] for use in found["processes"].values()))
+    assert found["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(found["server_cpu_seconds"] * 1000 / 40)
+    assert found["bytes_up_for_a_client"] > 100
+    assert found["arrivals"]["lateness"]["count"] == 40
+    assert "s: starting a coordinator" in done.stderr  # nobody stares at nothing
+
+
+def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_path):
+    running, access = closed_deployment
+    keys = ["--key", str(tmp_path / "signing.key"), "--enrolment-key", str(tmp_path / "enrolment.key")]
+    place = ["--clients", "12", "--rounds", "2", "--url", running.url]
+    done = simulate(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["exact"], found["outcomes"]["accepted"]) == (True, 24)
+    # By one clock: that of this machine, which sees the end at a look.
+    assert all(0 <= each["commit"] <= each["seconds"] and each["within"] > 0 for each in found["rounds"])
+    assert found["capacity"] is None
+    for left_out, hint in ((keys[2:], "--key"), (keys[:2], "--enrolment-key")):
+        refused = simulate(*place, "--token", KEY, *left_out)
+        assert (refused.exit_code, hint in refused.stderr) == (1, True), refused.output
+    with Operator(running.url, token=KEY) as operator:
+        assert all(view.status is not TaskStatus.ACTIVE for view in operator.tasks().tasks)
+
+        def cancel(_number, done):
+            if done == 5:
+                operator.cancel("mine")
+
+        shape = LoadShape(clients=200, arrivals="uniform", rate=20.0)
+        with pytest.raises(LoadError, match="cancelled by an operator"):
+            run_load(shape, url=running.url, access=access, task="mine", progress=cancel)
+    with pytest.raises(LoadError, match=r"a task mine already; give another --task"):
+        run_load(shape, url=running.url, access=access, task="mine")
+    assert threading.active_count() < 50
+
+
 def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    done = CliRunner().invoke(app, ["simulate", "--no-train", "--clients", "20", "--json"])
+    done = simulate("--clients", "20", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["exact"] is True
     assert found["rounds"][0]["folded"] == 20
+    assert found["capacity"]["clients_per_hour_and_core"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_shows_where_the_time_goes():
-    done = CliRunner().invoke(app, ["simulate", "--no-train", "--clients", "12"])
+    done = simulate("--clients", "30", "--rate", "10")
     assert done.exit_code == 0, done.output
-    for word in ("check-in", "upload", "commit", "exact", "updates a second"):
+    for word in (
+        "check-in",
+        "upload",
+        "commit",
+        "exact",
+        "updates a second",
+        "late",
+        "Offered",
+        "clients an hour",
+        "up and",
+    ):
         assert word in done.stdout
 
 
@@ -81,26 +231,24 @@ def test_the_command_shows_where_the_time_goes():
         (["--dropout", "1"], "drop out"),
         (["--data", "a:b"], "--data"),
         (["--rate", "0"], "above 0"),
+        (["--rate", "5", "--arrivals", "burst"], "all at once"),
+        (["--url", "http://127.0.0.1:1", "--served"], "exclude each other"),
+        (["--workers", "2"], "--served"),
+        (["--operator-url", "http://127.0.0.1:1"], "--url"),
+        (["--token", "x"], "nobody asks for it"),
+        (["--goal", "2000"], "after how many seconds"),
+        (["--goal", "10", "--minimum", "11"], "minimum"),
+        (["--over-selection", "0.5"], "over_selection"),
     ],
 )
 def test_the_command_refuses_what_makes_no_load(arguments, reason):
-    done = CliRunner().invoke(app, ["simulate", "--no-train", *arguments])
+    done = simulate(*arguments)
     assert done.exit_code == 2
-    assert reason in done.output
+    assert reason in " ".join(done.output.replace("│", " ").split())
 
 
-def test_times_come_from_a_file(tmp_path):
-    file = tmp_path / "times"
-    file.write_text("2\n0.5\n1\n")
-    shape = LoadShape(clients=3, arrivals="file", file=file)
-    assert list(shape.times(1)) == [0.5, 1.0, 2.0]
-    with pytest.raises(ValueError, match="3 times, for 4 clients"):
-        list(LoadShape(clients=4, arrivals="file", file=file).times(1))
-
-
-def test_quantiles_are_right_to_some_percent():
-    histogram = Histogram()
-    for number in range(1, 1001):
-        histogram.add(number / 1000)
-    assert histogram.quantile(0.5) == pytest.approx(0.5, rel=0.03)
-    assert histogram.quantile(0.99) == pytest.approx(0.99, rel=0.03)
+def test_options_of_a_load_are_refused_without_one(tmp_path):
+    (tmp_path / "a.plan").write_bytes(b"")
+    done = CliRunner().invoke(app, ["simulate", str(tmp_path / "a.plan"), "--data", "a:b", "--clients", "5"])
+    assert done.exit_code == 2
+    assert "--clients" in done.output

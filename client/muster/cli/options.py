@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from muster.wire.enrolment import PrivateKey
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -22,6 +25,33 @@ Token = Annotated[
         envvar="MUSTER_OPERATOR_TOKEN",
         help="The operator's key or OpenID Connect token; rather in the environment, since others can see a command's options.",
         show_default=False,
+    ),
+]
+OperatorUrl = Annotated[
+    Optional[str],
+    typer.Option(
+        "--operator-url",
+        envvar="MUSTER_OPERATOR_URL",
+        help="The operator API's address, if it has one of its own.",
+        show_default="--url",
+    ),
+]
+PlanKey = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--key",
+        help="Sign the plan with this key, of `muster plan keygen`: where only signed plans are taken.",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+EnrolmentKey = Annotated[
+    Optional[Path],
+    typer.Option(
+        "--enrolment-key",
+        help="Enrol the clients with this key, of `muster enrol key`: where clients need a token.",
+        exists=True,
+        dir_okay=False,
     ),
 ]
 Emulators = Annotated[
@@ -59,6 +89,22 @@ def signers_of(given: Optional[list[str]]) -> tuple[str, ...]:
         return parse_signers(given or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--signer") from error
+
+
+def enrolment_key_of(path: Optional[Path]) -> Optional[PrivateKey]:
+    """The key that `--enrolment-key` names; None without one.
+
+    Raises:
+      typer.BadParameter: it is no key.
+    """
+    if path is None:
+        return None
+    from muster.wire.enrolment import EnrolmentError, PrivateKey
+
+    try:
+        return PrivateKey.read(path.read_bytes())
+    except EnrolmentError as error:
+        raise typer.BadParameter(str(error), param_hint="--enrolment-key") from error
 
 
 def console() -> Console:

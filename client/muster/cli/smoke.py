@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .failures import FAILED, UNREACHABLE
-from .options import DEFAULT_URL, Url, console, quiet_tensorflow, write_json
+from .options import (
+    DEFAULT_URL,
+    EnrolmentKey,
+    OperatorUrl,
+    PlanKey,
+    Token,
+    Url,
+    console,
+    enrolment_key_of,
+    quiet_tensorflow,
+    write_json,
+)
 from .options import Json as JsonOption
 
 if TYPE_CHECKING:
@@ -20,37 +30,10 @@ if TYPE_CHECKING:
 def smoke(
     *,
     url: Url = DEFAULT_URL,
-    operator_url: Annotated[
-        Optional[str],
-        typer.Option(
-            envvar="MUSTER_OPERATOR_URL",
-            help="The operator API's address, if it has one of its own.",
-            show_default="--url",
-        ),
-    ] = None,
-    token: Annotated[
-        Optional[str],
-        typer.Option(
-            envvar="MUSTER_OPERATOR_TOKEN",
-            help="The operator API's bearer token, as `gcloud auth print-identity-token`.",
-        ),
-    ] = None,
-    key: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Sign the plan with this key, of `muster plan keygen`: where only signed plans are taken.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
-    enrolment_key: Annotated[
-        Optional[Path],
-        typer.Option(
-            help="Enrol the clients with this key, of `muster enrol key`: where clients need a token.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
+    operator_url: OperatorUrl = None,
+    token: Token = None,
+    key: PlanKey = None,
+    enrolment_key: EnrolmentKey = None,
     patience: Annotated[float, typer.Option(help="Longest wait of one step, in seconds.", min=1)] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -62,13 +45,9 @@ def smoke(
     import dataclasses
 
     import muster.smoke
-    from muster.wire.enrolment import EnrolmentError, PrivateKey
     from muster.wire.signatures import SigningKey
 
-    try:
-        enrols = None if enrolment_key is None else PrivateKey.read(enrolment_key.read_bytes())
-    except EnrolmentError as error:
-        raise typer.BadParameter(str(error), param_hint="--enrolment-key") from error
+    enrols = enrolment_key_of(enrolment_key)
     signs = None if key is None else SigningKey.load(key)
     if as_json:
         outcome = muster.smoke.run(

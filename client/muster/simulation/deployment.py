@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Callable
 
 import requests
 
 from muster.client import Transport
 
+from .in_process import InProcessAdapter, Wsgi
+
 if TYPE_CHECKING:
     from coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
     from coordinator.adapters.system import ManualClock
+    from coordinator.use_cases.records import Platform
 
 URL = "http://simulation.invalid"  # a name that is never looked up (RFC 6761)
 _START = 946_684_800.0  # POSIX seconds: a fixed day, since tokens and times should repeat themselves too
@@ -29,21 +32,39 @@ class DeliveryError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A coordinator that answers `session` at `URL`, and what drives it."""
+class Assembled:
+    """A coordinator's application, which `session` reaches at `URL`, and its queue, which is worked off when somebody says so."""
 
+    app: Wsgi
     session: requests.Session
-    clock: ManualClock
+    _platform: Platform
     _queue: LocalQueue
     _pump: Pump
 
     def settle(self) -> None:
         """Has all work done that is due now. Raises `DeliveryError`."""
-        self._pump.drain(self.clock.now())
+        self._pump.drain(self._platform.clock.now())
 
     def next_due(self) -> float | None:
         """When work is due next, in POSIX seconds; None if there is none."""
         return self._queue.next_due()
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A coordinator that answers `session` at `URL`, and what drives it."""
+
+    session: requests.Session
+    clock: ManualClock
+    _assembled: Assembled
+
+    def settle(self) -> None:
+        """See `Assembled.settle`."""
+        self._assembled.settle()
+
+    def next_due(self) -> float | None:
+        """See `Assembled.next_due`."""
+        return self._assembled.next_due()
 
 
 @contextmanager
@@ -58,50 +79,72 @@ def deployment(*, seed: int) -> Iterator[Deployment]:
       ImportError: the server's dependencies are not installed, or Python is too old for it.
     """
     find_functions()
-    from werkzeug.wrappers import Request
-
     from coordinator.adapters.directory import DirectoryBlobs
     from coordinator.adapters.local_queue import LocalQueue, Pump
     from coordinator.adapters.sqlite import SqliteDocuments
     from coordinator.adapters.system import ManualClock, SeededChance
-    from coordinator.application import assemble
     from coordinator.bootstrap import runtimes
-    from coordinator.http import router
     from coordinator.use_cases.records import Platform
 
-    from .in_process import InProcessAdapter
-
     clock = ManualClock(_START)
-    chance = SeededChance(seed)
-    session = requests.Session()
-    session.trust_env = False
-
-    def deliver(delivery: Delivery) -> bool:
-        work = delivery.work
-        answer = session.post(f"{URL}/internal/{work.kind}", json=dict(work.payload))
-        if not answer.ok:
-            raise DeliveryError(f"{work.kind} {dict(work.payload)} failed: {answer.text}")
-        return True
-
     with (
         TemporaryDirectory(prefix="muster-simulation-") as folder,
         closing(SqliteDocuments.in_memory()) as documents,
         closing(LocalQueue.in_memory(clock=clock)) as queue,
-        session,
+        requests.Session() as session,
     ):
-        platform = Platform(documents, DirectoryBlobs(Path(folder)), queue, clock, chance)
-        app = assemble(
-            platform,
+        assembled = assembled_over(
+            Platform(documents, DirectoryBlobs(Path(folder)), queue, clock, SeededChance(seed)),
+            queue=queue,
+            pump=lambda deliver: Pump(queue, deliver, chance=SeededChance(seed)),
+            session=session,
             secret=hashlib.sha256(f"muster simulation {seed}".encode()).digest(),
             runtime=runtimes(seed=seed),
             round_cache_seconds=0.0,
             retry_floor=_RETRY_FLOOR,
         )
-        session.mount(URL, InProcessAdapter(Request.application(router(app))))
-        yield Deployment(session, clock, queue, Pump(queue, deliver, chance=SeededChance(seed)))
+        yield Deployment(session, clock, assembled)
 
 
-def transport(deployed: Deployment) -> Transport:
+def assembled_over(
+    platform: Platform,
+    *,
+    queue: LocalQueue,
+    pump: Callable[[Callable[[Delivery], bool]], Pump],
+    session: requests.Session,
+    delivering: Callable[[str], AbstractContextManager[None]] = lambda _kind: nullcontext(),
+    **settings: Any,
+) -> Assembled:
+    """Puts a coordinator together whose queue delivers to itself.
+
+    Args:
+      platform: Its ports.
+      queue: The one that is behind the platform's.
+      pump: Makes what delivers.
+      session: Is taught to reach the application at `URL`, and keeps out of the environment's proxies.
+      delivering: What every delivery is done in, by its kind.
+      **settings: See `coordinator.application.assemble`.
+    """
+    from werkzeug.wrappers import Request
+
+    from coordinator.application import assemble
+    from coordinator.http import router
+
+    def deliver(delivery: Delivery) -> bool:
+        work = delivery.work
+        with delivering(work.kind):
+            answer = session.post(f"{URL}/internal/{work.kind}", json=dict(work.payload))
+        if not answer.ok:
+            raise DeliveryError(f"{work.kind} {dict(work.payload)} failed: {answer.text}")
+        return True
+
+    app = Request.application(router(assemble(platform, **settings)))
+    session.trust_env = False
+    session.mount(URL, InProcessAdapter(app))
+    return Assembled(app, session, platform, queue, pump(deliver))
+
+
+def transport(deployed: Deployment | Assembled) -> Transport:
     """A transport to a deployment, which tries everything once: what fails here fails again."""
     return Transport(URL, session=deployed.session, attempts=1)
 

@@ -1,58 +1,73 @@
-"""What a load is put on: the coordinator's application in this process, or one at an address."""
+"""What a load is put on, and the nearest one: the coordinator's application in this process."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
-import io
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Optional, Protocol
-from urllib.parse import urlsplit
 
 from muster.client import Transport
 from muster.wire.tensors import Array
 
-from .deployment import URL, DeliveryError, find_functions
+from .deployment import URL, Assembled, assembled_over, find_functions, transport
+from .in_process import call
+from .load_processes import Use
 from .load_times import Times
 
 _RETRY_FLOOR = 0.1  # seconds, as in `muster up`
 _CACHE = 0.05  # seconds, likewise
-_TIMEOUT = 60.0  # seconds for an answer
-_OCTETS = "application/octet-stream"
+_LOOK = 0.02  # seconds
+_JSON, _OCTETS = "application/json", "application/octet-stream"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response."""
+    """A response. Status 0: there was none, and the body says why."""
 
     status: int
     body: bytes
 
 
 class Target(Protocol):
-    """What answers, and whose time it is."""
+    """What answers, and whose time it is.
+
+    Attributes:
+      threads: How many requests may be under way at once.
+      look: Seconds between looks at something that is awaited.
+      same_clock: Whether the coordinator's times are of the clock that `now` reads.
+      remote: Whether the coordinator goes on when the load is over.
+    """
 
     threads: int
-    accumulators: Optional[list[dict[str, Array]]]  # of each round, as `report` got them; None: not to be seen
+    look: float
+    same_clock: bool
+    remote: bool
 
-    def request(self, method: str, path: str, *, body: bytes = b"", token: str = "") -> Answer:
+    def request(self, method: str, path: str, *, body: bytes = b"", token: Optional[str] = None) -> Answer:
         """One request."""
+
+    def to_store(self, assignment: Mapping[str, Any], update: Mapping[str, Array]) -> bool:
+        """Brings an update straight to the store and reports it; False: the store does not take it. Raises as a transport does."""
 
     def operator(self) -> Transport:
         """A transport for an operator."""
 
+    def accumulator(self) -> Optional[dict[str, Array]]:
+        """The last round's, as `report` got it; None: it can't be seen there."""
+
+    def used(self) -> dict[str, Use]:
+        """What the coordinator's processes have used so far, by role; none where they can't be seen, or are this one."""
+
     def now(self) -> float:
         """POSIX seconds."""
 
-    def wait_until(self, instant: float, woken: threading.Event) -> None:
-        """Returns at `instant`, or when `woken` is set."""
+    def wait_until(self, instant: float) -> None:
+        """Returns at `instant`."""
 
     def settle(self) -> None:
         """Has work done that is due, if nobody else does it."""
@@ -88,84 +103,90 @@ class Counted:
         inner = getattr(self._port, method)
         name = f"{self._name}.{method}"
 
-        def call(*args: Any, **named: Any) -> Any:
+        def called(*args: Any, **named: Any) -> Any:
             self._times.called(name)
             return inner(*args, **named)
 
-        self.__dict__[method] = call
-        return call
+        self.__dict__[method] = called
+        return called
+
+
+class Watched:
+    """Plans' runtimes of which the accumulator that was reported last is kept."""
+
+    def __init__(self) -> None:
+        self.last: Optional[dict[str, Array]] = None
+
+    def of(self, runtime: Any) -> Any:
+        """The runtime, watched."""
+        watched = self
+
+        class Runtime:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(runtime, name)
+
+            def report(self, accumulator: Mapping[str, Array]) -> Any:
+                watched.last = {name: value.copy() for name, value in accumulator.items()}
+                return runtime.report(accumulator)
+
+        return Runtime()
 
 
 class InProcess:
     """The real HTTP application over embedded stores in a folder, called as WSGI, with waits that are skipped. One thread."""
 
     threads = 1
+    look = _LOOK
+    same_clock = True
+    remote = False
 
-    def __init__(self, app: Callable[..., Any], *, clock: SkippingClock, pump: Any, queue: Any, session: Any) -> None:
-        self.accumulators: Optional[list[dict[str, Array]]] = []
-        self._app = app
+    def __init__(self, assembled: Assembled, *, clock: SkippingClock, times: Times, watched: Watched) -> None:
+        self._assembled = assembled
         self._clock = clock
-        self._pump = pump
-        self._queue = queue
-        self._session = session
+        self._times = times
+        self._watched = watched
 
-    def request(self, method: str, path: str, *, body: bytes = b"", token: str = "") -> Answer:
+    def request(self, method: str, path: str, *, body: bytes = b"", token: Optional[str] = None) -> Answer:
         """See `Target.request`."""
-        place, _, query = path.partition("?")
-        environ = {
-            "REQUEST_METHOD": method,
-            "PATH_INFO": place,
-            "QUERY_STRING": query,
-            "SCRIPT_NAME": "",
-            "SERVER_NAME": "simulation.invalid",
-            "SERVER_PORT": "80",
-            "SERVER_PROTOCOL": "HTTP/1.1",
-            "CONTENT_LENGTH": str(len(body)),
-            "CONTENT_TYPE": _OCTETS if method == "PUT" else "application/json",
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(body),
-            "wsgi.errors": sys.stderr,
-            "wsgi.version": (1, 0),
-            "wsgi.multithread": False,
-            "wsgi.multiprocess": False,
-            "wsgi.run_once": False,
-        }
-        if token:
-            environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
-        status = 0
+        headers = {"Content-Type": _OCTETS if method == "PUT" else _JSON}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        answer = call(self._assembled.app, method, URL + path, headers=headers, body=body)
+        return Answer(answer.code, answer.body)
 
-        def start(line: str, _headers: Any, _error: Any = None) -> None:
-            nonlocal status
-            status = int(line[:3])
-
-        chunks = self._app(environ, start)
-        try:
-            return Answer(body=b"".join(chunks), status=status)
-        finally:
-            if hasattr(chunks, "close"):
-                chunks.close()
+    def to_store(self, assignment: Mapping[str, Any], update: Mapping[str, Array]) -> bool:
+        """See `Target.to_store`: a folder is not within clients' reach."""
+        del assignment, update
+        return False
 
     def operator(self) -> Transport:
         """See `Target.operator`."""
-        return Transport(URL, session=self._session, attempts=1)
+        return transport(self._assembled)
+
+    def accumulator(self) -> Optional[dict[str, Array]]:
+        """See `Target.accumulator`."""
+        return self._watched.last
+
+    def used(self) -> dict[str, Use]:
+        """See `Target.used`."""
+        return {}
 
     def now(self) -> float:
         """See `Target.now`."""
         return self._clock.now()
 
-    def wait_until(self, instant: float, woken: threading.Event) -> None:
+    def wait_until(self, instant: float) -> None:
         """See `Target.wait_until`."""
-        del woken  # nobody else is there to set it
         self._clock.skip_to(instant)
 
     def settle(self) -> None:
         """See `Target.settle`."""
-        self._pump.drain(self._clock.now())
+        with self._times.phase("queue"):
+            self._assembled.settle()
 
     def next_due(self) -> Optional[float]:
         """See `Target.next_due`."""
-        due: Optional[float] = self._queue.next_due()
-        return due
+        return self._assembled.next_due()
 
 
 @contextmanager
@@ -177,54 +198,21 @@ def in_process(times: Times) -> Iterator[InProcess]:
     """
     find_functions()
     import requests
-    from werkzeug.wrappers import Request
 
     from coordinator.adapters.directory import DirectoryBlobs
     from coordinator.adapters.local_queue import LocalQueue, Pump
     from coordinator.adapters.sqlite import SqliteDocuments
     from coordinator.adapters.system import SystemChance
-    from coordinator.application import assemble
     from coordinator.bootstrap import runtimes
-    from coordinator.http import router
     from coordinator.use_cases.records import Platform
 
-    from .in_process import InProcessAdapter
-
-    clock, chance = SkippingClock(), SystemChance()
-    made = runtimes()
-    seen: list[dict[str, Array]] = []
-
-    class Watched:
-        """A plan's runtime whose reported accumulators are kept."""
-
-        def __init__(self, runtime: Any) -> None:
-            self._runtime = runtime
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._runtime, name)
-
-        def report(self, accumulator: Mapping[str, Array]) -> Any:
-            seen.append({name: value.copy() for name, value in accumulator.items()})
-            return self._runtime.report(accumulator)
-
-    def runtime(plan: Any) -> Any:
-        return Watched(made(plan))
-
-    def deliver(delivery: Any) -> bool:
-        work = delivery.work
-        with times.phase(work.kind):
-            answer = session.post(f"{URL}/internal/{work.kind}", json=dict(work.payload))
-        if not answer.ok:
-            raise DeliveryError(f"{work.kind} {dict(work.payload)} failed: {answer.text}")
-        return True
-
+    clock, chance, watched, made = SkippingClock(), SystemChance(), Watched(), runtimes()
     with (
         TemporaryDirectory(prefix="muster-load-") as folder,
         closing(SqliteDocuments(Path(folder) / "state.db")) as documents,
         closing(LocalQueue(Path(folder) / "queue.db", clock=clock)) as queue,
         requests.Session() as session,
     ):
-        session.trust_env = False
         counted: list[Any] = [
             Counted(port, name, times)
             for name, port in (
@@ -233,72 +221,15 @@ def in_process(times: Times) -> Iterator[InProcess]:
                 ("queue", queue),
             )
         ]
-        app = assemble(
+        assembled = assembled_over(
             Platform(counted[0], counted[1], counted[2], clock, chance),
+            queue=queue,
+            pump=lambda deliver: Pump(queue, deliver, chance=chance),
+            session=session,
+            delivering=times.phase,
             secret=hashlib.sha256(folder.encode()).digest(),
-            runtime=runtime,
+            runtime=lambda plan: watched.of(made(plan)),
             round_cache_seconds=_CACHE,
             retry_floor=_RETRY_FLOOR,
         )
-        wsgi = Request.application(router(app))
-        session.mount(URL, InProcessAdapter(wsgi))
-        target = InProcess(wsgi, clock=clock, pump=Pump(queue, deliver, chance=chance), queue=queue, session=session)
-        target.accumulators = seen
-        yield target
-
-
-class Served:
-    """A coordinator at an address: one connection for each thread, kept open."""
-
-    accumulators: Optional[list[dict[str, Array]]] = None
-
-    def __init__(self, url: str, *, threads: int) -> None:
-        self.threads = threads
-        self._url = url
-        self._place = urlsplit(url)
-        self._local = threading.local()
-
-    def request(self, method: str, path: str, *, body: bytes = b"", token: str = "") -> Answer:
-        """See `Target.request`."""
-        headers = {"Content-Type": _OCTETS if method == "PUT" else "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        for attempt in (1, 2):
-            connection = self._connection()
-            try:
-                connection.request(method, self._place.path.rstrip("/") + path, body=body or None, headers=headers)
-                answer = connection.getresponse()
-                return Answer(answer.status, answer.read())
-            except (http.client.HTTPException, OSError):
-                # A connection that has idled may be closed by the other side; every request may be repeated.
-                connection.close()
-                self._local.connection = None
-                if attempt == 2:  # noqa: PLR2004
-                    raise
-        raise AssertionError("unreachable")
-
-    def operator(self) -> Transport:
-        """See `Target.operator`."""
-        return Transport(self._url)
-
-    def now(self) -> float:
-        """See `Target.now`."""
-        return time.time()
-
-    def wait_until(self, instant: float, woken: threading.Event) -> None:
-        """See `Target.wait_until`."""
-        woken.wait(max(0.0, instant - time.time()))
-
-    def settle(self) -> None:
-        """Has nothing to do: the deployment does its own work."""
-
-    def next_due(self) -> Optional[float]:
-        """See `Target.next_due`."""
-        return None
-
-    def _connection(self) -> http.client.HTTPConnection:
-        found: Optional[http.client.HTTPConnection] = getattr(self._local, "connection", None)
-        if found is None:
-            kind = http.client.HTTPSConnection if self._place.scheme == "https" else http.client.HTTPConnection
-            found = self._local.connection = kind(self._place.netloc, timeout=_TIMEOUT)
-        return found
+        yield InProcess(assembled, clock=clock, times=times, watched=watched)

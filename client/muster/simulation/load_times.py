@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 _STEPS = 50  # buckets for each factor e: a quantile is right to 2 %
 
@@ -43,72 +43,133 @@ class Histogram:
                 return math.exp(bucket / _STEPS)
         return 0.0
 
-
-@dataclass(frozen=True)
-class Phase:
-    """What one phase came to: `calls` are calls to the stores and the queue by name, where they could be counted."""
-
-    name: str
-    count: int
-    mean: float  # seconds
-    p50: float
-    p99: float
-    total: float
-    calls: Mapping[str, int] = field(default_factory=dict)
+    @property
+    def mean(self) -> float:
+        """Their mean, in seconds; 0 of none."""
+        return self.total / self.count if self.count else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-compatible data, durations in milliseconds."""
         return {
-            "phase": self.name,
             "count": self.count,
             "mean_ms": self.mean * 1000,
-            "p50_ms": self.p50 * 1000,
-            "p99_ms": self.p99 * 1000,
+            "p50_ms": self.quantile(0.5) * 1000,
+            "p99_ms": self.quantile(0.99) * 1000,
+        }
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What one phase came to, without what was nested in it.
+
+    Attributes:
+      name: Its name.
+      histogram: How long it took each time.
+      cpu: Seconds that this process computed meanwhile; None where that is not the coordinator's.
+      up: Bytes of requests' bodies.
+      down: Bytes of answers' bodies.
+      calls: Calls to the stores and the queue by name, where they could be counted.
+    """
+
+    name: str
+    histogram: Histogram
+    cpu: Optional[float] = None
+    up: int = 0
+    down: int = 0
+    calls: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many times there was one."""
+        return self.histogram.count
+
+    @property
+    def total(self) -> float:
+        """Seconds of all."""
+        return self.histogram.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-compatible data."""
+        return {
+            "phase": self.name,
+            **self.histogram.to_dict(),
             "total_seconds": self.total,
+            "cpu_seconds": self.cpu,
+            "bytes_up": self.up,
+            "bytes_down": self.down,
             "store_calls": dict(self.calls),
         }
 
 
-class Times:
-    """Histograms by phase, for several threads."""
+class _Running:
+    """A phase that a thread is in, and what of its time was nested phases'."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.up = self.down = 0
+        self.nested = self.nested_cpu = 0.0  # seconds
+
+
+class _Sums:
     def __init__(self) -> None:
+        self.histogram = Histogram()
+        self.cpu = 0.0  # seconds
+        self.up = self.down = 0  # bytes
+        self.calls: Counter[str] = Counter()
+
+
+class Times:
+    """Histograms by phase, for several threads. A duration is counted once: a phase that is nested in another takes its time off it.
+
+    Args:
+      cpu: Whether the process's own computing time is taken too: where one thread does all that counts.
+    """
+
+    def __init__(self, *, cpu: bool = False) -> None:
+        self._cpu = cpu
         self._lock = threading.Lock()
-        self._phases: dict[str, Histogram] = {}
-        self._calls: dict[str, Counter[str]] = {}
+        self._phases: dict[str, _Sums] = {}
         self._now = threading.local()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Takes the time of a block; what is nested in it is its own."""
-        before = getattr(self._now, "phase", "")
-        self._now.phase = name
-        start = time.perf_counter()
+        """Takes the time of a block, without that of phases in it."""
+        outer: Optional[_Running] = getattr(self._now, "phase", None)
+        running = self._now.phase = _Running(name)
+        cpu, start = self._computed(), time.perf_counter()
         try:
             yield
         finally:
-            seconds = time.perf_counter() - start
-            self._now.phase = before
+            seconds, cpu = time.perf_counter() - start, self._computed() - cpu
+            self._now.phase = outer
+            if outer is not None:
+                outer.nested += seconds
+                outer.nested_cpu += cpu
             with self._lock:
-                self._phases.setdefault(name, Histogram()).add(seconds)
+                sums = self._phases.setdefault(name, _Sums())
+                sums.histogram.add(max(0.0, seconds - running.nested))
+                sums.cpu += cpu - running.nested_cpu
+                sums.up += running.up
+                sums.down += running.down
 
-    def merge(self, name: str, other: Histogram) -> None:
-        """Adds a histogram to a phase's."""
-        if other.count:
+    def moved(self, *, up: int, down: int) -> None:
+        """Counts bytes of bodies for the phase that this thread is in."""
+        running: Optional[_Running] = getattr(self._now, "phase", None)
+        if running is not None:
+            running.up += up
+            running.down += down
+
+    def called(self, call: str) -> None:
+        """Counts a call to a store for the phase that this thread is in; outside of all phases nobody's."""
+        running: Optional[_Running] = getattr(self._now, "phase", None)
+        if running is not None:
             with self._lock:
-                self._phases.setdefault(name, Histogram()).merge(other)
+                self._phases.setdefault(running.name, _Sums()).calls[call] += 1
 
     def clear(self) -> None:
         """Forgets everything so far."""
         with self._lock:
             self._phases.clear()
-            self._calls.clear()
-
-    def called(self, call: str) -> None:
-        """Counts a call to a store for the phase that this thread is in."""
-        phase = getattr(self._now, "phase", "")
-        with self._lock:
-            self._calls.setdefault(phase, Counter())[call] += 1
 
     def phases(self) -> list[Phase]:
         """All phases so far, in the order of their first use."""
@@ -116,12 +177,15 @@ class Times:
             return [
                 Phase(
                     name,
-                    found.count,
-                    found.total / found.count,
-                    found.quantile(0.5),
-                    found.quantile(0.99),
-                    found.total,
-                    dict(sorted(self._calls.get(name, Counter()).items())),
+                    sums.histogram,
+                    sums.cpu if self._cpu else None,
+                    sums.up,
+                    sums.down,
+                    dict(sorted(sums.calls.items())),
                 )
-                for name, found in self._phases.items()
+                for name, sums in self._phases.items()
+                if sums.histogram.count
             ]
+
+    def _computed(self) -> float:
+        return time.process_time() if self._cpu else 0.0

@@ -1,0 +1,140 @@
+"""The parts of a load: its shape, its clients' arrivals, its durations, and what processes use."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+
+import pytest
+
+from muster.simulation.load_arrivals import Arriving
+from muster.simulation.load_processes import used_by
+from muster.simulation.load_shape import LoadShape
+from muster.simulation.load_times import Histogram, Times
+from muster.wire.problems import ProblemError
+
+
+def test_times_come_from_a_file(tmp_path):
+    file = tmp_path / "times"
+    file.write_text("2\n0.5\n1\n")
+    shape = LoadShape(clients=3, arrivals="file", file=file)
+    assert list(shape.times(1)) == [0.5, 1.0, 2.0]
+    with pytest.raises(ValueError, match="3 times, for 4 clients"):
+        LoadShape(clients=4, arrivals="file", file=file)
+
+
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
+def test_a_file_of_other_things_than_times_is_refused(tmp_path, text):
+    file = tmp_path / "times"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="must have"):
+        LoadShape(clients=1, arrivals="file", file=file)
+
+
+@pytest.mark.parametrize("clients", [1, 10, 1000])
+@pytest.mark.parametrize("dropout", [0.0, 0.1, 0.33, 0.5])
+def test_just_the_part_that_is_asked_for_drops_out(clients, dropout):
+    shape = LoadShape(clients=clients, dropout=dropout)
+    assert shape.survivors == sum(not shape.drops(client) for client in range(clients))
+    assert shape.survivors == clients - int(clients * dropout)
+
+
+def test_the_policy_has_a_slot_for_every_client_unless_a_goal_is_given():
+    assert LoadShape(clients=100, dropout=0.2).policy().cap == 100
+    given = LoadShape(clients=1000, goal=100, over_selection=1.3, minimum=80, round_seconds=90.0).policy()
+    assert (given.goal, given.cap, given.minimum, given.round_seconds) == (100, 130, 80, 90.0)
+    assert LoadShape(clients=1000, goal=100).policy().cap == 100
+
+
+@pytest.mark.parametrize(
+    ("shape", "seconds"),
+    [
+        (LoadShape(clients=100_000, arrivals="uniform", rate=1.0), 100_000),
+        (LoadShape(clients=100_000, concurrency=10, work=60.0), 600_000),
+        (LoadShape(clients=10, work=1.0, stragglers=0.5, straggle=200_000.0), 200_000),
+    ],
+)
+def test_a_round_lasts_until_its_last_client_is_done(shape, seconds):
+    assert seconds < shape.policy().round_seconds <= 30 * 86400
+
+
+def test_arrivals_that_no_round_lasts_for_are_refused():
+    with pytest.raises(ValueError, match="a round lasts 30 at most"):
+        LoadShape(clients=10_000_000, arrivals="uniform", rate=1.0)
+
+
+def test_a_policy_that_is_none_names_the_field():
+    with pytest.raises(ProblemError, match="over_selection"):
+        LoadShape(clients=10, over_selection=11.0).policy()
+
+
+def test_what_comes_late_is_seen_by_when_it_was_due():
+    arriving = Arriving()
+    arriving.begin(iter([float(second) for second in range(40)]))
+    for client in range(40):  # one is served in two seconds, and comes each second
+        arriving.came(float(client), 2.0 * client)
+        arriving.answered(float(client), 2.0 * client + 2.0)
+    found = arriving.result()
+    assert (found.offered, found.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
+    assert found.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
+    assert found.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
+    assert found.backlog == 20
+    assert found.kept_up is False
+
+
+def test_answers_that_take_a_while_are_no_overload():
+    arriving = Arriving()
+    arriving.begin(itertools.count())
+    for client in range(100):
+        arriving.came(float(client), client + 0.01)
+        arriving.answered(float(client), client + 3.0)
+    found = arriving.result()
+    assert found.kept_up is True
+    assert found.in_time
+
+
+def test_a_burst_has_no_rate():
+    arriving = Arriving()
+    arriving.begin(itertools.repeat(0.0, 50))
+    for client in range(50):
+        arriving.came(0.0, client)
+        arriving.answered(0.0, client + 1.0)
+    found = arriving.result()
+    assert (found.offered, found.kept_up, found.backlog) == (None, None, 50)
+
+
+def test_a_phase_leaves_out_what_is_nested_in_it():
+    times = Times(cpu=True)
+    start, cpu = time.perf_counter(), time.process_time()
+    with times.phase("outer"):
+        with times.phase("inner"):
+            sum(range(2_000_000))
+            times.called("documents.get")
+            times.moved(up=3, down=4)
+        times.moved(up=1, down=1)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    inner, outer = times.phases()
+    assert (inner.name, outer.name) == ("inner", "outer")
+    assert 0 < inner.total + outer.total <= seconds  # twice counted, it would be more
+    assert 0 < inner.cpu + outer.cpu <= cpu
+    assert (inner.up, inner.down, inner.calls) == (3, 4, {"documents.get": 1})
+    assert (outer.up, outer.down, outer.calls) == (1, 1, {})
+
+
+def test_quantiles_are_right_to_some_percent():
+    histogram = Histogram()
+    for number in range(1, 1001):
+        histogram.add(number / 1000)
+    assert histogram.quantile(0.5) == pytest.approx(0.5, rel=0.03)
+    assert histogram.quantile(0.99) == pytest.approx(0.99, rel=0.03)
+
+
+def test_a_process_uses_time_and_memory():
+    before = used_by({"here": os.getpid(), "nowhere": 2**30})
+    assert set(before) == {"here"}
+    sum(range(5_000_000))
+    used = used_by({"here": os.getpid()})["here"]
+    assert used.since(before["here"]).cpu > 0
+    assert used.peak > 10e6
+    assert used.processes >= 1
