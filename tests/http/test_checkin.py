@@ -53,3 +53,19 @@ def test_is_assigned_again_when_the_next_round_is_open(harness):
         cookie = harness.upload(harness.assigned(client).token, sum_update(number)).cookie
     harness.deliver_all()
     assert isinstance(harness.checkin("c", cookie=cookie), Assignment)
+
+
+def test_who_waits_for_a_rounds_last_update_asks_seldom(tmp_path):
+    h = Harness(tmp_path, cache_seconds=1.0)
+    h.begin(goal=20, over_selection=1.0, round_seconds=900)
+    tokens = [h.assigned(client).token for client in range(20)]
+    h.clock.advance(5.0)
+    for client, token in enumerate(tokens[:-1]):
+        h.upload(token, sum_update(client))
+    asked, end = 0, h.clock.now() + 250.0
+    while h.clock.now() < end:
+        answer = h.checkin("waits")
+        assert answer.reason is WaitReason.ROUND_FULL
+        h.clock.advance(answer.retry_after)
+        asked += 1
+    assert asked < 45  # by the number of updates alone it would believe that the last is near, and ask 90 times

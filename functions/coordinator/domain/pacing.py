@@ -5,11 +5,19 @@ from __future__ import annotations
 from .rounds import Aggregating, Collecting, Round
 
 LONGEST = 60.0  # seconds, where a deployment does not say otherwise
+_QUIET = 8  # a client asks again no sooner than after this part of the time in which no update came in
 _PER_SECOND = 500  # check-ins a second that a round's waiting clients may make in all
 
 
 def pause(
-    round_: Round | None, *, now: float, floor: float, jitter: float, updates: int = 0, longest: float = LONGEST
+    round_: Round | None,
+    *,
+    now: float,
+    floor: float,
+    jitter: float,
+    updates: int = 0,
+    quiet: float = 0.0,
+    longest: float = LONGEST,
 ) -> float:
     """Seconds until a client should check in again.
 
@@ -22,17 +30,18 @@ def pause(
       floor: The shortest pause of this deployment, in seconds.
       jitter: In [0, 1).
       updates: How many of the round's updates are in, as far as the caller knows.
+      quiet: For how many seconds none has come in, as far as the caller knows.
       longest: The longest pause of this deployment, in seconds, before it is spread.
     """
     if round_ is None:
         wait = 10 * floor
     else:
         floor = max(floor, round_.terms.cap / _PER_SECOND)
-        wait = _until_next(round_, now, updates)
+        wait = _until_next(round_, now, updates, quiet)
     return min(max(wait, floor), longest) * (1 + jitter / 4)
 
 
-def _until_next(round_: Round, now: float, updates: int) -> float:
+def _until_next(round_: Round, now: float, updates: int, quiet: float) -> float:
     terms = round_.terms
     if isinstance(round_, Aggregating):
         return (now - round_.closed_at) / 4
@@ -45,4 +54,5 @@ def _until_next(round_: Round, now: float, updates: int) -> float:
     if terms.expected_seconds is not None:
         guesses.append(terms.opened_at + terms.expected_seconds - now)
     ahead = min((guess for guess in guesses if guess > 0), default=0.0)
-    return min(ahead or elapsed, elapsed) / 2
+    # A round that waits for its last few looks nearly done for as long as they take: what has been quiet stays so for a while.
+    return max(min(ahead or elapsed, elapsed) / 2, min(quiet, elapsed) / _QUIET)

@@ -221,6 +221,7 @@ class Checkin:
             longest=self.longest_wait,
             jitter=self.platform.chance.uniform(),
             updates=0 if standing is None else standing.updates,
+            quiet=0.0 if standing is None else now - standing.heard,
         )
 
 

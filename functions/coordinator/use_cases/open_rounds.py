@@ -25,18 +25,19 @@ class Standing:
     """A task as it was a moment ago.
 
     `tickets` are the ticket counters' fields, which the check-in brings up to date, and `full` what it has found in them: that no
-    counter has a slot left.
+    counter has a slot left. `heard` is when an update was last seen to have come in, in POSIX seconds, as far as this instance knows.
     """
 
     task: Task
     round: Round | None
     tickets: list[Mapping[str, int]]
+    heard: float
     full: bool = False
 
     @cached_property
     def updates(self) -> int:
         """How many of the round's updates were in."""
-        return sum(map(slots.updates, self.tickets))
+        return _updates(self.tickets)
 
 
 class OpenRounds:
@@ -49,6 +50,7 @@ class OpenRounds:
         self._turns = Turns()
         self._populations: dict[str, tuple[float, list[Standing]]] = {}
         self._rounds: dict[RoundKey, tuple[float, Round | None]] = {}
+        self._heard: dict[RoundKey, tuple[int, float]] = {}
 
     def of(self, population: str) -> list[Standing]:
         """The population's tasks that can be read. Raises `UnreadableError` if there are some and none can be."""
@@ -115,7 +117,24 @@ class OpenRounds:
             round_ = self.fresh_round(task.current) if task.current is not None else None
         except UnreadableError as error:
             return error
-        return Standing(task, round_, [] if round_ is None else read_tickets(self._platform, round_))
+        if round_ is None:
+            return Standing(task, None, [], heard=self._platform.clock.now())
+        tickets = read_tickets(self._platform, round_)
+        return Standing(task, round_, tickets, heard=self._heard_of(round_.key, _updates(tickets)))
+
+    def _heard_of(self, key: RoundKey, updates: int) -> float:
+        """When the round's updates were first seen to be so many."""
+        with self._lock:
+            known = self._heard.get(key)
+            if known is None or known[0] != updates:
+                if len(self._heard) >= _KEPT:
+                    self._heard.clear()
+                known = self._heard[key] = (updates, self._platform.clock.now())
+            return known[1]
+
+
+def _updates(tickets: list[Mapping[str, int]]) -> int:
+    return sum(map(slots.updates, tickets))
 
 
 def read_tickets(platform: Platform, round_: Round) -> list[Mapping[str, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
@@ -207,6 +209,30 @@ def test_a_pause_is_never_shorter_than_its_floor_nor_much_longer_than_the_longes
     for each in (None, round_):
         assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
         assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
+
+
+def asks(*, goal: int, heard: bool) -> int:
+    """How often a client asks from 5 s on in a round of 600 s that misses the last of its updates."""
+    round_ = collecting(opens_at=0.0)
+    round_ = replace(round_, terms=replace(round_.terms, goal=goal, cap=goal))
+    now, count = 5.0, 0
+    while now < 600.0:
+        quiet = now - 5.0 if heard else 0.0
+        now += pause(round_, now=now, floor=1.0, jitter=0.0, updates=goal - 1, quiet=quiet)
+        count += 1
+    return count
+
+
+def test_who_waits_for_the_last_of_many_updates_asks_less_and_less_often():
+    assert asks(goal=50, heard=False) > 200
+    assert asks(goal=50, heard=True) < 60
+
+
+def test_a_quiet_round_is_never_found_out_later_than_by_an_eighth_of_the_quiet():
+    round_ = collecting(opens_at=0.0)
+    for quiet in (8.0, 80.0, 400.0):
+        told = pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3, quiet=quiet)
+        assert told <= max(quiet / 8, pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3))
 
 
 def test_tallies_add_up():
