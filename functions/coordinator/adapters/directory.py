@@ -79,7 +79,9 @@ class DirectoryBlobs:
                     raise BlobTooLargeError(f"{name} has {size} bytes, and at most {limit} are read")
                 if not size:
                     return memoryview(b"")  # nothing can't be mapped
-                if sys.platform != "win32" and into is not None and size <= len(into):
+                if sys.platform == "win32":  # where a file that is mapped can't be deleted
+                    return memoryview(Path(path).read_bytes())
+                if into is not None and size <= len(into):
                     view = into[:size]
                     if os.readv(file, [view]) == size:
                         return view.toreadonly()
