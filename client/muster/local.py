@@ -11,13 +11,9 @@ import errno
 import logging
 import os
 import platform
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional, Union
@@ -28,6 +24,7 @@ import requests
 import muster
 from muster.emulators import Emulators
 from muster.held_port import LOOPBACK, HeldPort
+from muster.local_process import Died, LocalProcess
 from muster.local_secret import secret_of
 from muster.serving import functions_folder
 
@@ -35,14 +32,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _LOG = logging.getLogger(__name__)
-_POSIX = os.name == "posix"
 _OLDEST_PYTHON = (3, 11)  # for the functions
 _PATIENCE = 120.0  # seconds for a start; a cold TensorFlow takes ten or more
 _GRACE = 8.0  # seconds for an orderly end
 _FREED = 7.0  # seconds for the port of processes whose supervisor was killed to be free again: they take 5 and a little to end
 _LOOK = 0.05  # seconds between looks at a process that starts
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
-_STEADY = 30.0  # seconds of life after which a death is no longer one of a row
 _TAIL = 2000  # characters of a log that an error shows
 _EMULATED_QUEUE = "emulated-queue.db"  # not the folder's own, which goes with the folder's own state
 # Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins come by the hundred.
@@ -52,16 +46,6 @@ _CLOUD_CACHE = 1.0  # seconds that an instance trusts its reading of a round, wh
 
 class StartError(RuntimeError):
     """The coordinator could not be started; the text says why."""
-
-
-@dataclass(frozen=True)
-class Died:
-    """One of the processes ended by itself and is started again after `pause` seconds. `log`: where it wrote why."""
-
-    name: str
-    code: int
-    pause: float
-    log: Path
 
 
 class LocalCoordinator:
@@ -106,7 +90,7 @@ class LocalCoordinator:
         self._warm = warm
         self._on_died = on_died
         self._served: Optional[HeldPort] = None  # `port`, since a start
-        self._children: list[_Child] = []
+        self._children: list[LocalProcess] = []
         self._inner: list[HeldPort] = []  # where they reach each other
 
     def __enter__(self) -> Self:
@@ -175,7 +159,7 @@ class LocalCoordinator:
         try:
             for name, arguments in roles.items():
                 log = self.logs / f"{name}.log"
-                self._children.append(_Child(name, arguments, environment, log, self._on_died))
+                self._children.append(LocalProcess(name, arguments, environment, log, self._on_died))
             deadline = time.monotonic() + timeout
             # Not at the address that clients reach: another coordinator may have it, and answer. Web answers here once it listens there.
             for name, number in (("web", internal), ("committer", committer)):
@@ -304,98 +288,6 @@ def settings_of(data_dir: Path) -> dict[str, str]:
         "MUSTER_SECRET": secret_of(data_dir),
         "MUSTER_ROUND_CACHE_SECONDS": str(_LOCAL_CACHE),
     }
-
-
-class _Child:
-    """A process of one role, started at once, and again when it dies after `keep_alive`.
-
-    It leads a group of its own, so that all that it starts can be killed with it and no Ctrl-C of the terminal reaches it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        arguments: list[str],
-        environment: Mapping[str, str],
-        log: Path,
-        on_died: Optional[Callable[[Died], None]],
-    ) -> None:
-        self.name = name
-        self.log = log
-        self._command = [sys.executable, "-m", "muster.serving", name, *arguments]
-        self._environment = environment
-        self._on_died = on_died
-        self._ending = threading.Event()
-        self._lock = threading.Lock()  # between a restart and an end
-        self._process = self._spawn()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def poll(self) -> Optional[int]:
-        return self._process.poll()
-
-    def keep_alive(self) -> None:
-        threading.Thread(target=self._watch, name=f"watch-{self.name}", daemon=True).start()
-
-    def terminate(self) -> None:
-        with self._lock:
-            self._ending.set()
-            if self._process.poll() is None:
-                self._process.terminate()
-
-    def kill(self) -> None:
-        with self._lock:
-            self._ending.set()
-            self._kill_group()
-
-    def wait(self, timeout: float) -> None:
-        """Waits for the end and sees to it that nothing of the group is left."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout)
-        self._kill_group()
-        self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
-                self._command,
-                stdin=subprocess.PIPE,  # its end tells the process that we are gone; nothing is ever written
-                stdout=log,
-                stderr=log,
-                env=dict(self._environment),
-                start_new_session=_POSIX,
-            )
-
-    def _kill_group(self) -> None:
-        if not _POSIX:
-            self._process.kill()
-            return
-        # The group may outlive its leader, and may be gone with it.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _watch(self) -> None:
-        troubles = 0
-        while True:
-            started = time.monotonic()
-            code = self._process.wait()
-            if self._ending.is_set():
-                return
-            troubles = 0 if time.monotonic() - started > _STEADY else troubles + 1
-            pause = min(_FIRST_PAUSE * 2.0**troubles, _LONGEST_PAUSE)
-            if self._on_died is not None:
-                self._on_died(Died(self.name, code, pause, self.log))
-            if self._ending.wait(pause):
-                return
-            with self._lock:
-                if self._ending.is_set():
-                    return
-                self._kill_group()
-                self._process = self._spawn()
 
 
 def _tail(log: Path) -> str:

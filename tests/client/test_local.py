@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,7 +22,8 @@ from support.plans import sum_plan
 
 from muster.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
 from muster.held_port import LOOPBACK
-from muster.local import Died, LocalCoordinator, StartError
+from muster.local import LocalCoordinator, StartError
+from muster.local_process import Died
 from muster.wire.messages import TaskPolicy, TaskSpec
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there")
@@ -77,19 +79,28 @@ def test_goes_on_with_the_same_secret_after_a_kill(tmp_path: Path) -> None:
     assert (tmp_path / "secret").read_text() == secret
 
 
-def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def supervisor_that_tells(what: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A process that runs a coordinator until it is killed, and the words that `what`, an expression, gives of it."""
     script = (
         "import sys, threading\n"
         "from muster.local import LocalCoordinator\n"
         "coordinator = LocalCoordinator(sys.argv[1], workers=1, warm=False).start()\n"
-        "print(*coordinator.pids.values(), flush=True)\n"
+        f"print({what}, flush=True)\n"
         "threading.Event().wait()\n"
     )
-    with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as supervisor:
+    command = [sys.executable, "-c", script, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as supervisor:  # noqa: S603
         assert supervisor.stdout is not None
-        pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+        try:
+            yield supervisor, supervisor.stdout.readline().split()
+        finally:
+            supervisor.kill()
+
+
+def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with supervisor_that_tells("*coordinator.pids.values()", tmp_path) as (supervisor, words):
+        pids = [int(pid) for pid in words]
         assert len(pids) == 3
         supervisor.kill()
     assert soon(lambda: all(gone(pid) for pid in pids))
@@ -98,17 +109,8 @@ def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
 def test_a_restart_right_after_the_supervisor_was_killed_waits_for_the_port(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    script = (
-        "import sys, threading\n"
-        "from muster.local import LocalCoordinator\n"
-        "print(LocalCoordinator(sys.argv[1], workers=1, warm=False).start().url, flush=True)\n"
-        "threading.Event().wait()\n"
-    )
-    with subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as supervisor:
-        assert supervisor.stdout is not None
-        port = int(supervisor.stdout.readline().rpartition(":")[2])
+    with supervisor_that_tells("coordinator.url", tmp_path) as (supervisor, (url,)):
+        port = int(url.rpartition(":")[2])
         # A request that never ends keeps the worker for as long as it waits for any.
         with socket.create_connection((LOOPBACK, port)) as slow:
             slow.sendall(b"PUT /v1/updates HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Length: 1")

@@ -14,7 +14,7 @@ from .options import Emulators, console, write_json
 from .options import Json as JsonOption
 
 if TYPE_CHECKING:
-    from muster.local import Died
+    from muster.local_process import Died
 
 
 def up(

@@ -93,9 +93,8 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         return router(app, function)
 
     def serve(request: Request) -> Response:
-        with (
-            turn
-        ):  # a cold instance gets several first requests at once, and `cache` would make an application for each
+        # A cold instance gets several first requests at once, and `cache` alone would make an application for each.
+        with turn:
             serving = make()
         response = serving(request)
         _read_out(request)

@@ -28,7 +28,7 @@ from coordinator.use_cases.ledgers import Ledger, shards_of
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.records import Platform, Versioned
 
-_TICK = 60.0  # seconds in which ticks call for a fold once
+TICK = 60.0  # seconds between two ticks, at most, and in which they call once for the same
 _BURST = 10.0  # seconds in which several closes of a round call for what follows once
 _FOLDED_HERE = 4  # parts or shards, rather than by work of their own: a hop through the queue costs as much
 
@@ -90,7 +90,7 @@ class ClosingRounds:
             return None
         foldable = [shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk)]
         if len(foldable) > _FOLDED_HERE:
-            once = f"tick{int(now // _TICK)}" if repairing else None
+            once = f"tick{int(now // TICK)}" if repairing else None
             for_all(
                 self.platform,
                 lambda shard: self.platform.enqueue(work.fold_shard(key, shard), key, hint=str(shard), once=once),
@@ -148,4 +148,4 @@ def _repairs(seconds: float) -> int:
 
     Most often nothing got lost, and what was called for takes its time: then a second committer would compute for nothing.
     """
-    return max(0, math.floor(math.log2(max(seconds, 1.0) / _TICK)) + 1)
+    return max(0, math.floor(math.log2(max(seconds, 1.0) / TICK)) + 1)

@@ -98,12 +98,10 @@ class Folding:
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
         if ledger.has_partial(part):
-            folded = list(
-                ledger.updates_of(part, frozen) or ()
-            )  # whoever made it may have died before it could delete them
+            # Whoever made it may have died before it could delete them.
+            self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
         else:
-            folded = self.make_part(found.value, ledger, frozen, part)
-        self.platform.blobs.delete(folded)
+            self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
         # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
         rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
         if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):

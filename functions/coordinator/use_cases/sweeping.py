@@ -13,7 +13,7 @@ from coordinator.domain.tasks import Task
 from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, join_population, leave_population
 from coordinator.use_cases.at_once import for_all
-from coordinator.use_cases.closing import ClosingRounds
+from coordinator.use_cases.closing import TICK, ClosingRounds
 from coordinator.use_cases.ledgers import shards_of, stored_contributions
 from coordinator.use_cases.records import Platform, UnreadableError
 from muster.wire.messages import TaskStatus
@@ -23,7 +23,6 @@ _SWEPT_AGAIN = (
     3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
 )
 _SWEPT_EVERY = 600.0  # seconds
-_TICK = 60.0  # seconds between two ticks, at most
 # Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
 _STILL_AT_WORK = 7200.0
 
@@ -95,7 +94,7 @@ class Sweeping:
         elif self.platform.documents.get(names.member_path(task.spec.population, task.name)) is not None:
             leave_population(self.platform, task)
         if task.status is TaskStatus.OPENING:
-            minute = int(self.platform.clock.now() // 60)
+            minute = int(self.platform.clock.now() // TICK)
             self.platform.queue.enqueue(work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}")
         elif task.current is not None and not task.ended and not task.stopped:
             self.closing(task.current, repairing=True)
@@ -120,7 +119,7 @@ class Sweeping:
         if isinstance(round_, Collecting | Aggregating):
             return False
         seconds = self.platform.clock.now() - round_.ended_at
-        if seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < _TICK:
+        if seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < TICK:
             return False
         return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
 
