@@ -168,7 +168,8 @@ class Harness:
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
     def create_task(self, name: str = TASK, **policy: Any) -> TaskView:
-        """Makes a task of the plan; `policy` are the fields of `TaskPolicy`."""
+        """Makes a task of the plan; `policy` are the fields of `TaskPolicy`. A single update is enough unless they say otherwise."""
+        policy = {"minimum": 1, **policy}
         spec = TaskSpec(name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy))
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))
 

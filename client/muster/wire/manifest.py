@@ -160,6 +160,23 @@ class TensorSpec(_Part):
     shape: Optional[tuple[Optional[int], ...]]
 
 
+class Release(_Part):
+    """The floor that the plan's author sets for every task that runs the plan. It is part of the plan's address, and so is signed.
+
+    The coordinator applies the stricter of this and the task's policy, whatever the task's documents say. Devices read it before
+    they run the plan.
+    """
+
+    minimum: int = Field(ge=1, description="Fewest updates that may be aggregated into a result.")
+    max_rounds: Optional[int] = Field(default=None, ge=1, description="Most rounds that one task may commit.")
+    separation_seconds: Optional[float] = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds between two contributions of one client, at least.",
+    )
+
+
 class PlanManifest(Message):
     """A plan without its bytes. Its own SHA-256, over its encoded form, is the plan's address."""
 
@@ -179,6 +196,7 @@ class PlanManifest(Message):
     clear_sums: tuple[ClearSum, ...] = ()
     initial_state: Part  # safetensors of `state`
     zero: Part  # safetensors of `accumulator`: what `zero` gives
+    release: Optional[Release] = None
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -68,6 +68,8 @@ class Assignment(Answer):
 
     `direct_above`: an update of more bytes goes straight to the store (`updates:start`); None: none does. `update_encodings`: the
     content encodings that an update may have on its way through the coordinator. Sizes are of the bytes before any encoding.
+    `seconds`: how long the assignment is valid from this answer on, so that a device needs no correct clock. `goal` and `minimum`: the
+    round's; a coordinator before 0.2 does not send these three.
     """
 
     status: Literal["assigned"] = "assigned"
@@ -75,6 +77,9 @@ class Assignment(Answer):
     round: int
     token: str
     expires_at: datetime
+    seconds: Optional[float] = None
+    goal: Optional[int] = None
+    minimum: Optional[int] = None
     plan: Download
     broadcast: Download
     max_update_bytes: int
@@ -153,7 +158,7 @@ class TaskPolicy(Message):
     Attributes:
       rounds: How many rounds to commit.
       goal: A round closes when so many updates are in.
-      minimum: At the deadline a round of fewer updates is abandoned; nothing of it is computed or released.
+      minimum: At the deadline a round of fewer updates is abandoned; nothing of it is computed or released. If it is not given, `goal`.
       over_selection: Slots for each update of the goal; the cap is `ceil(goal × over_selection)`.
       round_seconds: From a round's opening to its deadline.
       assignment_seconds: How long a client has for its work and upload.
@@ -165,11 +170,15 @@ class TaskPolicy(Message):
       allow_non_finite: Whether updates may hold NaN and infinity.
       max_update_norm: The largest L2 norm of an update's floating-point tensors, scalars left out; None: any.
       clip: An update above that norm is scaled down to it rather than dropped.
+      max_update_age: Seconds after which a stored update is folded before its chunk is full, with at least one other update or onto an
+        earlier partial.
+      graph_seconds: Longest time that one run of one of the plan's graphs may take in the coordinator, in seconds. A graph that takes
+        longer is stopped and pauses the task.
     """
 
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
     goal: Annotated[int, Field(ge=1, le=10_000_000)] = 10
-    minimum: Annotated[int, Field(ge=1)] = 1
+    minimum: Annotated[int, Field(ge=1)] = 10
     over_selection: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
     round_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     assignment_seconds: Annotated[float, Field(gt=0, le=86400)] = 300.0
@@ -181,6 +190,17 @@ class TaskPolicy(Message):
     allow_non_finite: bool = False
     max_update_norm: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = None
     clip: bool = False
+    max_update_age: Annotated[float, Field(ge=1.0, le=30 * 86400)] = 60.0
+    graph_seconds: Annotated[float, Field(gt=0, le=3000)] = 600.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _minimum_is_the_goal(cls, data: Any) -> Any:
+        """Fills in the minimum here, so that every stored policy states it and an older coordinator reads the same one."""
+        if isinstance(data, dict) and "minimum" not in data:
+            goal = data.get("goal", cls.model_fields["goal"].default)
+            return {**data, "minimum": goal if isinstance(goal, int) and goal >= 1 else 1}
+        return data
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskPolicy:

@@ -157,3 +157,10 @@ class ProblemError(Exception):
             fields=problem.errors,
             retry_after=problem.retry_after,
         )
+
+
+class TimeLimitError(ProblemError):
+    """A graph ran longer than its time limit and was stopped. Repeating it with the same limit does not help."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(ProblemType.COMPUTATION_FAILED, detail)
