@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
+
+from .interpreter import command_for
 
 _POSIX = os.name == "posix"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
@@ -54,7 +55,7 @@ class LocalProcess:
         """
         self.name = name
         self.log = log
-        self._command = [sys.executable, "-m", "muster.serving", name, *arguments]
+        self._command = command_for("muster.serving", name, *arguments)
         self._environment = environment
         self._on_died = on_died
         self._ending = threading.Event()

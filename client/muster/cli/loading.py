@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,10 @@ from .failures import LoadingError
 
 
 def load(reference: str) -> Any:
-    """The object that `reference` names. Modules are looked for in the working directory first.
+    """Returns the object that `reference` names.
+
+    A file of the working directory takes precedence over an installed module of the same name, and is registered under another
+    name then.
 
     Raises:
       LoadingError: the form, the module or the attribute is wrong. An error inside the module passes through.
@@ -89,31 +91,90 @@ def clients_by_round(function: Callable[..., Any]) -> Callable[[int], list[Any]]
 
 
 def _module(name: str) -> ModuleType:
-    here = os.getcwd()  # noqa: PTH109  sys.path takes text
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    """Imports a module of the working directory, or an installed one.
+
+    The working directory is searched last, so that a file there never replaces a module that Muster or a library imports.
+    """
+    here = Path.cwd()
+    neighbor = here / f"{name}.py"
+    if "." not in name and neighbor.is_file():
+        return _file(neighbor)
+    _search_last(here)
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         # Only if it is the module itself that is missing, and not one that it imports.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
+        if _is_shadowed(name, here):
+            raise _shadowed(name, here) from None
         raise LoadingError(f"There is no module {error.name!r}, neither in {here} nor installed") from None
+    if _is_shadowed(name, here):
+        raise _shadowed(name, here)
+    return module
+
+
+def _is_shadowed(name: str, here: Path) -> bool:
+    """Whether `here` has a package of this name and Python has imported another one."""
+    package = here / name.partition(".")[0]
+    found = sys.modules.get(package.name)
+    if found is None or not package.is_dir():
+        return False
+    places = [Path(place).resolve() for place in getattr(found, "__path__", ())]
+    return package.resolve() not in places
+
+
+def _shadowed(name: str, here: Path) -> LoadingError:
+    package = name.partition(".")[0]
+    return LoadingError(
+        f"The folder {package} in {here} has the name of an installed module, which Python imports instead: rename the folder"
+    )
 
 
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise LoadingError(f"There is no file {path}")
-    folder = str(path.resolve().parent)
-    if folder not in sys.path:  # so that it may import its neighbours
-        sys.path.insert(0, folder)
-    specification = importlib.util.spec_from_file_location(path.stem, path)
+    _search_last(path.resolve().parent)  # so that it may import its neighbors
+    name = _free_name(path)
+    specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise LoadingError(f"{path} can't be loaded as Python")
     module = importlib.util.module_from_spec(specification)
-    sys.modules[path.stem] = module
-    specification.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def _search_last(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def _free_name(path: Path) -> str:
+    """Returns the name under which to register the module of a user's file.
+
+    It is the file's own, unless that is the name of another module, loaded or not: a user's `queue.py` must not become the
+    `queue` that the standard library imports.
+    """
+    name, file = path.stem, path.resolve()
+    loaded = sys.modules.get(name)
+    if loaded is not None:
+        return name if _is_of(getattr(loaded, "__file__", None), file) else f"_user_{name}"
+    if name in sys.builtin_module_names:
+        return f"_user_{name}"
+    try:
+        known = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        known = None
+    return name if known is None or _is_of(known.origin, file) else f"_user_{name}"
+
+
+def _is_of(origin: Any, file: Path) -> bool:
+    return isinstance(origin, str) and Path(origin).resolve() == file
 
 
 def _names(module: ModuleType) -> str:

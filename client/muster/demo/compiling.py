@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Callable, Optional
 
+from muster.interpreter import command_for
+
 _NO_TFF = 3  # exit code
 _TAIL = 1500  # characters of a log that an error shows
 
@@ -36,7 +38,7 @@ class Compilation:
         self._log = log
         with log.open("ab") as notes:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", __name__, str(file), "--seed", str(seed)],
+                command_for(__name__, str(file), "--seed", str(seed)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=notes,

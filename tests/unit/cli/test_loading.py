@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from muster.cli.failures import LoadingError
 from muster.cli.loading import clients_by_round, load, load_computation, load_function
+from muster.interpreter import command_for
 
 
 @pytest.fixture
@@ -75,3 +78,51 @@ def test_a_computation_may_be_built_by_a_function(module: str) -> None:
 def test_clients_come_as_a_sequence_or_a_mapping_and_by_round(module: str) -> None:
     assert clients_by_round(load_function(f"{module}:nothing"))(3) == [1, 2]
     assert clients_by_round(load_function(f"{module}:one"))(3) == [3]
+
+
+@pytest.fixture
+def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files have the names of modules that Muster, the standard library and installed packages use."""
+    for name in ("muster", "queue", "secrets", "numpy", "typing", "sys", "json", "colorsys"):
+        (tmp_path / f"{name}.py").write_text("def data(): return [1]\n")
+    (tmp_path / "requests").mkdir()
+    (tmp_path / "requests" / "mine.py").write_text("def data(): return [1]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".py", ""])
+@pytest.mark.parametrize("name", ["muster", "queue", "secrets", "numpy", "typing", "sys", "json", "colorsys"])
+def test_user_file_never_replaces_another_module(shadows: Path, name: str, suffix: str) -> None:
+    before = sys.modules.get(name)
+    assert load_function(f"{name}{suffix}:data")() == [1]
+    assert sys.modules.get(name) is before
+    assert importlib.import_module(name).__name__ == name
+    assert getattr(importlib.import_module(name), "__file__", None) != str(shadows / f"{name}.py")
+
+
+def test_user_file_is_loaded_again_under_its_own_name(module: str) -> None:
+    assert load(f"{module}.py:number") == load(f"{module}.py:number") == 5
+    assert sys.modules[module].number == 5
+
+
+@pytest.mark.usefixtures("shadows")
+def test_user_package_with_the_name_of_an_installed_one_is_refused() -> None:
+    with pytest.raises(LoadingError, match=r"folder requests .* rename the folder"):
+        load("requests.mine:data")
+
+
+@pytest.mark.usefixtures("module")
+def test_file_that_fails_to_load_is_not_registered() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        load("h4_broken.py:x")
+    assert "h4_broken" not in sys.modules
+
+
+def test_muster_processes_ignore_modules_of_the_working_directory(shadows: Path) -> None:
+    ran = subprocess.run(  # noqa: S603  our own command
+        command_for("muster.serving", "--help"), cwd=shadows, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "One process of `muster up`" in ran.stdout
