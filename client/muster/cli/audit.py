@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -44,34 +46,52 @@ def audit(
             _show(entries)
 
 
-def _show(entries: Iterable[AuditEntry]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+_HEAD = ("when", "who", "action", "subject", "result", "change")
+_TABLE_WIDTH = 110  # columns below which an entry's change goes on a line of its own
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("when", no_wrap=True)
-    for column in ("who", "action", "subject", "result", "change"):
-        table.add_column(column, overflow="fold")
+
+def _show(entries: Iterable[AuditEntry]) -> None:
+    """Writes the entries as they arrive: a line each, with columns, or two lines each on a narrow terminal."""
+    narrow = sys.stdout.isatty() and console().width < _TABLE_WIDTH
+    row = "{:19}  {:12}  {:18}  {:16}  {:10}  {}"
+    count = 0
     for entry in entries:
-        # A plan's address is long, and the audit's reader knows it by its beginning.
-        subject = entry.subject[:12] if entry.action.startswith("plan.") else entry.subject
-        result = entry.result + (f": {entry.problem}" if entry.problem else "")
-        cells = (entry.who, entry.action, subject, result, _change(entry.before, entry.after))
-        table.add_row(f"{entry.at.astimezone():%Y-%m-%d %H:%M:%S}", *map(escape, cells))
-    if table.row_count:
-        console().print(table)
-    else:
+        if not count and not narrow:
+            typer.echo(row.format(*_HEAD))
+        count += 1
+        cells = _cells(entry)
+        if narrow:
+            typer.echo("  ".join(cells[:-1]))
+            for line in textwrap.wrap(cells[-1], console().width - 4):
+                typer.echo(f"    {line}")
+        else:
+            typer.echo(row.format(*cells).rstrip())
+    if not count:
         typer.echo("There are no entries.")
 
 
+def _cells(entry: AuditEntry) -> tuple[str, ...]:
+    # The first digits of a plan's address are enough to recognize it.
+    subject = entry.subject[:12] if entry.action.startswith("plan.") else entry.subject
+    result = entry.result + (f": {entry.problem}" if entry.problem else "")
+    when = f"{entry.at.astimezone():%Y-%m-%d %H:%M:%S}"
+    cells = (when, entry.who, entry.action, subject, result, _change(entry.before, entry.after))
+    return tuple(map(_printable, cells))
+
+
+def _printable(text: str) -> str:
+    """Escapes control characters, which could move a terminal's cursor."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What is not as it was before: `status: active → paused`."""
-    found = []
+    """Lists the fields that changed: `status: active → paused`."""
+    changes = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)
         if old != new and after:
-            found.append(f"{name}: {_text(new)}" if old is None else f"{name}: {_text(old)} → {_text(new)}")
-    return ", ".join(found)
+            changes.append(f"{name}: {_text(new)}" if old is None else f"{name}: {_text(old)} → {_text(new)}")
+    return ", ".join(changes)
 
 
 def _text(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -16,11 +17,13 @@ from .options import Json as JsonOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from muster.wire.messages import TaskView
+    from muster.operator import Operator
+    from muster.wire.messages import RoundView, TaskView
     from muster.wire.plan import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Make tasks, follow them, and change their course.")
 Name = Annotated[str, typer.Argument(help="The task's name.")]
+_MAX_ATTEMPTS = 5  # abandoned ones that `show` lists
 
 
 @app.command("create")
@@ -144,34 +147,43 @@ def _show_tasks(views: Sequence[TaskView]) -> None:
 
 @app.command("show")
 def show(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
-    """Show a task with its current round."""
+    """Show a task with its current round, and the last attempts at it that were abandoned."""
     from muster.operator import Operator
+
+    from .round_words import ended_round
 
     with Operator(url, token=token) as operator:
         view = operator.task(name)
+        abandoned = [] if as_json else _abandoned(operator, view)
     if as_json:
         write_json(view.to_dict())
-    else:
-        _show(view)
+        return
+    _show(view)
+    for attempt in abandoned:
+        console().print(ended_round(attempt), markup=False, soft_wrap=True)
 
 
 @app.command("watch")
 def watch(
     name: Name,
     *,
-    every: Annotated[float, typer.Option(help="Seconds between looks.", min=0.1)] = 1.0,
+    every: Annotated[float, typer.Option(help="Seconds between two polls.", min=0.1)] = 1.0,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a task until it is done; exit 1 if it was cancelled. With --json: a line for each round that ends."""
+    """Follow a task until it is done; exit 1 if it was cancelled.
+
+    A terminal shows a live view. Elsewhere each round that ends is one line, written at once. With --json each line is JSON.
+    """
     from muster.operator import Operator
     from muster.wire.messages import TaskStatus
 
-    from .watching import follow_json, follow_live
+    from .watching import follow_json, follow_lines, follow_live
 
+    follow = follow_json if as_json else follow_live if sys.stdout.isatty() else follow_lines
     with Operator(url, token=token) as operator:
-        last = (follow_json if as_json else follow_live)(operator, name, every=every)
+        last = follow(operator, name, every=every)
     if last.status is TaskStatus.CANCELLED:
         raise typer.Exit(FAILED)
 
@@ -219,6 +231,10 @@ def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bo
 
 
 def _show(view: TaskView) -> None:
+    from muster.wire.messages import Phase
+
+    from .round_words import ended_round, open_round, waiting_for
+
     screen = console()
     spec, policy = view.spec, view.spec.policy
     screen.print(
@@ -229,14 +245,26 @@ def _show(view: TaskView) -> None:
     if view.sums_in_the_clear:
         screen.print("[bold red]SUMS IN THE CLEAR[/]: what the plan wants summed securely is not.", soft_wrap=True)
     if view.current is not None:
-        current = view.current
-        screen.print(
-            f"round {current.round}, {current.phase.value}: {current.reported} of {current.goal} updates, "
-            f"{current.assigned} of {current.cap} assigned",
-            soft_wrap=True,
-        )
+        ended = view.current.phase in (Phase.COMMITTED, Phase.ABANDONED)
+        screen.print((ended_round if ended else open_round)(view.current), markup=False, soft_wrap=True)
+    waiting = waiting_for(view)
+    if waiting is not None:
+        screen.print(waiting, markup=False, soft_wrap=True)
     if view.note:
-        screen.print(f"[yellow]{view.note}[/]", soft_wrap=True)
+        screen.print(view.note, style="yellow", markup=False, soft_wrap=True)
+
+
+def _abandoned(operator: Operator, view: TaskView) -> list[RoundView]:
+    """Returns the last abandoned attempts at the task's current round, oldest first."""
+    from muster.wire.messages import Phase
+
+    current = view.current
+    if current is None or not current.epoch:
+        return []
+    first = current.epoch - _MAX_ATTEMPTS
+    after = f"{current.round:06d}-{first - 1:04d}" if first > 0 else f"{current.round - 1:06d}-9999"
+    page = operator.rounds_page(view.spec.name, after=after, limit=_MAX_ATTEMPTS)
+    return [each for each in page.rounds if each.round == current.round and each.phase is Phase.ABANDONED]
 
 
 def _plan(given: str) -> Plan | str:

@@ -1,4 +1,4 @@
-"""Follows a task round by round: as a live view for people, as lines of JSON for scripts."""
+"""Follows a task round by round: a live view on a terminal, a line for each event elsewhere, JSON lines for scripts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,26 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
+import typer
+
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
 from .options import console, size, write_json
+from .round_words import attempt, ended_round, open_round, progress, short_names, troubles, waiting_for
 
 if TYPE_CHECKING:
     from muster.operator import Operator
 
-_SHOWN = 8  # rounds
-_METRICS = 4  # of a round
+_MAX_ROUNDS = 8  # in the live view
+_METRIC_WIDTH = 11  # columns that a metric takes in the live view, its gap included
+_FIXED_WIDTH = 42  # columns of the live view's table without its metrics
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ENDED = (Phase.COMMITTED, Phase.ABANDONED)
 
 
 @dataclass
-class Follower:
-    """Reads what is new of a task's rounds; each ended attempt is handed out once, in order."""
+class RoundFollower:
+    """Reads a task's rounds page by page and returns each ended attempt once, in order."""
 
     operator: Operator
     name: str
@@ -30,57 +34,86 @@ class Follower:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def ended(self) -> list[RoundView]:
-        """The attempts that ended since the last call."""
-        found: list[RoundView] = []
+        """Returns the attempts that ended since the last call."""
+        new: list[RoundView] = []
         while True:
             page = self.operator.rounds_page(self.name, after=self.after)
-            found.extend(
+            new.extend(
                 view for view in page.rounds if view.phase in _ENDED and (view.round, view.epoch) not in self.seen
             )
             # A full page whose rounds have all ended is not read again.
             if page.next is None or any(view.phase not in _ENDED for view in page.rounds):
                 break
             self.after = page.next
-        self.seen.update((view.round, view.epoch) for view in found)
-        return found
+        self.seen.update((view.round, view.epoch) for view in new)
+        return new
 
 
 def follow_json(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Writes a line for each attempt of a round that ends. Returns the task when it is done."""
-    return _follow(operator, name, every=every, ended=lambda view: write_json(view.to_dict()), look=lambda _: None)
+    """Writes a JSON line for each attempt of a round that ends. Returns the task when it is done."""
+    return _follow(
+        operator, name, every=every, on_ended=lambda view: write_json(view.to_dict()), on_poll=lambda _: None
+    )
+
+
+def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
+    """Writes a line for each attempt that ends and for each change of the task. Returns the task when it is done."""
+    last: list[str] = []
+
+    def on_poll(view: TaskView) -> None:
+        current = [line for line in (progress(view), view.note, waiting_for(view)) if line]
+        # The count of rounds changes with every round, which has a line of its own.
+        status = [f"{view.spec.name}: {view.status.value}", *current[1:]]
+        if status != last:
+            for line in current if view.status in _DONE or not last else status:
+                _write(line)
+            last[:] = status
+
+    return _follow(operator, name, every=every, on_ended=lambda view: _write(ended_round(view)), on_poll=on_poll)
 
 
 def follow_live(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Shows progress and the last rounds. Returns the task when it is done."""
+    """Shows progress and the last rounds, redrawn in place. Returns the task when it is done."""
     from rich.live import Live
 
-    rounds: deque[RoundView] = deque(maxlen=_SHOWN)
-    with Live(console=console(), auto_refresh=False) as live:
+    rounds: deque[RoundView] = deque(maxlen=_MAX_ROUNDS)
+    screen = console()
+    with Live(console=screen, auto_refresh=False) as live:
         return _follow(
             operator,
             name,
             every=every,
-            ended=rounds.append,
-            look=lambda view: live.update(_picture(view, rounds), refresh=True),
+            on_ended=rounds.append,
+            on_poll=lambda view: live.update(task_picture(view, rounds, width=screen.width), refresh=True),
         )
 
 
+def _write(line: str) -> None:
+    typer.echo(line)
+
+
 def _follow(
-    operator: Operator, name: str, *, every: float, ended: Callable[[RoundView], None], look: Callable[[TaskView], None]
+    operator: Operator,
+    name: str,
+    *,
+    every: float,
+    on_ended: Callable[[RoundView], None],
+    on_poll: Callable[[TaskView], None],
 ) -> TaskView:
-    follower, pause = Follower(operator, name), threading.Event()
+    follower, pause = RoundFollower(operator, name), threading.Event()
     while True:
         # The task before its rounds: when it is done, so are they, and none of them is missed.
         view = operator.task(name)
-        for each in follower.ended():
-            ended(each)
-        look(view)
+        for round_view in follower.ended():
+            on_ended(round_view)
+        on_poll(view)
         if view.status in _DONE:
             return view
         pause.wait(every)
 
 
-def _picture(view: TaskView, rounds: deque[RoundView]) -> Any:
+def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any:
+    """Returns the live view of a task: progress, the open round, the last rounds and what went wrong in them."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -90,40 +123,45 @@ def _picture(view: TaskView, rounds: deque[RoundView]) -> Any:
     head = Table.grid(padding=(0, 1))
     head.add_row(
         Text(view.spec.name, style="bold"),
-        ProgressBar(total=policy.rounds, completed=view.checkpoint, width=30),
+        ProgressBar(total=policy.rounds, completed=view.checkpoint, width=20),
         Text(f"{view.checkpoint}/{policy.rounds} rounds, {view.status.value}"),
     )
     parts: list[Any] = [head]
     if view.sums_in_the_clear:
         parts.append(Text("SUMS IN THE CLEAR: what the plan wants summed securely is not.", style="bold red"))
     if current is not None and view.status not in _DONE:
-        parts.append(
-            Text(
-                f"round {current.round}: {current.phase.value}, {current.reported} of {current.goal} updates in, "
-                f"{current.assigned} of {current.cap} assigned"
-            )
-        )
+        parts.append(Text(open_round(current)))
+    waiting = waiting_for(view)
+    if waiting is not None:
+        parts.append(Text(waiting, style="dim"))
     if rounds:
-        parts.append(_rounds_table(rounds))
+        parts.append(_rounds_table(rounds, width=width))
+        parts += [
+            Text(f"{attempt(each)}: {'; '.join([each.reason] * bool(each.reason) + troubles(each))}", style="dim")
+            for each in rounds
+            if each.reason or troubles(each)
+        ]
     if view.note:
         parts.append(Text(view.note, style="yellow"))
     return Group(*parts)
 
 
-def _rounds_table(rounds: deque[RoundView]) -> Any:
+def _rounds_table(rounds: deque[RoundView], *, width: int) -> Any:
+    """Returns the table of the last rounds, with as many metrics as fit into `width` columns."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    names = list(dict.fromkeys(name for view in rounds for name in view.metrics))[:_METRICS]
+    room = max(0, (width - _FIXED_WIDTH) // _METRIC_WIDTH)
+    names = dict(list(short_names({path: 0.0 for view in rounds for path in view.metrics}).items())[:room])
     table.add_column("round", justify="right", no_wrap=True)
-    table.add_column("outcome", overflow="fold", min_width=len("committed"))
+    table.add_column("outcome", no_wrap=True)
     for column in ("updates", "failed", "up"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in names:
-        table.add_column(name.rpartition("/")[2], justify="right", overflow="fold", min_width=7)
+    for name in names.values():
+        table.add_column(name, justify="right", no_wrap=True, overflow="ellipsis", max_width=_METRIC_WIDTH - 2)
     for view in rounds:
-        metrics = [f"{view.metrics[name]:.4g}" if name in view.metrics else "" for name in names]
-        outcome = view.phase.value.lower() + (f": {view.reason}" if view.reason else "")
+        metrics = [f"{view.metrics[path]:.4g}" if path in view.metrics else "–" for path in names]
         failed = str(sum(view.failed.values()) + sum(view.dropped.values()))
+        outcome = view.phase.value.lower()
         table.add_row(str(view.round), outcome, str(view.folded), failed, size(view.update_bytes), *metrics)
     return table

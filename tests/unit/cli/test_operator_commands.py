@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,7 @@ from coordinator.adapters.operators import parse_operators
 from coordinator.domain.operators import Role
 from coordinator.http import router
 from muster.cli.app import app
+from muster.interpreter import command_for
 from muster.operator import Operator
 from muster.wire.problems import ProblemError, ProblemType
 
@@ -124,3 +130,49 @@ def test_a_list_says_which_tasks_the_coordinator_could_not_read() -> None:
         shown = run("task", "list", "--url", address)
         assert "Not shown: later" in shown.stderr
         assert run("task", "list", "--url", address, "--json").stdout == "[]\n"
+
+
+def on_a_terminal(*arguments: str, columns: int) -> list[str]:
+    """Runs a command on a pseudo-terminal of `columns` columns. Returns the lines that it wrote."""
+    lead, follow = pty.openpty()
+    termios.tcsetwinsize(follow, (40, columns))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
+    process = subprocess.Popen(  # noqa: S603  our own command
+        command_for("muster.cli", *arguments),
+        stdin=follow,
+        stdout=follow,
+        stderr=follow,
+        env={**environment, "TERM": "dumb"},
+    )
+    os.close(follow)
+    written = b""
+    with suppress(OSError):  # Linux's answer to a read from a terminal that no process has open
+        while piece := os.read(lead, 1 << 16):
+            written += piece
+    os.close(lead)
+    assert process.wait(timeout=60) == 0, written
+    return written.decode().replace("\r\n", "\n").splitlines()
+
+
+def test_audit_fits_80_columns_and_breaks_no_word(url: str, keys: dict[str, dict[str, str]], tmp_path: Path) -> None:
+    plan = str(tmp_path / "sum.plan")
+    sum_plan().save(plan)
+    token = ("--token", keys["alice"]["key"])
+    run("task", "create", "--plan", plan, "--population", "phones", "--name", "sum", "--url", url, *token)
+    run("task", "cancel", "sum", "--url", url, *token)
+    lines = on_a_terminal("audit", "--url", url, *token, columns=80)
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[2:5] for line in lines if not line.startswith(" ")] == [
+        ["alice", "plan.store", sum_plan().sha256[:12]],
+        ["alice", "task.create", "sum"],
+        ["alice", "task.cancel", "sum"],
+    ]
+    assert any("status: opening → cancelled" in line for line in lines)
+
+
+def test_audit_without_a_terminal_is_one_line_an_entry(url: str, keys: dict[str, dict[str, str]]) -> None:
+    with Operator(url, token=keys["alice"]["key"]) as operator, pytest.raises(ProblemError):
+        operator.pause("a-task-whose-name-is-wider-than-its-column")
+    lines = run("audit", "--url", url, "--token", keys["alice"]["key"]).stdout.splitlines()
+    assert len(lines) == 2
+    assert "failed: not_found" in lines[1]
