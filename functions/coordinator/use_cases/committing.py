@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from coordinator.domain import names
+from coordinator.domain.metrics import scalar_metrics
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import (
     Aggregating,
@@ -138,7 +138,7 @@ class Committing:
             Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now()),
             stored[_RESULT],
             stored.get(_BROADCAST),
-            metrics_of(after.result),
+            scalar_metrics(after.result),
         )
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
@@ -227,10 +227,3 @@ class Committing:
         self.platform.change_task(
             task.name, lambda now: now if now.ended else replace(now, status=TaskStatus.PAUSED, note=note)
         )
-
-
-def metrics_of(result: Mapping[str, Array]) -> dict[str, float]:
-    """The finite real scalars of a round's result, by path."""
-    scalars = {name: value for name, value in result.items() if value.size == 1 and value.dtype.kind in "biuf"}
-    found = {name: float(value.reshape(())) for name, value in scalars.items()}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
