@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import Field, model_validator
 
 from .base import Answer, Message
+from .times import Time
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -185,7 +186,7 @@ class TaskPolicy(Message):
     chunk: Annotated[int, Field(ge=2, le=10_000)] = 32
     shards: Optional[Annotated[int, Field(ge=1, le=1000)]] = None
     interval_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
-    starts_at: Optional[datetime] = None
+    starts_at: Optional[Time] = None
     separation_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
     allow_non_finite: bool = False
     max_update_norm: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = None
@@ -364,7 +365,7 @@ class Revocation(Message):
     """An enrolment token to be good no more. `expires_at`: when it would have expired; without it, it stays listed for good."""
 
     id: EnrolmentId
-    expires_at: Optional[datetime] = None
+    expires_at: Optional[Time] = None
 
 
 class RevocationView(Answer):
@@ -384,4 +385,4 @@ class RevocationList(Answer):
 class Rollback(Message):
     """Go back to an earlier checkpoint; the open round is abandoned and tried again from there."""
 
-    version: Annotated[int, Field(ge=0)]
+    version: Annotated[int, Field(ge=0, le=999_999_999)]
