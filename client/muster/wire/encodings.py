@@ -22,6 +22,7 @@ ENCODINGS = (ZSTD, GZIP)
 LEAST = 4096  # bytes; of a smaller body the headers of a request are the larger part
 _SAMPLE = 1 << 18  # bytes at the start of a body that tell for all of it
 _WINDOW = 8 << 20  # bytes that a decoder of zstd may be made to hold (RFC 9659 §3)
+_GZIP_START = 0x1F  # the first byte of each member
 _GZIP_WINDOW = 16 + 15  # zlib's number for a gzip header and the largest window
 _BLOCK = 1 << 20  # bytes given to a compressor at a time
 _READ = 1 << 16  # bytes of a gzip body that are read at a time
@@ -131,6 +132,8 @@ class _GzipReader:
             if self._member is None:
                 self._members += 1
                 _check_frames(self._members)
+                if self._pending[0] != _GZIP_START:  # zlib waits for a second byte before it refuses
+                    raise EncodingError(f"it is not {GZIP}")
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             try:
                 data: bytes = self._member.decompress(self._pending, size)

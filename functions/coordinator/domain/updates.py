@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from muster.wire.encodings import EncodingError, TruncatedError, decoded
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
 from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
 from muster.wire.tensors import (
+    HEADER_LIMIT,
     Array,
     Entry,
     Header,
@@ -43,15 +45,15 @@ class UpdateRules:
       specs: The tensors by name.
       ranges: The clear sums' bounds by tensor, inclusive.
       max_bytes: Bytes of the whole file.
-      header_bytes: Bytes of the file up to its data.
       allow_non_finite: Whether values may be NaN or infinite.
+      header_bytes: Bytes of the file up to its data.
     """
 
     specs: dict[str, TensorSpec]
     ranges: dict[str, tuple[int, int]]
     max_bytes: int
-    header_bytes: int
     allow_non_finite: bool
+    header_bytes: int = HEADER_LIMIT
 
 
 def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
@@ -61,7 +63,7 @@ def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
     size = sum(_max_bytes(spec) for spec in manifest.update)
     # A name occurs up to three times in a header, twice as text within text, where JSON writes a letter in up to seven bytes.
     header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in manifest.update)
-    return UpdateRules(specs, ranges, size + header, max(header, _MIN_HEADER_BOUND), allow_non_finite)
+    return UpdateRules(specs, ranges, size + header, allow_non_finite, max(header, _MIN_HEADER_BOUND))
 
 
 def _range(item: ClearSum) -> tuple[int, int]:
@@ -72,7 +74,7 @@ def _range(item: ClearSum) -> tuple[int, int]:
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
         return OPEN_SIZE
-    return int(np.prod([size for size in spec.shape if size is not None], dtype=np.int64)) * spec.dtype.numpy.itemsize
+    return math.prod(size for size in spec.shape if size is not None) * spec.dtype.numpy.itemsize
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:
