@@ -1,4 +1,4 @@
-"""Times in requests: RFC 3339 with an offset, in years that every calculation and every reader can represent.
+"""Times and durations in requests: RFC 3339 with an offset, in years that every calculation and every reader can represent.
 
 A time without an offset means another instant on each server, and one close to the year 9999 overflows as soon as something is added
 to it or it is shown in another time zone. Requests with such a time are refused. Documents that an earlier version stored, and
@@ -11,10 +11,11 @@ import re
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, TypeAdapter, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LATEST = datetime(9000, 1, 1, tzinfo=timezone.utc)
+SHORTEST = 1.0  # seconds
 LENIENT = {"lenient": True}  # the validation context of what is stored already, or was answered by a coordinator
 
 _RFC_3339 = re.compile(
@@ -63,3 +64,13 @@ def _check(time: datetime, info: ValidationInfo) -> datetime:
 
 
 Time = Annotated[datetime, BeforeValidator(_parse), AfterValidator(_check)]
+
+
+def _check_length(seconds: float, info: ValidationInfo) -> float:
+    if seconds < SHORTEST and not _is_lenient(info):
+        raise ValueError(f"must be at least {SHORTEST:g} second")
+    return seconds
+
+
+# A duration that something is scheduled or divided by: of one near zero, work would be due again as soon as it was done.
+Seconds = Annotated[float, AfterValidator(_check_length), Field(json_schema_extra={"minimum": SHORTEST})]
