@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tracemalloc
 import warnings
 import zipfile
@@ -16,11 +17,13 @@ import pytest
 import zstandard
 from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
-from support.plans import every_dtype_plan, every_dtype_update, sum_plan, sum_update
+from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
 
+from coordinator.domain.updates import rules_for, validated
 from coordinator.http import router
+from muster.wire.manifest import TensorSpec
 from muster.wire.messages import RoundList
-from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.problems import MAX_FIELDS, ProblemError, ProblemType
 from muster.wire.tensors import encode
 
 P = ProblemType
@@ -181,6 +184,68 @@ def test_a_header_that_claims_huge_tensors_takes_no_memory(h):
         assert response.status_code in (400, 413, 422)
         assert peak < 32 << 20
     assert h.blobs("updates/") == []
+
+
+def of_header(text):
+    """An upload of a header alone, without a declared length."""
+    return chunked(io.BytesIO(len(text).to_bytes(8, "little") + text))
+
+
+def test_a_header_larger_than_the_plan_needs_is_not_parsed(h):
+    """50,000 tensors in 3.5 MB, for a plan of a few: an answer as short as any, and little memory."""
+    tensors = {f"tensor/{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}
+    text = json.dumps(tensors).encode()
+    token = h.assigned(0).token
+    tracemalloc.start()
+    try:
+        response = h.bare("PUT", "/v1/updates", token=token, **of_header(text))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    problem = problem_of(response)
+    assert problem.type is P.UPDATE_INVALID
+    assert "header has" in problem.detail
+    assert len(response.data) < 1000
+    assert peak < LITTLE
+    # Of one that is parsed, the answer names some tensors and says how many there are.
+    few = dict(list(tensors.items())[:600])
+    few["x" * 10_000] = few.popitem()[1]
+    text = json.dumps(few).encode()
+    response = h.bare("PUT", "/v1/updates", token=token, **of_header(text))
+    problem = problem_of(response)
+    assert problem.type is P.UPDATE_INVALID
+    assert len(problem.fields) == MAX_FIELDS
+    assert re.search("in 60[0-9] of its tensors", problem.detail)
+    assert len(response.data) < 10_000
+    assert h.blobs("updates/") == []
+
+
+def test_updates_of_text_take_memory_of_a_few_chunks():
+    """Six million strings of one to three bytes: their lengths are added up as they pass, and no string becomes an object."""
+    size = 2_000_000
+    plan = make_plan("text", state={"n": 0}, update=(TensorSpec(path="s", dtype="string", shape=None),), zero={"a": 0})
+    rules = rules_for(plan.manifest, allow_non_finite=False)
+    packed = np.tile(np.array([1, 2, 3], "<u8"), size).tobytes() + b"x" * (6 * size)
+    shape = {"order": ["s"], "packed": {"s": {"dtype": "string", "shape": [3 * size]}}}
+    entry = {"dtype": "U8", "shape": [len(packed)], "data_offsets": [0, len(packed)]}
+    text = json.dumps({"__metadata__": {"muster": json.dumps(shape)}, "s": entry}).encode()
+    file = len(text).to_bytes(8, "little") + text + packed
+    wrong = bytearray(file)
+    wrong[8 + len(text) + 8 * (3 * size - 1)] = 4  # the last length
+
+    def passed(data):
+        body = io.BytesIO(data)
+        return sum(map(len, validated(body.read, rules, length=len(data))))
+
+    tracemalloc.start()
+    try:
+        assert passed(file) == len(file)
+        with pytest.raises(ProblemError, match="do not add up"):
+            passed(wrong)
+        peak = tracemalloc.get_traced_memory()[1] - len(file)  # `BytesIO` has copied the second one
+    finally:
+        tracemalloc.stop()
+    assert peak < LITTLE
 
 
 DEEP = {

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -16,16 +12,14 @@ import requests
 from gunicorn.config import Config
 from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
+from support.raw_http import CRLF, answers, ask, chunked, connected, head, read_answer, served
 
 from muster.held_port import HeldPort
-from muster.local import settings_of
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
 
-ROOT = Path(__file__).parents[2]
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 PATIENCE = 1.0  # seconds
-CRLF = b"\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -41,76 +35,8 @@ def home(tmp_path_factory):
 def server(home):
     """The address of the served functions; one process with two threads."""
     root, _ = home
-    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number):
+    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=PATIENCE):
         yield port.number
-
-
-@contextmanager
-def served(root, port, internal):
-    environment = {
-        **os.environ,
-        **settings_of(root),
-        "MUSTER_SECRET": SECRET.hex(),
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
-    }
-    command = [sys.executable, "-m", "muster.serving", "web", "--address", f"127.0.0.1:{port}"]
-    command += ["--internal-port", str(internal), "--workers", "1", "--threads", "2", "--patience", str(PATIENCE)]
-    with (root / "web.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while not answers(port):
-            assert process.poll() is None, (root / "web.log").read_text()
-            assert time.monotonic() < deadline
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stdin.close()
-
-
-def answers(port):
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
-    except requests.ConnectionError:
-        return False
-
-
-@contextmanager
-def connected(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-        yield connection
-
-
-def head(method, path, *headers):
-    lines = [f"{method} {path} HTTP/1.1", "Host: muster", *headers]
-    return "\r\n".join(lines).encode() + CRLF + CRLF
-
-
-def told(connection):
-    """The status and body of the answer, or None if the connection just ends."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while piece := connection.recv(65536):
-            data += piece
-    if not data:
-        return None
-    start, _, body = data.partition(CRLF + CRLF)
-    return int(start.split()[1]), body
-
-
-def ask(port, data):
-    with connected(port) as connection:
-        with suppress(OSError):  # it has answered, and gone, before it has read all
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-        return told(connection)
-
-
-def chunked(*pieces):
-    return b"".join(f"{len(piece):x}".encode() + CRLF + piece + CRLF for piece in pieces) + b"0" + CRLF + CRLF
 
 
 def test_a_chunked_body_is_read_and_bounded(server):
@@ -173,7 +99,7 @@ def test_slow_clients_are_let_go_and_others_served_meanwhile(server):
         for connection, data in zip(connections, slow, strict=True):
             connection.sendall(data)
         assert answers(server)
-        found = [told(connection) for connection in connections]
+        found = [read_answer(connection) for connection in connections]
     finally:
         for connection in connections:
             connection.close()
@@ -189,7 +115,7 @@ def test_a_slow_update_leaves_nothing_behind(server, home):
     lines = (f"Authorization: Bearer {token}", f"Content-Length: {len(update)}")
     with connected(server) as connection:
         connection.sendall(head("PUT", "/v1/updates", *lines) + update[:-8])
-        status, body = told(connection)
+        status, body = read_answer(connection)
     assert status == 400
     assert b"update_truncated" in body
     whole = head("PUT", "/v1/updates", *lines, "Connection: close") + update

@@ -144,6 +144,10 @@ def test_an_encoded_update_counts_as_itself_once(tmp_path, encoding):
     assert int(h.result(1)["ids"]) == 0b1001
 
 
+GZIPPED = gzip.compress(encode(sum_update(0)))
+ZSTD = zstandard.ZstdCompressor(write_checksum=True).compress(encode(sum_update(0)))
+
+
 @pytest.mark.parametrize(
     ("encoding", "body", "kind"),
     [
@@ -156,6 +160,20 @@ def test_an_encoded_update_counts_as_itself_once(tmp_path, encoding):
         ("zstd", ENCODERS["zstd"](encode(sum_update(0))) + b"and more", ProblemType.UPDATE_INVALID),
         ("zstd", ENCODERS["zstd"](encode(sum_update(0)) + b"x"), ProblemType.UPDATE_INVALID),
         ("gzip", gzip.compress(encode(sum_update(0)) + b"x"), ProblemType.UPDATE_INVALID),
+        ("gzip", GZIPPED[:-8], ProblemType.UPDATE_TRUNCATED),
+        ("gzip", GZIPPED[:-6], ProblemType.UPDATE_TRUNCATED),
+        ("gzip", GZIPPED[:-1], ProblemType.UPDATE_TRUNCATED),
+        ("gzip", GZIPPED[:-8] + b"\0" * 8, ProblemType.UPDATE_INVALID),
+        ("gzip", GZIPPED + GZIPPED[:9], ProblemType.UPDATE_TRUNCATED),
+        ("gzip", GZIPPED + b"x", ProblemType.UPDATE_INVALID),
+        ("gzip", GZIPPED + gzip.compress(b"x"), ProblemType.UPDATE_INVALID),
+        ("gzip", b"", ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ZSTD[:-4], ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ZSTD[:-2], ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ZSTD[:-1] + bytes([ZSTD[-1] ^ 1]), ProblemType.UPDATE_INVALID),
+        ("zstd", ZSTD + ZSTD[:3], ProblemType.UPDATE_TRUNCATED),
+        ("zstd", ZSTD + ZSTD[:-1], ProblemType.UPDATE_INVALID),
+        ("zstd", b"", ProblemType.UPDATE_TRUNCATED),
         ("gzip", gzip.compress(b"") * 10_000, ProblemType.TOO_LARGE),
         ("zstd", b"\x50\x2a\x4d\x18\x00\x00\x00\x00" * 10_000, ProblemType.TOO_LARGE),
     ],
@@ -171,6 +189,16 @@ def test_an_encoded_update_counts_as_itself_once(tmp_path, encoding):
             "longer-zstd",
             "longer-gzip",
         ),
+        *("gzip-no-checksum", "gzip-half-checksum", "gzip-size-cut", "gzip-zero-checksum", "gzip-part-of-another"),
+        *("gzip-byte-more", "gzip-member-more", "gzip-empty"),
+        *(
+            "zstd-no-checksum",
+            "zstd-half-checksum",
+            "zstd-wrong-checksum",
+            "zstd-part-of-a-magic",
+            "zstd-part-of-another",
+        ),
+        "zstd-empty",
         *("empty-gzips", "empty-zstds"),
     ],
 )

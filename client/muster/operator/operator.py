@@ -116,7 +116,7 @@ class Operator:
     def rollback(self, name: str, *, version: int) -> TaskView:
         """Goes back to an earlier checkpoint; the open round is abandoned and tried again from there."""
         return self._transport.call(
-            "POST", f"{_path(name)}:rollback", message=Rollback(version=version), answer=TaskView
+            "POST", f"{_path(name)}:rollback", message=Rollback.from_dict({"version": version}), answer=TaskView
         )
 
     def revoke_enrolment(self, id: str, *, expires_at: Optional[datetime] = None) -> tuple[RevocationView, ...]:  # noqa: A002

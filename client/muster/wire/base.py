@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Union
+from typing import Any, ClassVar, Optional, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema, from_json
 from typing_extensions import Self
 
-from .problems import FieldError, ProblemError, ProblemType
+from .problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
+from .times import LENIENT
 
 M = TypeVar("M", bound="Message")
 
+_NAMED = 5  # bad fields that the text of a problem names
+_MAX_LISTED = 10_000  # errors; of more not even the first is extracted, since pydantic can only convert all of them
+_MAX_PATH_PARTS = 12
+# Bytes, and no request is longer. Of a longer document pydantic would copy the enclosing object for each error that it finds.
+_MAX_STRICT = 1 << 16
+_COLLECTIONS = ("list", "tuple", "set", "frozenset", "dict")
+# Older versions of pydantic know `fail_fast` for fewer collections, and refuse it for the others.
+_STOPPING = frozenset(
+    kind for kind in _COLLECTIONS if "fail_fast" in getattr(core_schema, f"{kind}_schema").__kwdefaults__
+)
 
-class Message(BaseModel):
-    """A JSON document that both sides share. Unknown fields are refused, so a misspelt name is never silently lost."""
+
+def _stop_at_first_error(schema: Any) -> None:
+    if isinstance(schema, dict):
+        kind = schema.get("type")
+        if (
+            isinstance(kind, str) and kind in _STOPPING
+        ):  # in a dict of fields, `type` is the schema of a field of that name
+            schema["fail_fast"] = True
+        for key, value in schema.items():
+            if key != "metadata":
+                _stop_at_first_error(value)
+    elif isinstance(schema, (list, tuple)):
+        for value in schema:
+            _stop_at_first_error(value)
+
+
+class WireModel(BaseModel):
+    """A frozen model that refuses unknown fields.
+
+    Validation of a collection stops at its first bad item: a document of a million bad items costs no more to refuse than one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Returns pydantic's schema of the class, with `fail_fast` set on every collection in it."""
+        schema = handler(source)
+        _stop_at_first_error(schema)
+        return schema
+
+
+class Message(WireModel):
+    """A JSON document that both sides share. Unknown fields are refused, so a misspelt name is never silently lost."""
+
+    _strict: ClassVar[bool] = (
+        True  # whether JSON must have the declared types: no text for a number, no number for a bool
+    )
+    _context: ClassVar[Optional[dict[str, Any]]] = None
+
+    @classmethod
     def decode(cls, raw: Union[bytes, str]) -> Self:
-        """Parses JSON.
+        """Parses JSON. Each value of a request must have its declared type; an integer is a valid float.
 
         Raises:
-          ProblemError: `invalid_request`, with one `FieldError` for each bad field.
+          ProblemError: `invalid_request`, with a `FieldError` for each bad field, up to `MAX_FIELDS` of them.
         """
         try:
-            return cls.model_validate_json(raw)
+            if len(raw) <= _MAX_STRICT:
+                return cls.model_validate_json(raw, strict=cls._strict, context=cls._context)
+            return cls.model_validate(_parsed(cls.__name__, raw), context=cls._context)
         except ValidationError as error:
             raise invalid(cls.__name__, error) from error
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Like `decode`, from data that is already parsed (a stored document)."""
+        """Validates Python values, such as keyword arguments of a caller. Numpy's numbers are taken too."""
         try:
-            return cls.model_validate(data)
+            return cls.model_validate(data, context=cls._context)
         except ValidationError as error:
             raise invalid(cls.__name__, error) from error
 
@@ -47,17 +96,32 @@ class Message(BaseModel):
 
 
 class Answer(Message):
-    """A message that a coordinator sends. What a newer one adds is passed over, so that older clients go on."""
+    """A message that a coordinator sends. Clients read it leniently: what a newer coordinator adds is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+    _strict: ClassVar[bool] = False
+    _context: ClassVar[Optional[dict[str, Any]]] = LENIENT
 
 
 def invalid(name: str, error: ValidationError) -> ProblemError:
-    """The problem that lists every bad field of `error`, found while a `name` was read."""
-    fields = tuple(
-        FieldError(path=".".join(str(part) for part in item["loc"]) or "(document)", reason=item["msg"])
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
-    )
-    listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:5])
-    more = f" (and {len(fields) - 5} more)" if len(fields) > 5 else ""  # noqa: PLR2004
+    """Returns the problem that lists the bad fields of `error`, up to `MAX_FIELDS`, found while a `name` was read."""
+    count = error.error_count()
+    if count > _MAX_LISTED:
+        return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid in {count} places")
+    items = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FIELDS]
+    fields = tuple(FieldError(path=_path(item["loc"]), reason=shortened(item["msg"])) for item in items)
+    listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:_NAMED])
+    more = f" (and {count - _NAMED} more)" if count > _NAMED else ""
     return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid: {listed}{more}", fields=fields)
+
+
+def _parsed(name: str, raw: Union[bytes, str]) -> Any:
+    try:
+        return from_json(raw)
+    except ValueError as error:
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid JSON: {shortened(str(error))}") from error
+
+
+def _path(location: tuple[Union[int, str], ...]) -> str:
+    parts = [shortened(str(part)) for part in location[:_MAX_PATH_PARTS]]
+    return shortened(".".join(parts)) or "(document)"

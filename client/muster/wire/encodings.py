@@ -6,7 +6,6 @@ Hashes and sizes in messages are always of the bytes before they are encoded. gz
 
 from __future__ import annotations
 
-import gzip
 import importlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +22,12 @@ ENCODINGS = (ZSTD, GZIP)
 LEAST = 4096  # bytes; of a smaller body the headers of a request are the larger part
 _SAMPLE = 1 << 18  # bytes at the start of a body that tell for all of it
 _WINDOW = 8 << 20  # bytes that a decoder of zstd may be made to hold (RFC 9659 §3)
+_GZIP_START = 0x1F  # the first byte of each member
 _GZIP_WINDOW = 16 + 15  # zlib's number for a gzip header and the largest window
 _BLOCK = 1 << 20  # bytes given to a compressor at a time
+_READ = 1 << 16  # bytes of a gzip body that are read at a time
+_MAX_FRAMES = 10_000  # in one body; an encoder starts one for megabytes at least
+_ZSTD_MAGIC, _SKIPPABLE_MAGIC, _MAGIC_BYTES = 0xFD2FB528, 0x184D2A50, 4
 # The saving, as a part of the whole, from which an encoding is worth its time. Of dense float32 weights 7 % can be saved: worth it for
 # what zstd makes once and many download, not for an update, nor for gzip at 40 MB/s. docs/decisions/0022-encodings.md.
 _WORTH = 0.15
@@ -33,6 +36,13 @@ _WORTH_FOR_MANY = 0.05
 
 class EncodingError(ValueError):
     """Bytes are not what their encoding says."""
+
+
+class TruncatedError(EncodingError):
+    """The encoded bytes end before their encoding does: the last frame, or its checksum, is not whole."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"its {encoding} is not whole")
 
 
 @lru_cache(maxsize=1)
@@ -90,38 +100,165 @@ def compressed(
 def decoded(read: Read, encoding: str) -> Read:
     """Reads what an encoded body holds; memory of a few blocks and zstd's window, whatever it comes to.
 
+    The body is whole frames (gzip calls them members), one after another, and nothing else. Their checksums are verified.
+
     Args:
       read: Reads up to so many bytes of the encoded body; b"" at its end. What it raises passes through.
       encoding: One of `available`.
 
     Returns:
-      Reads up to so many bytes of the body; b"" at its end, also where the encoded body ended too early. It raises
-      `EncodingError` if the bytes are not `encoding`.
+      Reads up to so many bytes of the body; b"" at its end, once all of the encoded body is read and found whole. It raises
+      `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end early.
     """
-    source = cast("BinaryIO", _Source(read))
-    reader: Any
-    errors: tuple[type[Exception], ...]
-    zstandard, standard = _zstandard(), _standard_zstd()
     if encoding == GZIP:
-        reader, errors = gzip.GzipFile(fileobj=source, mode="rb"), (gzip.BadGzipFile, zlib.error)
-    elif encoding == ZSTD and zstandard is not None:
+        return _GzipReader(read).read
+    if encoding == ZSTD and ZSTD in available():
+        return _zstd_reader(read)
+    raise ValueError(f"there is no encoding {encoding!r} here")
+
+
+class _GzipReader:
+    """Reads the members of a gzip body (RFC 1952)."""
+
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        self._member: Any = None
+        self._members = 0
+        self._pending = b""  # read and not decoded yet
+
+    def read(self, size: int) -> bytes:
+        """See `decoded`."""
+        while size > 0 and (self._pending or self._fill()):
+            if self._member is None:
+                self._members += 1
+                _check_frames(self._members)
+                if self._pending[0] != _GZIP_START:  # zlib waits for a second byte before it refuses
+                    raise EncodingError(f"it is not {GZIP}")
+                self._member = zlib.decompressobj(_GZIP_WINDOW)
+            try:
+                data: bytes = self._member.decompress(self._pending, size)
+            except zlib.error as error:
+                raise EncodingError(f"it is not {GZIP}") from error
+            if self._member.eof:  # its checksum and size have been verified
+                self._member, self._pending = None, self._member.unused_data
+            else:
+                self._pending = self._member.unconsumed_tail
+            if data:
+                return data
+        return b""
+
+    def _fill(self) -> bool:
+        self._pending = self._read(_READ)
+        if not self._pending and (self._member is not None or not self._members):
+            raise TruncatedError(GZIP)
+        return bool(self._pending)
+
+
+def _zstd_reader(read: Read) -> Read:
+    frames = ZstdFrames()
+
+    def followed(size: int) -> bytes:
+        piece = read(size)
+        frames.feed(piece)
+        if not piece and not frames.whole:
+            raise TruncatedError(ZSTD)
+        return piece
+
+    source = cast("BinaryIO", _Source(followed))
+    reader: Any
+    zstandard, standard = _zstandard(), _standard_zstd()
+    if zstandard is not None:
         reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(source, read_across_frames=True)
-        errors = (zstandard.ZstdError,)
-    elif encoding == ZSTD and standard is not None:
-        bound = {standard.DecompressionParameter.window_log_max: _WINDOW.bit_length() - 1}
-        reader, errors = standard.ZstdFile(source, options=bound), (standard.ZstdError,)
+        error_type = zstandard.ZstdError
     else:
-        raise ValueError(f"there is no encoding {encoding!r} here")
+        bound = {standard.DecompressionParameter.window_log_max: _WINDOW.bit_length() - 1}
+        reader, error_type = standard.ZstdFile(source, options=bound), standard.ZstdError
 
     def read_decoded(size: int) -> bytes:
         try:
             return bytes(reader.read(size))
-        except EOFError:
-            return b""
-        except errors as error:
-            raise EncodingError(f"it is not {encoding}") from error  # the error itself may quote the body
+        except EOFError as error:
+            raise TruncatedError(ZSTD) from error
+        except error_type as error:
+            raise EncodingError(f"it is not {ZSTD}") from error  # the error itself may quote the body
 
     return read_decoded
+
+
+class ZstdFrames:
+    """Follows the frames of a zstd body as it is read (RFC 8878 §3.1), since decoders do not report an unfinished one.
+
+    Blocks are passed over by their declared sizes; whether they and the checksums are right is for the decoder.
+    """
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._skip = 0  # bytes to pass over before the next part
+        self._needed = _MAGIC_BYTES  # bytes of that part
+        self._part = b""
+        self._next: Callable[[bytes], None] = self._begin
+        self._checksum = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether at least one frame has been read, and the last one to its end."""
+        return bool(self._frames) and not self._skip and not self._part and self._next == self._begin
+
+    def feed(self, data: bytes) -> None:
+        """Follows the next bytes. Raises `EncodingError` where no frame begins and one should."""
+        at = 0
+        while at < len(data):
+            if self._skip:
+                passed = min(self._skip, len(data) - at)
+                self._skip -= passed
+                at += passed
+                continue
+            taken = data[at : at + self._needed - len(self._part)]
+            self._part += taken
+            at += len(taken)
+            if len(self._part) == self._needed:
+                part, self._part = self._part, b""
+                self._next(part)
+
+    def _expect(self, needed: int, then: Callable[[bytes], None], *, skip: int = 0) -> None:
+        self._needed, self._next, self._skip = needed, then, skip
+
+    def _begin(self, magic: bytes) -> None:
+        number = int.from_bytes(magic, "little")
+        self._frames += 1
+        _check_frames(self._frames)
+        if number == _ZSTD_MAGIC:
+            self._expect(1, self._describe)
+        elif number & ~0xF == _SKIPPABLE_MAGIC:
+            self._expect(4, self._skip_frame)
+        else:
+            raise EncodingError(f"it is not {ZSTD}")
+
+    def _skip_frame(self, size: bytes) -> None:
+        self._expect(_MAGIC_BYTES, self._begin, skip=int.from_bytes(size, "little"))
+
+    def _describe(self, descriptor: bytes) -> None:
+        flags = descriptor[0]
+        single = bool(flags & 0x20)
+        self._checksum = bool(flags & 0x04)
+        window, dictionary = (0 if single else 1), (0, 1, 2, 4)[flags & 3]
+        content = (1 if single else 0, 2, 4, 8)[flags >> 6]
+        self._expect(3, self._pass_block, skip=window + dictionary + content)
+
+    def _pass_block(self, header: bytes) -> None:
+        number = int.from_bytes(header, "little")
+        last, run, size = number & 1, (number >> 1) & 3 == 1, number >> 3
+        skip = 1 if run else size
+        if last:
+            self._expect(_MAGIC_BYTES, self._begin, skip=skip + (4 if self._checksum else 0))
+        else:
+            self._expect(3, self._pass_block, skip=skip)
+
+
+def _check_frames(count: int) -> None:
+    """Raises `EncodingError` for a body of so many frames that they alone would keep a reader busy."""
+    if count > _MAX_FRAMES:
+        raise EncodingError(f"it has more than {_MAX_FRAMES} frames")
 
 
 class _Source:

@@ -19,14 +19,14 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Literal, Optional, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from .base import Message
+from .base import Message, WireModel
 from .dtypes import DType
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Part(WireModel):
+    """A piece of the manifest."""
 
 
 class TensorType(_Part):

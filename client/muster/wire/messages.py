@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import Field, model_validator
 
 from .base import Answer, Message
+from .times import Seconds, Time
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -180,18 +181,18 @@ class TaskPolicy(Message):
     goal: Annotated[int, Field(ge=1, le=10_000_000)] = 10
     minimum: Annotated[int, Field(ge=1)] = 10
     over_selection: Annotated[float, Field(ge=1.0, le=10.0)] = 1.0
-    round_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
-    assignment_seconds: Annotated[float, Field(gt=0, le=86400)] = 300.0
+    round_seconds: Annotated[Seconds, Field(gt=0, le=30 * 86400)] = 600.0
+    assignment_seconds: Annotated[Seconds, Field(gt=0, le=86400)] = 300.0
     chunk: Annotated[int, Field(ge=2, le=10_000)] = 32
     shards: Optional[Annotated[int, Field(ge=1, le=1000)]] = None
     interval_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
-    starts_at: Optional[datetime] = None
+    starts_at: Optional[Time] = None
     separation_seconds: Annotated[float, Field(ge=0, le=366 * 86400)] = 0.0
     allow_non_finite: bool = False
     max_update_norm: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = None
     clip: bool = False
     max_update_age: Annotated[float, Field(ge=1.0, le=30 * 86400)] = 60.0
-    graph_seconds: Annotated[float, Field(gt=0, le=3000)] = 600.0
+    graph_seconds: Annotated[float, Field(ge=0.001, le=3000)] = 600.0
 
     @model_validator(mode="before")
     @classmethod
@@ -286,16 +287,17 @@ class TaskView(Answer):
 
 
 class TaskList(Answer):
-    """All tasks, by name; and the names of those that the coordinator can't read, as a newer version of it wrote them."""
+    """All tasks, by name. `unreadable`: the names of those that the coordinator can't read, as a newer version of it wrote them."""
 
     tasks: tuple[TaskView, ...]
     unreadable: tuple[str, ...] = ()
 
 
 class RoundList(Answer):
-    """A task's rounds and attempts, oldest first. `after` of the next page is `next`."""
+    """A task's rounds and attempts, oldest first. `after` of the next page is `next`. `unreadable`: those that can't be read."""
 
     rounds: tuple[RoundView, ...]
+    unreadable: tuple[str, ...] = ()
     next: Optional[str] = None
 
 
@@ -310,9 +312,10 @@ class CheckpointView(Answer):
 
 
 class CheckpointList(Answer):
-    """A task's checkpoints, oldest first."""
+    """A task's checkpoints, oldest first. `unreadable`: rounds that can't be read, whose checkpoints may be missing here."""
 
     checkpoints: tuple[CheckpointView, ...]
+    unreadable: tuple[str, ...] = ()
 
 
 class AuditEntry(Answer):
@@ -351,9 +354,10 @@ class AuditEntry(Answer):
 
 
 class AuditList(Answer):
-    """Entries of the audit log, oldest first. `after` of the next page is `next`."""
+    """Entries of the audit log, oldest first. `after` of the next page is `next`. `unreadable`: those that can't be read."""
 
     entries: tuple[AuditEntry, ...]
+    unreadable: tuple[str, ...] = ()
     next: Optional[str] = None
 
 
@@ -364,7 +368,7 @@ class Revocation(Message):
     """An enrolment token to be good no more. `expires_at`: when it would have expired; without it, it stays listed for good."""
 
     id: EnrolmentId
-    expires_at: Optional[datetime] = None
+    expires_at: Optional[Time] = None
 
 
 class RevocationView(Answer):
@@ -384,4 +388,4 @@ class RevocationList(Answer):
 class Rollback(Message):
     """Go back to an earlier checkpoint; the open round is abandoned and tried again from there."""
 
-    version: Annotated[int, Field(ge=0)]
+    version: Annotated[int, Field(ge=0, le=999_999_999)]

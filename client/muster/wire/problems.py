@@ -8,6 +8,9 @@ from typing import Optional
 from pydantic import BaseModel, ConfigDict
 
 CONTENT_TYPE = "application/problem+json"
+MAX_FIELDS = 20  # bad fields that one problem document lists
+_MAX_FIELD_TEXT = 300  # characters of a field's path or reason
+_MAX_DETAIL = 2000  # characters
 _TYPE_PREFIX = "https://muster.dev/problems/"
 
 
@@ -74,13 +77,20 @@ _TITLE: dict[ProblemType, str] = {
     ProblemType.RATE_LIMITED: "Too many requests",
     ProblemType.UPDATE_INVALID: "The update does not match the plan",
     ProblemType.UPDATE_NOT_FINITE: "The update holds NaN or infinity",
-    ProblemType.UPDATE_TRUNCATED: "The body ended before the update did",
+    ProblemType.UPDATE_TRUNCATED: "The body did not arrive whole",
     ProblemType.PLAN_INVALID: "The plan is not valid",
     ProblemType.COMPUTATION_FAILED: "A computation of the plan failed",
     ProblemType.NOT_SUPPORTED: "This deployment does not support that",
     ProblemType.UNAVAILABLE: "The service can't answer now; try again",
     ProblemType.INTERNAL: "The service failed",
 }
+
+
+def shortened(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
+    """Returns `text` as a document can hold it: at most `limit` characters, and no half of a surrogate pair."""
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class FieldError(BaseModel):
@@ -136,13 +146,16 @@ class ProblemError(Exception):
         return STATUS[self.type]
 
     def to_problem(self) -> Problem:
-        """The document that goes over the wire."""
+        """The document that goes over the wire: short, whatever the request was."""
+        fields = tuple(
+            FieldError(path=shortened(field.path), reason=shortened(field.reason)) for field in self.fields[:MAX_FIELDS]
+        )
         return Problem(
             type=_TYPE_PREFIX + self.type.value,
             title=_TITLE[self.type],
             status=self.status,
-            detail=self.detail,
-            errors=self.fields,
+            detail=shortened(self.detail, limit=_MAX_DETAIL),
+            errors=fields,
             retry_after=self.retry_after,
         )
 

@@ -27,6 +27,8 @@ Buffer = Union[bytes, bytearray, memoryview]
 HEADER_LIMIT = 4 << 20  # bytes; a header lists tensors, a few dozen bytes each
 _PIECE = 1 << 20  # bytes that `encode_chunks` hands over at a time: a store that copies one copies no whole tensor
 _LENGTH = 8  # bytes: the header's length, little-endian
+_STRINGS = 1 << 14  # strings that are looked at together
+_SHOWN = 100  # characters of a name that an error quotes
 _MOST_AXES = 32  # of a numpy 1 array
 _MOST_ELEMENTS = 1 << 48  # with axes of size 0 left out, as numpy counts them; of 16 bytes each it may address
 _CODES: dict[DType, str] = {
@@ -46,6 +48,11 @@ _CODES: dict[DType, str] = {
     DType.COMPLEX64: "C64",
 }
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+def _shown(name: str) -> str:
+    """Returns a name as an error quotes it: a file can hold one of megabytes."""
+    return repr(name if len(name) <= _SHOWN else name[: _SHOWN - 1] + "…")
 
 
 class TensorsError(ValueError):
@@ -121,7 +128,7 @@ def read_header(start: Buffer) -> Header:
     position = 0
     for entry in entries:
         if entry.begin != position:
-            raise TensorsError(f"tensor {entry.name!r} starts at byte {entry.begin}; {position} was expected")
+            raise TensorsError(f"tensor {_shown(entry.name)} starts at byte {entry.begin}; {position} was expected")
         position = entry.end
     names = [entry.name for entry in entries]
     if order is not None and sorted(order) != sorted(names):
@@ -156,13 +163,13 @@ def _read_metadata(
         order = [str(name) for name in ours["order"]] if "order" in ours else None
         notes = dict(ours.get("notes", {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TensorsError(f"__metadata__.muster can't be read: {error}") from error
+        raise TensorsError(f"__metadata__.muster can't be read: {str(error)[:_SHOWN]}") from error
     return packed, order, notes
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
-        raise TensorsError(f"tensor {name!r} has no valid shape")
+        raise TensorsError(f"tensor {_shown(name)} has no valid shape")
     # What no array can have is refused here, before anything multiplies it: a header has room for numbers that take minutes.
     elements = 1
     for size in value[: _MOST_AXES + 1]:
@@ -170,24 +177,26 @@ def _shape(name: str, value: Any) -> tuple[int, ...]:
         if elements > _MOST_ELEMENTS:
             break
     if len(value) > _MOST_AXES or elements > _MOST_ELEMENTS:
-        raise TensorsError(f"tensor {name!r} has a shape that is larger than any array's")
+        raise TensorsError(f"tensor {_shown(name)} has a shape that is larger than any array's")
     return tuple(value)
 
 
 def _read_entry(name: str, item: Any, packed: Mapping[str, tuple[DType, tuple[int, ...]]]) -> Entry:
     if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
-        raise TensorsError(f"tensor {name!r} needs just dtype, shape and data_offsets")
+        raise TensorsError(f"tensor {_shown(name)} needs just dtype, shape and data_offsets")
     if any("\ud800" <= character <= "\udfff" for character in name):
-        raise TensorsError(f"tensor {name!r} has half a character in its name")
+        raise TensorsError(f"tensor {_shown(name)} has half a character in its name")
     code, shape, offsets = item["dtype"], _shape(name, item["shape"]), item["data_offsets"]
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise TensorsError(f"tensor {name!r} has the unknown dtype {code!r:.40}")
+        raise TensorsError(f"tensor {_shown(name)} has the unknown dtype {code!r:.40}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(at) is int and at >= 0 for at in offsets):  # noqa: PLR2004
-        raise TensorsError(f"tensor {name!r} has no valid data_offsets")
+        raise TensorsError(f"tensor {_shown(name)} has no valid data_offsets")
     begin, end = offsets
     if end - begin != math.prod(shape) * dtype.numpy.itemsize:
-        raise TensorsError(f"tensor {name!r} takes {end - begin} bytes, which is not what its shape and dtype say")
+        raise TensorsError(
+            f"tensor {_shown(name)} takes {end - begin} bytes, which is not what its shape and dtype say"
+        )
     if name in packed:
         stored = (dtype, shape)
         dtype, shape = packed[name]
@@ -196,7 +205,7 @@ def _read_entry(name: str, item: Any, packed: Mapping[str, tuple[DType, tuple[in
             DType.STRING: stored[0] is DType.UINT8 and end - begin >= _LENGTH * math.prod(shape),
         }.get(dtype, False)
         if not fits:
-            raise TensorsError(f"tensor {name!r} is not packed as {dtype.value} of shape {list(shape)} should be")
+            raise TensorsError(f"tensor {_shown(name)} is not packed as {dtype.value} of its shape should be")
     return Entry(name, dtype, shape, begin, end)
 
 
@@ -211,18 +220,59 @@ def unpack(entry: Entry, data: Buffer) -> Array:
     return np.frombuffer(data, dtype=entry.dtype.numpy).reshape(entry.shape)
 
 
+class StringLengths:
+    """Checks a packed string tensor as its bytes arrive, without making a Python object of any string.
+
+    All lengths come before all contents: once their sum is that of the contents, whatever follows is valid.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self._name = entry.name
+        self._left = _LENGTH * math.prod(entry.shape)  # bytes of lengths that have not arrived
+        self._contents = entry.nbytes - self._left
+        self._sum = 0
+        self._compare()
+
+    def feed(self, piece: Buffer) -> None:
+        """Checks the next piece; all pieces but the last hold a multiple of 8 bytes.
+
+        Raises:
+          TensorsError: the lengths do not add up to the contents.
+        """
+        if not self._left:
+            return
+        lengths = np.frombuffer(memoryview(piece)[: self._left], dtype="<u8")
+        self._left -= lengths.nbytes
+        for start in range(0, len(lengths), _STRINGS):
+            block = lengths[start : start + _STRINGS]
+            # Lengths chosen to overflow could wrap round to the right sum: one that is larger than all contents never fits.
+            if int(block.max()) > self._contents:
+                raise self._error()
+            self._sum += int(block.sum())
+        self._compare()
+
+    def _compare(self) -> None:
+        if not self._left and self._sum != self._contents:
+            raise self._error()
+
+    def _error(self) -> TensorsError:
+        return TensorsError(f"tensor {_shown(self._name)}: the lengths of its strings do not add up to its size")
+
+
 def _unpack_strings(entry: Entry, data: Buffer) -> Array:
+    StringLengths(entry).feed(data)
     count = math.prod(entry.shape)
     lengths = np.frombuffer(data, dtype="<u8", count=count)
-    start = _LENGTH * count
-    # Python's integers, so that lengths chosen to overflow can't wrap round to the right sum.
-    if sum(lengths.tolist()) != len(data) - start:
-        raise TensorsError(f"tensor {entry.name!r}: the lengths of its strings do not add up to its size")
-    strings = np.empty(count, dtype=object)
     contents = memoryview(data)
-    for index, length in enumerate(lengths.tolist()):
-        strings[index] = bytes(contents[start : start + length])
-        start += length
+    strings = np.empty(count, dtype=object)
+    start = _LENGTH * count
+    for first in range(0, count, _STRINGS):
+        ends = np.cumsum(lengths[first : first + _STRINGS], dtype=np.uint64).tolist()
+        block, begin = bytes(contents[start : start + ends[-1]]), 0
+        for index, end in enumerate(ends, first):
+            strings[index] = block[begin:end]
+            begin = end
+        start += begin
     return strings.reshape(entry.shape)
 
 

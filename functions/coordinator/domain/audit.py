@@ -65,3 +65,8 @@ def since(at: float) -> str:
 def outcome_id(intent: str) -> str:
     """The id of an intent's outcome, which sorts right behind it."""
     return intent + _OUTCOME
+
+
+def is_intent(entry: str) -> bool:
+    """Whether an id is an intent's."""
+    return not entry.endswith(_OUTCOME)

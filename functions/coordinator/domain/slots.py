@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 INTERVALS = 4  # intervals of issue in one assignment's life: an unused slot is back after 1 to 1.25 lives
 
+_SHORTEST = 1e-3  # seconds of an assignment
+
 ISSUED = "issued"
 FAILED = "failed"
 
@@ -28,7 +30,12 @@ class Ticket:
 
 def interval_of(now: float, *, assignment_seconds: float) -> int:
     """The interval in which an assignment is issued."""
-    return math.floor(now / (assignment_seconds / INTERVALS))
+    return math.floor(now / _length(assignment_seconds))
+
+
+def _length(assignment_seconds: float) -> float:
+    """Seconds of an interval. An earlier version stored assignments so short that nothing can be divided by a part of them."""
+    return max(assignment_seconds, _SHORTEST) / INTERVALS
 
 
 def issued_field(interval: int) -> str:
@@ -55,7 +62,7 @@ def limit(
     fields: Mapping[str, int], counter: int, *, cap: int, counters: int, now: float, assignment_seconds: float
 ) -> int:
     """What `issued` may reach. It only grows with time and with newer `fields`, so that a stale reading is a safe one."""
-    length = assignment_seconds / INTERVALS
+    length = _length(assignment_seconds)
     back = fields.get(FAILED, 0)
     for name, issued in fields.items():
         prefix, _, interval = name.partition("_")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,26 +11,49 @@ from typing import Any
 import numpy as np
 
 from muster.wire.dtypes import DType
-from muster.wire.encodings import EncodingError, decoded
+from muster.wire.encodings import EncodingError, TruncatedError, decoded
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
-from muster.wire.problems import FieldError, ProblemError, ProblemType
-from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
+from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
+from muster.wire.tensors import (
+    HEADER_LIMIT,
+    Array,
+    Entry,
+    Header,
+    StringLengths,
+    TensorsError,
+    header_size,
+    read_file_header,
+    read_header,
+    unpack,
+)
 
 # Bytes of an upload read at a time: a server copies what it has read further for each piece that is taken off it.
 CHUNK = 1 << 17
 # Bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache.
 _LOOKED_AT = 1 << 18
 OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
+_MIN_HEADER_BOUND = 1 << 16  # bytes of a header that are parsed for any plan: a millisecond's work
+_HEADER = 1024  # bytes allowed for a header
+_HEADER_TENSOR = 256  # bytes allowed in it for each tensor, its name apart
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateRules:
-    """What a plan and a task's policy ask of an update. `ranges` are inclusive, by tensor: the clear sums' bounds."""
+    """What a plan and a task's policy ask of an update.
+
+    Attributes:
+      specs: The tensors by name.
+      ranges: The clear sums' bounds by tensor, inclusive.
+      max_bytes: Bytes of the whole file.
+      allow_non_finite: Whether values may be NaN or infinite.
+      header_bytes: Bytes of the file up to its data.
+    """
 
     specs: dict[str, TensorSpec]
     ranges: dict[str, tuple[int, int]]
     max_bytes: int
     allow_non_finite: bool
+    header_bytes: int = HEADER_LIMIT
 
 
 def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
@@ -36,8 +61,9 @@ def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
     specs = {spec.path: spec for spec in manifest.update}
     ranges = {item.path: _range(item) for item in manifest.clear_sums}
     size = sum(_max_bytes(spec) for spec in manifest.update)
-    header = 1024 + sum(256 + 4 * len(spec.path) for spec in manifest.update)
-    return UpdateRules(specs, ranges, size + header, allow_non_finite)
+    # A name occurs up to three times in a header, twice as text within text, where JSON writes a letter in up to seven bytes.
+    header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in manifest.update)
+    return UpdateRules(specs, ranges, size + header, allow_non_finite, max(header, _MIN_HEADER_BOUND))
 
 
 def _range(item: ClearSum) -> tuple[int, int]:
@@ -48,38 +74,48 @@ def _range(item: ClearSum) -> tuple[int, int]:
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
         return OPEN_SIZE
-    return int(np.prod([size for size in spec.shape if size is not None], dtype=np.int64)) * spec.dtype.numpy.itemsize
+    return math.prod(size for size in spec.shape if size is not None) * spec.dtype.numpy.itemsize
+
+
+def _check_header_size(size: int, rules: UpdateRules) -> None:
+    """Raises `ProblemError` (`update_invalid`) for a header that no update of the plan needs, so that it is not parsed."""
+    if size > rules.header_bytes:
+        detail = f"The update's header has {size} bytes; one of this plan has at most {rules.header_bytes}"
+        raise ProblemError(ProblemType.UPDATE_INVALID, detail)
 
 
 def check_header(header: Header, rules: UpdateRules) -> None:
     """Checks names, dtypes and shapes.
 
     Raises:
-      ProblemError: `update_invalid`, with a field error for every tensor that is wrong, missing or not asked for.
+      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or not asked for, up to `MAX_FIELDS`.
     """
     found = {entry.name: entry for entry in header.entries}
-    fields = [
-        FieldError(path=name, reason="the plan's updates have no such tensor")
-        for name in found
-        if name not in rules.specs
-    ]
-    for name, spec in rules.specs.items():
-        entry = found.get(name)
-        if entry is None:
-            fields.append(FieldError(path=name, reason="is missing"))
-        elif entry.dtype is not spec.dtype:
-            fields.append(
-                FieldError(path=name, reason=f"has dtype {entry.dtype.value}; the plan says {spec.dtype.value}")
-            )
-        elif not _fits(entry.shape, spec.shape):
-            fields.append(
-                FieldError(path=name, reason=f"has shape {list(entry.shape)}; the plan says {_text(spec.shape)}")
-            )
-    if fields:
-        detail = (
-            f"The update does not match the plan in {len(fields)} of its tensors: {fields[0].path} {fields[0].reason}"
+    wrong = [name for name in found if name not in rules.specs]
+    wrong += [name for name, spec in rules.specs.items() if not _matches(found.get(name), spec)]
+    if wrong:
+        fields = tuple(
+            FieldError(path=shortened(name), reason=shortened(_mismatch(found.get(name), rules.specs.get(name))))
+            for name in wrong[:MAX_FIELDS]
         )
-        raise ProblemError(ProblemType.UPDATE_INVALID, detail, fields=tuple(fields))
+        first = f"{fields[0].path} {fields[0].reason}"
+        detail = f"The update does not match the plan in {len(wrong)} of its tensors: {first}"
+        raise ProblemError(ProblemType.UPDATE_INVALID, detail, fields=fields)
+
+
+def _matches(entry: Entry | None, spec: TensorSpec) -> bool:
+    return entry is not None and entry.dtype is spec.dtype and _fits(entry.shape, spec.shape)
+
+
+def _mismatch(entry: Entry | None, spec: TensorSpec | None) -> str:
+    """Returns why a tensor of an update is not the plan's."""
+    if spec is None:
+        return "the plan's updates have no such tensor"
+    if entry is None:
+        return "is missing"
+    if entry.dtype is not spec.dtype:
+        return f"has dtype {entry.dtype.value}; the plan says {spec.dtype.value}"
+    return f"has shape {list(entry.shape)}; the plan says {_text(spec.shape)}"
 
 
 def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...] | None) -> bool:
@@ -120,7 +156,9 @@ class UpdateReader:
         return found
 
     def _learn(self, data: memoryview) -> None:
-        rules, header = self._rules, read_file_header(data)
+        rules = self._rules
+        _check_header_size(header_size(data[:8]), rules)
+        header = read_file_header(data)
         check_header(header, rules)
         entries = {entry.name: entry for entry in header.entries}
         self._layout = [_Placed.of(entries[name], header.data_start, rules) for name in rules.specs]
@@ -175,7 +213,9 @@ def all_finite(tensors: Mapping[str, Array]) -> bool:
 
 
 def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:
-    """Passes an upload on in chunks, each checked before it is passed; memory of one chunk (one tensor, for strings).
+    """Passes an upload on in chunks, each checked before it is passed; memory of one chunk, for strings too.
+
+    Of strings the lengths are checked, which arrive before the contents; nothing of an update may be used before all of it has passed.
 
     Args:
       read: Reads up to so many bytes of the body; b"" at its end.
@@ -192,6 +232,7 @@ def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int |
     reader = _Reader(read)
     try:
         start = reader.exactly(8)
+        _check_header_size(header_size(start), rules)
         start += reader.exactly(header_size(start) - len(start))
         header = read_header(start)
     except TensorsError as error:
@@ -207,23 +248,26 @@ def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int |
         raise ProblemError(kind, f"The body has {length} bytes; the update's header says {header.file_size}")
     yield start
     for entry in header.entries:
-        left = entry.nbytes
-        # Strings are judged by their lengths, which only all of them together tell.
-        step = max(left, 1) if entry.dtype is DType.STRING else CHUNK
-        while left:
-            piece = reader.exactly(min(left, step))
-            try:
-                _check_values(entry, memoryview(piece), rules)
-                if entry.dtype is DType.STRING:
-                    unpack(entry, piece)
-            except TensorsError as error:
-                raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
-            left -= len(piece)
-            yield piece
+        yield from _validated_tensor(reader, entry, rules)
     if read(1):
         raise ProblemError(
             ProblemType.UPDATE_INVALID, f"The body goes on after the {header.file_size} bytes of the update"
         )
+
+
+def _validated_tensor(reader: _Reader, entry: Entry, rules: UpdateRules) -> Iterator[bytes]:
+    left = entry.nbytes
+    try:
+        lengths = StringLengths(entry) if entry.dtype is DType.STRING else None
+        while left:
+            piece = reader.exactly(min(left, CHUNK))
+            if lengths is not None:
+                lengths.feed(piece)
+            _check_values(entry, memoryview(piece), rules)
+            left -= len(piece)
+            yield piece
+    except TensorsError as error:
+        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
 
 
 def decoded_update(
@@ -238,7 +282,8 @@ def decoded_update(
       length: The encoded body's declared length in bytes, if it was declared.
 
     Raises:
-      ProblemError: `too_large`, here or while reading; while reading, `update_invalid`, if it is not `encoding`.
+      ProblemError: `too_large`, here or while reading; while reading, `update_invalid` if it is not `encoding`, or something follows it, and
+        `update_truncated` if it ends early.
     """
     most = rules.max_bytes
     if length is not None and length > most:
@@ -264,6 +309,9 @@ def decoded_update(
     def checked(size: int) -> bytes:
         try:
             return inner(size)
+        except TruncatedError as error:
+            detail = f"The encoded update ended too early; send it again: {error}"
+            raise ProblemError(ProblemType.UPDATE_TRUNCATED, detail) from error
         except EncodingError as error:
             raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
 

@@ -11,11 +11,11 @@ from functools import cache
 from io import BytesIO
 from typing import Any
 
-from werkzeug.exceptions import ClientDisconnected
 from werkzeug.wrappers import Request, Response
 
 from coordinator.application import Application
 from coordinator.http import openapi
+from coordinator.http.bodies import BrokenBodyError, close_if_broken
 from coordinator.http.client_routes import client_routes
 from coordinator.http.cors import Cors
 from coordinator.http.internal_routes import aggregator_routes, committer_routes
@@ -98,21 +98,20 @@ def entry_point(function: str) -> Callable[[Request], Response]:
             serving = make()
         response = serving(request)
         _read_out(request)
+        close_if_broken(request, response)
+        # functions-framework would read the whole rest, however long it is, and into memory.
+        request.stream = BytesIO()
         return response
 
     return serve
 
 
 def _read_out(request: Request) -> None:
-    """Reads on over what is left of a body that was refused, so that its sender gets to the answer; up to a limit.
-
-    functions-framework would read the whole rest, however long it is, and into memory.
-    """
+    """Reads what is left of a body that was refused, up to a limit, so that its sender receives the answer."""
     left = _READ_OUT
-    with suppress(OSError, ClientDisconnected):  # too slow, or gone
+    with suppress(BrokenBodyError):  # the answer stands
         while left > 0 and (piece := request.stream.read(min(_PIECE, left))):
             left -= len(piece)
-    request.stream = BytesIO()
 
 
 def owner(method: str, path: str) -> str:

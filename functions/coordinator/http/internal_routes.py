@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Annotated
 
+from pydantic import Field
 from werkzeug.wrappers import Response
 
 from coordinator.application import Application
@@ -16,15 +18,17 @@ from muster.wire.base import Message
 from muster.wire.messages import Name
 from muster.wire.problems import ProblemError, ProblemType
 
+Count = Annotated[int, Field(ge=0, le=999_999_999)]
+
 
 class RoundWork(Message):
     """Work on one round; `fold` names a shard or a part."""
 
     task: Name
-    round: int
-    epoch: int
-    shard: int | None = None
-    part: str | None = None
+    round: Count
+    epoch: Count
+    shard: Count | None = None
+    part: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
 
     @property
     def key(self) -> RoundKey:

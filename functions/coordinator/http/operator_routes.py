@@ -25,7 +25,8 @@ from muster.wire.problems import ProblemError, ProblemType
 _LARGEST_PAGE = 1000  # rounds, or entries of the audit log
 _DIGITS = 4  # of a page's limit
 _FIRST_YEAR = 1970
-_ENTRY = re.compile(r"\d{16}-[0-9a-f]{16}(\.outcome)?")
+_ENTRY = re.compile(r"[0-9]{16,17}-[0-9a-f]{16}(\.outcome)?")
+_ROUND = re.compile(r"[0-9]{6,9}-[0-9]{4,9}")
 Begin = Callable[[str], Change]
 
 _CHANGES = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
@@ -67,8 +68,8 @@ def operator_routes(app: Application) -> list[Route]:
         return json_response(view)
 
     def rounds(call: Call) -> Response:
-        limit = _limit(call, PAGE)
-        return json_response(tasks.rounds(call.path["task"], after=call.request.args.get("after"), limit=limit))
+        after, limit = _after(call, _ROUND), _limit(call, PAGE)
+        return json_response(tasks.rounds(call.path["task"], after=after, limit=limit))
 
     def result(call: Call) -> Response:
         data = tasks.result(call.path["task"], call.path["round"])
@@ -195,9 +196,7 @@ def operator_routes(app: Application) -> list[Route]:
 
 def _audit(app: Application, access: Access) -> Route:
     def audit(call: Call) -> Response:
-        after = call.request.args.get("after")
-        if after is not None and not _ENTRY.fullmatch(after):
-            raise ProblemError(ProblemType.INVALID_REQUEST, "after must be the `next` of the page before")
+        after = _after(call, _ENTRY)
         return json_response(app.audit.entries(after=after, limit=_limit(call, PAGE), start=_since(call)))
 
     return Route(
@@ -213,6 +212,14 @@ def _audit(app: Application, access: Access) -> Route:
         },
         problems=(ProblemType.INVALID_REQUEST,),
     )
+
+
+def _after(call: Call, form: re.Pattern[str]) -> str | None:
+    """The query's `after`, which has the form of an id."""
+    after = call.request.args.get("after")
+    if after is not None and not form.fullmatch(after):
+        raise ProblemError(ProblemType.INVALID_REQUEST, "after must be the `next` of the page before")
+    return after
 
 
 def _limit(call: Call, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 
+from coordinator.http.bodies import close_if_broken, guard
 from coordinator.http.cors import Cors
 from coordinator.http.encodings import accepted
 from coordinator.ports import BlobNotFoundError, UnavailableError
@@ -50,7 +52,7 @@ class Call:
         return kind.decode(self.body(BODY_LIMIT))
 
     def body(self, limit: int) -> bytes:
-        """The whole body, if it has at most `limit` bytes. Raises `ProblemError` (`too_large`)."""
+        """The whole body, if it has at most `limit` bytes. Raises `ProblemError` (`too_large`, `update_truncated`)."""
         pieces, size = [], 0
         while piece := self.request.stream.read(min(_PIECE, limit + 1 - size)):
             pieces.append(piece)
@@ -145,6 +147,10 @@ class Router:
 
     def __call__(self, request: Request) -> Response:
         """Answers a request; what goes wrong is a problem document."""
+        guard(request)
+        return close_if_broken(request, self._respond(request))
+
+    def _respond(self, request: Request) -> Response:
         shared = self._shared(request.path)
         if request.method == "OPTIONS" and shared:
             answer = self._cors.preflight(request, methods=shared)
@@ -201,12 +207,6 @@ class Router:
             allowed = ", ".join(error.valid_methods or ())
             detail = f"{request.path} does not take {request.method}, but {allowed}"
             return problem_response(ProblemError(ProblemType.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
-        except (ClientDisconnected, ConnectionError, TimeoutError):
-            return problem_response(
-                ProblemError(
-                    ProblemType.UPDATE_TRUNCATED, "The body ended too early, or came too slowly; send it again"
-                )
-            )
         except HTTPException as error:
             return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
 
@@ -221,7 +221,7 @@ def json_response(message: Message, status: int = HTTPStatus.OK) -> Response:
 
 
 def problem_response(problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
-    """A problem as a response, with `Retry-After` in whole seconds where waiting helps."""
+    """A problem as a response, with `Retry-After` in whole seconds, rounded up, where waiting helps."""
     body = problem.to_problem().model_dump_json(exclude_none=True)
     response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
     if problem.status == HTTPStatus.UNAUTHORIZED:
@@ -229,7 +229,7 @@ def problem_response(problem: ProblemError, headers: dict[str, str] | None = Non
     if problem.type is ProblemType.ENCODING_NOT_SUPPORTED:
         response.headers["Accept-Encoding"] = ", ".join(available())  # RFC 9110 §12.5.3
     if problem.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, round(problem.retry_after)))
+        response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
     return response
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from coordinator.domain import names
-from coordinator.domain.audit import Intent, Outcome, entry_id, outcome_id, since
+from coordinator.domain.audit import Intent, Outcome, entry_id, is_intent, outcome_id, since
 from coordinator.domain.operators import Principal
 from coordinator.domain.tasks import Task
-from coordinator.use_cases.records import Platform, Records, Versioned
+from coordinator.use_cases.records import Page, Platform, Records, UnreadableError, Versioned
 from muster.wire.messages import AuditEntry, AuditList
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.times import from_posix
 
 LOG = logging.getLogger(__name__)
 PAGE = 100  # entries in an answer, if the caller does not say
@@ -80,22 +80,31 @@ class Audit:
         """
         if after is None and start is not None:
             after = since(start)
-        # An outcome comes right behind its intent, so these hold `limit` intents at least, if there are as many.
-        found = self._records.list(names.AUDIT, after=after, limit=2 * limit)
-        begun = [each for each in found if isinstance(each.value, Intent)]
-        intents = begun[:limit]
-        outcomes = {each.document.id: each.value for each in found if isinstance(each.value, Outcome)}
-        views = []
-        for each in intents:
-            ending = outcome_id(each.document.id)
-            last = outcomes.get(ending) or self._outcome(ending, known=found[-1] is not each)
-            views.append(_view(each.document.id, each.value, last))
-        more = len(found) == 2 * limit or len(begun) > limit
-        return AuditList(entries=tuple(views), next=outcome_id(intents[-1].document.id) if more and intents else None)
+        # An outcome follows right behind its intent, so these hold `limit` intents at least, if there are as many.
+        page = self._records.page(names.AUDIT, after=after, limit=2 * limit)
+        records: dict[str, Any] = {each.document.id: each.value for each in page.records}
+        begun = sorted(filter(is_intent, [*records, *page.unreadable]))
+        views, unreadable = [], []
+        for entry in begun[:limit]:
+            if entry not in records:
+                unreadable.append(entry)
+                continue
+            ending = outcome_id(entry)
+            try:
+                outcome = records.get(ending) or self._outcome(ending, page)
+            except UnreadableError:
+                outcome = None
+                unreadable.append(ending)
+            views.append(_view(entry, records[entry], outcome))
+        last = begun[:limit][-1] if begun and (page.last is not None or len(begun) > limit) else None
+        return AuditList(
+            entries=tuple(views), unreadable=tuple(unreadable), next=None if last is None else outcome_id(last)
+        )
 
-    def _outcome(self, entry: str, *, known: bool) -> Any:
-        """An outcome that is not in the page; `known`: it would be, if there were one."""
-        found = None if known else self._records.get(names.audit_path(entry))
+    def _outcome(self, entry: str, page: Page[Intent | Outcome]) -> Intent | Outcome | None:
+        """An outcome that was not read with the page: there is none, it can't be read, or it is the first behind the page."""
+        behind = page.last is not None and entry > page.last
+        found = self._records.get(names.audit_path(entry)) if behind or entry in page.unreadable else None
         return None if found is None else found.value
 
     def _begin(self, who: Principal, action: str, subject: str, request: State, before: State) -> str:
@@ -133,7 +142,7 @@ def task_state(platform: Platform, name: str) -> dict[str, Any]:
 def _view(entry: str, intent: Any, outcome: Any) -> AuditEntry:
     return AuditEntry(
         id=entry,
-        at=datetime.fromtimestamp(intent.at, UTC),
+        at=from_posix(intent.at),
         who=intent.who,
         role=intent.role.value,
         action=intent.action,
@@ -141,7 +150,7 @@ def _view(entry: str, intent: Any, outcome: Any) -> AuditEntry:
         request=dict(intent.request),
         before=dict(intent.before),
         result="unknown" if outcome is None else outcome.result,
-        ended_at=None if outcome is None else datetime.fromtimestamp(outcome.at, UTC),
+        ended_at=None if outcome is None else from_posix(outcome.at),
         after={} if outcome is None else dict(outcome.after),
         problem="" if outcome is None else outcome.problem,
         detail="" if outcome is None else outcome.detail,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from pydantic import TypeAdapter
 
@@ -14,6 +13,7 @@ from coordinator.ports import AlreadyExistsError, ConflictError
 from coordinator.use_cases.records import Platform, Records
 from muster.wire.messages import Revocation, RevocationList, RevocationView
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.times import from_posix
 
 _ATTEMPTS = 20  # of a compare-and-set among a handful of operators
 _REVOCATIONS: TypeAdapter[Revocations] = TypeAdapter(Revocations)
@@ -82,8 +82,8 @@ def _view(revocations: Revocations) -> RevocationList:
         revocations=tuple(
             RevocationView(
                 id=token,
-                revoked_at=datetime.fromtimestamp(revoked.revoked_at, UTC),
-                expires_at=None if revoked.expires_at is None else datetime.fromtimestamp(revoked.expires_at, UTC),
+                revoked_at=from_posix(revoked.revoked_at),
+                expires_at=None if revoked.expires_at is None else from_posix(revoked.expires_at),
             )
             for token, revoked in listed
         )

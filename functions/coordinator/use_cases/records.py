@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,9 @@ from coordinator.ports import (
     WorkQueue,
 )
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.times import LENIENT
 
+LOG = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 _ATTEMPTS = 20  # of a compare-and-set among a handful of writers
 
@@ -118,6 +121,21 @@ class Versioned(Generic[T]):
     document: Document
 
 
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Records of a collection, in order of id.
+
+    Attributes:
+      records: Those that can be read.
+      unreadable: The ids of the others.
+      last: The id of the last document, readable or not, if there may be more behind it.
+    """
+
+    records: tuple[Versioned[T], ...]
+    unreadable: tuple[str, ...]
+    last: str | None
+
+
 class UnreadableError(StoreError):
     """The document is there and is not what this version of Muster can read."""
 
@@ -141,6 +159,19 @@ class Records(Generic[T]):
     def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Versioned[T]]:
         """The records of a collection, in order of id."""
         return [self.read(document) for document in self._documents.list(collection, after=after, limit=limit)]
+
+    def page(self, collection: str, *, after: str | None = None, limit: int | None = None) -> Page[T]:
+        """Like `list`, for a caller that can go without the records that can't be read."""
+        documents = self._documents.list(collection, after=after, limit=limit)
+        records, unreadable = [], []
+        for document in documents:
+            try:
+                records.append(self.read(document))
+            except UnreadableError as error:
+                LOG.error("%s is left out: %s", document.path, error)  # noqa: TRY400  no fault of the code
+                unreadable.append(document.id)
+        last = documents[-1].id if documents and len(documents) == limit else None
+        return Page(tuple(records), tuple(unreadable), last)
 
     def create(self, path: str, value: T) -> Versioned[T]:
         """Makes a record; `AlreadyExistsError` if it is there."""
@@ -174,7 +205,8 @@ class Records(Generic[T]):
                 "is; deploy the version that wrote it"
             )
         try:
-            return Versioned(self._adapter.validate_python(data), document)
+            # Leniently: an earlier version stored times that requests may not have any more.
+            return Versioned(self._adapter.validate_python(data, context=LENIENT), document)
         except ValidationError as error:
             raise UnreadableError(f"{document.path} can't be read: {error}") from error
 

@@ -5,9 +5,9 @@ Nothing here reads an update or a partial: an operator sees aggregates of commit
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 
 from coordinator.domain import names
@@ -36,7 +36,9 @@ from muster.wire.messages import (
     TaskView,
 )
 from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.times import from_posix
 
+LOG = logging.getLogger(__name__)
 PAGE = 100  # rounds in an answer, if the caller does not say
 _ATTEMPTS = 4  # of a round that are read at once
 _NAMED = 3  # tensors that a refusal names
@@ -90,13 +92,15 @@ class Tasks:
 
     def list(self) -> TaskList:
         """All tasks, by name. One that can't be read hides no other."""
-        views, unreadable = [], []
-        for document in self.platform.documents.list("tasks"):
+        page = self.platform.tasks.page("tasks")
+        views, unreadable = [], [*page.unreadable]
+        for each in page.records:
             try:
-                views.append(self._view(self.platform.tasks.read(document).value))
-            except UnreadableError:
-                unreadable.append(document.id)
-        return TaskList(tasks=tuple(views), unreadable=tuple(unreadable))
+                views.append(self._view(each.value))
+            except UnreadableError as error:  # its round
+                LOG.error("task %s is left out: %s", each.value.name, error)  # noqa: TRY400  no fault of the code
+                unreadable.append(each.document.id)
+        return TaskList(tasks=tuple(views), unreadable=tuple(sorted(unreadable)))
 
     def get(self, name: str) -> TaskView:
         """One task."""
@@ -134,26 +138,28 @@ class Tasks:
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
-        """The task's rounds, every attempt of them, oldest first; `after` is a page's `next`."""
+        """The task's rounds, every attempt of them, oldest first; `after` is a page's `next`. One that can't be read hides no other."""
         self.platform.task(name)
-        found = self.platform.rounds.list(names.rounds_path(name), after=after, limit=limit)
-        views = tuple(self.round_view(each.value) for each in found)
-        return RoundList(rounds=views, next=found[-1].document.id if len(found) == limit else None)
+        page = self.platform.rounds.page(names.rounds_path(name), after=after, limit=limit)
+        views = tuple(self.round_view(each.value) for each in page.records)
+        return RoundList(rounds=views, unreadable=page.unreadable, next=page.last)
 
     def result(self, name: str, number: int) -> memoryview:
         """The result of a committed round, as safetensors."""
         return self._shared.read(self._committed(name, number).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
-        """All versions of the task's state, oldest first."""
+        """All versions of the task's state, oldest first. Those of a round that can't be read are left out."""
         task, found = self.platform.task(name).value, dict[int, Checkpoint]()
         if task.checkpoint is not None and not task.checkpoint.version:
             found[0] = task.checkpoint
-        for each in self.platform.rounds.list(names.rounds_path(name)):
+        page = self.platform.rounds.page(names.rounds_path(name))
+        for each in page.records:
             found.setdefault(each.value.terms.base.version, each.value.terms.base)
             if isinstance(each.value, Committed):
                 found[each.value.key.number] = each.value.checkpoint
-        return CheckpointList(checkpoints=tuple(_checkpoint_view(name, found[version]) for version in sorted(found)))
+        views = tuple(_checkpoint_view(name, found[version]) for version in sorted(found))
+        return CheckpointList(checkpoints=views, unreadable=page.unreadable)
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """A version of the task's state, as safetensors."""
@@ -191,13 +197,14 @@ class Tasks:
         self.platform.task(name)
         after: str | None = RoundKey(name, max(0, number - 1), 9999).id
         while after is not None:
-            found = self.platform.rounds.list(names.rounds_path(name), after=after, limit=_ATTEMPTS)
-            after = found[-1].document.id if len(found) == _ATTEMPTS else None
-            for each in found:
-                if each.value.key.number != number:
+            found = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS)
+            after = found[-1].id if len(found) == _ATTEMPTS else None
+            for document in found:
+                # Only its own attempts are read: another round may be one that only a newer version can read.
+                if RoundKey.parse(name, document.id).number != number:
                     after = None
-                elif isinstance(each.value, Committed):
-                    return each.value
+                elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
+                    return round_
         raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
 
     def _checkpoint(self, name: str, version: int) -> Checkpoint:
@@ -216,7 +223,7 @@ class Tasks:
             spec=task.spec,
             plan_name=task.plan_name,
             status=task.status,
-            created_at=_time(task.created_at),
+            created_at=from_posix(task.created_at),
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
             current=None if found is None else self.round_view(found.value),
@@ -233,9 +240,9 @@ class Tasks:
             round=round_.key.number,
             epoch=round_.key.epoch,
             phase=Phase(round_.phase),
-            opened_at=_time(terms.opened_at),
-            deadline=_time(terms.deadline),
-            ended_at=_time(round_.ended_at) if isinstance(round_, Committed | Abandoned) else None,
+            opened_at=from_posix(terms.opened_at),
+            deadline=from_posix(terms.deadline),
+            ended_at=from_posix(round_.ended_at) if isinstance(round_, Committed | Abandoned) else None,
             goal=terms.goal,
             minimum=terms.minimum,
             cap=terms.cap,
@@ -259,10 +266,6 @@ def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
         version=checkpoint.version,
         sha256=blob.sha256,
         size=blob.size,
-        created_at=_time(checkpoint.created_at),
+        created_at=from_posix(checkpoint.created_at),
         url=f"/v1/tasks/{task}/checkpoints/{checkpoint.version}",
     )
-
-
-def _time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import LONGEST, pause
@@ -20,6 +19,7 @@ from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.times import from_posix
 
 _COOKIE_LIFE = 86400.0  # seconds, at least
 
@@ -94,7 +94,7 @@ class Uploads:
             url=leave.url,
             headers=dict(leave.headers),
             resumable=leave.resumable,
-            expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+            expires_at=from_posix(claims.expires_at),
         )
 
     def report(self, token: str, report: Report) -> Receipt:

@@ -13,7 +13,18 @@ from hypothesis.extra import numpy as hnp
 from support.plans import every_dtype_update
 
 from muster.wire.dtypes import DType
-from muster.wire.tensors import HEADER_LIMIT, TensorsError, decode, encode, encode_chunks, header_size, read_header
+from muster.wire.tensors import (
+    HEADER_LIMIT,
+    Entry,
+    StringLengths,
+    TensorsError,
+    decode,
+    encode,
+    encode_chunks,
+    header_size,
+    read_header,
+    unpack,
+)
 
 SHAPES = [(), (1,), (0,), (3,), (2, 3), (2, 0, 3), (1, 1, 1, 1)]
 GOOD = encode(every_dtype_update(), notes={"folded": 3})
@@ -219,3 +230,39 @@ def test_whatever_is_written_is_read_again(arrays):
     found = decode(data)
     assert list(found) == list(arrays)
     assert all(found[name].shape == array.shape for name, array in arrays.items())
+
+
+@given(
+    lengths=st.lists(st.one_of(st.integers(0, 40), st.integers(0, 2**64 - 1)), max_size=60),
+    size=st.integers(0, 400),
+    honest=st.booleans(),
+    piece=st.integers(1, 20).map(lambda count: 8 * count),
+)
+def test_lengths_of_strings_are_checked_piecewise_as_they_are_whole(lengths, size, honest, piece):
+    contents = bytes(sum(lengths)) if honest and sum(lengths) < 5000 else bytes(size)
+    data = np.array(lengths, "<u8").tobytes() + contents
+    entry = Entry("s", DType.STRING, (len(lengths),), 0, len(data))
+    fits = sum(lengths) == len(contents)
+    for step in (piece, max(1, len(data))):
+        try:
+            checker = StringLengths(entry)
+            for start in range(0, len(data), step):
+                checker.feed(data[start : start + step])
+            taken = True
+        except TensorsError:
+            taken = False
+        assert taken is fits
+    if fits:
+        assert [len(item) for item in unpack(entry, data)] == lengths
+    else:
+        with pytest.raises(TensorsError):
+            unpack(entry, data)
+
+
+def test_many_strings_are_unpacked_as_they_were_packed():
+    strings = np.array([b"x" * (number % 7) + bytes([number % 256]) for number in range(50_000)], object).reshape(
+        100, 500
+    )
+    found = decode(encode({"s": strings}))["s"]
+    assert found.shape == strings.shape
+    assert (found == strings).all()

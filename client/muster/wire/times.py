@@ -1,0 +1,76 @@
+"""Times and durations in requests: RFC 3339 with an offset, in years that every calculation and every reader can represent.
+
+A time without an offset means another instant on each server, and one close to the year 9999 overflows as soon as something is added
+to it or it is shown in another time zone. Requests with such a time are refused. Documents that an earlier version stored, and
+answers of an earlier coordinator, are read leniently: a missing offset is UTC, and a time out of range is the closest one within it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError, ValidationInfo
+
+EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+LATEST = datetime(9000, 1, 1, tzinfo=timezone.utc)
+SHORTEST = 1.0  # seconds
+LENIENT = {"lenient": True}  # the validation context of what is stored already, or was answered by a coordinator
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_ANY: TypeAdapter[datetime] = TypeAdapter(datetime)
+_EXPECTED = "must be a time with its offset (RFC 3339), such as 2026-03-01T12:00:00Z"
+
+
+def within_range(time: datetime) -> datetime:
+    """Returns `time`, or the closest time from `EARLIEST` to `LATEST`."""
+    return min(max(time, EARLIEST), LATEST)
+
+
+def from_posix(seconds: float) -> datetime:
+    """Returns the time of POSIX seconds in UTC, or the closest one from `EARLIEST` to `LATEST`."""
+    if not seconds > EARLIEST.timestamp():  # NaN included
+        return EARLIEST
+    return LATEST if seconds >= LATEST.timestamp() else datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def _is_lenient(info: ValidationInfo) -> bool:
+    return bool(info.context and info.context.get("lenient"))
+
+
+def _parse(value: Any, info: ValidationInfo) -> Any:
+    if isinstance(value, datetime):
+        return value
+    if not _is_lenient(info) and not (isinstance(value, str) and _RFC_3339.fullmatch(value)):
+        raise ValueError(_EXPECTED)
+    # Here rather than by the field itself, which takes no text in strict mode once a validator has run before it.
+    try:
+        return _ANY.validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_EXPECTED) from error
+
+
+def _check(time: datetime, info: ValidationInfo) -> datetime:
+    if _is_lenient(info):
+        return within_range(time if time.utcoffset() is not None else time.replace(tzinfo=timezone.utc))
+    if time.utcoffset() is None:
+        raise ValueError(_EXPECTED)
+    if not EARLIEST <= time < LATEST:
+        raise ValueError(f'must lie from the year {EARLIEST.year} to {LATEST.year - 1}; for "never" leave it out')
+    return time
+
+
+Time = Annotated[datetime, BeforeValidator(_parse), AfterValidator(_check)]
+
+
+def _check_length(seconds: float, info: ValidationInfo) -> float:
+    if seconds < SHORTEST and not _is_lenient(info):
+        raise ValueError(f"must be at least {SHORTEST:g} second")
+    return seconds
+
+
+# A duration that something is scheduled or divided by: of one near zero, work would be due again as soon as it was done.
+Seconds = Annotated[float, AfterValidator(_check_length), Field(json_schema_extra={"minimum": SHORTEST})]

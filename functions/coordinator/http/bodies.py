@@ -1,0 +1,71 @@
+"""The body of a request: read through one stream, whose every failure is one problem.
+
+Servers report a body that breaks off, arrives too slowly or is framed wrongly by errors of their own, which the functions can't name:
+another server may run them. gunicorn alone has a dozen, some of them no `OSError`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import IO, cast
+
+from werkzeug.wrappers import Request, Response
+
+from muster.wire.problems import ProblemError, ProblemType
+
+LOG = logging.getLogger(__name__)
+
+
+class BrokenBodyError(ProblemError):
+    """The body of the request can't be read to its end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ProblemType.UPDATE_TRUNCATED, "The body ended too early, came too slowly or is malformed; send it again"
+        )
+
+
+class RequestBody:
+    """A readable stream that either reaches the body's end or raises `BrokenBodyError`, then and at every further read.
+
+    Where the request declares a length, an end before it is an early one.
+    """
+
+    def __init__(self, stream: IO[bytes], *, length: int | None) -> None:
+        self._stream = stream
+        self._length = length
+        self._received = 0
+        self.broken = False
+
+    def read(self, size: int) -> bytes:
+        """Returns up to `size` bytes; b"" at the end. Raises `BrokenBodyError`."""
+        if self.broken:  # a server may take what follows a bad chunk for the end
+            raise BrokenBodyError
+        try:
+            piece = self._stream.read(size)
+        except Exception as error:
+            self.broken = True
+            LOG.debug("a body can't be read: %s", type(error).__name__)
+            raise BrokenBodyError from error
+        self._received += len(piece)
+        if not piece and size and self._length is not None and self._received < self._length:
+            self.broken = True
+            raise BrokenBodyError
+        return piece
+
+
+def guard(request: Request) -> None:
+    """Puts a `RequestBody` in the place of the request's stream."""
+    request.stream = cast("IO[bytes]", RequestBody(request.stream, length=request.content_length))
+
+
+def close_if_broken(request: Request, response: Response) -> Response:
+    """Has the connection closed after the answer if the body broke: nothing says where the next request would begin."""
+    if getattr(request.stream, "broken", False):
+        response.headers["Connection"] = "close"
+        # gunicorn ignores that header of an application, and its versions before 27 do not notice by themselves.
+        message = getattr(getattr(request.environ.get("wsgi.input"), "reader", None), "req", None)
+        close = getattr(message, "force_close", None)
+        if callable(close):
+            close()
+    return response

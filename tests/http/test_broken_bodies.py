@@ -1,0 +1,196 @@
+"""Bodies that are framed wrongly or break off: a problem document, a closed connection and a quiet log, on every route."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from contextlib import suppress
+
+import pytest
+from support.harness import POPULATION, SECRET, TASK, Harness
+from support.plans import sum_update
+from support.raw_http import CRLF, answers, chunked, connected, head, served
+
+from muster.held_port import HeldPort
+from muster.wire.problems import CONTENT_TYPE
+from muster.wire.tensors import encode
+
+CHECKIN = f"/v1/populations/{POPULATION}:checkin"
+NEXT = head("GET", "/health", "Connection: close")
+UPDATE = encode(sum_update(0, 1.0))
+
+# Each is refused by gunicorn while the body is read; the comment names its error.
+MALFORMED = {
+    "hex prefix": b"0x2\r\n{}\r\n0\r\n\r\n",  # InvalidChunkSize, as the next ones
+    "negative": b"-2\r\n{}\r\n0\r\n\r\n",
+    "plus": b"+2\r\n{}\r\n0\r\n\r\n",
+    "underscore": b"0_2\r\n{}\r\n0\r\n\r\n",
+    "empty": b"\r\n{}\r\n0\r\n\r\n",
+    "space before": b" 2\r\n{}\r\n0\r\n\r\n",
+    "space after": b"2 \r\n{}\r\n0\r\n\r\n",
+    "letters": b"xyz\r\n{}\r\n0\r\n\r\n",
+    "other digits": "\u0662\r\n{}\r\n0\r\n\r\n".encode(),
+    "size without end": b"2" * 20_000,
+    "second size": b"2\r\n{}\r\nno\r\n",
+    "size too small": b"1\r\n{}\r\n0\r\n\r\n",  # ChunkMissingTerminator, as the next ones
+    "no terminator": b"2\r\n{}0\r\n\r\n",
+    "bare line feed": b"2\r\n{}\n0\r\n\r\n",
+    "extension without name": b"2;\r\n{}\r\n0\r\n\r\n",  # InvalidChunkExtension, as the next ones
+    "extension with control": b"2;a=\x01\r\n{}\r\n0\r\n\r\n",
+    "extension with quote": b'2;a="b\r\n{}\r\n0\r\n\r\n',
+    "extension with carriage return": b"2;a\r=b\r\n{}\r\n0\r\n\r\n",
+    "trailer without colon": b"2\r\n{}\r\n0\r\nbad\r\n\r\n",  # InvalidHeader
+    "trailer with odd name": b"2\r\n{}\r\n0\r\nb@d: 1\r\n\r\n",  # InvalidHeaderName
+    "trailer that is folded": b"2\r\n{}\r\n0\r\na: 1\r\n b\r\n\r\n",  # ObsoleteFolding
+    "trailer with line feed": b"2\r\n{}\r\n0\r\na: 1\nb: 2\r\n\r\n",  # InvalidHeader
+    "trailers without end": b"2\r\n{}\r\n0\r\n" + b"a: 1\r\n" * 200_000,  # LimitRequestHeaders
+    "too many trailers": b"2\r\n{}\r\n0\r\n" + b"a: 1\r\n" * 500 + b"\r\n",  # LimitRequestHeaders
+}
+
+# Requests, each with the status that it has with a good empty body; None where the body is read, and so decides.
+REQUESTS = [
+    ("GET", "/health", 200),
+    ("GET", "/v1/tasks", 200),
+    ("GET", "/v1/nothing", 404),
+    ("HEAD", "/health", 200),
+    ("DELETE", "/v1/tasks", 405),
+    ("OPTIONS", "/v1/tasks", 405),
+    ("GET", f"/v1/tasks/{TASK}/rounds/1/broadcast", 400),
+    ("PUT", "/v1/updates", 401),
+    ("POST", "/v1/updates:report", 401),
+    ("POST", f"/v1/tasks/{TASK}:pause", 200),
+    ("POST", f"/v1/tasks/{TASK}:resume", 200),
+    ("POST", CHECKIN, None),
+    ("POST", "/v1/tasks", None),
+    ("POST", f"/v1/tasks/{TASK}:rollback", None),
+    ("POST", "/v1/revocations", None),
+    ("PUT", f"/v1/plans/{'0' * 64}", None),
+]
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    root = tmp_path_factory.mktemp("served")
+    harness = Harness(root, durable=True, start=time.time())
+    harness.begin(goal=50, over_selection=4.0, round_seconds=3600.0, assignment_seconds=3600.0)
+    return root, harness
+
+
+@pytest.fixture(scope="module")
+def server(home):
+    """The port of the served functions; at the end nothing of all this has left a traceback in the log."""
+    root, _ = home
+    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=5.0):
+        yield port.number, internal.number
+        assert answers(port.number)
+    log = (root / "web.log").read_text()
+    assert "Traceback" not in log
+    assert "Error" not in log
+    assert SECRET.hex() not in log
+
+
+def conversation(port, data, *, end):
+    """All that comes back for `data`, up to the end of the connection. `end` ends the sending side first."""
+    found = b""
+    with connected(port) as connection:
+        with suppress(OSError):  # it answered and closed before it read all
+            connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                found += piece
+    return found
+
+
+def check(found, status, *, method="POST", closes=True):
+    """One answer of this status, which says that the connection is closed; a failure is a problem document."""
+    start, _, body = found.partition(CRLF + CRLF)
+    lines = start.decode("latin-1").lower().splitlines()
+    assert found.count(b"HTTP/1.1 ") == 1, found
+    assert lines[0].split()[1] == str(status), found
+    assert not closes or "connection: close" in lines, found
+    if status >= 400:
+        assert f"content-type: {CONTENT_TYPE}" in lines, found
+    return json.loads(body) if status >= 400 and method != "HEAD" else body
+
+
+@pytest.mark.parametrize(("method", "path", "status"), REQUESTS, ids=lambda value: str(value)[:40])
+def test_a_malformed_chunked_body_is_a_problem_or_does_not_change_the_answer(server, method, path, status):
+    port, _ = server
+    for name, body in MALFORMED.items():
+        lines = [CHUNKED] + (["Content-Type: application/json"] if status is None else [])
+        # What follows is never taken for another request: nothing says where one would begin.
+        problem = check(
+            conversation(port, head(method, path, *lines) + body + NEXT, end=False), status or 400, method=method
+        )
+        if status is None:
+            assert problem["type"].endswith("/update_truncated"), (name, problem)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_chunked_update_is_truncated_and_leaves_nothing_behind(server, home, name):
+    (port, _), (_, harness) = server, home
+    token = harness.assigned(name).token
+    lines = (f"Authorization: Bearer {token}", CHUNKED)
+    # The update itself has come whole where only the trailers are wrong.
+    half = f"{len(UPDATE):x}".encode() + CRLF + UPDATE + CRLF
+    for start in (b"", half):
+        problem = check(
+            conversation(port, head("PUT", "/v1/updates", *lines) + start + MALFORMED[name] + NEXT, end=False), 400
+        )
+        if not start or "trailer" in name or not MALFORMED[name].startswith(b"2\r\n{}"):
+            assert problem["type"].endswith("/update_truncated"), problem
+    assert harness.blobs("updates/") == []
+
+
+def test_a_chunked_body_that_breaks_off_anywhere_is_truncated(server, home):
+    (port, internal), (_, harness) = server, home
+    token = harness.assigned("cut").token
+    whole = chunked(UPDATE[:50], UPDATE[50:])
+    upload = head("PUT", "/v1/updates", f"Authorization: Bearer {token}", CHUNKED)
+    checkin = head("POST", CHECKIN, CHUNKED, "Content-Type: application/json")
+    work = head("POST", "/internal/close", CHUNKED, "Content-Type: application/json")
+    body = chunked(b'{"cli', b'ent":"x"}')
+    cuts = [(port, upload, whole[:at]) for at in [*range(12), *range(48, 64), *range(len(whole) - 12, len(whole))]]
+    cuts += [
+        (at_port, start, body[:at]) for at_port, start in ((port, checkin), (internal, work)) for at in range(len(body))
+    ]
+    for at_port, start, data in cuts:
+        problem = check(conversation(at_port, start + data, end=True), 400)
+        assert problem["type"].endswith("/update_truncated"), (data, problem)
+    assert harness.blobs("updates/") == []
+    found = conversation(port, upload.replace(CRLF + CRLF, CRLF + b"Connection: close" + CRLF + CRLF) + whole, end=True)
+    check(found, 200)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", CHECKIN, b"{}"),
+        ("POST", CHECKIN, b""),
+        ("POST", "/v1/tasks", b"{}"),
+        ("POST", f"/v1/tasks/{TASK}:rollback", b'{"version":0}'),
+        ("POST", "/v1/revocations", b'{"id":"' + b"0" * 32 + b'"}'),
+        ("PUT", f"/v1/plans/{'0' * 64}", b"PK"),
+    ],
+)
+def test_a_body_shorter_than_its_declared_length_is_truncated(server, home, method, path, body):
+    (port, _), (_, harness) = server, home
+    before = harness.inner.documents.list("audit"), harness.inner.documents.get("enrolments/revoked")
+    start = head(method, path, "Content-Length: 50", "Content-Type: application/json")
+    if path.startswith("/v1/plans"):
+        start = head(method, path, "Content-Length: 50")
+    problem = check(conversation(port, start + body, end=True), 400, closes=False)  # the client ended it
+    assert problem["type"].endswith("/update_truncated")
+    assert (harness.inner.documents.list("audit"), harness.inner.documents.get("enrolments/revoked")) == before
+
+
+def test_a_connection_goes_on_after_good_bodies_that_were_not_read(server):
+    """Only a broken body closes it: of several requests sent at once, each is answered."""
+    port, _ = server
+    good = head("GET", "/health", CHUNKED) + b"2;a=b\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    found = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
+    assert found.count(b"HTTP/1.1 200 ") == 4, found

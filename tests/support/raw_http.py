@@ -1,0 +1,94 @@
+"""Requests byte by byte over real sockets, and the served coordinator that answers them: gunicorn and functions-framework."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import requests
+
+from muster.local import settings_of
+from support.harness import SECRET
+
+ROOT = Path(__file__).parents[2]
+CRLF = b"\r\n"
+
+
+@contextmanager
+def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator[None]:
+    """Serves the functions over the stores in `root`, in one process with two threads, until the end of the block."""
+    environment = {
+        **os.environ,
+        **settings_of(root),
+        "MUSTER_SECRET": SECRET.hex(),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
+    }
+    command = [sys.executable, "-m", "muster.serving", "web", "--address", f"127.0.0.1:{port}"]
+    command += ["--internal-port", str(internal), "--workers", "1", "--threads", "2", "--patience", str(patience)]
+    with (root / "web.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert process.poll() is None, (root / "web.log").read_text()
+            assert time.monotonic() < deadline
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+def answers(port: int) -> bool:
+    """Whether a coordinator answers at the port."""
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
+    except requests.ConnectionError:
+        return False
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        yield connection
+
+
+def head(method: str, path: str, *headers: str) -> bytes:
+    """A request up to its body."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: muster", *headers]
+    return "\r\n".join(lines).encode() + CRLF + CRLF
+
+
+def read_answer(connection: socket.socket) -> tuple[int, bytes] | None:
+    """The status and body of the answer, or None if the connection ends without one."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            data += piece
+    if not data:
+        return None
+    start, _, body = data.partition(CRLF + CRLF)
+    return int(start.split()[1]), body
+
+
+def ask(port: int, data: bytes) -> tuple[int, bytes] | None:
+    """Sends `data`, ends the sending side, and reads the answer."""
+    with connected(port) as connection:
+        with suppress(OSError):  # it has answered, and gone, before it has read all
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        return read_answer(connection)
+
+
+def chunked(*pieces: bytes) -> bytes:
+    """A body of these chunks."""
+    return b"".join(f"{len(piece):x}".encode() + CRLF + piece + CRLF for piece in pieces) + b"0" + CRLF + CRLF
