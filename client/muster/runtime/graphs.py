@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 import numpy as np
+
+# A kernel that fails logs a warning that may quote the data it failed on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Binding, SequenceBinding, Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
 
+from .calls import Cancellation, call, late, stopped
 from .data import Elements
 from .paths import element_leaves
-from .seeds import seed_graph
 from .values import Array
 
 _PREFIX = "plan"  # apart from the nodes that feed the data sets
-# Resources that outlive a call in a session and that no initialize op empties: a graph with one gets a new session each time.
-_KEEPS_STATE = (
-    "MutableHashTable",
-    "MutableDenseHashTable",
-    "Queue",
-    "Barrier",
-    "Stack",
-    "ConditionalAccumulator",
-    "Stage",
-)
+# Operations that TensorFlow calls stateful because they call functions, whose operations are looked at themselves.
+_CALLERS = frozenset({"StatefulPartitionedCall", "If", "While", "Case", "For"})
 
 
 class StageGraph:
-    """A graph, built once, that runs for any number of inputs. For several threads, one at a time.
+    """A graph, built once, that runs for any number of inputs and from several threads.
+
+    Variables, tables and data sets live in a session. Each run has a session of its own, so that nothing is left for the next
+    one, except where no operation of the graph can hold anything: then a session is reused.
 
     The meta optimizer is off, as in TFF's own equivalence tests: it clashes with the duplicate functions of merged graphs.
     """
 
-    def __init__(self, graph_def: Any, *, stage: Stage, name: str, seed: Optional[int] = None) -> None:
-        if seed is not None:
-            seed_graph(graph_def, seed=seed, stage=name)
+    def __init__(self, graph_def: Any, *, stage: Stage, name: str) -> None:
         self._name = name
         self._stage = stage
-        self._lock = threading.Lock()
         self._graph = tf.Graph()
         self._sources: dict[str, _Source] = {}
         input_map: dict[str, Any] = {}
@@ -61,11 +57,10 @@ class StageGraph:
                 raise ProblemError(
                     ProblemType.PLAN_INVALID, f"TensorFlow {tf.__version__} can't load the plan's {name}: {error}"
                 ) from error
+        self._check_outputs()
         self._graph.finalize()
-        ops = {node.op for node in graph_def.node}
-        ops.update(node.op for function in graph_def.library.function for node in function.node_def)
-        self._keeps_state = any(part in op for op in ops for part in _KEEPS_STATE)
-        self._session: Optional[tf.compat.v1.Session] = None if self._keeps_state else self._open()
+        reusable = stage.initialize is None and name != "work" and not holds_state(graph_def)
+        self._idle: Optional[list[tf.compat.v1.Session]] = [] if reusable else None
 
     def run(
         self,
@@ -73,96 +68,172 @@ class StageGraph:
         *,
         sequences: Optional[Mapping[str, Elements]] = None,
         seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
         only: Optional[Collection[str]] = None,
     ) -> dict[str, dict[str, Array]]:
-        """Runs the computation on fresh variables.
+        """Runs the computation on fresh variables, in a thread of its own.
 
         Args:
           inputs: The tensors of each input value by name, checked already.
           sequences: What the data sets hold, by name.
-          seconds: After so long no data set gives another element, and an operation that waits is woken; None: never. TensorFlow
-            can't be stopped within an operation, or in a loop that reads no data.
+          seconds: The time limit; None: none.
+          stop: Ends the run when it is set.
           only: The paths of the output tensors to compute; all, if it is not given.
 
         Returns:
           The tensors of each output value by name, in the declared order.
 
         Raises:
+          TimeLimitError: the limit was reached.
+          CancelledError: `stop` was set.
           ProblemError: `computation_failed`, if the graph fails.
           Exception: whatever reading a data set raised.
         """
-        feeds: dict[str, Any] = {
-            self._tensor(binding): inputs[value][binding.path]
-            for value, bindings in self._stage.inputs.items()
-            for binding in bindings
-            if isinstance(binding, TensorBinding)
-        }
+        return call(
+            lambda cancellation: self.execute(inputs, sequences=sequences, only=only, cancellation=cancellation),
+            name=self._name,
+            seconds=seconds,
+            stop=stop,
+        )
+
+    def execute(
+        self,
+        inputs: Mapping[str, Mapping[str, Array]],
+        *,
+        cancellation: Cancellation,
+        sequences: Optional[Mapping[str, Elements]] = None,
+        only: Optional[Collection[str]] = None,
+    ) -> dict[str, dict[str, Array]]:
+        """Runs the computation in this thread, until `cancellation` ends it; see `run`."""
         outputs = {
             value: [binding for binding in bindings if only is None or binding.path in only]
             for value, bindings in self._stage.outputs.items()
         }
-        with self._lock:
-            until = None if seconds is None else time.monotonic() + seconds
-            readers = {path: _Reader((sequences or {})[path], until) for path in self._sources}
-            feeds.update({source.token: source.register(readers[path]) for path, source in self._sources.items()})
-            try:
-                fetched = self._execute(feeds, outputs, seconds)
-            except tf.errors.OpError as error:
-                for reader in readers.values():
-                    if reader.error is not None:
-                        raise reader.error from None
-                raise ProblemError(
-                    ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
-                ) from error
-            finally:
-                for source in self._sources.values():
-                    source.clear()
+        try:
+            feeds: dict[str, Any] = {
+                _tensor(binding): inputs[value][binding.path]
+                for value, bindings in self._stage.inputs.items()
+                for binding in bindings
+                if isinstance(binding, TensorBinding)
+            }
+            readers = {path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources}
+        except KeyError as error:
+            raise ProblemError(
+                ProblemType.PLAN_INVALID,
+                f"The plan's {self._name} can't be used: it takes {error.args[0]}, which the plan does not give it. Build the plan anew.",
+            ) from error
+        tokens = {path: source.register(readers[path]) for path, source in self._sources.items()}
+        feeds.update({self._sources[path].token: token for path, token in tokens.items()})
+        try:
+            fetched = self._fetch(feeds, outputs, cancellation)
+        except tf.errors.OpError as error:
+            for reader in readers.values():
+                if reader.error is not None:
+                    raise reader.error from None
+            if isinstance(error, tf.errors.DeadlineExceededError) and cancellation.remaining() == 0.0:
+                raise late(self._name, cancellation.seconds) from None
+            raise ProblemError(
+                ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
+            ) from error
+        finally:
+            for path, token in tokens.items():
+                self._sources[path].unregister(token)
         return {
             value: {binding.path: _as_array(got, binding.dtype) for binding, got in zip(bindings, fetched[value])}
             for value, bindings in outputs.items()
         }
 
-    def _execute(
-        self, feeds: Mapping[str, Any], outputs: Mapping[str, Iterable[TensorBinding]], seconds: Optional[float]
+    def _fetch(
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Mapping[str, Iterable[TensorBinding]],
+        cancellation: Cancellation,
     ) -> Any:
-        fetches = {value: [self._tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
-        options = None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=math.ceil(seconds * 1000) + 1)
-        session = self._session or self._open()
+        fetches = {value: [_tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
+        session = self._take()
         try:
-            if self._stage.initialize:
-                session.run(f"{_PREFIX}/{self._stage.initialize}", feeds)
-            return session.run(fetches, feeds, options=options)
+            cancellation.on_cancel(session.close)
+            for what in ([f"{_PREFIX}/{self._stage.initialize}"] if self._stage.initialize else []) + [fetches]:
+                if cancellation.cancelled:
+                    raise stopped(self._name)
+                fetched = session.run(what, feeds, options=_options(cancellation.remaining()))
         finally:
-            if session is not self._session:
+            if cancellation.release() and self._idle is not None:
+                self._idle.append(session)
+            else:
                 session.close()
+        return fetched
 
-    def _tensor(self, binding: Binding) -> str:
-        return f"{_PREFIX}/{binding.tensor}"
+    def _check_outputs(self) -> None:
+        for binding in itertools.chain.from_iterable(self._stage.outputs.values()):
+            try:
+                found = self._graph.get_tensor_by_name(_tensor(binding)).dtype
+            except (KeyError, ValueError):
+                found = None
+            if found != tf.as_dtype(binding.dtype.value):
+                raise ProblemError(
+                    ProblemType.PLAN_INVALID,
+                    f"The plan's {self._name} can't be used: its graph has no {binding.dtype.value} tensor {binding.tensor}, which the "
+                    f"manifest names for {binding.path}. Build the plan anew.",
+                )
+
+    def _take(self) -> tf.compat.v1.Session:
+        try:
+            return self._idle.pop() if self._idle else self._open()
+        except IndexError:  # another thread was faster
+            return self._open()
 
     def _open(self) -> tf.compat.v1.Session:
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+        # Threads of its own: a graph that is stuck holds up no other.
+        config = tf.compat.v1.ConfigProto(allow_soft_placement=True, use_per_session_threads=True)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         return tf.compat.v1.Session(graph=self._graph, config=config)
+
+
+def holds_state(graph_def: Any) -> bool:
+    """Returns whether a graph has an operation that may hold something from one run of a session to the next."""
+    nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
+    functions = {function.signature.name for function in graph_def.library.function}
+    return any(_is_stateful(op) for op in {node.op for node in nodes} - functions)
+
+
+def _is_stateful(op: str) -> bool:
+    definition = op_def_registry.get(op)
+    return op not in _CALLERS and (definition is None or definition.is_stateful or "Cache" in op)
+
+
+def _options(seconds: Optional[float]) -> Any:
+    return None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=max(1, math.ceil(seconds * 1000)))
+
+
+def _tensor(binding: Binding) -> str:
+    return f"{_PREFIX}/{binding.tensor}"
 
 
 class _Reader:
     """One call's elements. Keeps what reading them raised, since a session hands on no more than its text."""
 
-    def __init__(self, elements: Elements, until: Optional[float]) -> None:
+    def __init__(self, elements: Elements, cancellation: Cancellation, *, name: str) -> None:
         self._elements = elements
-        self._until = until
+        self._cancellation = cancellation
+        self._name = name
         self.error: Optional[BaseException] = None
 
     def __call__(self) -> Iterator[tuple[Array, ...]]:
         try:
             for element in self._elements():
-                if self._until is not None and time.monotonic() > self._until:
-                    raise ProblemError(ProblemType.COMPUTATION_FAILED, "The work took longer than it may")  # noqa: TRY301
+                self._check()
                 yield element
         except BaseException as error:
             if not isinstance(error, GeneratorExit):
                 self.error = error
             raise
+
+    def _check(self) -> None:
+        if self._cancellation.cancelled:
+            raise stopped(self._name)
+        if self._cancellation.remaining() == 0.0:
+            raise late(self._name, self._cancellation.seconds)
 
 
 class _Source:
@@ -184,8 +255,8 @@ class _Source:
         self._readers[number] = reader
         return number
 
-    def clear(self) -> None:
-        self._readers.clear()
+    def unregister(self, number: int) -> None:
+        del self._readers[number]
 
     def _read(self, token: Any) -> Iterator[tuple[Array, ...]]:
         return self._readers[int(token)]()
