@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -39,18 +39,14 @@ class StageGraph:
     The meta optimizer is off, as in TFF's own equivalence tests: it clashes with the duplicate functions of merged graphs.
     """
 
-    def __init__(self, graph_def: Any, *, stage: Stage, name: str) -> None:
+    def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
+        """`sources` are those of an earlier graph of the same stage, if there is one."""
         self._name = name
         self._stage = stage
         self._graph = tf.Graph()
-        self._sources: dict[str, _Source] = {}
-        input_map: dict[str, Any] = {}
+        self._sources = Sources(stage) if sources is None else sources
         with self._graph.as_default():
-            for binding in itertools.chain.from_iterable(stage.inputs.values()):
-                if isinstance(binding, SequenceBinding):
-                    source = _Source(binding)
-                    self._sources[binding.path] = source
-                    input_map[binding.tensor] = source.variant
+            input_map = self._sources.load()
             try:
                 tf.import_graph_def(graph_def, input_map=input_map, name=_PREFIX)
             except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -116,14 +112,16 @@ class StageGraph:
                 for binding in bindings
                 if isinstance(binding, TensorBinding)
             }
-            readers = {path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources}
+            readers = {
+                path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources.paths
+            }
         except KeyError as error:
             raise ProblemError(
                 ProblemType.PLAN_INVALID,
                 f"The plan's {self._name} can't be used: it takes {error.args[0]}, which the plan does not give it. Build the plan anew.",
             ) from error
-        tokens = {path: source.register(readers[path]) for path, source in self._sources.items()}
-        feeds.update({self._sources[path].token: token for path, token in tokens.items()})
+        tokens = self._sources.register(readers)
+        feeds.update(tokens)
         try:
             fetched = self._fetch(feeds, outputs, cancellation)
         except tf.errors.OpError as error:
@@ -136,8 +134,7 @@ class StageGraph:
                 ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
             ) from error
         finally:
-            for path, token in tokens.items():
-                self._sources[path].unregister(token)
+            self._sources.unregister(tokens)
         return {
             value: {binding.path: _as_array(got, binding.dtype) for binding, got in zip(bindings, fetched[value])}
             for value, bindings in outputs.items()
@@ -220,14 +217,19 @@ class _Reader:
         self.error: Optional[BaseException] = None
 
     def __call__(self) -> Iterator[tuple[Array, ...]]:
+        elements = self._elements()
         try:
-            for element in self._elements():
+            for element in elements:
                 self._check()
                 yield element
         except BaseException as error:
             if not isinstance(error, GeneratorExit):
                 self.error = error
             raise
+        finally:
+            # Not left to the garbage collector: the error's traceback refers to the generator.
+            if isinstance(elements, Generator):
+                elements.close()
 
     def _check(self) -> None:
         if self._cancellation.cancelled:
@@ -236,27 +238,56 @@ class _Reader:
             raise late(self._name, self._cancellation.seconds)
 
 
-class _Source:
-    """A data set in a graph that reads, at run time, from whichever reader the fed token names."""
+class Sources:
+    """The data sets that a stage takes, as nodes of a graph. At run time each reads from the reader that a fed token names.
 
-    def __init__(self, binding: SequenceBinding) -> None:
+    They are traced once, in a graph of their own, which is loaded into every graph of the stage.
+    """
+
+    def __init__(self, stage: Stage) -> None:
         self._readers: dict[int, _Reader] = {}
         self._next = itertools.count()
+        self._tensors: dict[str, tuple[str, str, str]] = {}  # path: the plan's tensor, the token, the variant
+        self._graph = tf.Graph()  # kept: it owns the Python functions that its nodes call
+        with self._graph.as_default():
+            for binding in itertools.chain.from_iterable(stage.inputs.values()):
+                if isinstance(binding, SequenceBinding):
+                    self._add(binding)
+        self._graph_def = self._graph.as_graph_def()
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """The names of the data sets."""
+        return self._tensors
+
+    def load(self) -> dict[str, Any]:
+        """Loads the data sets into the default graph. Returns what to put in the place of the plan's tensors, by their names."""
+        names = [variant for _, _, variant in self._tensors.values()]
+        variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
+        return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}
+
+    def register(self, readers: Mapping[str, _Reader]) -> dict[str, int]:
+        """Registers the readers of one run. Returns what to feed."""
+        feeds = {}
+        for path, reader in readers.items():
+            number = next(self._next)
+            self._readers[number] = reader
+            feeds[self._tensors[path][1]] = number
+        return feeds
+
+    def unregister(self, feeds: Mapping[str, int]) -> None:
+        """Forgets the readers of one run."""
+        for number in feeds.values():
+            del self._readers[number]
+
+    def _add(self, binding: SequenceBinding) -> None:
         signature = tuple(
             tf.TensorSpec(leaf.shape, tf.as_dtype(leaf.dtype.value)) for leaf in element_leaves(binding.element)
         )
         token = tf.compat.v1.placeholder(tf.int64, [])
         dataset = tf.data.Dataset.from_generator(self._read, args=[token], output_signature=signature)
-        self.token: str = token.name
-        self.variant: Any = tf.data.experimental.to_variant(dataset)
-
-    def register(self, reader: _Reader) -> int:
-        number = next(self._next)
-        self._readers[number] = reader
-        return number
-
-    def unregister(self, number: int) -> None:
-        del self._readers[number]
+        variant = tf.data.experimental.to_variant(dataset)
+        self._tensors[binding.path] = (binding.tensor, token.name, variant.name)
 
     def _read(self, token: Any) -> Iterator[tuple[Array, ...]]:
         return self._readers[int(token)]()

@@ -14,7 +14,7 @@ from muster.wire.plan import Plan
 from .calls import Cancellation, call, turn
 from .data import Elements, adapt
 from .graph_check import load_checked_graph
-from .graphs import StageGraph, load_graph
+from .graphs import Sources, StageGraph, load_graph
 from .seeds import seed_graph
 from .values import Array, check_tensors
 
@@ -46,7 +46,8 @@ class _LoadedStage:
             trial.CopyFrom(graph_def)
             if seed_graph(trial, seed=seed, stage=name):
                 self._template = graph_def
-        self._graph = None if self._template is not None else StageGraph(graph_def, stage=self._stage, name=name)
+        self._sources = Sources(self._stage)
+        self._graph = None if self._template is not None else self._load(graph_def)
 
     def graph(self, draw: str) -> StageGraph:
         """Returns the graph that draws the numbers of `draw`."""
@@ -57,7 +58,10 @@ class _LoadedStage:
         graph_def = type(self._template)()
         graph_def.CopyFrom(self._template)
         seed_graph(graph_def, seed=self._seed, stage=self._name, draw=draw)
-        return StageGraph(graph_def, stage=self._stage, name=self._name)
+        return self._load(graph_def)
+
+    def _load(self, graph_def: Any) -> StageGraph:
+        return StageGraph(graph_def, stage=self._stage, name=self._name, sources=self._sources)
 
 
 @dataclass
