@@ -19,7 +19,7 @@ from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 
 from .graph_def import parse_graph
-from .ops import check_graph
+from .ops import check_graph, printable
 
 # TensorFlow's DataType of each dtype, and of a data set.
 _DATA_TYPES = {
@@ -91,7 +91,7 @@ def check_stage(graph: Any, stage: Stage, name: str) -> None:
     for found in _misfits(graph, stage):
         raise ProblemError(
             ProblemType.PLAN_INVALID,
-            f"The plan's {name} can't be used: {found}. The manifest does not fit the graph, so the plan was changed after it was "
+            f"The plan's {name} can't be used: {printable(found)}. The manifest does not fit the graph, so the plan was changed after it was "
             "built: build it anew from the computation.",
         )
 

@@ -72,6 +72,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
       ProblemError: `plan_invalid`, if it can't be parsed, or holds a field that TensorFlow 2.14 does not know.
       ImportError: `protobuf` is not installed.
     """
+    need_protobuf()
     from google.protobuf.message import DecodeError
 
     kind = message_class("GraphDef")
@@ -91,6 +92,16 @@ def parse_graph(data: bytes, *, what: str) -> Any:
             "with TensorFlow 2.14, or update Muster.",
         )
     return graph
+
+
+def need_protobuf() -> None:
+    """Raises `ImportError`, with what to install, if there is no `protobuf` here."""
+    try:
+        from google.protobuf import message_factory  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "Checking a plan's graphs needs protobuf: pip install 'muster-fl[signing]'", name="protobuf"
+        ) from error
 
 
 @cache

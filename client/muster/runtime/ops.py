@@ -72,6 +72,7 @@ _PATTERNS = tuple((re.compile(pattern), deed) for pattern, deed in _DENIED)
 _HIDDEN = re.compile(rb"\x12(?=([\x80-\xff]{0,9}[\x00-\x7f])([A-Za-z_][A-Za-z0-9_>]*))")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_>]*")
 _DEEPEST = 8  # graphs within graphs
+_LONGEST_FINDING = 600  # characters
 _ADVICE = (
     "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
     "computation needs as client data or server state, or build it into the graph as constants"
@@ -102,7 +103,15 @@ def check_graph(graph: Any, *, stage: str) -> None:
       ProblemError: `plan_invalid`, with the operation, its node, what it does and what to do instead.
     """
     for found in _findings(graph, depth=0):
-        raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {found}. {_ADVICE}.")
+        raise ProblemError(
+            ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {printable(found)}. {_ADVICE}."
+        )
+
+
+def printable(text: str) -> str:
+    """Returns a text that quotes a plan's own names as it may be shown: of bounded length, without control characters."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_FINDING])
+    return shown if len(text) <= _LONGEST_FINDING else f"{shown}…"
 
 
 def denied(op: str) -> Optional[str]:
