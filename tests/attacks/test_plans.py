@@ -6,17 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import requests
 from support.fortress import ENROLLER, SIGNER, Fortress, enrolment
 from support.harness import problem_of
-from support.plans import sum_plan, sum_update
+from support.plans import make_plan, sum_plan, sum_update
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
 from coordinator.domain.names import plan_name
 from coordinator.http import router
 from muster.client import Contributed, Failed, MusterClient
+from muster.wire.dtypes import DType
+from muster.wire.manifest import SequenceBinding, SequenceType, Stage, TensorBinding, TensorType
 from muster.wire.messages import FailureReason
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType
@@ -251,23 +254,248 @@ def evil_plan(path):
     return Plan(manifest, {**parts, part_of(data).sha256: data})
 
 
-def test_an_operation_hidden_in_a_nested_function_is_refused_before_tensorflow_gets_the_graph(tmp_path, issuer):
-    """Signed by who is trusted, taken by the coordinator (which has no TensorFlow), and refused by the device all the same."""
+def accept_any_graph(monkeypatch):
+    """Makes the coordinator one that was taken over: it stores and serves plans without looking at their graphs."""
+    monkeypatch.setattr("coordinator.use_cases.plans.check_plan_graphs", lambda _: None)
+
+
+def refused_by_the_device(h, data):
+    """What an honest client reports of the open round's plan, and that TensorFlow was not given the graph."""
     import tensorflow as tf
 
-    secret = tmp_path / "secret"
-    secret.write_text("what the device keeps to itself")
-    h = Fortress(tmp_path / "coordinator", issuer, plan=evil_plan(str(secret)))
-    h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0))
     with (
         served(Request.application(router(h.app))) as url,
         patch.object(tf, "import_graph_def", side_effect=AssertionError("TensorFlow was given the graph")),
-        MusterClient(url, "phones", lambda: 1.0, token=token, trusted_signers=[SIGNER.signer]) as client,
+        MusterClient(url, "phones", lambda: data, token=token, trusted_signers=[SIGNER.signer]) as client,
     ):
         outcome = client.run_once()
     assert isinstance(outcome, Failed), outcome
     assert outcome.reason is FailureReason.PLAN_REFUSED
+    assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
+    return outcome
+
+
+def test_an_operation_hidden_in_a_nested_function_is_refused_before_tensorflow_gets_the_graph(
+    tmp_path, issuer, monkeypatch
+):
+    """Signed by who is trusted, served by a coordinator that was taken over, and refused by the device all the same."""
+    secret = tmp_path / "secret"
+    secret.write_text("what the device keeps to itself")
+    accept_any_graph(monkeypatch)
+    h = Fortress(tmp_path / "coordinator", issuer, plan=evil_plan(str(secret)))
+    h.begin(goal=3)
+    outcome = refused_by_the_device(h, 1.0)
     assert "ReadFile" in outcome.detail
     assert "function" in outcome.detail
-    assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
+
+
+# Plans that write their clients' raw data to a file of their choice, by way of a data set's cache.
+
+PATIENTS = [b"patient A: healthy", b"patient B: diabetes"]
+
+
+def leaking_plan(path, leak):
+    """A plan over a data set of strings, with a cache in memory; `leak(graph, stage, path)` turns it into an attack."""
+    import tensorflow as tf
+    from tensorflow.python.data.ops import dataset_ops
+
+    state = {"total": np.int64(0), "rounds": np.int64(0), "file": np.array(str(path).encode(), object)}
+    plan = make_plan(
+        "client_ids",
+        state=state,
+        update=sum_plan().manifest.update,
+        zero={name: np.zeros_like(value) for name, value in sum_update(0).items()},
+    )
+    with tf.Graph().as_default() as graph:
+        data = tf.compat.v1.placeholder(tf.variant, [], name="data")
+        for spec in plan.manifest.broadcast:
+            tf.compat.v1.placeholder(spec.dtype.value, spec.shape, name=spec.path)
+        patients = dataset_ops._VariantDataset(data, tf.TensorSpec([], tf.string))
+        kept = tf.raw_ops.CacheDataset(
+            input_dataset=patients._variant_tensor,
+            filename=tf.constant("", name="in_memory"),
+            output_types=[tf.string],
+            output_shapes=[[]],
+            name="kept",
+        )
+        cached = dataset_ops._VariantDataset(kept, tf.TensorSpec([], tf.string))
+        tf.identity(cached.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1), name="count")
+        tf.constant(1, tf.int64, name="ids")
+        tf.zeros([3], name="value")
+    made = graph.as_graph_def()
+
+    def bound(spec, tensor):
+        return TensorBinding(path=spec.path, dtype=spec.dtype, shape=spec.shape, tensor=tensor)
+
+    stage = Stage(
+        graph=part_of(b""),
+        inputs={
+            "data": (SequenceBinding(path="data", element=TensorType(dtype=DType.STRING, shape=()), tensor="data:0"),),
+            "broadcast": tuple(bound(spec, f"{spec.path}:0") for spec in plan.manifest.broadcast),
+        },
+        outputs={"update": tuple(bound(spec, f"{spec.path}:0") for spec in plan.manifest.update)},
+    )
+    stage = leak(made, stage, str(path).encode()) or stage
+    return replaced(plan, made.SerializeToString(), stage)
+
+
+def replaced(plan, graph, stage):
+    """The plan with another `work`, on a data set of strings."""
+    stage = stage.model_copy(update={"graph": part_of(graph)})
+    stages = plan.manifest.stages.model_copy(update={"work": stage})
+    parts = {sha256: part for sha256, part in plan.parts.items() if sha256 != plan.manifest.stages.work.graph.sha256}
+    data = SequenceType(element=TensorType(dtype=DType.STRING, shape=()))
+    return Plan(
+        plan.manifest.model_copy(update={"stages": stages, "data": data}), {**parts, part_of(graph).sha256: graph}
+    )
+
+
+def honest(_graph, _stage, _path):
+    """No attack: the string of the broadcast is not used."""
+
+
+def feed_over_the_constant(_graph, stage, _path):
+    """The manifest binds the broadcast's string to the constant that is the cache's file name."""
+    bindings = tuple(
+        binding.model_copy(update={"tensor": "in_memory:0"}) if binding.path == "file" else binding
+        for binding in stage.inputs["broadcast"]
+    )
+    return stage.model_copy(update={"inputs": {**stage.inputs, "broadcast": bindings}})
+
+
+def feed_over_a_copy(graph, stage, _path):
+    """As above, by way of an operation between the constant and the cache."""
+    graph.node.add(name="copy", op="Identity", input=["in_memory"]).attr["T"].type = 7
+    next(node for node in graph.node if node.name == "kept").input[1] = "copy"
+    bindings = tuple(
+        binding.model_copy(update={"tensor": "copy:0"}) if binding.path == "file" else binding
+        for binding in stage.inputs["broadcast"]
+    )
+    return stage.model_copy(update={"inputs": {**stage.inputs, "broadcast": bindings}})
+
+
+def default_that_can_be_fed(graph, stage, path):
+    """The file name is a placeholder with an empty default."""
+    node = next(node for node in graph.node if node.name == "in_memory")
+    graph.node.add(name="empty", op="Const").CopyFrom(node)
+    graph.node[-1].name = "empty"
+    node.op = "PlaceholderWithDefault"
+    del node.attr["value"]
+    node.input.append("empty")
+    node.attr["shape"].shape.SetInParent()
+    return feed_over_the_constant(graph, stage, path)
+
+
+def decoy_in_a_function(graph, _stage, _path):
+    """The cache is in a function, which takes the file name as an argument; a constant of the argument's name lies beside it."""
+    import tensorflow as tf
+
+    cache = next(node for node in graph.node if node.name == "kept")
+    constant = next(node for node in graph.node if node.name == "in_memory")
+    function = graph.library.function.add()
+    function.signature.name = "keep"
+    function.signature.input_arg.add(name="patients", type=21)
+    function.signature.input_arg.add(name="in_memory", type=7)
+    function.signature.output_arg.add(name="out", type=21)
+    inner = function.node_def.add()
+    inner.CopyFrom(cache)
+    inner.input[:] = ["patients", "in_memory"]
+    function.node_def.add().CopyFrom(constant)
+    function.ret["out"] = "kept:handle:0"
+    source = cache.input[0]
+    cache.Clear()
+    cache.name, cache.op = "kept", "PartitionedCall"
+    cache.input.extend([source, "file"])
+    cache.attr["Tin"].list.type.extend([21, 7])
+    cache.attr["Tout"].list.type.append(21)
+    cache.attr["f"].func.name = "keep"
+    assert tf.compat.v1.GraphDef.FromString(graph.SerializeToString()) == graph
+
+
+def constant_of_the_caller(graph, stage, path):
+    """The cache is in a function whose constant is left for the caller to fill in."""
+    decoy_in_a_function(graph, stage, path)
+    function = graph.library.function[-1]
+    cache, constant = function.node_def
+    cache.input[1] = "name:output:0"
+    constant.name = "name"
+    value = constant.attr["value"].tensor
+    function.signature.attr.add(name="where", type="tensor")
+    call = next(node for node in graph.node if node.name == "kept")
+    call.op = "keep"
+    for name in ("Tin", "Tout", "f"):
+        del call.attr[name]
+    call.attr["where"].tensor.CopyFrom(value)
+    call.attr["where"].tensor.string_val[:] = [path]
+    constant.attr["value"].placeholder = "where"
+
+
+def printed(graph, _stage, _path):
+    """The data goes to the device's log."""
+    node = graph.node.add(name="printed", op="PrintV2", input=["file"])
+    node.attr["output_stream"].s = b"stderr"
+    next(node for node in graph.node if node.name == "count").input.append("^printed")
+
+
+def named_rewrite(graph, _stage, _path):
+    """A rewrite of graphs that the broadcast names."""
+    node = graph.node.add(name="rewritten", op="RewriteDataset", input=["data", "file"])
+    node.attr["output_types"].list.type.append(7)
+    node.attr["output_shapes"].list.shape.add()
+
+
+LEAKS = [
+    feed_over_the_constant,
+    feed_over_a_copy,
+    default_that_can_be_fed,
+    decoy_in_a_function,
+    constant_of_the_caller,
+    printed,
+    named_rewrite,
+]
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_plan_that_leaks_raw_data_is_refused_by_the_coordinator(h, tmp_path, leak):
+    plan = leaking_plan(tmp_path / "leaked", leak).signed(SIGNER)
+    response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
+    assert problem_of(response).type is ProblemType.PLAN_INVALID
+    assert "The plan's work can't be used" in problem_of(response).detail
+    assert not h.blobs(f"plans/{plan.sha256}")
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_plan_that_leaks_raw_data_is_refused_by_the_client(tmp_path, issuer, monkeypatch, leak):
+    """From a coordinator that was taken over, and signed by who is trusted."""
+    accept_any_graph(monkeypatch)
+    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
+    h.begin(goal=3)
+    refused_by_the_device(h, PATIENTS)
+    assert not list(tmp_path.glob("leaked*"))
+
+
+def test_a_plan_with_a_cache_in_memory_is_taken_and_run(tmp_path, issuer):
+    """What the two refusals above are measured against."""
+    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", honest))
+    h.begin(goal=3)
+    token = ENROLLER.issue(enrolment(0))
+    with (
+        served(Request.application(router(h.app))) as url,
+        MusterClient(url, "phones", lambda: PATIENTS, token=token, trusted_signers=[SIGNER.signer]) as client,
+    ):
+        assert isinstance(client.run_once(), Contributed)
+    assert not list(tmp_path.glob("leaked*"))
+
+
+@pytest.mark.parametrize("leak", [feed_over_the_constant, feed_over_a_copy, default_that_can_be_fed])
+def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, leak):
+    """Past the checks, TensorFlow does what the attack wants: so it is the checks that hold it."""
+    from muster.runtime.graphs import StageGraph, load_graph
+
+    plan = leaking_plan(tmp_path / "leaked", leak)
+    stage = plan.manifest.stages.work
+    graph = StageGraph(load_graph(plan.part(stage.graph)), stage=stage, name="work")
+    broadcast = plan.initial_state()
+    graph.run({"broadcast": broadcast}, sequences={"data": lambda: ((np.array(text, object),) for text in PATIENTS)})
+    assert any(PATIENTS[1] in file.read_bytes() for file in tmp_path.glob("leaked*"))

@@ -1,6 +1,6 @@
 """Plans made by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs are placeholders; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
+Their graphs hold a single operation that does nothing; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
 as bytes. Whatever tests that a plan computes the right thing uses the plans of `tests/data`, which TFF made.
 """
 
@@ -41,7 +41,7 @@ def make_plan(
     clear_sums: tuple[ClearSum, ...] = (),
 ) -> Plan:
     """A plan whose accumulator sums the update's tensors of the same names; its broadcast and result are as `state`, `zero`."""
-    graphs = {stage: f"the graph of {stage} of {name}".encode() for stage in STAGES}
+    graphs = {stage: idle_graph(f"the graph of {stage} of {name}") for stage in STAGES}
     files = {"state": encode(state), "zero": encode(zero)}
     manifest = PlanManifest(
         name=name,
@@ -62,6 +62,17 @@ def make_plan(
     )
     parts = {part_of(data).sha256: data for data in (*graphs.values(), *files.values())}
     return Plan(manifest, parts)
+
+
+def idle_graph(text: str) -> bytes:
+    """A serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
+
+    def field(number: int, data: bytes) -> bytes:
+        assert len(data) < 128
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    attribute = field(1, b"text") + field(2, field(2, text.encode()))
+    return field(1, field(1, b"idle") + field(2, b"NoOp") + field(5, attribute))
 
 
 def folded_by_graphs(plan: Plan) -> Plan:

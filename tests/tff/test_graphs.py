@@ -34,6 +34,13 @@ def in_a_function():
     return tf.data.Dataset.range(3).map(lambda _: tf.io.read_file("x")).reduce("", lambda a, b: a + b)
 
 
+@tf.function
+def in_a_function_without_files():
+    data = tf.data.Dataset.range(9).shuffle(9).cache().enumerate()
+    numbers = tf.data.Dataset.choose_from_datasets([tf.data.Dataset.range(9)], tf.data.Dataset.range(1).repeat(3))
+    return data.reduce(0, lambda count, _: count + 1) + numbers.reduce(0, lambda count, _: count + 1)
+
+
 @pytest.mark.parametrize(
     ("function", "text"),
     [
@@ -47,7 +54,28 @@ def in_a_function():
         ),
         (
             lambda: tf.print("x", output_stream="file:///printed"),
-            "the operation PrintV2 at node PrintV2 reads or writes files",
+            "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; it comes from tf.print: leave it out",
+        ),
+        (
+            lambda: tf.print("x"),
+            "the operation PrintV2 at node PrintV2 writes to the log",
+        ),
+        (
+            lambda: tf.compat.v1.Print(tf.constant(1), [1]),
+            "the operation Print at node Print writes to the log",
+        ),
+        (
+            lambda: tf.data.Dataset.range(3).apply(tf.data.experimental.ignore_errors(log_warning=True)),
+            "the operation IgnoreErrorsDataset at node IgnoreErrorsDataset writes to the log",
+        ),
+        (
+            lambda: tf.raw_ops.OptimizeDataset(
+                input_dataset=tf.data.Dataset.range(3)._variant_tensor,
+                optimizations=["x"],
+                output_types=[tf.int64],
+                output_shapes=[[]],
+            ),
+            "the operation OptimizeDataset at node OptimizeDataset rewrites graphs by rules that its inputs name",
         ),
         (
             lambda: tf.data.Dataset.range(3).cache("cached"),
@@ -59,7 +87,18 @@ def in_a_function():
             "the operation Const at node Const holds a graph with the operation ReadFile, which reads or writes files",
         ),
     ],
-    ids=["py_function", "numpy_function", "print to a file", "cache in a file", "function", "hidden graph"],
+    ids=[
+        "py_function",
+        "numpy_function",
+        "print to a file",
+        "print",
+        "old print",
+        "errors in the log",
+        "rewrite by name",
+        "cache in a file",
+        "function",
+        "hidden graph",
+    ],
 )
 def test_a_graph_that_reaches_out(function, text):
     with pytest.raises(ProblemError, match=f"The plan's work can't be used: {text}"):
@@ -69,19 +108,30 @@ def test_a_graph_that_reaches_out(function, text):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda: tf.print("x"),
+        lambda: tf.data.Dataset.range(3).apply(tf.data.experimental.ignore_errors()),
+        lambda: tf.strings.unicode_decode(["x"], "UTF-16-BE"),
+        in_a_function_without_files,
         lambda: tf.data.Dataset.range(3).cache().shuffle(2).batch(2).reduce(0, lambda count, _: count + 1),
         lambda: tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a"], [1]), 0).lookup(tf.constant("a")),
         lambda: tf.constant("ReadFile"),
+        lambda: tf.constant(b"\x12\x04Cast\xff\xff"),
     ],
-    ids=["print", "data set", "lookup table", "a word"],
+    ids=[
+        "ignored errors",
+        "encoding",
+        "tf.data in a function",
+        "data set",
+        "lookup table",
+        "a word",
+        "bytes like a graph",
+    ],
 )
 def test_a_graph_that_does_not_reach_out_is_allowed(function):
     check_graph(graph_of(function), stage="work")
 
 
-# Named like a file or an address in TensorFlow's registry, and harmless; or allowed by what the name holds (`ops._deed`).
-REVIEWED = {"CacheDataset", "CacheDatasetV2", "FixedUnigramCandidateSampler", "DecodeProtoV2", "EncodeProto", "PrintV2"}
+# Named like a file or an address in TensorFlow's registry, and allowed by what the name holds (`muster.runtime.op_contents`).
+REVIEWED = {"CacheDataset", "CacheDatasetV2", "FixedUnigramCandidateSampler", "DecodeProtoV2", "EncodeProto"}
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +188,7 @@ UNKNOWN = re.compile(
 OTHERS = """A AudioMicrofrontend B Binary ComplexStruct ComputeBatchSize ConstructionFails ConsumeMutexLock Copy CopyOp DeepCopy
 DefaultAttrs DeleteSessionTensor DevicePlacementOp DisableCopyOnRead DtypeWithDefaultOp Fact FakeQueue FiveFloatOutputs GraphDefVersion
 HostConst InPolymorphicTwice IsResourceHandleRefCounting IsTensorFloat32Enabled ListInput ListOutput MakeUnique MakeWeakResourceHandle
-MixedStruct Namespace>TestStringOutput NearestNeighbors NegTrain None Old RequiresOlderGraphVersion RewriteDataset StringListAttr
+MixedStruct Namespace>TestStringOutput NearestNeighbors NegTrain None Old RequiresOlderGraphVersion StringListAttr
 StubResourceHandleOp Unary"""
 
 
@@ -254,6 +304,105 @@ LONG = b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name 
 def test_a_hidden_operation_is_refused_wherever_it_is(change, reason):
     with pytest.raises(ProblemError, match=reason):
         check_graph(graph_with(change), stage="work")
+
+
+def constant(value, name="name"):
+    made = tf.compat.v1.NodeDef(name=name, op="Const")
+    made.attr["value"].tensor.CopyFrom(tf.compat.v1.make_tensor_proto(value))
+    made.attr["dtype"].type = tf.string.as_datatype_enum
+    return made
+
+
+def cached(source, *others, op="CacheDatasetV2"):
+    """A cache whose file name is `source`, and the nodes that may be meant."""
+    return [tf.compat.v1.NodeDef(name="cached", op=op, input=["data", *source]), *others]
+
+
+def identity(source):
+    return tf.compat.v1.NodeDef(name="same", op="Identity", input=source)
+
+
+def left_to_the_caller():
+    made = tf.compat.v1.NodeDef(name="name", op="Const")
+    made.attr["value"].placeholder = "file"
+    return made
+
+
+@pytest.mark.parametrize("op", ["CacheDataset", "CacheDatasetV2"])
+@pytest.mark.parametrize(
+    ("in_function", "source", "others"),
+    [
+        (False, [], []),
+        (False, ["missing"], []),
+        (False, ["^name"], [constant("")]),
+        (False, ["name:1"], [constant("")]),
+        (False, ["name"], [constant("/file")]),
+        (False, ["name"], [constant(b"/file"), constant(b"")]),  # two of one name
+        (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="Placeholder")]),
+        (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="PlaceholderWithDefault")]),
+        (False, ["same"], [identity([])]),
+        (False, ["same"], [identity(["same"])]),
+        (False, ["same"], [identity(["missing"])]),
+        (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="Const")]),
+        (True, ["name"], [constant("")]),  # in a function a bare name is an argument
+        (True, ["name:0"], [constant("")]),
+        (True, ["name:output:1"], [constant("")]),
+        (True, ["name:output:0"], [left_to_the_caller()]),
+        (True, ["same:output:0"], [identity(["name"]), constant("")]),
+    ],
+)
+def test_cache_without_a_constant_empty_file_name_is_refused(op, in_function, source, others):
+    graph = graph_with(lambda *_: None)
+    nodes = graph.library.function[0].node_def if in_function else graph.node
+    nodes.extend(cached(source, *others, op=op))
+    with pytest.raises(ProblemError, match=r"may write a cache file|two nodes have one name"):
+        check_graph(graph, stage="work")
+
+
+def test_cache_with_a_constant_empty_file_name_is_allowed():
+    graph = graph_with(lambda *_: None)
+    graph.node.extend(cached(["same:0"], identity(["name"]), constant("")))
+    graph.library.function[0].node_def.extend(cached(["same:output:0"], identity(["name:output:0"]), constant("")))
+    check_graph(graph, stage="work")
+
+
+def rewriter(*, custom=False):
+    config = tf.compat.v1.ConfigProto()
+    if custom:
+        config.graph_options.rewrite_options.custom_optimizers.add(name="any")
+    else:
+        config.graph_options.rewrite_options.optimizers.append("any")
+    return config
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (node("RewriteDataset"), "rewrites graphs by rules"),
+        (node("StatefulPartitionedCall", config_proto=text(rewriter().SerializeToString())), "rewrites graphs"),
+        (node("PartitionedCall", config_proto=text(rewriter(custom=True).SerializeToString())), "rewrites graphs"),
+        (
+            node("PartitionedCall", config=text(rewriter().graph_options.rewrite_options.SerializeToString())),
+            "rewrites graphs",
+        ),
+        (node("PartitionedCall", config_proto=text(b"\xff")), "rewrites graphs"),
+        (node("PartitionedCall", executor_type=text(b"OTHER")), "names an executor"),
+        (node("UnicodeDecode", input_encoding=text(b"../../table")), "may read a file of character tables"),
+        (node("UnicodeTranscode"), "may read a file of character tables"),
+        (node("IgnoreErrorsDataset", log_warning=tf.compat.v1.AttrValue(placeholder="loud")), "writes to the log"),
+        (node("DecodeProtoV2", descriptor_source=tf.compat.v1.AttrValue(placeholder="file")), "reads or writes files"),
+        (node("EncodeProto", descriptor_source=text(b"/file")), "reads or writes files"),
+    ],
+)
+def test_operation_is_refused_for_what_it_holds(bad, reason):
+    with pytest.raises(ProblemError, match=reason):
+        check_graph(graph_with(lambda graph, _: graph.node.append(bad)), stage="work")
+
+
+def test_refusal_names_the_call_that_users_know_and_what_to_write_instead():
+    with pytest.raises(ProblemError) as caught:
+        check_graph(graph_of(lambda: tf.data.Dataset.range(3).cache("cached")), stage="work")
+    assert "it comes from Dataset.cache with a file name: call Dataset.cache() without one." in caught.value.detail
 
 
 def test_operations_are_counted_by_their_kind():

@@ -11,6 +11,7 @@ from tensorflow_federated.python.core.backends.mapreduce import compiler
 
 import muster
 from muster.runtime.data import adapt
+from muster.runtime.graph_check import check_plan_graphs
 from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
 from muster.runtime.paths import leaves
@@ -163,7 +164,9 @@ class _Builder:
             initial_state=self._keep(encode(self._initial_state(initial_state))),
             zero=self._keep(encode(zero)),
         )
-        return Plan(manifest, self._parts)
+        plan = Plan(manifest, self._parts)
+        check_plan_graphs(plan)
+        return plan
 
     def _stages(self) -> Stages:
         graph = {name: graph_of(getattr(self._form, name)) for name in Stages.model_fields}

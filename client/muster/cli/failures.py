@@ -91,6 +91,7 @@ def _extra_of(error: ImportError) -> str | None:
         "jwt": "signing",
         "coordinator": "server",
         "cryptography": "signing",
+        "protobuf": "signing",
         "ml_dtypes": "tensorflow",
         "sklearn": "demo",
         "matplotlib": "demo",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
 from muster.wire.manifest import FoldKind
 
 from .options import size
-from .plan_words import in_words, leaving, signers_in_words, titled
+from .plan_words import folds_in_words, in_words, leaving, release_in_words, signers_in_words, titled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +23,7 @@ class DryRun:
 
     Attributes:
       plan: The plan.
-      refused: Why a client would refuse the graph of `work`; None: it would run.
+      refused: Why a client would refuse the plan's graphs or bindings; None: it would run.
       operations: How often each operation stands in it, by kind.
       download_bytes: Of the plan. `broadcast_bytes`: of the tensors that come with each round, at least.
       update_bytes: Of the tensors that leave, at least.
@@ -40,6 +41,8 @@ class DryRun:
         manifest = self.plan.manifest.to_dict()
         sums = {item.path for item in self.plan.manifest.clear_sums}
         numbers = {name: value for name, value in asdict(self).items() if name.endswith("_bytes")}
+        kinds = {rule.kind for rule in self.plan.manifest.folds}
+        release = self.plan.manifest.release
         return {
             "plan": self.plan.sha256,
             "name": manifest["name"],
@@ -52,31 +55,37 @@ class DryRun:
             "reads": manifest["data"],
             "leaves": [{**spec, "sum_in_the_clear": spec["path"] in sums} for spec in manifest["update"]],
             "single_update_readable_by_coordinator": True,
-            "folds_are_sums": all(rule.kind is not FoldKind.TENSORFLOW for rule in self.plan.manifest.folds),
+            "waits_alone_until": "the round closes",
+            "waits_with_others_seconds": "max_update_age of the task",
+            "folds": {rule.path: rule.kind.value for rule in self.plan.manifest.folds},
+            "folds_are_sums": kinds <= {FoldKind.SUM},
+            "result_shows_single_values": bool(kinds & {FoldKind.MAXIMUM, FoldKind.MINIMUM}),
+            "parts_of_single_updates_may_be_kept": FoldKind.TENSORFLOW in kinds,
+            "release": None if release is None else release.model_dump(exclude_none=True),
             **numbers,
         }
 
 
 def dry_run(plan: Plan) -> DryRun:
-    """Reads a plan's graph of `work` and runs nothing.
+    """Reads a plan's graphs, as far as this copy has them, and runs nothing.
 
     Raises:
-      ProblemError: `plan_invalid`, if the graph can't be read at all.
-      ImportError: TensorFlow, which knows the graph's format, is not installed.
+      ImportError: `protobuf`, which reads graphs, is not installed.
     """
     from muster.client.limits import least_bytes
-    from muster.runtime.graphs import load_graph
-    from muster.runtime.ops import check_graph, count_ops
+    from muster.runtime.graph_check import check_plan_graphs
+    from muster.runtime.graph_def import parse_graph
+    from muster.runtime.ops import count_ops
     from muster.wire.problems import ProblemError
 
     manifest = plan.manifest
-    graph = load_graph(plan.part(manifest.stages.work.graph))
+    refused: Optional[str] = None
+    counts: dict[str, Counter[str]] = {}
     try:
-        check_graph(graph, stage="work")
-        refused = None
+        counts = count_ops(parse_graph(plan.part(manifest.stages.work.graph), what="work"))
+        check_plan_graphs(plan)
     except ProblemError as problem:
         refused = problem.detail
-    counts = count_ops(graph)
     return DryRun(
         plan=plan,
         refused=refused,
@@ -88,13 +97,15 @@ def dry_run(plan: Plan) -> DryRun:
 
 
 def write(found: DryRun, screen: Console) -> None:
-    """The dry run for people."""
+    """Prints the dry run for people."""
+    from rich.markup import escape
+
     plan = found.plan
     screen.print(f"[bold]{plan.manifest.name}[/] on a device  {plan.sha256}", soft_wrap=True)
     for line in signers_in_words(plan):
         screen.print(line, soft_wrap=True)
     if found.refused is not None:
-        screen.print(f"[bold red]A client would refuse it.[/] {found.refused}", soft_wrap=True)
+        screen.print(f"[bold red]A client would refuse it.[/] {escape(found.refused)}", soft_wrap=True)
     else:
         screen.print("Files: none. Network: none. Python: none.", soft_wrap=True)
     operations = titled("What it would run", "kind", "operations")
@@ -108,14 +119,12 @@ def write(found: DryRun, screen: Console) -> None:
             "[bold red]SUMS IN THE CLEAR[/]: the computation wants some of it summed securely; Muster does not do that.",
             soft_wrap=True,
         )
-    if any(rule.kind is FoldKind.TENSORFLOW for rule in plan.manifest.folds):
-        screen.print(
-            "[yellow]The fold is more than sums[/]: parts of a single update may be kept, in what all of them come to.",
-            soft_wrap=True,
-        )
+    for line in (*folds_in_words(plan.manifest), *release_in_words(plan.manifest)):
+        screen.print(line, soft_wrap=True)
     screen.print(
-        "The coordinator's functions can read your update until it is folded, seconds after it comes; no operator can "
-        "through Muster's API.\n"
+        "The coordinator's functions can read your update until it is folded with others: at most the task's max_update_age (60 "
+        "seconds by default) once another update is stored, and alone until the round closes. No operator can through Muster's "
+        "API.\n"
         f"Downloads: the plan, {size(found.download_bytes)}, once; {size(found.broadcast_bytes)} or more each round.",
         soft_wrap=True,
     )

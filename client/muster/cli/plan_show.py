@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Json, Url, console, quiet_tensorflow, size, write_json
+from .options import Json, Url, console, size, write_json
 from .plan_words import leaving, signers_in_words, titled, warn_of_clear_sums
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def show(
     *,
     client: Annotated[
         bool,
-        typer.Option("--client", help="What it would do on a device: operations, data, what leaves. Needs TensorFlow."),
+        typer.Option("--client", help="What it would do on a device: operations, data, what leaves."),
     ] = False,
     url: Url = "",
     as_json: Json = False,
@@ -29,7 +29,6 @@ def show(
     if client:
         from . import plan_client
 
-        quiet_tensorflow()
         dry_run = plan_client.dry_run(found)
         if as_json:
             write_json(dry_run.to_dict())

@@ -36,12 +36,15 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The private key.", exists=True, dir_okay=False)],
     as_json: Json = False,
 ) -> None:
-    """Add a signature to a plan's file. The plan's address stays the same."""
+    """Check a plan's graphs and add a signature to its file. The plan's address stays the same."""
+    from muster.runtime.graph_check import check_plan_graphs
     from muster.wire.plan import Plan
     from muster.wire.signatures import SigningKey
 
     signing = SigningKey.load(key)
-    plan = Plan.load(file).signed(signing)
+    unsigned = Plan.load(file)
+    check_plan_graphs(unsigned)
+    plan = unsigned.signed(signing)
     plan.save(file)
     if as_json:
         write_json({"plan": plan.sha256, "signers": [item.signer for item in plan.signatures]})
@@ -50,7 +53,8 @@ def sign(
 
 
 def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> None:
-    """Check that a plan's file is whole and signed by one of the signers; exit 1 if not."""
+    """Check that a plan's file is whole, signed by one of the signers, and does nothing that no plan may; exit 1 if not."""
+    from muster.runtime.graph_check import check_plan_graphs
     from muster.wire.plan import Plan
 
     trusted = signers_of(signer)
@@ -58,6 +62,7 @@ def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> 
         raise typer.BadParameter("say whom you trust: --signer ed25519:…", param_hint="--signer")
     plan = Plan.load(file)
     found = plan.check_signed(trusted)
+    check_plan_graphs(plan)
     if as_json:
         write_json({"plan": plan.sha256, "signer": found})
     else:

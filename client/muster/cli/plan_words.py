@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from muster.wire.plan import Plan
 
 
+_MOST_PATHS = 4  # names of tensors in one line
+
+
 def signers_in_words(plan: Plan) -> list[str]:
     """A line for each signature: whose it is and whether it holds, as far as this installation can tell."""
     from muster.wire.signatures import verifies
@@ -49,6 +52,43 @@ def warn_of_clear_sums(plan: Plan) -> None:
             "the coordinator's functions see each client's.",
             soft_wrap=True,
         )
+
+
+def folds_in_words(manifest: Any) -> list[str]:
+    """Returns a line for each way of folding that shows more of a single update than a sum does."""
+    from rich.markup import escape
+
+    from muster.wire.manifest import FoldKind
+
+    lines = []
+    for kinds, text in (
+        (
+            (FoldKind.MAXIMUM, FoldKind.MINIMUM),
+            "[bold red]MAXIMA OR MINIMA[/]: each number of these results is some client's own value, unchanged",
+        ),
+        (
+            (FoldKind.TENSORFLOW,),
+            "[yellow]The fold is more than sums[/]: parts of a single update may be kept in the result",
+        ),
+    ):
+        paths = [rule.path for rule in manifest.folds if rule.kind in kinds]
+        if paths:
+            named = escape(", ".join(paths[:_MOST_PATHS]))
+            lines.append(f"{text} ({named}{', …' if len(paths) > _MOST_PATHS else ''}).")
+    return lines
+
+
+def release_in_words(manifest: Any) -> list[str]:
+    """Returns a line about the floor that the plan's author sets for tasks."""
+    release = manifest.release
+    if release is None:
+        return ["The plan binds no minimum: the task's operator decides how many updates a result is made of."]
+    parts = [f"{release.minimum} or more updates in each result"]
+    if release.max_rounds is not None:
+        parts.append(f"at most {release.max_rounds} rounds for each task")
+    if release.separation_seconds is not None:
+        parts.append(f"{release.separation_seconds:g} seconds or more between two contributions of a client")
+    return [f"The plan binds every task to: {'; '.join(parts)}."]
 
 
 def titled(title: str, *columns: str) -> Table:

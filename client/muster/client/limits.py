@@ -41,8 +41,8 @@ class Limits:
     Attributes:
       max_download_bytes: Bytes of plan and broadcast together, whether they come from the network or were kept.
       max_update_bytes: Bytes of the update.
-      max_seconds: From the assignment to the end of its work. When they are over the work is stopped, at the next element of the
-        data at the latest. What reads no data, a callback or an endless loop of the graph, is noticed when it returns.
+      max_seconds: From the assignment to the end of its work. When they are over the work is stopped, whatever its graph does. A
+        data callback that takes longer is noticed when it returns.
     """
 
     max_download_bytes: Optional[int] = None

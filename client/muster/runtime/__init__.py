@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .calls import CancelledError, abandoned_calls
 from .fold import Accumulator, Fold, Folded
 
 if TYPE_CHECKING:
     from .stages import Runtime, UpdateResult
 
-__all__ = ["Accumulator", "Fold", "Folded", "Runtime", "UpdateResult"]
+__all__ = ["Accumulator", "CancelledError", "Fold", "Folded", "Runtime", "UpdateResult", "abandoned_calls"]
 
 
 def __getattr__(name: str) -> Any:

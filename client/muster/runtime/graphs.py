@@ -4,68 +4,59 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import threading
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any, Optional
 
 import numpy as np
+
+# A kernel that fails logs a warning that may quote the data it failed on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Binding, SequenceBinding, Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
 
+from .calls import Cancellation, call, late, stopped
 from .data import Elements
 from .paths import element_leaves
-from .seeds import seed_graph
 from .values import Array
 
 _PREFIX = "plan"  # apart from the nodes that feed the data sets
-# Resources that outlive a call in a session and that no initialize op empties: a graph with one gets a new session each time.
-_KEEPS_STATE = (
-    "MutableHashTable",
-    "MutableDenseHashTable",
-    "Queue",
-    "Barrier",
-    "Stack",
-    "ConditionalAccumulator",
-    "Stage",
-)
+# Operations that TensorFlow calls stateful because they call functions, whose operations are looked at themselves.
+_CALLERS = frozenset({"StatefulPartitionedCall", "If", "While", "Case", "For"})
 
 
 class StageGraph:
-    """A graph, built once, that runs for any number of inputs. For several threads, one at a time.
+    """A graph, built once, that runs for any number of inputs and from several threads.
+
+    Variables, tables and data sets live in a session. Each run has a session of its own, so that nothing is left for the next
+    one, except where no operation of the graph can hold anything: then a session is reused.
 
     The meta optimizer is off, as in TFF's own equivalence tests: it clashes with the duplicate functions of merged graphs.
     """
 
-    def __init__(self, graph_def: Any, *, stage: Stage, name: str, seed: Optional[int] = None) -> None:
-        if seed is not None:
-            seed_graph(graph_def, seed=seed, stage=name)
+    def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
+        """`sources` are those of an earlier graph of the same stage, if there is one."""
         self._name = name
         self._stage = stage
-        self._lock = threading.Lock()
         self._graph = tf.Graph()
-        self._sources: dict[str, _Source] = {}
-        input_map: dict[str, Any] = {}
+        self._sources = Sources(stage) if sources is None else sources
         with self._graph.as_default():
-            for binding in itertools.chain.from_iterable(stage.inputs.values()):
-                if isinstance(binding, SequenceBinding):
-                    source = _Source(binding)
-                    self._sources[binding.path] = source
-                    input_map[binding.tensor] = source.variant
+            input_map = self._sources.load()
             try:
                 tf.import_graph_def(graph_def, input_map=input_map, name=_PREFIX)
             except (ValueError, TypeError, tf.errors.OpError) as error:
                 raise ProblemError(
                     ProblemType.PLAN_INVALID, f"TensorFlow {tf.__version__} can't load the plan's {name}: {error}"
                 ) from error
+        self._check_outputs()
         self._graph.finalize()
-        ops = {node.op for node in graph_def.node}
-        ops.update(node.op for function in graph_def.library.function for node in function.node_def)
-        self._keeps_state = any(part in op for op in ops for part in _KEEPS_STATE)
-        self._session: Optional[tf.compat.v1.Session] = None if self._keeps_state else self._open()
+        reusable = stage.initialize is None and name != "work" and not holds_state(graph_def)
+        self._idle: Optional[list[tf.compat.v1.Session]] = [] if reusable else None
 
     def run(
         self,
@@ -73,119 +64,230 @@ class StageGraph:
         *,
         sequences: Optional[Mapping[str, Elements]] = None,
         seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
         only: Optional[Collection[str]] = None,
     ) -> dict[str, dict[str, Array]]:
-        """Runs the computation on fresh variables.
+        """Runs the computation on fresh variables, in a thread of its own.
 
         Args:
           inputs: The tensors of each input value by name, checked already.
           sequences: What the data sets hold, by name.
-          seconds: After so long no data set gives another element, and an operation that waits is woken; None: never. TensorFlow
-            can't be stopped within an operation, or in a loop that reads no data.
+          seconds: The time limit; None: none.
+          stop: Ends the run when it is set.
           only: The paths of the output tensors to compute; all, if it is not given.
 
         Returns:
           The tensors of each output value by name, in the declared order.
 
         Raises:
+          TimeLimitError: the limit was reached.
+          CancelledError: `stop` was set.
           ProblemError: `computation_failed`, if the graph fails.
           Exception: whatever reading a data set raised.
         """
-        feeds: dict[str, Any] = {
-            self._tensor(binding): inputs[value][binding.path]
-            for value, bindings in self._stage.inputs.items()
-            for binding in bindings
-            if isinstance(binding, TensorBinding)
-        }
+        return call(
+            lambda cancellation: self.execute(inputs, sequences=sequences, only=only, cancellation=cancellation),
+            name=self._name,
+            seconds=seconds,
+            stop=stop,
+        )
+
+    def execute(
+        self,
+        inputs: Mapping[str, Mapping[str, Array]],
+        *,
+        cancellation: Cancellation,
+        sequences: Optional[Mapping[str, Elements]] = None,
+        only: Optional[Collection[str]] = None,
+    ) -> dict[str, dict[str, Array]]:
+        """Runs the computation in this thread, until `cancellation` ends it; see `run`."""
         outputs = {
             value: [binding for binding in bindings if only is None or binding.path in only]
             for value, bindings in self._stage.outputs.items()
         }
-        with self._lock:
-            until = None if seconds is None else time.monotonic() + seconds
-            readers = {path: _Reader((sequences or {})[path], until) for path in self._sources}
-            feeds.update({source.token: source.register(readers[path]) for path, source in self._sources.items()})
-            try:
-                fetched = self._execute(feeds, outputs, seconds)
-            except tf.errors.OpError as error:
-                for reader in readers.values():
-                    if reader.error is not None:
-                        raise reader.error from None
-                raise ProblemError(
-                    ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
-                ) from error
-            finally:
-                for source in self._sources.values():
-                    source.clear()
+        try:
+            feeds: dict[str, Any] = {
+                _tensor(binding): inputs[value][binding.path]
+                for value, bindings in self._stage.inputs.items()
+                for binding in bindings
+                if isinstance(binding, TensorBinding)
+            }
+            readers = {
+                path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources.paths
+            }
+        except KeyError as error:
+            raise ProblemError(
+                ProblemType.PLAN_INVALID,
+                f"The plan's {self._name} can't be used: it takes {error.args[0]}, which the plan does not give it. Build the plan anew.",
+            ) from error
+        tokens = self._sources.register(readers)
+        feeds.update(tokens)
+        try:
+            fetched = self._fetch(feeds, outputs, cancellation)
+        except tf.errors.OpError as error:
+            for reader in readers.values():
+                if reader.error is not None:
+                    raise reader.error from None
+            if isinstance(error, tf.errors.DeadlineExceededError) and cancellation.remaining() == 0.0:
+                raise late(self._name, cancellation.seconds) from None
+            raise ProblemError(
+                ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
+            ) from error
+        finally:
+            self._sources.unregister(tokens)
         return {
             value: {binding.path: _as_array(got, binding.dtype) for binding, got in zip(bindings, fetched[value])}
             for value, bindings in outputs.items()
         }
 
-    def _execute(
-        self, feeds: Mapping[str, Any], outputs: Mapping[str, Iterable[TensorBinding]], seconds: Optional[float]
+    def _fetch(
+        self,
+        feeds: Mapping[str, Any],
+        outputs: Mapping[str, Iterable[TensorBinding]],
+        cancellation: Cancellation,
     ) -> Any:
-        fetches = {value: [self._tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
-        options = None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=math.ceil(seconds * 1000) + 1)
-        session = self._session or self._open()
+        fetches = {value: [_tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
+        session = self._take()
         try:
-            if self._stage.initialize:
-                session.run(f"{_PREFIX}/{self._stage.initialize}", feeds)
-            return session.run(fetches, feeds, options=options)
+            cancellation.on_cancel(session.close)
+            for what in ([f"{_PREFIX}/{self._stage.initialize}"] if self._stage.initialize else []) + [fetches]:
+                if cancellation.cancelled:
+                    raise stopped(self._name)
+                fetched = session.run(what, feeds, options=_options(cancellation.remaining()))
         finally:
-            if session is not self._session:
+            if cancellation.release() and self._idle is not None:
+                self._idle.append(session)
+            else:
                 session.close()
+        return fetched
 
-    def _tensor(self, binding: Binding) -> str:
-        return f"{_PREFIX}/{binding.tensor}"
+    def _check_outputs(self) -> None:
+        for binding in itertools.chain.from_iterable(self._stage.outputs.values()):
+            try:
+                found = self._graph.get_tensor_by_name(_tensor(binding)).dtype
+            except (KeyError, ValueError):
+                found = None
+            if found != tf.as_dtype(binding.dtype.value):
+                raise ProblemError(
+                    ProblemType.PLAN_INVALID,
+                    f"The plan's {self._name} can't be used: its graph has no {binding.dtype.value} tensor {binding.tensor}, which the "
+                    f"manifest names for {binding.path}. Build the plan anew.",
+                )
+
+    def _take(self) -> tf.compat.v1.Session:
+        try:
+            return self._idle.pop() if self._idle else self._open()
+        except IndexError:  # another thread was faster
+            return self._open()
 
     def _open(self) -> tf.compat.v1.Session:
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+        # Threads of its own: a graph that is stuck holds up no other.
+        config = tf.compat.v1.ConfigProto(allow_soft_placement=True, use_per_session_threads=True)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         return tf.compat.v1.Session(graph=self._graph, config=config)
+
+
+def holds_state(graph_def: Any) -> bool:
+    """Returns whether a graph has an operation that may hold something from one run of a session to the next."""
+    nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
+    functions = {function.signature.name for function in graph_def.library.function}
+    return any(_is_stateful(op) for op in {node.op for node in nodes} - functions)
+
+
+def _is_stateful(op: str) -> bool:
+    definition = op_def_registry.get(op)
+    return op not in _CALLERS and (definition is None or definition.is_stateful or "Cache" in op)
+
+
+def _options(seconds: Optional[float]) -> Any:
+    return None if seconds is None else tf.compat.v1.RunOptions(timeout_in_ms=max(1, math.ceil(seconds * 1000)))
+
+
+def _tensor(binding: Binding) -> str:
+    return f"{_PREFIX}/{binding.tensor}"
 
 
 class _Reader:
     """One call's elements. Keeps what reading them raised, since a session hands on no more than its text."""
 
-    def __init__(self, elements: Elements, until: Optional[float]) -> None:
+    def __init__(self, elements: Elements, cancellation: Cancellation, *, name: str) -> None:
         self._elements = elements
-        self._until = until
+        self._cancellation = cancellation
+        self._name = name
         self.error: Optional[BaseException] = None
 
     def __call__(self) -> Iterator[tuple[Array, ...]]:
+        elements = self._elements()
         try:
-            for element in self._elements():
-                if self._until is not None and time.monotonic() > self._until:
-                    raise ProblemError(ProblemType.COMPUTATION_FAILED, "The work took longer than it may")  # noqa: TRY301
+            for element in elements:
+                self._check()
                 yield element
         except BaseException as error:
             if not isinstance(error, GeneratorExit):
                 self.error = error
             raise
+        finally:
+            # Not left to the garbage collector: the error's traceback refers to the generator.
+            if isinstance(elements, Generator):
+                elements.close()
+
+    def _check(self) -> None:
+        if self._cancellation.cancelled:
+            raise stopped(self._name)
+        if self._cancellation.remaining() == 0.0:
+            raise late(self._name, self._cancellation.seconds)
 
 
-class _Source:
-    """A data set in a graph that reads, at run time, from whichever reader the fed token names."""
+class Sources:
+    """The data sets that a stage takes, as nodes of a graph. At run time each reads from the reader that a fed token names.
 
-    def __init__(self, binding: SequenceBinding) -> None:
+    They are traced once, in a graph of their own, which is loaded into every graph of the stage.
+    """
+
+    def __init__(self, stage: Stage) -> None:
         self._readers: dict[int, _Reader] = {}
         self._next = itertools.count()
+        self._tensors: dict[str, tuple[str, str, str]] = {}  # path: the plan's tensor, the token, the variant
+        self._graph = tf.Graph()  # kept: it owns the Python functions that its nodes call
+        with self._graph.as_default():
+            for binding in itertools.chain.from_iterable(stage.inputs.values()):
+                if isinstance(binding, SequenceBinding):
+                    self._add(binding)
+        self._graph_def = self._graph.as_graph_def()
+
+    @property
+    def paths(self) -> Iterable[str]:
+        """The names of the data sets."""
+        return self._tensors
+
+    def load(self) -> dict[str, Any]:
+        """Loads the data sets into the default graph. Returns what to put in the place of the plan's tensors, by their names."""
+        names = [variant for _, _, variant in self._tensors.values()]
+        variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
+        return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}
+
+    def register(self, readers: Mapping[str, _Reader]) -> dict[str, int]:
+        """Registers the readers of one run. Returns what to feed."""
+        feeds = {}
+        for path, reader in readers.items():
+            number = next(self._next)
+            self._readers[number] = reader
+            feeds[self._tensors[path][1]] = number
+        return feeds
+
+    def unregister(self, feeds: Mapping[str, int]) -> None:
+        """Forgets the readers of one run."""
+        for number in feeds.values():
+            del self._readers[number]
+
+    def _add(self, binding: SequenceBinding) -> None:
         signature = tuple(
             tf.TensorSpec(leaf.shape, tf.as_dtype(leaf.dtype.value)) for leaf in element_leaves(binding.element)
         )
         token = tf.compat.v1.placeholder(tf.int64, [])
         dataset = tf.data.Dataset.from_generator(self._read, args=[token], output_signature=signature)
-        self.token: str = token.name
-        self.variant: Any = tf.data.experimental.to_variant(dataset)
-
-    def register(self, reader: _Reader) -> int:
-        number = next(self._next)
-        self._readers[number] = reader
-        return number
-
-    def clear(self) -> None:
-        self._readers.clear()
+        variant = tf.data.experimental.to_variant(dataset)
+        self._tensors[binding.path] = (binding.tensor, token.name, variant.name)
 
     def _read(self, token: Any) -> Iterator[tuple[Array, ...]]:
         return self._readers[int(token)]()

@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Optional
 
 from muster.wire.problems import ProblemError, ProblemType
 
+from .op_contents import Body, check_contents
+from .op_names import call_of
+
 _FILES = "reads or writes files"
+_LOG = "writes to the log of the machine that runs it"
+_REWRITES = "rewrites graphs by rules that its inputs name"
 _NETWORK = "talks to the network or to other devices"
 _PYTHON = "calls Python code of the process that runs it"
 _OPAQUE = "runs code that can't be inspected here"
@@ -57,6 +62,8 @@ _DENIED: tuple[tuple[str, str], ...] = (
     ),
     (r"DatasetFromGraph|RemoteFusedGraphExecute|_XlaRun|_XlaCompile\w*|_XlaAotOnly\w+", _OPAQUE),
     (r"Abort|SleepOp|SleepIdentityOp|(Experimental)?SleepDataset", _HOST),
+    (r"Print(V2)?", _LOG),
+    (r"OptimizeDataset(V\d+)?", _REWRITES),
 )
 _PATTERNS = tuple((re.compile(pattern), deed) for pattern, deed in _DENIED)
 
@@ -65,8 +72,7 @@ _PATTERNS = tuple((re.compile(pattern), deed) for pattern, deed in _DENIED)
 _HIDDEN = re.compile(rb"\x12(?=([\x80-\xff]{0,9}[\x00-\x7f])([A-Za-z_][A-Za-z0-9_>]*))")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_>]*")
 _DEEPEST = 8  # graphs within graphs
-_LOCAL_STREAMS = ("stdout", "stderr", "log(")
-_LOCAL_DESCRIPTORS = (b"", b"local://")
+_LONGEST_FINDING = 600  # characters
 _ADVICE = (
     "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
     "computation needs as client data or server state, or build it into the graph as constants"
@@ -97,7 +103,15 @@ def check_graph(graph: Any, *, stage: str) -> None:
       ProblemError: `plan_invalid`, with the operation, its node, what it does and what to do instead.
     """
     for found in _findings(graph, depth=0):
-        raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {found}. {_ADVICE}.")
+        raise ProblemError(
+            ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {printable(found)}. {_ADVICE}."
+        )
+
+
+def printable(text: str) -> str:
+    """Returns a text that quotes a plan's own names as it may be shown: of bounded length, without control characters."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_FINDING])
+    return shown if len(text) <= _LONGEST_FINDING else f"{shown}…"
 
 
 def denied(op: str) -> Optional[str]:
@@ -130,46 +144,47 @@ def _bodies(graph: Any) -> list[tuple[str, Any]]:
 
 
 def _findings(graph: Any, *, depth: int) -> Iterator[str]:
-    """What is wrong with a graph, each in words that follow on "can't be used:"."""
+    """Yields what is wrong with a graph, each in words that follow on "can't be used:"."""
     functions = {item.signature.name for item in graph.library.function}
-    for name in functions:
-        # TensorFlow may take the name for the operation's, or for the function's.
-        if denied(name) or name in allowed_ops():
-            yield f"its function {name} has the name of an operation"
-    for gradient in graph.library.gradient:
-        if gradient.gradient_func not in functions and refused(gradient.gradient_func):
-            yield f"a gradient of it is {gradient.gradient_func}, which {refused(gradient.gradient_func)}"
+    yield from _in_library(graph.library, functions)
     for function, nodes in _bodies(graph):
         inside = f" of its function {function}" if function else ""
-        by_name = {node.name: node for node in nodes}
+        body = Body.of(nodes, function=function)
+        if len(body.nodes) != len(nodes):
+            yield f"two nodes{inside} have one name"
         for node in nodes:
-            deed = None if node.op in functions else refused(node.op) or _by_what_it_holds(node, by_name)
-            deed = deed or _in_attributes(graph, functions, node.attr.values(), depth)
+            deed = None if node.op in functions else refused(node.op) or check_contents(node, body)
+            if deed is not None:
+                yield f"the operation {node.op} at node {node.name}{inside} {deed}{call_of(node.op)}"
+                continue
+            deed = _in_attributes(graph, functions, node.attr.values(), depth)
             if deed is not None:
                 yield f"the operation {node.op} at node {node.name}{inside} {deed}"
     for item in graph.library.function:
         arguments = [value for argument in item.arg_attr.values() for value in argument.attr.values()]
-        deed = _in_attributes(graph, functions, [*item.attr.values(), *arguments], depth)
+        defaults = [value for attribute in item.signature.attr for value in _declared(attribute)]
+        deed = _in_attributes(graph, functions, [*item.attr.values(), *arguments, *defaults], depth)
         if deed is not None:
             yield f"its function {item.signature.name} {deed}"
 
 
-def _by_what_it_holds(node: Any, by_name: Mapping[str, Any]) -> Optional[str]:
-    """What some operations do only with certain attributes or inputs."""
-    if node.op == "PrintV2" and not _text(node, "output_stream", b"stderr").decode(errors="replace").startswith(
-        _LOCAL_STREAMS
-    ):
-        return _FILES
-    # In memory only: a cache with a file's name writes that file.
-    if node.op in {"CacheDataset", "CacheDatasetV2"} and _constant_text(node.input[1], by_name) != b"":
-        return "may write a cache file (only an in-memory cache is allowed)"
-    if node.op == "FixedUnigramCandidateSampler" and _text(node, "vocab_file"):
-        return _FILES
-    if node.op in {"DecodeProtoV2", "EncodeProto"}:
-        source = _text(node, "descriptor_source")
-        if source not in _LOCAL_DESCRIPTORS and not source.startswith(b"bytes://"):
-            return _FILES
-    return None
+def _in_library(library: Any, functions: set[str]) -> Iterator[str]:
+    """Yields what is wrong with the names of a library's functions and gradients."""
+    if len(functions) != len(library.function):
+        yield "two of its functions have one name"
+    for name in functions:
+        # TensorFlow may take the name for the operation's, or for the function's.
+        if denied(name) or name in allowed_ops():
+            yield f"its function {name} has the name of an operation"
+    for gradient in (*library.gradient, *library.registered_gradients):
+        if gradient.gradient_func not in functions and refused(gradient.gradient_func):
+            yield f"a gradient of it is {gradient.gradient_func}, which {refused(gradient.gradient_func)}"
+
+
+def _declared(attribute: Any) -> Sequence[Any]:
+    """Returns the values that a function declares for one of its attributes."""
+    fields = ("default_value", "allowed_values")
+    return [getattr(attribute, field) for field in fields if attribute.HasField(field)]
 
 
 def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> Optional[str]:
@@ -186,7 +201,7 @@ def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> 
 
 
 def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
-    """What is wrong with operations that are named in bytes: any that is denied, and in a whole graph any that is not allowed."""
+    """Returns what is wrong with operations that bytes name: denied ones anywhere, and in a whole graph those not allowed."""
     named = False
     for match in _HIDDEN.finditer(data):
         length = sum((byte & 0x7F) << (7 * at) for at, byte in enumerate(match[1]))
@@ -198,9 +213,7 @@ def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
     if not named:
         return None
     inner = type(graph)()
-    try:
-        inner.ParseFromString(data)
-    except ValueError:  # protobuf's DecodeError
+    if not _parses(inner, data):
         return None
     if not inner.node or not all(node.name and _NAME.fullmatch(node.op) for node in inner.node):
         return None
@@ -210,24 +223,14 @@ def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
     return None if found is None else f"holds a graph in which {found}"
 
 
-def _text(node: Any, attribute: str, default: bytes = b"") -> bytes:
-    if attribute not in node.attr:
-        return default
-    value = node.attr[attribute]
-    # In a function, an attribute may be left for the caller to fill in: then it may be anything.
-    return bytes(value.s) if value.WhichOneof("value") == "s" else b"(not given here)"
+def _parses(message: Any, data: bytes) -> bool:
+    from google.protobuf.message import DecodeError
 
-
-def _constant_text(name: str, by_name: Mapping[str, Any]) -> Optional[bytes]:
-    """The text that a node's input holds, if it is a constant of the same body."""
-    node = by_name.get(name.partition(":")[0])
-    seen = 0
-    while node is not None and node.op == "Identity" and seen < len(by_name):
-        node, seen = by_name.get(node.input[0].partition(":")[0]), seen + 1
-    if node is None or node.op != "Const" or node.attr["value"].tensor.tensor_content:
-        return None
-    # A scalar string that is empty may be left out of the message altogether.
-    return b"".join(node.attr["value"].tensor.string_val)
+    try:
+        message.ParseFromString(data)
+    except (DecodeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def _named_functions(value: Any) -> Iterator[str]:

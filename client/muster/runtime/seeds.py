@@ -18,10 +18,10 @@ _SEED_INPUTS: dict[str, tuple[int, int]] = {
 }
 
 
-def seed_graph(graph_def: Any, *, seed: int, stage: str) -> None:
+def seed_graph(graph_def: Any, *, seed: int, stage: str, draw: str = "") -> bool:
     """Seeds `graph_def` in place.
 
-    Every operation gets a seed of its own, derived from `seed`, the stage and the operation's name. Operations that their
+    Every operation gets a seed of its own, derived from `seed`, the stage, `draw` and the operation's name. Operations that their
     author has seeded keep their seeds; what reads the clock or the system's entropy (`Timestamp`, `NonDeterministicInts`)
     can't be seeded and stays as it is.
 
@@ -29,20 +29,29 @@ def seed_graph(graph_def: Any, *, seed: int, stage: str) -> None:
       graph_def: A `GraphDef`; function bodies are seeded too.
       seed: Any integer.
       stage: The name of the plan's stage.
+      draw: Whose numbers these are. Equal draws give equal numbers, different ones independent numbers.
+
+    Returns:
+      Whether there was anything to seed.
     """
-    _seed_nodes(graph_def.node, seed=seed, scope=stage, suffix="")
+    scope = f"{stage}/{draw}/" if draw else stage
+    seeded = _seed_nodes(graph_def.node, seed=seed, scope=scope, suffix="")
     for function in graph_def.library.function:
-        scope = f"{stage}/{function.signature.name}"
-        _seed_nodes(function.node_def, seed=seed, scope=scope, suffix=":output:0")
+        inner = f"{scope}/{function.signature.name}"
+        seeded += _seed_nodes(function.node_def, seed=seed, scope=inner, suffix=":output:0")
+    return seeded > 0
 
 
-def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> None:
+def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> int:
+    """Returns how many operations it has seeded."""
+    seeded = 0
     constants = {node.name: node for node in nodes if node.op == "Const"}
     added = []
     for node in nodes:
         if "seed" in node.attr and "seed2" in node.attr and not node.attr["seed"].i and not node.attr["seed2"].i:
             node.attr["seed"].i = _derive(seed, scope, node.name, "seed")
             node.attr["seed2"].i = _derive(seed, scope, node.name, "seed2")
+            seeded += 1
         positions = _SEED_INPUTS.get(node.op, ())
         if positions and all(_is_zero(constants.get(node.input[at].split(":")[0])) for at in positions):
             for at, part in zip(positions, ("seed", "seed2")):
@@ -55,7 +64,9 @@ def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> None:
                 fresh.attr["value"].tensor.int64_val[:] = [_derive(seed, scope, node.name, part)]
                 node.input[at] = fresh.name + suffix
                 added.append(fresh)
+            seeded += 1
     nodes.extend(added)
+    return seeded
 
 
 def _is_zero(node: Any) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from muster.wire.manifest import Stage
 from muster.wire.plan import Plan
 
-from .data import adapt
-from .graphs import StageGraph, load_graph
-from .ops import check_graph
+from .calls import Cancellation, call, turn
+from .data import Elements, adapt
+from .graph_check import load_checked_graph
+from .graphs import Sources, StageGraph, load_graph
+from .seeds import seed_graph
 from .values import Array, check_tensors
 
 Tensors = Mapping[str, Any]
@@ -26,11 +29,58 @@ class UpdateResult:
     result: dict[str, Array]
 
 
+class _LoadedStage:
+    """A stage that this process runs: its graph, and what tells its calls apart.
+
+    `template` is the graph to seed for each draw; None where there is nothing to seed, or no seed.
+    """
+
+    def __init__(self, plan: Plan, name: str, *, seed: Optional[int]) -> None:
+        self._stage: Stage = getattr(plan.manifest.stages, name)
+        self._name = name
+        self._seed = seed
+        graph_def = _checked(plan, self._stage, name)
+        self._template: Optional[Any] = None
+        if seed is not None:
+            trial = type(graph_def)()
+            trial.CopyFrom(graph_def)
+            if seed_graph(trial, seed=seed, stage=name):
+                self._template = graph_def
+        self._sources = Sources(self._stage)
+        self._graph = None if self._template is not None else self._load(graph_def)
+
+    def graph(self, draw: str) -> StageGraph:
+        """Returns the graph that draws the numbers of `draw`."""
+        if self._graph is not None:
+            return self._graph
+        assert self._template is not None  # noqa: S101  one of the two is there
+        assert self._seed is not None  # noqa: S101  as above
+        graph_def = type(self._template)()
+        graph_def.CopyFrom(self._template)
+        seed_graph(graph_def, seed=self._seed, stage=self._name, draw=draw)
+        return self._load(graph_def)
+
+    def _load(self, graph_def: Any) -> StageGraph:
+        return StageGraph(graph_def, stage=self._stage, name=self._name, sources=self._sources)
+
+
+@dataclass
+class _Turns:
+    """The calls of one stage: one at a time, and numbered."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+
 class Runtime:
     """Runs a plan's stages. Each stage's graph is checked and loaded when it is first used, and kept.
 
     Tensors are numpy arrays of just the dtype that the manifest declares; strings are object arrays of bytes. Every method
-    may be called from several threads; calls of one stage run one after another.
+    may be called from several threads; calls of one stage run one after another. No call leaves anything to a later one: each has
+    variables, tables and data sets of its own.
+
+    Every stage takes a time limit, `seconds`. A call that reaches it raises `TimeLimitError`, whatever its graph does: a kernel that
+    TensorFlow can't interrupt is left behind in a daemon thread. Ctrl-C ends a call in the same way.
 
     Args:
       plan: A plan, or the copy that a device gets (`Plan.for_client`), which has `work` alone.
@@ -42,13 +92,15 @@ class Runtime:
         self.plan = plan
         self._seed = seed
         self._lock = threading.Lock()
-        self._graphs: dict[str, StageGraph] = {}
+        self._stages: dict[str, _LoadedStage] = {}
+        self._turns = {name: _Turns() for name in type(plan.manifest.stages).model_fields}
 
-    def prepare(self, state: Tensors) -> dict[str, Array]:
+    def prepare(self, state: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
         """`S -> B`: the round's broadcast.
 
         Args:
           state: The server state, as `manifest.state` declares it.
+          seconds: The time limit; None: none.
 
         Returns:
           The broadcast, as `manifest.broadcast` declares it.
@@ -56,37 +108,56 @@ class Runtime:
         Raises:
           ProblemError: `invalid_request`, if the state does not match; `computation_failed`, if the graph fails; `plan_invalid`,
             if the graph can't be loaded or holds an operation that no plan may have. So for every stage.
+          TimeLimitError: the limit was reached. So for every stage.
         """
-        return self._run("prepare", {"state": check_tensors(state, self.plan.manifest.state, what="state")})[
-            "broadcast"
-        ]
+        inputs = {"state": check_tensors(state, self.plan.manifest.state, what="state")}
+        return self._run("prepare", inputs, seconds=seconds)["broadcast"]
 
-    def work(self, data: Any, broadcast: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
+    def work(
+        self,
+        data: Any,
+        broadcast: Tensors,
+        *,
+        seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
+        draw: str = "",
+    ) -> dict[str, Array]:
         """`(D, B) -> U`: one client's update.
 
         Args:
           data: The client's data, as `manifest.data` has it; see `muster.runtime.data.adapt` for the forms it may take.
           broadcast: What `prepare` gave.
-          seconds: After so long the work is stopped, at the next element of the data at the latest; None: never.
+          seconds: The time limit, over loading the graph, reading the data and computing; None: none.
+          stop: Ends the work within a fraction of a second once it is set.
+          draw: For a seeded runtime: names the random numbers that this call draws. Calls with different names draw independent
+            numbers, and equal names give equal bytes. By default each call draws numbers of its own, by its position.
 
         Returns:
           The update, as `manifest.update` declares it: the plain tensors, then the sums in the clear.
 
         Raises:
           ProblemError: see `prepare`; `invalid_request` also if the data does not match.
+          TimeLimitError: the limit was reached.
+          CancelledError: `stop` was set.
           Exception: whatever reading the data raised.
         """
         manifest = self.plan.manifest
         taken = adapt(data, manifest.data)
         inputs = {"data": taken.tensors, "broadcast": check_tensors(broadcast, manifest.broadcast, what="broadcast")}
-        return self._graph("work").run(inputs, sequences=taken.sequences, seconds=seconds)["update"]
+        outputs = self._run("work", inputs, sequences=taken.sequences, seconds=seconds, stop=stop, draw=draw)
+        return outputs["update"]
 
-    def zero(self) -> dict[str, Array]:
+    def zero(self, *, seconds: Optional[float] = None) -> dict[str, Array]:
         """`() -> A`: the empty accumulator, as `manifest.accumulator` declares it."""
-        return self._run("zero", {})["accumulator"]
+        return self._run("zero", {}, seconds=seconds)["accumulator"]
 
     def accumulate(
-        self, accumulator: Tensors, update: Tensors, *, only: Optional[Collection[str]] = None
+        self,
+        accumulator: Tensors,
+        update: Tensors,
+        *,
+        only: Optional[Collection[str]] = None,
+        seconds: Optional[float] = None,
     ) -> dict[str, Array]:
         """`(A, U) -> A`: the accumulator with one update more.
 
@@ -94,6 +165,7 @@ class Runtime:
           accumulator: As `manifest.accumulator` declares it.
           update: The update's plain tensors; sums in the clear are not this stage's, and are left aside if they are given.
           only: The accumulator's tensors to compute, by name; all, if it is not given.
+          seconds: The time limit; None: none.
         """
         sums = {item.path for item in self.plan.manifest.clear_sums}
         plain = {name: value for name, value in update.items() if name not in sums}
@@ -102,24 +174,40 @@ class Runtime:
             "accumulator": self._accumulator(accumulator, "accumulator"),
             "update": check_tensors(plain, specs, what="update"),
         }
-        return self._graph("accumulate").run(inputs, only=only)["accumulator"]
+        return self._run("accumulate", inputs, only=only, seconds=seconds)["accumulator"]
 
-    def merge(self, left: Tensors, right: Tensors, *, only: Optional[Collection[str]] = None) -> dict[str, Array]:
+    def merge(
+        self,
+        left: Tensors,
+        right: Tensors,
+        *,
+        only: Optional[Collection[str]] = None,
+        seconds: Optional[float] = None,
+    ) -> dict[str, Array]:
         """`(A, A) -> A`: two accumulators in one; of its tensors those in `only`, if it is given."""
         inputs = {"left": self._accumulator(left, "left"), "right": self._accumulator(right, "right")}
-        return self._graph("merge").run(inputs, only=only)["accumulator"]
+        return self._run("merge", inputs, only=only, seconds=seconds)["accumulator"]
 
-    def report(self, accumulator: Tensors) -> dict[str, Array]:
+    def report(self, accumulator: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
         """`A -> R`: the aggregate that `update` takes. Never for an accumulator of no updates: a mean of nothing is NaN."""
-        return self._run("report", {"accumulator": self._accumulator(accumulator, "accumulator")})["aggregate"]
+        inputs = {"accumulator": self._accumulator(accumulator, "accumulator")}
+        return self._run("report", inputs, seconds=seconds)["aggregate"]
 
-    def update(self, state: Tensors, aggregate: Tensors, clear_sums: Optional[Tensors] = None) -> UpdateResult:
+    def update(
+        self,
+        state: Tensors,
+        aggregate: Tensors,
+        clear_sums: Optional[Tensors] = None,
+        *,
+        seconds: Optional[float] = None,
+    ) -> UpdateResult:
         """`(S, R) -> (S, result)`: the next server state and the round's result.
 
         Args:
           state: The state that the round started from.
           aggregate: What `report` gave.
           clear_sums: The sums in the clear (`Folded.clear_sums`), int64 or their own dtype; nothing where there are none.
+          seconds: The time limit; None: none.
         """
         manifest, stage = self.plan.manifest, self.plan.manifest.stages.update
         declared = {item.path: item.dtype.numpy for item in manifest.clear_sums}
@@ -132,24 +220,45 @@ class Runtime:
             "aggregate": check_tensors(aggregate, _tensors(stage, "aggregate"), what="aggregate"),
             "clear_sums": check_tensors(sums, manifest.clear_sums, what="sums in the clear"),
         }
-        outputs = self._run("update", inputs)
+        outputs = self._run("update", inputs, seconds=seconds)
         return UpdateResult(state=outputs["state"], result=outputs["result"])
 
     def _accumulator(self, tensors: Tensors, what: str) -> dict[str, Array]:
         return check_tensors(tensors, self.plan.manifest.accumulator, what=what)
 
-    def _run(self, name: str, inputs: Mapping[str, Mapping[str, Array]]) -> dict[str, dict[str, Array]]:
-        return self._graph(name).run(inputs)
+    def _run(
+        self,
+        name: str,
+        inputs: Mapping[str, Mapping[str, Array]],
+        *,
+        sequences: Optional[Mapping[str, Elements]] = None,
+        only: Optional[Collection[str]] = None,
+        seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
+        draw: str = "",
+    ) -> dict[str, dict[str, Array]]:
+        turns = self._turns[name]
 
-    def _graph(self, name: str) -> StageGraph:
+        def run(cancellation: Cancellation) -> dict[str, dict[str, Array]]:
+            graph = self._loaded(name).graph(draw or f"call {number}")
+            return graph.execute(inputs, sequences=sequences, only=only, cancellation=cancellation)
+
+        # The caller holds the turn, so that a call which is left behind holds up no other.
+        with turn(turns.lock, name=name, stop=stop):
+            number = next(turns.numbers)
+            return call(run, name=name, seconds=seconds, stop=stop)
+
+    def _loaded(self, name: str) -> _LoadedStage:
         with self._lock:
-            found = self._graphs.get(name)
+            found = self._stages.get(name)
             if found is None:
-                stage: Stage = getattr(self.plan.manifest.stages, name)
-                graph_def = load_graph(self.plan.part(stage.graph))
-                check_graph(graph_def, stage=name)
-                found = self._graphs[name] = StageGraph(graph_def, stage=stage, name=name, seed=self._seed)
+                found = self._stages[name] = _LoadedStage(self.plan, name, seed=self._seed)
             return found
+
+
+def _checked(plan: Plan, stage: Stage, name: str) -> Any:
+    """Returns a stage's graph as TensorFlow's message. TensorFlow gets what was checked, serialized anew."""
+    return load_graph(load_checked_graph(plan.part(stage.graph), stage, name).SerializeToString())
 
 
 def _tensors(stage: Stage, value: str) -> list[Any]:

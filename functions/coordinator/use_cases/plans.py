@@ -10,6 +10,7 @@ from coordinator.domain.names import plan_name, variant_name
 from coordinator.domain.updates import UpdateRules, rules_for
 from coordinator.ports import BlobNotFoundError, Blobs
 from coordinator.use_cases.variants import Variant, Variants
+from muster.runtime.graph_check import check_plan_graphs
 from muster.wire.encodings import ENCODINGS
 from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
@@ -44,11 +45,12 @@ class Plans:
           Whether it is new here.
 
         Raises:
-          ProblemError: `plan_invalid`: it is no plan, not complete, or not signed by anybody trusted.
+          ProblemError: `plan_invalid`: it is no plan, not complete, not signed by anybody trusted, or its graphs do what no plan may.
         """
         plan = Plan.decode(data, expected=sha256)
         plan.check_signed(self.trusted)
         plan.check_complete()
+        check_plan_graphs(plan)
         self._create_for_client(plan_name(sha256, for_client=True), plan.for_client())
         stored = self.blobs.create(plan_name(sha256, for_client=False), [data])
         if not stored.created and not stored.same:

@@ -11,6 +11,9 @@ from support.plans import sum_plan
 from typer.testing import CliRunner
 
 from muster.cli.app import app
+from muster.wire.manifest import FoldKind, Release
+from muster.wire.plan import Plan, part_of
+from muster.wire.signatures import SigningKey
 
 DIGITS = Path(__file__).parents[3] / "client/muster/demo/digits.plan"
 
@@ -70,6 +73,102 @@ def test_a_dry_run_shows_what_a_device_would_do() -> None:
     assert found["operations"]["arithmetic"]
     assert {item["dtype"] for item in found["leaves"]} == {"float32", "int64"}
     assert found["update_bytes"] == 9676
+
+
+def with_release(plan: Plan, release: Release) -> Plan:
+    return Plan(plan.manifest.model_copy(update={"release": release}), plan.parts)
+
+
+def with_folds(plan: Plan, *kinds: FoldKind) -> Plan:
+    rules = plan.manifest.folds
+    changed = (
+        *(rule.model_copy(update={"kind": kind}) for rule, kind in zip(rules, kinds, strict=False)),
+        *rules[len(kinds) :],
+    )
+    return Plan(plan.manifest.model_copy(update={"folds": changed}), plan.parts)
+
+
+def shown(plan: Plan, path: Path) -> tuple[str, dict[str, Any]]:
+    plan.save(path)
+    return run("plan", "show", path, "--client").stdout, json.loads(
+        run("plan", "show", path, "--client", "--json").stdout
+    )
+
+
+@pytest.mark.parametrize("kind", [FoldKind.MAXIMUM, FoldKind.MINIMUM])
+def test_a_dry_run_says_that_maxima_show_single_values(tmp_path: Path, kind: FoldKind) -> None:
+    text, found = shown(with_folds(sum_plan(), kind), tmp_path / "a.plan")
+    assert "each number of these results is some client's own value" in text
+    assert (found["folds_are_sums"], found["result_shows_single_values"]) == (False, True)
+    assert not found["parts_of_single_updates_may_be_kept"]
+    assert kind.value in found["folds"].values()
+
+
+def test_a_dry_run_says_that_graphs_which_fold_may_keep_parts_of_updates(tmp_path: Path) -> None:
+    text, found = shown(with_folds(sum_plan(), FoldKind.TENSORFLOW, FoldKind.MAXIMUM), tmp_path / "a.plan")
+    assert "parts of a single update may be kept" in text
+    assert "some client's own value" in text
+    assert found["parts_of_single_updates_may_be_kept"]
+    assert not found["folds_are_sums"]
+
+
+def test_a_dry_run_of_sums_shows_no_single_values(tmp_path: Path) -> None:
+    text, found = shown(sum_plan(), tmp_path / "a.plan")
+    assert "own value" not in text
+    assert found["folds_are_sums"]
+    assert not found["result_shows_single_values"]
+
+
+def test_a_dry_run_says_how_long_an_update_waits(tmp_path: Path) -> None:
+    text, found = shown(sum_plan(), tmp_path / "a.plan")
+    assert "alone until the round closes" in text
+    assert "max_update_age" in text
+    assert found["waits_alone_until"] == "the round closes"
+
+
+def test_a_dry_run_shows_the_floor_that_the_author_binds(tmp_path: Path) -> None:
+    text, found = shown(sum_plan(), tmp_path / "a.plan")
+    assert "The plan binds no minimum" in text
+    assert found["release"] is None
+    text, found = shown(
+        with_release(sum_plan(), Release(minimum=20, max_rounds=9, separation_seconds=60)), tmp_path / "b.plan"
+    )
+    assert "20 or more updates in each result; at most 9 rounds for each task; 60 seconds or more" in text
+    assert found["release"] == {"minimum": 20, "max_rounds": 9, "separation_seconds": 60.0}
+
+
+def rebound(plan: Plan) -> Plan:
+    """A plan whose broadcast is bound to what is no placeholder."""
+    work = plan.manifest.stages.work
+    first, *others = work.inputs["broadcast"]
+    inputs = {**work.inputs, "broadcast": (first.model_copy(update={"tensor": "subcomputation/[/]:0"}), *others)}
+    stages = plan.manifest.stages.model_copy(update={"work": work.model_copy(update={"inputs": inputs})})
+    return Plan(plan.manifest.model_copy(update={"stages": stages}), plan.parts)
+
+
+def test_a_plan_with_a_bad_binding_is_refused_by_every_command(tmp_path: Path) -> None:
+    text, found = shown(rebound(Plan.load(DIGITS)), tmp_path / "a.plan")
+    assert "A client would refuse it." in text
+    assert not found["would_run"]
+    assert "no such placeholder" in found["refused"]
+    signer = made(tmp_path / "key")
+    assert "no such placeholder" in run("plan", "sign", tmp_path / "a.plan", "--key", tmp_path / "key", code=1).output
+    signed = Plan.load(tmp_path / "a.plan").signed(SigningKey.load(tmp_path / "key"))
+    signed.save(tmp_path / "signed.plan")
+    assert "no such placeholder" in run("plan", "verify", tmp_path / "signed.plan", "--signer", signer, code=1).output
+
+
+def test_a_plan_that_is_no_graph_is_shown_as_refused(tmp_path: Path) -> None:
+    plan = sum_plan()
+    part = part_of(b"no graph")
+    stage = plan.manifest.stages.work.model_copy(update={"graph": part})
+    stages = plan.manifest.stages.model_copy(update={"work": stage})
+    parts = {**plan.parts, part.sha256: b"no graph"}
+    del parts[plan.manifest.stages.work.graph.sha256]
+    broken = Plan(plan.manifest.model_copy(update={"stages": stages}), parts)
+    text, found = shown(broken, tmp_path / "a.plan")
+    assert "its graph can't be read" in text
+    assert found["operations"] == {}
 
 
 def test_a_plan_by_its_address_needs_a_coordinator() -> None:

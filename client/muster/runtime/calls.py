@@ -1,0 +1,187 @@
+"""Calls that end when they must: after a time limit, at an event, or at Ctrl-C, whatever TensorFlow is busy with.
+
+TensorFlow holds a thread until its graph has run, and Python delivers signals to the main thread alone, between its instructions.
+So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that has to end cancels the graph; a kernel
+that can't be canceled is abandoned with its thread, and the caller goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable, Generic, Optional, TypeVar, cast
+
+from muster.wire.problems import TimeLimitError
+
+_Result = TypeVar("_Result")
+_abandoned: list[threading.Event] = []  # the ends of calls that were left behind
+_POLL = 0.05  # seconds between two looks at the caller's event, and at signals on Windows
+_GRACE = 0.25  # seconds that a canceled graph gets to end by itself
+
+
+class CancelledError(Exception):
+    """The call was ended by its caller's event before the graph had run."""
+
+
+class Cancellation:
+    """Tells a running call that its result is not wanted any more.
+
+    Attributes:
+      until: The monotonic time at which the call's limit is reached; None: it has no limit.
+      seconds: The limit itself.
+    """
+
+    def __init__(self, *, seconds: Optional[float] = None) -> None:
+        self.seconds = seconds
+        self.until = None if seconds is None else time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self._cancelled = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call is to end."""
+        return self._cancelled
+
+    def remaining(self) -> Optional[float]:
+        """Returns the seconds until the limit, 0.0 at least; None if there is no limit."""
+        return None if self.until is None else max(0.0, self.until - time.monotonic())
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the call is canceled, at once if it was already. It must not block for long."""
+        with self._lock:
+            if not self._cancelled:
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def release(self) -> bool:
+        """Forgets the callbacks, which are not called from here on. Returns whether the call may still be wanted."""
+        with self._lock:
+            self._callbacks = []
+            return not self._cancelled
+
+    def cancel(self) -> None:
+        """Cancels the call."""
+        with self._lock:
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+
+class _Running(Generic[_Result]):
+    """A function in a thread of its own, and how it ended."""
+
+    def __init__(self, function: Callable[[Cancellation], _Result], cancellation: Cancellation, *, name: str) -> None:
+        self._function = function
+        self._cancellation = cancellation
+        self.done = threading.Event()
+        self.error: Optional[BaseException] = None
+        self.result: Optional[_Result] = None
+        threading.Thread(target=self._run, name=f"muster {name}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self._function(self._cancellation)
+        except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
+            self.error = error
+        finally:
+            self.done.set()
+
+    def abandon(self) -> None:
+        """Cancels the function and gives it a moment to end."""
+        # In a thread of its own: closing a session may wait for what is stuck in it.
+        threading.Thread(target=self._cancellation.cancel, name="muster cancel", daemon=True).start()
+        if not self.done.wait(_GRACE):
+            _abandoned.append(self.done)
+
+
+def abandoned_calls() -> int:
+    """Returns how many calls of this process were left behind and are still busy.
+
+    Each takes a processor until its graph ends, perhaps never: TensorFlow can't interrupt a loop within a `tf.function`. A
+    process that serves others should be replaced then; one that ends should do so by `os._exit`, which waits for no thread.
+    """
+    _abandoned[:] = [done for done in _abandoned if not done.is_set()]
+    return len(_abandoned)
+
+
+def call(
+    function: Callable[[Cancellation], _Result],
+    *,
+    name: str,
+    seconds: Optional[float] = None,
+    stop: Optional[threading.Event] = None,
+) -> _Result:
+    """Runs a function in a daemon thread and waits for it.
+
+    Args:
+      function: Takes the call's `Cancellation`, which it should heed.
+      name: The plan's stage, for messages.
+      seconds: The limit; None: none.
+      stop: Ends the call when it is set.
+
+    Returns:
+      What the function returns.
+
+    Raises:
+      TimeLimitError: the limit was reached.
+      CancelledError: `stop` was set.
+      BaseException: what the function raised; what a signal handler raised while this waited.
+    """
+    if stop is not None and stop.is_set():
+        raise stopped(name)
+    running = _Running(function, Cancellation(seconds=seconds), name=name)
+    try:
+        ending = _wait(running, stop, name=name)
+    except BaseException:  # a signal's handler raised: KeyboardInterrupt, mostly
+        running.abandon()
+        raise
+    if ending is not None:
+        running.abandon()
+        raise ending
+    if running.error is not None:
+        raise running.error
+    return cast(_Result, running.result)
+
+
+def _wait(running: _Running[_Result], stop: Optional[threading.Event], *, name: str) -> Optional[Exception]:
+    """Waits for the end of a call; returns the error that ends it early, or None if it ended by itself."""
+    cancellation = running._cancellation  # noqa: SLF001  of this module
+    while True:
+        remaining = cancellation.remaining()
+        if running.done.wait(_POLL if remaining is None else min(_POLL, remaining)):
+            return None
+        if stop is not None and stop.is_set():
+            return stopped(name)
+        if remaining == 0.0:
+            return late(name, cancellation.seconds)
+
+
+@contextmanager
+def turn(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
+    """Holds a lock during a block, and waits for it where signals and `stop` are heeded.
+
+    Raises:
+      CancelledError: `stop` was set while another call had the lock.
+    """
+    while not lock.acquire(timeout=_POLL):
+        if stop is not None and stop.is_set():
+            raise stopped(name)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def late(name: str, seconds: Optional[float]) -> TimeLimitError:
+    """Returns the error of a stage that has reached its time limit."""
+    return TimeLimitError(f"The plan's {name} took longer than it may ({seconds:g} s) and was stopped")
+
+
+def stopped(name: str) -> CancelledError:
+    """Returns the error of a stage that its caller has stopped."""
+    return CancelledError(f"The plan's {name} was stopped before it had a result")

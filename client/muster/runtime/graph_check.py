@@ -1,0 +1,149 @@
+"""Checks a plan's graphs without TensorFlow: what they may do, and that the manifest's names fit them.
+
+A session lets any tensor be fed, a constant too. A plan names in its manifest what is fed, so a binding to anything but a placeholder
+could replace a value that `ops.check_graph` relied on: the empty file name of an in-memory cache, for example. Hence every binding
+names the output of a top-level `Placeholder`, each a different one. This is checked wherever a plan enters: when it is built, loaded
+by a command, uploaded, and before a client or the committer hands a graph to TensorFlow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, Optional
+
+from muster.wire.dtypes import DType
+from muster.wire.manifest import Binding, SequenceBinding, Stage, Stages
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
+
+from .graph_def import parse_graph
+from .ops import check_graph, printable
+
+# TensorFlow's DataType of each dtype, and of a data set.
+_DATA_TYPES = {
+    DType.FLOAT32: 1,
+    DType.FLOAT64: 2,
+    DType.INT32: 3,
+    DType.UINT8: 4,
+    DType.INT16: 5,
+    DType.INT8: 6,
+    DType.STRING: 7,
+    DType.COMPLEX64: 8,
+    DType.INT64: 9,
+    DType.BOOL: 10,
+    DType.BFLOAT16: 14,
+    DType.UINT16: 17,
+    DType.COMPLEX128: 18,
+    DType.FLOAT16: 19,
+    DType.UINT32: 22,
+    DType.UINT64: 23,
+}
+_VARIANT = 21
+_OUTPUT = re.compile(r"([^:^]+):(0|[1-9][0-9]{0,5})")
+_LONGEST_NAME = 80  # characters of a name that a message quotes
+
+
+def check_plan_graphs(plan: Plan) -> None:
+    """Checks every graph that a copy of a plan holds: its operations, and that the stage's bindings fit it.
+
+    Args:
+      plan: A whole plan, or a device's copy, which holds the graph of `work` alone.
+
+    Raises:
+      ProblemError: `plan_invalid`, with the stage, the reason and the fix.
+      ImportError: `protobuf` is not installed.
+    """
+    for name in Stages.model_fields:
+        stage: Stage = getattr(plan.manifest.stages, name)
+        if stage.graph.sha256 in plan.parts:
+            load_checked_graph(plan.part(stage.graph), stage, name)
+
+
+def load_checked_graph(data: bytes, stage: Stage, name: str) -> Any:
+    """Parses a stage's graph and checks it.
+
+    Returns:
+      The `GraphDef`, as `muster.runtime.graph_def` has it.
+
+    Raises:
+      ProblemError: `plan_invalid`.
+      ImportError: `protobuf` is not installed.
+    """
+    graph = parse_graph(data, what=name)
+    check_stage(graph, stage, name)
+    return graph
+
+
+def check_stage(graph: Any, stage: Stage, name: str) -> None:
+    """Checks a graph's operations, and that the stage's bindings fit it.
+
+    Args:
+      graph: A `GraphDef`, TensorFlow's own or that of `muster.runtime.graph_def`.
+      stage: The stage, as the manifest describes it.
+      name: The stage's name, such as `work`.
+
+    Raises:
+      ProblemError: `plan_invalid`.
+    """
+    check_graph(graph, stage=name)
+    for found in _misfits(graph, stage):
+        raise ProblemError(
+            ProblemType.PLAN_INVALID,
+            f"The plan's {name} can't be used: {printable(found)}. The manifest does not fit the graph, so the plan was changed after it was "
+            "built: build it anew from the computation.",
+        )
+
+
+def _misfits(graph: Any, stage: Stage) -> Iterator[str]:
+    """Yields what the manifest says of a stage that its graph contradicts."""
+    nodes = {node.name: node for node in graph.node}
+    fed: set[str] = set()
+    for value, bindings in stage.inputs.items():
+        for binding in bindings:
+            found = _misfit_of_input(nodes, binding)
+            if found is None and binding.tensor in fed:
+                found = "an earlier input is bound to it too"
+            if found is not None:
+                yield f"the input {_short(f'{value}/{binding.path}')} is bound to {_short(binding.tensor)}: {found}"
+            fed.add(binding.tensor)
+    for binding in itertools.chain.from_iterable(stage.outputs.values()):
+        match = _OUTPUT.fullmatch(binding.tensor)
+        if match is None or match[1] not in nodes:
+            yield f"the output {_short(binding.path)} is bound to {_short(binding.tensor)}, which is no output of a node of the graph"
+    if stage.initialize is not None and stage.initialize not in nodes:
+        yield f"it starts with the operation {_short(stage.initialize)}, which the graph does not have"
+
+
+def _misfit_of_input(nodes: dict[str, Any], binding: Binding) -> Optional[str]:
+    node_name, _, output = binding.tensor.partition(":")
+    node = nodes.get(node_name)
+    if node is None or output != "0":
+        return "the graph has no such placeholder"
+    if node.op != "Placeholder":
+        return f"that is an operation {_short(node.op)}, and a binding may feed a placeholder alone"
+    wanted = _VARIANT if isinstance(binding, SequenceBinding) else _DATA_TYPES[binding.dtype]
+    if "dtype" not in node.attr or node.attr["dtype"].type != wanted:
+        return "the placeholder takes another dtype"
+    if (
+        not isinstance(binding, SequenceBinding)
+        and "shape" in node.attr
+        and not _fits(node.attr["shape"].shape, binding.shape)
+    ):
+        return "the placeholder takes another shape"
+    return None
+
+
+def _fits(shape: Any, declared: Optional[tuple[Optional[int], ...]]) -> bool:
+    """Returns whether a tensor can have both shapes."""
+    if shape.unknown_rank or declared is None:
+        return True
+    sizes = [item.size for item in shape.dim]
+    return len(sizes) == len(declared) and all(
+        size < 0 or other is None or size == other for size, other in zip(sizes, declared)
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"

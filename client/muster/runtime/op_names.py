@@ -1,0 +1,74 @@
+"""The calls that users know refused operations by, and what to write in their place."""
+
+from __future__ import annotations
+
+import re
+
+# Patterns of operations, the call that makes them, and what to write instead.
+_CALLS = (
+    (r"Print(V2)?", "tf.print", "leave it out, or return the value as a part of the result"),
+    (
+        r"(Eager)?PyFunc(Stateless)?",
+        "tf.py_function, tf.numpy_function or Dataset.from_generator",
+        "write the step with TensorFlow operations, or do it before the data reaches the plan",
+    ),
+    (r"CacheDataset(V2)?", "Dataset.cache with a file name", "call Dataset.cache() without one"),
+    (
+        r"RewriteDataset|OptimizeDataset(V\d+)?",
+        "an option of tf.data",
+        "only Dataset.enumerate and Dataset.choose_from_datasets may rewrite a data set",
+    ),
+    (
+        r"(Experimental)?IgnoreErrorsDataset",
+        "Dataset.ignore_errors(log_warning=True)",
+        "call Dataset.ignore_errors() without log_warning",
+    ),
+    (r"(Save|Load)Dataset(V\d+)?", "Dataset.save or Dataset.load", "take the elements as client data"),
+    (r"Snapshot(Chunk)?Dataset(V\d+|Reader)?", "Dataset.snapshot", "call Dataset.cache() without a file name"),
+    (r"(Experimental)?MatchingFiles(Dataset)?", "Dataset.list_files", "take the files' contents as client data"),
+    (
+        r"(Experimental)?(TextLine|FixedLengthRecord|TFRecord|CSV|Sql|LMDB)Dataset(V\d+)?",
+        "a tf.data class that reads files",
+        "take the elements as client data",
+    ),
+    (
+        r"InitializeTableFromTextFile(V\d+)?",
+        "tf.lookup.TextFileInitializer",
+        "use tf.lookup.KeyValueTensorInitializer, which puts the table into the graph",
+    ),
+    (
+        r"Save(Slices|V\d+)?|Restore(Slice|V\d+)?|ShardedFilename",
+        "tf.train.Checkpoint",
+        "leave it out: Muster stores the state",
+    ),
+    (
+        r"(Create|Flush|Close)?Summary(File|Db)?Writer|Write\w*Summary",
+        "tf.summary",
+        "return the values as a part of the result",
+    ),
+    (r"(Register|DataService)\w+", "tf.data.experimental.service", "take the elements as client data"),
+    (
+        r"(Experimental)?AutoShardDataset|Collective\w+|_?Nccl\w+",
+        "tf.distribute",
+        "leave it out: clients are the distribution",
+    ),
+    (r"(Consume)?Mutex\w*", "tf.CriticalSection", "leave it out: a stage runs once at a time"),
+    (r"BatchFunction|Batch|Unbatch", "tf.nondifferentiable_batch_function", "use Dataset.batch"),
+    (r"XlaCallModule", "jax2tf.convert", "write the computation with TensorFlow operations"),
+    (r"GetElementAtIndex", "tf.data.experimental.at", "use Dataset.skip(n).take(1)"),
+    (r"(Experimental)?(Latency|BytesProduced)\w*Stats\w*", "tf.data.experimental.latency_stats", "leave it out"),
+    (
+        r"Iterator(From|To)StringHandle\w*",
+        "Iterator.string_handle",
+        "iterate over the data set itself, or use Dataset.reduce",
+    ),
+)
+_PATTERNS = tuple((re.compile(pattern), call, instead) for pattern, call, instead in _CALLS)
+
+
+def call_of(op: str) -> str:
+    """Returns which call makes an operation and what to write instead, to follow on a message; empty if that is not known."""
+    for pattern, call, instead in _PATTERNS:
+        if pattern.fullmatch(op):
+            return f"; it comes from {call}: {instead}"
+    return ""

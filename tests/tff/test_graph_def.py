@@ -1,0 +1,163 @@
+"""Graphs that are read without TensorFlow are those that TensorFlow reads."""
+
+import random
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError
+from hypothesis import given, strategies
+
+from muster.runtime.graph_check import check_plan_graphs
+from muster.runtime.graph_def import declared_messages, message_class, parse_graph
+from muster.wire.manifest import Stages
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError
+
+ROOT = Path(__file__).parents[2]
+FILES = (*sorted((ROOT / "tests/data").glob("*.plan")), *sorted((ROOT / "client/muster").glob("*/*.plan")))
+GRAPHS = [
+    plan.part(getattr(plan.manifest.stages, name).graph)
+    for plan in map(Plan.load, FILES)
+    for name in Stages.model_fields
+]
+RENAMED = {
+    "NodeDef.ExperimentalDebugInfo": "NodeDebugInfo",
+    "GraphDebugInfo": "bytes",
+    "RewriterConfig.CustomGraphOptimizer": "CustomOptimizer",
+}
+CONFIG = ("ConfigProto", "GraphOptions", "RewriterConfig", "CustomOptimizer")
+SCALARS = {
+    getattr(FieldDescriptor, name): name[5:].lower() for name in dir(FieldDescriptor) if name.startswith("TYPE_")
+}
+
+
+def kind_of(field):
+    """A field's type, in the notation of the table."""
+    if field.message_type is not None:
+        if field.message_type.GetOptions().map_entry:
+            return f"map<{','.join(kind_of(part) for part in field.message_type.fields)}>"
+        full = field.message_type.full_name.removeprefix("tensorflow.")
+        kind = RENAMED.get(full, full.rpartition(".")[2])
+    else:
+        kind = "int32" if field.enum_type is not None else SCALARS[field.type]
+    return f"{kind}{'*' if field.label == field.LABEL_REPEATED else '|' if field.containing_oneof else ''}"
+
+
+def messages_of(descriptor, found):
+    name = descriptor.full_name.removeprefix("tensorflow.")
+    name = RENAMED.get(name, name.rpartition(".")[2])
+    if name not in found and name != "bytes":
+        found[name] = {(field.number, field.name, kind_of(field)) for field in descriptor.fields}
+        for field in descriptor.fields:
+            inner = [part.message_type for part in field.message_type.fields] if "map<" in kind_of(field) else []
+            for message in (*inner, field.message_type if not inner else None):
+                if message is not None:
+                    messages_of(message, found)
+    return found
+
+
+def test_the_table_of_messages_is_tensorflows():
+    ours = {name: set(fields) for name, fields in declared_messages().items() if name not in CONFIG}
+    assert ours == messages_of(tf.compat.v1.GraphDef.DESCRIPTOR, {})
+
+
+@pytest.mark.parametrize("name", CONFIG)
+def test_the_fields_of_a_configuration_are_tensorflows(name):
+    """Of these messages only the fields that name graph rewrites are declared."""
+    config = tf.compat.v1.ConfigProto.DESCRIPTOR
+    options = config.fields_by_name["graph_options"].message_type
+    rewriter = options.fields_by_name["rewrite_options"].message_type
+    custom = rewriter.fields_by_name["custom_optimizers"].message_type
+    theirs = dict(zip(CONFIG, (config, options, rewriter, custom), strict=True))[name]
+    assert set(declared_messages()[name]) <= {(field.number, field.name, kind_of(field)) for field in theirs.fields}
+
+
+def contents(graph):
+    """Every operation of a graph, with its node and inputs, and every function that anything names."""
+    bodies = [("", graph.node), *((item.signature.name, item.node_def) for item in graph.library.function)]
+    return [
+        (name, node.name, node.op, tuple(node.input), tuple(sorted((key, value.func.name) for key, value in node.attr.items())))
+        for name, nodes in bodies
+        for node in nodes
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", GRAPHS)
+def test_graphs_of_all_plans_are_read_as_tensorflow_reads_them(data):
+    ours, theirs = parse_graph(data, what="work"), tf.compat.v1.GraphDef.FromString(data)
+    assert contents(ours) == contents(theirs)
+    assert tf.compat.v1.GraphDef.FromString(ours.SerializeToString()) == theirs
+
+
+def mutated(data, chance):
+    """A graph with bytes changed, cut, doubled or moved, as an attacker may try to have two parsers disagree."""
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 2)):
+        at = chance.randrange(len(changed))
+        length = chance.randint(1, 40)
+        kind = chance.randrange(6)
+        if kind == 0:
+            changed[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+        elif kind == 1:
+            del changed[at : at + length]
+        elif kind == 2:
+            changed[at:at] = changed[at : at + length]
+        elif kind == 3:
+            changed[at] = changed[at] ^ 1
+        elif kind == 4:
+            changed[at] = ord(chance.choice("aRbW:^0"))
+        else:
+            changed[at:at] = bytes(chance.randrange(256) for _ in range(length % 5))
+        if not changed:
+            changed = bytearray(b"\x0a")
+    return bytes(changed)
+
+
+def check_agreement(data):
+    """TensorFlow gets what was checked: the same operations, whatever its own parser makes of the bytes."""
+    try:
+        ours = parse_graph(data, what="work")
+    except ProblemError:
+        return False
+    given_on = tf.compat.v1.GraphDef.FromString(ours.SerializeToString())
+    assert contents(given_on) == contents(ours)
+    try:
+        direct = tf.compat.v1.GraphDef.FromString(data)
+    except DecodeError:
+        return True
+    assert contents(direct) == contents(ours)
+    return True
+
+
+@given(strategies.sampled_from(GRAPHS), strategies.integers(0, 2**32))
+def test_mutated_graphs_hide_no_operation(data, seed):
+    check_agreement(mutated(data, random.Random(seed)))  # noqa: S311  no secret
+
+
+@given(strategies.lists(strategies.sampled_from(GRAPHS), min_size=2, max_size=3))
+def test_concatenated_graphs_hide_no_operation(parts):
+    """Of two messages in a row protobuf makes one: repeated fields are joined, others are merged."""
+    assert check_agreement(b"".join(parts))
+
+
+def test_some_mutations_are_read():
+    """What the properties above rest on: not every mutated graph is refused."""
+    chance = random.Random(1)  # noqa: S311  no secret
+    read = [check_agreement(mutated(data, chance)) for data in GRAPHS * 10]
+    assert 0.05 < sum(read) / len(read) < 0.9
+
+
+def test_graph_is_checked_in_the_form_that_tensorflow_gets():
+    graph = tf.compat.v1.GraphDef(node=[tf.compat.v1.NodeDef(name="x", op="NoOp")])
+    twice = graph.node[0].SerializeToString() + tf.compat.v1.NodeDef(op="ReadFile").SerializeToString()
+    data = b"\x0a" + bytes([len(twice)]) + twice  # the operation's name twice: the last one counts
+    assert parse_graph(data, what="work").node[0].op == "ReadFile"
+    assert tf.compat.v1.GraphDef.FromString(data).node[0].op == "ReadFile"
+
+
+def test_checks_take_both_kinds_of_messages():
+    for file in FILES:
+        check_plan_graphs(Plan.load(file))
+    assert message_class("GraphDef") is not tf.compat.v1.GraphDef
