@@ -236,14 +236,14 @@ def test_a_late_opening_does_not_give_up_the_round_that_an_earlier_one_opened(tm
     prepared = []
 
     class Slow(SumRuntime):
-        def prepare(self, state):
+        def prepare(self, state, **limit):
             # While this opening computes, another one is done and a round's clients have come.
             if not prepared:
                 prepared.append(True)
                 h.deliver_all()
                 contribute(h, 0, 1)
                 h.app.closing(h.key())
-            return super().prepare(state)
+            return super().prepare(state, **limit)
 
     h.application(runtime=Slow()).committing.open("sum")
     h.deliver_all()

@@ -36,8 +36,8 @@ class WideRuntime(SumRuntime):
         super().__init__()
         self.extra = extra
 
-    def prepare(self, state):
-        return {**super().prepare(state), "extra": self.extra}
+    def prepare(self, state, **limit):
+        return {**super().prepare(state, **limit), "extra": self.extra}
 
 
 def begun(tmp_path, *, extra=None) -> Harness:

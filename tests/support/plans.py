@@ -1,13 +1,13 @@
 """Plans made by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs are placeholders; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
+Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
 as bytes. Whatever tests that a plan computes the right thing uses the plans of `tests/data`, which TFF made.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from muster.wire.manifest import (
     FoldKind,
     FoldRule,
     PlanManifest,
+    SequenceBinding,
     SequenceType,
     Stage,
     Stages,
+    TensorBinding,
     TensorSpec,
     TensorType,
 )
@@ -30,6 +32,46 @@ from muster.wire.tensors import Array, encode
 
 STAGES = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
 _SCALAR = TensorType(dtype=DType.INT64, shape=())
+# The values that each stage takes and gives, by the names of what they are.
+_INPUTS = {
+    "prepare": {"state": "state"},
+    "work": {"data": "data", "broadcast": "broadcast"},
+    "accumulate": {"accumulator": "accumulator", "update": "plain"},
+    "merge": {"left": "accumulator", "right": "accumulator"},
+    "report": {"accumulator": "accumulator"},
+    "update": {"state": "state", "aggregate": "result", "clear_sums": "clear_sums"},
+}
+_OUTPUTS = {
+    "prepare": {"broadcast": "broadcast"},
+    "work": {"update": "update"},
+    "zero": {"accumulator": "accumulator"},
+    "accumulate": {"accumulator": "accumulator"},
+    "merge": {"accumulator": "accumulator"},
+    "report": {"aggregate": "result"},
+    "update": {"state": "state", "result": "result"},
+}
+
+
+def graph_of(*tensors: str, marker: str) -> bytes:
+    """A serialized `GraphDef` of placeholders, one for each of `tensors`; `marker` makes its bytes its own."""
+    nodes = [tensor.partition(":")[0] for tensor in tensors]
+    nodes.append("marker_" + "".join(character if character.isalnum() else "_" for character in marker))
+    return b"".join(_field(1, _field(1, node.encode()) + _field(2, b"Placeholder")) for node in nodes)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer."""
+    size, length = len(data), b""
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+
+
+def _bound(prefix: str, specs: Iterable[Any]) -> tuple[TensorBinding, ...]:
+    return tuple(
+        TensorBinding(path=spec.path, dtype=spec.dtype, shape=spec.shape, tensor=f"{prefix}_{at}:0")
+        for at, spec in enumerate(specs)
+    )
 
 
 def make_plan(
@@ -41,12 +83,31 @@ def make_plan(
     clear_sums: tuple[ClearSum, ...] = (),
 ) -> Plan:
     """A plan whose accumulator sums the update's tensors of the same names; its broadcast and result are as `state`, `zero`."""
-    graphs = {stage: f"the graph of {stage} of {name}".encode() for stage in STAGES}
+    sums = {item.path for item in clear_sums}
+    values = {
+        "state": _specs(state),
+        "broadcast": _specs(state),
+        "plain": tuple(spec for spec in update if spec.path not in sums),
+        "update": update,
+        "accumulator": _specs(zero),
+        "result": _specs(zero),
+        "clear_sums": clear_sums,
+        "data": (),
+    }
+    graphs, stages = {}, {}
+    for stage in STAGES:
+        inputs = {value: _bound(f"{stage}_{value}", values[what]) for value, what in _INPUTS.get(stage, {}).items()}
+        outputs = {value: _bound(f"{stage}_to_{value}", values[what]) for value, what in _OUTPUTS[stage].items()}
+        if stage == "work":
+            inputs["data"] = (SequenceBinding(path="data", element=_SCALAR, tensor="work_data:0"),)
+        bound = [binding.tensor for items in (*inputs.values(), *outputs.values()) for binding in items]
+        graphs[stage] = graph_of(*bound, marker=f"{stage} of {name}")
+        stages[stage] = Stage(graph=part_of(graphs[stage]), inputs=inputs, outputs=outputs)
     files = {"state": encode(state), "zero": encode(zero)}
     manifest = PlanManifest(
         name=name,
         made_by="tests",
-        stages=Stages(**{stage: Stage(graph=part_of(graph), outputs={}) for stage, graph in graphs.items()}),
+        stages=Stages(**stages),
         state=_specs(state),
         broadcast=_specs(state),
         update=update,
@@ -117,15 +178,22 @@ class SumRuntime:
         self.reported: list[int] = []
         self.updated = 0
 
-    def prepare(self, state: Mapping[str, Array]) -> dict[str, Array]:
+    def prepare(self, state: Mapping[str, Array], *, seconds: float | None = None) -> dict[str, Array]:  # noqa: ARG002
         return {name: np.array(value) for name, value in state.items()}
 
-    def report(self, accumulator: Mapping[str, Array]) -> dict[str, Array]:
+    def report(self, accumulator: Mapping[str, Array], *, seconds: float | None = None) -> dict[str, Array]:  # noqa: ARG002
         with self._lock:
             self.reported.append(int(accumulator["count"]))
         return {name: np.array(value) for name, value in accumulator.items()}
 
-    def update(self, state: Mapping[str, Array], aggregate: Mapping[str, Array], clear_sums: Any = None) -> Updated:
+    def update(
+        self,
+        state: Mapping[str, Array],
+        aggregate: Mapping[str, Array],
+        clear_sums: Any = None,
+        *,
+        seconds: float | None = None,  # noqa: ARG002
+    ) -> Updated:
         assert not clear_sums
         self._before_update()
         with self._lock:
