@@ -208,7 +208,7 @@ def test_an_instance_looks_once_for_copies_that_there_are_not(tmp_path):
     h = begun(tmp_path, extra=np.zeros(1, np.uint8))
     plans = Plans(h.inner.blobs)
     with pytest.raises(ProblemError):
-        plans.for_client("0" * 64, accepted=["zstd"])
+        plans.for_client("0" * 64, accepted=["br"])
     assert plans._variants._absent == {}
-    plans.for_client(h.plan.sha256, accepted=["zstd"])
+    plans.for_client(h.plan.sha256, accepted=["br"])
     assert len(plans._variants._absent) == 1
