@@ -32,6 +32,25 @@ from muster.wire.tensors import Array, encode
 
 STAGES = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
 _SCALAR = TensorType(dtype=DType.INT64, shape=())
+_VARIANT = 21  # TensorFlow's `DataType` of a data set
+_DATA_TYPES = {
+    DType.FLOAT32: 1,
+    DType.FLOAT64: 2,
+    DType.INT32: 3,
+    DType.UINT8: 4,
+    DType.INT16: 5,
+    DType.INT8: 6,
+    DType.STRING: 7,
+    DType.COMPLEX64: 8,
+    DType.INT64: 9,
+    DType.BOOL: 10,
+    DType.BFLOAT16: 14,
+    DType.UINT16: 17,
+    DType.COMPLEX128: 18,
+    DType.FLOAT16: 19,
+    DType.UINT32: 22,
+    DType.UINT64: 23,
+}
 # The values that each stage takes and gives, by the names of what they are.
 _INPUTS = {
     "prepare": {"state": "state"},
@@ -52,19 +71,29 @@ _OUTPUTS = {
 }
 
 
-def graph_of(*tensors: str, marker: str) -> bytes:
-    """A serialized `GraphDef` of placeholders, one for each of `tensors`; `marker` makes its bytes its own."""
-    nodes = [tensor.partition(":")[0] for tensor in tensors]
-    nodes.append("marker_" + "".join(character if character.isalnum() else "_" for character in marker))
-    return b"".join(_field(1, _field(1, node.encode()) + _field(2, b"Placeholder")) for node in nodes)
+def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, marker: str) -> bytes:
+    """A serialized `GraphDef` that computes nothing: placeholders that can be fed, and the nodes of its outputs.
+
+    Args:
+      inputs: The tensors that are fed, each with its dtype; None: a data set.
+      outputs: The tensors that are fetched.
+      marker: Makes the graph's bytes its own.
+    """
+    ended = "marker_" + "".join(character if character.isalnum() else "_" for character in marker)
+    fed = [_node(tensor, _VARIANT if dtype is None else _DATA_TYPES[dtype]) for tensor, dtype in inputs.items()]
+    return b"".join((*fed, *(_node(tensor, 1) for tensor in (*outputs, ended))))
+
+
+def _node(tensor: str, data_type: int) -> bytes:
+    """A placeholder, as a field of a `GraphDef`."""
+    dtype = _field(1, b"dtype") + _field(2, bytes([6 << 3, data_type]))
+    return _field(1, _field(1, tensor.partition(":")[0].encode()) + _field(2, b"Placeholder") + _field(5, dtype))
 
 
 def _field(number: int, data: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer."""
-    size, length = len(data), b""
-    while size > 0x7F:
-        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
-    return bytes([number << 3 | 2]) + length + bytes([size]) + data
+    """A length-delimited field of a protocol buffer, of less than 16 kB."""
+    size = bytes([len(data)]) if len(data) < 0x80 else bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
+    return bytes([number << 3 | 2]) + size + data
 
 
 def _bound(prefix: str, specs: Iterable[Any]) -> tuple[TensorBinding, ...]:
@@ -100,8 +129,9 @@ def make_plan(
         outputs = {value: _bound(f"{stage}_to_{value}", values[what]) for value, what in _OUTPUTS[stage].items()}
         if stage == "work":
             inputs["data"] = (SequenceBinding(path="data", element=_SCALAR, tensor="work_data:0"),)
-        bound = [binding.tensor for items in (*inputs.values(), *outputs.values()) for binding in items]
-        graphs[stage] = graph_of(*bound, marker=f"{stage} of {name}")
+        fed = {item.tensor: getattr(item, "dtype", None) for items in inputs.values() for item in items}
+        fetched = [item.tensor for items in outputs.values() for item in items]
+        graphs[stage] = graph_of(fed, fetched, marker=f"{stage} of {name}")
         stages[stage] = Stage(graph=part_of(graphs[stage]), inputs=inputs, outputs=outputs)
     files = {"state": encode(state), "zero": encode(zero)}
     manifest = PlanManifest(
