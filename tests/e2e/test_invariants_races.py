@@ -13,7 +13,7 @@ from support.plans import SumRuntime, sum_update
 from coordinator.domain import names
 from coordinator.domain.rounds import Aggregating
 from coordinator.use_cases.ledgers import Ledger
-from muster.wire.messages import Assignment, Wait, WaitReason
+from muster.wire.messages import Assignment, TaskStatus, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
 
@@ -261,6 +261,8 @@ def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
     first = h.checkpoint(1)
     h.operate("rollback", version=0)
     h.deliver_all()
+    assert h.task().status is TaskStatus.PAUSED
+    h.operate("resume")
     contribute(h, 2, 3)
     h.deliver_all()
     h.settle()
