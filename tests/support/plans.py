@@ -71,17 +71,22 @@ _OUTPUTS = {
 }
 
 
-def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, marker: str) -> bytes:
+def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text: str) -> bytes:
     """A serialized `GraphDef` that computes nothing: placeholders that can be fed, and the nodes of its outputs.
 
     Args:
       inputs: The tensors that are fed, each with its dtype; None: a data set.
       outputs: The tensors that are fetched.
-      marker: Makes the graph's bytes its own.
+      text: Makes the graph's bytes its own.
     """
-    ended = "marker_" + "".join(character if character.isalnum() else "_" for character in marker)
     fed = [_node(tensor, _VARIANT if dtype is None else _DATA_TYPES[dtype]) for tensor, dtype in inputs.items()]
-    return b"".join((*fed, *(_node(tensor, 1) for tensor in (*outputs, ended))))
+    return b"".join((*fed, *(_node(tensor, 1) for tensor in outputs), idle_graph(text)))
+
+
+def idle_graph(text: str) -> bytes:
+    """A serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
+    attribute = _field(1, b"text") + _field(2, _field(2, text.encode()))
+    return _field(1, _field(1, b"idle") + _field(2, b"NoOp") + _field(5, attribute))
 
 
 def _node(tensor: str, data_type: int) -> bytes:
@@ -131,7 +136,7 @@ def make_plan(
             inputs["data"] = (SequenceBinding(path="data", element=_SCALAR, tensor="work_data:0"),)
         fed = {item.tensor: getattr(item, "dtype", None) for items in inputs.values() for item in items}
         fetched = [item.tensor for items in outputs.values() for item in items]
-        graphs[stage] = graph_of(fed, fetched, marker=f"{stage} of {name}")
+        graphs[stage] = graph_of(fed, fetched, text=f"the graph of {stage} of {name}")
         stages[stage] = Stage(graph=part_of(graphs[stage]), inputs=inputs, outputs=outputs)
     files = {"state": encode(state), "zero": encode(zero)}
     manifest = PlanManifest(
