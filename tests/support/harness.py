@@ -104,7 +104,7 @@ class Harness:
     Args:
       root: A folder for the blobs, and the documents if they are `durable`.
       plan: The plan of the tasks.
-      runtime: Gives what runs the plan; a `SumRuntime` if it is not given.
+      runtime: What runs the plan; a `SumRuntime` if it is not given. For several plans, a dictionary by address.
       cache_seconds: How long the coordinator trusts its reading of a round.
       durable: Keeps documents in a file, so that several threads write at once.
       wrap: Wraps the platform, with faults for example.
@@ -157,7 +157,9 @@ class Harness:
         return assemble(
             platform or self.platform,
             secret=self.secret if secret == "" else secret,
-            runtime=lambda _: runtime or self.runtime,
+            runtime=lambda plan: (
+                runtime or (self.runtime[plan.sha256] if isinstance(self.runtime, dict) else self.runtime)
+            ),
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,
             direct_above=self._direct_above,

@@ -46,7 +46,6 @@ MISSING = "missing"  # why an update was dropped: its blob is gone, though nothi
 _OF_THE_PLAN = frozenset({ProblemType.PLAN_INVALID, ProblemType.INVALID_REQUEST, ProblemType.NOT_SUPPORTED})
 _ACCUMULATOR = "The plan's accumulator"
 _MAX_FAILED = 1000  # tasks whose fold failed here, of which a process knows
-_PATIENCE = 5.0  # seconds that a fold waits for graphs of the same task
 _SMALL = 3 << 19  # bytes: an update of up to about so many is read sooner than it is mapped
 _TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
 
@@ -124,6 +123,7 @@ class Folding:
     platform: Platform
     plans: Plans
     runtime: Callable[[Plan], Runtime]
+    _patience: float = 5.0  # seconds that a fold waits for graphs of the same task
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _graph_turns: Turns = field(default_factory=Turns)
     _failed: Recent[str, bool] = field(default_factory=lambda: Recent(_MAX_FAILED))
@@ -258,7 +258,7 @@ class Folding:
         graphs = manifest.folds_with_tensorflow
         turn = self._graph_turns.of(key.task) if graphs else self._turn
         waits = turn.locked()
-        if not turn.acquire(timeout=_PATIENCE if graphs else -1):
+        if not turn.acquire(timeout=self._patience if graphs else -1):
             raise FoldBusyError(f"Updates of task {key.task} are being folded here; try again later")
         try:
             yield waits
