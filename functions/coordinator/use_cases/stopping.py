@@ -28,14 +28,18 @@ def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[
       what: What can't be done, as the start of the note.
       concerns: Whether the task, as it is by then, is still at what failed: an operator may have rolled it back meanwhile.
     """
+    note = ""
     try:
         yield
-        return
     except ProblemError as problem:
         if problem.type not in FINAL:
             raise
         note = f"{what}: {problem.detail}"[:_MAX_NOTE]
+    if note:
+        _stop(platform, task, note, concerns=concerns)
 
+
+def _stop(platform: Platform, task: str, note: str, *, concerns: Callable[[Task], bool]) -> None:
     def stop(now: Task) -> Task:
         return replace(now, status=TaskStatus.PAUSED, note=note) if not now.ended and concerns(now) else now
 
