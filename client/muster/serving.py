@@ -21,6 +21,9 @@ WEB = ("client_api", "operator_api", "aggregator")
 _LOG = logging.getLogger(__name__)
 _GRACE = 5  # seconds for requests under way when a process is told to end
 _IDLE = 120  # seconds that a client's connection is kept open for its next request
+# A commit holds a thread of the pump and one of the committer for as long as its plan runs: so many endless plans must not take all.
+_COMMITTER_THREADS = 32
+_SHARES = {"committer": _COMMITTER_THREADS, "aggregator": 16}  # deliveries at once
 _STARTING = 300  # seconds until a worker that does not come up is replaced; a cold TensorFlow takes its time
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -142,7 +145,8 @@ def pump(queue: Path, targets: Mapping[str, str], *, tick_seconds: float) -> Non
             deliver(Delivery(work.tick(), "tick", attempt=1, row=0))
 
     threading.Thread(target=tick, name="tick", daemon=True).start()
-    Pump(LocalQueue(queue, clock=SystemClock()), deliver, chance=SystemChance()).run(stop)
+    work_queue = LocalQueue(queue, clock=SystemClock())
+    Pump(work_queue, deliver, chance=SystemChance(), threads=sum(_SHARES.values()), shares=_SHARES).run(stop)
 
 
 def end_with_parent() -> None:
@@ -189,7 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             patience=given.patience,
         )
     elif given.role == "committer":
-        serve(lambda: _committer(warm=given.warm), addresses=[f"127.0.0.1:{given.port}"], workers=1, threads=4)
+        serve(
+            lambda: _committer(warm=given.warm),
+            addresses=[f"127.0.0.1:{given.port}"],
+            workers=1,
+            threads=_COMMITTER_THREADS,
+        )
     else:
         targets = {"aggregator": given.aggregator, "committer": given.committer}
         pump(given.queue, targets, tick_seconds=given.tick)

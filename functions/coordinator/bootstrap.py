@@ -17,6 +17,7 @@ from coordinator.domain.limits import RateLimits
 from coordinator.ports import Blobs, Clients, DirectUploads, Documents, Invoker, Operators, WorkQueue
 from coordinator.settings import SIGNING, Settings, SettingsError
 from coordinator.use_cases.enrolments import Enrolments
+from coordinator.use_cases.recent import Recent
 from coordinator.use_cases.records import Platform
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
@@ -116,25 +117,20 @@ def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
     Args:
       seed: Seeds the plan's random operations, so that a simulation repeats itself.
     """
-    made: dict[str, Runtime] = {}
+    made: Recent[str, Runtime] = Recent(_RUNTIMES)
+    return lambda plan: made.get(plan.sha256, lambda: _runtime(plan, seed=seed))
 
-    def runtime(plan: Plan) -> Runtime:
-        found = made.get(plan.sha256)
-        if found is None:
-            try:
-                from muster.runtime import Runtime
-            except ModuleNotFoundError as error:
-                raise ProblemError(
-                    ProblemType.NOT_SUPPORTED,
-                    f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
-                    "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
-                ) from error
-            while len(made) >= _RUNTIMES:
-                made.pop(next(iter(made)), None)
-            found = made[plan.sha256] = Runtime(plan, seed=seed)
-        return found
 
-    return runtime
+def _runtime(plan: Plan, *, seed: int | None) -> Runtime:
+    try:
+        from muster.runtime import Runtime
+    except ModuleNotFoundError as error:
+        raise ProblemError(
+            ProblemType.NOT_SUPPORTED,
+            f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
+            "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
+        ) from error
+    return Runtime(plan, seed=seed)
 
 
 def _trusted(settings: Settings) -> frozenset[str]:

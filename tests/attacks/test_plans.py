@@ -95,6 +95,7 @@ def lying(h, change):
     app = router(h.app)
 
     def serve(request):
+        request.environ.pop("HTTP_ACCEPT_ENCODING", None)  # what is changed is the plan, not an encoding of it
         response = app(request)
         if response.status_code == 200 and request.method == "GET":
             response.direct_passthrough = False

@@ -310,3 +310,35 @@ def test_increment_refuses_a_field_that_is_no_integer_and_counts_none_of_them():
     with pytest.raises(StoreError):
         documents.increment("a/b", {"n": 1, "text": 1})
     assert documents.get("a/b").data == {"n": 1, "text": "1"}
+
+
+def test_deliveries_that_are_slow_to_answer_hold_up_none_to_another_function(tmp_path):
+    queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
+    let_go, arrived, answered = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    slow = []
+
+    def deliver(delivery):
+        if delivery.work.function == "committer":
+            slow.append(delivery.name)
+            assert let_go.wait(60)
+            answered.release()
+        else:
+            arrived.release()
+        return True
+
+    for number in range(5):
+        queue.enqueue(Work("committer", "commit", {"n": number}), name=f"slow-{number}")
+    pump = Pump(queue, deliver, chance=SystemChance(), threads=3, shares={"committer": 2})
+    try:
+        with running(pump):
+            for number in range(10):
+                queue.enqueue(Work("aggregator", "fold", {"n": number}), name=f"quick-{number}")
+            for _ in range(10):
+                assert arrived.acquire(timeout=30)
+            assert len(slow) <= 2
+            let_go.set()
+            for _ in range(5):
+                assert answered.acquire(timeout=30)
+    finally:
+        let_go.set()
+    assert sorted(slow) == [f"slow-{number}" for number in range(5)]

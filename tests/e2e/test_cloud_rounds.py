@@ -40,13 +40,13 @@ LONGEST = 60.0  # seconds
 class MeanRuntime:
     """Adds the round's sum of floats to the state, in the order of the merge: another order gives other bits."""
 
-    def prepare(self, state: Any) -> Any:
+    def prepare(self, state: Any, **_: Any) -> Any:
         return {"w": np.array(state["w"])}
 
-    def report(self, accumulator: Any) -> Any:
+    def report(self, accumulator: Any, **_: Any) -> Any:
         return {"w": np.array(accumulator["w"])}
 
-    def update(self, state: Any, aggregate: Any, clear_sums: Any = None) -> Updated:
+    def update(self, state: Any, aggregate: Any, clear_sums: Any = None, **_: Any) -> Updated:
         assert not clear_sums
         return Updated(state={"w": state["w"] + aggregate["w"]}, result=dict(aggregate))
 

@@ -51,8 +51,9 @@ class Life(RuleBasedStateMachine):
         shards=st.integers(1, 3),
         over=st.sampled_from([1.0, 1.5, 2.0]),
         cache=st.sampled_from([0.0, 1.0]),
+        age=st.sampled_from([2.0, 10.0, 1000.0]),
     )
-    def begin(self, *, goal, minimum, chunk, shards, over, cache):
+    def begin(self, *, goal, minimum, chunk, shards, over, cache, age):
         self.folder = tempfile.TemporaryDirectory()
         self.minimum = min(goal, minimum)
         self.runtime = SumRuntime()
@@ -66,6 +67,7 @@ class Life(RuleBasedStateMachine):
             shards=shards,
             round_seconds=100,
             assignment_seconds=40,
+            max_update_age=age,
         )
         self.latest = self.h.clock.now()
         self.outs: list[Out] = []
@@ -216,12 +218,19 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "h"):
             return
         self.outstanding()
+        self.partials()
         assert all(count >= self.minimum for count in self.runtime.reported)
         found = {round_.key: round_ for round_ in self.h.committed()}
         assert self.seen.items() <= found.items()
         for key in found.keys() - self.seen.keys():
             self.committed(found[key])
         self.seen = found
+
+    def partials(self):
+        """No shard has a partial of one update alone."""
+        for name in self.h.blobs("partials/"):
+            if "/rest-" not in name:
+                assert int(decode(self.h.inner.blobs.read(name))["count"]) >= 2
 
     def outstanding(self):
         # Whatever had run out at the latest time known is out, even where the clock has been set back since.

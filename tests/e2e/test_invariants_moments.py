@@ -247,7 +247,7 @@ def test_a_task_that_is_cancelled_while_it_commits_gets_no_checkpoint_and_stays_
 
 def test_a_computation_that_fails_pauses_the_task_and_a_resume_tries_it_again(tmp_path):
     class Failing(SumRuntime):
-        def report(self, accumulator):  # noqa: ARG002  as the runtime has it
+        def report(self, accumulator, **_):  # noqa: ARG002  as the runtime has it
             raise ProblemError(ProblemType.COMPUTATION_FAILED, "The plan's report failed: division by zero")
 
     h = Harness(tmp_path, runtime=Failing())
@@ -275,10 +275,10 @@ def test_a_second_rollback_while_the_first_is_under_way_wins(tmp_path):
     again = [lambda: h.operate("rollback", version=1)]
 
     class Slow(SumRuntime):
-        def prepare(self, state):
+        def prepare(self, state, **limit):
             if again:
                 again.pop()()
-            return super().prepare(state)
+            return super().prepare(state, **limit)
 
     h.application(runtime=Slow()).committing.open(TASK)
     assert h.task().status is TaskStatus.OPENING

@@ -13,7 +13,7 @@ from support.plans import SumRuntime, sum_update
 from coordinator.domain import names
 from coordinator.domain.rounds import Aggregating
 from coordinator.use_cases.ledgers import Ledger
-from muster.wire.messages import Assignment, Wait, WaitReason
+from muster.wire.messages import Assignment, TaskStatus, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
 
@@ -236,14 +236,14 @@ def test_a_late_opening_does_not_give_up_the_round_that_an_earlier_one_opened(tm
     prepared = []
 
     class Slow(SumRuntime):
-        def prepare(self, state):
+        def prepare(self, state, **limit):
             # While this opening computes, another one is done and a round's clients have come.
             if not prepared:
                 prepared.append(True)
                 h.deliver_all()
                 contribute(h, 0, 1)
                 h.app.closing(h.key())
-            return super().prepare(state)
+            return super().prepare(state, **limit)
 
     h.application(runtime=Slow()).committing.open("sum")
     h.deliver_all()
@@ -261,6 +261,8 @@ def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
     first = h.checkpoint(1)
     h.operate("rollback", version=0)
     h.deliver_all()
+    assert h.task().status is TaskStatus.PAUSED
+    h.operate("resume")
     contribute(h, 2, 3)
     h.deliver_all()
     h.settle()

@@ -35,8 +35,8 @@ class Calls:
 class WideRuntime(SumRuntime):
     """Broadcasts something that is worth encoding beside the state."""
 
-    def prepare(self, state):
-        return {**super().prepare(state), "extra": np.arange(100_000, dtype=np.int32)}
+    def prepare(self, state, **limit):
+        return {**super().prepare(state, **limit), "extra": np.arange(100_000, dtype=np.int32)}
 
 
 @pytest.fixture

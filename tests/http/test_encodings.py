@@ -36,8 +36,8 @@ class WideRuntime(SumRuntime):
         super().__init__()
         self.extra = extra
 
-    def prepare(self, state):
-        return {**super().prepare(state), "extra": self.extra}
+    def prepare(self, state, **limit):
+        return {**super().prepare(state, **limit), "extra": self.extra}
 
 
 def begun(tmp_path, *, extra=None) -> Harness:
@@ -236,7 +236,7 @@ def test_an_instance_looks_once_for_copies_that_there_are_not(tmp_path):
     h = begun(tmp_path, extra=np.zeros(1, np.uint8))
     plans = Plans(h.inner.blobs)
     with pytest.raises(ProblemError):
-        plans.for_client("0" * 64, accepted=["zstd"])
+        plans.for_client("0" * 64, accepted=["br"])
     assert plans._variants._absent == {}
-    plans.for_client(h.plan.sha256, accepted=["zstd"])
+    plans.for_client(h.plan.sha256, accepted=["br"])
     assert len(plans._variants._absent) == 1

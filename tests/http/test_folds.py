@@ -31,11 +31,11 @@ class CountedBlobs(DirectoryBlobs):
 class PassingRuntime(SumRuntime):
     """Graphs that hand back the memory of the first update, which TensorFlow may do with what it is fed."""
 
-    def accumulate(self, accumulator, update, *, only):
+    def accumulate(self, accumulator, update, *, only, **_):
         assert only == set(accumulator)
         return update if accumulator["count"] == 0 else {name: accumulator[name] + update[name] for name in only}
 
-    def merge(self, left, right, *, only):
+    def merge(self, left, right, *, only, **_):
         return {name: left[name] + right[name] for name in only}
 
 

@@ -56,7 +56,7 @@ def test_a_task_that_can_not_be_repaired_keeps_no_other_from_it(tmp_path):
 class FailingMerge(SumRuntime):
     """Graphs whose `merge` fails."""
 
-    def accumulate(self, accumulator, update, *, only):
+    def accumulate(self, accumulator, update, *, only, **_):
         return {name: accumulator[name] + update[name] for name in only}
 
     def merge(self, *_, **__):
@@ -74,7 +74,7 @@ def test_a_round_whose_partials_can_not_be_merged_pauses_its_task_and_says_why(t
     )
     h.settle()
     assert queued(h, "commit") == 0
-    h.runtime.merge = lambda left, right, *, only: {name: left[name] + right[name] for name in only}
+    h.runtime.merge = lambda left, right, *, only, **_: {name: left[name] + right[name] for name in only}
     h.operate("resume")
     h.deliver_all()
     assert [round_.tally.folded for round_ in h.committed()] == [4]

@@ -29,7 +29,7 @@ from muster.wire.problems import ProblemError
 from muster.wire.signatures import Signatures, SigningKey, parse_signers
 from muster.wire.tensors import TensorsError, decode, encode, read_header
 from support.mutation import Mutator
-from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
+from support.plans import every_dtype_plan, every_dtype_update, folded_by_graphs, make_plan, sum_plan, sum_update
 
 _NOW = 1_800_000_000.0
 _SLOWEST = 1.0  # seconds of processor time for one input
@@ -163,13 +163,15 @@ def decoders() -> tuple[Decoder, ...]:
     public = PublicKeys(private.public)
 
     every, sums = every_dtype_plan(), sum_plan().signed(signer)
-    open_shapes = make_plan(
-        "open",
-        state={"total": 0},
-        update=tuple(
-            TensorSpec(path=path, dtype=dtype, shape=None) for path, dtype in (("a", "float32"), ("s", "string"))
-        ),
-        zero={"a": 0},
+    open_shapes = folded_by_graphs(
+        make_plan(
+            "open",
+            state={"total": 0},
+            update=tuple(
+                TensorSpec(path=path, dtype=dtype, shape=None) for path, dtype in (("a", "float32"), ("s", "string"))
+            ),
+            zero={"a": 0},
+        )
     )
     opened = encode(_open_update())
     updates = (encode(every_dtype_update()), encode(sum_update(3)))

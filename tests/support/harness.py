@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from werkzeug.test import Client, TestResponse
 from werkzeug.wrappers import Request
@@ -20,7 +20,7 @@ from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
 from coordinator.domain.tasks import Task
 from coordinator.http import router
-from coordinator.ports import Blobs, Documents, Work
+from coordinator.ports import BlobInfo, Blobs, Buffer, Creation, Documents, Work
 from coordinator.use_cases.records import Platform
 from muster.wire.messages import (
     Assignment,
@@ -70,13 +70,41 @@ class HeldQueue:
             self.held.append(Held(work, name, self._clock.now() + delay))
 
 
+class TimedBlobs:
+    """`Blobs` that stamps what is stored through it with the test's clock."""
+
+    def __init__(self, inner: Blobs, clock: ManualClock) -> None:
+        self._inner = inner
+        self._clock = clock
+        self._created: dict[str, float] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+        made = self._inner.create(name, chunks)
+        if made.created:
+            self._created[name] = self._clock.now()
+        return replace(made, blob=self._timed(made.blob))
+
+    def stat(self, name: str) -> BlobInfo | None:
+        found = self._inner.stat(name)
+        return None if found is None else self._timed(found)
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        return map(self._timed, self._inner.list(prefix))
+
+    def _timed(self, blob: BlobInfo) -> BlobInfo:
+        return replace(blob, created=self._created.get(blob.name, blob.created))
+
+
 class Harness:
     """A coordinator. Its stores outlive `restart`; whatever only a process knows does not.
 
     Args:
       root: A folder for the blobs, and the documents if they are `durable`.
       plan: The plan of the tasks.
-      runtime: Gives what runs the plan; a `SumRuntime` if it is not given.
+      runtime: What runs the plan; a `SumRuntime` if it is not given. For several plans, a dictionary by address.
       cache_seconds: How long the coordinator trusts its reading of a round.
       durable: Keeps documents in a file, so that several threads write at once.
       wrap: Wraps the platform, with faults for example.
@@ -111,7 +139,7 @@ class Harness:
         self.queue = HeldQueue(self.clock)
         self.inner = Platform(
             documents=documents or (SqliteDocuments(root / "state.db") if durable else SqliteDocuments.in_memory()),
-            blobs=blobs or DirectoryBlobs(root / "blobs"),
+            blobs=cast("Blobs", TimedBlobs(blobs or DirectoryBlobs(root / "blobs"), self.clock)),
             queue=self.queue,
             clock=self.clock,
             chance=SeededChance(0),
@@ -129,7 +157,9 @@ class Harness:
         return assemble(
             platform or self.platform,
             secret=self.secret if secret == "" else secret,
-            runtime=lambda _: runtime or self.runtime,
+            runtime=lambda plan: (
+                runtime or (self.runtime[plan.sha256] if isinstance(self.runtime, dict) else self.runtime)
+            ),
             round_cache_seconds=self._cache_seconds,
             retry_floor=1.0,
             direct_above=self._direct_above,

@@ -1,13 +1,13 @@
 """Plans made by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs hold a single operation that does nothing; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
+Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
 as bytes. Whatever tests that a plan computes the right thing uses the plans of `tests/data`, which TFF made.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from muster.wire.manifest import (
     FoldKind,
     FoldRule,
     PlanManifest,
+    SequenceBinding,
     SequenceType,
     Stage,
     Stages,
+    TensorBinding,
     TensorSpec,
     TensorType,
 )
@@ -30,6 +32,80 @@ from muster.wire.tensors import Array, encode
 
 STAGES = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
 _SCALAR = TensorType(dtype=DType.INT64, shape=())
+_VARIANT = 21  # TensorFlow's `DataType` of a data set
+_DATA_TYPES = {
+    DType.FLOAT32: 1,
+    DType.FLOAT64: 2,
+    DType.INT32: 3,
+    DType.UINT8: 4,
+    DType.INT16: 5,
+    DType.INT8: 6,
+    DType.STRING: 7,
+    DType.COMPLEX64: 8,
+    DType.INT64: 9,
+    DType.BOOL: 10,
+    DType.BFLOAT16: 14,
+    DType.UINT16: 17,
+    DType.COMPLEX128: 18,
+    DType.FLOAT16: 19,
+    DType.UINT32: 22,
+    DType.UINT64: 23,
+}
+# The values that each stage takes and gives, by the names of what they are.
+_INPUTS = {
+    "prepare": {"state": "state"},
+    "work": {"data": "data", "broadcast": "broadcast"},
+    "accumulate": {"accumulator": "accumulator", "update": "plain"},
+    "merge": {"left": "accumulator", "right": "accumulator"},
+    "report": {"accumulator": "accumulator"},
+    "update": {"state": "state", "aggregate": "result", "clear_sums": "clear_sums"},
+}
+_OUTPUTS = {
+    "prepare": {"broadcast": "broadcast"},
+    "work": {"update": "update"},
+    "zero": {"accumulator": "accumulator"},
+    "accumulate": {"accumulator": "accumulator"},
+    "merge": {"accumulator": "accumulator"},
+    "report": {"aggregate": "result"},
+    "update": {"state": "state", "result": "result"},
+}
+
+
+def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text: str) -> bytes:
+    """A serialized `GraphDef` that computes nothing: placeholders that can be fed, and the nodes of its outputs.
+
+    Args:
+      inputs: The tensors that are fed, each with its dtype; None: a data set.
+      outputs: The tensors that are fetched.
+      text: Makes the graph's bytes its own.
+    """
+    fed = [_node(tensor, _VARIANT if dtype is None else _DATA_TYPES[dtype]) for tensor, dtype in inputs.items()]
+    return b"".join((*fed, *(_node(tensor, 1) for tensor in outputs), idle_graph(text)))
+
+
+def idle_graph(text: str) -> bytes:
+    """A serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
+    attribute = _field(1, b"text") + _field(2, _field(2, text.encode()))
+    return _field(1, _field(1, b"idle") + _field(2, b"NoOp") + _field(5, attribute))
+
+
+def _node(tensor: str, data_type: int) -> bytes:
+    """A placeholder, as a field of a `GraphDef`."""
+    dtype = _field(1, b"dtype") + _field(2, bytes([6 << 3, data_type]))
+    return _field(1, _field(1, tensor.partition(":")[0].encode()) + _field(2, b"Placeholder") + _field(5, dtype))
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A length-delimited field of a protocol buffer, of less than 16 kB."""
+    size = bytes([len(data)]) if len(data) < 0x80 else bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
+    return bytes([number << 3 | 2]) + size + data
+
+
+def _bound(prefix: str, specs: Iterable[Any]) -> tuple[TensorBinding, ...]:
+    return tuple(
+        TensorBinding(path=spec.path, dtype=spec.dtype, shape=spec.shape, tensor=f"{prefix}_{at}:0")
+        for at, spec in enumerate(specs)
+    )
 
 
 def make_plan(
@@ -41,12 +117,32 @@ def make_plan(
     clear_sums: tuple[ClearSum, ...] = (),
 ) -> Plan:
     """A plan whose accumulator sums the update's tensors of the same names; its broadcast and result are as `state`, `zero`."""
-    graphs = {stage: idle_graph(f"the graph of {stage} of {name}") for stage in STAGES}
+    sums = {item.path for item in clear_sums}
+    values = {
+        "state": _specs(state),
+        "broadcast": _specs(state),
+        "plain": tuple(spec for spec in update if spec.path not in sums),
+        "update": update,
+        "accumulator": _specs(zero),
+        "result": _specs(zero),
+        "clear_sums": clear_sums,
+        "data": (),
+    }
+    graphs, stages = {}, {}
+    for stage in STAGES:
+        inputs = {value: _bound(f"{stage}_{value}", values[what]) for value, what in _INPUTS.get(stage, {}).items()}
+        outputs = {value: _bound(f"{stage}_to_{value}", values[what]) for value, what in _OUTPUTS[stage].items()}
+        if stage == "work":
+            inputs["data"] = (SequenceBinding(path="data", element=_SCALAR, tensor="work_data:0"),)
+        fed = {item.tensor: getattr(item, "dtype", None) for items in inputs.values() for item in items}
+        fetched = [item.tensor for items in outputs.values() for item in items]
+        graphs[stage] = graph_of(fed, fetched, text=f"the graph of {stage} of {name}")
+        stages[stage] = Stage(graph=part_of(graphs[stage]), inputs=inputs, outputs=outputs)
     files = {"state": encode(state), "zero": encode(zero)}
     manifest = PlanManifest(
         name=name,
         made_by="tests",
-        stages=Stages(**{stage: Stage(graph=part_of(graph), outputs={}) for stage, graph in graphs.items()}),
+        stages=Stages(**stages),
         state=_specs(state),
         broadcast=_specs(state),
         update=update,
@@ -62,17 +158,6 @@ def make_plan(
     )
     parts = {part_of(data).sha256: data for data in (*graphs.values(), *files.values())}
     return Plan(manifest, parts)
-
-
-def idle_graph(text: str) -> bytes:
-    """A serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
-
-    def field(number: int, data: bytes) -> bytes:
-        assert len(data) < 128
-        return bytes([number << 3 | 2, len(data)]) + data
-
-    attribute = field(1, b"text") + field(2, field(2, text.encode()))
-    return field(1, field(1, b"idle") + field(2, b"NoOp") + field(5, attribute))
 
 
 def folded_by_graphs(plan: Plan) -> Plan:
@@ -128,15 +213,22 @@ class SumRuntime:
         self.reported: list[int] = []
         self.updated = 0
 
-    def prepare(self, state: Mapping[str, Array]) -> dict[str, Array]:
+    def prepare(self, state: Mapping[str, Array], *, seconds: float | None = None) -> dict[str, Array]:  # noqa: ARG002
         return {name: np.array(value) for name, value in state.items()}
 
-    def report(self, accumulator: Mapping[str, Array]) -> dict[str, Array]:
+    def report(self, accumulator: Mapping[str, Array], *, seconds: float | None = None) -> dict[str, Array]:  # noqa: ARG002
         with self._lock:
             self.reported.append(int(accumulator["count"]))
         return {name: np.array(value) for name, value in accumulator.items()}
 
-    def update(self, state: Mapping[str, Array], aggregate: Mapping[str, Array], clear_sums: Any = None) -> Updated:
+    def update(
+        self,
+        state: Mapping[str, Array],
+        aggregate: Mapping[str, Array],
+        clear_sums: Any = None,
+        *,
+        seconds: float | None = None,  # noqa: ARG002
+    ) -> Updated:
         assert not clear_sums
         self._before_update()
         with self._lock:

@@ -18,7 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Optional, Union
 
-from .manifest import Part, PlanManifest
+from .dtypes import DType
+from .manifest import Part, PlanManifest, TensorSpec
+from .manifest_checks import check_manifest
 from .problems import ProblemError, ProblemType
 from .signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
 from .tensors import Array, TensorsError, decode
@@ -121,6 +123,7 @@ class Plan:
             raise ProblemError(ProblemType.PLAN_INVALID, problem.detail, fields=problem.fields) from problem
         if manifest.encode() != raw:
             raise _invalid("The plan's manifest is not in the form that this version writes")
+        check_manifest(manifest)
         named = {part.sha256: part.size for part in manifest.parts}
         parts = {name[len(_PARTS) :]: content for name, content in entries.items()}
         for sha256, content in parts.items():
@@ -188,11 +191,12 @@ class Plan:
         )
 
     def check_complete(self) -> None:
-        """Checks that every part is there and that the initial state and the zero hold what the manifest declares.
+        """Checks that the manifest is consistent, that every part is there and that the initial state and the zero hold what it declares.
 
         Raises:
           ProblemError: `plan_invalid`.
         """
+        check_manifest(self.manifest)
         stages = self.manifest.stages
         for name in type(stages).model_fields:
             self.part(getattr(stages, name).graph)
@@ -201,13 +205,13 @@ class Plan:
             ("zero", self.manifest.zero, self.manifest.accumulator),
         ):
             try:
-                found = list(decode(self.part(part)))
+                found = decode(self.part(part))
             except TensorsError as error:
                 raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {what} can't be read: {error}") from error
-            if found != [spec.path for spec in specs]:
-                raise ProblemError(
-                    ProblemType.PLAN_INVALID, f"The plan's {what} does not hold the tensors that its manifest names"
-                )
+            if list(found) != [spec.path for spec in specs]:
+                raise _invalid(f"The plan's {what} does not hold the tensors that its manifest names")
+            if not all(_is(found[spec.path], spec) for spec in specs):
+                raise _invalid(f"The plan's {what} holds tensors of another dtype or shape than its manifest declares")
 
     def save(self, path: Union[str, Path]) -> None:
         """Writes the plan's file."""
@@ -222,6 +226,17 @@ class Plan:
           OSError: the file can't be read.
         """
         return cls.decode(Path(path).read_bytes())
+
+
+def _is(array: Array, spec: TensorSpec) -> bool:
+    """Whether a tensor has the declared dtype and a shape that the declared one allows."""
+    if DType.of(array) is not spec.dtype:
+        return False
+    if spec.shape is None:
+        return True
+    return len(array.shape) == len(spec.shape) and all(
+        want is None or want == have for have, want in zip(array.shape, spec.shape)
+    )
 
 
 def _invalid(detail: str) -> ProblemError:

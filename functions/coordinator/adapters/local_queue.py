@@ -11,10 +11,12 @@ import logging
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import requests
@@ -86,10 +88,14 @@ class LocalQueue:
         if row is not None:
             _wake(row[0])
 
-    def next_due(self) -> float | None:
-        """When the next row is due, in POSIX seconds, leases that run out included; None if the queue is empty."""
+    def next_due(self, *, but: Collection[str] = ()) -> float | None:
+        """When the next row is due, in POSIX seconds, leases that run out included; None if there is none.
+
+        Rows for the functions `but` are left out.
+        """
+        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  placeholders alone
         with self._database.reading() as connection:
-            due: float | None = connection.execute("SELECT min(due) FROM work").fetchone()[0]
+            due: float | None = connection.execute(query, tuple(but)).fetchone()[0]
         return due
 
     def announce(self, port: int) -> None:
@@ -101,15 +107,18 @@ class LocalQueue:
                 "UPDATE work SET holder = NULL, due = ?, scheduled = ? WHERE holder IS NOT NULL", (now, now)
             )
 
-    def claim(self, holder: str, *, limit: int, lease: float, now: float) -> list[Delivery]:
-        """Leases up to `limit` rows that are due at `now` to `holder` for `lease` seconds, in order of (due, id)."""
+    def claim(self, holder: str, *, limit: int, lease: float, now: float, but: Collection[str] = ()) -> list[Delivery]:
+        """Leases up to `limit` rows that are due at `now` to `holder` for `lease` seconds, in order of (due, id).
+
+        Rows for the functions `but` are left out.
+        """
+        due, values = f"{_DUE}{_but(but)}", (now, now + _STEP_BACK, *but)
         with self._database.reading() as connection:
-            if connection.execute(f"SELECT 1 {_DUE} LIMIT 1", (now, now + _STEP_BACK)).fetchone() is None:
+            if connection.execute(f"SELECT 1 {due} LIMIT 1", values).fetchone() is None:
                 return []  # most often; without a write
         with self._database.writing() as connection:
             rows = connection.execute(
-                f"SELECT id, name, function, kind, payload, attempts {_DUE} ORDER BY due, id LIMIT ?",
-                (now, now + _STEP_BACK, limit),
+                f"SELECT id, name, function, kind, payload, attempts {due} ORDER BY due, id LIMIT ?", (*values, limit)
             ).fetchall()
             connection.executemany(
                 "UPDATE work SET due = ?, scheduled = ?, attempts = attempts + 1, holder = ? WHERE id = ?",
@@ -138,8 +147,16 @@ class LocalQueue:
 _DUE = "FROM work WHERE (due <= ? OR scheduled > ?)"
 
 
+def _but(functions: Collection[str]) -> str:
+    """The condition that leaves rows for `functions` out, with a placeholder for each."""
+    return f" AND function NOT IN ({', '.join('?' * len(functions))})" if functions else ""
+
+
 class Pump:
-    """Delivers what is due. One to a queue: a second one is harmless, but takes the first one's wake-ups and claims."""
+    """Delivers what is due. One to a queue: a second one is harmless, but takes the first one's wake-ups and claims.
+
+    A function may be given a share of the threads: then deliveries that it is slow to answer hold up nothing for another one.
+    """
 
     def __init__(
         self,
@@ -149,6 +166,7 @@ class Pump:
         chance: Chance,
         threads: int = 8,
         lease: float = _LEASE,
+        shares: Mapping[str, int] | None = None,
     ) -> None:
         """Makes a pump that rests until `run` or `drain`.
 
@@ -159,6 +177,7 @@ class Pump:
           chance: Jitter, which takes up to half of a pause off.
           threads: How many deliveries may run at once.
           lease: Seconds after which work is delivered again if this pump dies and none starts; longer than any delivery.
+          shares: How many deliveries to a function may run at once, by its name; one that is not named may take all threads.
         """
         self._queue = queue
         self._deliver = deliver
@@ -166,7 +185,8 @@ class Pump:
         self._threads = threads
         self._lease = lease
         self._holder = chance.nonce()
-        self._busy = 0  # claimed and not yet settled by the threads of `run`
+        self._shares = dict(shares or {})
+        self._busy: Counter[str] = Counter()  # by function: claimed and not yet settled by the threads of `run`
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -206,16 +226,28 @@ class Pump:
 
     def _start(self, pool: ThreadPoolExecutor, port: int) -> float:
         """Claims and submits while there are idle threads and due work. Returns how many seconds there is nothing to do."""
-        while free := self._threads - self._busy:
-            claimed = self._queue.claim(self._holder, limit=free, lease=self._lease, now=self._queue.clock.now())
+        while True:
             with self._lock:
-                self._busy += len(claimed)
+                free, full = self._room()
+            if not free:
+                return _LONGEST_WAIT  # the next thread that is done wakes us
+            now = self._queue.clock.now()
+            claimed = self._queue.claim(self._holder, limit=free, lease=self._lease, now=now, but=full)
+            with self._lock:
+                self._busy.update(delivery.work.function for delivery in claimed)
             for delivery in claimed:
-                pool.submit(self._settle, delivery).add_done_callback(lambda done: self._settled(done, port))
-            if len(claimed) < free:
-                due = self._queue.next_due()
+                done = partial(self._settled, delivery.work.function, port)
+                pool.submit(self._settle, delivery).add_done_callback(done)
+            if not claimed:
+                due = self._queue.next_due(but=full)
                 return _LONGEST_WAIT if due is None else min(max(due - self._queue.clock.now(), 0.0), _LONGEST_WAIT)
-        return _LONGEST_WAIT  # the next thread that is done wakes us
+
+    def _room(self) -> tuple[int, list[str]]:
+        """How many deliveries may be claimed now, to whichever function, and the functions that have as many as they may."""
+        left = {function: most - self._busy[function] for function, most in self._shares.items()}
+        full = [function for function, count in left.items() if count <= 0]
+        # All that are claimed may be for one function.
+        return min([self._threads - self._busy.total(), *(count for count in left.values() if count > 0)]), full
 
     def _settle(self, delivery: Delivery) -> None:
         arrived = False
@@ -228,9 +260,9 @@ class Pump:
                 pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(delivery.attempt - 1, 20))
                 self._queue.put_back(delivery, holder=self._holder, pause=pause * (1 - self._chance.uniform() / 2))
 
-    def _settled(self, done: Future[None], port: int) -> None:
+    def _settled(self, function: str, port: int, done: Future[None]) -> None:
         with self._lock:
-            self._busy -= 1
+            self._busy[function] -= 1
         _wake(port)
         if not done.cancelled() and (error := done.exception()) is not None:
             _LOG.error("A delivery failed and will be tried again", exc_info=error)

@@ -2,12 +2,16 @@
 
 A manifest, once made, is never changed, and its index in its shard is taken by one writer only; a writer makes the next one
 knowing all before it. So no name is ever in two manifests, even when a folded update's name is free again.
+
+A manifest may continue an earlier one of its shard: its partial is that one's and its own updates. The earlier one is then
+superseded, and its partial no longer counts. So updates that would wait too long for a full chunk are folded one at a time, and no
+partial holds a single update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 from .names import rest_part, shard_part
@@ -15,10 +19,14 @@ from .names import rest_part, shard_part
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Updates that fold into one partial, in the order in which they fold. A `sealed` one is empty and ends its shard."""
+    """Updates that fold into one partial, in the order in which they fold. A `sealed` one is empty and ends its shard.
+
+    `onto` is the index of the earlier manifest of the shard that this one continues; None: it starts from the empty accumulator.
+    """
 
     updates: tuple[str, ...]
     sealed: bool = False
+    onto: int | None = None
 
 
 def counted(manifests: Iterable[Manifest]) -> frozenset[str]:
@@ -26,28 +34,86 @@ def counted(manifests: Iterable[Manifest]) -> frozenset[str]:
     return frozenset(name for manifest in manifests for name in manifest.updates)
 
 
+def successor(manifests: Sequence[Manifest], index: int) -> int | None:
+    """The index of the manifest that continues the one at `index`; None if no manifest does."""
+    return next((at for at in range(index + 1, len(manifests)) if manifests[at].onto == index), None)
+
+
+def superseded(manifests: Sequence[Manifest]) -> frozenset[int]:
+    """The indices of the manifests that a later one continues."""
+    return frozenset(manifest.onto for manifest in manifests if manifest.onto is not None)
+
+
+def next_chunk(listed: Collection[str], known: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
+    """The names of a shard's next full chunk, of those `listed` that are not `known` by a manifest; None while there is none."""
+    pending = sorted(set(listed).difference(known))
+    return tuple(pending[:chunk]) if len(pending) >= chunk else None
+
+
+@dataclass(frozen=True, slots=True)
+class AgeLimit:
+    """How long a stored update may wait for its fold: `seconds`, as of `now` (POSIX seconds)."""
+
+    seconds: float
+    now: float
+
+    def due(self, created: Iterable[float]) -> bool:
+        """Whether the oldest update is too old. One from far in the future is too: the clock has been set back since."""
+        ages = [self.now - at for at in created]
+        return bool(ages) and (max(ages) >= self.seconds or min(ages) <= -self.seconds)
+
+
 @dataclass(frozen=True, slots=True)
 class ShardContents:
-    """A shard's manifests at a moment, and the names of the updates that were stored in it."""
+    """A shard's manifests at a moment, and the names of the updates that were stored in it.
+
+    `created` is when each stored update was stored, in POSIX seconds.
+    """
 
     manifests: tuple[Manifest, ...]
     stored: frozenset[str]
+    created: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def updates(self) -> int:
         """How many updates came in."""
         return len(counted(self.manifests) | self.stored)
 
-    def can_fold(self, *, chunk: int) -> bool:
-        """Whether a full chunk waits for its manifest, or a manifest's updates wait for their fold."""
-        known = counted(self.manifests)
-        return not self.stored.isdisjoint(known) or next_chunk(self.stored, known, chunk=chunk) is not None
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The stored updates that are in no manifest, in the order in which they fold."""
+        return tuple(sorted(self.stored - counted(self.manifests)))
 
+    def can_fold(self, *, chunk: int, limit: AgeLimit | None = None) -> bool:
+        """Whether a manifest's updates wait for their fold, or the pending ones for a manifest."""
+        return not self.stored.isdisjoint(counted(self.manifests)) or self.next(chunk=chunk, limit=limit) is not None
 
-def next_chunk(listed: Collection[str], known: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
-    """The names of a shard's next manifest, of those `listed` that are not `known` by one; None while there is no full chunk."""
-    pending = sorted(set(listed).difference(known))
-    return tuple(pending[:chunk]) if len(pending) >= chunk else None
+    def next(self, *, chunk: int, limit: AgeLimit | None = None) -> Manifest | None:
+        """The shard's next manifest: of a full chunk, or of all pending updates if one of them is older than `limit`."""
+        if self.manifests and self.manifests[-1].sealed:
+            return None
+        full = next_chunk(self.stored, counted(self.manifests), chunk=chunk)
+        if full is not None:
+            return Manifest(full)
+        pending = self.pending
+        if limit is None or not limit.due(self.created.get(name, limit.now) for name in pending):
+            return None
+        return self._aged(pending, chunk=chunk)
+
+    def _aged(self, pending: tuple[str, ...], *, chunk: int) -> Manifest | None:
+        """A manifest of fewer updates than a chunk: onto the newest partial that they fit into, else a partial of their own.
+
+        A single one goes onto the newest partial, however large that is; None while there is none.
+        """
+        replaced, sizes = superseded(self.manifests), list[int]()
+        for manifest in self.manifests:
+            sizes.append(len(manifest.updates) + (0 if manifest.onto is None else sizes[manifest.onto]))
+        latest = [at for at in reversed(range(len(sizes))) if at not in replaced]
+        roomy = (at for at in latest if sizes[at] + len(pending) <= chunk)
+        if len(pending) > 1:
+            return Manifest(pending, onto=next(roomy, None))
+        onto = next(roomy, latest[0] if latest else None)
+        return None if onto is None else Manifest(pending, onto=onto)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +121,21 @@ class Closing:
     """What a round counts, frozen: how many manifests each shard has, and the updates left over at the close.
 
     `rest` are folded over all shards together. Where a single update is left, `onto` is the part that it is folded onto,
-    whose own partial then no longer counts: a partial over one update would be that update.
+    whose own partial then no longer counts: a partial over one update would be that update. `superseded` are the parts whose
+    partials do not count because later ones of their shards continue them.
     """
 
     shards: tuple[int, ...]
     rest: tuple[tuple[str, ...], ...]
     onto: str | None
     updates: int  # how many are counted in all
+    superseded: tuple[str, ...] = ()
 
     def parts(self) -> tuple[str, ...]:
         """The parts that the commit merges, in its order."""
         chunks = [shard_part(shard, index) for shard, count in enumerate(self.shards) for index in range(count)]
-        return tuple(part for part in (*chunks, *map(rest_part, range(len(self.rest)))) if part != self.onto)
+        gone = {self.onto, *self.superseded}
+        return tuple(part for part in (*chunks, *map(rest_part, range(len(self.rest)))) if part not in gone)
 
 
 def close_ledger(manifests: Sequence[Sequence[Manifest]], listed: Collection[str], *, chunk: int) -> Closing:
@@ -85,6 +154,14 @@ def close_ledger(manifests: Sequence[Sequence[Manifest]], listed: Collection[str
         if len(rest) > 1:
             rest[-2:] = [rest[-2] + rest[-1]]
         else:
+            # The newest manifest of a shard is never superseded.
             earlier = [shard_part(shard, len(have) - 1) for shard, have in enumerate(manifests) if have]
             onto = earlier[-1] if earlier else None
-    return Closing(tuple(len(shard) for shard in manifests), tuple(rest), onto, updates=len(known) + len(left))
+    gone = [shard_part(shard, index) for shard, have in enumerate(manifests) for index in sorted(superseded(have))]
+    return Closing(
+        tuple(len(shard) for shard in manifests),
+        tuple(rest),
+        onto,
+        updates=len(known) + len(left),
+        superseded=tuple(gone),
+    )

@@ -57,6 +57,9 @@ class Terms:
     max_update_norm: float | None = None
     clip: bool = False
     expected_seconds: float | None = None  # how long the last round took: what waiting clients are told
+    # Rounds that a version before 0.2 opened have none of these.
+    graph_seconds: float = 600.0
+    max_update_age: float = 60.0
 
     @property
     def ticket_counters(self) -> int:
@@ -254,6 +257,8 @@ def open_round(
         max_update_norm=policy.max_update_norm,
         clip=policy.clip,
         expected_seconds=expected_seconds,
+        graph_seconds=policy.graph_seconds,
+        max_update_age=policy.max_update_age,
     )
     return Collecting(key, terms)
 

@@ -20,7 +20,8 @@ class TransitionError(ValueError):
 class Task:
     """A task. `number` and `epoch` name its current round once there is one; `checkpoint` is the newest.
 
-    While the status is `opening`, `restore` is the checkpoint to open from; None: the plan's initial state.
+    While the status is `opening`, `restore` is the checkpoint to open from; None: the plan's initial state. `pause_once_open`: it was
+    rolled back while it was paused, and is paused again as soon as its broadcast is computed.
     """
 
     spec: TaskSpec
@@ -33,6 +34,7 @@ class Task:
     checkpoint: Checkpoint | None = None
     restore: Checkpoint | None = None
     note: str = ""
+    pause_once_open: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +66,8 @@ def at_round(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
 
 def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
     """The task with its first broadcast computed (or, after a rollback, the one it starts again from)."""
-    return replace(at_round(task, key, checkpoint), status=TaskStatus.ACTIVE, restore=None, note="")
+    status = TaskStatus.PAUSED if task.pause_once_open else TaskStatus.ACTIVE
+    return replace(at_round(task, key, checkpoint), status=status, restore=None, note="", pause_once_open=False)
 
 
 def completed(task: Task, checkpoint: Checkpoint) -> Task:
@@ -80,9 +83,12 @@ def pause(task: Task) -> Task:
 
 def resume(task: Task) -> Task:
     """Goes on after a pause; a task that was paused before its first broadcast (or after a rollback) opens again."""
+    if task.pause_once_open and task.status is TaskStatus.OPENING:
+        return replace(task, pause_once_open=False)
     _require(task, "resumed", TaskStatus.ACTIVE, TaskStatus.PAUSED)
     opening = task.current is None or task.restore is not None
-    return replace(task, status=TaskStatus.OPENING if opening else TaskStatus.ACTIVE, note="")
+    status = TaskStatus.OPENING if opening else TaskStatus.ACTIVE
+    return replace(task, status=status, note="", pause_once_open=False)
 
 
 def cancel(task: Task) -> Task:
@@ -93,11 +99,12 @@ def cancel(task: Task) -> Task:
 
 
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:
-    """Goes back to `checkpoint`; the broadcast has to be computed again from it."""
+    """Goes back to `checkpoint`; the broadcast has to be computed again from it. A paused task is paused again after that."""
     _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING)
     if not task.number:
         raise TransitionError(f"Task {task.name} can't be rolled back: it has not opened its first round yet")
-    return replace(task, status=TaskStatus.OPENING, restore=checkpoint)
+    paused = task.status is TaskStatus.PAUSED or task.pause_once_open
+    return replace(task, status=TaskStatus.OPENING, restore=checkpoint, note="", pause_once_open=paused)
 
 
 def _require(task: Task, what: str, *allowed: TaskStatus) -> None:

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 
 from coordinator.domain import names
+from coordinator.domain.ledger import AgeLimit
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import (
     Abandoned,
     Aggregating,
     Collecting,
+    Open,
     Round,
     Tally,
     Verdict,
@@ -27,6 +29,7 @@ from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Ledger, shards_of
 from coordinator.use_cases.open_rounds import tally_assignments
 from coordinator.use_cases.records import Platform, Versioned
+from coordinator.use_cases.stopping import is_stopped
 
 TICK = 60.0  # seconds between two ticks, at most, and in which they call once for the same
 _BURST = 10.0  # seconds in which several closes of a round call for what follows once
@@ -48,12 +51,19 @@ class ClosingRounds:
           repairing: Whether it is a tick that asks, for what may have got lost and may just take long.
         """
         found = self.platform.round(key)
+        with self.folding.stops_task(key):
+            self._go_on(found, repairing=repairing)
+
+    def _go_on(self, found: Versioned[Round] | None, *, repairing: bool) -> None:
         if found is None:
             return
+        key = found.value.key
         ledger = Ledger(self.platform, key)
         just_closed = isinstance(found.value, Collecting)
         if isinstance(found.value, Collecting):
             found = self._judge(found, found.value, ledger, repairing=repairing)
+        elif isinstance(found.value, Aggregating) and is_stopped(self.platform, key.task):
+            return
         if found is None:
             return
         if isinstance(found.value, Aggregating):
@@ -69,6 +79,8 @@ class ClosingRounds:
         if task.ended or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
             return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
+        if task.stopped:
+            return None
         contents = ledger.all_contents(shards_of(round_))
         updates = sum(shard.updates for shard in contents)
         verdict = judge(
@@ -88,8 +100,11 @@ class ClosingRounds:
             if extended is not None:
                 schedule_close(self.platform, extended.value)
             return None
-        foldable = [shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk)]
-        if len(foldable) > _FOLDED_HERE:
+        limit = AgeLimit(round_.terms.max_update_age, now)
+        foldable = [
+            shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk, limit=limit)
+        ]
+        if self._is_left_to_others(round_, len(foldable), repairing=repairing):
             once = f"tick{int(now // TICK)}" if repairing else None
             for_all(
                 self.platform,
@@ -114,7 +129,7 @@ class ClosingRounds:
                 advance(self.platform, key.task)
             return
         missing = ledger.missing(frozen.closing.parts())
-        if len(missing) > _FOLDED_HERE:
+        if self._is_left_to_others(round_, len(missing), repairing=repairing):
             for_all(
                 self.platform,
                 lambda part: self.platform.enqueue(work.fold_part(key, part), key, hint=part, once=once),
@@ -127,6 +142,12 @@ class ClosingRounds:
         self.platform.enqueue(work.commit(key), key, once=once)
         # They are in partials that are durable; the commit need not wait for it.
         self.platform.blobs.delete(folded)
+
+    def _is_left_to_others(self, round_: Open, count: int, *, repairing: bool) -> bool:
+        """Whether parts are folded by work of their own. Of a fold with graphs a tick waits for none: it sees to every task."""
+        if repairing and count:
+            return count > _FOLDED_HERE or self.folding.plans.manifest(round_.terms.plan).folds_with_tensorflow
+        return count > _FOLDED_HERE
 
     def _abandon(self, found: Versioned[Round], value: Abandoned, *, below_minimum: bool) -> Versioned[Round] | None:
         """As `_replace`; whoever abandons the round says so."""

@@ -4,9 +4,9 @@ computed is swept unread, so that a retry can't redraw differential-privacy nois
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -33,43 +33,42 @@ from coordinator.use_cases.advance import abandon_current, advance, follow, next
 from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.folding import Folding
 from coordinator.use_cases.ledgers import Frozen, Ledger
+from coordinator.use_cases.memory_turns import MemoryTurns
+from coordinator.use_cases.plan_runs import PlanRunner, plan_failures, read_state
 from coordinator.use_cases.records import Platform, Versioned
+from coordinator.use_cases.stopping import at_round, stops_task
 from coordinator.use_cases.variants import Variants
 from muster.wire.messages import TaskStatus
 from muster.wire.plan import Plan
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import Array, decode, encode
+from muster.wire.tensors import Array, encode
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
 
-LOG = logging.getLogger(__name__)
 _CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
-# What computing the same again comes to again: graphs that fail, and partials whose sums do not fit.
-_FINAL = frozenset({ProblemType.COMPUTATION_FAILED, ProblemType.UPDATE_INVALID})
+_COPIES = 4  # of a plan's state and accumulator that a run holds at once, about
 
 
 @dataclass(frozen=True)
 class Committing:
-    """Commits rounds and opens tasks; `runtime` gives what runs a plan's graphs."""
+    """Commits rounds and opens tasks; `runtime` gives what runs a plan's graphs.
+
+    Tasks do not wait for one another, except for memory (`MemoryTurns`). A second delivery of work that this process is at returns at
+    once: should the first one fail, it is delivered again, and what a dead process leaves behind the tick finds.
+    """
 
     platform: Platform
     folding: Folding
     runtime: Callable[[Plan], Runtime]
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    _under_way: set[RoundKey] = field(default_factory=set)
+    _memory: MemoryTurns = field(default_factory=MemoryTurns)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _under_way: set[object] = field(default_factory=set)
 
     def commit(self, key: RoundKey) -> None:
         """Computes the next state and makes it the task's, once. Safe to repeat, by several at once."""
-        # A repeat in the process that is at it has nothing to wait for: should the first one fail, it is delivered again.
-        if key in self._under_way:
-            return
-        self._under_way.add(key)
-        try:
-            with self._turn:
+        with self._alone(key) as alone:
+            if alone:
                 self._commit_once(key)
-        finally:
-            self._under_way.discard(key)
 
     def _commit_once(self, key: RoundKey) -> None:
         found = self.platform.round(key)
@@ -81,37 +80,53 @@ class Committing:
             if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = Ledger(self.platform, key).frozen()
-            try:
+            with stops_task(self.platform, task.name, f"Round {key.number} can't be committed", concerns=at_round(key)):
                 ended = None if frozen is None else self._commit(found, found.value, task, frozen)
-            except ProblemError as problem:
-                if problem.type not in _FINAL:
-                    raise
-                self._stop(task, f"Round {key.number} can't be committed: {problem.detail}")
-                return
-            if ended is not None and task.status is TaskStatus.ACTIVE:
-                follow(self.platform, task_found, ended)
-                return
+                if ended is not None and task.status is TaskStatus.ACTIVE:
+                    follow(self.platform, task_found, ended)
+                else:
+                    advance(self.platform, key.task)
+            return
         advance(self.platform, key.task)
+
+    @contextmanager
+    def _alone(self, work: object) -> Iterator[bool]:
+        """Says whether this process is not at `work` yet; until the body ends, it is."""
+        with self._lock:
+            alone = work not in self._under_way
+            self._under_way.add(work)
+        try:
+            yield alone
+        finally:
+            if alone:
+                with self._lock:
+                    self._under_way.discard(work)
+
+    def _turn(self, plan: str) -> AbstractContextManager[None]:
+        """Waits for the memory of a run of the plan."""
+        manifest = self.folding.plans.manifest(plan)
+        return self._memory.take(_COPIES * (manifest.initial_state.size + manifest.zero.size))
 
     def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
         """The round as it has ended now; None if it was not for us to end it."""
         key, terms = round_.key, round_.terms
-        accumulator = self.folding.start(terms.plan)
-        try:
-            merged = self.folding.merge(accumulator, Ledger(self.platform, key), frozen.closing.parts())
-        except BlobNotFoundError:
-            # Asked too early, or too late: the close sees to the parts that are missing.
-            self.platform.enqueue(work.close(key), key)
-            return None
-        tally = frozen.tally.plus(merged)
-        if tally.folded < terms.minimum:
-            reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
-            abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
-            if not self._replace(found, abandoned):
+        with self._turn(terms.plan):
+            accumulator = self.folding.start(terms)
+            try:
+                merged = self.folding.merge(accumulator, Ledger(self.platform, key), frozen.closing.parts())
+            except BlobNotFoundError:
+                # Asked too early, or too late: the close sees to the parts that are missing.
+                self.platform.enqueue(work.close(key), key)
                 return None
-            events.round_abandoned(abandoned, below_minimum=True)
-            return abandoned
-        outcome = self._compute(round_, task, accumulator.tensors(), tally)
+            tally = frozen.tally.plus(merged)
+            if tally.folded < terms.minimum:
+                reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
+                abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
+                if not self._replace(found, abandoned):
+                    return None
+                events.round_abandoned(abandoned, below_minimum=True)
+                return abandoned
+            outcome = self._compute(round_, task, accumulator.tensors(), tally)
         committed = commit(round_, outcome, now=self.platform.clock.now())
         if self._replace(found, committed):
             events.round_committed(committed)
@@ -121,16 +136,16 @@ class Committing:
         return None
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> Outcome:
-        key = round_.key
-        plan = self.folding.plans.full(round_.terms.plan)
-        runtime = self.runtime(plan)
+        key, terms = round_.key, round_.terms
+        plan = self.folding.plans.full(terms.plan)
+        runner = PlanRunner(self.runtime(plan), terms.graph_seconds)
         clear = {item.path for item in plan.manifest.clear_sums}
-        aggregate = runtime.report({name: value for name, value in tensors.items() if name not in clear})
-        state = decode(self.platform.blobs.read(round_.terms.base.blob.name))
-        after = runtime.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
+        aggregate = runner.report({name: value for name, value in tensors.items() if name not in clear})
+        state = read_state(self.platform.blobs.read(terms.base.blob.name))
+        after = runner.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
         if key.number < task.spec.policy.rounds:
-            outputs[_BROADCAST] = runtime.prepare(after.state)
+            outputs[_BROADCAST] = runner.prepare(after.state)
         refs = for_all(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
         return Outcome(
@@ -143,7 +158,7 @@ class Committing:
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
         """Stores an output, and of a broadcast its encoded copies."""
-        data = encode(tensors)
+        data = _encoded(tensors, what=f"output ({kind})")
         stored = self.platform.put_output(kind, key, data)
         if kind == _BROADCAST:
             Variants(self.platform.blobs).make(stored.name, data)
@@ -154,23 +169,33 @@ class Committing:
         task = self.platform.task(task_name).value
         if task.status is not TaskStatus.OPENING:
             return
+        # A rollback during an opening makes another opening, which does not wait for the first.
+        with self._alone((task.name, task.created_at, task.number, task.epoch, task.restore)) as alone:
+            if alone:
+                with stops_task(
+                    self.platform,
+                    task_name,
+                    "The first broadcast can't be computed",
+                    concerns=lambda now: _is_same_opening(now, task),
+                ):
+                    self._open(task)
+
+    def _open(self, task: Task) -> None:
         abandon_current(self.platform, task, reason="rolled back")
         plan = self.folding.plans.full(task.spec.plan)
         key = next_key(self.platform, task)
-        try:
-            base = task.restore or self._initial(plan, key)
-            state = decode(self.platform.blobs.read(base.blob.name))
-            broadcast = self._first_broadcast(key, encode(self.runtime(plan).prepare(state)))
-        except ProblemError as problem:
-            if problem.type not in _FINAL:
-                raise
-            self._stop(task, f"The first broadcast can't be computed: {problem.detail}")
-            return
+        base = task.restore or self._initial(plan, key)
+        with self._turn(task.spec.plan):
+            state = read_state(self.platform.blobs.read(base.blob.name))
+            prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
+            broadcast = self._first_broadcast(key, _encoded(prepared, what="broadcast"))
         round_ = self._open_round(task, key, base, broadcast)
         if round_ is None:
             return
         # Rolled back again meanwhile, to another checkpoint perhaps: then that opening makes its own round.
-        after = self.platform.change_task(task_name, lambda now: opened(now, round_.key, base) if now == task else now)
+        after = self.platform.change_task(
+            task.name, lambda now: opened(now, round_.key, base) if _is_same_opening(now, task) else now
+        )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
 
@@ -210,7 +235,7 @@ class Committing:
                 return made
             if found.value.terms.base.version == base.version and isinstance(found.value, Collecting):
                 return found.value
-            if self.platform.task(task.name).value != task:
+            if not _is_same_opening(self.platform.task(task.name).value, task):
                 return None
             abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
             key = replace(key, epoch=key.epoch + 1)
@@ -222,8 +247,12 @@ class Committing:
             return False
         return True
 
-    def _stop(self, task: Task, note: str) -> None:
-        LOG.error("task %s is paused: %s", task.name, note)
-        self.platform.change_task(
-            task.name, lambda now: now if now.ended else replace(now, status=TaskStatus.PAUSED, note=note)
-        )
+
+def _is_same_opening(now: Task, task: Task) -> bool:
+    """Whether the task is still at the opening that it was at as `task`. Whether it is paused afterwards makes no difference."""
+    return replace(now, pause_once_open=task.pause_once_open) == task
+
+
+def _encoded(tensors: Mapping[str, Array], *, what: str) -> bytes:
+    with plan_failures(f"The plan's {what}"):
+        return encode(tensors)

@@ -5,29 +5,36 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from coordinator.domain import names
-from coordinator.domain.ledger import ShardContents
+from coordinator.domain.ledger import AgeLimit, ShardContents
 from coordinator.domain.names import RoundKey, rest_part
-from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally
+from coordinator.domain.rounds import Aggregating, Collecting, Open, Tally, Terms
 from coordinator.domain.updates import OPEN_SIZE, UpdateReader, UpdateRules, all_finite, sums_tell
-from coordinator.ports import BlobNotFoundError, BlobTooLargeError
+from coordinator.ports import BlobNotFoundError, BlobTooLargeError, UnavailableError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.at_once import read_ahead
-from coordinator.use_cases.ledgers import Frozen, Ledger
+from coordinator.use_cases.fold_timers import rearm
+from coordinator.use_cases.ledgers import Frozen, Ledger, PartContents
+from coordinator.use_cases.plan_runs import MemoryLimitError, PlanRunner, plan_failures
 from coordinator.use_cases.plans import Plans
+from coordinator.use_cases.recent import Recent
 from coordinator.use_cases.records import Platform
+from coordinator.use_cases.stopping import at_round, is_stopped, stops_task
+from coordinator.use_cases.turns import Turns
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.norms import NormBound
+from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import decode, encode_chunks, read_header
+from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
+from muster.wire.tensors import TensorsError, decode, encode_chunks, read_header
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
@@ -35,6 +42,10 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 NORM = "norm"  # why an update was dropped: it is larger than the task's bound
 MISSING = "missing"  # why an update was dropped: its blob is gone, though nothing folded it
+# Why a fold fails that no update is to blame for.
+_OF_THE_PLAN = frozenset({ProblemType.PLAN_INVALID, ProblemType.INVALID_REQUEST, ProblemType.NOT_SUPPORTED})
+_ACCUMULATOR = "The plan's accumulator"
+_MAX_FAILED = 1000  # tasks whose fold failed here, of which a process knows
 _SMALL = 3 << 19  # bytes: an update of up to about so many is read sooner than it is mapped
 _TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
 
@@ -47,6 +58,45 @@ class _Added:
     clipped: bool
 
 
+@dataclass(slots=True)
+class _Adding:
+    """What became of the updates of a part so far."""
+
+    folded: int = 0
+    clipped: int = 0
+    size: int = 0  # bytes
+    dropped: Counter[str] = field(default_factory=Counter)
+    failure: ProblemError | None = None  # the last one of a graph
+
+    def add(self, added: _Added | None) -> None:
+        """Counts an update that was folded; None: it was over the bound of its norm."""
+        if added is None:
+            self.dropped[NORM] += 1
+        else:
+            self.folded, self.clipped, self.size = self.folded + 1, self.clipped + added.clipped, self.size + added.size
+
+    def drop(self, reason: str, problem: ProblemError | None = None) -> None:
+        """Counts an update that was left out."""
+        self.dropped[reason] += 1
+        if problem is not None and problem.type is ProblemType.COMPUTATION_FAILED:
+            self.failure = problem
+
+    def check(self, before: Tally) -> None:
+        """Raises the graph's failure if it failed for every update: then it is the plan's fault, and no update's."""
+        failed = self.dropped[ProblemType.COMPUTATION_FAILED.value]
+        if (
+            self.failure is not None
+            and failed > 1
+            and failed == self.dropped.total()
+            and not self.folded + before.folded
+        ):
+            raise self.failure
+
+    def tally(self) -> Tally:
+        """The counts."""
+        return Tally(folded=self.folded, dropped=dict(self.dropped), update_bytes=self.size, clipped=self.clipped)
+
+
 @dataclass(frozen=True, slots=True)
 class _Made:
     """A part's accumulator, with the tally of the partial that it started from and of the updates that were added."""
@@ -56,11 +106,16 @@ class _Made:
     tally: Tally
 
 
+class FoldBusyError(UnavailableError):
+    """This process is folding for the task already, with graphs that take their time. Repeat the work later."""
+
+
 @dataclass(frozen=True)
 class Folding:
-    """Folds updates, one part at a time in a process, however many ask.
+    """Folds updates: with numpy one part at a time in a process, with a plan's graphs one part at a time for each task.
 
-    Its memory is that of one accumulator and one update, and of what is read ahead (`at_once.read_ahead`).
+    Its memory is that of one accumulator and one update, and of what is read ahead (`at_once.read_ahead`); and as much for each task
+    whose graphs fold. A fold with numpy is bound by its bytes. Graphs may be slow, so no fold of another task waits for them.
 
     `runtime` gives what runs the graphs of a plan whose accumulators are no proven sums; it alone needs TensorFlow.
     """
@@ -68,27 +123,37 @@ class Folding:
     platform: Platform
     plans: Plans
     runtime: Callable[[Plan], Runtime]
+    _patience: float = 5.0  # seconds that a fold waits for graphs of the same task
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    _graph_turns: Turns = field(default_factory=Turns)
+    _failed: Recent[str, bool] = field(default_factory=lambda: Recent(_MAX_FAILED))
     # Takes small updates, one after another, of whoever has the turn: memory that is used again costs no page faults.
     _small: memoryview = field(default_factory=lambda: np.empty(_SMALL, np.uint8).data)
 
     def fold_shard(self, key: RoundKey, shard: int) -> None:
-        """Folds the shard's full chunks, and removes what an earlier try that died left of them. A repeat does nothing."""
+        """Folds the shard's full chunks and its aged updates, and removes what an earlier try that died left of them.
+
+        A repeat does nothing. If updates are left that will be too old one day, it calls for itself at that time.
+        """
         found = self.platform.round(key)
         if found is None or not isinstance(found.value, Collecting):
             return
-        ledger = Ledger(self.platform, key)
-        self.fold_contents(found.value, ledger, shard, ledger.contents(shard))
+        round_, ledger = found.value, Ledger(self.platform, key)
+        with self.stops_task(key):
+            if self.is_stopped(round_):
+                return
+            self.fold_contents(round_, ledger, shard, ledger.contents(shard))
+            rearm(self.platform, round_, shard, ledger.left(shard))
 
     def fold_contents(self, round_: Collecting, ledger: Ledger, shard: int, held: ShardContents) -> None:
         """As `fold_shard`, of a round whose shard was just looked into."""
         for index, manifest in enumerate(held.manifests):
             # Updates are deleted once their partial is durable: where none is left, there is nothing to do any more.
             if not held.stored.isdisjoint(manifest.updates):
-                self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
-        while (made := ledger.freeze_chunk(shard, chunk=round_.terms.chunk)) is not None:
-            index, manifest = made
-            self._ensure(round_, ledger, names.shard_part(shard, index), manifest.updates)
+                self._ensure(round_, ledger, names.shard_part(shard, index))
+        limit = AgeLimit(round_.terms.max_update_age, self.platform.clock.now())
+        while (made := ledger.freeze_chunk(shard, chunk=round_.terms.chunk, limit=limit)) is not None:
+            self._ensure(round_, ledger, names.shard_part(shard, made[0]))
 
     def fold_part(self, key: RoundKey, part: str) -> None:
         """Folds one part of a closed round; the last one to be folded calls for the commit. A repeat does nothing."""
@@ -97,54 +162,83 @@ class Folding:
         frozen = ledger.frozen()
         if found is None or frozen is None or not isinstance(found.value, Aggregating):
             return
-        if ledger.has_partial(part):
-            # Whoever made it may have died before it could delete them.
-            self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
-        else:
-            self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
-        # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
-        rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
-        if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
-            self.platform.enqueue(work.commit(key), key)
+        with self.stops_task(key):
+            if self.is_stopped(found.value):
+                return
+            if ledger.has_partial(part):
+                # Whoever made it may have died before it could delete them.
+                self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
+            else:
+                self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
+            # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
+            rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
+            if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
+                self.platform.enqueue(work.commit(key), key)
 
-    def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen, part: str) -> list[str]:
+    @contextmanager
+    def stops_task(self, key: RoundKey) -> Iterator[None]:
+        """Pauses the round's task if the body fails for good; see `stopping.stops_task`."""
+        with stops_task(
+            self.platform, key.task, f"Updates of round {key.number} can't be folded", concerns=at_round(key)
+        ):
+            try:
+                yield
+            except ProblemError:
+                self._failed.get(key.task, lambda: True)
+                raise
+
+    def is_stopped(self, round_: Open) -> bool:
+        """Whether the round's fold waits for an operator. Asks only where a fold may fail for good: with graphs, or after it has."""
+        if self.plans.manifest(round_.terms.plan).folds_with_tensorflow or round_.key.task in self._failed:
+            return is_stopped(self.platform, round_.key.task)
+        return False
+
+    def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen | None, part: str) -> list[str]:
         """Makes the partial of a part that was not there a moment ago.
 
         Returns:
-          The updates that are in it, durably, whoever made it: from here on they are read no more, and the caller deletes them.
+          What is in it, durably, whoever made it: updates, and partials that it continues. From here on they are read no more, and the
+          caller deletes them.
         """
-        updates = ledger.updates_of(part, frozen)
-        if updates is None:
+        contents = ledger.part(part, frozen)
+        if contents is None:
             return []
-        folded = list(updates)
-        onto = frozen.closing.onto if part.startswith("rest-") else None
-        if onto is not None and not ledger.has_partial(onto):
-            folded += self.make_part(round_, ledger, frozen, onto)
-        self._fold(round_, ledger, part, updates, onto)
-        return folded
+        gone = list(contents.updates)
+        if contents.onto is not None:
+            if not ledger.has_partial(contents.onto) and not ledger.is_durable(part):
+                gone += self.make_part(round_, ledger, frozen, contents.onto)
+            if not part.startswith("rest-"):
+                gone.insert(0, names.partial_name(round_.key, contents.onto))
+        self._fold(round_, ledger, part, contents)
+        return gone
 
-    def _ensure(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...]) -> None:
-        """Makes the partial of a shard's manifest, unless it is there, and deletes the updates that are in it."""
-        if not ledger.has_partial(part):
-            self._fold(round_, ledger, part, updates)
-        self.platform.blobs.delete(updates)
+    def _ensure(self, round_: Open, ledger: Ledger, part: str) -> None:
+        """Makes the partial of a shard's manifest, unless it was made, and deletes what is in it."""
+        if not ledger.is_durable(part, known=True):
+            self.make_part(round_, ledger, None, part)
+        contents = ledger.part(part)
+        if contents is None:
+            return
+        # The updates go last: while one is there, the next fold comes here again.
+        if contents.onto is not None:
+            self.platform.blobs.delete([names.partial_name(round_.key, contents.onto)])
+        self.platform.blobs.delete(contents.updates)
 
-    def _fold(self, round_: Open, ledger: Ledger, part: str, updates: tuple[str, ...], onto: str | None = None) -> None:
+    def _fold(self, round_: Open, ledger: Ledger, part: str, contents: PartContents) -> None:
         terms, manifest = round_.terms, self.plans.manifest(round_.terms.plan)
-        waits = self._turn.locked()
-        with self._turn:
-            if waits and ledger.has_partial(part):
+        with self._one_at_a_time(manifest, round_.key) as waited:
+            if waited and ledger.is_durable(part):
                 return  # made meanwhile
             rules = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite)
             # Sums tell at their end whether every update was finite. They nearly always were: then no update is read twice.
             if not terms.allow_non_finite and terms.max_update_norm is None and sums_tell(manifest):
                 lenient = replace(rules, allow_non_finite=True)
-                made = self._add_all(round_, ledger, part, updates, onto=onto, rules=lenient)
+                made = self._add_all(round_, ledger, part, contents, rules=lenient)
                 if made is not None and not all_finite(made.accumulator.tensors()):
                     del made  # before the next accumulator is made
-                    made = self._add_all(round_, ledger, part, updates, onto=onto, rules=rules)
+                    made = self._add_all(round_, ledger, part, contents, rules=rules)
             else:
-                made = self._add_all(round_, ledger, part, updates, onto=onto, rules=rules)
+                made = self._add_all(round_, ledger, part, contents, rules=rules)
             if made is None:
                 return
             for reason, count in made.tally.dropped.items():
@@ -154,54 +248,76 @@ class Folding:
             chunks = encode_chunks(made.accumulator.tensors(), notes=_TALLY.dump_python(tally, mode="json"))
             self.platform.blobs.create(names.partial_name(round_.key, part), chunks)
 
+    @contextmanager
+    def _one_at_a_time(self, manifest: PlanManifest, key: RoundKey) -> Iterator[bool]:
+        """Waits for the turn to fold, and says whether it had to.
+
+        Raises:
+          FoldBusyError: graphs of the same task have had it for too long.
+        """
+        graphs = manifest.folds_with_tensorflow
+        turn = self._graph_turns.of(key.task) if graphs else self._turn
+        waits = turn.locked()
+        if not turn.acquire(timeout=self._patience if graphs else -1):
+            raise FoldBusyError(f"Updates of task {key.task} are being folded here; try again later")
+        try:
+            yield waits
+        finally:
+            turn.release()
+
     def _add_all(
-        self,
-        round_: Open,
-        ledger: Ledger,
-        part: str,
-        updates: tuple[str, ...],
-        *,
-        onto: str | None,
-        rules: UpdateRules,
+        self, round_: Open, ledger: Ledger, part: str, contents: PartContents, *, rules: UpdateRules
     ) -> _Made | None:
-        """Folds the updates that hold to `rules`. None if another aggregator was faster, and has deleted what it folded."""
+        """Folds the updates that hold to `rules`. None if another aggregator was faster, and has deleted what it folded.
+
+        Raises:
+          ProblemError: the plan can't fold: a repeat would fail alike.
+        """
         terms = round_.terms
-        accumulator, before = self.start(terms.plan), Tally()
-        if onto is not None:
-            before = self.merge(accumulator, ledger, [onto])
+        accumulator, before = self.start(terms), Tally()
+        if contents.onto is not None:
+            try:
+                before = self.merge(accumulator, ledger, [contents.onto])
+            except BlobNotFoundError:
+                if ledger.is_durable(part):
+                    return None
+                raise
         bound = None if terms.max_update_norm is None else NormBound(terms.max_update_norm, terms.clip)
         reader = UpdateReader(rules)
-        folded, clipped, size, dropped = 0, 0, 0, Counter[str]()
+        adding = _Adding()
         most, into = rules.max_bytes, None if accumulator.aliases else self._small
-        with read_ahead(self.platform, updates, size=most, limit=most, into=into) as read:
-            for name in updates:
+        with read_ahead(self.platform, contents.updates, size=most, limit=most, into=into) as read:
+            for name in contents.updates:
                 try:
-                    added = _add(accumulator, reader, read(name), bound)
+                    adding.add(_add(accumulator, reader, read(name), bound))
                 except BlobNotFoundError:
-                    if ledger.has_partial(part):
+                    if ledger.is_durable(part):
                         return None
-                    dropped[MISSING] += 1
+                    adding.drop(MISSING)
                 except BlobTooLargeError as error:
                     LOG.warning("round %s: an update was dropped: %s", round_.key, error)
-                    dropped[ProblemType.TOO_LARGE.value] += 1
+                    adding.drop(ProblemType.TOO_LARGE.value)
                 except ProblemError as problem:
+                    if isinstance(problem, TimeLimitError | MemoryLimitError) or problem.type in _OF_THE_PLAN:
+                        raise
                     LOG.warning("round %s: an update was dropped: %s", round_.key, problem)
-                    dropped[problem.type.value] += 1
-                else:
-                    if added is None:
-                        dropped[NORM] += 1
-                    else:
-                        folded, clipped, size = folded + 1, clipped + added.clipped, size + added.size
-        tally = Tally(folded=folded, dropped=dict(dropped), update_bytes=size, clipped=clipped)
-        return _Made(accumulator, before, tally)
+                    adding.drop(problem.type.value, problem)
+        adding.check(before)
+        return _Made(accumulator, before, adding.tally())
 
-    def start(self, plan: str) -> Accumulator:
-        """An empty accumulator of a plan."""
-        manifest = self.plans.manifest(plan)
+    def start(self, terms: Terms) -> Accumulator:
+        """An empty accumulator of a round's plan. Raises `ProblemError`, if the plan can't have one."""
+        manifest = self.plans.manifest(terms.plan)
         if manifest.sums_alone:
-            return Fold(manifest, zero=None).start()
-        full = self.plans.full(plan)
-        return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self.runtime(full)).start()
+            with plan_failures(_ACCUMULATOR):
+                return Fold(manifest, zero=None).start()
+        full = self.plans.full(terms.plan)
+        with plan_failures(_ACCUMULATOR):
+            return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self._runner(full, terms)).start()
+
+    def _runner(self, plan: Plan, terms: Terms) -> Runtime:
+        """The stages of the plan's runtime that a fold calls for, within the task's time limit."""
+        return cast("Runtime", PlanRunner(self.runtime(plan), terms.graph_seconds))
 
     def merge(self, accumulator: Accumulator, ledger: Ledger, parts: Sequence[str]) -> Tally:
         """Merges partials into `accumulator`, in this order, and gives their tally. Raises `BlobNotFoundError`."""
@@ -217,15 +333,21 @@ class Folding:
 
 def _merge(accumulator: Accumulator, data: memoryview) -> Tally:
     """Merges one partial. Nothing holds its bytes once this has returned."""
-    accumulator.merge(decode(data))
-    return _TALLY.validate_python(dict(read_header(data).notes))
+    try:
+        partial, notes = decode(data), read_header(data).notes
+    except TensorsError as error:
+        raise ProblemError(ProblemType.UPDATE_INVALID, f"A partial can't be read: {error}") from error
+    with plan_failures("A partial"):
+        accumulator.merge(partial)
+        return _TALLY.validate_python(dict(notes))
 
 
 def _add(accumulator: Accumulator, reader: UpdateReader, data: memoryview, bound: NormBound | None) -> _Added | None:
     """Adds one update; None if its norm is over the bound. Nothing holds its bytes once this has returned."""
     update = reader.read(data)
-    factor = 1.0 if bound is None else bound.factor(update)
-    if factor is None:
-        return None
-    accumulator.add(update, factor=factor)
+    with plan_failures("The plan's fold"):
+        factor = 1.0 if bound is None else bound.factor(update)
+        if factor is None:
+            return None
+        accumulator.add(update, factor=factor)
     return _Added(size=len(data), clipped=factor != 1.0)

@@ -1,11 +1,14 @@
 """The ledger in the blob store: manifests, the closing, and the updates that are listed. Every write is create-only.
 
 What is made is never changed, so that a `Ledger` reads each manifest once.
+
+A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before 0.2 can't
+parse: such a version would count both partials. It fails instead, and the queue delivers the work again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeVar
@@ -13,7 +16,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from coordinator.domain import names
-from coordinator.domain.ledger import Closing, Manifest, ShardContents, close_ledger, counted, next_chunk
+from coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger, successor
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, Round, Tally
 from coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
@@ -31,8 +34,79 @@ class Frozen:
     tally: Tally
 
 
-_MANIFEST: TypeAdapter[Manifest] = TypeAdapter(Manifest)
-_FROZEN: TypeAdapter[Frozen] = TypeAdapter(Frozen)
+@dataclass(frozen=True, slots=True)
+class PartContents:
+    """What a part is folded from: its own updates, in order, and the part that it continues, if any."""
+
+    updates: tuple[str, ...]
+    onto: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Continued:
+    """The updates of a manifest that continues another one, as they are stored."""
+
+    names: tuple[str, ...]
+    onto: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredManifest:
+    """A manifest as it is stored. Versions before 0.2 know a list of updates alone."""
+
+    updates: tuple[str, ...] | _Continued
+    sealed: bool = False
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> _StoredManifest:
+        if manifest.onto is None:
+            return cls(manifest.updates, manifest.sealed)
+        return cls(_Continued(manifest.updates, manifest.onto), manifest.sealed)
+
+    def manifest(self) -> Manifest:
+        if isinstance(self.updates, _Continued):
+            return Manifest(self.updates.names, self.sealed, self.updates.onto)
+        return Manifest(self.updates, self.sealed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heads:
+    """The numbers of manifests of a closing, and those of their parts that do not count, as they are stored."""
+
+    counts: tuple[int, ...]
+    superseded: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredClosing:
+    """A closing as it is stored. Versions before 0.2 know a list of numbers alone."""
+
+    shards: tuple[int, ...] | _Heads
+    rest: tuple[tuple[str, ...], ...]
+    onto: str | None
+    updates: int
+
+    @classmethod
+    def of(cls, closing: Closing) -> _StoredClosing:
+        shards = _Heads(closing.shards, closing.superseded) if closing.superseded else closing.shards
+        return cls(shards, closing.rest, closing.onto, closing.updates)
+
+    def closing(self) -> Closing:
+        if isinstance(self.shards, _Heads):
+            return Closing(self.shards.counts, self.rest, self.onto, self.updates, self.shards.superseded)
+        return Closing(self.shards, self.rest, self.onto, self.updates)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredFrozen:
+    """`Frozen` as it is stored."""
+
+    closing: _StoredClosing
+    tally: Tally
+
+
+_MANIFEST: TypeAdapter[_StoredManifest] = TypeAdapter(_StoredManifest)
+_FROZEN: TypeAdapter[_StoredFrozen] = TypeAdapter(_StoredFrozen)
 
 
 @dataclass(frozen=True)
@@ -42,47 +116,55 @@ class Ledger:
     platform: Platform
     key: RoundKey
     _known: dict[int, list[Manifest]] = field(default_factory=dict)
+    _left: dict[int, dict[str, float]] = field(default_factory=dict)
 
-    def listed(self, shard: int) -> list[str]:
-        """The updates of a shard that are stored now. Empty blobs are assignments given back, and no updates."""
-        return [blob.name for blob in self._blobs.list(names.updates_prefix(self.key, shard)) if blob.size]
+    def listed(self, shard: int) -> dict[str, float]:
+        """The updates of a shard that are stored now, and since when. Empty blobs are assignments given back, and no updates."""
+        found = self._blobs.list(names.updates_prefix(self.key, shard))
+        return {blob.name: blob.created for blob in found if blob.size}
 
     def manifests(self, shard: int) -> tuple[Manifest, ...]:
         """The shard's manifests so far, the seal included."""
         known = self._known.setdefault(shard, [])
         while not (known and known[-1].sealed):
-            manifest = self._read(_MANIFEST, names.manifest_name(self.key, shard, len(known)))
-            if manifest is None:
+            found = self._read(_MANIFEST, names.manifest_name(self.key, shard, len(known)))
+            if found is None:
                 break
-            known.append(manifest)
+            known.append(found.manifest())
         return tuple(known)
 
     def contents(self, shard: int) -> ShardContents:
         """What the shard holds."""
         # Listed first: an update that is folded and deleted after its manifest was looked for would be in neither.
-        stored = frozenset(self.listed(shard))
-        return ShardContents(self.manifests(shard), stored)
+        created = self.listed(shard)
+        return ShardContents(self.manifests(shard), frozenset(created), created)
 
     def all_contents(self, shards: Iterable[int]) -> list[ShardContents]:
         """What each of `shards` holds."""
         return for_all(self.platform, self.contents, shards)
 
-    def freeze_chunk(self, shard: int, *, chunk: int) -> tuple[int, Manifest] | None:
-        """Makes the shard's next manifest of `chunk` updates; None if so many are not there, or the shard is sealed.
+    def freeze_chunk(self, shard: int, *, chunk: int, limit: AgeLimit | None = None) -> tuple[int, Manifest] | None:
+        """Makes the shard's next manifest: of `chunk` updates, or of fewer if one is older than `limit`.
 
         Returns:
-          The manifest's index in its shard, and the manifest.
+          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is sealed.
         """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
-            updates = next_chunk(self.listed(shard), counted(manifests), chunk=chunk)
-            if updates is None:
+            created = self.listed(shard)
+            held = ShardContents(manifests, frozenset(created), created)
+            made = held.next(chunk=chunk, limit=limit)
+            if made is None:
+                self._left[shard] = {name: created[name] for name in held.pending}
                 return None
-            made = Manifest(updates)
             if self._append(shard, made):
                 return len(manifests), made
             manifests = self.manifests(shard)
         return None
+
+    def left(self, shard: int) -> Mapping[str, float]:
+        """The updates for which `freeze_chunk` had no manifest when it last returned None, and since when they are stored."""
+        return self._left.get(shard, {})
 
     def seal(self, shard: int) -> tuple[Manifest, ...]:
         """Ends the shard's manifests, so that nobody makes one after. Returns them, without the seal."""
@@ -94,7 +176,8 @@ class Ledger:
 
     def frozen(self) -> Frozen | None:
         """The closing, if the round has one."""
-        return self._read(_FROZEN, names.closing_name(self.key))
+        found = self._read(_FROZEN, names.closing_name(self.key))
+        return None if found is None else Frozen(found.closing.closing(), found.tally)
 
     def freeze(self, round_: Aggregating, tally: Tally, *, just_closed: bool = False) -> Frozen:
         """Makes the round's closing, or reads the one that was made first. None is looked for if the caller has `just_closed` it."""
@@ -106,35 +189,69 @@ class Ledger:
         # Listed once all are sealed: what was stored by then is counted.
         listed = chain.from_iterable(for_all(self.platform, self.listed, shards))
         made = Frozen(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
-        if self._create(_FROZEN, names.closing_name(self.key), made):
+        stored = _StoredFrozen(_StoredClosing.of(made.closing), tally)
+        if self._create(_FROZEN, names.closing_name(self.key), stored):
             return made
         found = self.frozen()
         if found is None:
             raise StoreError(f"The closing of {self.key} is there and can't be read")
         return found
 
-    def updates_of(self, part: str, frozen: Frozen | None) -> tuple[str, ...] | None:
-        """The updates that fold into `part`, in order; None if no manifest says so (yet)."""
+    def part(self, part: str, frozen: Frozen | None = None) -> PartContents | None:
+        """What folds into `part`; None if no manifest says so (yet)."""
         kind, _, index = part.partition("-")
         if kind == "rest":
             if frozen is None or int(index) >= len(frozen.closing.rest):
                 return None
-            return frozen.closing.rest[int(index)]
-        known = self._known.get(int(kind), [])
-        if int(index) < len(known):
-            return known[int(index)].updates
-        manifest = self._read(_MANIFEST, names.manifest_name(self.key, int(kind), int(index)))
-        return None if manifest is None else manifest.updates
+            return PartContents(frozen.closing.rest[int(index)], frozen.closing.onto)
+        manifest = self._manifest(int(kind), int(index))
+        if manifest is None:
+            return None
+        onto = None if manifest.onto is None else names.shard_part(int(kind), manifest.onto)
+        return PartContents(manifest.updates, onto)
+
+    def updates_of(self, part: str, frozen: Frozen | None) -> tuple[str, ...] | None:
+        """The updates that fold into `part`, in order; None if no manifest says so (yet)."""
+        found = self.part(part, frozen)
+        return None if found is None else found.updates
 
     def has_partial(self, part: str) -> bool:
-        """Whether the part is folded and durable."""
+        """Whether the part has a partial now."""
         return self._blobs.stat(names.partial_name(self.key, part)) is not None
+
+    def is_durable(self, part: str, *, known: bool = False) -> bool:
+        """Whether the part has been folded: into its own partial, or into one that superseded it.
+
+        A partial is deleted only once the one that continues it is there, and a manifest is there before its partial is. So where
+        a partial is missing and no later manifest continues it, it was never made.
+
+        Args:
+          part: The part.
+          known: Asks just the manifests that this ledger has read, and so may miss that another process has superseded the part.
+        """
+        while not self.has_partial(part):
+            kind, _, index = part.partition("-")
+            if kind == "rest":
+                return False
+            manifests = self._known.get(int(kind), []) if known else self.manifests(int(kind))
+            following = successor(manifests, int(index))
+            if following is None:
+                return False
+            part = names.shard_part(int(kind), following)
+        return True
 
     def missing(self, parts: Collection[str]) -> list[str]:
         """Those of `parts` that are not folded yet, by one listing."""
         prefix = names.partials_prefix(self.key)
         stored = {blob.name.removeprefix(prefix) for blob in self._blobs.list(prefix)}
         return [part for part in parts if part not in stored]
+
+    def _manifest(self, shard: int, index: int) -> Manifest | None:
+        known = self._known.get(shard, [])
+        if index < len(known):
+            return known[index]
+        found = self._read(_MANIFEST, names.manifest_name(self.key, shard, index))
+        return None if found is None else found.manifest()
 
     @property
     def _blobs(self) -> Blobs:
@@ -147,7 +264,8 @@ class Ledger:
     def _append(self, shard: int, manifest: Manifest) -> bool:
         """Makes the shard's next manifest behind all that are known; False if somebody else has made it."""
         known = self._known.setdefault(shard, [])
-        created = self._create(_MANIFEST, names.manifest_name(self.key, shard, len(known)), manifest)
+        name = names.manifest_name(self.key, shard, len(known))
+        created = self._create(_MANIFEST, name, _StoredManifest.of(manifest))
         if created:
             known.append(manifest)
         return created

@@ -9,6 +9,7 @@ from functools import cached_property
 from coordinator.domain.names import plan_name, variant_name
 from coordinator.domain.updates import UpdateRules, rules_for
 from coordinator.ports import BlobNotFoundError, Blobs
+from coordinator.use_cases.recent import Recent
 from coordinator.use_cases.variants import Variant, Variants
 from muster.runtime.graph_check import check_plan_graphs
 from muster.wire.encodings import ENCODINGS
@@ -16,8 +17,16 @@ from muster.wire.manifest import PlanManifest
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 
-_KEPT = 32  # manifests that an instance remembers
-_KEPT_WHOLE = 4  # whole plans, each with a model or two in it
+_MAX_MANIFESTS = 32  # that an instance caches
+_MAX_WHOLE = 4  # whole plans that an instance caches, each with a model or two in it
+
+
+@dataclass(frozen=True, slots=True)
+class _ClientCopy:
+    """What a device's copy of a plan holds, and its bytes."""
+
+    manifest: PlanManifest
+    size: int
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,9 @@ class Plans:
 
     blobs: Blobs
     trusted: frozenset[str] = frozenset()
-    _manifests: dict[str, PlanManifest] = field(default_factory=dict)
-    _sizes: dict[str, int] = field(default_factory=dict)
-    _full: dict[str, Plan] = field(default_factory=dict)
-    _rules: dict[str, UpdateRules] = field(default_factory=dict)
+    _copies: Recent[str, _ClientCopy] = field(default_factory=lambda: Recent(_MAX_MANIFESTS))
+    _full: Recent[str, Plan] = field(default_factory=lambda: Recent(_MAX_WHOLE))
+    _rules: Recent[tuple[str, bool], UpdateRules] = field(default_factory=lambda: Recent(_MAX_MANIFESTS))
 
     @cached_property
     def _variants(self) -> Variants:
@@ -102,17 +110,19 @@ class Plans:
 
     def client_size(self, sha256: str) -> int:
         """Bytes of a device's copy. Raises `ProblemError` (`not_found`)."""
-        self.manifest(sha256)
-        return self._sizes[sha256]
+        return self._copies.get(sha256, lambda: self._copy(sha256)).size
 
     def manifest(self, sha256: str) -> PlanManifest:
-        """The plan's manifest. Raises `ProblemError` (`not_found`)."""
-        if sha256 not in self._manifests:
-            _make_room(self._manifests, _KEPT)
-            data = bytes(self.for_client(sha256).data)
-            self._sizes[sha256] = len(data)
-            self._manifests[sha256] = Plan.decode(data, expected=sha256).manifest
-        return self._manifests[sha256]
+        """The plan's manifest.
+
+        Raises:
+          ProblemError: `not_found`; `plan_invalid`, if an earlier version took a plan that this one refuses.
+        """
+        return self._copies.get(sha256, lambda: self._copy(sha256)).manifest
+
+    def _copy(self, sha256: str) -> _ClientCopy:
+        data = bytes(self.for_client(sha256).data)
+        return _ClientCopy(Plan.decode(data, expected=sha256).manifest, len(data))
 
     def full(self, sha256: str) -> Plan:
         """The whole plan, to be run.
@@ -120,20 +130,18 @@ class Plans:
         Raises:
           ProblemError: `not_found`; `plan_invalid`, if what the store holds is another plan or not signed by anybody trusted.
         """
-        if sha256 not in self._full:
-            _make_room(self._full, _KEPT_WHOLE)
-            plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
-            plan.check_signed(self.trusted)
-            self._full[sha256] = plan
-        return self._full[sha256]
+        return self._full.get(sha256, lambda: self._whole(sha256))
+
+    def _whole(self, sha256: str) -> Plan:
+        plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
+        plan.check_signed(self.trusted)
+        return plan
 
     def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:
-        """What an update of the plan has to hold to. Raises `ProblemError` (`not_found`)."""
-        key = f"{sha256} {allow_non_finite}"
-        if key not in self._rules:
-            _make_room(self._rules, _KEPT)
-            self._rules[key] = rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
-        return self._rules[key]
+        """What an update of the plan has to hold to. Raises what `manifest` raises."""
+        return self._rules.get(
+            (sha256, allow_non_finite), lambda: rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
+        )
 
     def _read(self, sha256: str, *, for_client: bool) -> memoryview:
         try:
@@ -144,8 +152,3 @@ class Plans:
 
 def _missing(sha256: str) -> ProblemError:
     return ProblemError(ProblemType.NOT_FOUND, f"There is no plan {sha256[:12]}… here; upload it before a task uses it")
-
-
-def _make_room(kept: dict[str, PlanManifest] | dict[str, Plan] | dict[str, UpdateRules], most: int) -> None:
-    while len(kept) >= most:
-        kept.pop(next(iter(kept)), None)

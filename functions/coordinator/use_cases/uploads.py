@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import LONGEST, pause
@@ -13,6 +14,7 @@ from coordinator.domain.updates import UpdateRules, decoded_update, validated
 from coordinator.ports import AlreadyExistsError, DirectUploads
 from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from coordinator.use_cases import work
+from coordinator.use_cases.fold_timers import FoldTimers
 from coordinator.use_cases.goals import Goals
 from coordinator.use_cases.open_rounds import SHARD_UPDATES, OpenRounds
 from coordinator.use_cases.plans import Plans
@@ -183,7 +185,13 @@ class Uploads:
             self.platform.enqueue(work.close(key), key)
         elif in_shard % terms.chunk == 0:
             self.platform.enqueue(work.fold_shard(key, claims.shard), key, hint=str(claims.shard))
+        else:
+            self._timers.arm(round_, claims.shard)
         return in_shard * terms.shards
+
+    @cached_property
+    def _timers(self) -> FoldTimers:
+        return FoldTimers(self.platform)
 
     def _look_again(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> None:
         """After a repeat: the first try may have died before it counted, so the ledger, not the counter, decides.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.domain.ledger import Manifest, ShardContents
+from coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,38 @@ def test_a_shard_can_be_folded_where_a_chunk_is_full_or_was_left_half_done(manif
     contents = ShardContents(tuple(Manifest(tuple(names)) for names in manifests), frozenset(stored))
     assert contents.updates == updates
     assert contents.can_fold(chunk=2) is can_fold
+
+
+def contents(manifests, created):
+    return ShardContents(tuple(manifests), frozenset(created), created)
+
+
+@pytest.mark.parametrize(
+    ("manifests", "created", "expected"),
+    [
+        ([], {"a": 0.0}, None),  # a single one, with nothing to continue
+        ([], {"a": 50.0, "b": 60.0}, None),  # none is too old
+        ([], {"a": 0.0, "b": 99.0}, Manifest(("a", "b"))),
+        ([], {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, Manifest(("a", "b", "c"))),  # a full chunk comes first
+        ([Manifest(("x", "y"))], {"a": 0.0}, Manifest(("a",), onto=0)),
+        ([Manifest(("x", "y"))], {"a": 0.0, "b": 0.0}, Manifest(("a", "b"))),  # together more than a chunk
+        ([Manifest(("x", "y", "z"))], {"a": 0.0}, Manifest(("a",), onto=0)),
+        ([Manifest(("x", "y")), Manifest(("z",), onto=0)], {"a": 0.0}, Manifest(("a",), onto=1)),
+        ([Manifest(("v", "w")), Manifest(("x", "y", "z"))], {"a": 0.0}, Manifest(("a",), onto=0)),
+        ([Manifest(("x", "y"), onto=None), Manifest((), sealed=True)], {"a": 0.0}, None),
+        ([Manifest(("a", "b"))], {"a": 0.0}, None),  # a replay
+        ([], {"a": 500.0, "b": 500.0}, Manifest(("a", "b"))),  # stored before the clock was set back
+        ([], {"a": 100.5, "b": 100.5}, None),  # another machine's clock is a little ahead
+    ],
+)
+def test_what_is_too_old_is_folded_with_others_or_onto_an_earlier_partial(manifests, created, expected):
+    limit = AgeLimit(60.0, now=100.0)
+    assert contents(manifests, created).next(chunk=3, limit=limit) == expected
+    assert expected == contents(manifests, created).next(chunk=3) or expected is None or len(expected.updates) < 3
+
+
+def test_a_closing_leaves_out_every_part_that_another_one_continues():
+    shard = [Manifest(("a", "b")), Manifest(("c",), onto=0), Manifest(("d", "e")), Manifest(("f",), onto=1)]
+    closing = close_ledger([shard, []], ["g"], chunk=3)
+    assert closing == Closing((4, 0), (("g",),), "0000-000003", 7, ("0000-000000", "0000-000001"))
+    assert closing.parts() == ("0000-000002", "rest-000000")

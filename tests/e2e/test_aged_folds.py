@@ -1,0 +1,419 @@
+"""Updates that would wait too long for a full chunk are folded early: how long they wait, and that each is still counted once."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule, When
+from support.harness import Harness
+from support.plans import sum_update
+
+from coordinator.domain.ledger import AgeLimit
+from coordinator.domain.names import partial_name, shard_part
+from coordinator.use_cases.ledgers import Ledger
+from muster.wire.messages import Phase
+from muster.wire.tensors import decode
+
+AGE = 60.0  # seconds, the default of a task
+
+
+def total(*clients):
+    return sum(1 << client for client in clients)
+
+
+def partials(h):
+    """How many updates each partial of a shard holds, by its name."""
+    names = [name for name in h.blobs("partials/") if "/rest-" not in name]
+    return {name: int(decode(h.inner.blobs.read(name))["count"]) for name in names}
+
+
+def stored(h):
+    return [blob.name for blob in h.inner.blobs.list("updates/") if blob.size]
+
+
+def contribute(h, *clients):
+    for client in clients:
+        h.upload(h.assigned(client).token, sum_update(client))
+
+
+def grow_old(h):
+    h.clock.advance(AGE + 1)
+    h.deliver_all()
+
+
+class Waiting:
+    """Plays a round second by second, and says how long each update was stored."""
+
+    def __init__(self, h: Harness, *, ticks_alone: bool = False) -> None:
+        self.h = h
+        self.since: dict[str, float] = {}
+        self.waited: dict[str, float] = {}
+        self._ticks_alone = ticks_alone
+
+    def pass_(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.h.clock.advance(1.0)
+            if self._ticks_alone:
+                self.h.queue.held = [held for held in self.h.queue.held if held.work.kind != "fold"]
+            self.h.deliver_all()
+            if self._ticks_alone and self.h.clock.now() % 60 == 0:
+                self.h.tick()
+            self.look()
+
+    def look(self) -> None:
+        now, there = self.h.clock.now(), set(stored(self.h))
+        for name in there:
+            self.since.setdefault(name, now)
+        for name in self.since.keys() - self.waited.keys() - there:
+            self.waited[name] = now - self.since[name]
+        assert all(count >= 2 for count in partials(self.h).values())
+
+
+@pytest.mark.parametrize(("shards", "ticks_alone"), [(1, False), (3, False), (1, True)])
+def test_an_update_waits_at_most_its_age_limit_once_it_can_be_folded(shards, ticks_alone, tmp_path, measured):
+    h = Harness(tmp_path)
+    h.begin(goal=11, minimum=2, chunk=32, shards=shards, round_seconds=600, rounds=2, assignment_seconds=600)
+    waiting = Waiting(h, ticks_alone=ticks_alone)
+    waiting.pass_(1)
+    for client in range(10):
+        contribute(h, client)
+        waiting.look()
+        waiting.pass_(58)
+    pending = len(waiting.since) - len(waiting.waited)
+    waiting.pass_(30)
+    assert h.task().current.round == 2, "the round closed at its deadline"
+    assert int(h.result(1)["ids"]) == total(*range(10))
+    waits = sorted(waiting.waited.values())
+    measured(
+        f"Ten updates over ten minutes in {shards} shards{' by ticks alone' if ticks_alone else ''}: stored for "
+        f"{waits[0]:.0f} to {waits[-1]:.0f} s, {sum(waits) / len(waits):.0f} s on average; the limit is {AGE:.0f} s"
+    )
+    if shards == 1:
+        # The first one waits for another one to be folded with; then none waits longer than it may (and than until the next tick).
+        first, *others = waiting.waited.values()
+        limit = AGE + (60 if ticks_alone else 0)
+        assert max(others) <= limit
+        assert first <= 58 + limit
+        assert pending <= 2
+
+
+def test_a_round_that_is_full_of_waiting_updates_sets_one_timer_for_each_limit(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=40, minimum=2, chunk=32, shards=1, round_seconds=6000, rounds=2)
+    h.queue.held.clear()
+    contribute(h, *range(20))
+    assert [held.work.kind for held in h.queue.held] == ["fold"]
+    assert h.queue.held[0].due == h.clock.now() + AGE
+    grow_old(h)
+    assert stored(h) == []
+    assert h.queue.held == [], "nothing waits, so nothing is looked at"
+    contribute(h, 20)
+    assert len(h.queue.held) == 1
+
+
+def test_a_round_that_ends_sooner_sets_no_timer(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=40, minimum=2, shards=1, round_seconds=AGE - 1, rounds=2)
+    h.queue.held.clear()
+    contribute(h, 0)
+    assert h.queue.held == []
+
+
+def test_a_task_may_set_its_own_limit(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=40, minimum=2, shards=1, round_seconds=6000, max_update_age=5)
+    contribute(h, 0, 1)
+    h.clock.advance(4)
+    h.deliver_all()
+    h.tick()
+    assert len(stored(h)) == 2
+    h.clock.advance(1)
+    h.deliver_all()
+    assert stored(h) == []
+
+
+def test_a_single_update_waits_for_another_and_is_never_a_partial_of_its_own(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=9, minimum=2, chunk=4, shards=1, round_seconds=6000, rounds=2)
+    contribute(h, 0)
+    for _ in range(3):
+        grow_old(h)
+        h.tick()
+    assert len(stored(h)) == 1
+    assert partials(h) == {}
+    contribute(h, 1)
+    grow_old(h)
+    assert stored(h) == []
+    assert list(partials(h).values()) == [2]
+
+
+def test_aged_updates_continue_the_newest_partial_that_they_fit_into(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=20, minimum=2, chunk=4, shards=1, round_seconds=6000, rounds=2)
+    sizes = []
+    for clients in ((0, 1), (2,), (3,), (4, 5, 6), (7, 8), (9,), (10, 11, 12, 13), (14,)):
+        contribute(h, *clients)
+        grow_old(h)
+        assert stored(h) == []
+        sizes.append(list(partials(h).values()))
+    # A partial grows to a chunk; a single update goes onto one that is full if there is no other.
+    assert sizes == [[2], [3], [4], [4, 3], [4, 3, 2], [4, 3, 3], [4, 3, 3, 4], [4, 3, 4, 4]]
+    contribute(h, *range(15, 20))
+    h.deliver_all()
+    assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(20)), 20)
+    h.settle()
+    assert h.leftovers() == []
+
+
+def test_a_replay_of_an_update_that_was_folded_early_is_not_counted_again(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=5, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2, assignment_seconds=50000)
+    tokens = [h.assigned(client).token for client in range(5)]
+    for client in range(4):
+        h.upload(tokens[client], sum_update(client))
+        if client:
+            grow_old(h)
+            # Every update so far is sent again, also those of partials that are superseded.
+            for again in range(client + 1):
+                assert h.upload(tokens[again], sum_update(again)).status == "accepted"
+                h.deliver_all()
+                grow_old(h)
+                h.tick()
+                assert list(partials(h).values()) == [client + 1]
+            assert stored(h) == []
+    assert h.task().current.phase is Phase.COLLECTING
+    h.upload(tokens[4], sum_update(4))
+    h.deliver_all()
+    assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(5)), 5)
+
+
+def test_the_update_left_over_at_the_close_continues_a_partial_that_was_folded_early(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=4, minimum=2, chunk=8, shards=1, rounds=2, round_seconds=6000)
+    key = h.key()
+    for clients in ((0, 1), (2,)):
+        contribute(h, *clients)
+        grow_old(h)
+    contribute(h, 3)
+    h.deliver_all()
+    closing = Ledger(h.inner, key).frozen().closing
+    assert (closing.onto, closing.superseded, closing.parts()) == ("0000-000001", ("0000-000000",), ("rest-000000",))
+    assert int(h.result(1)["ids"]) == total(*range(4))
+
+
+class Faulted(Harness):
+    """A harness whose process dies once, at a scheduled write."""
+
+    def __init__(self, root: Any, *faults: Fault) -> None:
+        self.schedule = Schedule(*faults)
+        self.crashes = 0
+        super().__init__(
+            root,
+            wrap=lambda inner: replace(
+                inner,
+                documents=FaultyDocuments(inner.documents, self.schedule),
+                blobs=FaultyBlobs(inner.blobs, self.schedule),
+                queue=FaultyQueue(inner.queue, self.schedule),
+            ),
+        )
+
+    def insist(self, step: Any, *, lose_work: bool = False) -> Any:
+        try:
+            return step()
+        except Crash:
+            self.crashes += 1
+            self.restart()
+            if lose_work:
+                self.queue.held.clear()
+            return step()
+
+
+def play(h: Faulted, *, lose_work: bool) -> bytes:
+    """A round in which partials are made, continued twice, and continued at the close; the checkpoint that it commits."""
+
+    def insist(step: Any) -> Any:
+        return h.insist(step, lose_work=lose_work)
+
+    def until(reached: Any) -> None:
+        for _ in range(4):
+            insist(h.deliver_all)
+            if reached():
+                return
+            insist(h.tick)
+            h.clock.advance(61)
+        assert reached()
+
+    insist(h.put_plan)
+    insist(
+        lambda: h.create_task(
+            goal=6,
+            minimum=6,
+            chunk=4,
+            shards=1,
+            rounds=2,
+            over_selection=2.0,
+            round_seconds=1e6,
+            assignment_seconds=5e4,
+        )
+    )
+    until(lambda: h.task().current is not None and h.task().status.value == "active")
+    for clients in ((0, 1), (2,), (3,), (4,)):
+        for client in clients:
+            answer = insist(lambda client=client: h.assigned(client))
+            insist(lambda answer=answer, client=client: h.upload(answer.token, sum_update(client)))
+            insist(h.deliver_all)
+        h.clock.advance(AGE + 1)
+        insist(h.deliver_all)
+        insist(h.tick)
+        insist(h.deliver_all)
+        assert all(count >= 2 for count in partials(h).values()), partials(h)
+        assert stored(h) == []
+    answer = insist(lambda: h.assigned(5))
+    insist(lambda: h.upload(answer.token, sum_update(5)))
+    until(lambda: h.task().checkpoint == 1)
+    insist(lambda: h.operate("cancel"))
+    for _ in range(3):
+        insist(h.tick)
+        insist(h.deliver_all)
+        h.clock.advance(61)
+    assert h.leftovers() == []
+    return h.checkpoint(1)
+
+
+def test_a_crash_at_any_write_of_an_early_fold_changes_no_byte(tmp_path):
+    clean = Faulted(tmp_path / "clean")
+    expected = play(clean, lose_work=False)
+    writes = list(clean.schedule.writes)
+    first = next(at for at, write in enumerate(writes, start=1) if write.startswith("blobs.create updates/"))
+    superseding = [write for write in writes if write.startswith("blobs.delete partials/")]
+    assert len(superseding) >= 3
+    for (number, write), when in itertools.product(enumerate(writes, start=1), When):
+        if number < first:  # other tests do that
+            continue
+        h = Faulted(tmp_path / f"{number}-{when.value}", Fault(number, when))
+        try:
+            found = play(h, lose_work=(number % 2 == 0) is (when is When.BEFORE))
+        except (AssertionError, Crash) as error:
+            raise AssertionError(f"after a crash {when.value} write {number}, {write}") from error
+        assert h.crashes == 1
+        assert found == expected, (write, when)
+        assert set(h.runtime.reported) == {6}
+
+
+class Interposed:
+    """Blobs that run `action` once, just before the first `method` of a name that starts with `prefix`."""
+
+    def __init__(self, inner: Any, method: str, prefix: str, action: Any) -> None:
+        self._inner = inner
+        self._method = method
+        self._prefix = prefix
+        self._actions = [action]
+
+    def __getattr__(self, method: str) -> Any:
+        def call(subject: Any, *rest: Any, **more: Any) -> Any:
+            if method == self._method and self._actions and str(subject).startswith(self._prefix):
+                self._actions.pop()()
+            return getattr(self._inner, method)(subject, *rest, **more)
+
+        return call
+
+
+STEPS = [
+    ("list", "updates/"),
+    ("read", "updates/"),
+    ("read", "manifests/"),
+    ("create", "manifests/"),
+    ("stat", "partials/"),
+    ("read", "partials/"),
+    ("create", "partials/"),
+    ("delete", "['partials/"),
+    ("delete", "('updates/"),
+]
+
+
+@pytest.mark.parametrize(("method", "prefix"), STEPS)
+@pytest.mark.parametrize("replayed", [False, True])
+def test_another_aggregator_that_supersedes_a_partial_under_the_hands_of_one_does_no_harm(
+    method, prefix, replayed, tmp_path
+):
+    h = Harness(tmp_path)
+    h.begin(goal=6, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2, assignment_seconds=50000)
+    key, tokens = h.key(), [h.assigned(client).token for client in range(6)]
+    for client in (0, 1):
+        h.upload(tokens[client], sum_update(client))
+    grow_old(h)
+    h.upload(tokens[2], sum_update(2))
+    h.clock.advance(AGE + 1)
+
+    def others():
+        # Another aggregator folds the third update, then the fourth, and both earlier partials are gone.
+        h.app.folding.fold_shard(key, 0)
+        h.upload(tokens[3], sum_update(3))
+        h.clock.advance(AGE + 1)
+        h.app.folding.fold_shard(key, 0)
+        if replayed:
+            for client in range(3):
+                h.upload(tokens[client], sum_update(client))
+
+    blobs = Interposed(h.inner.blobs, method, prefix, others)
+    h.application(platform=replace(h.inner, blobs=blobs)).folding.fold_shard(key, 0)
+    assert blobs._actions == []
+    assert min(partials(h).values()) >= 2
+    h.app.folding.fold_shard(key, 0)
+    for client in (4, 5):
+        h.upload(tokens[client], sum_update(client))
+    h.deliver_all()
+    assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(6)), 6)
+    assert h.committed()[0].tally.dropped == {}
+    h.settle()
+    assert h.leftovers() == []
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_each_update_is_counted_once_when_aggregators_fold_early_at_once(attempt, tmp_path):
+    h = Harness(tmp_path, durable=True)
+    h.begin(goal=12, minimum=2, chunk=3 + attempt, shards=1 + attempt % 2, rounds=2, round_seconds=60000)
+    key, apps = h.key(), [h.application() for _ in range(3)]
+    for clients in ((0, 1, 2, 3), (4,), (5, 6), (7,), (8,)):
+        contribute(h, *clients)
+        h.clock.advance(AGE + 1)
+        barrier = threading.Barrier(len(apps))
+
+        def fold(app, barrier=barrier):
+            barrier.wait(timeout=20)
+            for shard in range(h.round(key).terms.shards):
+                app.folding.fold_shard(key, shard)
+
+        with ThreadPoolExecutor(len(apps)) as pool:
+            list(pool.map(fold, apps))
+        assert all(count >= 2 for count in partials(h).values())
+    contribute(h, 9, 10, 11)
+    h.deliver_all()
+    assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(12)), 12)
+    assert h.committed()[0].tally.dropped == {}
+    h.settle()
+    assert h.leftovers() == []
+
+
+def test_a_partial_whose_maker_died_before_the_one_that_continues_it_was_made_is_made_first(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=4, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2)
+    key = h.key()
+    contribute(h, 0, 1)
+    h.clock.advance(AGE + 1)
+    ledger = Ledger(h.inner, key)
+    made = [ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now()))]
+    contribute(h, 2)
+    h.clock.advance(AGE + 1)
+    made.append(ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now())))
+    assert [(index, len(manifest.updates), manifest.onto) for index, manifest in made] == [(0, 2, None), (1, 1, 0)]
+    assert partials(h) == {}
+    contribute(h, 3)  # and the round closes before anything is folded
+    h.deliver_all()
+    assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(4)), 4)
+    assert partial_name(key, shard_part(0, 0)) not in h.blobs("partials/")

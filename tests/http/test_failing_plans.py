@@ -1,0 +1,397 @@
+"""Plans that can't run: each pauses its task with the reason, whichever graph fails and however, and holds up nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from support.harness import TASK, Harness
+from support.plans import SumRuntime, folded_by_graphs, sum_plan, sum_update
+
+from coordinator.domain import names
+from coordinator.domain.rounds import Aggregating, Committed
+from coordinator.use_cases.folding import FoldBusyError
+from coordinator.use_cases.memory_turns import MemoryTurns
+from muster.wire.messages import (
+    Assignment,
+    CheckinRequest,
+    CheckinResponse,
+    Rollback,
+    TaskPolicy,
+    TaskSpec,
+    TaskStatus,
+)
+from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
+
+STAGES = ("prepare", "accumulate", "merge", "report", "update")
+# What TensorFlow, numpy and the runtime have been seen to raise, or might.
+FAILURES: dict[str, Callable[[], BaseException]] = {
+    "an output that the graph lacks": lambda: ValueError("The name 'plan/x:0' refers to a Tensor which does not exist"),
+    "a tensor that is missing": lambda: KeyError("count"),
+    "a wrong type": lambda: TypeError("unsupported operand"),
+    "an index": lambda: IndexError("list index out of range"),
+    "an attribute": lambda: AttributeError("'NoneType' object has no attribute 'shape'"),
+    "an error of no kind": lambda: RuntimeError("internal error"),
+    "memory": MemoryError,
+    "memory that can't be mapped": lambda: OSError(12, "Cannot allocate memory"),
+    "a denied operation": lambda: ProblemError(ProblemType.PLAN_INVALID, "The plan's graph holds ReadFile"),
+    "a state that does not match": lambda: ProblemError(ProblemType.INVALID_REQUEST, "The state does not match"),
+    "a graph that fails": lambda: ProblemError(ProblemType.COMPUTATION_FAILED, "division by zero"),
+    "tensors that do not match": lambda: ProblemError(ProblemType.UPDATE_INVALID, "The partial does not match"),
+    "a library that is missing": lambda: ProblemError(ProblemType.NOT_SUPPORTED, "deploy aggregator-tensorflow"),
+    "a graph that runs too long": lambda: TimeLimitError("stopped"),
+}
+
+
+class FailingRuntime(SumRuntime):
+    """Fails in one stage as long as `failure` is set, and counts how often each stage was tried."""
+
+    def __init__(self, stage: str, failure: Callable[[], BaseException] | None) -> None:
+        super().__init__()
+        self.stage = stage
+        self.failure = failure
+        self.tried: list[str] = []
+        self.seconds: set[float | None] = set()
+
+    def _enter(self, stage: str, seconds: float | None) -> None:
+        self.tried.append(stage)
+        self.seconds.add(seconds)
+        if stage == self.stage and self.failure is not None:
+            raise self.failure()
+
+    def prepare(self, state: Any, *, seconds: float | None = None) -> Any:
+        self._enter("prepare", seconds)
+        return super().prepare(state)
+
+    def report(self, accumulator: Any, *, seconds: float | None = None) -> Any:
+        self._enter("report", seconds)
+        return super().report(accumulator)
+
+    def update(self, state: Any, aggregate: Any, clear_sums: Any = None, *, seconds: float | None = None) -> Any:
+        self._enter("update", seconds)
+        return super().update(state, aggregate, clear_sums)
+
+    def accumulate(self, accumulator: Any, update: Any, *, only: Any, seconds: float | None = None) -> Any:
+        self._enter("accumulate", seconds)
+        return {name: accumulator[name] + update[name] for name in only}
+
+    def merge(self, left: Any, right: Any, *, only: Any, seconds: float | None = None) -> Any:
+        self._enter("merge", seconds)
+        return {name: left[name] + right[name] for name in only}
+
+
+def contribute(h: Harness, *clients: int) -> None:
+    for client in clients:
+        h.upload(h.assigned(client).token, sum_update(client))
+
+
+def is_dropped(stage: str, name: str) -> bool:
+    """Whether a failure may be an update's own fault: that update is left out, and the plan goes on."""
+    return stage == "accumulate" and name == "tensors that do not match"
+
+
+CASES = [(stage, name) for stage in STAGES for name in FAILURES if not is_dropped(stage, name)]
+
+
+@pytest.mark.parametrize(("stage", "name"), CASES, ids=[f"{stage}-{name}" for stage, name in CASES])
+def test_a_plan_that_fails_pauses_its_task_with_the_reason_and_nothing_is_tried_before_it_is_resumed(
+    stage, name, tmp_path
+):
+    runtime = FailingRuntime(stage, FAILURES[name])
+    h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=runtime)
+    h.begin(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000, graph_seconds=7)
+    if stage != "prepare":
+        contribute(h, 0, 1)
+        h.deliver_all()
+        if h.task().status is TaskStatus.ACTIVE:
+            contribute(h, 2, 3)
+    h.deliver_all()
+    task = h.task()
+    assert task.status is TaskStatus.PAUSED
+    assert task.note, "an operator can read the reason"
+    assert "Traceback" not in task.note
+    if name == "a graph that runs too long":
+        assert f"The plan's {stage} ran for more than 7 s" in task.note
+    assert runtime.seconds == {7.0}
+    assert h.queue.held == [held for held in h.queue.held if held.due > h.clock.now()]
+    # Ticks are answered, deliveries repeated, and no graph runs.
+    tried = len(runtime.tried)
+    key = h.record().current or names.RoundKey(TASK, 1, 0)
+    for _ in range(3):
+        h.tick()
+        h.app.closing(key)
+        h.app.folding.fold_shard(key, 0)
+        h.app.folding.fold_part(key, "rest-000000")
+        h.app.committing.commit(key)
+        h.app.committing.open(TASK)
+        h.clock.advance(61)
+        h.deliver_all()
+    assert len(runtime.tried) == tried
+    assert h.task().note == task.note
+    # Resumed with the fault mended, the task goes on where it was.
+    runtime.failure = None
+    h.operate("resume")
+    h.deliver_all()
+    task = h.task()
+    assert (task.status, task.note) == (TaskStatus.ACTIVE, "")
+    contribute(h, *{"prepare": (0, 1, 2, 3), "accumulate": (2, 3)}.get(stage, ()))
+    h.deliver_all()
+    (committed,) = h.committed()
+    assert int(h.result(1)["ids"]) == 0b1111
+    assert committed.tally.folded == 4
+
+
+@pytest.mark.parametrize("stage", ["accumulate", "merge"])
+def test_a_tick_is_answered_and_repairs_the_others_while_one_tasks_fold_fails(stage, tmp_path):
+    runtime = FailingRuntime(stage, FAILURES["a tensor that is missing"])
+    h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=runtime)
+    h.begin(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000)
+    contribute(h, 0, 1)
+    h.queue.held.clear()  # the fold's delivery is lost: the tick finds it
+    h.tick()
+    h.deliver_all()
+    if stage == "accumulate":
+        assert h.task().status is TaskStatus.PAUSED
+    h.tick()
+
+
+def test_one_update_for_which_the_fold_fails_is_left_out_and_does_not_stop_the_task(tmp_path):
+    class Picky(FailingRuntime):
+        def accumulate(self, accumulator, update, *, only, seconds=None):
+            if int(update["ids"]) == 1 << 2:
+                raise ProblemError(ProblemType.COMPUTATION_FAILED, "an assertion failed")
+            return super().accumulate(accumulator, update, only=only, seconds=seconds)
+
+    h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=Picky("none", None))
+    h.begin(rounds=1, goal=4, minimum=2, chunk=2, shards=1)
+    contribute(h, 0, 1, 2, 3)
+    h.deliver_all()
+    (committed,) = h.committed()
+    assert (int(h.result(1)["ids"]), dict(committed.tally.dropped)) == (0b1011, {"computation_failed": 1})
+
+
+def test_a_plan_that_an_earlier_version_took_and_this_one_refuses_pauses_its_task(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(rounds=1, goal=2, minimum=2)
+    contribute(h, 0, 1)
+    bad = h.plan.manifest.model_copy(update={"name": "n" * 5000})
+    plan = replace(h.plan, manifest=bad)
+    for for_client in (True, False):
+        name = names.plan_name(h.plan.sha256, for_client=for_client)
+        h.inner.blobs.delete([name, f"{name}.zstd", f"{name}.gzip"])
+        h.inner.blobs.create(name, [(plan.for_client() if for_client else plan).encode()])
+    h.restart()
+    h.deliver_all()
+    assert h.task().status is TaskStatus.PAUSED
+    assert "address" in h.task().note
+
+
+def test_a_failure_of_a_round_that_was_rolled_back_meanwhile_does_not_pause_the_task(tmp_path):
+    rolled = []
+
+    def roll_back_and_fail() -> None:
+        if not rolled:
+            rolled.append(h.operate("rollback", version=0))
+            raise ProblemError(ProblemType.COMPUTATION_FAILED, "too late")
+
+    h = Harness(tmp_path, runtime=SumRuntime(before_update=roll_back_and_fail))
+    h.begin(rounds=1, goal=2)
+    contribute(h, 0, 1)
+    h.deliver_all()
+    assert (h.task().status, h.task().note) == (TaskStatus.ACTIVE, "")
+    contribute(h, 0, 1)
+    h.deliver_all()
+    assert h.task().status is TaskStatus.COMPLETED
+
+
+# One task's slow plan and the others.
+
+
+class HangingRuntime(SumRuntime):
+    """Hangs in the stages `hanging` until it is let go, then says that its limit was reached."""
+
+    def __init__(self, *hanging: str) -> None:
+        super().__init__()
+        self.hanging = hanging
+        self.entered = threading.Event()
+        self.let_go = threading.Event()
+        self.runs = 0
+
+    def _enter(self, stage: str) -> None:
+        if stage in self.hanging:
+            self.runs += 1
+            self.entered.set()
+            assert self.let_go.wait(60)
+            raise TimeLimitError("stopped")
+
+    def prepare(self, state: Any, *, seconds: float | None = None) -> Any:  # noqa: ARG002
+        self._enter("prepare")
+        return super().prepare(state)
+
+    def update(self, state: Any, aggregate: Any, clear_sums: Any = None, *, seconds: float | None = None) -> Any:  # noqa: ARG002
+        self._enter("update")
+        return super().update(state, aggregate, clear_sums)
+
+    def accumulate(self, accumulator: Any, update: Any, *, only: Any, seconds: float | None = None) -> Any:  # noqa: ARG002
+        self._enter("accumulate")
+        return {name: accumulator[name] + update[name] for name in only}
+
+    def merge(self, left: Any, right: Any, *, only: Any, seconds: float | None = None) -> Any:  # noqa: ARG002
+        return {name: left[name] + right[name] for name in only}
+
+
+class Deployment:
+    """Two tasks in one process: `bad`, whose plan hangs, and `good`, whose plan does not and folds with numpy."""
+
+    def __init__(self, root: Any, hanging: HangingRuntime) -> None:
+        self.hanging = hanging
+        self.plans = {"bad": folded_by_graphs(sum_plan()), "good": sum_plan()}
+        runtimes = {self.plans["bad"].sha256: hanging, self.plans["good"].sha256: SumRuntime()}
+        self.h = Harness(root, durable=True, runtime=runtimes)
+        self.folding = replace(self.h.app.folding, _patience=0.01)
+        for name, plan in self.plans.items():
+            self.h.ask("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
+            policy = TaskPolicy(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000)
+            spec = TaskSpec(name=name, population=name, plan=plan.sha256, policy=policy)
+            self.h.ask("POST", "/v1/tasks", body=spec.encode())
+
+    def open(self, *tasks: str) -> None:
+        for task in tasks:
+            self.h.app.committing.open(task)
+
+    def upload(self, task: str, *clients: int) -> None:
+        for client in clients:
+            request = CheckinRequest(client=str(client)).encode()
+            answer = self.h.ask("POST", f"/v1/populations/{task}:checkin", body=request)
+            assignment = CheckinResponse.decode(answer).answer
+            assert isinstance(assignment, Assignment), assignment
+            self.h.upload(assignment.token, sum_update(client))
+
+    def key(self, task: str) -> names.RoundKey:
+        key = self.h.inner.task(task).value.current
+        assert key is not None
+        return key
+
+    def status(self, task: str) -> TaskStatus:
+        return self.h.inner.task(task).value.status
+
+
+@contextmanager
+def under_way(runtime: HangingRuntime, action: Callable[[], Any]) -> Iterator[None]:
+    """Runs `action` in a thread until it hangs in the plan; lets it go at the end, and waits for it."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(action)
+        try:
+            assert runtime.entered.wait(30)
+            yield
+        finally:
+            runtime.let_go.set()
+        future.result(timeout=30)
+
+
+def test_a_commit_that_hangs_holds_up_no_other_task_and_a_second_delivery_returns_at_once(tmp_path):
+    both = Deployment(tmp_path, HangingRuntime("update"))
+    both.open("bad", "good")
+    for task in ("bad", "good"):
+        both.upload(task, 0, 1, 2, 3)
+    bad, good = both.key("bad"), both.key("good")
+    both.h.app.closing(bad)
+    with under_way(both.hanging, lambda: both.h.app.committing.commit(bad)):
+        for _ in range(6):  # as the queue does while there is no answer
+            both.h.app.committing.commit(bad)
+        assert both.hanging.runs == 1
+        both.h.app.closing(good)
+        both.h.app.committing.commit(good)
+        assert isinstance(both.h.round(good), Committed)
+        assert isinstance(both.h.round(bad), Aggregating)
+    assert both.status("bad") is TaskStatus.PAUSED
+    assert "The plan's update ran for more than 600 s" in both.h.inner.task("bad").value.note
+
+
+def test_an_opening_that_hangs_holds_up_no_other_opening_and_a_second_delivery_returns_at_once(tmp_path):
+    both = Deployment(tmp_path, HangingRuntime("prepare"))
+    with under_way(both.hanging, lambda: both.open("bad")):
+        for _ in range(6):
+            both.open("bad")
+        both.open("good")
+        assert both.status("good") is TaskStatus.ACTIVE
+        assert (both.status("bad"), both.hanging.runs) == (TaskStatus.OPENING, 1)
+    assert both.status("bad") is TaskStatus.PAUSED
+
+
+def test_a_fold_that_hangs_holds_up_no_other_fold_and_a_second_one_of_its_task_is_refused(tmp_path):
+    both = Deployment(tmp_path, HangingRuntime("accumulate"))
+    both.open("bad", "good")
+    for task in ("bad", "good"):
+        both.upload(task, 0, 1)
+    bad, good = both.key("bad"), both.key("good")
+    with under_way(both.hanging, lambda: both.folding.fold_shard(bad, 0)):
+        with pytest.raises(FoldBusyError):
+            both.folding.fold_shard(bad, 0)
+        both.folding.fold_shard(good, 0)
+        assert not [name for name in both.h.blobs("updates/") if "/good/" in name]
+        # A tick sees to every task: it starts no fold with graphs itself.
+        both.h.tick()
+        assert both.hanging.runs == 1
+    # A limit that is reached is the plan's fault: no update is dropped one by one, and none is lost.
+    assert both.status("bad") is TaskStatus.PAUSED
+    assert both.hanging.runs == 1
+    assert len([name for name in both.h.blobs("updates/") if "/bad/" in name]) == 2
+    both.hanging.hanging = ()
+    both.h.ask("POST", "/v1/tasks/bad:resume")
+    both.upload("bad", 2, 3)
+    both.h.deliver_all()
+    rounds = [found.value for found in both.h.inner.rounds.list(names.rounds_path("bad"))]
+    assert [(type(round_), round_.tally.folded) for round_ in rounds[:1]] == [(Committed, 4)]
+
+
+def test_a_rollback_while_an_opening_hangs_opens_without_waiting_for_it(tmp_path):
+    hanging = HangingRuntime()
+    both = Deployment(tmp_path, hanging)
+    both.open("bad")
+    both.upload("bad", 0, 1, 2, 3)
+    both.h.deliver_all()
+    both.h.ask("POST", "/v1/tasks/bad:rollback", body=Rollback(version=0).encode())
+    hanging.hanging = ("prepare",)
+    with under_way(hanging, lambda: both.open("bad")):
+        hanging.hanging = ()
+        both.h.ask("POST", "/v1/tasks/bad:rollback", body=Rollback(version=1).encode())
+        both.open("bad")
+        assert both.status("bad") is TaskStatus.ACTIVE
+    assert both.status("bad") is TaskStatus.ACTIVE
+    assert both.h.round(both.key("bad")).terms.base.version == 1
+
+
+def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_is_slow():
+    turns = MemoryTurns(budget=100, patience=0.05)
+    with turns.take(40), turns.take(40):
+        started = threading.Event()
+
+        def third() -> None:
+            with turns.take(40):
+                started.set()
+
+        thread = threading.Thread(target=third)
+        thread.start()
+        assert started.wait(30), "a run that is slow keeps the next one waiting for a moment"
+        thread.join()
+    with turns.take(1000):
+        pass
+    unhurried = MemoryTurns(budget=100, patience=1e6)
+    order = []
+    with unhurried.take(1000):
+        waiting = threading.Thread(target=lambda: [order.append("next") for _ in [0] if _run(unhurried)])
+        waiting.start()
+        order.append("first")
+    waiting.join(timeout=30)
+    assert order == ["first", "next"]
+
+
+def _run(turns: MemoryTurns) -> bool:
+    with turns.take(1000):
+        return True

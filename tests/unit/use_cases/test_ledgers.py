@@ -1,0 +1,141 @@
+"""How manifests and closings are stored: earlier ones are read, and an earlier version fails at what it would count twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.adapters.local_queue import LocalQueue
+from coordinator.adapters.sqlite import SqliteDocuments
+from coordinator.adapters.system import ManualClock, SeededChance
+from coordinator.domain import names
+from coordinator.domain.ledger import AgeLimit, Manifest
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
+from coordinator.use_cases.ledgers import Ledger
+from coordinator.use_cases.records import Platform
+from muster.wire.messages import TaskPolicy
+
+KEY = RoundKey("t", 1, 0)
+FAR = AgeLimit(1.0, 1e12)  # by which everything is too old
+
+
+# As version 0.1 parses them.
+@dataclass(frozen=True, slots=True)
+class OldManifest:
+    updates: tuple[str, ...]
+    sealed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OldClosing:
+    shards: tuple[int, ...]
+    rest: tuple[tuple[str, ...], ...]
+    onto: str | None
+    updates: int
+
+
+@dataclass(frozen=True, slots=True)
+class OldFrozen:
+    closing: OldClosing
+    tally: Tally
+
+
+OLD_MANIFEST, OLD_FROZEN = TypeAdapter(OldManifest), TypeAdapter(OldFrozen)
+
+
+@pytest.fixture
+def platform(tmp_path):
+    clock = ManualClock(0.0)
+    return Platform(
+        SqliteDocuments.in_memory(),
+        DirectoryBlobs(tmp_path),
+        LocalQueue.in_memory(clock=clock),
+        clock,
+        SeededChance(0),
+    )
+
+
+def store(platform, *clients):
+    for client in clients:
+        platform.blobs.create(names.update_name(KEY, 0, f"{client:032x}"), [b"update"])
+
+
+def closing_round() -> Aggregating:
+    blob = BlobRef("b", "0" * 64, 1)
+    made: Collecting = open_round(
+        KEY,
+        TaskPolicy(goal=9, shards=1, chunk=4),
+        plan="0" * 64,
+        base=Checkpoint(0, blob, 0.0),
+        broadcast=blob,
+        sums_in_the_clear=False,
+        opens_at=0.0,
+        expected_seconds=None,
+    )
+    return close(made, now=1.0)
+
+
+def test_a_manifest_that_continues_another_is_no_manifest_to_an_earlier_version(platform):
+    ledger = Ledger(platform, KEY)
+    store(platform, 0, 1)
+    assert ledger.freeze_chunk(0, chunk=4, limit=FAR)[1].onto is None
+    first = bytes(platform.blobs.read(names.manifest_name(KEY, 0, 0)))
+    assert OLD_MANIFEST.validate_json(first).updates == ledger.manifests(0)[0].updates
+    store(platform, 2)
+    assert ledger.freeze_chunk(0, chunk=4, limit=FAR)[1].onto == 0
+    with pytest.raises(ValidationError):
+        OLD_MANIFEST.validate_json(bytes(platform.blobs.read(names.manifest_name(KEY, 0, 1))))
+    again = Ledger(platform, KEY)
+    assert again.manifests(0) == ledger.manifests(0)
+    assert [manifest.onto for manifest in again.manifests(0)] == [None, 0]
+
+
+@pytest.mark.parametrize("aged", [False, True])
+def test_a_closing_with_superseded_parts_is_no_closing_to_an_earlier_version(platform, aged):
+    ledger = Ledger(platform, KEY)
+    store(platform, *range(4 if not aged else 2))
+    ledger.freeze_chunk(0, chunk=4, limit=FAR)
+    store(platform, 7)
+    if aged:
+        ledger.freeze_chunk(0, chunk=4, limit=FAR)
+    frozen = ledger.freeze(closing_round(), Tally())
+    assert Ledger(platform, KEY).frozen() == frozen
+    stored = bytes(platform.blobs.read(names.closing_name(KEY)))
+    if not aged:
+        old = OLD_FROZEN.validate_json(stored).closing
+        assert (old.shards, old.rest, old.onto) == (frozen.closing.shards, frozen.closing.rest, frozen.closing.onto)
+        return
+    assert frozen.closing.superseded == ("0000-000000",)
+    with pytest.raises(ValidationError):
+        OLD_FROZEN.validate_json(stored)
+
+
+def test_what_an_earlier_version_stored_is_read(platform):
+    name = names.manifest_name(KEY, 0, 0)
+    platform.blobs.create(name, [OLD_MANIFEST.dump_json(OldManifest(("a", "b")))])
+    platform.blobs.create(names.manifest_name(KEY, 0, 1), [OLD_MANIFEST.dump_json(OldManifest((), sealed=True))])
+    assert Ledger(platform, KEY).manifests(0) == (Manifest(("a", "b")), Manifest((), sealed=True))
+    old = OldFrozen(OldClosing((1,), (("c",),), "0000-000000", 3), Tally(assigned=4))
+    platform.blobs.create(names.closing_name(KEY), [OLD_FROZEN.dump_json(old)])
+    frozen = Ledger(platform, KEY).frozen()
+    assert (frozen.closing.parts(), frozen.closing.updates, frozen.tally) == (("rest-000000",), 3, Tally(assigned=4))
+
+
+def test_a_superseded_part_is_durable_where_the_part_that_continues_it_is(platform):
+    ledger = Ledger(platform, KEY)
+    store(platform, 0, 1)
+    ledger.freeze_chunk(0, chunk=9, limit=FAR)
+    for client in (2, 3):
+        store(platform, client)
+        ledger.freeze_chunk(0, chunk=9, limit=FAR)
+    stale = Ledger(platform, KEY)
+    stale.part("0000-000000")
+    assert [ledger.is_durable(f"0000-{index:06d}") for index in range(3)] == [False, False, False]
+    platform.blobs.create(names.partial_name(KEY, "0000-000002"), [b"partial"])
+    assert [ledger.is_durable(f"0000-{index:06d}") for index in range(3)] == [True, True, True]
+    assert not stale.is_durable("0000-000000", known=True), "it has not read the manifests that came later"
+    assert stale.is_durable("0000-000000")
