@@ -51,8 +51,8 @@ def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator
 def answers(port: int) -> bool:
     """Whether a coordinator answers at the port."""
     try:
-        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).ok
-    except requests.ConnectionError:
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=30).ok
+    except (requests.ConnectionError, requests.Timeout):
         return False
 
 

@@ -80,7 +80,7 @@ class Message(WireModel):
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Validates Python values, such as keyword arguments of a caller. Numpy's numbers are taken too."""
+        """Validates Python values, such as keyword arguments of a caller. Numpy's numbers are accepted too."""
         try:
             return cls.model_validate(data, context=cls._context)
         except ValidationError as error:

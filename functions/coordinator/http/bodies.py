@@ -21,7 +21,7 @@ class BrokenBodyError(ProblemError):
 
     def __init__(self) -> None:
         super().__init__(
-            ProblemType.UPDATE_TRUNCATED, "The body ended too early, came too slowly or is malformed; send it again"
+            ProblemType.UPDATE_TRUNCATED, "The body ended early, arrived too slowly or is malformed; send it again"
         )
 
 
