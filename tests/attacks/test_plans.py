@@ -11,7 +11,7 @@ import pytest
 import requests
 from support.fortress import ENROLLER, SIGNER, Fortress, enrolment
 from support.harness import problem_of
-from support.plans import make_plan, sum_plan, sum_update
+from support.plans import SumRuntime, make_plan, sum_plan, sum_update
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
@@ -20,9 +20,9 @@ from coordinator.http import router
 from muster.client import Contributed, Failed, MusterClient
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceBinding, SequenceType, Stage, TensorBinding, TensorType
-from muster.wire.messages import FailureReason
+from muster.wire.messages import FailureReason, TaskStatus
 from muster.wire.plan import Plan, part_of
-from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
 from muster.wire.signatures import SigningKey
 
 MEAN = Path(__file__).parents[1] / "data" / "mean.plan"
@@ -500,3 +500,39 @@ def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, 
     broadcast = plan.initial_state()
     graph.run({"broadcast": broadcast}, sequences={"data": lambda: ((np.array(text, object),) for text in PATIENTS)})
     assert any(PATIENTS[1] in file.read_bytes() for file in tmp_path.glob("leaked*"))
+    assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
+
+
+def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):
+    """An accumulator that no memory holds, folds of nothing, shapes that no tensor has: none is stored, and no answer is large."""
+    manifest = h.plan.manifest
+    for change in (
+        {"name": "n" * 3_000_000},
+        {"folds": ()},
+        {"folds": tuple(rule.model_copy(update={"update": "nowhere"}) for rule in manifest.folds)},
+        {"state": tuple(spec.model_copy(update={"shape": (1 << 70,)}) for spec in manifest.state)},
+        {"update": tuple(spec.model_copy(update={"shape": (1 << 40, 1 << 40)}) for spec in manifest.update)},
+        {"accumulator": tuple(spec.model_copy(update={"shape": (1 << 50,)}) for spec in manifest.accumulator)},
+        {"result": tuple(manifest.result[0].model_copy(update={"path": str(at)}) for at in range(20_000))},
+    ):
+        plan = replace(h.plan, manifest=manifest.model_copy(update=change), signatures=()).signed(SIGNER)
+        response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
+        assert problem_of(response).type is ProblemType.PLAN_INVALID, change.keys()
+        assert len(response.data) < 5000
+        assert h.inner.blobs.stat(plan_name(plan.sha256, for_client=False)) is None
+
+
+def test_a_plan_that_never_ends_is_stopped_and_holds_up_no_other_task(h):
+    """What runs it says so once its limit is reached: see `e2e/test_slow_plans.py` for one that really loops."""
+
+    def never_ends():
+        raise TimeLimitError("stopped")
+
+    app = h.application(runtime=SumRuntime(before_update=never_ends))
+    for client in range(h.round().terms.goal):
+        h.upload(h.assigned(client).token, sum_update(client))
+    app.closing(h.key())
+    app.committing.commit(h.key())
+    assert h.task().status is TaskStatus.PAUSED
+    assert "The plan's update ran for more than 600 s (graph_seconds) and was stopped" in h.task().note
+    h.tick()

@@ -395,3 +395,49 @@ def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_i
 def _run(turns: MemoryTurns) -> bool:
     with turns.take(1000):
         return True
+
+
+# A rollback keeps a pause.
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_task_that_is_rolled_back_while_it_is_paused_waits_for_its_operator(failed, tmp_path):
+    runtime = FailingRuntime("update", None)
+    h = Harness(tmp_path, runtime=runtime)
+    h.begin(rounds=3, goal=2)
+    contribute(h, 0, 1)
+    h.deliver_all()
+    if failed:
+        runtime.failure = FAILURES["a graph that fails"]
+        contribute(h, 2, 3)
+        h.deliver_all()
+        runtime.failure = None
+    else:
+        h.operate("pause")
+    assert h.operate("rollback", version=1).status is TaskStatus.OPENING
+    h.deliver_all()
+    h.settle()
+    assert (h.task().status, h.task().note) == (TaskStatus.PAUSED, "")
+    assert h.checkin(9).status == "wait"
+    assert h.operate("resume").status is TaskStatus.ACTIVE
+    contribute(h, 4, 5)
+    h.deliver_all()
+    assert int(h.result(2)["ids"]) == 0b110000
+
+
+def test_a_resume_while_a_paused_tasks_rollback_opens_lets_it_go_on(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(rounds=3, goal=2)
+    h.operate("pause")
+    h.operate("rollback", version=0)
+    assert h.operate("resume").status is TaskStatus.OPENING
+    h.deliver_all()
+    assert h.task().status is TaskStatus.ACTIVE
+
+
+def test_a_task_that_was_rolled_back_while_it_ran_goes_on_by_itself(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(rounds=3, goal=2)
+    h.operate("rollback", version=0)
+    h.deliver_all()
+    assert h.task().status is TaskStatus.ACTIVE

@@ -215,7 +215,7 @@ def rollback(
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier checkpoint and train on from there."""
+    """Go back to an earlier checkpoint and train on from there. A paused task stays paused until you resume it."""
     _change("rollback", name, url=url, token=token, as_json=as_json, version=version)
 
 

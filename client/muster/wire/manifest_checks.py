@@ -279,6 +279,8 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
         inputs = {value: items for value, items in stage.inputs.items() if (name, value) != ("work", "data")}
         yield from _agree(f"stages.{name}.inputs", inputs, taken[name])
         yield from _agree(f"stages.{name}.outputs", stage.outputs, given[name])
+        for value in given[name].keys() - stage.outputs.keys():
+            yield _bad(f"stages.{name}.outputs.{value}", "is missing")
     bound = [_leaf(binding) for binding in manifest.stages.work.inputs.get("data", ())]
     if bound != list(_leaves(manifest.data)):
         yield _bad("stages.work.inputs.data", "is not what the plan's data are")

@@ -26,6 +26,7 @@ PAUSED = tasks.pause(ACTIVE)
 DONE = tasks.completed(ACTIVE, BASE)
 CANCELLED = tasks.cancel(ACTIVE)
 BACK = tasks.rollback(ACTIVE, BASE)
+HELD = tasks.rollback(PAUSED, BASE)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,12 @@ BACK = tasks.rollback(ACTIVE, BASE)
         (PAUSED, lambda task: tasks.rollback(task, BASE), S.OPENING),
         (BACK, lambda task: tasks.rollback(task, BASE), S.OPENING),
         (BACK, lambda task: tasks.opened(task, RoundKey("t", 1, 1), BASE), S.ACTIVE),
+        (HELD, lambda task: tasks.opened(task, RoundKey("t", 1, 1), BASE), S.PAUSED),
+        (tasks.rollback(HELD, BASE), lambda task: tasks.opened(task, RoundKey("t", 1, 1), BASE), S.PAUSED),
+        (tasks.resume(HELD), lambda task: tasks.opened(task, RoundKey("t", 1, 1), BASE), S.ACTIVE),
+        (HELD, tasks.resume, S.OPENING),
+        (replace(HELD, status=S.PAUSED, note="it failed"), tasks.resume, S.OPENING),
+        (tasks.opened(HELD, RoundKey("t", 1, 1), BASE), tasks.resume, S.ACTIVE),
     ],
 )
 def test_a_task_changes(before, change, after):

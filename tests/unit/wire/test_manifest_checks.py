@@ -100,6 +100,7 @@ BAD = {
     "a stage that gives what nobody takes": staged(
         "prepare", outputs={**MANIFEST.stages.prepare.outputs, "more": MANIFEST.stages.prepare.outputs["broadcast"]}
     ),
+    "a stage without its output": staged("prepare", outputs={}),
     "a work without data": staged("work", inputs={"broadcast": MANIFEST.stages.work.inputs["broadcast"]}),
     "an input of one tensor twice": staged(
         "merge", inputs=dict.fromkeys(("left", "right"), MANIFEST.stages.merge.inputs["left"])

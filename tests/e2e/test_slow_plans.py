@@ -1,0 +1,126 @@
+"""Real processes with one plan that never ends among plans that do: their rounds go on, and the bad task is paused in time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+from support.endless import endless
+
+from muster.local import LocalCoordinator
+from muster.wire.messages import CheckinRequest, CheckinResponse, Phase, TaskPolicy, TaskSpec, TaskStatus, TaskView
+from muster.wire.plan import Plan
+from muster.wire.tensors import encode
+
+PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
+HEALTHY = [f"healthy-{number:02d}" for number in range(20)]
+LONGEST = 300.0  # seconds; what takes longer hangs
+LOOK = 0.01  # seconds between looks
+
+
+class Operator:
+    """Makes tasks, plays their clients and watches them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = requests.Session()
+        self._session.trust_env = False
+
+    def call(self, method: str, path: str, *, token: str | None = None, data: bytes = b"") -> bytes:
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        answer = self._session.request(method, self._url + path, data=data, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return answer.content
+
+    def make(self, task: str, plan: Plan, **policy: Any) -> None:
+        self.call("PUT", f"/v1/plans/{plan.sha256}", data=plan.encode())
+        shape = TaskPolicy(goal=2, minimum=2, round_seconds=3000, **policy)
+        spec = TaskSpec(name=task, population=task, plan=plan.sha256, policy=shape)
+        self.call("POST", "/v1/tasks", data=spec.encode())
+
+    def task(self, task: str) -> TaskView:
+        return TaskView.decode(self.call("GET", f"/v1/tasks/{task}"))
+
+    def until(self, reached: Callable[[], bool], why: Callable[[], object]) -> None:
+        until = time.monotonic() + LONGEST
+        while not reached():
+            assert time.monotonic() < until, why()
+            time.sleep(LOOK)
+
+    def contribute(self, task: str) -> None:
+        for client in ("a", "b"):
+            request = CheckinRequest(client=client).encode()
+            answer = CheckinResponse.decode(self.call("POST", f"/v1/populations/{task}:checkin", data=request)).answer
+            assert answer.status == "assigned", answer
+            update = encode({"0": np.int64(1), "1": np.int64(1)})
+            self.call("PUT", "/v1/updates", token=answer.token, data=update)
+
+    def round_seconds(self, task: str) -> float:
+        """Plays a round of the task, and says how long it took from the last update to the next round."""
+        before = self.task(task).checkpoint
+        self.contribute(task)
+        start = time.monotonic()
+        self.until(lambda: self.task(task).checkpoint > before, lambda: self.task(task))
+        return time.monotonic() - start
+
+    def rounds(self) -> list[float]:
+        return [self.round_seconds(task) for task in HEALTHY]
+
+
+def test_one_endless_update_holds_up_no_other_tasks_round_and_pauses_its_task_in_time(tmp_path, measured):
+    with LocalCoordinator(tmp_path) as coordinator:
+        operator = Operator(coordinator.url)
+        for task in HEALTHY:
+            operator.make(task, PLAN, rounds=4)
+        operator.until(
+            lambda: all(operator.task(task).status is TaskStatus.ACTIVE for task in HEALTHY),
+            lambda: [operator.task(task) for task in HEALTHY],
+        )
+        operator.rounds()  # the first ones load the graphs
+        started = time.monotonic()
+        without = operator.rounds()
+        # Long enough for the healthy rounds on a machine that is busy with other things.
+        limit = 20.0 + 5 * (time.monotonic() - started)
+        operator.make("endless", endless(PLAN, "update"), rounds=1, graph_seconds=limit)
+        operator.until(lambda: operator.task("endless").status is TaskStatus.ACTIVE, lambda: operator.task("endless"))
+        operator.contribute("endless")
+        operator.until(
+            lambda: operator.task("endless").current.phase is Phase.AGGREGATING, lambda: operator.task("endless")
+        )
+        began = time.monotonic()
+        beside = operator.rounds()
+        bad = operator.task("endless")
+        # Every healthy round was committed while the endless update ran.
+        assert (bad.status, bad.current.phase) == (TaskStatus.ACTIVE, Phase.AGGREGATING)
+        operator.until(lambda: operator.task("endless").status is TaskStatus.PAUSED, lambda: operator.task("endless"))
+        paused = time.monotonic() - began
+        note = operator.task("endless").note
+        assert note.startswith("Round 1 can't be committed: The plan's update ran for more than")
+        after = operator.rounds()
+    medians = [statistics.median(times) for times in (without, beside, after)]
+    measured(
+        f"20 healthy tasks: a round's end took {medians[0]:.2f} s without, {medians[1]:.2f} s beside and {medians[2]:.2f} s after an "
+        f"endless update (medians; at most {max(beside):.2f} s beside it); the endless one had {limit:.0f} s and its task was paused "
+        f"{paused:.0f} s after its round had closed"
+    )
+
+
+def test_endless_openings_hold_up_no_other_tasks(tmp_path):
+    with LocalCoordinator(tmp_path) as coordinator:
+        operator = Operator(coordinator.url)
+        plan = endless(PLAN, "prepare")
+        for number in range(12):
+            named = plan.manifest.model_copy(update={"name": f"endless {number}"})
+            operator.make(f"endless-{number}", Plan(named, plan.parts), rounds=1, graph_seconds=3000)
+        for task in HEALTHY[:3]:
+            operator.make(task, PLAN, rounds=2)
+            operator.until(
+                lambda task=task: operator.task(task).status is TaskStatus.ACTIVE, lambda task=task: operator.task(task)
+            )
+            operator.round_seconds(task)
+        assert all(operator.task(f"endless-{number}").status is TaskStatus.OPENING for number in range(12))
