@@ -62,7 +62,7 @@ class Receiving:
           ForeignAnswerError: a page or a message came in place of the file.
           ProblemError: `too_large`, or `internal` for what is no answer to what was asked.
         """
-        if is_page(response.headers) or media_type(response.headers) in _MESSAGES:
+        if is_page(response.headers) or (self._limit is not None and media_type(response.headers) in _MESSAGES):
             raise not_ours(response, "this is no file")
         end, total = self._begin(response)
         # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.

@@ -96,7 +96,7 @@ class _SystemStoreAdapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Sets what a connection verifies with; see `HTTPAdapter.cert_verify`."""
-        super().cert_verify(conn, url, verify, cert)
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
         if verify is True:
             conn.ca_certs = conn.ca_cert_dir = None  # the store, and not the bundle of certifi
 
