@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from support.double import Double
 from support.served import Loopback
+from typer.testing import CliRunner
 
+from muster.cli.app import app
+from muster.cli.failures import UNREACHABLE
 from muster.client import (
     ConfigurationError,
     Contributed,
@@ -111,6 +114,13 @@ def test_an_answer_names_the_proxy_that_it_came_through_without_its_credentials(
     assert "403" in str(raised.value)
     assert "secret" not in str(raised.value)
     assert proxy.asked == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
+
+
+def test_an_operators_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
+    result = CliRunner().invoke(app, ["task", "list", "--url", FAR])
+    assert result.exit_code == UNREACHABLE
+    assert f"through the proxy {proxy.url} (HTTP_PROXY)" in result.output
+    assert "Something between here and the coordinator answered" in result.output
 
 
 def test_a_tunnel_that_a_proxy_refuses_says_so_and_what_to_do(proxy: CorporateProxy) -> None:

@@ -6,7 +6,7 @@
         └── ConfigurationError     this machine's settings keep requests from being sent; waiting does not help
     ProblemError (muster.wire)     the coordinator's own word: a problem document that it wrote
 
-Only a `ProblemError` decides anything for good (decision 0027).
+Only a `ProblemError` decides anything for good (decision 0035).
 """
 
 from __future__ import annotations
