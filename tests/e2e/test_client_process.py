@@ -24,7 +24,7 @@ from muster.wire.plan import Plan
 
 PLAN = Path(__file__).parents[1] / "data/endless.plan"
 PATIENCE = 60.0  # seconds
-FAILURES = 9  # assignments that are given back while pages answer the reports
+FAILURES = 10  # assignments that are given back while pages answer the reports
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
