@@ -28,11 +28,16 @@ Handler = Union[Callable[[int, Optional[FrameType]], Any], int, None]
 
 
 class Interrupts:
-    """The handlers of one command. `interrupted`: whether a signal has arrived."""
+    """The handlers of one command.
+
+    Attributes:
+      numbers: The signals.
+      interrupted: Whether one of them has arrived.
+    """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._numbers = {int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)}
+        self.numbers = {int(getattr(signal, name)) for name in _NAMES if hasattr(signal, name)}
         self._before: dict[int, Handler] = {}
         self._reading, self._writing = socket.socketpair()
         self._wakeup = -1
@@ -41,7 +46,7 @@ class Interrupts:
         """Installs the handlers, except for a SIGINT that is ignored: this command's parent answers Ctrl-C then."""
         self._writing.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
-        for number in self._numbers:
+        for number in self.numbers:
             if number != signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._interrupt)
         threading.Thread(target=self._watch, name="muster-interrupts", daemon=True).start()
@@ -78,6 +83,19 @@ class Interrupts:
 
 
 _INSTALLED: list[Interrupts] = []
+_FORKING = threading.local()
+
+
+def _hold_signals() -> None:
+    """Holds signals back over a fork: a child that has the handlers still would write to this process's thread."""
+    numbers = {number for interrupts in _INSTALLED for number in interrupts.numbers}
+    _FORKING.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if numbers else None
+
+
+def _release_signals() -> None:
+    mask = getattr(_FORKING, "mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _restore_in_child() -> None:
@@ -86,10 +104,11 @@ def _restore_in_child() -> None:
         interrupts = _INSTALLED.pop()
         interrupts.interrupted = True  # and so writes nothing to the parent's thread
         interrupts.restore()
+    _release_signals()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restore_in_child)
+    os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_in_child)
 
 
 @contextlib.contextmanager
