@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Callable, Optional
+from typing import Annotated, Callable, Optional, Union
 
 import typer
 
@@ -14,7 +14,7 @@ from .interrupts import interruptible
 from .loading import load_function
 from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, write_json
 from .options import Json as JsonOption
-from .token_files import token_reader
+from .token_files import checked_token, token_reader
 
 app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
 
@@ -88,6 +88,11 @@ def run(
     import muster.runtime.stages  # noqa: F401
     from muster.client import Failed, Limits, MusterClient, Unreached
 
+    shown: Union[str, Callable[[], str], None] = None
+    if token_file is not None:
+        shown = token_reader(token_file)
+    elif token is not None:
+        shown = checked_token(token, where="--token or MUSTER_CLIENT_TOKEN")
     log = ClientLog(population, quiet_errors=quiet_errors)
     limits = Limits(max_download_bytes=max_download_bytes, max_update_bytes=max_update_bytes, max_seconds=max_seconds)
     member = MusterClient(
@@ -95,7 +100,7 @@ def run(
         population,
         function,
         client_id=client_id,
-        token=token if token_file is None else token_reader(token_file),
+        token=shown,
         cache=cache,
         on_event=(lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write,
         trusted_signers=trusted,

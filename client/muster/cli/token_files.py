@@ -20,16 +20,29 @@ def token_reader(path: Path) -> Callable[[], str]:
     """
 
     def read() -> str:
-        text = path.read_text().strip()
-        if not text or not text.isprintable() or " " in text or not text.isascii():
-            raise LoadingError(f"{path} holds no token: it should be one line of ASCII without spaces")
-        return text
+        return checked_token(path.read_text(errors="replace"), where=str(path))
 
     read()
     warning = exposure_of(path)
     if warning is not None:
         sys.stderr.write(f"Warning: {warning}\n")
     return read
+
+
+def checked_token(text: str, *, where: str) -> str:
+    """Returns a token without the space around it.
+
+    Args:
+      text: What was given.
+      where: Where it comes from, for the error.
+
+    Raises:
+      LoadingError: it can't be sent in a header.
+    """
+    token = text.strip()
+    if not token or not token.isprintable() or " " in token or not token.isascii():
+        raise LoadingError(f"{where} holds no token: it should be one line of ASCII without spaces")
+    return token
 
 
 def exposure_of(path: Path) -> Optional[str]:

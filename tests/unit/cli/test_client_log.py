@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from muster.cli.app import app
 from muster.cli.client_log import ClientLog, write_event
-from muster.cli.token_files import exposure_of, token_reader
+from muster.cli.failures import LoadingError
+from muster.cli.token_files import checked_token, exposure_of, token_reader
 from muster.client import Assigned, Contributed, Failed, Ineligible, Unreached, Waited
 from muster.wire.messages import FailureReason, WaitReason
 
@@ -122,3 +123,9 @@ def test_a_token_file_that_others_can_read_is_warned_of_once(
     assert capsys.readouterr().err.count("chmod 600") == 1
     file.chmod(0o600)
     assert exposure_of(file) is None
+
+
+@pytest.mark.parametrize("text", ["", "two words", "tökén", "a\nb", "\ud800"])
+def test_what_can_not_be_a_token_is_refused_before_anything_is_sent(text: str) -> None:
+    with pytest.raises(LoadingError, match="holds no token"):
+        checked_token(text, where="--token")
