@@ -39,10 +39,10 @@ def checked_token(text: str, *, where: str) -> str:
     Raises:
       LoadingError: it can't be sent in a header.
     """
-    token = text.strip()
-    if not token or not token.isprintable() or " " in token or not token.isascii():
+    line = text.strip()
+    if len(line.split()) != 1 or not line.isprintable() or not line.isascii():
         raise LoadingError(f"{where} holds no token: it should be one line of ASCII without spaces")
-    return token
+    return line
 
 
 def exposure_of(path: Path) -> Optional[str]:
