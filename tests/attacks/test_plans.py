@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import requests
 from support.fortress import ENROLLER, SIGNER, Fortress, enrolment
 from support.harness import problem_of
 from support.plans import SumRuntime, make_plan, sum_plan, sum_update
@@ -17,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 
 from coordinator.domain.names import plan_name
 from coordinator.http import router
-from muster.client import Contributed, Failed, MusterClient
+from muster.client import Contributed, Failed, MusterClient, Unreached
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceBinding, SequenceType, Stage, TensorBinding, TensorType
 from muster.wire.messages import FailureReason, TaskStatus
@@ -203,9 +202,10 @@ def test_a_token_goes_to_no_other_address(h):
         served(Request.application(elsewhere)) as target,
         served(redirecting(target)) as url,
         client_of(h, url, Watched()) as client,
-        pytest.raises((ProblemError, requests.RequestException)),
     ):
-        client.run_once()
+        assert isinstance(
+            client.run_once(), Unreached
+        )  # a redirect is no coordinator's word, so it ends no client either
     assert seen == []
 
 
@@ -500,7 +500,6 @@ def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, 
     broadcast = plan.initial_state()
     graph.run({"broadcast": broadcast}, sequences={"data": lambda: ((np.array(text, object),) for text in PATIENTS)})
     assert any(PATIENTS[1] in file.read_bytes() for file in tmp_path.glob("leaked*"))
-    assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
 
 
 def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):

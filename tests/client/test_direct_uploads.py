@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 from support import cloud
+from support.between import STATUSES, Between
 from support.bucket import AccountCredentials, Bucket
 from support.double import Double, Worker, problem
 from support.harness import POPULATION, Harness
@@ -197,6 +198,24 @@ def test_a_client_that_is_stopped_has_its_session_forgotten(session: Stage) -> N
         client.run_once()
     assert session.bucket.sessions == {}
     assert session.h.task().current.failed == {"cancelled": 1}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("status", [*STATUSES, 200, 201, 308, 412])
+def test_pages_in_place_of_answers_lose_no_large_update(stage: Stage, status: int) -> None:
+    with Between(stage.url) as between:
+        between.put_store(stage.bucket.url)
+        for kind in ("start", "store", "report"):
+            between.plan(kind, [status])
+        stage.url = between.url
+        with stage.client() as client:
+            outcomes = [client.run_once()]
+            while isinstance(outcomes[-1], Unreached):
+                outcomes.append(client.run_once())
+        assert between.unused() == {}
+        assert isinstance(outcomes[-1], Contributed), outcomes
+        assert between.seen["upload"] == 0
+        assert stage.worker.calls == 1
+        assert stage.commit() == 0b11
 
 
 def test_a_small_update_goes_through_the_coordinator(double: Double, client: MusterClient) -> None:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from support.double import Double, plain, problem
 
-from muster.client import TensorBody, Transport, transport
+from muster.client import ForeignAnswerError, TensorBody, Transport, UnreachableError, transport
+from muster.client.failures import MAX_FOREIGN_WAIT, bounded_wait, retry_after_of
 from muster.wire.messages import CheckinRequest, CheckinResponse
-from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.problems import CONTENT_TYPE, FieldError, ProblemError, ProblemType
 from muster.wire.tensors import encode
 
 PATH = "/v1/populations/devices:checkin"
+FOREIGN = '{"type": "about:blank", "title": "Forbidden", "status": 403, "detail": "by a gateway"}'
 
 
 def ask(double: Double, **more: Any) -> CheckinResponse:
@@ -30,9 +32,9 @@ def test_obeys_retry_after(double: Double) -> None:
 
 def test_a_retry_after_beyond_its_patience_is_raised(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [plain(503, **{"Retry-After": "600"})]
-    with pytest.raises(ProblemError) as raised:
+    with pytest.raises(ForeignAnswerError) as raised:
         ask(double)
-    assert (raised.value.type, raised.value.retry_after) == (ProblemType.UNAVAILABLE, 600)
+    assert (raised.value.status, raised.value.retry_after) == (503, 600)
     assert double.requests[f"POST {PATH}"] == 1
 
 
@@ -46,22 +48,70 @@ def test_a_problem_comes_through_with_its_fields(double: Double) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "text"),
+    ("fault", "status", "text"),
     [
-        (plain(200, "<html>"), ProblemType.INTERNAL, "check the address"),
-        (plain(404), ProblemType.NOT_FOUND, "404"),
-        (plain(301, Location="https://else.where/"), ProblemType.NOT_SUPPORTED, "https://else.where/"),
-        (plain(418), ProblemType.INVALID_REQUEST, "418"),
+        (plain(200, "<html>"), 200, "check the address"),
+        (plain(200, '{"login": "please"}', **{"Content-Type": "application/json"}), 200, "check the address"),
+        (plain(404), 404, "404"),
+        (plain(301, Location="https://else.where/?token=1"), 301, "https://else.where/"),
+        (plain(418), 418, "418"),
+        (plain(403, FOREIGN, **{"Content-Type": CONTENT_TYPE}), 403, "403"),
+        (plain(403, "{", **{"Content-Type": CONTENT_TYPE}), 403, "403"),
+        (plain(413), 413, "refuses bodies of 2 bytes"),
     ],
 )
-def test_an_answer_that_is_no_coordinators_says_so(double: Double, fault: Any, kind: ProblemType, text: str) -> None:
+def test_an_answer_that_is_no_coordinators_says_so(double: Double, fault: Any, status: int, text: str) -> None:
     double.faults[f"POST {PATH}"] = [fault]
-    with pytest.raises(ProblemError, match=text) as raised:
+    with pytest.raises(ForeignAnswerError, match=text) as raised:
+        ask(double, attempts=1)
+    assert raised.value.status == status
+    assert "token" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "date", "seconds"),
+    [
+        ("7", None, 7),
+        ("86400", None, 3600),  # an hour at most from anything but a coordinator
+        ("9" * 400, None, 3600),
+        ("0", None, None),
+        ("-5", None, None),
+        ("1e3", None, None),
+        ("٣", None, None),  # digits of another script
+        ("soon", None, None),
+        ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
+        ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:09 GMT", None),
+        ("Sun, 01 Mar 2020 12:00:05 GMT", None, None),  # this device's clock is not asked
+        ("Sun, 01 Mar 2020 12:00:05 -0000", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
+        ("Mon, 31 Dec 9999 23:59:59 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 3600),
+        ("Mon, 99 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_relative_to_the_answers_own_date_and_bounded(
+    header: str, date: str | None, seconds: float | None
+) -> None:
+    headers = {"Retry-After": header} if date is None else {"Retry-After": header, "Date": date}
+    assert bounded_wait(retry_after_of(headers), at_most=MAX_FOREIGN_WAIT) == seconds
+
+
+def test_a_coordinator_may_ask_for_a_day_at_most(double: Double) -> None:
+    double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=1e9)]
+    with pytest.raises(ProblemError) as raised:
         ask(double)
-    assert raised.value.type is kind
+    assert raised.value.retry_after == 86400
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://x", "http://"])
+def test_a_url_with_credentials_is_named_without_them(nobodys_port: int) -> None:
+    with Transport(f"http://user:secret@127.0.0.1:{nobodys_port}", attempts=1) as transport:
+        with pytest.raises(UnreachableError) as raised:
+            transport.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
+        assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8080", "ftp://x", "http://", "http://x:port", "http://[::1", f"http://{'x' * 64}.example", "http://*"],
+)
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ProblemError, match="address"):
         Transport(url)

@@ -105,6 +105,25 @@ def collatz(steps_before, numbers):
     return tff.federated_map(go_on, (steps_before, seen)), seen
 
 
+@tf.function
+def spin(number):
+    """Returns a number that is not negative, and never returns for one that is: each step takes it further from 0."""
+    while number < 0:
+        number -= 1
+    return number
+
+
+@tff.tensorflow.computation(tff.SequenceType(np.int64))
+def spin_all(numbers):
+    return numbers.reduce(tf.constant(0, tf.int64), lambda held, number: held + spin(number))
+
+
+@tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int64), tff.CLIENTS))
+def endless(numbers):
+    """Sums the clients' numbers. A negative one keeps the client's graph busy for ever."""
+    return tff.federated_sum(tff.federated_map(spin_all, numbers))
+
+
 def save_demo(key: Optional[Path]) -> None:
     """The demo's plan: one that has the address of the file that is there stays as it is, signature and all."""
     plan = build_plan(fed_avg(), name="digits_fedavg")
@@ -123,6 +142,7 @@ def main() -> None:
     build_plan(mean, name="mean").save(FOLDER / "mean.plan")
     build_plan(smoke, name="smoke", initial_state=np.int64(0)).save(SMOKE)
     build_plan(collatz, name="collatz", initial_state=np.int64(0)).save(FOLDER / "collatz.plan")
+    build_plan(endless, name="endless").save(FOLDER / "endless.plan")
     save_demo(key)
 
 

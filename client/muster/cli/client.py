@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional
+from typing import Annotated, Callable, Optional, Union
 
 import typer
 
-from .failures import FAILED, UNREACHABLE, LoadingError
+from .client_log import ClientLog, write_event
+from .failures import FAILED, UNREACHABLE
+from .interrupts import interruptible
 from .loading import load_function
-from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, size, write_json
+from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, write_json
 from .options import Json as JsonOption
-
-if TYPE_CHECKING:
-    from muster.client import Event
+from .token_files import checked_token, token_reader
 
 app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
 
@@ -55,15 +53,34 @@ def run(
     ] = None,
     max_update_bytes: Annotated[Optional[int], typer.Option(help="The most bytes of an update.", min=0)] = None,
     max_seconds: Annotated[
-        Optional[float], typer.Option(help="The longest that the work of one assignment may take.", min=0.0)
+        Optional[float],
+        typer.Option(
+            help="The longest that the work of one assignment may take; never longer than the assignment is valid.",
+            min=0.0,
+        ),
     ] = None,
+    quiet_errors: Annotated[
+        bool,
+        typer.Option(
+            "--quiet-errors",
+            help="Print the kind of an error of the data or the computation alone: its text may quote data.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check in, work on the local data, upload; again and again, until Ctrl-C.
 
-    The function of --data gives this client's data, anew for each assignment. It may take one argument, which says what the data is
-    for: `task`, `round` and `plan`.
+    The function of --data returns this client's data, anew for each assignment. It may take one argument, which says what the data is
+    for: `task`, `round` and `plan`. It is called in a thread of its own: open a database's connection inside it.
+
+    The client goes on through every outage, and whatever else than a coordinator answers. It ends when a coordinator refuses it, and
+    on Ctrl-C or SIGTERM: within a second, and it gives its assignment back.
     """
+    from muster.client.identity import check_client_id, check_population
+
+    _checked(check_population, population, "--population")
+    if client_id is not None:
+        _checked(check_client_id, client_id, "--client-id")
     trusted = signers_of(signer)
     quiet_tensorflow(threads=threads)
     function = load_function(data)
@@ -71,83 +88,41 @@ def run(
     import muster.runtime.stages  # noqa: F401
     from muster.client import Failed, Limits, MusterClient, Unreached
 
-    # A stopped container gets SIGTERM; an assignment is then given back as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tell = _tell_json if as_json else _tell
+    shown: Union[str, Callable[[], str], None] = None
+    if token_file is not None:
+        shown = token_reader(token_file)
+    elif token is not None:
+        shown = checked_token(token, where="--token or MUSTER_CLIENT_TOKEN")
+    log = ClientLog(population, quiet_errors=quiet_errors)
     limits = Limits(max_download_bytes=max_download_bytes, max_update_bytes=max_update_bytes, max_seconds=max_seconds)
-    with MusterClient(
+    member = MusterClient(
         url,
         population,
         function,
         client_id=client_id,
-        token=token if token_file is None else _reader(token_file),
+        token=shown,
         cache=cache,
-        on_event=tell,
+        on_event=(lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write,
         trusted_signers=trusted,
         limits=limits,
-    ) as member:
+    )
+    with interruptible(stuck=lambda: member.working), member:
         if once:
             outcome = member.run_once()
             if isinstance(outcome, Unreached):
                 raise typer.Exit(UNREACHABLE)
             raise typer.Exit(FAILED if isinstance(outcome, Failed) else 0)
         if not as_json:
-            typer.echo(f"Checking in to {population} at {url}; Ctrl-C ends it.")
+            log.line(f"Checking in to {population} at {url}; Ctrl-C ends it.")
         summary = member.run(rounds=rounds)
     if as_json:
         write_json({"event": "Summary", **dataclasses.asdict(summary)})
     else:
-        typer.echo(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
+        log.line(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
 
 
-def _reader(path: Path) -> Callable[[], str]:
-    """What reads the token; the first time here, so that a wrong path shows before anything else happens."""
-
-    def read() -> str:
-        text = path.read_text().strip()
-        if not text or not text.isprintable() or " " in text:
-            raise LoadingError(f"{path} holds no token: it should be one line without spaces")
-        return text
-
-    read()
-    return read
-
-
-def _tell_json(event: Event) -> None:
-    write_json({"event": type(event).__name__, **{name: _plain(value) for name, value in vars(event).items()}})
-
-
-def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _tell(event: Event) -> None:
-    text = describe(event)
-    if text is not None:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-
-
-def describe(event: Event) -> Optional[str]:
-    """An event in a line, or None where it is not worth one."""
-    from muster.client import Assigned, Computed, Contributed, Failed, Ineligible, Missed, Sending, Unreached, Waited
-
-    if isinstance(event, Assigned):
-        clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
-        return f"{event.task} round {event.round}: assigned{clear}"
-    if isinstance(event, Computed):
-        return f"{event.task} round {event.round}: computed {size(event.update_bytes)} in {event.seconds:.2f} s"
-    if isinstance(event, Sending):
-        return f"{event.task} round {event.round}: sent {size(event.sent)} of {size(event.update_bytes)}"
-    if isinstance(event, Contributed):
-        return f"{event.task} round {event.round}: accepted"
-    if isinstance(event, Waited):
-        return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
-    if isinstance(event, Ineligible):
-        return f"{event.detail}; again in {event.retry_after:.0f} s"
-    if isinstance(event, (Missed, Failed)):
-        what = "missed" if isinstance(event, Missed) else f"failed ({event.reason.value})"
-        return f"{event.task} round {event.round}: {what}: {event.detail}"
-    if isinstance(event, Unreached):
-        return f"{event.detail}; again in {event.retry_after:.1f} s"
-    return None
+def _checked(check: Callable[[str], str], value: str, option: str) -> None:
+    try:
+        check(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

@@ -52,7 +52,8 @@ def explain(error: Exception) -> tuple[int, list[str]]:
     from muster.wire.problems import ProblemError
 
     if isinstance(error, UnreachableError):
-        return UNREACHABLE, [f"Error: {error}", "Is it running (`muster up`), and is --url or MUSTER_URL its address?"]
+        fix = error.fix or "Is it running (`muster up`), and is --url or MUSTER_URL its address?"
+        return UNREACHABLE, [f"Error: {error}", fix]
     if isinstance(error, ProblemError):
         fields = [f"  {field.path}: {field.reason}" for field in error.fields] if len(error.fields) > 1 else []
         return FAILED, [f"Error: {error}", *fields]

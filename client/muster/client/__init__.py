@@ -7,6 +7,7 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 from __future__ import annotations
 
 from .body import TensorBody
+from .failures import ConfigurationError, ForeignAnswerError, UnreachableError
 from .limits import LimitError, Limits
 from .local_data import WorkContext
 from .muster_client import MusterClient, SetupError
@@ -25,14 +26,17 @@ from .outcomes import (
     Waited,
 )
 from .plans import RuntimeFactory, Worker
-from .transport import Transport, UnreachableError
+from .sessions import new_session
+from .transport import Transport
 
 __all__ = [
     "Assigned",
     "Computed",
+    "ConfigurationError",
     "Contributed",
     "Event",
     "Failed",
+    "ForeignAnswerError",
     "Ineligible",
     "LimitError",
     "Limits",
@@ -50,4 +54,5 @@ __all__ = [
     "Waited",
     "WorkContext",
     "Worker",
+    "new_session",
 ]

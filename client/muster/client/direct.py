@@ -18,6 +18,7 @@ from muster.wire.messages import Assignment, DirectUpload, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 
 from .body import TensorBody
+from .failures import ForeignAnswerError, host_of, is_page
 from .transport import Answer, Transport, UnreachableError
 
 _OK, _CREATED, _RESUME, _TAKEN = 200, 201, 308, 412
@@ -74,12 +75,16 @@ class DirectSender:
                 self._refusals = _REFUSALS  # a network that lets its devices reach the coordinator alone
         return self._done
 
-    def abandon(self) -> None:
-        """Has the store forget a session that was begun; if it can't be reached, it forgets it in a week."""
+    def abandon(self, *, seconds: Optional[float] = None) -> None:
+        """Has the store forget a session that was begun; if it can't be reached, it forgets it in a week.
+
+        Args:
+          seconds: Longest time for it; None: the transport's own.
+        """
         target, self._target = self._target, None
         if target is not None and target.resumable and not self._done:
             with contextlib.suppress(UnreachableError):
-                self._transport.exchange("DELETE", target.url, headers={})
+                self._transport.exchange("DELETE", target.url, headers={}, seconds=seconds)
 
     def _given_up(self) -> bool:
         return self._refusals >= _REFUSALS
@@ -126,7 +131,7 @@ class DirectSender:
         """How many bytes the session has; None if it has them all, or is gone for good."""
         headers = {**target.headers, "Content-Range": f"bytes */{len(self._body)}"}
         answer = self._transport.exchange("PUT", target.url, headers=headers)
-        if answer.status == _RESUME:
+        if answer.status == _RESUME and "Location" not in answer.headers:  # elsewhere a 308 is a redirect
             self._answered = True
             found = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
             return int(found[1]) + 1 if found else 0
@@ -135,6 +140,11 @@ class DirectSender:
         return None
 
     def _arrived(self, answer: Answer) -> bool:
+        if is_page(answer.headers) and answer.status in (_OK, _CREATED, _TAKEN, _RESUME):
+            # A login page, say: to believe it would lose the update. The store writes XML, JSON or nothing.
+            where = host_of(self._target.url if self._target is not None else "")
+            reason = f"it answered {answer.status} with a page, as no store does"
+            raise ForeignAnswerError(where, reason, status=answer.status, again=True, what="store")
         self._answered = True
         # A name that is taken was taken by this update, or by another one of this client: one of them counts.
         self._done = answer.status in (_OK, _CREATED, _TAKEN)

@@ -16,11 +16,12 @@ from muster.wire.encodings import IDENTITY, EncodingError, available, decoded
 from muster.wire.problems import ProblemError, ProblemType
 
 from .body import PIECE
-from .failures import UnreachableError
+from .failures import UnreachableError, is_page, media_type, not_ours
 
 PROGRESS = 1 << 17  # bytes; so much more is worth another round of attempts
 PART = 30 << 20  # bytes that one request asks for
 _PARTIAL = 206
+_MESSAGES = ("application/json", "application/problem+json")
 
 
 class Receiving:
@@ -58,8 +59,11 @@ class Receiving:
 
         Raises:
           UnreachableError: the connection broke, or brought another part; what has come and is of use is kept.
+          ForeignAnswerError: a page or a message came in place of the file.
           ProblemError: `too_large`, or `internal` for what is no answer to what was asked.
         """
+        if is_page(response.headers) or (self._limit is not None and media_type(response.headers) in _MESSAGES):
+            raise not_ours(response, "this is no file")
         end, total = self._begin(response)
         # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.
         for piece in response.raw.stream(PIECE, decode_content=False):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
 
+from .failures import MAX_WAIT, bounded_wait
 from .machine import WorkFailed
 
 INELIGIBLE_PAUSE = 60.0  # seconds until a device asks itself again
+BUSY_PAUSE = 10.0  # seconds until a client looks again whether work that it could not stop has ended
+STOPPED = "the client was told to stop"
 
 
 class LimitError(Exception):
@@ -30,8 +34,8 @@ class LimitError(Exception):
 
     @property
     def failure(self) -> WorkFailed:
-        """How the work ends; it leaves the device what limit it was, not more."""
-        return WorkFailed(self.reason, self.detail, told=self.detail)
+        """How the work ends. The coordinator learns the reason alone."""
+        return WorkFailed(self.reason, self.detail)
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,9 @@ class Limits:
     Attributes:
       max_download_bytes: Bytes of plan and broadcast together, whether they come from the network or were kept.
       max_update_bytes: Bytes of the update.
-      max_seconds: From the assignment to the end of its work. When they are over the work is stopped, whatever its graph does. A
-        data callback that takes longer is noticed when it returns.
+      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that takes longer
+        is stopped and the assignment given back. A data callback, or a worker, that can't be stopped is left to itself, and the client
+        checks in again once it has ended.
     """
 
     max_download_bytes: Optional[int] = None
@@ -68,21 +73,48 @@ class Limits:
                 f"The update has {size} bytes; this device's limit is {self.max_update_bytes} (max_update_bytes)"
             )
 
-    def seconds_left(self, since: float, now: float) -> Optional[float]:
-        """Seconds that the work may still take, of `max_seconds` since `since`; None: any time.
+    def seconds_left(self, since: float, now: float, *, valid: Optional[float] = None) -> Optional[float]:
+        """Returns the seconds that the work may still take, or None if nothing bounds it.
+
+        Args:
+          since: When the assignment arrived, on a monotonic clock.
+          now: The present, on the same clock.
+          valid: Seconds that the assignment is valid from `since` on; None: unknown.
 
         Raises:
           LimitError: there are none left.
         """
-        if self.max_seconds is None:
+        bounds = [bound for bound in (self.max_seconds, valid) if bound is not None]
+        if not bounds:
             return None
-        left = since + self.max_seconds - now
+        left = since + min(bounds) - now
         if left <= 0:
-            raise LimitError(
-                f"The work took longer than this device's limit of {self.max_seconds:g} s (max_seconds)",
-                reason=FailureReason.CANCELLED,
-            )
+            raise self.too_long(valid=valid)
         return left
+
+    def too_long(self, *, valid: Optional[float]) -> LimitError:
+        """Returns the error for work that took longer than it may; `valid` is as in `seconds_left`."""
+        own = self.max_seconds is not None and (valid is None or self.max_seconds <= valid)
+        bound = (
+            f"this device's limit of {self.max_seconds:g} s (max_seconds)" if own else f"its assignment, {valid:g} s"
+        )
+        return LimitError(f"The work took longer than {bound}", reason=FailureReason.CANCELLED)
+
+
+def seconds_valid(assignment: Assignment, answered_at: Optional[datetime]) -> Optional[float]:
+    """Returns how long an assignment is valid from its arrival on, or None if the answer does not tell.
+
+    This device's clock is not looked at: it may be wrong.
+
+    Args:
+      assignment: The assignment.
+      answered_at: The time that the answer gave as its own.
+    """
+    seconds = assignment.seconds
+    if seconds is None and answered_at is not None:
+        until = assignment.expires_at
+        seconds = ((until if until.tzinfo else until.replace(tzinfo=timezone.utc)) - answered_at).total_seconds()
+    return bounded_wait(seconds, at_most=MAX_WAIT)
 
 
 def least_bytes(specs: tuple[Any, ...]) -> int:
@@ -109,7 +141,7 @@ class Leave:
     def refused(self) -> Optional[str]:
         """Why the device may not go on; None if it may."""
         if self.stop is not None and self.stop.is_set():
-            return "the client was told to stop"
+            return STOPPED
         if self.eligible is not None and not self.eligible():
             return "the device is not eligible now"
         return None

@@ -16,11 +16,11 @@ from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Rec
 from muster.wire.problems import ProblemError, ProblemType
 
 from .body import TensorBody
+from .failures import MAX_WAIT, bounded_wait
 from .outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds, where the coordinator does not say
 _TRIES = 6  # of one step of an assignment, each with its own quick repeats: about a minute in all
-_DETAIL = 1000  # characters of a report
 
 _OVER = frozenset(
     {
@@ -73,8 +73,8 @@ class Reporting:
 
     @property
     def report(self) -> Report:
-        """What the coordinator is told."""
-        return Report(reason=self.failure.reason, detail=self.failure.told[:_DETAIL])
+        """The message to the coordinator: reason and kind of error, and no text, which may quote data."""
+        return Report(reason=self.failure.reason, detail=self.failure.kind)
 
 
 Phase = Union[Idle, Working, Uploading, Reporting]
@@ -89,19 +89,27 @@ class Worked:
 
 @dataclass(frozen=True)
 class WorkFailed:
-    """The work gave none. `told` is the part of `detail` that may leave the device."""
+    """The work gave none.
+
+    Attributes:
+      reason: Why, as the coordinator learns it.
+      detail: Why, in full; it stays on the device.
+      kind: The kind of error, from a closed list (`muster.client.kinds`); the coordinator learns it.
+      error: The exception behind it.
+    """
 
     reason: FailureReason
     detail: str
-    told: str = ""
+    kind: str = ""
     error: Optional[Exception] = None
 
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """The coordinator could not be reached."""
+    """No coordinator answered. `retry_after`: seconds that another answer asked to wait."""
 
     detail: str
+    retry_after: Optional[float] = None
 
 
 Happening = Union[CheckinResponse, Worked, WorkFailed, Receipt, ProblemError, NoAnswer]
@@ -124,7 +132,7 @@ def step(phase: Phase, happened: Happening, *, chance: float) -> Step:
       chance: In [0, 1): spreads the pauses that the coordinator did not set.
 
     Raises:
-      ProblemError: a check-in was refused for a reason that waiting does not change.
+      ProblemError: a coordinator refused a check-in, for a reason that waiting does not change.
     """
     if isinstance(phase, Idle):
         return _after_checkin(phase, happened, chance)
@@ -144,7 +152,7 @@ def _after_checkin(phase: Idle, happened: Happening, chance: float) -> Step:
     if isinstance(happened, CheckinResponse):
         answer = happened.answer
         if isinstance(answer, Wait):
-            return Step(Idle(answer.cookie or phase.cookie), Waited(answer.reason, answer.retry_after))
+            return Step(Idle(answer.cookie or phase.cookie), Waited(answer.reason, _wait(answer.retry_after)))
         return Step(Working(phase.cookie, answer))
     if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
         raise happened
@@ -155,9 +163,9 @@ def _after_checkin(phase: Idle, happened: Happening, chance: float) -> Step:
 def _after_receipt(phase: Union[Working, Uploading, Reporting], receipt: Receipt) -> Step:
     idle = Idle(receipt.cookie or phase.cookie)
     if isinstance(phase, Uploading):
-        return Step(idle, Contributed(receipt.task, receipt.round, len(phase.body), receipt.retry_after))
+        return Step(idle, Contributed(receipt.task, receipt.round, len(phase.body), _wait(receipt.retry_after)))
     if isinstance(phase, Reporting):
-        return replace(_give_up(phase, phase.failure, receipt.retry_after), phase=idle)
+        return replace(_give_up(phase, phase.failure, _wait(receipt.retry_after)), phase=idle)
     raise AssertionError(f"a receipt in phase {type(phase).__name__}")
 
 
@@ -169,10 +177,10 @@ def _after_trouble(phase: Union[Working, Uploading], happened: Happening, chance
         )
     if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
         reason = FailureReason.PLAN_REFUSED if isinstance(phase, Working) else FailureReason.COMPUTATION
-        return Step(Reporting(phase.cookie, assignment, WorkFailed(reason, happened.detail, told=happened.detail)))
+        failure = WorkFailed(reason, happened.detail, kind=happened.type.value)
+        return Step(Reporting(phase.cookie, assignment, failure))
     if phase.tries + 1 >= _TRIES:
-        text = _text(happened)
-        return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, text, told=text)))
+        return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, _text(happened))))
     pause = _pause(_retry_after(happened), phase.tries, chance)
     outcome = Unreached(_text(happened), pause, assignment.task, assignment.round)
     return Step(replace(phase, tries=phase.tries + 1), outcome)
@@ -187,7 +195,14 @@ def _give_up(phase: Reporting, failure: WorkFailed, retry_after: float) -> Step:
 
 
 def _retry_after(happened: Happening) -> Optional[float]:
-    return happened.retry_after if isinstance(happened, ProblemError) else None
+    if not isinstance(happened, (ProblemError, NoAnswer)):
+        return None
+    return bounded_wait(happened.retry_after, at_most=MAX_WAIT)
+
+
+def _wait(seconds: float) -> float:
+    """Seconds until the next check-in, as an answer has them, within bounds."""
+    return bounded_wait(seconds, at_most=MAX_WAIT) or 0.0
 
 
 def _text(happened: Happening) -> str:

@@ -9,28 +9,36 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 import requests
 
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
-from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.problems import ProblemError
 from muster.wire.signatures import need_cryptography, parse_signers
 
 from . import machine
 from .body import TensorBody
 from .direct import DirectSender
-from .limits import INELIGIBLE_PAUSE, Leave, LimitError, Limits
-from .local_data import DataCallback, WorkContext, bind, not_finite
-from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Worked, WorkFailed, Working
-from .outcomes import Assigned, Computed, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
+from .failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from .identity import check_client_id, check_population
+from .interruptible import CallStoppedError
+from .limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
+from .local_data import DataCallback, bind
+from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Working
+from .outcomes import Assigned, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
 from .plans import PlanStore, RuntimeFactory, tensorflow_runtime
-from .transport import Transport, UnreachableError
+from .transport import Transport
+from .work import AssignmentWork, Validity
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_HURRY = 0.5  # seconds that the report of an interrupted client may take to connect, and to be answered
+_ENCODING_REFUSED = 415
 
 
 class MusterClient:
@@ -41,8 +49,9 @@ class MusterClient:
     Args:
       url: The coordinator's address, or a transport to it.
       population: The population to check in to.
-      data: Gives the client's data, in a form that `muster.runtime.Runtime.work` takes, anew for each assignment:
-        `data()` or `data(context)` with a `WorkContext`.
+      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` takes, anew for each assignment:
+        `data()` or `data(context)` with a `WorkContext`. It is called in a thread that belongs to the thread which calls `run`, so that
+        an interrupt need not wait for it: open a database's connection inside it.
       client_id: Who this client is; the coordinator takes one contribution a round from it. None: a fresh random name.
         It counts only where the coordinator knows clients by nothing better.
       token: What shows the coordinator who this client is, where it wants to know: an enrolment or OpenID Connect token,
@@ -59,7 +68,7 @@ class MusterClient:
 
     Raises:
       ProblemError: `invalid_request`, if `url` is none.
-      ValueError: `trusted_signers` holds something that is no key.
+      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds something that is no key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
       TypeError: `data` is no function of at most one argument.
     """
@@ -83,19 +92,20 @@ class MusterClient:
         signers = parse_signers(trusted_signers)
         if signers:
             need_cryptography()
-        self.population = population
+        self.population = check_population(population)
         # Without a name of its own, a client whose check-in is repeated would count as two.
-        self.client_id = client_id or secrets.token_hex(16)
+        self.client_id = secrets.token_hex(16) if client_id is None else check_client_id(client_id)
         self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
         self._token = token
-        self._data = bind(data)
+        bound = bind(data)
         self._plans = PlanStore(
             self._transport,
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
             trusted_signers=signers,
         )
-        self._limits = limits or Limits()
+        self._work = AssignmentWork(self._plans, bound, limits or Limits(), self._tell)
+        self._validity = Validity(0.0)
         self._eligible = eligible
         self._on_event = on_event
         self._phase: machine.Phase = Idle()
@@ -113,40 +123,54 @@ class MusterClient:
         """Closes the connections."""
         self._transport.close()
 
+    @property
+    def working(self) -> bool:
+        """Whether a data callback or a plan's work is running still that this client has stopped waiting for."""
+        return self._work.running
+
     def run_once(self, *, stop: Optional[threading.Event] = None) -> Outcome:
-        """One turn: a check-in and all that it leads to, or what is left of a turn that was interrupted by an outage.
+        """Takes one turn: a check-in and all that it leads to, or what is left of a turn that was interrupted by an outage.
 
         Waits for nothing but answers and the computation; the outcome says when the next turn is due.
 
         Args:
-          stop: When set, ends the turn after the phase under way; an assignment is then given back.
+          stop: When set, ends the data callback and the work at once, and any other phase when it is done. The assignment is then
+            given back.
 
         Raises:
-          ProblemError: the check-in was refused for a reason that waiting does not change, or TensorFlow is missing.
+          ProblemError: a coordinator refused the check-in for a reason that waiting does not change.
+          ConfigurationError: this machine's settings of proxies or certificates keep requests from being sent.
+          SetupError: TensorFlow is missing.
           KeyboardInterrupt: passed on, after the assignment was given back.
         """
         leave = Leave(self._eligible, stop)
+        if isinstance(self._phase, Idle) and self._work.running:
+            outcome = Ineligible("The work of an earlier assignment has not ended yet", BUSY_PAUSE)
+            self._tell(outcome)
+            return outcome
         try:
             while True:
                 refused = leave.refused()
                 if refused is not None and not isinstance(self._phase, Reporting):
                     return self._break_off(refused)
-                moved = machine.step(self._phase, self._act(), chance=random.random())  # noqa: S311
+                moved = machine.step(self._phase, self._act(stop), chance=random.random())  # noqa: S311
                 self._phase = moved.phase
                 if not isinstance(moved.phase, Uploading):
                     self._end_sending()
                 if moved.outcome is not None:
                     self._tell(moved.outcome)
                     return moved.outcome
+        except CallStoppedError:
+            return self._break_off(STOPPED)
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(FailureReason.CANCELLED)
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
             raise
 
     def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
-        """Turn after turn, waiting between them as long as the coordinator says.
+        """Takes turn after turn, waiting between them as long as the coordinator says.
 
         Args:
-          stop: Ends the run when set: a wait at once, a turn after the phase under way.
+          stop: Ends the run when set: a wait at once, a turn as `run_once` says.
           rounds: Ends the run after so many contributions; None: never.
 
         Raises:
@@ -154,104 +178,75 @@ class MusterClient:
         """
         stop = threading.Event() if stop is None else stop
         counts: Counter[type[Outcome]] = Counter()
-        while not stop.is_set():
-            outcome = self.run_once(stop=stop)
-            counts[type(outcome)] += 1
-            if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
-                break
+        try:
+            while not stop.is_set():
+                outcome = self.run_once(stop=stop)
+                counts[type(outcome)] += 1
+                if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
+                    break
+        except (KeyboardInterrupt, SystemExit):
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)  # of an outage that was waited out
+            raise
         if stop.is_set():
-            self._give_back(FailureReason.CANCELLED)
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
         return Summary(contributed=counts[Contributed], missed=counts[Missed], failed=counts[Failed])
 
-    def _act(self) -> Happening:
+    def _act(self, stop: Optional[threading.Event]) -> Happening:
         """Does what the phase asks for."""
         phase = self._phase
         try:
             if isinstance(phase, Idle):
                 return self._check_in(phase.cookie)
             if isinstance(phase, Working):
-                return self._work(phase.assignment)
+                return self._do_work(phase.assignment, stop)
             if isinstance(phase, Uploading):
                 return self._upload(phase.assignment, phase.body)
             return self._report(phase.assignment, phase.report)
+        except ConfigurationError:
+            raise
         except UnreachableError as error:
-            return NoAnswer(str(error))
+            return NoAnswer(f"{error}. {error.fix}" if error.fix else str(error), error.retry_after)
         except ProblemError as problem:
             return problem
 
     def _check_in(self, cookie: Optional[str]) -> CheckinResponse:
         request = CheckinRequest(client=self.client_id, cookie=cookie)
+        dates: list[Optional[datetime]] = []
         response = self._transport.call(
             "POST",
             f"/v1/populations/{self.population}:checkin",
             message=request,
             answer=CheckinResponse,
             token=self._token() if callable(self._token) else self._token,
+            on_date=dates.append,
         )
         if isinstance(response.answer, Assignment):
             answer = response.answer
+            self._validity = Validity(time.monotonic(), seconds_valid(answer, dates[-1]))
             self._tell(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
         return response
 
-    def _work(self, assignment: Assignment) -> Happening:
+    def _do_work(self, assignment: Assignment, stop: Optional[threading.Event]) -> Happening:
         try:
-            return self._limited(assignment)
-        except LimitError as error:
-            return error.failure
-
-    def _limited(self, assignment: Assignment) -> Happening:
-        """The work. Raises `LimitError`, where it goes over a limit."""
-        started = time.monotonic()
-        self._limits.check_download(assignment)
-        try:
-            plan, worker = self._plans.get(assignment.plan, check=self._limits.check_plan)
+            return self._work.do(assignment, self._validity, stop=stop)
         except ImportError as error:
             self._give_back(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
             raise SetupError(detail) from error
-        broadcast = self._plans.broadcast(assignment)
-        context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
-        try:
-            data = self._data(context)
-        except Exception as error:  # noqa: BLE001  it is the owner's code: whatever it raises is reported, and the loop goes on
-            return _failure(FailureReason.DATA, "The data callback", error)
-        left = self._limits.seconds_left(started, time.monotonic())
-        try:
-            update = worker.work(data, broadcast) if left is None else worker.work(data, broadcast, seconds=left)
-        except ProblemError as problem:
-            self._limits.seconds_left(started, time.monotonic())
-            return WorkFailed(_judge(problem), problem.detail, told=problem.detail, error=problem)
-        except Exception as error:  # noqa: BLE001  reading the data, which is the owner's code too, happens in here
-            return _failure(FailureReason.DATA, "Reading the data", error)
-        return self._checked(assignment, update, started)
-
-    def _checked(self, assignment: Assignment, update: dict[str, Any], started: float) -> Happening:
-        self._limits.seconds_left(started, time.monotonic())
-        name = None if assignment.allow_non_finite else not_finite(update)
-        if name is not None:
-            detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"
-            return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
-        body = TensorBody(update)
-        if len(body) > assignment.max_update_bytes:
-            detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
-            return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
-        self._limits.check_update(len(body))
-        self._tell(Computed(assignment.task, assignment.round, len(body), time.monotonic() - started))
-        return Worked(body)
 
     def _upload(self, assignment: Assignment, body: TensorBody) -> Receipt:
         if assignment.direct_above is not None and len(body) > assignment.direct_above:
-            # Kept over repeats of this phase, which then go on where the last one broke off.
+            # Reused over repeats of this phase, which then resume where the last one broke off.
             if self._sender is None or self._sender.token != assignment.token:
                 self._sender = self._direct(assignment, body)
             if self._sender.send():
                 return self._report(assignment, Report(outcome="uploaded"))
+        encoded = body.encoded(assignment.update_encodings)
         try:
-            encoded = body.encoded(assignment.update_encodings)
             return self._transport.upload("/v1/updates", encoded, answer=Receipt, token=assignment.token)
-        except ProblemError as problem:
-            # Something on the way, or an older instance, takes no such thing after all.
-            if problem.type is not ProblemType.ENCODING_NOT_SUPPORTED:
+        except (ProblemError, ForeignAnswerError) as error:
+            # Something on the way, or an older instance, takes no encoded body after all.
+            if error.status != _ENCODING_REFUSED or encoded.encoding is None:
                 raise
         return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
 
@@ -261,20 +256,33 @@ class MusterClient:
 
         return DirectSender(self._transport, assignment, body, tell=tell)
 
-    def _end_sending(self) -> None:
+    def _end_sending(self, *, seconds: Optional[float] = None) -> None:
         sender, self._sender = self._sender, None
         if sender is not None:
-            sender.abandon()
+            sender.abandon(seconds=seconds)
 
-    def _report(self, assignment: Assignment, report: Report, *, attempts: Optional[int] = None) -> Receipt:
+    def _report(
+        self,
+        assignment: Assignment,
+        report: Report,
+        *,
+        attempts: Optional[int] = None,
+        seconds: Optional[float] = None,
+    ) -> Receipt:
         return self._transport.call(
-            "POST", "/v1/updates:report", message=report, answer=Receipt, token=assignment.token, attempts=attempts
+            "POST",
+            "/v1/updates:report",
+            message=report,
+            answer=Receipt,
+            token=assignment.token,
+            attempts=attempts,
+            seconds=seconds,
         )
 
     def _break_off(self, why: str) -> Ineligible:
         """Ends the turn between two phases."""
         phase = self._phase
-        self._give_back(FailureReason.CANCELLED)
+        self._give_back(FailureReason.CANCELLED, seconds=_HURRY if why == STOPPED else None)
         if isinstance(phase, (Working, Uploading)):
             task, number = phase.assignment.task, phase.assignment.round
             outcome = Ineligible(f"{why}; the assignment was given back", INELIGIBLE_PAUSE, task, number)
@@ -283,13 +291,18 @@ class MusterClient:
         self._tell(outcome)
         return outcome
 
-    def _give_back(self, reason: FailureReason) -> None:
-        """Hands an assignment back on the way out, in one attempt: it would run out by itself."""
+    def _give_back(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
+        """Reports an assignment as failed on the way out, in one attempt: it would expire by itself.
+
+        Args:
+          reason: Why.
+          seconds: Longest time for the connection and longest silence; None: the transport's own.
+        """
         phase, self._phase = self._phase, Idle(self._phase.cookie)
-        self._end_sending()
         if isinstance(phase, (Working, Uploading, Reporting)):
             with contextlib.suppress(ProblemError, UnreachableError):
-                self._report(phase.assignment, Report(reason=reason), attempts=1)
+                self._report(phase.assignment, Report(reason=reason), attempts=1, seconds=seconds)
+        self._end_sending(seconds=seconds)
 
     def _tell(self, event: Event) -> None:
         if self._on_event is not None:
@@ -298,16 +311,3 @@ class MusterClient:
 
 class SetupError(RuntimeError):
     """This installation can't do the work at all; the text says what to install."""
-
-
-def _failure(reason: FailureReason, what: str, error: Exception) -> WorkFailed:
-    name = type(error).__name__
-    # The coordinator learns the error's kind alone: its text may quote the data.
-    return WorkFailed(reason, f"{what} failed: {name}: {error}", told=f"{what} failed: {name}", error=error)
-
-
-_REASONS = {ProblemType.PLAN_INVALID: FailureReason.PLAN_REFUSED, ProblemType.INVALID_REQUEST: FailureReason.DATA}
-
-
-def _judge(problem: ProblemError) -> FailureReason:
-    return _REASONS.get(problem.type, FailureReason.COMPUTATION)

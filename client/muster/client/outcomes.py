@@ -59,7 +59,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Unreached:
-    """The coordinator did not answer. The client goes on where it was, after `retry_after` seconds.
+    """No coordinator answered, or something else did. The client resumes where it was, after `retry_after` seconds.
 
     `task` and `round` are those of the assignment that it holds, if it does.
     """

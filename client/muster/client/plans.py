@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
@@ -20,14 +21,30 @@ from .transport import Transport
 
 _KEPT = 2  # plans whose graphs stay loaded
 
+T = TypeVar("T")
+
 
 class Worker(Protocol):
     """What runs a plan's `work`: `muster.runtime.Runtime`, or what a test or a load generator puts in its place."""
 
-    def work(self, data: Any, broadcast: dict[str, Array], *, seconds: Optional[float] = None) -> dict[str, Array]:
-        """`(D, B) -> U`: the update, as the plan's manifest declares it; given up after `seconds`, where they are given.
+    def work(
+        self,
+        data: Any,
+        broadcast: dict[str, Array],
+        *,
+        seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
+    ) -> dict[str, Array]:
+        """`(D, B) -> U`: the update, as the plan's manifest declares it.
 
-        A client without `Limits.max_seconds` gives none, so that a worker need not take them.
+        A worker may leave `seconds` and `stop` out of its signature: it is called with what it takes. The client stops waiting for
+        a worker that heeds neither, and starts no other work until it has ended.
+
+        Args:
+          data: What the data callback returned.
+          broadcast: The round's broadcast.
+          seconds: What is left of the assignment and of `Limits.max_seconds`; the work ends after that. None: no limit.
+          stop: Ends the work when set.
         """
 
 
@@ -73,7 +90,7 @@ class PlanStore:
         """
         found = self._kept.get(download.sha256)
         if found is None:
-            plan = self._read(download.sha256) or self._fetch(download)
+            plan = self._read(download.sha256) or _fetched(lambda: self._fetch(download))
             check(plan.manifest)
             found = self._kept[download.sha256] = (plan, self._make(plan))
             if len(self._kept) > _KEPT:
@@ -92,14 +109,18 @@ class PlanStore:
         what = f"The broadcast of round {assignment.round} of task {assignment.task}"
         data = self._cache.get(announced.sha256, BROADCAST)
         if data is None or not _is(data, announced):
-            data = self._transport.download(announced.url, limit=announced.size)
-            if not _is(data, announced):
-                raise ProblemError(ProblemType.PLAN_INVALID, f"{what} does not have the hash that the assignment names")
+            data = _fetched(lambda: self._download(announced, what))
             self._cache.put(announced.sha256, BROADCAST, data)
         try:
             return decode(data)
         except TensorsError as error:
             raise ProblemError(ProblemType.PLAN_INVALID, f"{what} can't be read: {error}") from error
+
+    def _download(self, announced: Download, what: str) -> bytes:
+        data = self._transport.download(announced.url, limit=announced.size)
+        if not _is(data, announced):
+            raise ProblemError(ProblemType.PLAN_INVALID, f"{what} does not have the hash that the assignment names")
+        return data
 
     def _fetch(self, download: Download) -> Plan:
         # A signature may have been added since the size was read; it is no part of what the hash vouches for.
@@ -118,6 +139,19 @@ class PlanStore:
                 plan.check_signed(self._trusted)
                 return plan
         return None
+
+
+def _fetched(fetch: Callable[[], T]) -> T:
+    """Returns what `fetch` returns; calls it once more if the file is another one than announced.
+
+    Something between may have answered from a cache of its own.
+    """
+    try:
+        return fetch()
+    except ProblemError as problem:
+        if problem.type not in (ProblemType.PLAN_INVALID, ProblemType.TOO_LARGE):
+            raise
+    return fetch()
 
 
 def _is(data: bytes, announced: Download) -> bool:

@@ -10,6 +10,7 @@ import logging
 import random
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, cast
@@ -25,7 +26,8 @@ from muster.wire.problems import ProblemError, ProblemType
 
 from .body import Body
 from .downloads import PROGRESS, Receiving
-from .failures import UnreachableError, reaching, refusal
+from .failures import UnreachableError, date_of, host_of, not_ours, reaching, refusal, without_credentials
+from .sessions import new_session, proxies_for, proxy_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,7 +76,7 @@ class Transport:
 
     Args:
       url: The coordinator's address, such as `https://muster.example`; may have a path.
-      session: What to send with: proxies, certificates, authentication of the deployment. A fresh one if None.
+      session: What to send with: proxies, certificates, authentication of the deployment. One of `new_session` if None.
       token: Sent to the coordinator as `Authorization: Bearer` with each request that has no token of its own.
       connect_seconds: Longest time for a connection, and for each piece of a body to leave.
       read_seconds: Longest silence of the coordinator.
@@ -96,11 +98,11 @@ class Transport:
         attempts: int = 5,
         patience: float = 10.0,
     ) -> None:
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        if not _is_address(url):
             detail = f"{url!r} is no coordinator's address; it looks like http://127.0.0.1:8080"
             raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         self.url = url.rstrip("/")
-        self._session = requests.Session() if session is None else session
+        self._session = new_session() if session is None else session
         self._token = token
         self._timeouts = (connect_seconds, read_seconds)
         self._attempts = attempts
@@ -128,23 +130,43 @@ class Transport:
         token: Optional[str] = None,
         params: Optional[Mapping[str, Union[str, int]]] = None,
         attempts: Optional[int] = None,
+        seconds: Optional[float] = None,
+        on_date: Callable[[Optional[datetime]], None] = lambda _: None,
     ) -> M:
         """Sends a message and reads the answer.
 
+        Args:
+          method: The HTTP method.
+          path: The path at the coordinator.
+          answer: The answer's type.
+          message: The body.
+          token: In place of the transport's own.
+          params: The query.
+          attempts: In place of the transport's own.
+          seconds: Longest time for a connection, and longest silence, in place of the transport's own.
+          on_date: Receives the time that the answer gives as its own, None if it gives none.
+
         Raises:
-          ProblemError: what the coordinator answered; `internal`, if it was no answer of a coordinator.
-          UnreachableError: no attempt got an answer.
+          ProblemError: the coordinator refused.
+          UnreachableError: no attempt got an answer of a coordinator; `ForeignAnswerError`, if something else answered.
         """
         body = None if message is None else message.encode()
+
+        def read(response: requests.Response) -> M:
+            found = self._message(response, answer)
+            on_date(date_of(response.headers))
+            return found
+
         return self._send(
             method,
             path,
-            lambda response: self._message(response, answer),
+            read,
             body=body,
             content_type=_JSON if body else None,
             token=token,
             params=params,
             attempts=attempts,
+            seconds=seconds,
         )
 
     def upload(self, path: str, body: Union[Body, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
@@ -176,7 +198,7 @@ class Transport:
         Raises:
           ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they are not as they are said to
             be encoded.
-          UnreachableError: as `call`.
+          UnreachableError: as `call`; `ForeignAnswerError` also for a page or a message in place of the file.
         """
         receiving = Receiving(url, limit=limit)
         while True:
@@ -196,6 +218,7 @@ class Transport:
         *,
         headers: Mapping[str, str],
         body: Union[Sized, Iterable[memoryview], None] = None,
+        seconds: Optional[float] = None,
     ) -> Answer:
         """One request to another service, without the session's credentials, and in one attempt: whatever it answers.
 
@@ -204,13 +227,13 @@ class Transport:
           url: An absolute address. It may be a secret, so no error quotes it.
           headers: All of the headers that matter.
           body: Has a length, and gives pieces.
+          seconds: As in `call`.
 
         Raises:
           UnreachableError: there was no answer.
         """
-        place = urlsplit(url)
         with (
-            reaching(f"{place.scheme}://{place.netloc}", what="store", quote=False),
+            reaching(host_of(url), what="store", quote=False, proxy_of=lambda: proxy_of(self._session, url)),
             self._session.request(
                 method,
                 url,
@@ -218,7 +241,8 @@ class Transport:
                 # None takes out what the session would add.
                 headers={"User-Agent": _AGENT, "Authorization": None, "Content-Type": None, **headers},
                 auth=_Bearer(None),
-                timeout=self._timeouts,
+                timeout=self._timeouts if seconds is None else seconds,
+                proxies=proxies_for(url),
                 stream=True,
                 allow_redirects=False,
             ) as response,
@@ -247,6 +271,7 @@ class Transport:
         token: Optional[str] = None,
         params: Optional[Mapping[str, Union[str, int]]] = None,
         attempts: Optional[int] = None,
+        seconds: Optional[float] = None,
         headers: Callable[[], Mapping[str, str]] = dict,
     ) -> T:
         elsewhere = urlsplit(path).scheme in ("http", "https")
@@ -259,9 +284,12 @@ class Transport:
             # Cloud Run takes the signature off what it finds in Authorization, unless it finds this one.
             common["X-Serverless-Authorization"] = f"Bearer {bearer}"
 
+        def through() -> Optional[str]:
+            return proxy_of(self._session, url)
+
         def once() -> T:
             with (
-                reaching(self.url),
+                reaching(without_credentials(self.url), proxy_of=through),
                 self._session.request(
                     method,
                     url,
@@ -269,25 +297,28 @@ class Transport:
                     params=params,
                     headers={**common, **headers()},
                     auth=_Bearer(bearer),
-                    timeout=self._timeouts,
+                    timeout=self._timeouts if seconds is None else seconds,
+                    proxies=proxies_for(url),
                     stream=True,
                     allow_redirects=False,
                 ) as response,
             ):
                 if response.status_code >= 300:  # noqa: PLR2004
-                    raise refusal(response)
+                    raise refusal(response, proxy=through(), sent=0 if body is None else len(body))
                 return read(response)
 
         return self.repeat(once, attempts=attempts)
 
     def _again(self, error: Exception) -> Union[bool, float]:
-        """Whether to send a request again after `error`, or after how many seconds."""
+        """Returns whether to send a request again after `error`, or after how many seconds."""
         if isinstance(error, UnreachableError):
-            return error.again
-        if not isinstance(error, ProblemError):
+            wanted = error.again
+        elif isinstance(error, ProblemError):
+            wanted = error.type in _REPEATED or error.retry_after is not None
+        else:
             return False
-        if error.retry_after is None:
-            return error.type in _REPEATED
+        if not wanted or error.retry_after is None:
+            return wanted
         if not _WAITS_AS_TOLD or error.retry_after > self._patience:
             return False
         # Up to a quarter more, so that clients which were sent away together do not come back together.
@@ -296,6 +327,21 @@ class Transport:
     def _message(self, response: requests.Response, kind: type[M]) -> M:
         content_type = response.headers.get("Content-Type", "")
         if not content_type.startswith(_JSON):
-            detail = f"{response.url} answered {content_type or 'without a content type'}, which no coordinator does: check the address"
-            raise ProblemError(ProblemType.INTERNAL, detail)
-        return kind.decode(response.content)
+            raise not_ours(response, f"a message is {_JSON}", proxy=proxy_of(self._session, response.url))
+        try:
+            return kind.decode(response.content)
+        except ProblemError as error:
+            raise not_ours(response, "its fields are others", proxy=proxy_of(self._session, response.url)) from error
+
+
+def _is_address(url: str) -> bool:
+    """Returns whether requests can be sent to `url`."""
+    try:
+        place = urlsplit(url)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            return False
+        place.hostname.encode("idna")
+        requests.Request("GET", url).prepare()
+    except (ValueError, UnicodeError):  # requests' InvalidURL is a ValueError; a port may be none
+        return False
+    return True

@@ -87,6 +87,11 @@ SLOTS = (
     _logs("client-api"),
 )
 TENSORFLOW = ("this machine's Python: `pip install 'muster-fl[tensorflow]'`",)
+_BY_STATUS = {
+    401: ProblemType.UNAUTHENTICATED,
+    403: ProblemType.FORBIDDEN,
+    404: ProblemType.NOT_FOUND,
+}
 _WAITS = {
     WaitReason.NO_TASK: "client_api knows of no task of this population",
     WaitReason.ROUND_FULL: "client_api says that every slot is taken, though this test's clients are the only ones",
@@ -102,6 +107,11 @@ def of_problem(error: ProblemError, hints: Hints) -> tuple[str, ...]:
     if error.type is ProblemType.UNAVAILABLE:
         return ("whether the stores answer: the database and the buckets, their roles, and the region's status page",)
     return hints.get(error.type, ())
+
+
+def of_status(status: int, hints: Hints) -> tuple[str, ...]:
+    """Returns what to check after an answer that no coordinator wrote, such as one of Google's front end before it."""
+    return hints.get(_BY_STATUS.get(status, ProblemType.INTERNAL), ()) or UNREACHABLE
 
 
 def of_wait(reason: WaitReason) -> str:

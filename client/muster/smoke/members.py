@@ -71,9 +71,10 @@ class Noting(Transport):
         *,
         headers: Mapping[str, str],
         body: Union[Sized, Iterable[memoryview], None] = None,
+        seconds: Optional[float] = None,
     ) -> Answer:
         """As `Transport.exchange`."""
-        self.store = super().exchange(method, url, headers=headers, body=body)
+        self.store = super().exchange(method, url, headers=headers, body=body, seconds=seconds)
         return self.store
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable, Optional
 
-from muster.client import UnreachableError
+from muster.client import ForeignAnswerError, UnreachableError
 from muster.wire.problems import ProblemError
 
 from . import advice
@@ -117,6 +117,8 @@ class Checklist:
             end(False, error.reason, error.look_at)
         except ProblemError as error:
             end(False, str(error), advice.of_problem(error, hints or {}))
+        except ForeignAnswerError as error:
+            end(False, str(error), advice.of_status(error.status, hints or {}))
         except UnreachableError as error:
             end(False, str(error), advice.UNREACHABLE, unreachable=True)
         else:

@@ -1,0 +1,141 @@
+"""The events of a client as lines with times, or as JSON. Says once what stays as it is, and then rarely."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Optional
+
+from .options import size, write_json
+
+if TYPE_CHECKING:
+    from muster.client import Event
+
+_REPEATED = 600.0  # seconds from one line to the next that says the same
+
+
+class ClientLog:
+    """Writes the events of one client to stdout.
+
+    Args:
+      population: The population that it checks in to.
+      quiet_errors: Whether errors are named by their kind alone.
+      clock: Returns seconds, monotonic.
+    """
+
+    def __init__(
+        self, population: str, *, quiet_errors: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._population = population
+        self._quiet = quiet_errors
+        self._clock = clock
+        self._answered = False  # by a coordinator, ever
+        self._gave_back: Optional[str] = None  # why, since the last contribution
+        self._kind: Optional[type[Event]] = None  # of the last event
+        self._written: dict[str, float] = {}  # since the kind changed: when a line about something was written
+
+    def write(self, event: Event) -> None:
+        """Writes an event, unless it says what the last lines said."""
+        text, about = self._text_of(event), self._about(event)
+        if type(event) is not self._kind:
+            self._kind, self._written = type(event), {}
+        if about is None:
+            self.line(text)
+            return
+        now = self._clock()
+        if now - self._written.get(about, now - _REPEATED) >= _REPEATED:
+            self._written[about] = now
+            self.line(f"{text} (repeated every {_REPEATED / 60:.0f} minutes while it stays so)")
+
+    @staticmethod
+    def line(text: str) -> None:
+        """Writes a line with the time."""
+        sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+        sys.stdout.flush()
+
+    def _about(self, event: Event) -> Optional[str]:
+        """What an event is about that may come again and again; None for any other event."""
+        from muster.client import Ineligible, Unreached, Waited
+
+        if isinstance(event, Waited):
+            return f"{event.reason.value} {self._gave_back}"
+        if isinstance(event, (Unreached, Ineligible)):
+            return event.detail
+        return None
+
+    def _text_of(self, event: Event) -> str:
+        from muster.client import Contributed, Failed, Unreached, Waited
+
+        first = not self._answered and isinstance(event, Unreached)
+        self._answered = self._answered or not isinstance(event, Unreached)
+        if isinstance(event, Failed):
+            self._gave_back = event.reason.value
+        if isinstance(event, Contributed):
+            self._gave_back = None
+        if isinstance(event, Waited):
+            return f"{self._why(event.reason.value)}; next check-in in {event.retry_after:.1f} s"
+        text = describe(event, quiet_errors=self._quiet)
+        return f"Warning: no coordinator has answered yet. {text}" if first else text
+
+    def _why(self, reason: str) -> str:
+        """Why there is no work, with what it is due to."""
+        more = {
+            "no_task": f": population {self._population!r} has no task; check the name, or wait for an operator to create one",
+            "round_full": ": every slot of the open round is taken",
+            "between_rounds": ": the next round has not opened yet",
+            "already_in": ": this client has contributed to the open round",
+            "task_paused": ": an operator has paused the task",
+            "too_soon": ": the task wants more time between two contributions of one client",
+        }.get(reason, "")
+        if reason == "already_in" and self._gave_back is not None:
+            more = f": this client gave its assignment of the open round back ({self._gave_back}), and waits for the next round"
+        return f"no work ({reason}){more}"
+
+
+def describe(event: Event, *, quiet_errors: bool = False) -> str:
+    """Returns an event as a line."""
+    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Sending, Waited
+
+    if isinstance(event, Waited):
+        return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
+    if isinstance(event, (Assigned, Computed, Sending, Contributed, Missed, Failed)):
+        return f"{event.task} round {event.round}: {_progress(event, quiet_errors=quiet_errors)}"
+    return f"{event.detail}; again in {event.retry_after:.1f} s"
+
+
+def _progress(event: Any, *, quiet_errors: bool) -> str:
+    from muster.client import Assigned, Computed, Contributed, Missed, Sending
+
+    if isinstance(event, Assigned):
+        return f"assigned{'; its secure sums are summed in the clear, not securely' if event.sums_in_the_clear else ''}"
+    if isinstance(event, Computed):
+        return f"computed {size(event.update_bytes)} in {event.seconds:.2f} s"
+    if isinstance(event, Sending):
+        return f"sent {size(event.sent)} of {size(event.update_bytes)}"
+    if isinstance(event, Contributed):
+        return "accepted"
+    if isinstance(event, Missed):
+        return f"missed: {event.detail}"
+    return f"failed ({event.reason.value}): {_detail_of(event, quiet_errors=quiet_errors)}"
+
+
+def _detail_of(failed: Any, *, quiet_errors: bool) -> str:
+    from muster.client.kinds import kind_of
+
+    return kind_of(failed.error) if quiet_errors and failed.error is not None else str(failed.detail)
+
+
+def write_event(event: Event, *, quiet_errors: bool = False) -> None:
+    """Writes an event as JSON on one line, with the time (`at`, in seconds since 1970)."""
+    from muster.client import Failed
+    from muster.client.kinds import kind_of
+
+    fields = {name: _plain(value) for name, value in vars(event).items()}
+    if isinstance(event, Failed) and quiet_errors and event.error is not None:
+        fields["detail"] = fields["error"] = kind_of(event.error)
+    write_json({"event": type(event).__name__, "at": round(time.time(), 3), **fields})
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

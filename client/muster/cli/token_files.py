@@ -1,0 +1,58 @@
+"""A client's token in a file: read anew for each check-in, with a warning where others may read it too."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Callable, Optional
+
+from .failures import LoadingError
+
+
+def token_reader(path: Path) -> Callable[[], str]:
+    """Returns a function that reads the token. Reads it once here, so that a wrong path shows before anything else happens.
+
+    Raises:
+      LoadingError: the file holds no token.
+      OSError: it can't be read.
+    """
+
+    def read() -> str:
+        return checked_token(path.read_text(errors="replace"), where=str(path))
+
+    read()
+    warning = exposure_of(path)
+    if warning is not None:
+        sys.stderr.write(f"Warning: {warning}\n")
+    return read
+
+
+def checked_token(text: str, *, where: str) -> str:
+    """Returns a token without the space around it.
+
+    Args:
+      text: What was given.
+      where: Where it comes from, for the error.
+
+    Raises:
+      LoadingError: it can't be sent in a header.
+    """
+    line = text.strip()
+    if len(line.split()) != 1 or not line.isprintable() or not line.isascii():
+        raise LoadingError(f"{where} holds no token: it should be one line of ASCII without spaces")
+    return line
+
+
+def exposure_of(path: Path) -> Optional[str]:
+    """Returns who else may read or replace a token's file, and the fix; None where none may, or the system has no such modes."""
+    if not hasattr(os, "geteuid"):
+        return None
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"{path} holds a token and belongs to another user, who can read and replace it; make a file of your own"
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = stat.filemode(status.st_mode)
+        return f"{path} holds a token and is open to other users of this machine ({mode}); run `chmod 600 {path}`"
+    return None

@@ -1,0 +1,165 @@
+"""The work of one assignment: fetches plan and broadcast, calls the data callback, runs the plan, checks the update."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Optional
+
+from muster.wire.messages import Assignment, FailureReason
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import Array
+
+from . import interruptible
+from .body import TensorBody
+from .interruptible import CallStoppedError, CallTimeoutError
+from .kinds import kind_of
+from .limits import LimitError, Limits
+from .local_data import WorkContext, not_finite
+from .machine import Happening, Worked, WorkFailed
+from .outcomes import Computed
+from .plans import PlanStore, Worker
+
+_SLACK = 1.0  # seconds that work may take beyond its time, to end by itself
+
+
+@dataclass(frozen=True)
+class Validity:
+    """When an assignment arrived, on a monotonic clock, and for how many seconds it is valid; None: unknown."""
+
+    since: float
+    seconds: Optional[float] = None
+
+
+class _DataError(Exception):
+    """The data callback raised the error that this one was raised from."""
+
+
+class AssignmentWork:
+    """Does the work of assignments, within the device's limits and the assignment's validity.
+
+    Args:
+      plans: Where plans, workers and broadcasts come from.
+      data: Returns the client's data for a context.
+      limits: The device's limits.
+      tell: Receives `Computed`.
+    """
+
+    def __init__(
+        self,
+        plans: PlanStore,
+        data: Callable[[WorkContext], Any],
+        limits: Limits,
+        tell: Callable[[Computed], None],
+    ) -> None:
+        self._plans = plans
+        self._data = data
+        self._limits = limits
+        self._tell = tell
+        self._call: Optional[interruptible.Call[dict[str, Array]]] = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a data callback or a plan's work is running still that the client stopped waiting for."""
+        return self._call is not None and self._call.running
+
+    def do(self, assignment: Assignment, validity: Validity, *, stop: Optional[threading.Event]) -> Happening:
+        """Returns the update, or why there is none.
+
+        Args:
+          assignment: The assignment.
+          validity: Its time.
+          stop: Ends the work when set.
+
+        Raises:
+          ProblemError: the coordinator refused, or the plan is not valid.
+          UnreachableError: a download got no answer of a coordinator.
+          ImportError: the worker's libraries are not installed.
+          CallStoppedError: `stop` was set.
+        """
+        try:
+            return self._limited(assignment, validity, stop)
+        except LimitError as error:
+            return error.failure
+
+    def _limited(self, assignment: Assignment, validity: Validity, stop: Optional[threading.Event]) -> Happening:
+        self._limits.check_download(assignment)
+        plan, worker = self._plans.get(assignment.plan, check=self._limits.check_plan)
+        broadcast = self._plans.broadcast(assignment)
+        context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
+        try:
+            update = self._compute(context, worker, broadcast, validity, stop)
+        except _DataError as error:
+            return _failure(FailureReason.DATA, "The data callback", error.__cause__)
+        except ProblemError as problem:
+            self._check_time(validity)
+            return WorkFailed(_judge(problem), problem.detail, kind=kind_of(problem), error=problem)
+        except CallTimeoutError as error:
+            raise self._limits.too_long(valid=validity.seconds) from error
+        except (LimitError, CallStoppedError):
+            raise
+        except Exception as error:  # noqa: BLE001  reading the data, which is the owner's code too, happens in here
+            return _failure(FailureReason.DATA, "Reading the data", error)
+        self._check_time(validity)
+        return self._checked(assignment, update, validity)
+
+    def _compute(
+        self,
+        context: WorkContext,
+        worker: Worker,
+        broadcast: dict[str, Array],
+        validity: Validity,
+        stop: Optional[threading.Event],
+    ) -> dict[str, Array]:
+        def compute(cancel: threading.Event) -> dict[str, Array]:
+            try:
+                data = self._data(context)
+            except Exception as error:
+                raise _DataError from error
+            more = {"seconds": self._check_time(validity), "stop": cancel}
+            return worker.work(data, broadcast, **_taken(worker.work, more))
+
+        left = self._check_time(validity)
+        until = None if left is None else time.monotonic() + left + _SLACK
+        self._call = interruptible.start(compute)
+        return self._call.result(stop=stop, until=None if until is None else lambda: time.monotonic() > until)
+
+    def _check_time(self, validity: Validity) -> Optional[float]:
+        """Returns the seconds that are left, or raises `LimitError`."""
+        return self._limits.seconds_left(validity.since, time.monotonic(), valid=validity.seconds)
+
+    def _checked(self, assignment: Assignment, update: dict[str, Array], validity: Validity) -> Happening:
+        name = None if assignment.allow_non_finite else not_finite(update)
+        if name is not None:
+            detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"
+            return WorkFailed(FailureReason.COMPUTATION, detail, kind=ProblemType.UPDATE_NOT_FINITE.value)
+        body = TensorBody(update)
+        if len(body) > assignment.max_update_bytes:
+            detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
+            return WorkFailed(FailureReason.COMPUTATION, detail, kind=ProblemType.TOO_LARGE.value)
+        self._limits.check_update(len(body))
+        seconds = time.monotonic() - validity.since
+        self._tell(Computed(assignment.task, assignment.round, len(body), seconds))
+        return Worked(body)
+
+
+def _taken(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns those of `arguments` that `function` takes by name and that are given."""
+    parameters = inspect.signature(function).parameters.values()
+    names = {item.name for item in parameters if item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)}
+    every = any(item.kind is item.VAR_KEYWORD for item in parameters)
+    return {name: value for name, value in arguments.items() if value is not None and (every or name in names)}
+
+
+def _failure(reason: FailureReason, what: str, error: Optional[BaseException]) -> WorkFailed:
+    found = error if isinstance(error, Exception) else Exception(what)
+    return WorkFailed(reason, f"{what} failed: {type(found).__name__}: {found}", kind=kind_of(found), error=found)
+
+
+_REASONS = {ProblemType.PLAN_INVALID: FailureReason.PLAN_REFUSED, ProblemType.INVALID_REQUEST: FailureReason.DATA}
+
+
+def _judge(problem: ProblemError) -> FailureReason:
+    return _REASONS.get(problem.type, FailureReason.COMPUTATION)

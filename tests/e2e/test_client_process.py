@@ -1,0 +1,263 @@
+"""`muster client run` as a process: what lies between, interrupts, data without an end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.between import STATUSES, Between
+
+from muster.local import LocalCoordinator
+from muster.operator import Operator
+from muster.wire.messages import TaskPolicy, TaskStatus
+from muster.wire.plan import Plan
+
+PLAN = Path(__file__).parents[1] / "data/endless.plan"
+PATIENCE = 60.0  # seconds
+FAILURES = 10  # assignments that are given back while pages answer the reports
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
+    pytest.mark.xdist_group("client_process"),  # they share a coordinator
+]
+
+# What the clients' data functions do. A pause between two tries of the same thing is a fiftieth of what it is elsewhere, and each
+# assignment fetches its plan, so that all answers come in seconds.
+DATA = """
+import ctypes, itertools, os, time
+from collections import OrderedDict
+from pathlib import Path
+
+import muster.client.machine, muster.client.plans
+
+muster.client.machine._FIRST_PAUSE = 0.02
+
+class Forgetful(OrderedDict):
+    def get(self, *_):
+        return None
+
+muster.client.plans.OrderedDict = Forgetful
+
+def mark(text="working"):
+    Path(os.environ["MARK"]).write_text(text)
+
+def numbers():
+    return [1, 2]
+
+def failing_at_first():
+    counted = Path(os.environ["MARK"])
+    tries = len(counted.read_text()) if counted.exists() else 0
+    counted.write_text("x" * (tries + 1))
+    if tries < int(os.environ["FAILURES"]):
+        raise FileNotFoundError("patients.csv")
+    return [1]
+
+def endless_graph():
+    mark()
+    return [-1]
+
+def ten_minutes():
+    def slow():
+        mark()
+        for _ in range(600):
+            time.sleep(1)
+            yield 1
+    return slow()
+
+def sleeping():
+    mark()
+    time.sleep(600)
+    return [1]
+
+def native():
+    mark()
+    ctypes.CDLL(None).sleep(600)
+    return [1]
+
+def forking():
+    child = os.fork()
+    if child == 0:  # as multiprocessing does
+        time.sleep(600)
+        os._exit(0)
+    mark(str(child))
+    os.waitpid(child, 0)
+    return [1]
+
+def without_end():
+    return itertools.repeat(1)
+"""
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCoordinator]:
+    with LocalCoordinator(tmp_path_factory.mktemp("coordinator"), workers=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def operator(coordinator: LocalCoordinator) -> Iterator[Operator]:
+    with Operator(coordinator.url) as operator:
+        yield operator
+
+
+class Client:
+    """A process of `muster client run --json`, whose events are read as they come."""
+
+    def __init__(self, folder: Path, url: str, population: str, data: str, *options: str, **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        file, self.mark = folder / "data_of_test.py", folder / "mark"
+        file.write_text(DATA)
+        self.errors = folder / "errors"
+        command = [sys.executable, "-m", "muster.cli", "client", "run", "--json", "--url", url]
+        command += ["--population", population, "--data", f"{file}:{data}", "--client-id", "one", *options]
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(  # noqa: S603  our own command
+                command,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, "MARK": str(self.mark), **environment},
+            )
+        self.events: list[dict[str, Any]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in list(self.events) if event["event"] == kind]
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        code = self.process.wait(seconds)
+        self._reader.join(PATIENCE)
+        return code
+
+    def story(self) -> str:
+        return f"{self.errors.read_text()}\n" + "\n".join(map(str, self.events[-20:]))
+
+
+@contextmanager
+def client(*arguments: Any, **more: str) -> Iterator[Client]:
+    made = Client(*arguments, **more)
+    try:
+        yield made
+    except BaseException as error:
+        error.add_note(made.story())
+        raise
+    finally:
+        made.process.kill()
+        made.process.wait()
+
+
+def open_task(operator: Operator, name: str, **policy: Any) -> None:
+    operator.create_task(
+        name,
+        population=name,
+        plan=Plan.load(PLAN),
+        policy=TaskPolicy(**{"rounds": 1, "goal": 1, **policy}),
+    )
+    until(lambda: operator.task(name).status is TaskStatus.ACTIVE)
+
+
+def until(happened: Callable[[], Any], story: Callable[[], str] = lambda: "") -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.05)):
+        if happened():
+            return
+        pause.wait(0.05)
+    pytest.fail(f"It has not happened in {PATIENCE:.0f} s\n{story()}")
+
+
+def test_pages_in_place_of_answers_end_no_client(
+    coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    open_task(operator, "pages", rounds=len(STATUSES))
+    # A client that gave its assignment back waits for the round's next attempt.
+    open_task(operator, "failing", round_seconds=1.0)
+    started = time.monotonic()
+    with Between(coordinator.url) as healthy, Between(coordinator.url) as failing:
+        for kind in ("checkin", "plan", "broadcast", "upload"):
+            healthy.plan(kind, STATUSES)
+        failing.script["report"].extend(STATUSES)  # some are repeated at once, the others come with the next assignment
+        with (
+            client(tmp_path / "a", healthy.url, "pages", "numbers", "--rounds", str(len(STATUSES))) as contributing,
+            client(
+                tmp_path / "b", failing.url, "failing", "failing_at_first", "--rounds", "1", FAILURES=str(FAILURES)
+            ) as reporting,
+        ):
+            codes = [each.wait(2 * PATIENCE) for each in (contributing, reporting)]
+            story = contributing.story() + reporting.story()
+        unused = {**healthy.unused(), **failing.unused()}
+    assert codes == [0, 0], story
+    assert unused == {}
+    assert contributing.of("Summary")[0]["contributed"] == len(STATUSES)
+    until(lambda: operator.task("pages").status is TaskStatus.COMPLETED)
+    assert len(reporting.of("Failed")) == FAILURES
+    assert {event["reason"] for event in reporting.of("Failed")} == {"data"}
+    told = [event["detail"] for event in contributing.of("Unreached")]
+    assert any("refuses bodies of" in detail for detail in told)
+    measured(
+        f"a client behind pages of {len(STATUSES)} statuses at 5 kinds of requests: {time.monotonic() - started:.1f} s"
+    )
+
+
+CASES = {
+    "endless_graph": signal.SIGINT,
+    "ten_minutes": signal.SIGTERM,
+    "sleeping": signal.SIGINT,
+    "native": signal.SIGTERM,
+}
+
+
+def test_a_signal_ends_a_client_in_a_moment_whatever_it_does_and_the_slot_is_given_back(
+    coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
+) -> None:
+    took = {}
+    for data, number in CASES.items():
+        population = data.replace("_", "-")
+        open_task(operator, population)
+        with client(tmp_path / data, coordinator.url, population, data) as made:
+            until(made.mark.exists, made.story)
+            sent = time.monotonic()
+            made.process.send_signal(number)
+            assert made.wait() == 130, made.story()
+            took[data] = time.monotonic() - sent
+        assert operator.task(population).current.failed == {"cancelled": 1}, data  # type: ignore[union-attr]
+    figures = ", ".join(f"{data} {CASES[data].name} {seconds:.2f} s" for data, seconds in took.items())
+    measured(f"from a signal to the end of `muster client run`: {figures}")
+
+
+def test_children_of_a_data_callback_answer_signals_as_ever(
+    coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
+) -> None:
+    open_task(operator, "forking")
+    with client(tmp_path, coordinator.url, "forking", "forking", "--rounds", "1") as made:
+        until(lambda: made.mark.exists() and made.mark.read_text(), made.story)
+        os.kill(int(made.mark.read_text()), signal.SIGTERM)
+        assert made.wait() == 0, made.story()  # the child's signal is not the client's: it contributes
+    assert len(made.of("Contributed")) == 1
+
+
+def test_data_without_an_end_ends_with_its_assignment(
+    coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
+) -> None:
+    open_task(operator, "without-end", assignment_seconds=3.0, round_seconds=6.0, rounds=3)
+    with client(tmp_path, coordinator.url, "without-end", "without_end") as made:
+        until(lambda: len(made.of("Failed")) == 2, made.story)  # it goes on
+        made.process.send_signal(signal.SIGTERM)
+        assert made.wait() == 130
+    assert {event["reason"] for event in made.of("Failed")} == {"cancelled"}
+    assert "The work took longer than its assignment" in made.of("Failed")[0]["detail"]
