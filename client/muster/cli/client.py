@@ -14,6 +14,7 @@ from .failures import FAILED, UNREACHABLE, LoadingError
 from .loading import load_function
 from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, size, write_json
 from .options import Json as JsonOption
+from .plan_policy import policy_of
 
 if TYPE_CHECKING:
     from muster.client import Event
@@ -50,6 +51,14 @@ def run(
     cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans and the last broadcasts in.")] = None,
     threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
     signer: Signers = None,
+    policy: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="The data owner's rules, in TOML: which plans, how many updates together, how often. Of a rule and an option the "
+            "stricter holds.",
+            metavar="FILE",
+        ),
+    ] = None,
     max_download_bytes: Annotated[
         Optional[int], typer.Option(help="The most bytes of plan and broadcast together.", min=0)
     ] = None,
@@ -65,6 +74,7 @@ def run(
     for: `task`, `round` and `plan`.
     """
     trusted = signers_of(signer)
+    rules = policy_of(policy)
     quiet_tensorflow(threads=threads)
     function = load_function(data)
     # Before the first check-in: an assignment should not run out over the seconds that TensorFlow takes to load.
@@ -85,8 +95,11 @@ def run(
         on_event=tell,
         trusted_signers=trusted,
         limits=limits,
+        policy=rules,
     ) as member:
         if once:
+            for note in member.notes:
+                tell(note)
             outcome = member.run_once()
             if isinstance(outcome, Unreached):
                 raise typer.Exit(UNREACHABLE)
@@ -130,8 +143,21 @@ def _tell(event: Event) -> None:
 
 def describe(event: Event) -> Optional[str]:
     """An event in a line, or None where it is not worth one."""
-    from muster.client import Assigned, Computed, Contributed, Failed, Ineligible, Missed, Sending, Unreached, Waited
+    from muster.client import (
+        Assigned,
+        Computed,
+        Contributed,
+        Failed,
+        Ineligible,
+        Missed,
+        PolicyNote,
+        Sending,
+        Unreached,
+        Waited,
+    )
 
+    if isinstance(event, PolicyNote):
+        return event.detail
     if isinstance(event, Assigned):
         clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
         return f"{event.task} round {event.round}: assigned{clear}"

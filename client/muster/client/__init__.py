@@ -7,6 +7,7 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 from __future__ import annotations
 
 from .body import TensorBody
+from .budget import BudgetError
 from .limits import LimitError, Limits
 from .local_data import WorkContext
 from .muster_client import MusterClient, SetupError
@@ -19,16 +20,23 @@ from .outcomes import (
     Ineligible,
     Missed,
     Outcome,
+    PolicyNote,
     Sending,
     Summary,
     Unreached,
     Waited,
 )
 from .plans import RuntimeFactory, Worker
+from .policy import BudgetRules, ClientPolicy
+from .policy_faults import PolicyFileError
+from .policy_guard import PolicyError
 from .transport import Transport, UnreachableError
 
 __all__ = [
     "Assigned",
+    "BudgetError",
+    "BudgetRules",
+    "ClientPolicy",
     "Computed",
     "Contributed",
     "Event",
@@ -39,6 +47,9 @@ __all__ = [
     "Missed",
     "MusterClient",
     "Outcome",
+    "PolicyError",
+    "PolicyFileError",
+    "PolicyNote",
     "RuntimeFactory",
     "Sending",
     "SetupError",

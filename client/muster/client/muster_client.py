@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import requests
 
+from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import need_cryptography, parse_signers
@@ -25,8 +26,22 @@ from .direct import DirectSender
 from .limits import INELIGIBLE_PAUSE, Leave, LimitError, Limits
 from .local_data import DataCallback, WorkContext, bind, not_finite
 from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Worked, WorkFailed, Working
-from .outcomes import Assigned, Computed, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
+from .outcomes import (
+    Assigned,
+    Computed,
+    Contributed,
+    Event,
+    Failed,
+    Ineligible,
+    Missed,
+    Outcome,
+    PolicyNote,
+    Sending,
+    Summary,
+)
 from .plans import PlanStore, RuntimeFactory, tensorflow_runtime
+from .policy import ClientPolicy
+from .policy_guard import PolicyGuard
 from .transport import Transport, UnreachableError
 
 if TYPE_CHECKING:
@@ -55,12 +70,16 @@ class MusterClient:
       trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is looked at;
         empty: the coordinator is trusted with what runs here.
       limits: What an assignment may take of this device.
+      policy: What the data's owner allows, or the TOML file that says so; see `ClientPolicy`. The stricter of its sizes and `limits`
+        holds. None: the coordinator decides which plans run here and what leaves.
       eligible: Asked before a check-in and between the phases of an assignment, which is given back on a no.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is none.
       ValueError: `trusted_signers` holds something that is no key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
+      PolicyFileError: the policy's file is not valid.
+      BudgetError: the file of the policy's budget can't be used.
       TypeError: `data` is no function of at most one argument.
     """
 
@@ -78,11 +97,13 @@ class MusterClient:
         runtime_factory: Optional[RuntimeFactory] = None,
         trusted_signers: Iterable[str] = (),
         limits: Optional[Limits] = None,
+        policy: Union[ClientPolicy, str, Path, None] = None,
         eligible: Optional[Callable[[], bool]] = None,
     ) -> None:
         signers = parse_signers(trusted_signers)
         if signers:
             need_cryptography()
+        self._guard = PolicyGuard(policy)
         self.population = population
         # Without a name of its own, a client whose check-in is repeated would count as two.
         self.client_id = client_id or secrets.token_hex(16)
@@ -94,8 +115,9 @@ class MusterClient:
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
             trusted_signers=signers,
+            vouch=self._guard.vouch,
         )
-        self._limits = limits or Limits()
+        self._limits = self._guard.limits(limits)
         self._eligible = eligible
         self._on_event = on_event
         self._phase: machine.Phase = Idle()
@@ -108,6 +130,11 @@ class MusterClient:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
+
+    @property
+    def notes(self) -> tuple[PolicyNote, ...]:
+        """What is to be said at the start about the device's policy; `run` tells it."""
+        return tuple(map(PolicyNote, self._guard.notes))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -131,6 +158,11 @@ class MusterClient:
                 refused = leave.refused()
                 if refused is not None and not isinstance(self._phase, Reporting):
                     return self._break_off(refused)
+                pause = self._guard.before_checkin() if isinstance(self._phase, Idle) else None
+                if pause is not None:
+                    outcome = Ineligible(pause.detail, pause.retry_after, until=pause.until)
+                    self._tell(outcome)
+                    return outcome
                 moved = machine.step(self._phase, self._act(), chance=random.random())  # noqa: S311
                 self._phase = moved.phase
                 if not isinstance(moved.phase, Uploading):
@@ -154,6 +186,8 @@ class MusterClient:
         """
         stop = threading.Event() if stop is None else stop
         counts: Counter[type[Outcome]] = Counter()
+        for note in self.notes:
+            self._tell(note)
         while not stop.is_set():
             outcome = self.run_once(stop=stop)
             counts[type(outcome)] += 1
@@ -202,9 +236,15 @@ class MusterClient:
     def _limited(self, assignment: Assignment) -> Happening:
         """The work. Raises `LimitError`, where it goes over a limit."""
         started = time.monotonic()
+        self._guard.on_assignment(assignment)
         self._limits.check_download(assignment)
+
+        def check(manifest: PlanManifest) -> None:
+            self._guard.on_plan(manifest, sha256=assignment.plan.sha256)
+            self._limits.check_plan(manifest)
+
         try:
-            plan, worker = self._plans.get(assignment.plan, check=self._limits.check_plan)
+            plan, worker = self._plans.get(assignment.plan, check=check)
         except ImportError as error:
             self._give_back(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
@@ -216,8 +256,10 @@ class MusterClient:
         except Exception as error:  # noqa: BLE001  it is the owner's code: whatever it raises is reported, and the loop goes on
             return _failure(FailureReason.DATA, "The data callback", error)
         left = self._limits.seconds_left(started, time.monotonic())
+        bounds = {} if left is None else {"seconds": left}
+        bounds.update(self._guard.before_work(assignment))
         try:
-            update = worker.work(data, broadcast) if left is None else worker.work(data, broadcast, seconds=left)
+            update = worker.work(data, broadcast, **bounds)
         except ProblemError as problem:
             self._limits.seconds_left(started, time.monotonic())
             return WorkFailed(_judge(problem), problem.detail, told=problem.detail, error=problem)
@@ -236,6 +278,7 @@ class MusterClient:
             detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
             return WorkFailed(FailureReason.COMPUTATION, detail, told=detail)
         self._limits.check_update(len(body))
+        self._guard.before_upload(assignment, update)
         self._tell(Computed(assignment.task, assignment.round, len(body), time.monotonic() - started))
         return Worked(body)
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
+from muster.runtime.data import DataMeter
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
 from muster.wire.plan import Plan
@@ -16,6 +17,7 @@ from muster.wire.signatures import SIGNATURES_LIMIT
 from muster.wire.tensors import Array, TensorsError, decode
 
 from .cache import BROADCAST, PLAN, Cache
+from .limits import LimitError
 from .transport import Transport
 
 _KEPT = 2  # plans whose graphs stay loaded
@@ -24,10 +26,18 @@ _KEPT = 2  # plans whose graphs stay loaded
 class Worker(Protocol):
     """What runs a plan's `work`: `muster.runtime.Runtime`, or what a test or a load generator puts in its place."""
 
-    def work(self, data: Any, broadcast: dict[str, Array], *, seconds: Optional[float] = None) -> dict[str, Array]:
+    def work(
+        self,
+        data: Any,
+        broadcast: dict[str, Array],
+        *,
+        seconds: Optional[float] = None,
+        meter: Optional[DataMeter] = None,
+    ) -> dict[str, Array]:
         """`(D, B) -> U`: the update, as the plan's manifest declares it; given up after `seconds`, where they are given.
 
-        A client without `Limits.max_seconds` gives none, so that a worker need not take them.
+        A client without `Limits.max_seconds` gives none, so that a worker need not take them. Likewise `meter`, which counts the
+        bytes of the data, and is there where a policy bounds the update by them.
         """
 
 
@@ -42,6 +52,7 @@ class PlanStore:
       folder: Where their files are kept; None: nowhere.
       runtime_factory: Makes what runs a plan.
       trusted_signers: Of whom one must have signed a plan before anything else looks at it; empty: any plan is run.
+      vouch: Checks a plan's signatures further, and may raise `LimitError`.
     """
 
     def __init__(
@@ -51,11 +62,13 @@ class PlanStore:
         folder: Optional[Path],
         runtime_factory: RuntimeFactory,
         trusted_signers: tuple[str, ...] = (),
+        vouch: Callable[[Plan], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._cache = Cache(folder)
         self._make = runtime_factory
         self._trusted = trusted_signers
+        self._also = vouch
         self._kept: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
 
     def get(self, download: Download, *, check: Callable[[PlanManifest], None] = lambda _: None) -> tuple[Plan, Worker]:
@@ -105,19 +118,23 @@ class PlanStore:
         # A signature may have been added since the size was read; it is no part of what the hash vouches for.
         data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
-        plan.check_signed(self._trusted)
+        self._vouch(plan)
         self._cache.put(download.sha256, PLAN, data)
         return plan
 
     def _read(self, sha256: str) -> Optional[Plan]:
         data = self._cache.get(sha256, PLAN)
         # A file that is missing, cut off, tampered with or signed by nobody trusted is fetched again and replaced.
-        with contextlib.suppress(ProblemError):
+        with contextlib.suppress(ProblemError, LimitError):
             if data is not None:
                 plan = Plan.decode(data, expected=sha256)
-                plan.check_signed(self._trusted)
+                self._vouch(plan)
                 return plan
         return None
+
+    def _vouch(self, plan: Plan) -> None:
+        plan.check_signed(self._trusted)
+        self._also(plan)
 
 
 def _is(data: bytes, announced: Download) -> bool:

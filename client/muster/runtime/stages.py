@@ -10,7 +10,7 @@ from typing import Any, Optional
 from muster.wire.manifest import Stage
 from muster.wire.plan import Plan
 
-from .data import adapt
+from .data import DataMeter, adapt
 from .graphs import StageGraph, load_graph
 from .ops import check_graph
 from .values import Array, check_tensors
@@ -61,13 +61,16 @@ class Runtime:
             "broadcast"
         ]
 
-    def work(self, data: Any, broadcast: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
+    def work(
+        self, data: Any, broadcast: Tensors, *, seconds: Optional[float] = None, meter: Optional[DataMeter] = None
+    ) -> dict[str, Array]:
         """`(D, B) -> U`: one client's update.
 
         Args:
           data: The client's data, as `manifest.data` has it; see `muster.runtime.data.adapt` for the forms it may take.
           broadcast: What `prepare` gave.
           seconds: After so long the work is stopped, at the next element of the data at the latest; None: never.
+          meter: Counts the bytes of the data as they are read.
 
         Returns:
           The update, as `manifest.update` declares it: the plain tensors, then the sums in the clear.
@@ -77,7 +80,7 @@ class Runtime:
           Exception: whatever reading the data raised.
         """
         manifest = self.plan.manifest
-        taken = adapt(data, manifest.data)
+        taken = adapt(data, manifest.data, meter=meter)
         inputs = {"data": taken.tensors, "broadcast": check_tensors(broadcast, manifest.broadcast, what="broadcast")}
         return self._graph("work").run(inputs, sequences=taken.sequences, seconds=seconds)["update"]
 
