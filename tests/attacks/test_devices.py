@@ -1,4 +1,4 @@
-"""Whoever operates a coordinator, or writes its plans, against a device that has a policy; each beside what the attack gets without one."""
+"""Attacks of operators, coordinators and plan authors on a device that has a policy, beside their success without one."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def turn(seen, number, policy=None, **more):
 
 
 def refused(h, policy, rule, *, number=0, **more):
-    """The device refuses by that rule before its graph is read; the rule's name is all that the coordinator learns."""
+    """Checks that the device refuses by that rule before the graph is read, and that the coordinator learns the rule's name alone."""
     runtime = Runtime(number)
     with observed(h) as seen:
         outcome = turn(seen, number, policy, runtime=runtime, **more)
@@ -125,7 +125,7 @@ def begun(root, issuer, plan, **policy):
     return h
 
 
-def test_a_result_of_one_update_gets_none(tmp_path, issuer):
+def test_a_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
     """The attack: without a policy the result is that update."""
     h = begun(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
     with observed(h) as seen:
@@ -136,13 +136,13 @@ def test_a_result_of_one_update_gets_none(tmp_path, issuer):
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
-def test_a_plan_bound_to_fewer_than_the_device_wants_gets_none(tmp_path, issuer):
+def test_a_plan_that_binds_a_lower_minimum_gets_no_update(tmp_path, issuer):
     h = begun(tmp_path, issuer, bound_plan(2))
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
 def test_a_minimum_that_is_announced_and_not_signed_is_not_believed(tmp_path, issuer):
-    """A coordinator may announce what it likes; the plan's author has to have signed it."""
+    """A coordinator can announce any number; the plan's author must have signed one."""
     h = begun(tmp_path, issuer, sum_plan())
     inner = router(h.app)
 
@@ -174,7 +174,7 @@ def budget_of(folder, number, **rules):
 
 
 def play_two_tasks(h, folder, **rules):
-    """Four devices; a task over all of them and one over any three, at once. Every device checks in until there is no more to do."""
+    """Four devices; a task over all of them and one over any three, at once. Every device checks in four times."""
     h.begin(goal=4, minimum=4, rounds=1, **OPEN)
     h.create_task("other", goal=3, minimum=3, rounds=1, **OPEN)
     h.deliver_all()
@@ -194,7 +194,7 @@ def result_of(h, name):
     return int(decode(h.ask("GET", f"/v1/tasks/{name}/rounds/1/result"))["ids"])
 
 
-def test_two_tasks_that_differ_by_one_device_do_not_both_get_it(tmp_path, issuer):
+def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer):
     """The attack: the difference of the two results is one device's update."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
     assert play_two_tasks(h, tmp_path) == [TASK, "other"]
@@ -366,7 +366,7 @@ def member(seen, policy, data="go"):
 
 @pytest.mark.parametrize("moment", ["during the work", "as the upload leaves"])
 def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, moment):
-    """The attack: a plan, or whoever restarts the device, has it work again and again without a trace."""
+    """The attack: a plan that ends the process, or a restart at the right moment, lets the device work again without a record."""
     h = begun(tmp_path / "coordinator", issuer, bound_plan())
     policy = tmp_path / "ward.toml"
     policy.write_text(f'minimum = {BOUND}\n[budget]\nper_day = 1\nfile = "{(tmp_path / "budget").as_posix()}"\n')
