@@ -256,7 +256,7 @@ class MusterClient:
         except Exception as error:  # noqa: BLE001  it is the owner's code: whatever it raises is reported, and the loop goes on
             return _failure(FailureReason.DATA, "The data callback", error)
         left = self._limits.seconds_left(started, time.monotonic())
-        bounds = {} if left is None else {"seconds": left}
+        bounds: dict[str, Any] = {} if left is None else {"seconds": left}
         bounds.update(self._guard.before_work(assignment))
         try:
             update = worker.work(data, broadcast, **bounds)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -62,11 +62,10 @@ def _unknown(loc: tuple[Any, ...], model: type[BaseModel]) -> str:
     return f"{'.'.join(map(str, loc))} is no rule of {place}. {hint}"
 
 
-def _fields(keys: Any, model: type[BaseModel]) -> Mapping[str, Any]:
+def _fields(keys: Iterable[Any], model: type[BaseModel]) -> Mapping[str, Any]:
     """The fields of the section that `keys` lead to."""
     for key in keys:
-        annotation = model.model_fields[str(key)].annotation
-        model = next(kind for kind in getattr(annotation, "__args__", (annotation,)) if issubclass(kind, BaseModel))
+        model = _sections(model)[str(key)]
     return model.model_fields
 
 
@@ -74,12 +73,14 @@ def _is_key(part: str, model: type[BaseModel]) -> bool:
     return part in model.model_fields or any(part in _fields([name], model) for name in _sections(model))
 
 
-def _sections(model: type[BaseModel]) -> list[str]:
-    found = []
-    for name, field in model.model_fields.items():
-        kinds = getattr(field.annotation, "__args__", ())
-        found += [name] if any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds) else []
-    return found
+def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The fields that are models of their own."""
+    return {
+        name: kind
+        for name, field in model.model_fields.items()
+        for kind in get_args(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, BaseModel)
+    }
 
 
 def _example(keys: list[str], model: type[BaseModel]) -> str:
