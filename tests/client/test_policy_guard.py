@@ -23,9 +23,10 @@ from muster.client import (
     PolicyNote,
     Unreached,
 )
-from muster.client.policy_rules import RULES
+from muster.client.policy_rules import RULES, check_manifest
 from muster.runtime.data import DataMeter, adapt
-from muster.wire.manifest import FoldKind, FoldRule, Release
+from muster.wire.dtypes import DType
+from muster.wire.manifest import FoldKind, FoldRule, Release, TensorSpec
 from muster.wire.messages import FailureReason
 from muster.wire.plan import Plan
 from muster.wire.signatures import SigningKey
@@ -151,12 +152,19 @@ def test_a_goal_below_the_policys_or_none_is_refused(double: Double, announced: 
     assert refused(double, ClientPolicy(goal=5)) == "policy.goal"
 
 
-@pytest.mark.parametrize("kind", [FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW, None])
-def test_one_fold_of_another_kind_is_refused(double: Double, kind: Optional[FoldKind]) -> None:
-    first, *others = double.plan.manifest.folds
-    folds = (*others, *([] if kind is None else [FoldRule(path=first.path, kind=kind, update=first.update)]))
-    serve(double, changed(double.plan, folds=folds))
+@pytest.mark.parametrize("kind", [FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW])
+def test_one_fold_of_another_kind_is_refused(double: Double, kind: FoldKind) -> None:
+    *others, last = double.plan.manifest.folds
+    update = None if kind is FoldKind.TENSORFLOW else last.update
+    serve(double, changed(double.plan, folds=(*others, FoldRule(path=last.path, kind=kind, update=update))))
     assert refused(double, ClientPolicy(folds=[FoldKind.SUM])) == "policy.folds"
+
+
+def test_a_tensor_without_a_fold_counts_as_one_that_is_not_allowed(double: Double) -> None:
+    manifest = double.plan.manifest.model_copy(update={"folds": double.plan.manifest.folds[1:]})
+    (check,) = check_manifest(ClientPolicy(folds=[FoldKind.SUM]), manifest)
+    assert not check.passed
+    assert f"{manifest.accumulator[0].path} (tensorflow)" in check.detail
 
 
 def test_folds_that_are_listed_run(double: Double) -> None:
@@ -223,15 +231,16 @@ def test_a_generator_is_measured_too(double: Double) -> None:
 
 
 def test_an_update_of_an_open_shape_is_measured_as_it_is(double: Double) -> None:
-    plan = every_dtype_plan()
-    opened = tuple(spec.model_copy(update={"shape": (None,)}) for spec in plan.manifest.update if spec.path == "open")
-    serve(double, changed(plan, update=opened, clear_sums=()))
+    opened = TensorSpec(path="open", dtype=DType.FLOAT32, shape=(None,))
+    count = TensorSpec(path="count", dtype=DType.INT64, shape=())
+    state = {"total": np.int64(0), "rounds": np.int64(0)}
+    serve(double, make_plan("open", state=state, update=(opened, count), zero={"count": np.int64(0)}))
 
     class Large(Metered):
         def work(self, data: Any, broadcast: Any, *, meter: Optional[DataMeter] = None) -> dict[str, Any]:
             del broadcast
             list(adapt(data, self._declared, meter=meter).sequences["data"]())
-            return {"open": np.zeros(1000, np.float32)}
+            return {"open": np.zeros(1000, np.float32), "count": np.array(1)}
 
     policy = ClientPolicy(update_bytes_per_data_byte=1.0)
     found = refused(double, policy, data=lambda: numbers(100), runtime_factory=Large)
