@@ -44,7 +44,7 @@ class PlanVerdict:
 
 
 def policy_of(path: Optional[Path]) -> Optional[ClientPolicy]:
-    """The policy that `--policy` names; None without one.
+    """Returns the policy that `--policy` names, or None without one.
 
     Raises:
       LoadingError: it is not valid.
@@ -93,7 +93,7 @@ def _later(policy: ClientPolicy) -> dict[str, str]:
 
 
 def write(verdict: PlanVerdict, screen: Console) -> None:
-    """The verdict for people."""
+    """Writes the verdict for people."""
     from rich.text import Text
 
     table = titled("What the policy says", "rule", "", "found and wanted")

@@ -82,7 +82,7 @@ class Budget:
         """Checks the file, and makes an empty one if there is none.
 
         Returns:
-          Whether the budget was made now, or was empty of everything.
+          Whether the budget was made now.
 
         Raises:
           BudgetError: the file can't be used.
@@ -98,7 +98,7 @@ class Budget:
             return self._lay_out(database)
 
     def exhausted(self, *, plan: Optional[str] = None, broadcast: Optional[str] = None) -> Optional[Exhausted]:
-        """The limit that forbids a contribution now, or None.
+        """Returns the limit that forbids a contribution now, or None.
 
         Args:
           plan: The plan's address; None: only what holds for every plan is judged.
@@ -111,7 +111,7 @@ class Budget:
             return self._judge(self._read(database, plan, broadcast))
 
     def spend(self, *, plan: str, broadcast: str) -> Optional[Exhausted]:
-        """Records one contribution durably, unless a limit forbids it; the limit in that case.
+        """Records one contribution durably, or returns the limit that forbids it.
 
         Raises:
           BudgetError: the file can't be used; it may hold the contribution or not.
@@ -130,7 +130,7 @@ class Budget:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk when it has ended, and undone by any error."""
+        """Opens a transaction that is on the disk when it has ended, and that any error undoes."""
         import sqlite3  # here, since some builds of Python have none
 
         self._check_file()
@@ -171,7 +171,7 @@ class Budget:
             )
 
     def _lay_out(self, database: sqlite3.Connection) -> bool:
-        """Makes the tables if there are none; whether it did."""
+        """Makes the tables if there are none. Returns whether it did."""
         application = database.execute("PRAGMA application_id").fetchone()[0]
         version = database.execute("PRAGMA user_version").fetchone()[0]
         tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

@@ -93,7 +93,7 @@ class Limits:
         return left
 
     def stricter(self, other: Limits) -> Limits:
-        """The smaller one of each limit."""
+        """Returns the smaller one of each limit."""
         pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
         given = {name: [value for value in pair if value is not None] for name, pair in pairs.items()}
         return Limits(**{name: min(values) if values else None for name, values in given.items()})

@@ -12,7 +12,7 @@ _LONGEST = 60  # characters of a value that a message shows
 
 _REASONS = {
     "bool_type": "is neither true nor false",
-    "enum": "is none of {expected}",
+    "enum": "is not one of {expected}",
     "finite_number": "is not a finite number",
     "float_type": "is not a number",
     "greater_than": "is not above {gt}",
@@ -34,7 +34,7 @@ class PolicyFileError(ValueError):
 
 
 def faults_of(error: ValidationError, model: type[BaseModel], document: Mapping[str, Any]) -> list[str]:
-    """Each fault of `document`, which is not a valid `model`, as a line."""
+    """Returns a line for each fault of `document`, which is not a valid `model`."""
     items = error.errors(include_url=False)
     # A list whose entries are all wrong is reported as empty too.
     inner = {item["loc"][:-1] for item in items if isinstance(item["loc"][-1], int)}
@@ -63,7 +63,7 @@ def _unknown(loc: tuple[Any, ...], model: type[BaseModel]) -> str:
 
 
 def _fields(keys: Iterable[Any], model: type[BaseModel]) -> Mapping[str, Any]:
-    """The fields of the section that `keys` lead to."""
+    """Returns the fields of the section that `keys` lead to."""
     for key in keys:
         model = _sections(model)[str(key)]
     return model.model_fields
@@ -74,7 +74,7 @@ def _is_key(part: str, model: type[BaseModel]) -> bool:
 
 
 def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """The fields that are models of their own."""
+    """Returns the fields that are models of their own."""
     return {
         name: kind
         for name, field in model.model_fields.items()
@@ -89,7 +89,7 @@ def _example(keys: list[str], model: type[BaseModel]) -> str:
 
 
 def _shown(document: Any, loc: tuple[Any, ...]) -> str:
-    """The value at `loc`, as TOML writes it, shortened."""
+    """Returns the value at `loc`, as TOML writes it, shortened."""
     value = document
     for part in loc:
         if not isinstance(value, (Mapping, list)):

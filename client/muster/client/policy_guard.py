@@ -78,7 +78,7 @@ class PolicyGuard:
         self.policy = ClientPolicy.load(policy) if isinstance(policy, (str, Path)) else policy
         self._clock = clock
         self._budget: Optional[Budget] = None
-        self._charged = ""  # the token of the assignment that the budget was last spent on
+        self._charged: Optional[Assignment] = None  # what the budget was last spent on
         self._meter: Optional[DataMeter] = None
         self._refused: dict[str, RuleCheck] = {}  # by the plan's address
         self.notes: tuple[str, ...] = () if self.policy is not None else (NO_POLICY,)
@@ -92,12 +92,12 @@ class PolicyGuard:
                 self.notes = (f"There was no budget yet: an empty one begins in {self._budget.path}",)
 
     def limits(self, given: Optional[Limits]) -> Limits:
-        """The stricter of the policy's sizes and times and of those that the client was given."""
+        """Returns the stricter of the policy's sizes and times and of those that the client was given."""
         own = Limits() if self.policy is None else self.policy.limits
         return own.stricter(given or Limits())
 
     def before_checkin(self) -> Optional[BudgetPause]:
-        """Why the client should not ask for work now; None if it may."""
+        """Returns why the client should not ask for work now, or None if it may."""
         if self._budget is None:
             return None
         try:
@@ -114,14 +114,14 @@ class PolicyGuard:
         return BudgetPause(f"{detail}; free again at {until.isoformat().replace('+00:00', 'Z')}", left, until)
 
     def on_assignment(self, assignment: Assignment) -> None:
-        """Checks what the assignment alone tells, and the budget."""
+        """Checks what the assignment alone shows, and the budget."""
         if self.policy is None:
             return
         self._require(check_assignment(self.policy, assignment))
         refused = self._refused.get(assignment.plan.sha256)
         if refused is not None:
             self._require([refused])
-        if self._budget is not None and self._charged != assignment.token:
+        if self._budget is not None and self._charged != assignment:
             self._spendable(lambda budget: budget.exhausted(**_key(assignment)))
 
     def vouch(self, plan: Plan) -> None:
@@ -162,9 +162,9 @@ class PolicyGuard:
             self._require(check_ratio(self.policy, update, data_bytes=data_bytes))
 
     def _charge(self, assignment: Assignment) -> None:
-        if self._budget is not None and self._charged != assignment.token:
+        if self._budget is not None and self._charged != assignment:
             self._spendable(lambda budget: budget.spend(**_key(assignment)))
-            self._charged = assignment.token
+            self._charged = assignment
 
     def _spendable(self, ask: Callable[[Budget], Optional[Exhausted]]) -> None:
         if self._budget is None:
@@ -177,7 +177,7 @@ class PolicyGuard:
             raise PolicyError(rule_name(f"budget.{found.limit}"), found.detail)
 
     def _exhausted(self, budget: Budget) -> Optional[Exhausted]:
-        """The limit that forbids any contribution now: one for all plans, or one of each plan that the policy lists."""
+        """Returns the limit that forbids every contribution now: a limit of all plans, or those of each listed plan."""
         found = budget.exhausted()
         listed = None if self.policy is None else self.policy.plans
         if found is not None or listed is None:

@@ -25,7 +25,7 @@ _NAMED = 3  # tensors that a message names
 
 
 def rule_name(rule: str) -> str:
-    """The name under which a coordinator learns of a refusal."""
+    """Returns the name that a coordinator learns of a refusal."""
     return _PREFIX + rule
 
 
@@ -50,7 +50,7 @@ class RuleCheck:
 
 
 def check_assignment(policy: ClientPolicy, assignment: Assignment) -> Iterator[RuleCheck]:
-    """The rules that an assignment alone decides, before anything is downloaded."""
+    """Applies the rules that an assignment alone decides, before any download."""
     if policy.plans is not None:
         yield _check_address(policy.plans, assignment.plan.sha256)
     if policy.minimum > 1 and assignment.minimum is not None:
@@ -65,7 +65,7 @@ def check_assignment(policy: ClientPolicy, assignment: Assignment) -> Iterator[R
 
 
 def check_plan(policy: ClientPolicy, plan: Plan) -> Iterator[RuleCheck]:
-    """The rules that a plan decides, before its graph is read.
+    """Applies the rules that a plan decides, before its graph is read.
 
     Raises:
       ImportError: the policy names signers, and `cryptography` is not installed.
@@ -77,7 +77,7 @@ def check_plan(policy: ClientPolicy, plan: Plan) -> Iterator[RuleCheck]:
 
 
 def check_signers(policy: ClientPolicy, plan: Plan) -> Iterator[RuleCheck]:
-    """The rule about signatures."""
+    """Applies the rule about signatures."""
     if policy.signers is None:
         return
     wanted = f"signers_required = {policy.signers_required} of {len(policy.signers)}"
@@ -90,7 +90,7 @@ def check_signers(policy: ClientPolicy, plan: Plan) -> Iterator[RuleCheck]:
 
 
 def check_manifest(policy: ClientPolicy, manifest: PlanManifest) -> Iterator[RuleCheck]:
-    """The rules that a plan's manifest decides."""
+    """Applies the rules that a plan's manifest decides."""
     if policy.minimum > 1:
         bound = 1 if manifest.release is None else manifest.release.minimum
         text = "binds no minimum, which counts as 1" if manifest.release is None else f"binds a minimum of {bound}"
@@ -106,7 +106,7 @@ def check_manifest(policy: ClientPolicy, manifest: PlanManifest) -> Iterator[Rul
 
 
 def check_ratio(policy: ClientPolicy, update: Mapping[str, Array], *, data_bytes: int) -> Iterator[RuleCheck]:
-    """The rule about an update's size, next to that of the data which the plan read."""
+    """Applies the rule about an update's size, relative to the data that the plan read."""
     limit = policy.update_bytes_per_data_byte
     if limit is None:
         return
@@ -121,12 +121,11 @@ def check_ratio(policy: ClientPolicy, update: Mapping[str, Array], *, data_bytes
 
 def _check_address(allowed: tuple[str, ...], sha256: str) -> RuleCheck:
     passed = sha256 in allowed
-    place = "is one" if passed else "is none"
-    return RuleCheck("plans", passed, f"plan {sha256} {place} of the {len(allowed)} in plans")
+    return RuleCheck("plans", passed, f"plan {sha256} is {'' if passed else 'not '}one of the {len(allowed)} in plans")
 
 
 def _check_folds(allowed: frozenset[FoldKind], manifest: PlanManifest) -> RuleCheck:
-    """A tensor of the accumulator without a fold of its own counts as `tensorflow`: nothing is known of it."""
+    """Checks each accumulator tensor; one without a fold counts as `tensorflow`, since nothing is known of it."""
     kinds = {spec.path: FoldKind.TENSORFLOW for spec in manifest.accumulator}
     kinds.update({rule.path: rule.kind for rule in manifest.folds})
     others = [f"{path} ({kind.value})" for path, kind in kinds.items() if kind not in allowed]
