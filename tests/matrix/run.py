@@ -36,7 +36,10 @@ _SUITE, _ROUNDS = 600, 300  # seconds at most
 SUITE = (
     *("tests/unit/wire", "tests/unit/runtime", "tests/unit/cli/test_loading.py", "tests/unit/cli/test_plan_signing.py"),
     *("tests/unit/simulation/test_clients.py", "tests/unit/simulation/test_record.py"),
-    *(f"tests/client/test_{name}.py" for name in ("machine", "muster_client", "transport", "transfers", "limits")),
+    *(
+        f"tests/client/test_{name}.py"
+        for name in ("machine", "muster_client", "transport", "transfers", "limits", "policy", "policy_guard", "budget")
+    ),
 )
 CORE_SUITE = (
     *(f"tests/unit/wire/test_{name}.py" for name in ("messages", "tensors")),

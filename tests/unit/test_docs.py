@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from coordinator.settings import Settings
 from muster.cli.app import app
+from muster.client import BudgetRules, ClientPolicy
 from muster.wire.messages import TaskPolicy
 from muster.wire.problems import STATUS
 from muster.wire.tensors import decode
@@ -107,6 +108,20 @@ def test_operations_lists_every_setting():
 
 def test_operations_lists_every_field_of_the_policy():
     assert first_cells(ROOT / "docs/operations.md", "A task's policy") == list(TaskPolicy.model_fields)
+
+
+def test_data_owners_lists_every_rule_of_a_policy():
+    text = (ROOT / "docs/data-owners.md").read_text()
+    for heading, model in (("Rules of a policy", ClientPolicy), ("Rules of a budget", BudgetRules)):
+        section = text.partition(f"\n### {heading}\n")[2].partition("\n#")[0]
+        assert re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE) == list(model.model_fields)
+
+
+def test_policies_in_the_docs_are_valid(tmp_path):
+    for block in blocks(ROOT / "docs/data-owners.md", "toml"):
+        file = tmp_path / "ward.toml"
+        file.write_text(block.replace("…64 hex digits…", "0" * 64))
+        assert ClientPolicy.load(file).budget
 
 
 def test_protocol_lists_every_problem_with_its_status():

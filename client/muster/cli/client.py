@@ -14,6 +14,7 @@ from .interrupts import interruptible
 from .loading import load_function
 from .options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, write_json
 from .options import Json as JsonOption
+from .plan_policy import policy_of
 from .token_files import checked_token, token_reader
 
 app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
@@ -48,6 +49,14 @@ def run(
     cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans and the last broadcasts in.")] = None,
     threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
     signer: Signers = None,
+    policy: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="The data owner's rules, in TOML: which plans, how many updates together, how often. Of a rule and an option the "
+            "stricter holds.",
+            metavar="FILE",
+        ),
+    ] = None,
     max_download_bytes: Annotated[
         Optional[int], typer.Option(help="The most bytes of plan and broadcast together.", min=0)
     ] = None,
@@ -82,6 +91,7 @@ def run(
     if client_id is not None:
         _checked(check_client_id, client_id, "--client-id")
     trusted = signers_of(signer)
+    rules = policy_of(policy)
     quiet_tensorflow(threads=threads)
     function = load_function(data)
     # Before the first check-in: an assignment should not run out over the seconds that TensorFlow takes to load.
@@ -95,6 +105,7 @@ def run(
         shown = checked_token(token, where="--token or MUSTER_CLIENT_TOKEN")
     log = ClientLog(population, quiet_errors=quiet_errors)
     limits = Limits(max_download_bytes=max_download_bytes, max_update_bytes=max_update_bytes, max_seconds=max_seconds)
+    tell = (lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write
     member = MusterClient(
         url,
         population,
@@ -102,12 +113,15 @@ def run(
         client_id=client_id,
         token=shown,
         cache=cache,
-        on_event=(lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write,
+        on_event=tell,
         trusted_signers=trusted,
         limits=limits,
+        policy=rules,
     )
     with interruptible(stuck=lambda: member.working), member:
         if once:
+            for note in member.notes:
+                tell(note)
             outcome = member.run_once()
             if isinstance(outcome, Unreached):
                 raise typer.Exit(UNREACHABLE)

@@ -37,6 +37,11 @@ class ClientLog:
 
     def write(self, event: Event) -> None:
         """Writes an event, unless it says what the last lines said."""
+        from muster.client import PolicyNote
+
+        if isinstance(event, PolicyNote):
+            self.line(event.detail)
+            return
         text, about = self._text_of(event), self._about(event)
         if type(event) is not self._kind:
             self._kind, self._written = type(event), {}
@@ -95,8 +100,10 @@ class ClientLog:
 
 def describe(event: Event, *, quiet_errors: bool = False) -> str:
     """Returns an event as a line."""
-    from muster.client import Assigned, Computed, Contributed, Failed, Missed, Sending, Waited
+    from muster.client import Assigned, Computed, Contributed, Failed, Missed, PolicyNote, Sending, Waited
 
+    if isinstance(event, PolicyNote):
+        return event.detail
     if isinstance(event, Waited):
         return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
     if isinstance(event, (Assigned, Computed, Sending, Contributed, Missed, Failed)):

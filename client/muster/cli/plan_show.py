@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from . import plan_policy
+from .failures import FAILED
 from .options import Json, Url, console, size, write_json
 from .plan_words import leaving, signers_in_words, titled, warn_of_clear_sums
 
 if TYPE_CHECKING:
+    from muster.client import ClientPolicy
     from muster.wire.plan import Plan
+
+    from .plan_client import DryRun
 
 
 def show(
@@ -21,19 +26,35 @@ def show(
         bool,
         typer.Option("--client", help="What it would do on a device: operations, data, what leaves."),
     ] = False,
+    policy: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--policy",
+            metavar="FILE",
+            help="With --client: whether a device with this policy would accept it, rule by rule; exit 1 if not.",
+        ),
+    ] = None,
     url: Url = "",
     as_json: Json = False,
 ) -> None:
     """Show what a plan does: its stages, what leaves a device, how updates are folded, who signed it."""
+    if policy is not None and not client:
+        raise typer.BadParameter("a policy is for a device: add --client", param_hint="--policy")
+    rules = plan_policy.policy_of(policy)
     found, count = _read(plan, url)
     if client:
         from . import plan_client
 
         dry_run = plan_client.dry_run(found)
+        verdict = None if rules is None else _judge(rules, dry_run)
         if as_json:
-            write_json(dry_run.to_dict())
+            write_json({**dry_run.to_dict(), **({} if verdict is None else {"policy": verdict.to_dict()})})
         else:
             plan_client.write(dry_run, console())
+            if verdict is not None:
+                plan_policy.write(verdict, console())
+        if verdict is not None and not verdict.accepted:
+            raise typer.Exit(FAILED)
         return
     manifest = found.manifest
     if as_json:
@@ -82,6 +103,15 @@ def _read(reference: str, url: str) -> tuple[Plan, int]:
     finally:
         transport.close()
     return Plan.decode(data, expected=reference), len(data)
+
+
+def _judge(policy: ClientPolicy, dry_run: DryRun) -> plan_policy.PlanVerdict:
+    return plan_policy.judge_plan(
+        policy,
+        dry_run.plan,
+        download_bytes=dry_run.download_bytes + dry_run.broadcast_bytes,
+        update_bytes=dry_run.update_bytes,
+    )
 
 
 def _values(values: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 from __future__ import annotations
 
 from .body import TensorBody
+from .budget import BudgetError
 from .failures import ConfigurationError, ForeignAnswerError, UnreachableError
 from .limits import LimitError, Limits
 from .local_data import WorkContext
@@ -20,17 +21,24 @@ from .outcomes import (
     Ineligible,
     Missed,
     Outcome,
+    PolicyNote,
     Sending,
     Summary,
     Unreached,
     Waited,
 )
 from .plans import RuntimeFactory, Worker
+from .policy import BudgetRules, ClientPolicy
+from .policy_faults import PolicyFileError
+from .policy_guard import PolicyError
 from .sessions import new_session
 from .transport import Transport
 
 __all__ = [
     "Assigned",
+    "BudgetError",
+    "BudgetRules",
+    "ClientPolicy",
     "Computed",
     "ConfigurationError",
     "Contributed",
@@ -43,6 +51,9 @@ __all__ = [
     "Missed",
     "MusterClient",
     "Outcome",
+    "PolicyError",
+    "PolicyFileError",
+    "PolicyNote",
     "RuntimeFactory",
     "Sending",
     "SetupError",

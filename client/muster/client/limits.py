@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
@@ -14,6 +14,9 @@ from muster.wire.messages import Assignment, FailureReason
 from .failures import MAX_WAIT, bounded_wait
 from .machine import WorkFailed
 
+LIMIT_RULES = frozenset(
+    f"limits.{name}" for name in ("max_download_bytes", "max_update_bytes", "max_seconds")
+)  # what a `LimitError` may tell
 INELIGIBLE_PAUSE = 60.0  # seconds until a device asks itself again
 BUSY_PAUSE = 10.0  # seconds until a client looks again whether work that it could not stop has ended
 STOPPED = "the client was told to stop"
@@ -23,19 +26,21 @@ class LimitError(Exception):
     """An assignment goes over a limit that is set on this device.
 
     Attributes:
-      detail: The limit and what goes over it.
+      detail: The limit and what goes over it; it stays on the device.
+      rule: The limit's name, such as `limits.max_seconds`; the coordinator learns it.
       reason: What the coordinator is told.
     """
 
-    def __init__(self, detail: str, *, reason: FailureReason = FailureReason.PLAN_REFUSED) -> None:
+    def __init__(self, detail: str, *, rule: str, reason: FailureReason = FailureReason.PLAN_REFUSED) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.rule = rule
         self.reason = reason
 
     @property
     def failure(self) -> WorkFailed:
-        """How the work ends. The coordinator learns the reason alone."""
-        return WorkFailed(self.reason, self.detail)
+        """How the work ends. The coordinator learns the reason and the rule alone."""
+        return WorkFailed(self.reason, self.detail, kind=self.rule)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Limits:
         size = assignment.plan.size + assignment.broadcast.size
         if self.max_download_bytes is not None and size > self.max_download_bytes:
             raise LimitError(
-                f"Plan and broadcast have {size} bytes; this device's limit is {self.max_download_bytes} (max_download_bytes)"
+                f"Plan and broadcast have {size} bytes; this device's limit is {self.max_download_bytes} (max_download_bytes)",
+                rule="limits.max_download_bytes",
             )
 
     def check_plan(self, manifest: PlanManifest) -> None:
@@ -70,7 +76,8 @@ class Limits:
         """Before anything is uploaded. Raises `LimitError`."""
         if self.max_update_bytes is not None and size > self.max_update_bytes:
             raise LimitError(
-                f"The update has {size} bytes; this device's limit is {self.max_update_bytes} (max_update_bytes)"
+                f"The update has {size} bytes; this device's limit is {self.max_update_bytes} (max_update_bytes)",
+                rule="limits.max_update_bytes",
             )
 
     def seconds_left(self, since: float, now: float, *, valid: Optional[float] = None) -> Optional[float]:
@@ -98,7 +105,15 @@ class Limits:
         bound = (
             f"this device's limit of {self.max_seconds:g} s (max_seconds)" if own else f"its assignment, {valid:g} s"
         )
-        return LimitError(f"The work took longer than {bound}", reason=FailureReason.CANCELLED)
+        return LimitError(
+            f"The work took longer than {bound}", rule="limits.max_seconds", reason=FailureReason.CANCELLED
+        )
+
+    def stricter(self, other: Limits) -> Limits:
+        """Returns the smaller one of each limit."""
+        pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
+        given = {name: [value for value in pair if value is not None] for name, pair in pairs.items()}
+        return Limits(**{name: min(values) if values else None for name, values in given.items()})
 
 
 def seconds_valid(assignment: Assignment, answered_at: Optional[datetime]) -> Optional[float]:

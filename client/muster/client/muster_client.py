@@ -29,8 +29,10 @@ from .interruptible import CallStoppedError
 from .limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
 from .local_data import DataCallback, bind
 from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Working
-from .outcomes import Assigned, Contributed, Event, Failed, Ineligible, Missed, Outcome, Sending, Summary
+from .outcomes import Assigned, Contributed, Event, Failed, Ineligible, Missed, Outcome, PolicyNote, Sending, Summary
 from .plans import PlanStore, RuntimeFactory, tensorflow_runtime
+from .policy import ClientPolicy
+from .policy_guard import PolicyGuard
 from .transport import Transport
 from .work import AssignmentWork, Validity
 
@@ -64,12 +66,16 @@ class MusterClient:
       trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is looked at;
         empty: the coordinator is trusted with what runs here.
       limits: What an assignment may take of this device.
+      policy: What the data's owner allows, or the TOML file that says so; see `ClientPolicy`. The stricter of its sizes and `limits`
+        holds. None: the coordinator decides which plans run here and what leaves.
       eligible: Asked before a check-in and between the phases of an assignment, which is given back on a no.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is none.
       ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds something that is no key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
+      PolicyFileError: the policy's file is not valid.
+      BudgetError: the file of the policy's budget can't be used.
       TypeError: `data` is no function of at most one argument.
     """
 
@@ -87,11 +93,13 @@ class MusterClient:
         runtime_factory: Optional[RuntimeFactory] = None,
         trusted_signers: Iterable[str] = (),
         limits: Optional[Limits] = None,
+        policy: Union[ClientPolicy, str, Path, None] = None,
         eligible: Optional[Callable[[], bool]] = None,
     ) -> None:
         signers = parse_signers(trusted_signers)
         if signers:
             need_cryptography()
+        self._guard = PolicyGuard(policy)
         self.population = check_population(population)
         # Without a name of its own, a client whose check-in is repeated would count as two.
         self.client_id = secrets.token_hex(16) if client_id is None else check_client_id(client_id)
@@ -103,8 +111,9 @@ class MusterClient:
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
             trusted_signers=signers,
+            vouch=self._guard.vouch,
         )
-        self._work = AssignmentWork(self._plans, bound, limits or Limits(), self._tell)
+        self._work = AssignmentWork(self._plans, bound, self._guard.limits(limits), self._guard, self._tell)
         self._validity = Validity(0.0)
         self._eligible = eligible
         self._on_event = on_event
@@ -118,6 +127,11 @@ class MusterClient:
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         self.close()
+
+    @property
+    def notes(self) -> tuple[PolicyNote, ...]:
+        """What is to be said at the start about the device's policy; `run` tells it."""
+        return tuple(map(PolicyNote, self._guard.notes))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -153,6 +167,11 @@ class MusterClient:
                 refused = leave.refused()
                 if refused is not None and not isinstance(self._phase, Reporting):
                     return self._break_off(refused)
+                pause = self._guard.before_checkin() if isinstance(self._phase, Idle) else None
+                if pause is not None:
+                    outcome = Ineligible(pause.detail, pause.retry_after, until=pause.until)
+                    self._tell(outcome)
+                    return outcome
                 moved = machine.step(self._phase, self._act(stop), chance=random.random())  # noqa: S311
                 self._phase = moved.phase
                 if not isinstance(moved.phase, Uploading):
@@ -178,6 +197,8 @@ class MusterClient:
         """
         stop = threading.Event() if stop is None else stop
         counts: Counter[type[Outcome]] = Counter()
+        for note in self.notes:
+            self._tell(note)
         try:
             while not stop.is_set():
                 outcome = self.run_once(stop=stop)

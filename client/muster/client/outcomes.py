@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Optional, Union
 
 from muster.wire.messages import FailureReason, WaitReason
@@ -74,16 +75,24 @@ class Unreached:
 class Ineligible:
     """The device may not work now, or was told to stop. An assignment that it held was given back: `task`, `round`.
 
-    `retry_after`: seconds until the device is asked again.
+    `retry_after`: seconds until the device is asked again. `until`: when the budget of its policy is free again, if that is the reason.
     """
 
     detail: str
     retry_after: float
     task: Optional[str] = None
     round: Optional[int] = None
+    until: Optional[datetime] = None
 
 
 Outcome = Union[Contributed, Waited, Missed, Failed, Unreached, Ineligible]
+
+
+@dataclass(frozen=True)
+class PolicyNote:
+    """What a run says once, at its start, about the device's policy: that there is none, or that its budget begins empty."""
+
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Sending:
     update_bytes: int
 
 
-Event = Union[Assigned, Computed, Sending, Outcome]
+Event = Union[PolicyNote, Assigned, Computed, Sending, Outcome]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
+from muster.runtime.data import DataMeter
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
 from muster.wire.plan import Plan
@@ -17,6 +18,7 @@ from muster.wire.signatures import SIGNATURES_LIMIT
 from muster.wire.tensors import Array, TensorsError, decode
 
 from .cache import BROADCAST, PLAN, Cache
+from .limits import LimitError
 from .transport import Transport
 
 _KEPT = 2  # plans whose graphs stay loaded
@@ -34,10 +36,11 @@ class Worker(Protocol):
         *,
         seconds: Optional[float] = None,
         stop: Optional[threading.Event] = None,
+        meter: Optional[DataMeter] = None,
     ) -> dict[str, Array]:
         """`(D, B) -> U`: the update, as the plan's manifest declares it.
 
-        A worker may leave `seconds` and `stop` out of its signature: it is called with what it takes. The client stops waiting for
+        A worker may leave `seconds`, `stop` and `meter` out of its signature: it is called with what it takes. The client stops waiting for
         a worker that heeds neither, and starts no other work until it has ended.
 
         Args:
@@ -45,6 +48,8 @@ class Worker(Protocol):
           broadcast: The round's broadcast.
           seconds: What is left of the assignment and of `Limits.max_seconds`; the work ends after that. None: no limit.
           stop: Ends the work when set.
+          meter: Counts the bytes of the data, where a policy bounds the update by them. It refuses the update of a worker that
+            does not count.
         """
 
 
@@ -59,6 +64,7 @@ class PlanStore:
       folder: Where their files are kept; None: nowhere.
       runtime_factory: Makes what runs a plan.
       trusted_signers: Of whom one must have signed a plan before anything else looks at it; empty: any plan is run.
+      vouch: Checks a plan's signatures further, and may raise `LimitError`.
     """
 
     def __init__(
@@ -68,11 +74,13 @@ class PlanStore:
         folder: Optional[Path],
         runtime_factory: RuntimeFactory,
         trusted_signers: tuple[str, ...] = (),
+        vouch: Callable[[Plan], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._cache = Cache(folder)
         self._make = runtime_factory
         self._trusted = trusted_signers
+        self._also = vouch
         self._kept: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
 
     def get(self, download: Download, *, check: Callable[[PlanManifest], None] = lambda _: None) -> tuple[Plan, Worker]:
@@ -126,19 +134,23 @@ class PlanStore:
         # A signature may have been added since the size was read; it is no part of what the hash vouches for.
         data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
-        plan.check_signed(self._trusted)
+        self._vouch(plan)
         self._cache.put(download.sha256, PLAN, data)
         return plan
 
     def _read(self, sha256: str) -> Optional[Plan]:
         data = self._cache.get(sha256, PLAN)
         # A file that is missing, cut off, tampered with or signed by nobody trusted is fetched again and replaced.
-        with contextlib.suppress(ProblemError):
+        with contextlib.suppress(ProblemError, LimitError):
             if data is not None:
                 plan = Plan.decode(data, expected=sha256)
-                plan.check_signed(self._trusted)
+                self._vouch(plan)
                 return plan
         return None
+
+    def _vouch(self, plan: Plan) -> None:
+        plan.check_signed(self._trusted)
+        self._also(plan)
 
 
 def _fetched(fetch: Callable[[], T]) -> T:

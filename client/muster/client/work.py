@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
@@ -21,6 +22,7 @@ from .local_data import WorkContext, not_finite
 from .machine import Happening, Worked, WorkFailed
 from .outcomes import Computed
 from .plans import PlanStore, Worker
+from .policy_guard import PolicyGuard
 
 _SLACK = 1.0  # seconds that work may take beyond its time, to end by itself
 
@@ -44,6 +46,7 @@ class AssignmentWork:
       plans: Where plans, workers and broadcasts come from.
       data: Returns the client's data for a context.
       limits: The device's limits.
+      guard: The device's policy.
       tell: Receives `Computed`.
     """
 
@@ -52,11 +55,13 @@ class AssignmentWork:
         plans: PlanStore,
         data: Callable[[WorkContext], Any],
         limits: Limits,
+        guard: PolicyGuard,
         tell: Callable[[Computed], None],
     ) -> None:
         self._plans = plans
         self._data = data
         self._limits = limits
+        self._guard = guard
         self._tell = tell
         self._call: Optional[interruptible.Call[dict[str, Array]]] = None
 
@@ -85,12 +90,18 @@ class AssignmentWork:
             return error.failure
 
     def _limited(self, assignment: Assignment, validity: Validity, stop: Optional[threading.Event]) -> Happening:
+        self._guard.on_assignment(assignment)
         self._limits.check_download(assignment)
-        plan, worker = self._plans.get(assignment.plan, check=self._limits.check_plan)
+
+        def check(manifest: PlanManifest) -> None:
+            self._guard.on_plan(manifest, sha256=assignment.plan.sha256)
+            self._limits.check_plan(manifest)
+
+        plan, worker = self._plans.get(assignment.plan, check=check)
         broadcast = self._plans.broadcast(assignment)
         context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
         try:
-            update = self._compute(context, worker, broadcast, validity, stop)
+            update = self._compute(assignment, context, worker, broadcast, validity, stop=stop)
         except _DataError as error:
             return _failure(FailureReason.DATA, "The data callback", error.__cause__)
         except ProblemError as problem:
@@ -107,10 +118,12 @@ class AssignmentWork:
 
     def _compute(
         self,
+        assignment: Assignment,
         context: WorkContext,
         worker: Worker,
         broadcast: dict[str, Array],
         validity: Validity,
+        *,
         stop: Optional[threading.Event],
     ) -> dict[str, Array]:
         def compute(cancel: threading.Event) -> dict[str, Array]:
@@ -118,7 +131,9 @@ class AssignmentWork:
                 data = self._data(context)
             except Exception as error:
                 raise _DataError from error
-            more = {"seconds": self._check_time(validity), "stop": cancel}
+            if cancel.is_set():  # the client has stopped waiting for the callback: nothing runs, and nothing is spent
+                raise CallStoppedError
+            more = {"seconds": self._check_time(validity), "stop": cancel, **self._guard.before_work(assignment)}
             return worker.work(data, broadcast, **_taken(worker.work, more))
 
         left = self._check_time(validity)
@@ -140,6 +155,7 @@ class AssignmentWork:
             detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
             return WorkFailed(FailureReason.COMPUTATION, detail, kind=ProblemType.TOO_LARGE.value)
         self._limits.check_update(len(body))
+        self._guard.before_upload(assignment, update)
         seconds = time.monotonic() - validity.since
         self._tell(Computed(assignment.task, assignment.round, len(body), seconds))
         return Worked(body)

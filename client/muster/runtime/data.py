@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from muster.wire.manifest import SequenceType, StructType, TensorType, Type
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
 from .paths import field_names, flat_order, join
-from .values import Array, describe, describe_array, fits
+from .values import Array, describe, describe_array, fits, value_bytes
 
 Elements = Callable[[], Iterator[tuple[Array, ...]]]
 
@@ -29,7 +29,23 @@ class ClientData:
     sequences: dict[str, Elements] = field(default_factory=dict)
 
 
-def adapt(data: Any, declared: Type, *, root: str = "data") -> ClientData:
+class DataMeter:
+    """Counts the bytes of a client's data as a plan reads it. A data set that is read again adds nothing."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+
+    @property
+    def total(self) -> int:
+        """Bytes of the values read so far: of each tensor, and of the longest pass over each data set."""
+        return sum(self._sizes.values())
+
+    def record(self, path: str, size: int) -> None:
+        """Notes that one pass over the leaf `path` has come to `size` bytes."""
+        self._sizes[path] = max(self._sizes.get(path, 0), size)
+
+
+def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[DataMeter] = None) -> ClientData:
     """Takes a client's data (or any value of a plan) apart.
 
     Args:
@@ -39,37 +55,42 @@ def adapt(data: Any, declared: Type, *, root: str = "data") -> ClientData:
         arrays must have it.
       declared: The plan's `manifest.data`.
       root: The name of the whole.
+      meter: Counts the bytes: of tensors at once, of a sequence's elements when they are read.
 
     Raises:
       ProblemError: `invalid_request`, with the path, what was expected and what came. For the elements of a sequence it is
         raised when they are read.
     """
     found = ClientData()
-    _adapt(data, declared, path="", root=root, found=found)
+    _adapt(data, declared, path="", root=root, found=found, meter=meter or DataMeter())
     return found
 
 
-def _adapt(data: Any, declared: Type, *, path: str, root: str, found: ClientData) -> None:
+def _adapt(data: Any, declared: Type, *, path: str, root: str, found: ClientData, meter: DataMeter) -> None:
     name = path or root
     if isinstance(declared, TensorType):
-        found.tensors[name] = to_array(data, declared, path=name)
+        array = found.tensors[name] = to_array(data, declared, path=name)
+        meter.record(name, value_bytes(array))
     elif isinstance(declared, SequenceType):
-        found.sequences[name] = _elements(data, declared.element, path=name)
+        found.sequences[name] = _elements(data, declared.element, path=name, meter=meter)
     else:
         for item, key, value in zip(declared.fields, field_names(declared), _fields_of(data, declared, path=name)):
-            _adapt(value, item.type, path=join(path, key), root=root, found=found)
+            _adapt(value, item.type, path=join(path, key), root=root, found=found, meter=meter)
 
 
-def _elements(data: Any, element: Type, *, path: str) -> Elements:
+def _elements(data: Any, element: Type, *, path: str, meter: DataMeter) -> Elements:
     if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         hint = " (a single batch goes into a list: [batch])" if isinstance(data, Mapping) else ""
         raise _wrong(path, expected="a tf.data.Dataset or an iterable of elements", came=_name_of(data) + hint)
     source: Iterable[Any] = _Kept(data) if isinstance(data, Iterator) else data
 
     def read() -> Iterator[tuple[Array, ...]]:
+        size = 0
         for number, item in enumerate(source):
             leaves: list[Array] = []
             _flatten(item, element, path=f"{path}[{number}]", into=leaves)
+            size += sum(map(value_bytes, leaves))
+            meter.record(path, size)
             yield tuple(leaves)
 
     return read

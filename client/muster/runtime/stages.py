@@ -12,7 +12,7 @@ from muster.wire.manifest import Stage
 from muster.wire.plan import Plan
 
 from .calls import Cancellation, call, turn
-from .data import Elements, adapt
+from .data import DataMeter, Elements, adapt
 from .graph_check import load_checked_graph
 from .graphs import Sources, StageGraph, load_graph
 from .seeds import seed_graph
@@ -121,6 +121,7 @@ class Runtime:
         seconds: Optional[float] = None,
         stop: Optional[threading.Event] = None,
         draw: str = "",
+        meter: Optional[DataMeter] = None,
     ) -> dict[str, Array]:
         """`(D, B) -> U`: one client's update.
 
@@ -131,6 +132,7 @@ class Runtime:
           stop: Ends the work within a fraction of a second once it is set.
           draw: For a seeded runtime: names the random numbers that this call draws. Calls with different names draw independent
             numbers, and equal names give equal bytes. By default each call draws numbers of its own, by its position.
+          meter: Counts the bytes of the data as they are read.
 
         Returns:
           The update, as `manifest.update` declares it: the plain tensors, then the sums in the clear.
@@ -142,7 +144,7 @@ class Runtime:
           Exception: whatever reading the data raised.
         """
         manifest = self.plan.manifest
-        taken = adapt(data, manifest.data)
+        taken = adapt(data, manifest.data, meter=meter)
         inputs = {"data": taken.tensors, "broadcast": check_tensors(broadcast, manifest.broadcast, what="broadcast")}
         outputs = self._run("work", inputs, sequences=taken.sequences, seconds=seconds, stop=stop, draw=draw)
         return outputs["update"]

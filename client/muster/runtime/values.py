@@ -49,6 +49,13 @@ def describe_array(array: Array) -> str:
         return f"{array.dtype}{list(array.shape)}"
 
 
+def value_bytes(array: Array) -> int:
+    """Returns the bytes of an array's values: of strings their own, not their pointers'."""
+    if array.dtype.kind == "O":
+        return sum(len(item) for item in array.reshape(-1).tolist())
+    return array.nbytes
+
+
 def check_tensors(
     tensors: Mapping[str, Any],
     specs: Iterable[Declared],

@@ -159,14 +159,15 @@ class Plan:
             raise _invalid(f"Plan {self.sha256[:12]} has {MOST_SIGNATURES} signatures already, which is the most")
         return replace(self, signatures=tuple(by_signer[signer] for signer in sorted(by_signer)))
 
-    def check_signed(self, trusted: Iterable[str]) -> Optional[str]:
-        """Checks that one of the trusted signers has signed the plan, whose hashes are checked already.
+    def check_signed(self, trusted: Iterable[str], *, required: int = 1) -> Optional[str]:
+        """Checks that enough of the trusted signers have signed the plan, whose hashes are checked already.
 
         Args:
-          trusted: Public keys, as `muster.wire.signatures.parse_signers` gives them; none: any plan passes.
+          trusted: Public keys, as `muster.wire.signatures.parse_signers` returns them; empty: any plan passes.
+          required: How many different ones of them must have signed.
 
         Returns:
-          The signer that was found; None if nobody in particular is trusted.
+          The first signer that was found; None if no signer is trusted in particular.
 
         Raises:
           ProblemError: `plan_invalid`, with what was found in its place.
@@ -176,10 +177,12 @@ class Plan:
         if not wanted:
             return None
         theirs = [item for item in self.signatures if item.signer in wanted]
-        for item in theirs:
-            if verifies(item, self.sha256):
-                return item.signer
-        if theirs:
+        valid = list(dict.fromkeys(item.signer for item in theirs if verifies(item, self.sha256)))
+        if len(valid) >= required:
+            return valid[0]
+        if valid:
+            found = f"is signed by {', '.join(valid)} alone, and {required} trusted signers must have signed"
+        elif theirs:
             found = f"bears a signature of {theirs[0].signer} that is not of this plan"
         elif self.signatures:
             found = f"is signed by {', '.join(item.signer for item in self.signatures)}, none of whom is trusted here"

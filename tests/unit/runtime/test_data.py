@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from muster.runtime.data import adapt
+from muster.runtime.data import DataMeter, adapt
 from muster.runtime.paths import element_leaves, field_names, leaves
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceType, StructField, StructType, TensorType
@@ -86,3 +86,19 @@ def test_a_bad_element_is_named_by_its_place():
     found = adapt([{"x": 1.0}, {"x": [1.0]}], SequenceType(element=struct(x=FLOAT))).sequences["data"]
     with pytest.raises(ProblemError, match=r"data\[1\]/x: expected float32, got float32\[1\]"):
         list(found())
+
+
+def test_a_meter_counts_each_value_once_however_often_it_is_read():
+    meter = DataMeter()
+    floats = TensorType(dtype=DType.FLOAT32, shape=(None,))
+    declared = struct(rows=SequenceType(element=floats), names=TEXT)
+    data = adapt(
+        {"rows": [np.zeros(3, np.float32), np.zeros(1, np.float32)], "names": ["ab", "cde"]}, declared, meter=meter
+    )
+    assert meter.total == 5
+    rows = data.sequences["rows"]
+    next(iter(rows()))
+    assert meter.total == 5 + 12
+    for _ in range(3):
+        list(rows())
+    assert meter.total == 5 + 16

@@ -1,0 +1,269 @@
+"""The policy of a device: what may run here, what may leave, and how often. Read from a TOML file that the data's owner writes.
+
+    plans = ["c9a370f4…"]            # full addresses
+    minimum = 10
+
+    [budget]
+    per_day = 4
+
+A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules; `docs/data-owners.md` lists them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional, Union
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from typing_extensions import Self
+
+from muster.wire.manifest import FoldKind
+from muster.wire.signatures import parse_signers
+
+from .limits import Limits
+from .policy_faults import PolicyFileError, faults_of
+
+_ADDRESS_LENGTH = 64  # hex digits of a SHA-256
+_DEFAULT_FILE = "budget"
+
+
+def _check_address(text: str) -> str:
+    address = text.strip().lower()
+    if len(address) != _ADDRESS_LENGTH or set(address) - set("0123456789abcdef"):
+        raise ValueError(
+            f"is no full plan address: it needs the {_ADDRESS_LENGTH} hex digits that `muster plan show` prints"
+        )
+    return address
+
+
+def _check_key(text: str) -> str:
+    try:
+        (key,) = parse_signers([text])
+    except ValueError:
+        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a text of its own") from None
+    return key
+
+
+_Address = Annotated[str, AfterValidator(_check_address)]
+_Key = Annotated[str, AfterValidator(_check_key)]
+_Fold = Annotated[FoldKind, Field(strict=False)]
+_Count = Annotated[int, Field(ge=0, le=10**9)]
+_Bytes = Annotated[int, Field(ge=0)]
+
+
+class _Rules(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class BudgetRules(_Rules):
+    """How often this device may contribute, counted on the device over all tasks and coordinators.
+
+    A contribution counts from the moment before its plan runs on the data, so that a failure, a crash and an update that is lost on
+    its way count too. A limit of 0 stops all contributions.
+    """
+
+    per_day: Optional[_Count] = Field(
+        default=None, description="Most contributions in any 24 hours.", examples=["per_day = 4"]
+    )
+    per_plan: Optional[_Count] = Field(
+        default=None, description="Most contributions to one plan, ever.", examples=["per_plan = 100"]
+    )
+    per_broadcast: Optional[_Count] = Field(
+        default=None,
+        description=(
+            "Most contributions to one plan with the same broadcast, ever: rollbacks, repeated rounds and two tasks of one plan "
+            "repeat a broadcast. 2 allows one repeat of an abandoned round."
+        ),
+        examples=["per_broadcast = 2"],
+    )
+    separation_hours: Optional[Annotated[float, Field(gt=0, le=24 * 366 * 10, allow_inf_nan=False)]] = Field(
+        default=None,
+        description="Hours between two contributions, at least, whichever tasks they are for.",
+        examples=["separation_hours = 12"],
+    )
+    file: Optional[Annotated[str, Field(min_length=1)]] = Field(
+        default=None,
+        description=(
+            "Where the device records what it has spent; a relative path starts at the policy's folder. Several clients of a device "
+            "share it. If not set: `budget` in systemd's `STATE_DIRECTORY`, else in `muster` in the user's state folder."
+        ),
+        examples=['file = "/var/lib/muster/budget"'],
+    )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by name."""
+        names = ("per_day", "per_plan", "per_broadcast", "separation_hours")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def path(self) -> Path:
+        """The file's place, absolute.
+
+        Raises:
+          PolicyFileError: there is no file set, and the user has no home folder.
+        """
+        if self.file is not None:
+            return Path(self.file).expanduser().absolute()
+        try:
+            return (_state_folder() / _DEFAULT_FILE).absolute()
+        except RuntimeError as error:
+            raise PolicyFileError(
+                "The budget has no place: this user has no home folder. Set one in the policy, for example "
+                '[budget] file = "/var/lib/muster/budget"'
+            ) from error
+
+
+class ClientPolicy(_Rules):
+    """What a data owner allows, whatever the coordinator and its plans say.
+
+    Build one in Python, or read a file with `ClientPolicy.load`.
+    """
+
+    plans: Optional[Annotated[tuple[_Address, ...], Field(strict=False, min_length=1)]] = Field(
+        default=None,
+        description="Full addresses (SHA-256) of the plans that may run. The strongest rule: list only plans that were reviewed.",
+        examples=['plans = ["c9a370f4…"], with all 64 digits'],
+    )
+    signers: Optional[Annotated[tuple[_Key, ...], Field(strict=False, min_length=1)]] = Field(
+        default=None,
+        description="Public keys of those who may vouch for a plan.",
+        examples=['signers = ["ed25519:…"], as `muster plan keygen` prints it'],
+    )
+    signers_required: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description="How many different ones of `signers` must have signed a plan.",
+        examples=["signers_required = 2, with two keys or more in signers"],
+    )
+    minimum: Annotated[int, Field(ge=1)] = Field(
+        default=1,
+        description=(
+            "Fewest updates that may be released together. The plan's signed `release.minimum` must be at least this (a plan without "
+            "one counts as 1), and so must the minimum that the coordinator announces."
+        ),
+        examples=["minimum = 10"],
+    )
+    goal: Optional[Annotated[int, Field(ge=1)]] = Field(
+        default=None,
+        description="Fewest updates that a round must aim for, as the coordinator announces it; nothing signed says so.",
+        examples=["goal = 20"],
+    )
+    folds: Optional[Annotated[tuple[_Fold, ...], Field(strict=False, min_length=1)]] = Field(
+        default=None,
+        description=(
+            "How each tensor of the aggregate may be made: `sum`, `maximum`, `minimum`, `tensorflow`. All but sums may hold values "
+            "of single clients."
+        ),
+        examples=['folds = ["sum"]'],
+    )
+    clear_secure_sums: bool = Field(
+        default=True,
+        description="Whether a plan may have sums in the clear that its computation wants summed securely.",
+        examples=["clear_secure_sums = false"],
+    )
+    string_tensors: bool = Field(
+        default=True, description="Whether an update may hold text.", examples=["string_tensors = false"]
+    )
+    update_bytes_per_data_byte: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=None,
+        description="Most bytes of an update's values for each byte of the data that the plan read.",
+        examples=["update_bytes_per_data_byte = 0.2"],
+    )
+    max_update_bytes: Optional[_Bytes] = Field(
+        default=None, description="Most bytes of an update.", examples=["max_update_bytes = 1_000_000"]
+    )
+    max_download_bytes: Optional[_Bytes] = Field(
+        default=None,
+        description="Most bytes of plan and broadcast together.",
+        examples=["max_download_bytes = 50_000_000"],
+    )
+    max_seconds: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=None, description="Longest time that one assignment's work may take.", examples=["max_seconds = 600"]
+    )
+    budget: Optional[BudgetRules] = Field(
+        default=None,
+        description="How often this device may contribute; a section `[budget]`.",
+        examples=["[budget], and per_day = 4 in a line below it"],
+    )
+
+    @field_validator("signers", "plans", "folds")
+    @classmethod
+    def _without_repeats(cls, value: Optional[tuple[Any, ...]]) -> Optional[tuple[Any, ...]]:
+        return None if value is None else tuple(dict.fromkeys(value))
+
+    @field_validator("signers_required")
+    @classmethod
+    def _has_so_many_signers(cls, value: int, info: ValidationInfo) -> int:
+        if "signers" in info.data and value > len(info.data["signers"] or ()):
+            raise ValueError(f"is more than the {len(info.data['signers'] or ())} different keys in signers")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _has_a_limit(cls, value: Optional[BudgetRules]) -> Optional[BudgetRules]:
+        if value is not None and not value.limits:
+            raise ValueError("sets no limit")
+        return value
+
+    @classmethod
+    def load(cls, path: Union[str, Path]) -> Self:
+        """Reads a policy's file.
+
+        Raises:
+          PolicyFileError: the file can't be read or is not valid; the text lists every fault and how to mend it.
+        """
+        file = Path(path)
+        document = _read(file)
+        try:
+            policy = cls.model_validate(document)
+        except ValidationError as error:
+            raise PolicyFileError("\n".join(f"{file}: {fault}" for fault in faults_of(error, cls, document))) from None
+        if policy.budget is None or policy.budget.file is None:
+            return policy
+        place = file.absolute().parent / Path(policy.budget.file).expanduser()
+        return policy.model_copy(update={"budget": policy.budget.model_copy(update={"file": str(place)})})
+
+    @property
+    def limits(self) -> Limits:
+        """The sizes and times among the rules."""
+        return Limits(
+            max_download_bytes=self.max_download_bytes,
+            max_update_bytes=self.max_update_bytes,
+            max_seconds=self.max_seconds,
+        )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    try:
+        # Editors of Windows put a mark at the start of a file, which TOML does not know.
+        text = file.read_bytes().decode("utf-8-sig")
+        return dict(tomllib.loads(text.replace("\r\n", "\n")))
+    except OSError as error:
+        raise PolicyFileError(
+            f"{file}: {error.strerror or error}. Correct the policy's path, or write one: docs/data-owners.md has an example"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PolicyFileError(f"{file} is not in UTF-8: save it in that encoding") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PolicyFileError(
+            f"{file} is not valid TOML: {error}. Text stands in quotes, lists in brackets; examples/clients/ward.toml is an example"
+        ) from error
+
+
+def _state_folder() -> Path:
+    """Where programs of this user record state; `RuntimeError` if the user has no home folder."""
+    given = os.environ.get("STATE_DIRECTORY")  # of a systemd unit with StateDirectory=; may list several
+    if given:
+        return Path(given.split(os.pathsep)[0])
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "muster"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "muster"
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "muster"

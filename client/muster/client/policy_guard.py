@@ -1,0 +1,196 @@
+"""Holds a client to its device's policy, at each step of an assignment.
+
+    before_checkin      budget, before a slot is taken
+    on_assignment       address, announced minimum and goal, budget of the plan and its broadcast: before any download
+    vouch, on_plan      signatures, then the manifest: before the graph is read
+    before_work         the budget is spent, durably, before the plan runs on the data
+    before_upload       the update's size next to the data's
+
+Each method raises `PolicyError` where a rule forbids the step. Without a policy all of them allow everything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+from muster.runtime.data import DataMeter
+from muster.wire.manifest import PlanManifest
+from muster.wire.messages import Assignment
+from muster.wire.plan import Plan
+from muster.wire.signatures import need_cryptography
+from muster.wire.tensors import Array
+
+from .budget import Budget, BudgetError, Exhausted
+from .limits import LimitError, Limits
+from .policy import ClientPolicy
+from .policy_rules import RuleCheck, check_assignment, check_manifest, check_ratio, check_signers, rule_name
+
+NO_POLICY = (
+    "No policy: the coordinator decides which plans run here and what leaves this machine, within the limits and signers that were "
+    "given. A policy (--policy FILE) decides it here"
+)
+_MAX_REFUSED = 256  # plans whose refusal is cached
+_LONGEST_PAUSE = 3600.0  # seconds until a budget is read again, whenever it is free
+_BROKEN_PAUSE = 60.0  # seconds until a budget's file that can't be used is tried again
+
+
+class PolicyError(LimitError):
+    """A rule of the device's policy forbids an assignment. The rule's name is all that leaves the device.
+
+    Attributes:
+      rule: The rule's name, such as `policy.minimum`.
+    """
+
+    def __init__(self, rule: str, detail: str) -> None:
+        super().__init__(f"The device's policy refuses: {detail} ({rule})", rule=rule)
+
+
+@dataclass(frozen=True)
+class BudgetPause:
+    """Why the device may not check in now. `until`: when the budget is free again; None: not by waiting."""
+
+    detail: str
+    retry_after: float
+    until: Optional[datetime] = None
+
+
+class PolicyGuard:
+    """Applies one policy to one client.
+
+    Args:
+      policy: The policy, or its file; None: everything is allowed.
+      clock: The device's clock, in POSIX seconds.
+
+    Raises:
+      PolicyFileError: the policy's file is not valid.
+      BudgetError: the budget's file can't be used.
+      ImportError: the policy names signers, and `cryptography` is not installed.
+    """
+
+    def __init__(
+        self, policy: Union[ClientPolicy, str, Path, None] = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.policy = ClientPolicy.load(policy) if isinstance(policy, (str, Path)) else policy
+        self._clock = clock
+        self._budget: Optional[Budget] = None
+        self._charged: Optional[Assignment] = None  # what the budget was last spent on
+        self._meter: Optional[DataMeter] = None
+        self._refused: dict[str, RuleCheck] = {}  # by the plan's address
+        self.notes: tuple[str, ...] = () if self.policy is not None else (NO_POLICY,)
+        if self.policy is None:
+            return
+        if self.policy.signers is not None:
+            need_cryptography()
+        if self.policy.budget is not None:
+            self._budget = Budget(self.policy.budget, clock=clock)
+            if self._budget.open():
+                self.notes = (f"There was no budget yet: an empty one begins in {self._budget.path}",)
+
+    def limits(self, given: Optional[Limits]) -> Limits:
+        """Returns the stricter of the policy's sizes and times and of those that the client was given."""
+        own = Limits() if self.policy is None else self.policy.limits
+        return own.stricter(given or Limits())
+
+    def before_checkin(self) -> Optional[BudgetPause]:
+        """Returns why the client should not ask for work now, or None if it may."""
+        if self._budget is None:
+            return None
+        try:
+            found = self._exhausted(self._budget)
+        except BudgetError as error:
+            return BudgetPause(str(error), _BROKEN_PAUSE)
+        if found is None:
+            return None
+        detail = f"The device's budget is used up: {found.detail}"
+        if found.free_at is None:
+            return BudgetPause(detail, _LONGEST_PAUSE)
+        until = datetime.fromtimestamp(found.free_at, timezone.utc).replace(microsecond=0)
+        left = min(max(found.free_at - self._clock(), 1.0), _LONGEST_PAUSE)
+        return BudgetPause(f"{detail}; free again at {until.isoformat().replace('+00:00', 'Z')}", left, until)
+
+    def on_assignment(self, assignment: Assignment) -> None:
+        """Checks what the assignment alone shows, and the budget."""
+        if self.policy is None:
+            return
+        self._require(check_assignment(self.policy, assignment))
+        refused = self._refused.get(assignment.plan.sha256)
+        if refused is not None:
+            self._require([refused])
+        if self._budget is not None and self._charged != assignment:
+            self._spendable(lambda budget: budget.exhausted(**_key(assignment)))
+
+    def vouch(self, plan: Plan) -> None:
+        """Checks who has signed the plan, whose hashes are checked already."""
+        if self.policy is not None:
+            self._require(check_signers(self.policy, plan))
+
+    def on_plan(self, manifest: PlanManifest, *, sha256: str) -> None:
+        """Checks the plan's manifest, before its graph is read. A refusal is cached, so that the plan is fetched once."""
+        if self.policy is None:
+            return
+        for check in check_manifest(self.policy, manifest):
+            if not check.passed:
+                self._refused[sha256] = check
+                if len(self._refused) > _MAX_REFUSED:
+                    self._refused.pop(next(iter(self._refused)))
+            self._require([check])
+
+    def before_work(self, assignment: Assignment) -> dict[str, Any]:
+        """Spends the budget on the assignment, once, and starts to count the bytes of its data.
+
+        It is on the disk when this returns: a crash, a failure and a lost update count like a contribution.
+
+        Returns:
+          What a worker's `work` takes beside its data.
+        """
+        self._charge(assignment)
+        if self.policy is None or self.policy.update_bytes_per_data_byte is None:
+            return {}
+        self._meter = DataMeter()
+        return {"meter": self._meter}
+
+    def before_upload(self, assignment: Assignment, update: Mapping[str, Array]) -> None:
+        """Checks the update against the data that the plan read for it."""
+        self._charge(assignment)
+        if self.policy is not None:
+            data_bytes = 0 if self._meter is None else self._meter.total
+            self._require(check_ratio(self.policy, update, data_bytes=data_bytes))
+
+    def _charge(self, assignment: Assignment) -> None:
+        if self._budget is not None and self._charged != assignment:
+            self._spendable(lambda budget: budget.spend(**_key(assignment)))
+            self._charged = assignment
+
+    def _spendable(self, ask: Callable[[Budget], Optional[Exhausted]]) -> None:
+        if self._budget is None:
+            return
+        try:
+            found = ask(self._budget)
+        except BudgetError as error:
+            raise PolicyError(rule_name("budget"), str(error)) from error
+        if found is not None:
+            raise PolicyError(rule_name(f"budget.{found.limit}"), found.detail)
+
+    def _exhausted(self, budget: Budget) -> Optional[Exhausted]:
+        """Returns the limit that forbids every contribution now: a limit of all plans, or those of each listed plan."""
+        found = budget.exhausted()
+        listed = None if self.policy is None else self.policy.plans
+        if found is not None or listed is None:
+            return found
+        used_up = [budget.exhausted(plan=plan) for plan in listed]
+        return used_up[0] if all(item is not None for item in used_up) else None
+
+    @staticmethod
+    def _require(checks: Iterable[RuleCheck]) -> None:
+        for check in checks:
+            if not check.passed:
+                raise PolicyError(rule_name(check.rule), check.detail)
+
+
+def _key(assignment: Assignment) -> dict[str, str]:
+    return {"plan": assignment.plan.sha256, "broadcast": assignment.broadcast.sha256}
