@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
+from muster.private_files import open_to_append
+
 _POSIX = os.name == "posix"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
 _STEADY = 30.0  # seconds of life after which a death is no longer one of a row
@@ -97,7 +99,7 @@ class LocalProcess:
             self._process.stdin.close()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
+        with open_to_append(self.log) as log:
             return subprocess.Popen(  # noqa: S603
                 self._command,
                 stdin=subprocess.PIPE,  # its end tells the process that we are gone; nothing is ever written

@@ -18,7 +18,7 @@ from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 
 from muster.held_port import HeldPort
-from muster.local import settings_of
+from muster.local_settings import settings_of
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
 
