@@ -29,7 +29,7 @@ from muster.wire.tensors import encode
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files have no modes there")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
-PROXY_SECRET = "p" * 40  # noqa: S105  made up
+PROXY_SECRET = "p" * 40
 OPERATOR_TOKEN = "muster_operator_token_of_the_shell"  # noqa: S105  made up
 
 
@@ -59,7 +59,7 @@ def muster_up(folder: Path, **variables: str) -> Iterator[dict[str, Any]]:
 
 
 def run_a_round(url: str) -> None:
-    policy = TaskPolicy(rounds=2, goal=5, minimum=2, chunk=2, shards=1, round_seconds=60, assignment_seconds=30)
+    policy = TaskPolicy(rounds=2, goal=3, minimum=2, chunk=2, shards=1, round_seconds=10, assignment_seconds=5)
     pause = threading.Event()
     with Operator(url) as operator:
         operator.create_task("sums", population="phones", plan=PLAN, policy=policy)
