@@ -24,7 +24,7 @@ trap 'rm -f "$out"' EXIT
 for service in pypi osv; do
   for file in "${files[@]}"; do
     status=0
-    timeout 120 .venv/tools/bin/pip-audit --vulnerability-service "$service" --no-deps --disable-pip --progress-spinner off \
+    timeout 120 .venv/tools/bin/python -m pip_audit --vulnerability-service "$service" --no-deps --disable-pip --progress-spinner off \
       --timeout 5 "${ignored[@]}" -r "$file" >"$out" 2>&1 </dev/null || status=$?
     # A mirror of pypi.org that has packages alone answers 404, which pip-audit takes for a package that nobody knows.
     if grep -qE 'ConnectionError|ConnectTimeout|ReadTimeout|ServiceError|HTTPError|could not be audited' "$out" || [[ $status -eq 124 ]]; then
