@@ -89,7 +89,7 @@ requirements: ## Resolve requirements/*.in and those of the functions anew, with
 	requirements/make-notices.sh
 
 images: bundle ## Build the images of the functions and of muster up: make images PYTHON_IMAGE=docker.io/library/python@sha256:…
-	@requirements/build-images.sh "$(PYTHON_IMAGE)"
+	@infra/images/build.sh "$(PYTHON_IMAGE)"
 
 clean: ## Remove caches and the demo's output; .venv stays
 	rm -rf .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo
