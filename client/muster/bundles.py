@@ -101,7 +101,9 @@ def _tree(source: Optional[Path]) -> _Tree:
     if source is None:
         return _Tree(functions_folder(), package, own, older=False)
     requirements = source / "requirements" / "functions"
-    return _Tree(source / "functions", source / "client" / "muster", requirements if requirements.is_dir() else own, older=True)
+    return _Tree(
+        source / "functions", source / "client" / "muster", requirements if requirements.is_dir() else own, older=True
+    )
 
 
 def _build(name: str, kind: Kind, tree: _Tree, out: Path) -> Bundle:

@@ -295,8 +295,6 @@ class LocalCoordinator:
             **self._emulators.environment,
             "MUSTER_QUEUE": f"local://{quote(self._queue.as_posix())}",
             "MUSTER_ROUND_CACHE_SECONDS": str(_CLOUD_CACHE),
-            # A proxy for the Internet has no business between processes of one machine.
-            "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), LOOPBACK])),
         }
 
 

@@ -43,6 +43,7 @@ COMMITTER = frozenset(
         "RETRY_FLOOR",
         "TRUSTED_SIGNERS",
         "TENSORFLOW_FOLDS",
+        "MINIMUM",
         "AGGREGATOR_URL",
         "COMMITTER_URL",
         "INVOKER",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from support import direct
 from support.containerfile import ROOT, of, variables
 from support.environments import outside
 
@@ -98,7 +99,7 @@ def test_the_command_serves_the_function_with_the_image_s_environment_and_nothin
         )  # fmt: skip
     try:
         assert answered(f"http://127.0.0.1:{nobodys_port}/health", process), (tmp_path / "log").read_text()
-        waiting = requests.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=60).json()
+        waiting = direct.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=60).json()
         assert waiting["answer"]["reason"] == "no_task"
         (check,) = of("function", "HEALTHCHECK")
         program, *arguments = json.loads(check.partition("CMD ")[2])
@@ -115,7 +116,7 @@ def answered(url: str, process: subprocess.Popen[bytes]) -> bool:
         if process.poll() is not None:
             return False
         try:
-            return requests.get(url, timeout=60).text == "ok\n"
+            return direct.get(url, timeout=60).text == "ok\n"
         except requests.ConnectionError:
             pause.wait(0.1)
     return False

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
+from support import direct
 from support.stubborn import StubbornClients
 
 from coordinator.adapters.directory import DirectoryBlobs
@@ -98,8 +99,8 @@ def begin(url: str) -> None:
         assignment_seconds=2,
     )
     spec = TaskSpec(name="sums", population="phones", plan=PLAN.sha256, policy=policy)
-    requests.put(f"{url}/v1/plans/{PLAN.sha256}", data=PLAN.encode(), timeout=60).raise_for_status()
-    requests.post(f"{url}/v1/tasks", data=spec.encode(), timeout=60).raise_for_status()
+    direct.put(f"{url}/v1/plans/{PLAN.sha256}", data=PLAN.encode(), timeout=60).raise_for_status()
+    direct.post(f"{url}/v1/tasks", data=spec.encode(), timeout=60).raise_for_status()
 
 
 def play(coordinator: LocalCoordinator, each_round: Callable[[], None]) -> None:
@@ -107,7 +108,7 @@ def play(coordinator: LocalCoordinator, each_round: Callable[[], None]) -> None:
     seen, pause, deadline = 0, threading.Event(), time.monotonic() + LONGEST
     while time.monotonic() < deadline:
         try:
-            answer = requests.get(f"{coordinator.url}/v1/tasks/sums", timeout=60)
+            answer = direct.get(f"{coordinator.url}/v1/tasks/sums", timeout=60)
         except requests.RequestException:
             answer = None
         if answer is not None and answer.ok:

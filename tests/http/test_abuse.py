@@ -14,6 +14,7 @@ import psutil
 import pytest
 import requests
 from gunicorn.config import Config
+from support import direct
 from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 
@@ -72,7 +73,7 @@ def served(root, port, internal):
 
 def answers(port):
     try:
-        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=60).ok
+        return direct.get(f"http://127.0.0.1:{port}/healthz", timeout=60).ok
     except requests.ConnectionError:
         return False
 
@@ -215,7 +216,7 @@ def test_a_trickle_is_not_a_pace(server):
 
 def test_problems_of_the_server_are_documents_without_its_insides(server, home):
     root, _ = home
-    response = requests.post(f"http://127.0.0.1:{server}{CHECKIN}", data=b"[" * 60_000, timeout=60)
+    response = direct.post(f"http://127.0.0.1:{server}{CHECKIN}", data=b"[" * 60_000, timeout=60)
     assert response.headers["Content-Type"] == CONTENT_TYPE
     for secret in (str(root), SECRET.hex(), "Traceback", ".py", "site-packages"):
         assert secret not in response.text
