@@ -84,7 +84,9 @@ def run_a_round(url: str) -> None:
 def test_no_file_and_no_needless_secret_of_muster_up_is_readable(tmp_path: Path) -> None:
     folder = tmp_path / "data of a hospital"
     secrets = {"MUSTER_PROXY_SECRET": PROXY_SECRET, "MUSTER_TOKEN": OPERATOR_TOKEN}
-    with muster_up(folder, **secrets) as started:
+    # Its processes reach each other past a proxy that the user's environment names.
+    proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
+    with muster_up(folder, **secrets, **proxies) as started:
         run_a_round(started["url"])
         assert open_to_others(folder) == []
         written = {path.relative_to(folder).parts[0] for path in folder.rglob("*")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -117,6 +118,11 @@ def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> sub
         text=True,
         timeout=PATIENCE,
         check=False,
+        env={
+            **os.environ,
+            "no_proxy": "127.0.0.1",
+            "NO_PROXY": "127.0.0.1",
+        },  # curl and browsers leave that to their user
     )
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
