@@ -37,7 +37,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+def soon(true: Callable[[], bool], seconds: float = 120.0) -> bool:
     pause = threading.Event()
     return any(true() or pause.wait(0.05) for _ in range(int(seconds / 0.05)))
 

@@ -173,7 +173,7 @@ def test_the_notice_of_a_bundle_is_what_its_packages_say(alone):
     for name, each in alone.items():
         (site_packages,) = (each.python.parent / "lib").glob("python*/site-packages")
         command = [sys.executable, str(NOTICES), str(each.folder / "requirements.txt"), str(site_packages)]
-        written = subprocess.run(command, check=True, capture_output=True, timeout=120).stdout  # noqa: S603
+        written = subprocess.run(command, check=True, capture_output=True, timeout=300).stdout  # noqa: S603
         assert written == (each.folder / "NOTICE").read_bytes(), name
 
 

@@ -74,7 +74,7 @@ def test_the_steps_leave_a_compiled_function_and_no_pip(root):
     assert (root / "function/main.py").is_file()
     assert list((root / "function").rglob("__pycache__/main.*.pyc"))
     found = subprocess.run(  # noqa: S603
-        [root / "venv/bin/python", "-m", "pip", "--version"], capture_output=True, timeout=60, check=False
+        [root / "venv/bin/python", "-m", "pip", "--version"], capture_output=True, timeout=300, check=False
     )
     assert found.returncode != 0
 
@@ -99,15 +99,15 @@ def test_the_command_serves_the_function_with_the_image_s_environment_and_nothin
         )  # fmt: skip
     try:
         assert answered(f"http://127.0.0.1:{nobodys_port}/health", process), (tmp_path / "log").read_text()
-        waiting = direct.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=60).json()
+        waiting = direct.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=300).json()
         assert waiting["answer"]["reason"] == "no_task"
         (check,) = of("function", "HEALTHCHECK")
         program, *arguments = json.loads(check.partition("CMD ")[2])
         assert program == "python"
-        subprocess.run([root / "venv/bin/python", *arguments], check=True, env=environment, timeout=30)  # noqa: S603
+        subprocess.run([root / "venv/bin/python", *arguments], check=True, env=environment, timeout=300)  # noqa: S603
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
 
 
 def answered(url: str, process: subprocess.Popen[bytes]) -> bool:
@@ -116,7 +116,7 @@ def answered(url: str, process: subprocess.Popen[bytes]) -> bool:
         if process.poll() is not None:
             return False
         try:
-            return direct.get(url, timeout=60).text == "ok\n"
+            return direct.get(url, timeout=300).text == "ok\n"
         except requests.ConnectionError:
             pause.wait(0.1)
     return False

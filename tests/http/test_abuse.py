@@ -67,7 +67,7 @@ def served(root, port, internal):
         yield
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(120)
         process.stdin.close()
 
 
