@@ -6,12 +6,14 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# Tools run as modules: a script that pip installs may have the environment's path in its first line, where a space breaks it.
+LINT_IMPORTS := $(PYTHON) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 # One worker for each core up to four; a worker that imports TFF takes 700 MB.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 4 ? 4 : n )))
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env env-with-tff demo up smoke test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements clean
+.PHONY: help env env-with-tff demo up smoke test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements images clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -37,8 +39,8 @@ check: env-with-tff tools ## Check format, lint, types, import contracts, and fo
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
-	PYTHONPATH=functions .venv/bin/lint-imports
-	.venv/tools/bin/bandit --quiet --recursive --configfile pyproject.toml client functions docs infra
+	PYTHONPATH=functions $(LINT_IMPORTS)
+	.venv/tools/bin/python -m bandit --quiet --recursive --configfile pyproject.toml client functions docs infra
 	@requirements/audit.sh
 
 test: export TF_CPP_MIN_LOG_LEVEL := 3
@@ -69,7 +71,9 @@ bundle: env ## Write the functions as they are deployed to dist/bundles
 openapi: env-with-tff ## Rewrite docs/openapi.json from the route tables
 	$(PYTHON) docs/write_openapi.py
 
-RESOLVE := uv pip compile --quiet --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
+# Hashes of every file of a version, whatever machine it is for. UPGRADE= keeps the pinned versions, where the .in files still allow them.
+UPGRADE ?= --upgrade
+RESOLVE := uv pip compile --quiet $(UPGRADE) --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_31 \
   --no-annotate --no-header
 
 terraform-readme: env-with-tff ## Rewrite the tables in the Terraform modules' READMEs
@@ -78,10 +82,14 @@ terraform-readme: env-with-tff ## Rewrite the tables in the Terraform modules' R
 tools: env-with-tff ## Make the tools' environment .venv/tools (checkov, bandit, pip-audit); the tests that need it do so themselves
 	@requirements/make-tools.sh
 
-requirements: ## Resolve requirements/*.in and those of the functions anew (needs uv)
+requirements: ## Resolve requirements/*.in and those of the functions anew, with hashes, and rewrite the notices (needs uv)
 	$(RESOLVE) --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
-	$(RESOLVE) requirements/tools.in -o requirements/tools.txt
+	for name in tools build up; do $(RESOLVE) requirements/$$name.in -o requirements/$$name.txt; done
 	cd requirements/functions && for file in *.in; do $(RESOLVE) "$$file" -o "$${file%.in}.txt"; done
+	requirements/make-notices.sh
+
+images: bundle ## Build the images of the functions and of muster up: make images PYTHON_IMAGE=docker.io/library/python@sha256:…
+	@infra/images/build.sh "$(PYTHON_IMAGE)"
 
 clean: ## Remove caches and the demo's output; .venv stays
 	rm -rf .matrix .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build muster-demo

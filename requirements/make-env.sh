@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv, or does nothing where it is up to date. Called by `make env`.
 #
-# On Linux x86-64 with Python 3.11 it holds everything, pinned. TensorFlow Federated is published for nothing else that Muster is developed on:
+# On Linux x86-64 with Python 3.11 it holds everything, pinned, and each file is checked against the hashes in requirements/. TensorFlow Federated is published for nothing else that Muster is developed on:
 # elsewhere it holds what `make demo`, `make up` and `make smoke` need, in the newest versions for that machine. With --with-tff, which
 # the tests and checks ask for, it fails there.
 #
@@ -18,7 +18,7 @@ works() { .venv/bin/python -c '' 2>/dev/null; }
 
 stamp=.venv/.muster-stamp
 packages=.venv/.muster-packages
-wanted=$(hash_of requirements/all.txt pyproject.toml)
+wanted=$(hash_of requirements/all.txt requirements/build.txt pyproject.toml)
 wanted_packages=$(hash_of requirements/all.txt)
 wanted_light=light-$(hash_of pyproject.toml)
 
@@ -126,10 +126,13 @@ fi
 
 if ! holds $packages "$wanted_packages"; then
   say "Installing $(grep -c == requirements/all.txt) pinned packages into .venv (about 700 MB to fetch; a minute or several) …"
-  install_counted "$(grep -c == requirements/all.txt)" --no-deps -r requirements/all.txt
+  install_counted "$(grep -c == requirements/all.txt)" --require-hashes --no-deps -r requirements/all.txt
   printf '%s\n' "$wanted_packages" >$packages
 fi
 say "Installing Muster itself …"
-.venv/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable . >&2
+# pip would fetch the newest build backend for this; the pinned one is put on the path instead.
+rm -rf .venv/build-tools
+.venv/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes --no-deps --target .venv/build-tools -r requirements/build.txt >&2
+PYTHONPATH=$PWD/.venv/build-tools .venv/bin/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps --editable . >&2
 printf '%s\n' "$wanted" >$stamp
 say "The environment is ready: .venv/bin/muster --help"

@@ -13,5 +13,5 @@ if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
 fi
 echo "Making .venv/tools for checkov, bandit and pip-audit (half a minute or more) …" >&2
 .venv/bin/python -m venv --clear .venv/tools
-.venv/tools/bin/python -m pip install --disable-pip-version-check --quiet --quiet --no-deps -r requirements/tools.txt >&2
+.venv/tools/bin/python -m pip install --disable-pip-version-check --quiet --quiet --require-hashes --no-deps -r requirements/tools.txt >&2
 printf '%s\n' "$wanted" >"$stamp"

@@ -1,7 +1,8 @@
 """What is deployed: a zip for each function, made from source so that the same source gives the same bytes on every machine.
 
 A bundle holds the function's own folder at its top (`main.py`), the package `coordinator`, the parts of `muster` that this imports,
-and a `requirements.txt`: what Google Cloud Functions take as source, and all that a container needs besides Python.
+a `requirements.txt`, and a `NOTICE` with the licences of what that file pins: what Google Cloud Functions take as source, and all
+that a container needs besides Python.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Optional
 
 from muster.serving import functions_folder
 
-REQUIREMENTS = "requirements.txt"
+REQUIREMENTS, NOTICE = "requirements.txt", "NOTICE"
 # The coordinator imports of muster the wire and the runtime alone, which an import contract holds it to. The APIs need the
 # runtime's numpy half: all functions share one application, the fold included.
 _PARTS = ("wire", "runtime")
@@ -49,7 +50,7 @@ class Bundle:
     Attributes:
       name: One of `KINDS`.
       path: The zip.
-      code_bytes: Bytes of its files, without `requirements.txt`.
+      code_bytes: Bytes of its files, without `requirements.txt` and `NOTICE`.
       files: How many files it holds.
       sha256: The zip's hash, in hex. The same source has the same.
     """
@@ -70,6 +71,7 @@ class _Tree:
     functions: Path
     package: Path
     requirements: Path
+    older: bool  # a checkout that may be from before some of today's files
 
 
 def build(source: Optional[Path] = None, *, out: Path) -> list[Bundle]:
@@ -97,15 +99,20 @@ def _tree(source: Optional[Path]) -> _Tree:
     if not own.is_dir():
         own = package.parent.parent / "requirements" / "functions"
     if source is None:
-        return _Tree(functions_folder(), package, own)
+        return _Tree(functions_folder(), package, own, older=False)
     requirements = source / "requirements" / "functions"
-    return _Tree(source / "functions", source / "client" / "muster", requirements if requirements.is_dir() else own)
+    return _Tree(
+        source / "functions", source / "client" / "muster", requirements if requirements.is_dir() else own, older=True
+    )
 
 
 def _build(name: str, kind: Kind, tree: _Tree, out: Path) -> Bundle:
     files = dict(_files(kind, tree))
     size = sum(map(len, files.values()))
     files[REQUIREMENTS] = _read(tree.requirements / f"{kind.requirements}.txt")
+    notice = tree.requirements / f"{kind.requirements}.notice"
+    if notice.exists() or not tree.older:
+        files[NOTICE] = _read(notice)
     path = out / f"{name}.zip"
     handle, staged = tempfile.mkstemp(dir=out, prefix=f".{name}-")
     try:

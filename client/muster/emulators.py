@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Optional, Union
 import requests
 
 from muster.held_port import LOOPBACK, HeldPort
+from muster.private_files import make_folder, open_to_append
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -98,8 +99,8 @@ class Emulator(ABC):
         with HeldPort() as port:
             command = self._command(port.number)
             self._address = f"{LOOPBACK}:{port.number}"
-            self._log.parent.mkdir(parents=True, exist_ok=True)
-            with self._log.open("ab") as log:
+            make_folder(self._log.parent)
+            with open_to_append(self._log) as log:
                 self._process = subprocess.Popen(  # noqa: S603
                     # Isolated: beside the guard there is a package `operator`, which must not pass for the standard library's.
                     [sys.executable, "-I", str(_GUARD), *command],

@@ -24,8 +24,10 @@ import requests
 import muster
 from muster.emulators import Emulators
 from muster.held_port import LOOPBACK, HeldPort
+from muster.local_logs import LogRotation
 from muster.local_process import Died, LocalProcess
-from muster.local_secret import secret_of
+from muster.local_settings import environment_for, settings_of
+from muster.private_files import make_folder, tighten
 from muster.serving import functions_folder
 
 if TYPE_CHECKING:
@@ -39,9 +41,15 @@ _FREED = 7.0  # seconds for the port of processes whose supervisor was killed to
 _LOOK = 0.05  # seconds between looks at a process that starts
 _TAIL = 2000  # characters of a log that an error shows
 _EMULATED_QUEUE = "emulated-queue.db"  # not the folder's own, which goes with the folder's own state
-# Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins come by the hundred.
-_LOCAL_CACHE = 0.05
 _CLOUD_CACHE = 1.0  # seconds that an instance trusts its reading of a round, where a read is a call over the network
+
+
+_DATABASES = ("state.db", "queue.db", _EMULATED_QUEUE)
+# Entries of the folder. A volume of its own holds `lost+found` as well.
+_OURS = frozenset(
+    {"secret", "blobs", "logs", "lost+found"}
+    | {name + end for name in _DATABASES for end in ("", "-wal", "-shm", "-journal")}
+)
 
 
 class StartError(RuntimeError):
@@ -80,6 +88,7 @@ class LocalCoordinator:
     ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.logs = self.data_dir / "logs"
+        self._rotation = LogRotation(self.logs)
         self._emulators = Emulators(self.logs) if emulators else None
         self._host = host
         self._port = port
@@ -131,7 +140,7 @@ class LocalCoordinator:
                 f"The coordinator needs Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer, and this is {platform.python_version()}. "
                 "Clients and operators run on 3.9 and newer"
             )
-        self.logs.mkdir(parents=True, exist_ok=True)
+        self._prepare_folder()
         if self._emulators is None or self._emulators.addresses:
             return self._start_processes(timeout)
         # They come up empty, and work on what earlier ones held would never be done.
@@ -139,6 +148,14 @@ class LocalCoordinator:
             path.unlink()
         with self._emulators.started_or_none():
             return self._start_processes(timeout)
+
+    def _prepare_folder(self) -> None:
+        """Creates the folder, or makes an existing one private. Updates and states in it are for their owner only."""
+        make_folder(self.data_dir)
+        note = tighten(self.data_dir, ours=_OURS)
+        if note is not None:
+            _LOG.warning(note)
+        make_folder(self.logs)
 
     def _start_processes(self, timeout: float) -> Self:
         environment = self._environment()
@@ -159,7 +176,9 @@ class LocalCoordinator:
         try:
             for name, arguments in roles.items():
                 log = self.logs / f"{name}.log"
-                self._children.append(LocalProcess(name, arguments, environment, log, self._on_died))
+                self._children.append(
+                    LocalProcess(name, arguments, environment_for(name, environment), log, self._on_died)
+                )
             deadline = time.monotonic() + timeout
             # Not at the address that clients reach: another coordinator may have it, and answer. Web answers here once it listens there.
             for name, number in (("web", internal), ("committer", committer)):
@@ -171,6 +190,7 @@ class LocalCoordinator:
             raise
         for child in self._children:
             child.keep_alive()
+        self._rotation.start()
         return self
 
     def stop(self) -> None:
@@ -178,6 +198,7 @@ class LocalCoordinator:
 
         Emulators end too, with all that they hold.
         """
+        self._rotation.stop()
         children, self._children = self._children, []
         for child in reversed(children):
             child.terminate()
@@ -190,6 +211,7 @@ class LocalCoordinator:
 
     def kill(self) -> None:
         """Kills all processes at once, as a power cut would, and returns when they are gone. Emulators go on, as the cloud would."""
+        self._rotation.stop()
         children, self._children = self._children, []
         for child in children:
             child.kill()
@@ -273,21 +295,7 @@ class LocalCoordinator:
             **self._emulators.environment,
             "MUSTER_QUEUE": f"local://{quote(self._queue.as_posix())}",
             "MUSTER_ROUND_CACHE_SECONDS": str(_CLOUD_CACHE),
-            # A proxy for the Internet has no business between processes of one machine.
-            "no_proxy": ",".join(filter(None, [os.environ.get("no_proxy"), LOOPBACK])),
         }
-
-
-def settings_of(data_dir: Path) -> dict[str, str]:
-    """The settings (`MUSTER_…`) of the coordinator that keeps everything in `data_dir`, which must be there."""
-    root = quote(data_dir.absolute().as_posix())
-    return {
-        "MUSTER_STATE": f"sqlite://{root}/state.db",
-        "MUSTER_BLOBS": f"file://{root}/blobs",
-        "MUSTER_QUEUE": f"local://{root}/queue.db",
-        "MUSTER_SECRET": secret_of(data_dir),
-        "MUSTER_ROUND_CACHE_SECONDS": str(_LOCAL_CACHE),
-    }
 
 
 def _tail(log: Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from .interpreter import command_for
+from .private_files import open_to_append
 
 _POSIX = os.name == "posix"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
@@ -98,7 +99,7 @@ class LocalProcess:
             self._process.stdin.close()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
+        with open_to_append(self.log) as log:
             return subprocess.Popen(  # noqa: S603
                 self._command,
                 stdin=subprocess.PIPE,  # its end tells the process that we are gone; nothing is ever written

@@ -18,7 +18,7 @@ def secret_of(folder: Path) -> str:
     """The folder's key, in hex; made once, and readable by its owner alone."""
     path = folder / "secret"
     if not path.exists():
-        handle, name = tempfile.mkstemp(dir=folder)  # mode 0600
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".secret-")  # mode 0600
         made = Path(name)
         try:
             with os.fdopen(handle, "w") as file:

@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pumping.add_argument("--committer", required=True)
     pumping.add_argument("--tick", type=float, required=True)
     given = parser.parse_args(arguments)
+    os.umask(0o077)  # updates, states and queue are for the account that runs the coordinator
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, str(functions_folder()))
     end_with_parent()

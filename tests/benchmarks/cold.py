@@ -30,7 +30,7 @@ from rich.table import Table
 from support.harness import Harness
 
 from muster.held_port import HeldPort
-from muster.local import settings_of
+from muster.local_settings import settings_of
 from muster.simulation.load import ones
 from muster.smoke import smoke_plan
 

@@ -38,7 +38,8 @@ from coordinator.domain.rounds import Collecting, Terms
 from coordinator.http import router
 from muster.client import MusterClient
 from muster.held_port import HeldPort
-from muster.local import LocalCoordinator, settings_of
+from muster.local import LocalCoordinator
+from muster.local_settings import settings_of
 from muster.operator import Operator
 from muster.serving import serve
 from muster.smoke import smoke_plan

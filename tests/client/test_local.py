@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from support import cloud
+from support import cloud, direct
 from support.plans import sum_plan
 
 from muster.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
@@ -37,14 +37,14 @@ def gone(pid: int) -> bool:
     return False
 
 
-def soon(true: Callable[[], bool], seconds: float = 15.0) -> bool:
+def soon(true: Callable[[], bool], seconds: float = 120.0) -> bool:
     pause = threading.Event()
     return any(true() or pause.wait(0.05) for _ in range(int(seconds / 0.05)))
 
 
 def answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=5).ok
+        return direct.get(url, timeout=60).ok
     except requests.RequestException:
         return False
 
@@ -55,8 +55,8 @@ def test_serves_restarts_what_dies_and_leaves_nothing_behind(tmp_path: Path) -> 
     with LocalCoordinator(folder, workers=1, warm=False, on_died=died.append) as coordinator:
         url, first = coordinator.url, coordinator.pids
         assert answers(f"{url}/healthz")
-        assert requests.get(f"{url}/v1/tasks", timeout=5).json()["tasks"] == []
-        refused = requests.post(f"{url}/internal/tick", timeout=5)
+        assert direct.get(f"{url}/v1/tasks", timeout=60).json()["tasks"] == []
+        refused = direct.post(f"{url}/internal/tick", timeout=60)
         assert (refused.status_code, refused.headers["Content-Type"]) == (404, "application/problem+json")
         with pytest.raises(StartError, match="choose another"):
             LocalCoordinator(tmp_path / "other", port=int(url.rpartition(":")[2])).start()
@@ -172,13 +172,13 @@ def test_emulators_outlive_a_kill_of_the_coordinator_and_end_with_it(tmp_path: P
     with LocalCoordinator(tmp_path, workers=1, warm=False, emulators=True) as coordinator:
         url, emulated = coordinator.url, coordinator.emulated
         assert set(emulated) == {"firestore", "storage"}
-        requests.put(f"{url}/v1/plans/{plan.sha256}", data=plan.encode(), timeout=20).raise_for_status()
-        requests.post(f"{url}/v1/tasks", data=spec.encode(), timeout=20).raise_for_status()
+        direct.put(f"{url}/v1/plans/{plan.sha256}", data=plan.encode(), timeout=60).raise_for_status()
+        direct.post(f"{url}/v1/tasks", data=spec.encode(), timeout=60).raise_for_status()
         coordinator.kill()
         assert not answers(f"{url}/healthz")
         assert coordinator.emulated == emulated
         coordinator.start()
-        assert requests.get(f"{url}/v1/tasks", timeout=20).json()["tasks"][0]["spec"]["name"] == "kept"
+        assert direct.get(f"{url}/v1/tasks", timeout=60).json()["tasks"][0]["spec"]["name"] == "kept"
     assert coordinator.emulated == {}
     assert not answers(f"http://{emulated['firestore']}/")
     assert not answers(f"http://{emulated['storage']}/_internal/healthcheck")

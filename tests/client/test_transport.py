@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import stamina
 from support.double import Double, plain, problem
 
 from muster.client import ForeignAnswerError, TensorBody, Transport, UnreachableError, transport
@@ -25,9 +26,17 @@ def ask(double: Double, **more: Any) -> CheckinResponse:
 @pytest.mark.skipif(not transport._WAITS_AS_TOLD, reason="stamina for Python 3.9 can't be told how long to wait")
 def test_obeys_retry_after(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=0.7)]
+    waits: list[float] = []
+    before = stamina.instrumentation.get_on_retry_hooks()
+    stamina.instrumentation.set_on_retry_hooks([lambda details: waits.append(details.wait_for)])
     started = time.monotonic()
-    ask(double)
-    assert 0.7 <= time.monotonic() - started < 2
+    try:
+        ask(double)
+    finally:
+        stamina.instrumentation.set_on_retry_hooks(before)
+    (planned,) = waits  # with jitter
+    assert 0.7 <= planned < 2
+    assert time.monotonic() - started >= 0.7
 
 
 def test_a_retry_after_beyond_its_patience_is_raised(double: Double) -> None:

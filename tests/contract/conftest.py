@@ -124,6 +124,6 @@ def at_once() -> Callable[[Callable[[int], T]], list[T]]:
 
     def run(function: Callable[[int], T]) -> list[T]:
         with ThreadPoolExecutor(8) as pool:
-            return [future.result(timeout=30) for future in [pool.submit(function, number) for number in range(8)]]
+            return [future.result(timeout=300) for future in [pool.submit(function, number) for number in range(8)]]
 
     return run

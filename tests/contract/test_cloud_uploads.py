@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import requests
 from support import cloud
 from support.bucket import checksum
 from support.harness import POPULATION, Harness
@@ -48,7 +47,7 @@ def test_what_a_client_puts_there_is_a_blob(place):
     headers = dict(leave.headers)
     if leave.resumable:
         headers["Content-Range"] = f"bytes 0-{len(BODY) - 1}/{len(BODY)}"
-    assert requests.put(leave.url, data=BODY, headers=headers, timeout=10).status_code == 200
+    assert direct.put(leave.url, data=BODY, headers=headers, timeout=60).status_code == 200
     assert blobs.read("updates/a.b/c") == BODY
     assert [blob.size for blob in blobs.list("updates/")] == [len(BODY)]
     again = blobs.create("updates/a.b/c", [BODY])

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import requests
 from support import cloud
 from support.bucket import AccountCredentials, Bucket, checksum
 from support.guarded import STORES, Deployment, Log, RefusedError, grants
@@ -132,7 +131,7 @@ def past_the_function(root: Path, log: Log) -> None:
             wanted = UploadStart(size=len(body), crc32c=checksum(body)).encode()
             leave = DirectUpload.decode(h.ask("POST", "/v1/updates:start", body=wanted, token=token))
             extent = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"} if leave.resumable else {}
-            put = requests.put(leave.url, data=body, headers={**leave.headers, **extent}, timeout=5)
+            put = direct.put(leave.url, data=body, headers={**leave.headers, **extent}, timeout=60)
             assert put.status_code == 200
             h.ask("POST", "/v1/updates:report", body=Report(outcome="uploaded").encode(), token=token)
             h.settle()

@@ -9,6 +9,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from muster.wire.tensors import decode, encode
 # The time-out: the first run on a machine installs TensorFlow.
 pytestmark = [cloud.EMULATORS, pytest.mark.timeout(900)]
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
+NOTICES = Path(__file__).resolve().parents[2] / "requirements" / "notices.py"
 CLIENTS, ROUNDS = 5, 2
 SECRET, SIGNING = "MUSTER_SECRET", "client_api"
 API_LIMIT = 150  # megabytes resident: after the import, after the first request and after some rounds
@@ -165,6 +167,14 @@ def test_every_bundle_serves_its_part_of_rounds_with_nothing_but_its_own(tmp_pat
         assert imports[name]["megabytes"] <= API_LIMIT
         assert answered[name].after <= API_LIMIT
         assert at_work[name] <= API_LIMIT
+
+
+def test_the_notice_of_a_bundle_is_what_its_packages_say(alone):
+    for name, each in alone.items():
+        (site_packages,) = (each.python.parent / "lib").glob("python*/site-packages")
+        command = [sys.executable, str(NOTICES), str(each.folder / "requirements.txt"), str(site_packages)]
+        written = subprocess.run(command, check=True, capture_output=True, timeout=300).stdout  # noqa: S603
+        assert written == (each.folder / "NOTICE").read_bytes(), name
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def together(*actions):
     barrier = threading.Barrier(len(actions))
 
     def run(action):
-        barrier.wait(timeout=20)
+        barrier.wait(timeout=60)
         return action()
 
     with ThreadPoolExecutor(len(actions)) as pool:
@@ -68,7 +68,7 @@ def test_the_first_of_two_commits_stands_and_the_other_leaves_nothing(tmp_path):
     noise = itertools.count(1000)
     both = threading.Barrier(2)
     # Each commit waits in `update` for the other: both compute a state of their own before either writes one.
-    runtime = SumRuntime(noise=lambda: next(noise), before_update=lambda: both.wait(timeout=20))
+    runtime = SumRuntime(noise=lambda: next(noise), before_update=lambda: both.wait(timeout=60))
     h = Harness(tmp_path, durable=True, runtime=runtime)
     h.begin(goal=2, rounds=2)
     contribute(h, 0, 1)

@@ -22,7 +22,7 @@ from coordinator.ports import Blobs
 from coordinator.use_cases.audit import Audit
 from coordinator.use_cases.moving import export_state, import_state
 from muster.cli.app import app
-from muster.local import settings_of
+from muster.local_settings import settings_of
 from muster.wire.messages import Phase, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-import requests
-from support import cloud
+from support import cloud, direct
 from support.bucket import ACCOUNT, AccountCredentials, Bucket, checksum
 from support.harness import Harness
 from support.plans import every_dtype_plan, every_dtype_update, sum_update
@@ -61,7 +60,7 @@ def h(tmp_path, bucket):
 
 
 def put(leave, body, **headers):
-    return requests.request(
+    return direct.request(
         leave.method, leave.url, data=body, headers={**leave.headers, **headers}, timeout=5
     ).status_code
 

@@ -42,7 +42,8 @@ def _make(folder: Path, requirements: Path) -> None:
     base = getattr(sys, "_base_executable", sys.executable)
     _run(base, "-m", "venv", str(folder))
     pip = (str(folder / "bin" / "python"), "-m", "pip")
-    _run(*pip, "install", "--disable-pip-version-check", "--no-deps", "--quiet", "-r", str(requirements.absolute()))
+    install = ("install", "--disable-pip-version-check", "--require-hashes", "--no-deps", "--quiet")
+    _run(*pip, *install, "-r", str(requirements.absolute()))
     _run(*pip, "check")  # --no-deps took the file at its word; this says whether it is complete
 
 

@@ -41,7 +41,7 @@ class LossyGrpc(_Lossy):
 
     def __init__(self, target: str) -> None:
         super().__init__()
-        self._target = grpc.insecure_channel(target)
+        self._target = grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)])
         self._server = grpc.server(ThreadPoolExecutor(16, "lossy"), handlers=(_Forwarding(self),))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 

@@ -34,7 +34,7 @@ def start(writer: Callable[..., object], store: Path, times: int) -> subprocess.
 def lines_of(writer: Callable[..., object], store: Path, times: int, *, processes: int) -> list[list[str]]:
     """What `processes` writers, running at once, printed."""
     running = [start(writer, store, times) for _ in range(processes)]
-    outputs = [process.communicate(timeout=60)[0] for process in running]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [0] * processes
     return [output.split() for output in outputs]
 

@@ -85,7 +85,7 @@ def test_a_change_of_the_source_changes_the_bundles_that_hold_it(tmp_path, built
 def test_a_bundle_holds_what_it_imports_and_nothing_of_the_client(name, built):
     files = contents(built[name].path)
     assert "main.py" in files
-    assert {path.partition("/")[0] for path in files} == {"main.py", "requirements.txt", *OURS}
+    assert {path.partition("/")[0] for path in files} == {"main.py", "requirements.txt", "NOTICE", *OURS}
     assert {path.split("/")[1] for path in files if path.startswith("muster/")} == {"__init__.py", "wire", "runtime"}
     modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in files}
     missing = {
@@ -135,8 +135,7 @@ def imports(files: dict[str, bytes]) -> set[tuple[str, str]]:
 def test_only_bundles_that_run_graphs_bring_tensorflow_and_none_brings_tff(built):
     pinned = {name: contents(bundle.path)["requirements.txt"].decode() for name, bundle in built.items()}
     assert {name for name, text in pinned.items() if "tensorflow" in text} == {"aggregator-tensorflow", "committer"}
-    assert not any("federated" in text or "://" in text or "--hash" in text for text in pinned.values())
-    assert all("==" in line for text in pinned.values() for line in text.splitlines())
+    assert not any("federated" in text or "://" in text for text in pinned.values())
 
 
 def test_an_api_has_less_than_a_megabyte_of_own_code(built):
@@ -145,7 +144,7 @@ def test_an_api_has_less_than_a_megabyte_of_own_code(built):
         assert built[name].files == len(files)
         assert (
             built[name].code_bytes
-            == sum(len(data) for path, data in files.items() if path != "requirements.txt")
+            == sum(len(data) for path, data in files.items() if path not in ("requirements.txt", "NOTICE"))
             < LIMIT
         )
 

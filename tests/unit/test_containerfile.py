@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import pytest
 from support.containerfile import ROOT, of, stages, variables
+
+from muster.bundles import KINDS
 
 
 def test_a_function_is_the_last_stage_so_that_it_is_built_where_none_is_named():
@@ -48,3 +52,64 @@ def test_the_image_of_up_starts_a_command_that_there_is():
     program, *arguments = json.loads(command)
     assert program == "muster"
     assert CliRunner().invoke(app, [*arguments, "--help"]).exit_code == 0
+
+
+def test_libraries_are_installed_from_pinned_files_with_hashes_alone():
+    steps = [step for stage in stages() for rest in of(stage, "RUN") for step in rest.split("&&")]
+    installs = [step for step in steps if " pip install " in step]
+    assert len(installs) == 4
+    (own,) = (step for step in installs if "--require-hashes" not in step)
+    assert own.split()[-3:] == ["--no-build-isolation", "--no-deps", "/build"]  # Muster itself, and nothing besides
+
+
+def test_the_base_image_has_no_default_tag():
+    assert of("", "ARG") == ["PYTHON"]
+    assert {rest.partition(" AS ")[0] for stage in stages() for rest in of(stage, "FROM")} == {"${PYTHON}"}
+
+
+DIGEST = "docker.io/library/python@sha256:" + "5a" * 32
+
+
+def build_images(folder, base):
+    """Runs the script of a release with an engine that writes down how it is called."""
+    engine = folder / "podman"
+    engine.write_text('#!/bin/sh\nprintf "%s " "$@"\necho\n')
+    engine.chmod(0o755)
+    script = ROOT / "infra/images/build.sh"
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    command = ["bash", str(script), *base]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        (),
+        ("",),
+        ("docker.io/library/python:3.11-slim-bookworm",),
+        ("docker.io/library/python",),
+        ("python@sha256:5a5a",),
+        ("python@sha256:" + "5A" * 32,),
+        (DIGEST + " python:3.11",),
+    ],
+)
+def test_a_release_refuses_a_base_image_without_a_digest(tmp_path, base):
+    done = build_images(tmp_path, base)
+    assert done.returncode == 2
+    assert "infra/images/base.sh" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_release_builds_every_image_on_the_digest(tmp_path):
+    done = build_images(tmp_path, (DIGEST,))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert all(f"--build-arg PYTHON={DIGEST} " in line for line in lines)
+    bundles = {
+        line.partition("--tag muster-")[2].partition(" ")[0].replace("client-api", "client_api") for line in lines
+    }
+    assert {name.replace("operator-api", "operator_api") for name in bundles} == {*KINDS, "up"}
+
+
+def test_the_image_of_up_holds_the_notice_of_its_libraries():
+    assert "--from=up-build /build/requirements/up.notice /NOTICE" in of("up", "COPY")

@@ -46,10 +46,11 @@ def demo(
     from muster.demo.play import Options, play
     from muster.demo.report import paragraph
     from muster.demo.screen import Screen
+    from muster.private_files import owner_only
 
     # A stop from outside cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Screen(console()) as screen:
+    with Screen(console()) as screen, owner_only():
         story = play(
             Options(clients=clients, rounds=rounds, out=out, seed=seed, published=published, emulators=emulators),
             screen,

@@ -139,10 +139,11 @@ def _settings(place: Optional[Path], *, make: bool) -> Mapping[str, str]:
         return {}
     if place.is_file():
         return dict(_assignments(place))
-    from muster.local import settings_of
+    from muster.local_settings import settings_of
+    from muster.private_files import make_folder
 
     if make and not place.exists():
-        place.mkdir(parents=True)
+        make_folder(place)
     elif not (place / "state.db").exists() and not make:
         raise LoadingError(f"{place} is neither a file of settings nor a folder of `muster up`")
     return settings_of(place)

@@ -50,7 +50,7 @@ class Cache:
         if self._folder is None or len(data) > self._most:
             return
         with contextlib.suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._make_room(kind, len(data))
             handle, name = tempfile.mkstemp(dir=self._folder, suffix=_TEMPORARY)
             try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.private_files import FOLDER_MODE, make_folder
 from muster.wire.tensors import Array, encode
 
 _MARK = "made-by-muster-demo.txt"
@@ -76,7 +78,9 @@ class Folder:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
+        if os.name == "posix":
+            self.root.chmod(FOLDER_MODE)  # an earlier version let others read it
         (self.root / _MARK).write_text(_MARK_TEXT)
 
     def save_weights(self, state: Mapping[str, Array]) -> None:

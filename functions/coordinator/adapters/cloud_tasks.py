@@ -15,6 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.adapters.google_calls import PATIENCE, harmless, translated
+from coordinator.adapters.loopback import exclude_loopback_from_proxies
 from coordinator.ports import Clock, StoreError, Work
 
 # Seconds that a delivery may take: the most there is; a function that dies is noticed at once.
@@ -55,6 +56,7 @@ class CloudTasksQueue:
         Raises:
           StoreError: there are no credentials.
         """
+        exclude_loopback_from_proxies()
         self._parent = f"projects/{project}/locations/{location}/queues/{queue}"
         self._targets = {function: url.rstrip("/") for function, url in targets.items()}
         self._account = account

@@ -29,6 +29,7 @@ from coordinator.ports import (
 
 # Ends the name of every file: no name may hold it, so a blob `a` and a folder of blobs `a/…` live side by side.
 _MARK = "~"
+_FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 _STALE = 3600.0  # seconds without a write after which nobody can still be writing a temporary file
 _COMPARED = 1 << 20  # bytes at a time
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
@@ -49,8 +50,8 @@ class DirectoryBlobs:
         self._blobs = Path(root) / "blobs"
         self._staging = Path(root) / "staging"
         with _translated(str(root)):
-            self._blobs.mkdir(parents=True, exist_ok=True)
-            self._staging.mkdir(exist_ok=True)
+            for folder in (Path(root), self._blobs, self._staging):
+                folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             self._sweep()
 
     def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
@@ -119,7 +120,7 @@ class DirectoryBlobs:
 
     def _write(self, staged: Path, chunks: Iterable[Buffer]) -> None:
         with _translated(staged):
-            file = staged.open("xb", buffering=0)  # what `chunks` raises is not ours to translate
+            file = open(staged, "xb", buffering=0, opener=_private)  # noqa: SIM115  closed below
         with file:
             for chunk in chunks:
                 rest = memoryview(chunk)
@@ -140,7 +141,7 @@ class DirectoryBlobs:
             except FileNotFoundError:
                 # Most often the folder is there; else it is new, or a concurrent delete removed it, empty as it was.
                 with suppress(FileNotFoundError, FileExistsError):  # which may be there or gone while we make it
-                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             else:
                 return Creation(mine, created=True, same=True)
         raise UnavailableError(f"{name}: others kept deleting its folder; try again")
@@ -157,7 +158,7 @@ class DirectoryBlobs:
         """What `_link` does, where the file system has no hard links: the lock makes look and rename one step."""
         import fcntl  # not on Windows, whose file systems have links
 
-        with (self._staging / "lock").open("ab") as lock:
+        with open(self._staging / "lock", "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if target.exists():
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
@@ -206,6 +207,11 @@ class DirectoryBlobs:
         """The file's path as text, which costs a tenth of a `Path`: a fold asks for it once an update."""
         check_blob(name)
         return f"{self._blobs}/{name}{_MARK}"
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that, if this creates it, only its owner can read: an update is one client's, whatever the umask."""
+    return os.open(path, flags, _FILE_MODE)
 
 
 def _info(name: str, status: os.stat_result) -> BlobInfo:

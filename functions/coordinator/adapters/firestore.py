@@ -18,6 +18,7 @@ from google.cloud import firestore
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from coordinator.adapters.google_calls import PATIENCE, Attempts, harmless, if_refused, translated
+from coordinator.adapters.loopback import exclude_loopback_from_proxies
 from coordinator.adapters.paths import check_collection, check_document
 from coordinator.ports import AlreadyExistsError, ConflictError, Document, StoreError
 
@@ -48,6 +49,7 @@ class FirestoreDocuments:
         Raises:
           StoreError: there are no credentials.
         """
+        exclude_loopback_from_proxies()
         self._patience = patience
         with translated(f"firestore://{project}/{database}"):
             self._client = firestore.Client(project=project, database=database)

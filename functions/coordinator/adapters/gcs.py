@@ -26,6 +26,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from requests.adapters import HTTPAdapter
 
 from coordinator.adapters.google_calls import ForbiddenError, translated
+from coordinator.adapters.loopback import exclude_loopback_from_proxies
 from coordinator.adapters.paths import check_blob, check_prefix
 from coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, Buffer, Creation, UnavailableError
 
@@ -51,6 +52,7 @@ def open_bucket(name: str) -> Bucket:
     Raises:
       StoreError: there are no credentials.
     """
+    exclude_loopback_from_proxies()
     os.environ.setdefault(_NO_LOOKS, "true")
     with translated(f"gs://{name}"):
         client = Client(project=_ANY_PROJECT)

@@ -20,6 +20,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from coordinator.adapters.gcs import open_bucket
 from coordinator.adapters.google_calls import PATIENCE, harmless, translated
+from coordinator.adapters.loopback import exclude_loopback_from_proxies
 from coordinator.adapters.paths import check_blob
 from coordinator.ports import AlreadyExistsError, Direct, StoreError
 
@@ -65,6 +66,7 @@ class IamSigner:
         Raises:
           StoreError: there are no credentials.
         """
+        exclude_loopback_from_proxies()
         if credentials is None:
             with translated("signing"):
                 credentials, _ = google.auth.default(scopes=[_SCOPE])

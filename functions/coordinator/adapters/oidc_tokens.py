@@ -10,6 +10,7 @@ import jwt
 import requests
 import stamina
 
+from coordinator.adapters.loopback import exclude_loopback_from_proxies
 from coordinator.ports import UnavailableError, UntrustedTokenError
 
 _LEEWAY = 30.0  # seconds by which clocks may differ
@@ -25,6 +26,7 @@ class OidcTokens:
 
     def __init__(self, issuer: str, *, jwks: str | None = None) -> None:
         """`issuer` is its URL, such as `https://accounts.google.com`; its keys are at `jwks`, or where it says below its URL."""
+        exclude_loopback_from_proxies()
         self._issuer = issuer.rstrip("/")
         # An issuer may write its name with a slash at the end; tokens have it as it does.
         self._names = [self._issuer, self._issuer + "/"]

@@ -7,12 +7,13 @@ from the death of a process; a power cut may take the last ones back, never half
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from coordinator.adapters.paths import check_collection, check_document
 from coordinator.ports import AlreadyExistsError, ConflictError, Document, StoreError, UnavailableError
 
 _PATIENCE = 10.0  # seconds that a writer waits for the others
+_FILE_MODE = 0o600
 _PAUSE = 0.001  # seconds; SQLite's own waits grow to 100 ms, which is many times what a transaction here takes
 _PASSING = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL}
@@ -59,7 +61,7 @@ class Database:
         if path is None:
             self._shared = self._connect(":memory:")
         else:
-            self._make_folder(Path(path))
+            self._make_file(Path(path))
         self._prepare(schema, version)
 
     @contextmanager
@@ -157,11 +159,15 @@ class Database:
                 return
             time.sleep(_PAUSE)
 
-    def _make_folder(self, path: Path) -> None:
+    def _make_file(self, path: Path) -> None:
+        """Creates an empty file for its owner only. SQLite gives its `-wal` and `-shm` the same mode."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{path.parent} can't be made: {error.strerror}") from error
+        # What else is wrong with the path, such as a folder of that name, SQLite says itself.
+        with suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

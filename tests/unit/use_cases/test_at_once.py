@@ -13,7 +13,7 @@ from support.plans import sum_update
 from coordinator.ports import BlobNotFoundError, BlobTooLargeError
 from coordinator.use_cases.at_once import for_all, read_ahead
 
-SECONDS = 20.0  # that a test waits for what must come
+SECONDS = 120.0  # that a test waits for what must come
 
 
 @dataclass

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Builds the images of a release: one of each function, and `muster-up`. Called by `make images`, which makes the bundles first.
+#
+#   infra/images/build.sh docker.io/library/python@sha256:…
+#
+# The base image must be named by its digest, as infra/images/base.sh prints it. A tag is refused: it names another image tomorrow.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+base=${1:-}
+if [[ ! $base =~ ^[^[:space:]@]+@sha256:[0-9a-f]{64}$ ]]; then
+  echo "The base image ${base:+is \"$base\", which }has no digest. Name one: make images PYTHON_IMAGE=\"\$(infra/images/base.sh)\"" >&2
+  exit 2
+fi
+for engine in podman docker buildah; do
+  if command -v "$engine" >/dev/null; then break; fi
+  engine=
+done
+if [[ -z $engine ]]; then
+  echo "To build images, podman, docker or buildah is needed, and none of them is installed" >&2
+  exit 1
+fi
+
+build() { # tag, then arguments
+  local tag=$1
+  shift
+  "$engine" build --file Containerfile --build-arg "PYTHON=$base" "$@" --tag "$tag" .
+}
+
+build muster-client-api --target function --build-arg FUNCTION=client_api
+build muster-operator-api --target function --build-arg FUNCTION=operator_api
+build muster-aggregator --target function --build-arg FUNCTION=aggregator
+build muster-aggregator-tensorflow --target function --build-arg FUNCTION=aggregator --build-arg BUNDLE=aggregator-tensorflow
+build muster-committer --target function --build-arg FUNCTION=committer
+build muster-up --target up
