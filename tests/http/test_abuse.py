@@ -8,7 +8,6 @@ from contextlib import suppress
 
 import psutil
 import pytest
-import requests
 from gunicorn.config import Config
 from support import direct
 from support.harness import POPULATION, SECRET, Harness
