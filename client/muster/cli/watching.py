@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
-from .options import console, size, write_json
+from .options import console, size, updates_of, write_json
 
 if TYPE_CHECKING:
     from muster.operator import Operator
@@ -94,12 +94,14 @@ def _picture(view: TaskView, rounds: deque[RoundView]) -> Any:
         Text(f"{view.checkpoint}/{policy.rounds} rounds, {view.status.value}"),
     )
     parts: list[Any] = [head]
+    if policy.minimum == 1:
+        parts.append(Text("MINIMUM 1: a round's result may be the update of a single client.", style="bold red"))
     if view.sums_in_the_clear:
         parts.append(Text("SUMS IN THE CLEAR: what the plan wants summed securely is not.", style="bold red"))
     if current is not None and view.status not in _DONE:
         parts.append(
             Text(
-                f"round {current.round}: {current.phase.value}, {current.reported} of {current.goal} updates in, "
+                f"round {current.round}: {current.phase.value}, {updates_of(current)}, "
                 f"{current.assigned} of {current.cap} assigned"
             )
         )
