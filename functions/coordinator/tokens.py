@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -227,8 +227,13 @@ def _seal(contributions: Iterable[CookieClaims], key: Key, *, label: bytes, cont
 
 
 def _open(sealed: str, key: Key, *, label: bytes, context: bytes) -> tuple[CookieClaims, ...]:
-    rows = json.loads(_cipher(key, label).decrypt(urlsafe_b64decode(sealed), [context]))
+    rows = json.loads(_cipher(key, label).decrypt(_bytes_of(sealed), [context]))
     return tuple(CookieClaims(RoundKey(*row[:3]), *row[3:]) for row in rows)
+
+
+def _bytes_of(text: str) -> bytes:
+    """Decodes base64url. Raises `ValueError` for any character that does not belong there."""
+    return b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
 
 
 def _cipher(key: Key, label: bytes) -> AESSIV:

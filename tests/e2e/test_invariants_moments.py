@@ -241,7 +241,7 @@ def test_a_task_that_is_cancelled_while_it_commits_gets_no_checkpoint_and_stays_
     assert h.task().status is TaskStatus.CANCELLED
     assert isinstance(h.round(), Abandoned)
     assert h.committed() == []
-    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints", "manifests"}
+    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints"}
     assert h.blobs("checkpoints/") == [h.round().terms.base.blob.name]
 
 

@@ -249,8 +249,8 @@ class Phase(str, Enum):
 class RoundView(Answer):
     """A round (one attempt of it), as an operator sees it. Counts and metrics are of what was really folded.
 
-    While a round with a goal below 20 is open, `reported` is missing and `failed` empty: live, they would show when one client
-    contributed. `assigned` counts the slots that were given out.
+    `reported` counts the updates that were accepted. It is missing while a round with a goal below 20 is open, where it would show when
+    one client contributed. `assigned` counts the slots that were given out.
     """
 
     task: Name

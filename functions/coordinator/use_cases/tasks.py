@@ -39,7 +39,7 @@ from muster.wire.messages import (
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
 PAGE = 100  # rounds in an answer, if the caller does not say
-SMALL_GOAL = 20  # updates: a round with a smaller goal publishes what its clients did once it has ended
+SMALL_GOAL = 20  # updates: a round with a smaller goal publishes how many there are once it has ended
 _ATTEMPTS = 4  # of a round that are read at once
 _NAMED = 3  # tensors that a refusal names
 
@@ -244,7 +244,7 @@ class Tasks:
         )
 
     def round_view(self, round_: Round) -> RoundView:
-        """Returns a round as an operator sees it. While a small round is open, nothing tells when one of its clients contributed."""
+        """Returns a round as an operator sees it. The live count of a small round would show when one client contributed."""
         ended = isinstance(round_, Committed | Abandoned)
         hidden = not ended and round_.terms.goal < SMALL_GOAL
         tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)
@@ -262,7 +262,7 @@ class Tasks:
             cap=terms.cap,
             assigned=tally.assigned,
             reported=None if hidden else tally.reported,
-            failed={} if hidden else dict(tally.failed),
+            failed=dict(tally.failed),
             folded=tally.folded if ended else 0,
             dropped=dict(tally.dropped),
             clipped=tally.clipped if ended else 0,

@@ -157,7 +157,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tasks_life(url: str, harness: Harness, plan_file: str) -> None:
-    policy = ["--rounds", "1", "--goal", "1", "--starts-at", "2020-01-01"]
+    policy = ["--rounds", "1", "--goal", "1", "--let-single-updates-out", "--starts-at", "2020-01-01"]
     made = run("task", "create", "--plan", plan_file, "--population", "phones", "--url", url, *policy, "--json")
     assert json.loads(made.output)["spec"]["name"] == "client_ids"
     assert "client_ids" in run("task", "list", "--url", url).output
