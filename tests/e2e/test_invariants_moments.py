@@ -82,9 +82,9 @@ def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
     ledger = Ledger(h.inner, held.key)
     blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, chunk=2))
     h.application(platform=replace(h.inner, blobs=blobs)).closing(held.key)
+    assert ledger.frozen().closing.shards == (1,)
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)
-    assert ledger.frozen().closing.shards == (1,)
 
 
 @pytest.mark.parametrize(("method", "prefix"), [("list", "updates/"), ("read", "manifests/")])
