@@ -126,6 +126,15 @@ def test_clients_at_work_during_a_short_move_upload_to_the_new_place(tmp_path):
     assert int(new.result(2)["ids"]) == 0b1011111
 
 
+def test_a_client_at_work_that_checks_in_at_the_new_place_gets_its_slot_again(tmp_path):
+    old, tokens = in_flight(tmp_path / "source")
+    new = Harness(tmp_path / "target", start=old.clock.now() + 1)
+    import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
+    new.operate("resume")
+    assert new.assigned(6).token == tokens["6"]
+    assert new.task().current.assigned == old.task().current.assigned
+
+
 def test_an_import_that_stopped_half_way_is_carried_on(tmp_path):
     old, _ = in_flight(tmp_path / "source")
     state = exported(old)
