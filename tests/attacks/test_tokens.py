@@ -242,7 +242,7 @@ def test_an_assignment_or_a_forged_cookie_says_nothing_as_a_cookie(h):
     first = h.assigned(0)
     h.upload(first.token, sum_update(0))
     own = h.upload(first.token, sum_update(0)).cookie
-    kind, kid, sealed = own.split(".")
+    kind, kid, _ = own.split(".")
     (told,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
     real = {"aud": "muster:cookie", "task": told.key.task, "round": told.key.number, "epoch": told.key.epoch}
     real |= {"at": told.contributed_at, "exp": told.expires_at}  # what an earlier version signed

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import stamina
+import typer
 from support.harness import Harness
 from support.plans import every_dtype_plan, sum_plan, sum_update
 from typer.testing import CliRunner
@@ -20,6 +21,8 @@ from werkzeug.wrappers import Request
 from coordinator.http import router
 from muster import __version__
 from muster.cli.app import app
+from muster.cli.plan import release_of
+from muster.wire.manifest import Release
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -224,7 +227,10 @@ def test_a_task_that_lets_single_updates_out_says_so(url: str, harness: Harness,
 def test_creating_a_task_says_how_many_clients_a_round_needs(url: str, plan_file: str) -> None:
     create = [*SOME, plan_file, "--url", url, "--name"]
     by_default = run(*create, "a").output
-    assert "A round needs 10 clients (goal, the default: --goal sets it); with fewer after 600 s it is tried again." in by_default
+    assert (
+        "A round needs 10 clients (goal, the default: --goal sets it); with fewer after 600 s it is tried again."
+        in by_default
+    )
     given = run(*create, "b", "--goal", "3", "--round-seconds", "90").output
     assert "A round needs 3 clients (goal); with fewer after 90 s it is tried again." in given
     less = run(*create, "c", "--goal", "5", "--minimum", "2").output
@@ -245,3 +251,14 @@ def test_a_small_round_shows_its_count_once_it_has_ended(url: str, harness: Harn
     harness.upload(answers[1], sum_update(1))
     harness.settle()
     assert "COMMITTED: 2 of 2 updates" in run("task", "show", "t", "--url", url).output
+
+
+def test_a_plans_floor_needs_no_option_and_takes_each_alone() -> None:
+    none = {"minimum": None, "max_rounds": None, "separation_seconds": None}
+    assert release_of(**none) is None
+    assert release_of(**{**none, "minimum": 20}) == Release(minimum=20)
+    assert release_of(**{**none, "max_rounds": 5}) == Release(minimum=1, max_rounds=5)
+    assert release_of(**{**none, "separation_seconds": 0.0}) == Release(minimum=1, separation_seconds=0.0)
+    with pytest.raises(typer.BadParameter, match="finite"):
+        release_of(**{**none, "separation_seconds": float("inf")})
+    assert "covers it" in " ".join(run("plan", "build", "--help").output.replace("│", " ").split())
