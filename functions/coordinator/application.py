@@ -74,6 +74,7 @@ def assemble(
     trusted_proxies: int = 0,
     trusted_signers: frozenset[str] = frozenset(),
     longest_wait: float = LONGEST,
+    least_minimum: int = 1,
 ) -> Application:
     """Puts the use cases together.
 
@@ -87,6 +88,7 @@ def assemble(
       direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
       tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that would need it there is refused.
       trusted_signers: Of whom one must have signed a plan; empty: any plan is taken.
+      least_minimum: A task with a smaller minimum is refused.
       invoker: Checks the token of internal work; None where nobody else can reach those routes.
       operators: Knows who may operate; None where nobody else can reach those routes.
       cors_origins: The origins whose pages may call clients' routes.
@@ -110,7 +112,7 @@ def assemble(
         ),
         uploads=Uploads(platform, tokens, plans, open_rounds, Goals(platform), retry_floor, longest_wait),
         broadcasts=Broadcasts(platform, round_cache_seconds),
-        tasks=Tasks(platform, plans, tensorflow_folds),
+        tasks=Tasks(platform, plans, tensorflow_folds, least_minimum),
         folding=folding,
         closing=closing,
         sweeping=Sweeping(platform, closing),

@@ -61,6 +61,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         operators=operators(settings),
         cors_origins=settings.cors_origins,
         tensorflow_folds=settings.tensorflow_folds,
+        least_minimum=settings.minimum,
         clients=clients(settings, made) if function in (SIGNING, None) else None,
         rate_limits=RateLimits.parse(settings.rate_limit),
         trusted_proxies=settings.trusted_proxies,

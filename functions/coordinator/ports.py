@@ -252,3 +252,6 @@ class Chance(Protocol):
 
     def nonce(self) -> str:
         """A fresh name: 16 hex digits."""
+
+    def random_bytes(self, size: int) -> bytes:
+        """Returns `size` bytes that nothing else in the deployment knows."""

@@ -1,12 +1,14 @@
-"""Signed tokens: the assignment, which lets one client upload one update, and the cookie, which a client hands back unread.
+"""Tokens: the assignment, which lets one client upload one update, and the cookie, which a client hands back unread.
 
-JSON Web Tokens (RFC 7519), HS256, each kind with its own audience, so that one can't pass for the other. `kid` tells which key
-of the ring signed; a token without one is of an earlier version, and any key of the ring may have. Times are judged by the
-coordinator's clock, which tests can set.
+An assignment is a JSON Web Token (RFC 7519), HS256, with an audience of its own. `kid` names the key of the ring that signed; a token
+without one is of an earlier version, and any key of the ring may have. Times are judged by the coordinator's clock, which tests can set.
 
-A client has one cookie and may work for several tasks. So what its cookie said at a check-in travels in the assignment, and
-from there into the cookie of its receipt, encrypted on both ways (AES-SIV, RFC 5297): it would link a client's rounds, which
-pseudonyms keep apart, for whoever sees a token on its way.
+A cookie is `muster2.<kid>.<sealed>`: all that it says is encrypted and authenticated (AES-SIV, RFC 5297), because only the coordinator
+reads it, and because it would link a client's identity and its rounds for anybody who sees a check-in. Cookies of earlier versions, which
+are JSON Web Tokens, are still read. An earlier version reads nothing in a sealed cookie.
+
+A client has one cookie and may work for several tasks. So what its cookie said at a check-in travels in the assignment, sealed too, and
+from there into the cookie of its receipt.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import jwt
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from coordinator.domain.keys import Key, KeyRing
@@ -31,17 +34,21 @@ SKEW = 300.0  # seconds that another instance's clock may be ahead of ours
 _ALGORITHM = "HS256"
 _ASSIGNMENT = "muster:assignment"
 _COOKIE = "muster:cookie"
-_EARLIER = "earlier"  # the claim
-_KEPT = 8  # contributions that a cookie remembers, of a task each: 2 KB with the longest of names
-_SEALING_TEXT = b"what a token says to the coordinator alone"
+_EARLIER = "earlier"  # the claim in which the version before seals contributions: it could not read a row of six fields
+_PAST = "past"  # the claim in which this version seals them
+_SEALED_COOKIE = "muster2"
+MAX_CONTRIBUTIONS = 8  # that a cookie remembers, of a task each: 2 KB with the longest of names
+_CLAIM_LABEL = b"what a token says to the coordinator alone"
+_COOKIE_LABEL = b"what a cookie says to the coordinator alone"
 
 
 @dataclass(frozen=True, slots=True)
 class AssignmentClaims:
     """What an assignment says: whose it is (a pseudonym), for which round, shard, plan and size, from which slot.
 
-    `separation` is for how many seconds after the contribution the client's cookie matters. `earlier` are the contributions to
-    other tasks that the cookie told of at the check-in. A token of an earlier version says nothing of the last four.
+    `separation` is for how many seconds after the contribution the client's cookie matters; above 0 if and only if the task is one of
+    those that separate. `earlier` are the contributions to other tasks that the cookie held at the check-in. A token of an earlier
+    version says nothing of the last four.
     """
 
     key: RoundKey
@@ -58,15 +65,25 @@ class AssignmentClaims:
 
 @dataclass(frozen=True, slots=True)
 class CookieClaims:
-    """What a cookie says of one task: when its holder last contributed to which round, and until when that matters."""
+    """What a cookie says of one task: when its holder last contributed to which round, and until when that matters.
+
+    `separates`: whether the task had a separation, so that the contribution counts for every task of the population that has one.
+    """
 
     key: RoundKey
     contributed_at: float  # POSIX seconds
     expires_at: float | None = None  # POSIX seconds; None: a cookie of an earlier version
+    separates: bool | None = None  # None: a cookie of an earlier version, which does not say
 
     def holds(self, now: float) -> bool:
         """Whether it says anything: it is neither over nor of the future."""
         return (self.expires_at is None or now < self.expires_at) and self.contributed_at <= now + SKEW
+
+
+def last_that_separates(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
+    """Returns a client's last contribution to `task` or to any task that separates, or None."""
+    counted = (each for each in contributions if each.key.task == task or each.separates)
+    return max(counted, key=lambda each: each.contributed_at, default=None)
 
 
 def last_of(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
@@ -82,9 +99,8 @@ class Tokens:
         self._ring = KeyRing.of(secret)
 
     def assignment(self, claims: AssignmentClaims) -> str:
-        """The token of an assignment. Of many `earlier` ones it keeps a few, those that matter longest."""
+        """Returns the token of an assignment. Of many `earlier` contributions it holds those that matter longest."""
         return self._sign(
-            _ASSIGNMENT,
             {
                 "sub": claims.pseudonym,
                 "task": claims.key.task,
@@ -108,11 +124,12 @@ class Tokens:
         Raises:
           ProblemError: `assignment_invalid` or `assignment_expired`.
         """
-        found = self._read(_ASSIGNMENT, token)
-        if found is None:
+        read = self._read(_ASSIGNMENT, token)
+        if read is None:
             raise ProblemError(
                 ProblemType.ASSIGNMENT_INVALID, "The assignment token was not made here; check in for a new one"
             )
+        found, earlier = read
         claims = AssignmentClaims(
             key=RoundKey(found["task"], found["round"], found["epoch"]),
             shard=found["shard"],
@@ -123,7 +140,7 @@ class Tokens:
             issued_at=found.get("iat", 0.0),
             max_update_bytes=found.get("size"),
             separation=found.get("separation", 0.0),
-            earlier=tuple(each for each in found[_EARLIER] if each.holds(now)),
+            earlier=tuple(each for each in earlier if each.holds(now)),
         )
         if now >= claims.expires_at:
             raise ProblemError(ProblemType.ASSIGNMENT_EXPIRED, "The assignment has expired; check in for a new one")
@@ -135,32 +152,47 @@ class Tokens:
         return claims
 
     def cookie(self, newest: CookieClaims, *earlier: CookieClaims) -> str:
-        """The token of a cookie: of a contribution, and of earlier ones to other tasks; of many, those that matter longest."""
-        key = newest.key
-        more = {} if newest.expires_at is None else {"iat": newest.contributed_at, "exp": newest.expires_at}
-        # The newest alone is what an earlier version reads, which may serve beside this one during an upgrade.
-        claims = {"task": key.task, "round": key.number, "epoch": key.epoch, "at": newest.contributed_at, **more}
-        return self._sign(_COOKIE, claims, earlier)
+        """Returns a sealed cookie of a contribution, and of earlier ones to other tasks: of many, those that matter longest."""
+        key = self._ring.newest
+        sealed = _seal((newest, *_most_relevant(earlier)), key, label=_COOKIE_LABEL, context=key.fingerprint.encode())
+        return f"{_SEALED_COOKIE}.{key.fingerprint}.{sealed}"
 
     def read_cookie(self, token: str | None, *, now: float) -> tuple[CookieClaims, ...]:
-        """What a cookie says, the newest first; nothing of what has expired or is of the future, or if it was not made here."""
-        found = self._read(_COOKIE, token) if token else None
-        if found is None:
+        """Returns what a cookie says, the newest first, without what has expired or lies in the future; () for any other text."""
+        if not token:
             return ()
-        newest = CookieClaims(
-            RoundKey(found["task"], found["round"], found["epoch"]), found["at"], expires_at=found.get("exp")
-        )
-        return tuple(each for each in (newest, *found[_EARLIER]) if each.holds(now))
+        read = self._open_cookie(token) if token.startswith(f"{_SEALED_COOKIE}.") else self._read_signed_cookie(token)
+        return tuple(each for each in read if each.holds(now))
 
-    def _sign(self, audience: str, claims: dict[str, Any], earlier: Iterable[CookieClaims]) -> str:
+    def _open_cookie(self, token: str) -> tuple[CookieClaims, ...]:
+        _, _, rest = token.partition(".")
+        kid, _, sealed = rest.partition(".")
+        key = self._ring.find(kid)
+        try:
+            return () if key is None else _open(sealed, key, label=_COOKIE_LABEL, context=kid.encode())
+        except (InvalidTag, ValueError):
+            return ()
+
+    def _read_signed_cookie(self, token: str) -> tuple[CookieClaims, ...]:
+        """Reads a cookie of an earlier version."""
+        read = self._read(_COOKIE, token)
+        if read is None:
+            return ()
+        found, earlier = read
+        newest = RoundKey(found["task"], found["round"], found["epoch"])
+        return (CookieClaims(newest, found["at"], expires_at=found.get("exp")), *earlier)
+
+    def _sign(self, claims: dict[str, Any], earlier: Iterable[CookieClaims]) -> str:
         key = self._ring.newest
-        body = {"aud": audience, **claims}
-        kept = sorted(earlier, key=lambda each: each.expires_at or 0.0, reverse=True)[: _KEPT - 1]
-        if kept:
-            body[_EARLIER] = _sealed(kept, key, body)
+        body = {"aud": _ASSIGNMENT, **claims}
+        held = _most_relevant(earlier)
+        if held:
+            # The rest of the token goes in, so that one past looks different in each token.
+            body[_PAST] = _seal(held, key, label=_CLAIM_LABEL, context=_json(body))
         return jwt.encode(body, key.secret, algorithm=_ALGORITHM, headers={"kid": key.fingerprint})
 
-    def _read(self, audience: str, token: str) -> dict[str, Any] | None:
+    def _read(self, audience: str, token: str) -> tuple[dict[str, Any], tuple[CookieClaims, ...]] | None:
+        """Returns the claims of a signed token and the contributions that are sealed in it; None if it was not made here."""
         # Times are judged by the callers, with their clock.
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "require": ["aud"]}
         kid = _kid(token)
@@ -169,26 +201,43 @@ class Tokens:
                 found = jwt.decode(token, key.secret, algorithms=[_ALGORITHM], audience=audience, options=options)
             except jwt.InvalidTokenError:
                 continue
-            sealed = found.pop(_EARLIER, None)
-            return {**found, _EARLIER: () if sealed is None else _opened(sealed, key, found)}
+            sealed = [found.pop(claim) for claim in (_EARLIER, _PAST) if claim in found]
+            context = _json(found)
+            return found, tuple(
+                each for text in sealed for each in _open(text, key, label=_CLAIM_LABEL, context=context)
+            )
         return None
 
 
-def _sealed(contributions: Iterable[CookieClaims], key: Key, body: dict[str, Any]) -> str:
-    """Contributions in a form that only the key opens. It differs from token to token, since the rest of the token goes into it."""
+def _most_relevant(contributions: Iterable[CookieClaims]) -> list[CookieClaims]:
+    """Returns the contributions that a token holds: those that matter longest, and in any case the last one that separates."""
+    ranked = sorted(contributions, key=lambda each: each.expires_at or 0.0, reverse=True)
+    held = ranked[: MAX_CONTRIBUTIONS - 1]
+    last = max((each for each in ranked if each.separates), key=lambda each: each.contributed_at, default=None)
+    return held if last is None or last in held else [*held[:-1], last]
+
+
+def _seal(contributions: Iterable[CookieClaims], key: Key, *, label: bytes, context: bytes) -> str:
+    """Encrypts contributions, so that only the key opens them, for the same label and context."""
     rows = [
-        (each.key.task, each.key.number, each.key.epoch, each.contributed_at, each.expires_at) for each in contributions
+        (each.key.task, each.key.number, each.key.epoch, each.contributed_at, each.expires_at, each.separates)
+        for each in contributions
     ]
-    return urlsafe_b64encode(_cipher(key).encrypt(_json(rows), [_json(body)])).decode()
+    return urlsafe_b64encode(_cipher(key, label).encrypt(_json(rows), [context])).decode()
 
 
-def _opened(sealed: str, key: Key, body: dict[str, Any]) -> tuple[CookieClaims, ...]:
-    rows = json.loads(_cipher(key).decrypt(urlsafe_b64decode(sealed), [_json(body)]))
-    return tuple(CookieClaims(RoundKey(task, number, epoch), at, end) for task, number, epoch, at, end in rows)
+def _open(sealed: str, key: Key, *, label: bytes, context: bytes) -> tuple[CookieClaims, ...]:
+    rows = json.loads(_cipher(key, label).decrypt(_bytes_of(sealed), [context]))
+    return tuple(CookieClaims(RoundKey(*row[:3]), *row[3:]) for row in rows)
 
 
-def _cipher(key: Key) -> AESSIV:
-    return AESSIV(hmac.new(key.secret, _SEALING_TEXT, hashlib.sha512).digest())
+def _bytes_of(text: str) -> bytes:
+    """Decodes base64url. Raises `ValueError` for any character that does not belong there."""
+    return b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
+
+
+def _cipher(key: Key, label: bytes) -> AESSIV:
+    return AESSIV(hmac.new(key.secret, label, hashlib.sha512).digest())
 
 
 def _json(value: object) -> bytes:

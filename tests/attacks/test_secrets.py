@@ -60,7 +60,7 @@ def test_no_store_and_no_log_says_who_a_client_is(h, caplog):
     texts = [caplog.text, repr([held.work for held in h.queue.held])]
     for place in ("tasks", f"tasks/{TASK}/rounds", f"populations/{POPULATION}/tasks", "audit"):
         texts += [f"{each.path} {each.data}" for each in h.inner.documents.list(place)]
-    for counters in ("tickets", "shards", "keys"):
+    for counters in ("tickets", "shards", "keys", "holders"):
         texts += [
             f"{each.path} {each.data}" for each in h.inner.documents.list(f"{names.round_path(h.key())}/{counters}")
         ]

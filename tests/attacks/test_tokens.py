@@ -241,8 +241,21 @@ def test_an_assignment_or_a_forged_cookie_says_nothing_as_a_cookie(h):
     """What is no cookie of ours neither helps nor harms: the check-in is that of a client without one."""
     first = h.assigned(0)
     h.upload(first.token, sum_update(0))
-    real = claims_of(h.upload(first.token, sum_update(0)).cookie)
-    for cookie in (first.token, jwt.encode(real, b"x" * 32, "HS256"), jwt.encode(real, None, "none"), "x" * 2000):
+    own = h.upload(first.token, sum_update(0)).cookie
+    kind, kid, _ = own.split(".")
+    (told,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
+    real = {"aud": "muster:cookie", "task": told.key.task, "round": told.key.number, "epoch": told.key.epoch}
+    real |= {"at": told.contributed_at, "exp": told.expires_at}  # what an earlier version signed
+    for cookie in (
+        first.token,
+        jwt.encode(real, b"x" * 32, "HS256"),
+        jwt.encode(real, None, "none"),
+        Tokens(b"x" * 32).cookie(told),
+        f"{kind}.{kid}.{Tokens(b'x' * 32).cookie(told).split('.')[2]}",
+        f"{kind}.{kid}.{part(real)}",
+        own[:-3],
+        "x" * 2000,
+    ):
         assert isinstance(h.checkin(1, cookie=cookie), Assignment)
         answer = h.checkin(0, cookie=cookie)  # the ledger knows better
         assert isinstance(answer, Wait)
@@ -259,19 +272,35 @@ def test_an_assignment_tells_nobody_what_its_client_did_before(tmp_path):
     first, then = h.assigned(0), h.clock.now()
     cookie = h.upload(first.token, sum_update(0)).cookie
     tokens = []
-    for _ in range(2):  # one past, in two assignments
+    for client in range(2):  # one past, in two assignments
         h.clock.advance(17)
-        tokens.append(h.checkin(0, cookie=cookie).token)
-    tokens.append(h.upload(tokens[0], sum_update(0)).cookie)
+        tokens.append(h.checkin(client, cookie=cookie).token)
     carried = set()
     for claims in map(claims_of, tokens):
-        sealed = claims.pop("earlier")
+        sealed = claims.pop("past")
         carried.add(sealed)
         assert claims["task"] != first.task
         for said in (first.task, str(int(then))):
             assert said not in json.dumps(claims)
             assert said.encode() not in jwt.utils.base64url_decode(sealed)
-    assert len(carried) == 3
+    assert len(carried) == 2
+
+
+def test_a_cookie_tells_nobody_who_sees_it_on_its_way_what_its_client_did(tmp_path):
+    """A check-in may carry a client's name, so that whoever reads both would know in which rounds that client was."""
+    h = Harness(tmp_path)
+    h.begin(goal=3, round_seconds=86400)
+    h.clock.advance(12345.5)
+    cookie = h.upload(h.assigned("ward-7").token, sum_update(0)).cookie
+    (told,) = Tokens(SECRET).read_cookie(cookie, now=h.clock.now())
+    assert (told.key, told.contributed_at) == (h.key(), h.clock.now())
+    kind, kid, sealed = cookie.split(".")
+    assert (kind, kid) == ("muster2", KEY.fingerprint)  # the same for every client and every round
+    raw = jwt.utils.base64url_decode(sealed)
+    for said in (told.key.task, told.key.id, str(int(told.contributed_at)), "round", "task", "[", "{", "ward"):
+        for text in (said.encode(), part(said).encode()):
+            assert text not in raw, said
+            assert text not in sealed.encode() or len(said) < 3, said
 
 
 def test_a_stolen_assignment_makes_its_owner_count_once_and_the_thief_not_at_all(h):

@@ -21,15 +21,16 @@ def test_calls_are_flat_in_clients_and_documented(measured):
     text = "\n".join([*table(costs), "", *price(costs[-1])])
     measured(f"Calls to the stores:\n{text}")
     _, some, many = costs
-    # Three counters go up for a contribution, and the round's own documents do not depend on how many there are; but for the looks
-    # at several shards, some dozens of them.
+    # Three counters go up for a contribution, and its client's slot is recorded and deleted with the round; the round's own documents
+    # do not depend on how many there are, but for the looks at several shards, some dozens of them.
     for cost in costs:
-        looks = cost.billed(WRITE) - (3 * cost.clients + 5)
-        assert looks == cost.calls["documents.create"] + cost.calls["documents.replace"] - 5
+        looks = cost.billed(WRITE) - (4 * cost.clients + 5)
+        assert looks == cost.calls["documents.create"] + cost.calls["documents.replace"] - cost.clients - 5
         assert looks == 0 if cost.clients <= SLOTS_FOR_A_SHARD else 0 < looks < 24
-        assert cost.billed(DELETE) <= 6
-    # One look at the round for each update that comes in; the rest goes with time and shards.
-    assert many.billed(READ) / many.clients < 2
+        assert cost.billed(DELETE) - cost.clients <= 6
+    # One look at the round for each update that comes in, one for the slot of each client that checks in, and one when the round's
+    # slots are listed to be deleted; the rest goes with time and shards.
+    assert many.billed(READ) / many.clients < 4
     for operation in (CLASS_A, CLASS_B, QUEUED):
         each = [cost.billed(operation) / cost.clients for cost in (some, many)]
         assert each[1] <= 1.25 * each[0], operation

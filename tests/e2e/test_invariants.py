@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from support.archive import Archive
 from support.harness import Harness
 from support.plans import SumRuntime, sum_update
 
@@ -57,7 +58,8 @@ class Life(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.minimum = min(goal, minimum)
         self.runtime = SumRuntime()
-        self.h = Harness(Path(self.folder.name), runtime=self.runtime, cache_seconds=cache)
+        self.archive = Archive(Path(self.folder.name) / "archive")
+        self.h = Harness(Path(self.folder.name), runtime=self.runtime, cache_seconds=cache, wrap=self.archive.wrap)
         self.h.begin(
             rounds=100_000,
             goal=goal,
@@ -114,6 +116,10 @@ class Life(RuleBasedStateMachine):
 
     def note(self, client, assignment):
         claims = self.h.app.tokens.read_assignment(assignment.token, now=self.h.clock.now())
+        for out in self.outs:
+            if out.token == assignment.token:  # a repeated check-in: the same slot
+                assert (out.client, out.ticket, out.expires) == (client, claims.ticket, claims.expires_at)
+                return out
         out = Out(client, assignment.token, claims.key, claims.ticket, claims.expires_at)
         self.outs.append(out)
         return out
@@ -247,15 +253,15 @@ class Life(RuleBasedStateMachine):
         inside = {client for client in range(62) if mask >> client & 1}
         assert len(inside) == count, "somebody was counted twice"
         assert self.must[key] <= inside <= self.sent[key]
-        ledger = Ledger(self.h.inner, key)
+        ledger = Ledger(replace(self.h.inner, blobs=self.archive.blobs), key)
         frozen = ledger.frozen()
         assert frozen is not None
         counted = [name for rest in frozen.closing.rest for name in rest]
         for shard, number in enumerate(frozen.closing.shards):
             counted += [name for manifest in ledger.manifests(shard)[:number] for name in manifest.updates]
         assert len(counted) == len(set(counted)) == count == frozen.closing.updates == round_.tally.folded
-        secret = self.h.app.checkin.pseudonyms.ring.newest.secret
-        pseudonyms = {names.pseudonym(secret, key, str(client)) for client in inside}
+        secret, salt = self.h.app.checkin.pseudonyms.ring.newest.secret, self.archive.salts[key]
+        pseudonyms = {names.pseudonym(secret, key, str(client), salt=salt) for client in inside}
         assert {name.rpartition("/")[2] for name in counted} == pseudonyms
         base = decode(self.h.inner.blobs.read(round_.terms.base.blob.name))
         state = self.h.checkpoint(key.number)

@@ -82,9 +82,9 @@ def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
     ledger = Ledger(h.inner, held.key)
     blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, chunk=2))
     h.application(platform=replace(h.inner, blobs=blobs)).closing(held.key)
+    assert ledger.frozen().closing.shards == (1,)
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)
-    assert ledger.frozen().closing.shards == (1,)
 
 
 @pytest.mark.parametrize(("method", "prefix"), [("list", "updates/"), ("read", "manifests/")])
@@ -241,7 +241,7 @@ def test_a_task_that_is_cancelled_while_it_commits_gets_no_checkpoint_and_stays_
     assert h.task().status is TaskStatus.CANCELLED
     assert isinstance(h.round(), Abandoned)
     assert h.committed() == []
-    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints", "manifests"}
+    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints"}
     assert h.blobs("checkpoints/") == [h.round().terms.base.blob.name]
 
 

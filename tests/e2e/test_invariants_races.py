@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+from support.archive import Archive
 from support.harness import START, Harness
 from support.plans import SumRuntime, sum_update
 
@@ -272,7 +274,8 @@ def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
 
 
 def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path):
-    h = Harness(tmp_path)
+    archive = Archive(tmp_path / "archive")
+    h = Harness(tmp_path, wrap=archive.wrap)
     h.begin(goal=4, chunk=2, rounds=2)
     tokens = [h.assigned(client).token for client in range(4)]
     for client in (0, 1):
@@ -288,4 +291,4 @@ def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path)
         h.upload(tokens[client], sum_update(client))
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
-    assert Ledger(h.inner, names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4
+    assert Ledger(replace(h.inner, blobs=archive.blobs), names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4

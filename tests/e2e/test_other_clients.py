@@ -243,7 +243,7 @@ def test_page_of_another_origin_is_kept_out_by_the_browser(
         assert browse(tmp_path, f"{others.url}/page.html?{query(coordinator, task)}") == "Error: Failed to fetch"
     with Operator(coordinator.url) as operator:
         (round_,) = operator.rounds(task)
-    assert (round_.assigned, round_.reported) == (0, 0)
+    assert (round_.assigned, round_.reported) == (0, None)  # a round of so few is counted when it has ended
 
 
 def failures(coordinator: LocalCoordinator, task: str) -> dict[str, int]:

@@ -97,7 +97,8 @@ def test_a_round_begun_by_the_previous_version_is_finished_by_this_one(tmp_path,
 
         serve(stack, new, here, tmp_path)
         view = caller.task("sum")
-        assert (view["checkpoint"], view["current"]["phase"], view["current"]["reported"]) == (0, "COLLECTING", 3)
+        assert (view["checkpoint"], view["current"]["phase"], view["current"]["assigned"]) == (0, "COLLECTING", 5)
+        assert "reported" not in view["current"]  # this version publishes that of a small round once it has ended
         # Whoever got no answer sends its update again, folded or not, with the assignment of then.
         again = [caller.upload(tokens[client], update(client)).status_code for client in (0, 2)]
         held = []

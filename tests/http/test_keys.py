@@ -58,7 +58,7 @@ def test_a_client_counts_once_in_a_round_that_is_open_while_keys_change(h):
     # The next round's names are under the new key, which alone is enough from then on.
     h.assigned(0)
     key = h.inner.documents.get(names.pseudonym_key_path(h.key()))
-    assert key.data == {"key": BOTH.newest.fingerprint}
+    assert key.data["key"] == f"salted-{BOTH.newest.fingerprint}"
     given(h, NEW_ALONE)
     for client in range(3):
         h.upload(h.assigned(client).token, sum_update(client))
@@ -117,6 +117,8 @@ def test_two_instances_that_learn_of_a_new_key_at_different_times_name_a_client_
 
 
 def test_what_an_earlier_version_left_open_keeps_its_names_and_its_tokens(h):
+    # As it fixed the key: without a salt.
+    h.inner.documents.create(names.pseudonym_key_path(h.key()), {"key": OLD_ALONE.newest.fingerprint})
     token = h.assigned(0).token
     claims = h.app.tokens.read_assignment(token, now=h.clock.now())
     old = {

@@ -297,7 +297,7 @@ def test_a_cancelled_task_keeps_its_checkpoints_and_nothing_else(tmp_path):
     assert h.operate("cancel").status is TaskStatus.CANCELLED
     assert h.operate("cancel").status is TaskStatus.CANCELLED
     h.deliver_all()
-    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints", "results", "manifests"}
+    assert {name.partition("/")[0] for name in h.blobs()} == {"plans", "checkpoints", "results"}
     assert len(h.checkpoint(1)) > 0
     assert h.task().current.phase.value == "ABANDONED"
 

@@ -68,19 +68,64 @@ def counts(h, task):
     return [round_.tally.folded for round_ in rounds if isinstance(round_, Committed)]
 
 
-def test_a_separation_holds_for_each_of_several_tasks(tmp_path):
+def test_a_separation_counts_over_all_tasks_of_a_population_that_have_one(tmp_path):
     h = begun(Harness(tmp_path), "a", "b", goal=1, rounds=9, separation_seconds=DAY)
     device = Device(h, 0)
     answers = []
     for _ in range(8):
         answers.append(device.turn())
         h.clock.advance(1)
-    assert worked(answers) == ["a", "b"]
-    assert all(answer.reason is WaitReason.TOO_SOON for answer in answers[2:])
-    # It ends for each of them a day after the client's own contribution to it.
-    assert answers[2].retry_after in (DAY - 2, DAY - 1)
+    assert len(worked(answers)) == 1
+    assert all(answer.reason is WaitReason.TOO_SOON for answer in answers[1:])
+    # It ends a day after the client's last contribution to any of them.
+    assert answers[1].retry_after == DAY - 1
     passes(h, DAY)
-    assert worked(device.turn() for _ in range(8)) == ["a", "b"]
+    assert len(worked(device.turn() for _ in range(8))) == 1
+
+
+def test_the_separation_of_each_task_is_its_own_and_the_contributions_are_those_of_all(tmp_path):
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task("daily", goal=1, rounds=9, separation_seconds=DAY)
+    h.create_task("weekly", goal=1, rounds=9, separation_seconds=7 * DAY)
+    h.deliver_all()
+    device = Device(h, 0)
+    tasks = []
+    for _ in range(21):  # three weeks
+        tasks += worked(device.turn() for _ in range(2))
+        passes(h, DAY)
+    # The daily task has the client every day, so that the weekly one, whose week starts anew each time, has it once at most.
+    assert tasks.count("daily") >= 8
+    assert tasks.count("weekly") <= 1
+
+
+def test_a_contribution_to_a_task_with_a_short_separation_is_remembered_as_long_as_another_task_needs(tmp_path):
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task("short", goal=1, rounds=9, separation_seconds=60)
+    h.create_task("long", goal=1, rounds=9, separation_seconds=30 * DAY)
+    h.deliver_all()
+    h.ask("POST", "/v1/tasks/long:pause")
+    device = Device(h, 0)
+    assert worked([device.turn()]) == ["short"]
+    h.ask("POST", "/v1/tasks/short:pause")
+    h.ask("POST", "/v1/tasks/long:resume")
+    passes(h, 29 * DAY)  # beyond the day that a cookie lasts otherwise
+    assert worked(device.turn() for _ in range(3)) == []
+    passes(h, 2 * DAY)
+    assert worked([device.turn()]) == ["long"]
+
+
+def test_a_task_without_a_separation_neither_waits_for_the_others_nor_makes_them_wait(tmp_path):
+    h = Harness(tmp_path)
+    h.put_plan()
+    h.create_task("free", goal=1, rounds=99)
+    h.deliver_all()
+    device = Device(h, 0)
+    assert worked(device.turn() for _ in range(3)) == ["free"] * 3
+    h.create_task("apart", goal=1, rounds=9, separation_seconds=DAY)
+    h.deliver_all()
+    assert worked(device.turn() for _ in range(12)).count("apart") == 1
 
 
 def test_clients_whose_updates_are_folded_take_no_second_slot_of_any_task(tmp_path):
@@ -96,15 +141,16 @@ def test_clients_whose_updates_are_folded_take_no_second_slot_of_any_task(tmp_pa
 
 
 def test_a_client_that_gives_work_back_or_misses_a_round_forgets_nothing(tmp_path):
-    h = begun(Harness(tmp_path), "a", "b", goal=1, rounds=9, separation_seconds=DAY, round_seconds=100)
+    h = begun(Harness(tmp_path), "a", goal=1, rounds=9, separation_seconds=DAY, round_seconds=100)
     device = Device(h, 0)
     device.turn()
     before = device.cookie
+    begun(h, "b", goal=1, rounds=9, round_seconds=100)
     given_back = device.check_in()
     assert h.report(given_back.token).cookie is None
     assert device.cookie == before
     passes(h, 101)
-    assert worked(device.turn() for _ in range(4)) == [given_back.task]
+    assert worked(device.turn() for _ in range(4)) == [given_back.task] * 4
 
 
 def test_what_a_cookie_says_of_a_task_is_over_when_it_is_over_there(tmp_path):
@@ -139,19 +185,21 @@ def test_a_client_of_more_tasks_than_a_cookie_holds_remembers_what_matters_longe
 
 
 def test_a_cookie_and_an_assignment_of_the_version_before_are_still_good(tmp_path):
-    """That version's tokens have the same claims but for what was added, and it passes over what it does not know."""
+    """That version's cookies are signed and not sealed, and its assignments have another claim for the past."""
     h = begun(Harness(tmp_path), "a", "b", goal=2, rounds=9, separation_seconds=DAY)
-    secret = h.secret
+    secret, kid = h.secret, {"kid": KeyRing.of(h.secret).newest.fingerprint}
 
     def aged(token):
         claims = jwt.decode(token, options={"verify_signature": False})
-        claims.pop("earlier", None)
+        claims.pop("past", None)
         assert {"task", "round", "epoch", "exp", "iat"} <= claims.keys()
-        return jwt.encode(claims, secret, "HS256", headers={"kid": KeyRing.of(secret).newest.fingerprint})
+        return jwt.encode(claims, secret, "HS256", headers=kid)
 
     device = Device(h, 0)
     first = device.turn()
-    device.cookie = aged(device.cookie)
+    claims = {"task": first.task, "round": 1, "epoch": 0, "at": START, "iat": START, "exp": START + DAY}
+    device.cookie = jwt.encode({"aud": "muster:cookie", **claims}, secret, "HS256", headers=kid)
+    # It does not say whether its task separates, and counts for that task alone, as it did then.
     second = device.check_in()
     assert second.task != first.task
     # An assignment of then says nothing of before: the next cookie is of this task alone, as it was then.
@@ -159,15 +207,14 @@ def test_a_cookie_and_an_assignment_of_the_version_before_are_still_good(tmp_pat
     (told,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
     assert (told.key.task, told.contributed_at) == (second.task, START)
     # With a token of now both are remembered.
-    h.upload(second.token, sum_update(0))
     device.cookie = h.upload(second.token, sum_update(0)).cookie
-    assert {told.key.task for told in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
-    newest = jwt.decode(device.cookie, options={"verify_signature": False})
-    assert (newest["task"], newest["round"], newest["epoch"], newest["at"]) == (second.task, 1, 0, START)
+    newest, earlier = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+    assert (newest.key.task, newest.key.number, newest.key.epoch, newest.contributed_at) == (second.task, 1, 0, START)
+    assert earlier.key.task == first.task
 
 
 def test_what_a_cookie_remembers_outlives_a_change_of_keys(tmp_path):
-    h = begun(Harness(tmp_path, secret=KeyRing.parse(OLD)), "a", "b", goal=1, rounds=9, separation_seconds=DAY)
+    h = begun(Harness(tmp_path, secret=KeyRing.parse(OLD)), "a", "b", goal=2, rounds=9)
     device = Device(h, 0)
     device.turn()
     held = device.check_in()

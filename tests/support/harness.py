@@ -310,14 +310,14 @@ class Harness:
         found = []
         for name in self.blobs():
             kind = name.partition("/")[0]
-            if kind in ("updates", "partials"):
+            if kind in ("updates", "partials", "manifests"):
                 unneeded = names.round_of(name) not in open_
             else:
                 unneeded = kind in ("checkpoints", "results", "broadcasts") and name not in kept
                 unneeded = unneeded and not name.startswith(still)
             found += [name] if unneeded else []
         for round_ in rounds:
-            for counters in ("tickets", "shards", "keys"):
+            for counters in ("tickets", "shards", "keys", "holders"):
                 listed = self.inner.documents.list(f"{names.round_path(round_.key)}/{counters}")
                 found += [document.path for document in listed if round_.key not in open_]
         return found

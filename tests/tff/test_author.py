@@ -11,6 +11,7 @@ from computations import BATCH, UNSORTED_STATE, fed_avg, regression, unsorted_cl
 
 from muster.author import build_plan, check_plan, native, restore_result, restore_state
 from muster.runtime import Runtime
+from muster.wire.manifest import Release
 from muster.wire.problems import ProblemError, ProblemType
 
 
@@ -140,3 +141,18 @@ def test_tffs_worker_holds_no_pipe_of_ours():
     native.start()
     held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in native.workers() for number in (1, 2)}
     assert held == {"/dev/null"}
+
+
+def test_a_release_floor_is_part_of_the_plans_address():
+    plans = [
+        build_plan(summing(np.int32), release=release)
+        for release in (None, Release(minimum=20), Release(minimum=20, max_rounds=3, separation_seconds=60.0))
+    ]
+    assert [plan.manifest.release for plan in plans] == [
+        None,
+        Release(minimum=20),
+        Release(minimum=20, max_rounds=3, separation_seconds=60.0),
+    ]
+    assert len({plan.sha256 for plan in plans}) == 3
+    assert "release" not in plans[0].manifest.to_dict()
+    assert plans[1].for_client().manifest == plans[1].manifest  # devices see it, and the signature covers it

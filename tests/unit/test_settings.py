@@ -107,3 +107,14 @@ def test_a_new_key_goes_before_the_others(tmp_path):
     ]
     assert A not in listed
     assert CliRunner().invoke(app, ["key", "list"], env={"MUSTER_SECRET": "short"}).exit_code == 2
+
+
+def test_a_deployments_minimum_is_one_unless_set_and_must_be_positive(tmp_path):
+    assert settings(tmp_path, secret=A).minimum == 1
+    assert settings(tmp_path, secret=A, minimum="20").minimum == 20
+    with pytest.raises(SettingsError, match="MUSTER_MINIMUM: Input should be greater than or equal to 1"):
+        settings(tmp_path, secret=A, minimum="0")
+
+
+def test_the_minimum_reaches_the_making_of_tasks(tmp_path):
+    assert bootstrap.application(settings(tmp_path, secret=A, minimum="20")).tasks.least_minimum == 20

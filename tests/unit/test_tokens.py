@@ -7,17 +7,26 @@ from dataclasses import replace
 import jwt
 import pytest
 
+from coordinator.domain.keys import KeyRing
 from coordinator.domain.names import RoundKey
 from coordinator.domain.slots import Ticket
-from coordinator.tokens import SKEW, AssignmentClaims, CookieClaims, Tokens, last_of
+from coordinator.tokens import (
+    MAX_CONTRIBUTIONS,
+    SKEW,
+    AssignmentClaims,
+    CookieClaims,
+    Tokens,
+    last_of,
+    last_that_separates,
+)
 from muster.wire.messages import CheckinRequest
 
 NOW = 1_800_000_000.123456  # POSIX seconds
 TOKENS = Tokens(b"k" * 32)
 
 
-def told(task, *, age=10.0, life=86400.0):
-    return CookieClaims(RoundKey(task, 3, 1), NOW - age, expires_at=NOW - age + life)
+def told(task, *, age=10.0, life=86400.0, separates=False):
+    return CookieClaims(RoundKey(task, 3, 1), NOW - age, expires_at=NOW - age + life, separates=separates)
 
 
 def assignment(*earlier):
@@ -75,12 +84,61 @@ def test_tokens_stay_small_with_the_longest_of_names(others):
     assert CheckinRequest.decode(CheckinRequest(cookie=cookie).encode()).cookie == cookie
 
 
-def test_what_is_told_of_one_task_alone_is_in_no_more_bytes_than_before():
-    assert "earlier" not in jwt.decode(TOKENS.cookie(told("a")), options={"verify_signature": False})
-    assert "earlier" not in jwt.decode(TOKENS.assignment(assignment()), options={"verify_signature": False})
+def test_an_assignment_without_a_past_has_no_claim_for_it():
+    assert "past" not in jwt.decode(TOKENS.assignment(assignment()), options={"verify_signature": False})
+
+
+def test_of_many_contributions_the_last_that_separates_stays_whatever_expires_later():
+    others = [told(f"t{number}", age=500.0 + number, life=9e6) for number in range(20)]
+    others += [told("first", age=90, life=9e6, separates=True), told("last", age=50, life=200, separates=True)]
+    for kept in (
+        TOKENS.read_cookie(TOKENS.cookie(told("a"), *others), now=NOW),
+        TOKENS.read_assignment(TOKENS.assignment(assignment(*others)), now=NOW).earlier,
+    ):
+        assert told("last", age=50, life=200, separates=True) in kept
+        assert last_that_separates("other", kept).key.task == "last"
+        assert len(kept) <= MAX_CONTRIBUTIONS
+
+
+def test_what_an_earlier_version_did_not_record_separates_its_own_task_alone():
+    unknown = replace(told("a"), separates=None)
+    assert last_that_separates("a", [unknown]) == unknown
+    assert last_that_separates("b", [unknown, told("c")]) is None
+    assert (
+        last_that_separates("b", [told("c", age=3, separates=True), told("d", age=2, separates=True)]).key.task == "d"
+    )
+
+
+def test_a_cookie_that_was_changed_cut_or_sealed_under_another_key_says_nothing():
+    cookie = TOKENS.cookie(told("a"), told("b"))
+    kind, kid, sealed = cookie.split(".")
+    assert (kind, kid) == ("muster2", KeyRing.of(b"k" * 32).newest.fingerprint)
+    other = Tokens(b"o" * 32)
+    changed = sealed[:-5] + ("A" if sealed[-5] != "A" else "B") + sealed[-4:]
+    for text in (
+        f"{kind}.{kid}.{changed}",
+        f"{kind}.{kid}.{sealed[:-4]}",
+        f"{kind}.{kid}.",
+        f"{kind}.{kid}",
+        f"{kind}.",
+        f"{kind}.{kid}.{sealed}.x",
+        f"{kind}.{'0' * 16}.{sealed}",
+        f"{kind}.{kid}.{other.cookie(told('a')).split('.')[2]}",
+        f"{kind}.{kid}.é",
+        f"{kind}.{kid}.{'A' * 3000}",
+        other.cookie(told("a")),
+    ):
+        assert TOKENS.read_cookie(text, now=NOW) == ()
+
+
+def test_a_claim_of_an_assignment_is_no_cookie():
+    """Both are sealed under one key: the label keeps them apart."""
+    sealed = jwt.decode(TOKENS.assignment(assignment(told("b"))), options={"verify_signature": False})["past"]
+    kid = KeyRing.of(b"k" * 32).newest.fingerprint
+    assert TOKENS.read_cookie(f"muster2.{kid}.{sealed}", now=NOW) == ()
 
 
 def test_one_past_looks_otherwise_in_each_token():
     first, second = (TOKENS.assignment(replace(assignment(told("b")), pseudonym=each * 32)) for each in "12")
     claims = [jwt.decode(token, options={"verify_signature": False}) for token in (first, second)]
-    assert claims[0]["earlier"] != claims[1]["earlier"]
+    assert claims[0]["past"] != claims[1]["past"]

@@ -16,7 +16,7 @@ from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
 from muster.runtime.paths import leaves
 from muster.runtime.values import check_tensors
-from muster.wire.manifest import Binding, Part, PlanManifest, Stage, Stages, Type
+from muster.wire.manifest import Binding, Part, PlanManifest, Release, Stage, Stages, Type
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array, encode
@@ -73,7 +73,12 @@ def subject_of(computation: Any) -> Subject:
 
 
 def build_plan(
-    computation: Any, *, name: Optional[str] = None, initial_state: Any = None, allow_clear_secure_sums: bool = False
+    computation: Any,
+    *,
+    name: Optional[str] = None,
+    initial_state: Any = None,
+    allow_clear_secure_sums: bool = False,
+    release: Optional[Release] = None,
 ) -> Plan:
     """Compiles a computation.
 
@@ -86,6 +91,8 @@ def build_plan(
         the plan.
       allow_clear_secure_sums: Muster has no secure aggregation. A computation that asks for secure sums is refused unless
         this says that they may be summed in the clear.
+      release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation. The plan's address
+        covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
 
     Returns:
       The plan. Compiling the same computation twice gives the same graphs; an initial state that is drawn at random differs.
@@ -99,7 +106,7 @@ def build_plan(
     except _COMPILATION_ERRORS as error:
         raise refusals.explain(error, subject.next) from error
     return _Builder(subject, form, name=name or "computation").build(
-        initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums
+        initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums, release=release
     )
 
 
@@ -127,7 +134,7 @@ class _Builder:
         self._aggregate = to_leaves(form.report.type_signature.result, root="aggregate")
         self._result = list(leaves(self._result_type, root="result"))
 
-    def build(self, *, initial_state: Any, allow_clear_secure_sums: bool) -> Plan:
+    def build(self, *, initial_state: Any, allow_clear_secure_sums: bool, release: Optional[Release]) -> Plan:
         secure = [leaf for slot in self._secure for leaf in slot]
         if secure and not allow_clear_secure_sums:
             raise refuse(self._name, secure)
@@ -163,6 +170,7 @@ class _Builder:
             clear_sums=clear_sums(self._form, self._slots, self._secure),
             initial_state=self._keep(encode(self._initial_state(initial_state))),
             zero=self._keep(encode(zero)),
+            release=release,
         )
         plan = Plan(manifest, self._parts)
         check_plan_graphs(plan)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from muster.wire.enrolment import PrivateKey
+    from muster.wire.messages import RoundView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
@@ -127,6 +128,13 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def updates_of(view: RoundView) -> str:
+    """Returns how many updates a round has, for people: `3 of 10 updates`. A small round shows that once it has ended."""
+    if view.reported is None:
+        return f"goal of {view.goal} updates (counted when the round has ended)"
+    return f"{view.reported} of {view.goal} updates"
 
 
 def quiet_tensorflow(*, threads: int | None = None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -15,6 +15,9 @@ from .loading import clients_by_round, load_computation, load_function
 from .options import Data, console, quiet_tensorflow, size, write_json
 from .options import Json as JsonOption
 from .plan_words import titled, warn_of_clear_sums
+
+if TYPE_CHECKING:
+    from muster.wire.manifest import Release
 
 app = typer.Typer(no_args_is_help=True, help="Compile a TFF computation to a plan, look into it, sign it.")
 
@@ -43,6 +46,22 @@ def build(
     ],
     name: Annotated[Optional[str], typer.Option(help="The plan's name; the computation's if not given.")] = None,
     allow_clear_secure_sums: ClearSums = False,
+    minimum: Annotated[
+        Optional[int],
+        typer.Option(
+            min=1,
+            help="Fewest updates in any result of this plan. No task can go below it, and the plan's address covers it.",
+            show_default="no floor",
+        ),
+    ] = None,
+    max_rounds: Annotated[
+        Optional[int],
+        typer.Option(min=1, help="Most rounds that one task of this plan may commit.", show_default="any number"),
+    ] = None,
+    separation_seconds: Annotated[
+        Optional[float],
+        typer.Option(min=0.0, help="Least time between two contributions of one client.", show_default="0"),
+    ] = None,
     key: Annotated[
         Optional[Path], typer.Option("--key", metavar="FILE", help="Sign the plan with this key.", exists=True)
     ] = None,
@@ -51,6 +70,7 @@ def build(
     """Compile a TFF computation to a plan's file."""
     from muster.wire.signatures import SigningKey
 
+    release = release_of(minimum=minimum, max_rounds=max_rounds, separation_seconds=separation_seconds)
     # Before the seconds that compiling takes: a key that can't be read is known at once.
     signing = None if key is None else SigningKey.load(key)
     loaded = _load_in_tff(computation)
@@ -60,6 +80,7 @@ def build(
         loaded,
         name=name or computation.rpartition(":")[2].rpartition(".")[2],
         allow_clear_secure_sums=allow_clear_secure_sums,
+        release=release,
     )
     if signing is not None:
         plan = plan.signed(signing)
@@ -119,6 +140,23 @@ def check(
         screen.print(f"{verdict} (tolerance {tolerance:.0e})")
     if not same:
         raise typer.Exit(FAILED)
+
+
+def release_of(
+    *, minimum: Optional[int], max_rounds: Optional[int], separation_seconds: Optional[float]
+) -> Optional[Release]:
+    """Returns the floor that a plan's author sets for every task of it; None if no option sets one.
+
+    Raises:
+      typer.BadParameter: the separation is not a finite number.
+    """
+    from muster.wire.manifest import Release
+
+    if minimum is None and max_rounds is None and separation_seconds is None:
+        return None
+    if separation_seconds is not None and not math.isfinite(separation_seconds):
+        raise typer.BadParameter("must be a finite number of seconds", param_hint="--separation-seconds")
+    return Release(minimum=minimum or 1, max_rounds=max_rounds, separation_seconds=separation_seconds)
 
 
 def _load_in_tff(reference: str) -> Any:

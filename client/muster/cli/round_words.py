@@ -7,7 +7,7 @@ from typing import Optional
 
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
-from .options import size
+from .options import size, updates_of
 
 _MAX_METRICS = 4  # of a line
 _COUNTS = ("num_examples", "num_batches")  # metrics that count data; they follow the others
@@ -42,7 +42,7 @@ def attempt(view: RoundView) -> str:
 
 def open_round(view: RoundView) -> str:
     """Describes a round that has not ended: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
-    text = f"{attempt(view)}, {view.phase.value}: {view.reported} of {view.goal} updates; {_many(view.assigned, 'assignment')}"
+    text = f"{attempt(view)}, {view.phase.value}: {updates_of(view)}; {_many(view.assigned, 'assignment')}"
     returned = sum(view.failed.values())
     if returned:
         text += f", {returned} given back ({counted(view.failed)})"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from muster.operator import Operator
-    from muster.wire.messages import RoundView, TaskView
+    from muster.wire.messages import RoundView, TaskPolicy, TaskView
     from muster.wire.plan import Plan
 
 app = typer.Typer(no_args_is_help=True, help="Make tasks, follow them, and change their course.")
@@ -36,8 +36,17 @@ def create(
     goal: Annotated[Optional[int], typer.Option(help="Updates that close a round.", show_default="10")] = None,
     minimum: Annotated[
         Optional[int],
-        typer.Option(help="With fewer at its deadline a round is abandoned and tried again.", show_default="1"),
+        typer.Option(
+            help="Fewest updates in a result. With fewer at its deadline a round is abandoned and tried again.",
+            show_default="the goal",
+        ),
     ] = None,
+    let_single_updates_out: Annotated[
+        bool,
+        typer.Option(
+            "--let-single-updates-out", help="Allow a minimum of 1, where a result may be one client's update."
+        ),
+    ] = False,
     over_selection: Annotated[
         Optional[float], typer.Option(help="Assignments for each update of the goal.", show_default="1.0")
     ] = None,
@@ -60,7 +69,11 @@ def create(
         Optional[datetime], typer.Option(help="When the first round opens, local time.", show_default="now")
     ] = None,
     separation_seconds: Annotated[
-        Optional[float], typer.Option(help="At least so long between a client's contributions.", show_default="0")
+        Optional[float],
+        typer.Option(
+            help="Least time between two contributions of a client, over all tasks of the population that set it.",
+            show_default="0",
+        ),
     ] = None,
     allow_non_finite: Annotated[
         Optional[bool], typer.Option("--allow-non-finite", help="Let updates hold NaN and infinity.")
@@ -96,6 +109,12 @@ def create(
         "clip": clip,
     }
     policy = TaskPolicy.from_dict({field: value for field, value in given.items() if value is not None})
+    if policy.minimum == 1 and not let_single_updates_out:
+        raise typer.BadParameter(
+            "a result over one update is that client's update; choose a minimum of 2 or more, "
+            "or pass --let-single-updates-out as well",
+            param_hint="--minimum" if minimum is not None else "--goal",
+        )
     subject = _plan(plan)
     if name is None:
         if isinstance(subject, str):
@@ -107,6 +126,7 @@ def create(
         write_json(view.to_dict())
         return
     _show(view)
+    typer.echo(_needs(view.spec.policy, by_default=goal is None))
     where = "" if url == DEFAULT_URL else f" --url {url}"
     console().print(f"Next: muster task watch {view.spec.name}{where}", soft_wrap=True)
 
@@ -230,6 +250,17 @@ def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bo
         _show(view)
 
 
+def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
+    """Returns what a round waits for, since nothing happens while too few clients check in."""
+    default = ", the default: --goal sets it" if by_default else ""
+    seconds = f"{policy.round_seconds:g} s"
+    if policy.minimum == policy.goal:
+        late = f"with fewer after {seconds} it is tried again."
+    else:
+        late = f"after {seconds} {policy.minimum} are enough (minimum); with fewer it is tried again."
+    return f"A round needs {policy.goal} clients (goal{default}); {late}"
+
+
 def _show(view: TaskView) -> None:
     from muster.wire.messages import Phase
 
@@ -242,6 +273,8 @@ def _show(view: TaskView) -> None:
         f"plan {view.plan_name} ({spec.plan[:12]}), population {spec.population}, goal {policy.goal}, minimum {policy.minimum}",
         soft_wrap=True,
     )
+    if policy.minimum == 1:
+        screen.print("[bold red]MINIMUM 1[/]: a round's result may be the update of a single client.", soft_wrap=True)
     if view.sums_in_the_clear:
         screen.print("[bold red]SUMS IN THE CLEAR[/]: what the plan wants summed securely is not.", soft_wrap=True)
     if view.current is not None:

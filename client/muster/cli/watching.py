@@ -127,6 +127,8 @@ def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any
         Text(f"{view.checkpoint}/{policy.rounds} rounds, {view.status.value}"),
     )
     parts: list[Any] = [head]
+    if policy.minimum == 1:
+        parts.append(Text("MINIMUM 1: a round's result may be the update of a single client.", style="bold red"))
     if view.sums_in_the_clear:
         parts.append(Text("SUMS IN THE CLEAR: what the plan wants summed securely is not.", style="bold red"))
     if current is not None and view.status not in _DONE:

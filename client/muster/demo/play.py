@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,6 +186,8 @@ class _Training:
         self._kills: list[Kill] = []
         self._scores: list[Score] = []
         self._rounds: list[RoundView] = []
+        # By round, as the clients report it: the coordinator publishes no live count of a small round.
+        self._contributed: defaultdict[int, set[str]] = defaultdict(set)
         self._groups, self._back_seconds = 0, 0.0
         self._plan_bytes = len(plan.for_client().encode())
         self._now_or_never = False
@@ -233,6 +236,8 @@ class _Training:
             )
             if not self._cast.alive():
                 raise DemoError(f"No client is left; their logs are in {self._cast.folder}")
+        if told.event == "Contributed":
+            self._contributed[told.round].add(told.client)
         # Whoever is the first to be given work of that round holds a slot of it, and dies with it.
         if told.event == "Assigned" and told.round >= self._client_round and not killed:
             pid = self._cast.kill(told.client)
@@ -251,7 +256,8 @@ class _Training:
         now = task.current
         if now is None or self._groups or now.phase is not Phase.COLLECTING or now.round < self._coordinator_round:
             return False
-        return now.reported < now.goal and (now.reported > 0 or self._now_or_never)
+        clients_in = len(self._contributed[now.round])
+        return clients_in < now.goal and (clients_in > 0 or self._now_or_never)
 
     def _kill_coordinator(self, task: TaskView) -> None:
         now = task.current
@@ -263,7 +269,8 @@ class _Training:
         self._coordinator.kill()
         self._kills.append(Kill("the coordinator", now.round))
         self._screen.line(
-            f"Round {now.round}: SIGKILL to the whole coordinator ({processes}), with {now.reported} of {now.goal} updates in",
+            f"Round {now.round}: SIGKILL to the whole coordinator ({processes}), "
+            f"with {len(self._contributed[now.round])} of {now.goal} updates in",
             style=_RED,
         )
         self._screen.doing("the coordinator is down; clients keep knocking while it starts again")
@@ -279,6 +286,7 @@ class _Training:
     def _round_over(self, view: RoundView) -> None:
         self._rounds.append(view)
         if view.phase is Phase.ABANDONED:
+            self._contributed.pop(view.round, None)
             self._screen.line(f"Round {view.round} was abandoned ({view.reason}) and is tried again", style=_RED)
             return
         self._keep(view.round)
@@ -302,7 +310,8 @@ class _Training:
     def _show(self, task: TaskView) -> None:
         now = task.current
         if now is not None:
-            self._screen.standing(self._standing(now.round, clients_in=now.reported, goal=now.goal))
+            clients_in = len(self._contributed[now.round])
+            self._screen.standing(self._standing(now.round, clients_in=clients_in, goal=now.goal))
 
     def _standing(self, number: int, *, clients_in: int, goal: int) -> Standing:
         last = self._scores[-1]

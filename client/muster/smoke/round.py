@@ -226,7 +226,9 @@ class _Smoke:
             raise StepFailedError(f"The round was abandoned: {current.reason}", advice.CLOSING)
         if current.phase is not Phase.COLLECTING:
             return None
-        return f"phase {current.phase.value}, {current.reported} of {current.goal} updates reported"
+        # As the clients saw it: the coordinator publishes no live count of so small a round.
+        reported = sum(Contributed in member.seen for member in self._members)
+        return f"phase {current.phase.value}, {reported} of {current.goal} updates reported"
 
     def _aggregating(self) -> Optional[str]:
         view = self._task()

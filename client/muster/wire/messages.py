@@ -248,7 +248,11 @@ class Phase(str, Enum):
 
 
 class RoundView(Answer):
-    """A round (one attempt of it), as an operator sees it. Counts and metrics are of what was really folded."""
+    """A round (one attempt of it), as an operator sees it. Counts and metrics are of what was really folded.
+
+    `reported` counts the updates that were accepted. It is missing while a round with a goal below 20 is open, where it would show when
+    one client contributed. `assigned` counts the slots that were given out.
+    """
 
     task: Name
     round: int
@@ -261,7 +265,7 @@ class RoundView(Answer):
     minimum: int
     cap: int
     assigned: int = 0
-    reported: int = 0
+    reported: Optional[int] = None
     failed: dict[str, int] = Field(default_factory=dict)  # clients' reports, by reason
     folded: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)  # updates left out of the fold, by reason

@@ -54,12 +54,18 @@ class SystemChance:
         """A fresh name: 16 hex digits."""
         return secrets.token_hex(8)
 
+    def random_bytes(self, size: int) -> bytes:
+        """Returns `size` bytes from the operating system."""
+        return secrets.token_bytes(size)
+
 
 class SeededChance:
     """The same values for the same `seed`, in the order of the calls. Not for anything that must be secret."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311  fixed on purpose
+        # A sequence of its own, so that a caller that draws bytes does not change what the others draw.
+        self._bytes = random.Random(f"bytes {seed}")  # noqa: S311
 
     def uniform(self) -> float:
         """A float in [0, 1)."""
@@ -68,3 +74,7 @@ class SeededChance:
     def nonce(self) -> str:
         """A name that no other call on this object returns, for all practical purposes: 16 hex digits."""
         return f"{self._random.getrandbits(64):016x}"
+
+    def random_bytes(self, size: int) -> bytes:
+        """Returns `size` bytes that follow from the seed."""
+        return self._bytes.randbytes(size)

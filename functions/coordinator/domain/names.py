@@ -5,14 +5,15 @@ tasks/{task}/rounds/{round id}                   document: one attempt of one ro
 tasks/{task}/rounds/{round id}/tickets/{n}       document: slots given out and given back
 tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
 tasks/{task}/rounds/{round id}/shards/looks      document: at which counts of the shards to look for the goal
-tasks/{task}/rounds/{round id}/keys/pseudonyms   document: which key names the round's clients
+tasks/{task}/rounds/{round id}/keys/pseudonyms   document: the key and the salt of the round's pseudonyms
+tasks/{task}/rounds/{round id}/holders/{pseudonym}   document: the slot that a client holds; deleted with the round
 populations/{population}/tasks/{task}            document: which tasks a check-in looks at
 audit/{time}-{nonce}, audit/….outcome            document: what an operator set out to do, and what came of it
 enrolments/revoked                               document: the enrolment tokens that are good no more
 plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
 updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
 updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client says that it has put its update there itself
-manifests/{task}/{round id}/…                    blob: frozen lists of updates
+manifests/{task}/{round id}/…                    blob: frozen lists of updates; deleted with the round
 partials/{task}/{round id}/{part}                blob: one accumulator
 broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
 …/client.{encoding}, broadcasts/….{encoding}    blob: the same, encoded for the way
@@ -86,8 +87,18 @@ def looks_path(key: RoundKey) -> str:
 
 
 def pseudonym_key_path(key: RoundKey) -> str:
-    """The document that says which key names the round's clients."""
+    """Returns the document with the key and the salt of the round's pseudonyms."""
     return f"{round_path(key)}/keys/pseudonyms"
+
+
+def holders_path(key: RoundKey) -> str:
+    """Returns the collection of the round's slot holders."""
+    return f"{round_path(key)}/holders"
+
+
+def holder_path(key: RoundKey, pseudonym: str) -> str:
+    """Returns the document of the slot that a client holds."""
+    return f"{holders_path(key)}/{pseudonym}"
 
 
 def population_tasks_path(population: str) -> str:
@@ -128,6 +139,7 @@ def original_name(name: str) -> str:
 
 UPDATES = "updates/"
 PARTIALS = "partials/"
+MANIFESTS = "manifests/"
 
 
 def updates_prefix(key: RoundKey, shard: int) -> str:
@@ -147,15 +159,20 @@ def uploaded_name(key: RoundKey, shard: int, pseudonym: str) -> str:
 
 
 def round_of(name: str) -> RoundKey:
-    """The round that an update or a partial belongs to. Raises `ValueError` if `name` is neither's."""
+    """Returns the round that an update, a partial or a manifest belongs to. Raises `ValueError` for any other name."""
     parts = name.split("/")
     task, round_id = parts[2:4] if name.startswith(UPDATES) else parts[1:3]
     return RoundKey.parse(task, round_id)
 
 
+def round_manifests_prefix(key: RoundKey) -> str:
+    """Returns the prefix of all of a round's manifests and of its closing."""
+    return f"{MANIFESTS}{key.task}/{key.id}/"
+
+
 def manifests_prefix(key: RoundKey, shard: int) -> str:
     """Where a shard's manifests are."""
-    return f"manifests/{key.task}/{key.id}/{shard:04d}/"
+    return f"{round_manifests_prefix(key)}{shard:04d}/"
 
 
 def manifest_name(key: RoundKey, shard: int, index: int) -> str:
@@ -165,7 +182,7 @@ def manifest_name(key: RoundKey, shard: int, index: int) -> str:
 
 def closing_name(key: RoundKey) -> str:
     """The manifest of manifests, which freezes what the round counts."""
-    return f"manifests/{key.task}/{key.id}/closing"
+    return f"{round_manifests_prefix(key)}closing"
 
 
 def shard_part(shard: int, index: int) -> str:
@@ -193,10 +210,18 @@ def output_prefix(kind: str, task: str, number: int) -> str:
     return f"{kind}/{task}/{number:06d}-"
 
 
-def pseudonym(secret: bytes, key: RoundKey, identity: str) -> str:
-    """A client's name in one attempt of one round: 32 hex digits that can't be turned back nor linked across rounds."""
-    text = f"{key.task}\n{key.id}\n{identity}"
-    return hmac.new(secret, text.encode(), hashlib.sha256).hexdigest()[:32]
+def pseudonym(secret: bytes, key: RoundKey, identity: str, *, salt: bytes = b"") -> str:
+    """Returns a client's name in one attempt of one round: 32 hex digits that do not link one round to another.
+
+    Args:
+      secret: The key that the round's names are made with.
+      key: The round.
+      identity: The client.
+      salt: The round's salt. Without it the name can't be computed again, whoever has `secret`. Empty for a round whose key was fixed
+        by a version without salts.
+    """
+    text = f"{key.task}\n{key.id}\n{identity}".encode()
+    return hmac.new(secret, salt + text, hashlib.sha256).hexdigest()[:32]
 
 
 def shard_of(pseudonym: str, shards: int) -> int:

@@ -157,7 +157,7 @@ class Verdict(Enum):
     EXTEND = "extend"  # nobody has come at all: the clock starts again, and no attempt is used up
 
 
-def judge(round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float) -> Verdict:
+def judge(round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float, floor: int = 1) -> Verdict:
     """Whether a round that collects goes on.
 
     Args:
@@ -165,13 +165,15 @@ def judge(round_: Collecting, *, updates: int, assigned: Callable[[], int], now:
       updates: How many updates manifests and listing together hold (not what counters say).
       assigned: Says how many assignments were given out; asked only where that decides.
       now: POSIX seconds.
+      floor: Fewest updates that the plan's author allows in a result, whatever the round's terms say.
     """
     terms = round_.terms
-    if updates >= terms.goal:
+    minimum = max(terms.minimum, floor)
+    if updates >= max(terms.goal, minimum):
         return Verdict.AGGREGATE
     if now < terms.deadline:
         return Verdict.GO_ON
-    if updates >= terms.minimum:
+    if updates >= minimum:
         return Verdict.AGGREGATE
     return Verdict.ABANDON if updates or assigned() else Verdict.EXTEND
 
@@ -207,14 +209,15 @@ class BelowMinimumError(ValueError):
     """A round with fewer folded updates than its minimum was about to be committed."""
 
 
-def commit(round_: Aggregating, outcome: Outcome, *, now: float) -> Committed:
+def commit(round_: Aggregating, outcome: Outcome, *, now: float, floor: int = 1) -> Committed:
     """Ends the round with a new state.
 
     Raises:
-      BelowMinimumError: fewer updates than the round's minimum were folded.
+      BelowMinimumError: fewer updates than the round's minimum, or the plan author's `floor`, were folded.
     """
-    if outcome.tally.folded < round_.terms.minimum:
-        raise BelowMinimumError(f"{outcome.tally.folded} updates were folded, the minimum is {round_.terms.minimum}")
+    minimum = max(round_.terms.minimum, floor)
+    if outcome.tally.folded < minimum:
+        raise BelowMinimumError(f"{outcome.tally.folded} updates were folded, the minimum is {minimum}")
     return Committed(
         round_.key,
         round_.terms,

@@ -6,32 +6,35 @@ from contextlib import suppress
 from dataclasses import replace
 
 from coordinator.domain import names
+from coordinator.domain.release import effective_policy
 from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Ended, Round, abandon, next_round
 from coordinator.domain.tasks import Task, at_round, completed
 from coordinator.ports import AlreadyExistsError, ConflictError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.open_rounds import tally_assignments
+from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.records import Platform, Versioned
 from muster.wire.messages import TaskStatus
 
 
-def advance(platform: Platform, task_name: str) -> None:
+def advance(platform: Platform, task_name: str, *, plans: Plans) -> None:
     """Opens the round that follows the task's current one, if that has ended. Safe to repeat, by several at once."""
     found = platform.task(task_name)
     if found.value.current is None:
         return
     round_ = platform.round(found.value.current)
     if round_ is not None and isinstance(round_.value, Ended):
-        follow(platform, found, round_.value)
+        follow(platform, found, round_.value, plans=plans)
 
 
-def follow(platform: Platform, found: Versioned[Task], ended: Ended) -> None:
+def follow(platform: Platform, found: Versioned[Task], ended: Ended, *, plans: Plans) -> None:
     """Opens the round that follows `ended`, the current one of the task as it was `found`. Safe to repeat, by several at once."""
     task = found.value
     if task.status is not TaskStatus.ACTIVE:
         return
     checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
-    following = next_round(ended, task.spec.policy, now=platform.clock.now())
+    policy = effective_policy(task.spec.policy, plans.manifest(task.spec.plan))
+    following = next_round(ended, policy, now=platform.clock.now())
     if following is None:
         after = platform.change_task(
             task.name, lambda now: completed(now, checkpoint) if now == task else now, found=found

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from coordinator.domain import names, slots
 from coordinator.domain.pacing import LONGEST, pause
+from coordinator.domain.release import effective_minimum, effective_policy
 from coordinator.domain.rounds import Collecting
 from coordinator.domain.slots import Ticket
-from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of
+from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of, last_that_separates
+from coordinator.use_cases.holders import HeldSlot, Holders
 from coordinator.use_cases.open_rounds import OpenRounds, Standing
 from coordinator.use_cases.plans import Plans
 from coordinator.use_cases.pseudonyms import Pseudonyms
 from coordinator.use_cases.records import Platform
 from muster.wire import encodings
-from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Download, TaskStatus, Wait, WaitReason
+from muster.wire.messages import (
+    Assignment,
+    CheckinRequest,
+    CheckinResponse,
+    Download,
+    TaskPolicy,
+    TaskStatus,
+    Wait,
+    WaitReason,
+)
+from muster.wire.problems import ProblemError
+
+LOG = logging.getLogger(__name__)
 
 # Of several tasks that have no work for a client, the one that will have some soonest speaks.
 _SOONEST = (
@@ -38,6 +54,23 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class _Visitor:
+    """The client that checks in.
+
+    Attributes:
+      identity: Its identity.
+      contributed: What its cookie says.
+      separation: The longest separation of the population's tasks, in seconds.
+      now: POSIX seconds.
+    """
+
+    identity: str
+    contributed: tuple[CookieClaims, ...]
+    separation: float
+    now: float
+
+
+@dataclass(frozen=True)
 class Checkin:
     """The check-in.
 
@@ -54,23 +87,28 @@ class Checkin:
     longest_wait: float = LONGEST
 
     def __call__(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
-        """Gives a client work, or tells it to wait.
+        """Assigns work to a client, or makes it wait.
 
-        A repeat may take a second slot, but not a second contribution: both assignments of one identity name one update.
+        A repeat gets the same slot and assignment for as long as that assignment has not expired.
 
         Args:
           population: The population that the client belongs to.
           request: What the client sent.
-          identity: Who it is, as the deployment establishes it.
+          identity: The client's identity, as the deployment establishes it.
         """
         now = self.platform.clock.now()
         standings = self.open_rounds.of(population)
         # Tasks of one population take turns, or the first would starve the others.
         start = int(self.platform.chance.uniform() * len(standings)) if len(standings) > 1 else 0
-        contributed = self.tokens.read_cookie(request.cookie, now=now)
+        visitor = _Visitor(
+            identity=identity,
+            contributed=self.tokens.read_cookie(request.cookie, now=now),
+            separation=max((self._separation(standing) for standing in standings), default=0.0),
+            now=now,
+        )
         refusals = []
         for standing in standings[start:] + standings[:start]:
-            answer = self._try(standing, contributed, identity=identity, now=now)
+            answer = self._try(standing, visitor)
             if isinstance(answer, Assignment):
                 return CheckinResponse(answer=answer)
             refusals.append(answer)
@@ -79,57 +117,106 @@ class Checkin:
         best = min(refusals, key=lambda refusal: _SOONEST.index(refusal.reason))
         return CheckinResponse(answer=Wait(reason=best.reason, retry_after=best.retry_after, cookie=request.cookie))
 
-    def _try(
-        self, standing: Standing, contributed: tuple[CookieClaims, ...], *, identity: str, now: float
-    ) -> Assignment | Refusal:
-        task, round_ = standing.task, standing.round
-        last = last_of(task.name, contributed)
+    def _separation(self, standing: Standing) -> float:
+        policy = self._policy(standing)
+        return 0.0 if policy is None else policy.separation_seconds
+
+    def _policy(self, standing: Standing) -> TaskPolicy | None:
+        """Returns the task's policy within its plan's floor; None if the plan can't be read, of which other tasks must not suffer."""
+        if standing.policy is None:
+            task = standing.task
+            try:
+                standing.policy = effective_policy(task.spec.policy, self.plans.manifest(task.spec.plan))
+            except ProblemError as problem:
+                LOG.warning("task %s: its clients wait, because its plan can't be read: %s", task.name, problem)
+        return standing.policy
+
+    def _try(self, standing: Standing, visitor: _Visitor) -> Assignment | Refusal:
+        task, round_, now = standing.task, standing.round, visitor.now
+        policy = self._policy(standing)
         if task.status is TaskStatus.PAUSED:
             return Refusal(WaitReason.TASK_PAUSED, self._pause(None, now))
-        too_soon = _too_soon(standing, last, now)
+        if policy is None:
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
+        too_soon = _too_soon(task.name, policy.separation_seconds, visitor)
         if too_soon is not None:
             return too_soon
-        if task.status is not TaskStatus.ACTIVE or not isinstance(round_, Collecting):
+        if (
+            task.status is not TaskStatus.ACTIVE
+            or not isinstance(round_, Collecting)
+            # Such a round can't be committed; see `Committing`.
+            or round_.terms.plan != task.spec.plan
+        ):
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
         if now < round_.terms.opened_at:
             return Refusal(WaitReason.BETWEEN_ROUNDS, max(self._pause(standing, now), round_.terms.opened_at - now))
         if now >= round_.terms.deadline:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
+        last = last_of(task.name, visitor.contributed)
         if last is not None and last.key == round_.key:
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
-        return self._offer(standing, round_, contributed, identity=identity, now=now)
+        return self._offer(standing, round_, visitor)
 
-    def _offer(
-        self,
-        standing: Standing,
-        round_: Collecting,
-        contributed: tuple[CookieClaims, ...],
-        *,
-        identity: str,
-        now: float,
-    ) -> Assignment | Refusal:
-        # A look costs a call; a round that is known to be full is answered without one.
-        if standing.full or not self._any_room(standing, round_, now):
+    def _offer(self, standing: Standing, round_: Collecting, visitor: _Visitor) -> Assignment | Refusal:
+        now = visitor.now
+        full = standing.full or not self._any_room(standing, round_, now)
+        if full and not standing.lookups:
+            # A look-up costs a call; a round that is known to be full is answered without one.
             standing.full = True
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        pseudonym = self.pseudonyms.of(round_.key, identity, tickets=standing.tickets)
+        pseudonym = self.pseudonyms.of(round_.key, visitor.identity, tickets=standing.tickets)
         if pseudonym is None:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
-        if self._is_done(round_, pseudonym):
+        held = self._holders.find(round_.key, pseudonym.name, assignment_seconds=round_.terms.assignment_seconds)
+        # A client without a slot has nothing in the round, but in one that a version without holders may have assigned too.
+        if (held is not None or not pseudonym.salted) and self._is_done(round_, pseudonym.name):
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
-        ticket = self._take_slot(standing, round_, now)
-        if ticket is None:
+        if held is None or not held.is_valid(now, assignment_seconds=round_.terms.assignment_seconds):
+            if full:
+                standing.lookups -= 1
+                standing.full = True
+                return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
+            held = self._new_slot(standing, round_, pseudonym.name, before=held, now=now)
+        if held is None:
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        others = tuple(each for each in contributed if each.key.task != round_.key.task)
-        return self._assign(standing, round_, ticket, pseudonym=pseudonym, earlier=others, now=now)
+        return self._assign(standing, round_, held, pseudonym=pseudonym.name, visitor=visitor)
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders(self.platform.documents)
 
     def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
-        """Whether the client's update, or its report, is in: another slot would be of no use to it, and missing to others.
+        """Returns whether the client's update or its report is stored: a slot would be of no use to it, and missing to others.
 
-        A folded update leaves no trace under its name; of that the cookie tells.
+        A folded update leaves no trace under its name; the cookie remembers it.
         """
         name = names.update_name(round_.key, names.shard_of(pseudonym, round_.terms.shards), pseudonym)
         return self.platform.blobs.stat(name) is not None
+
+    def _new_slot(
+        self, standing: Standing, round_: Collecting, pseudonym: str, *, before: HeldSlot | None, now: float
+    ) -> HeldSlot | None:
+        """Takes a slot for a client and records it; None if there is none. A concurrent check-in of the same client may have been faster."""
+        ticket = self._take_slot(standing, round_, now)
+        if ticket is None:
+            return None
+        taken = HeldSlot(ticket, issued_at=now)
+        held = self._holders.record(
+            round_.key,
+            pseudonym,
+            taken,
+            before=before,
+            now=now,
+            assignment_seconds=round_.terms.assignment_seconds,
+        )
+        if held is not taken:
+            self._give_back(standing, round_, ticket)
+        return held
+
+    def _give_back(self, standing: Standing, round_: Collecting, ticket: Ticket) -> None:
+        by = {slots.ISSUED: -1, slots.issued_field(ticket.interval): -1}
+        after = self.platform.documents.increment(names.ticket_path(round_.key, ticket.counter), by)
+        standing.tickets[ticket.counter] = {**standing.tickets[ticket.counter], **after}
 
     def _take_slot(self, standing: Standing, round_: Collecting, now: float) -> Ticket | None:
         terms, counters = round_.terms, round_.terms.ticket_counters
@@ -148,8 +235,7 @@ class Checkin:
                 standing.tickets[counter] = {**fields, **after}
                 return Ticket(counter, interval)
             # Others were faster. The one is taken back, so that a slot which comes free later is found.
-            after = self.platform.documents.increment(path, {slots.ISSUED: -1, issued: -1})
-            standing.tickets[counter] = {**fields, **after}
+            self._give_back(standing, round_, Ticket(counter, interval))
         return None
 
     def _any_room(self, standing: Standing, round_: Collecting, now: float) -> bool:
@@ -172,34 +258,32 @@ class Checkin:
         )
 
     def _assign(
-        self,
-        standing: Standing,
-        round_: Collecting,
-        ticket: Ticket,
-        *,
-        pseudonym: str,
-        earlier: tuple[CookieClaims, ...],
-        now: float,
+        self, standing: Standing, round_: Collecting, held: HeldSlot, *, pseudonym: str, visitor: _Visitor
     ) -> Assignment:
         key, terms = round_.key, round_.terms
+        minimum = effective_minimum(terms, self.plans.manifest(terms.plan))
         max_bytes = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes
         claims = AssignmentClaims(
             key=key,
             shard=names.shard_of(pseudonym, terms.shards),
             pseudonym=pseudonym,
-            ticket=ticket,
+            ticket=held.ticket,
             plan=terms.plan,
-            expires_at=now + terms.assignment_seconds,
-            issued_at=now,
+            expires_at=held.issued_at + terms.assignment_seconds,
+            issued_at=held.issued_at,
             max_update_bytes=max_bytes,
-            separation=standing.task.spec.policy.separation_seconds,
-            earlier=earlier,
+            # Another task may separate for longer, and counts this contribution too.
+            separation=visitor.separation if self._separation(standing) else 0.0,
+            earlier=tuple(each for each in visitor.contributed if each.key.task != key.task),
         )
         return Assignment(
             task=key.task,
             round=key.number,
             token=self.tokens.assignment(claims),
             expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
+            seconds=claims.expires_at - visitor.now,
+            goal=max(terms.goal, minimum),
+            minimum=minimum,
             plan=Download(url=f"/v1/plans/{terms.plan}", sha256=terms.plan, size=self.plans.client_size(terms.plan)),
             broadcast=Download(
                 url=f"/v1/tasks/{key.task}/rounds/{key.number}/broadcast?sha256={terms.broadcast.sha256}",
@@ -225,8 +309,9 @@ class Checkin:
         )
 
 
-def _too_soon(standing: Standing, last: CookieClaims | None, now: float) -> Refusal | None:
-    separation = standing.task.spec.policy.separation_seconds
-    if last is None or now >= last.contributed_at + separation:
+def _too_soon(task: str, separation: float, visitor: _Visitor) -> Refusal | None:
+    """Returns the refusal of a task that separates: what the client contributed to any other task that does counts as well."""
+    last = last_that_separates(task, visitor.contributed) if separation else None
+    if last is None or visitor.now >= last.contributed_at + separation:
         return None
-    return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - now)
+    return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - visitor.now)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coordinator.domain import names
 from coordinator.domain.ledger import AgeLimit
 from coordinator.domain.names import RoundKey
+from coordinator.domain.release import effective_minimum, floor
 from coordinator.domain.rounds import (
     Abandoned,
     Aggregating,
@@ -69,7 +70,7 @@ class ClosingRounds:
         if isinstance(found.value, Aggregating):
             self._aggregate(found, found.value, ledger, repairing=repairing, just_closed=just_closed)
         elif not isinstance(found.value, Collecting):
-            advance(self.platform, key.task)
+            advance(self.platform, key.task, plans=self.folding.plans)
 
     def _judge(
         self, found: Versioned[Round], round_: Collecting, ledger: Ledger, *, repairing: bool
@@ -83,8 +84,13 @@ class ClosingRounds:
             return None
         contents = ledger.all_contents(shards_of(round_))
         updates = sum(shard.updates for shard in contents)
+        manifest = self.folding.plans.manifest(round_.terms.plan)
         verdict = judge(
-            round_, updates=updates, assigned=lambda: tally_assignments(self.platform, round_).assigned, now=now
+            round_,
+            updates=updates,
+            assigned=lambda: tally_assignments(self.platform, round_).assigned,
+            now=now,
+            floor=floor(manifest),
         )
         if verdict is Verdict.EXTEND and self.platform.documents.get(names.pseudonym_key_path(key)) is not None:
             # A key is the round's for good; the next attempt takes the newest, whatever became of it.
@@ -92,7 +98,8 @@ class ClosingRounds:
         if verdict is Verdict.AGGREGATE:
             return self._replace(found, close(round_, now=now))
         if verdict is Verdict.ABANDON:
-            reason = f"{updates} updates came in by the deadline; the minimum is {round_.terms.minimum}"
+            minimum = effective_minimum(round_.terms, manifest)
+            reason = f"{updates} updates came in by the deadline; the minimum is {minimum}"
             tally = tally_assignments(self.platform, round_)
             return self._abandon(found, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
         if verdict is Verdict.EXTEND:
@@ -122,11 +129,12 @@ class ClosingRounds:
         key, now = round_.key, self.platform.clock.now()
         once = f"tick{_repairs(now - round_.closed_at)}" if repairing else f"close{int(now // _BURST)}"
         frozen = ledger.freeze(round_, tally_assignments(self.platform, round_), just_closed=just_closed)
-        if frozen.closing.updates < round_.terms.minimum:
-            reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {round_.terms.minimum}"
+        minimum = effective_minimum(round_.terms, self.folding.plans.manifest(round_.terms.plan))
+        if frozen.closing.updates < minimum:
+            reason = f"{frozen.closing.updates} updates were there at the close; the minimum is {minimum}"
             abandoned = abandon(round_, reason=reason, tally=frozen.tally, now=now)
             if self._abandon(found, abandoned, below_minimum=True) is not None:
-                advance(self.platform, key.task)
+                advance(self.platform, key.task, plans=self.folding.plans)
             return
         missing = ledger.missing(frozen.closing.parts())
         if self._is_left_to_others(round_, len(missing), repairing=repairing):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from coordinator.domain import names
 from coordinator.domain.metrics import scalar_metrics
 from coordinator.domain.names import RoundKey
+from coordinator.domain.release import effective_minimum, effective_policy, may_commit
 from coordinator.domain.rounds import (
     Aggregating,
     BlobRef,
@@ -38,8 +39,10 @@ from coordinator.use_cases.plan_runs import PlanRunner, plan_failures, read_stat
 from coordinator.use_cases.records import Platform, Versioned
 from coordinator.use_cases.stopping import at_round, stops_task
 from coordinator.use_cases.variants import Variants
-from muster.wire.messages import TaskStatus
+from muster.wire.manifest import PlanManifest
+from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array, encode
 
 if TYPE_CHECKING:
@@ -83,11 +86,11 @@ class Committing:
             with stops_task(self.platform, task.name, f"Round {key.number} can't be committed", concerns=at_round(key)):
                 ended = None if frozen is None else self._commit(found, found.value, task, frozen)
                 if ended is not None and task.status is TaskStatus.ACTIVE:
-                    follow(self.platform, task_found, ended)
+                    follow(self.platform, task_found, ended, plans=self.folding.plans)
                 else:
-                    advance(self.platform, key.task)
+                    advance(self.platform, key.task, plans=self.folding.plans)
             return
-        advance(self.platform, key.task)
+        advance(self.platform, key.task, plans=self.folding.plans)
 
     @contextmanager
     def _alone(self, work: object) -> Iterator[bool]:
@@ -110,6 +113,7 @@ class Committing:
     def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
         """The round as it has ended now; None if it was not for us to end it."""
         key, terms = round_.key, round_.terms
+        minimum = effective_minimum(terms, self._check_release(round_, task))
         with self._turn(terms.plan):
             accumulator = self.folding.start(terms)
             try:
@@ -119,21 +123,37 @@ class Committing:
                 self.platform.enqueue(work.close(key), key)
                 return None
             tally = frozen.tally.plus(merged)
-            if tally.folded < terms.minimum:
-                reason = f"{tally.folded} updates could be folded; the minimum is {terms.minimum}"
+            if tally.folded < minimum:
+                reason = f"{tally.folded} updates could be folded; the minimum is {minimum}"
                 abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
                 if not self._replace(found, abandoned):
                     return None
                 events.round_abandoned(abandoned, below_minimum=True)
                 return abandoned
             outcome = self._compute(round_, task, accumulator.tensors(), tally)
-        committed = commit(round_, outcome, now=self.platform.clock.now())
+        committed = commit(round_, outcome, now=self.platform.clock.now(), floor=minimum)
         if self._replace(found, committed):
             events.round_committed(committed)
             return committed
         # What was computed is nobody's: the sweep removes it unread. The committer itself may delete nothing.
         self.platform.enqueue(work.sweep(key), key)
         return None
+
+    def _check_release(self, round_: Aggregating, task: Task) -> PlanManifest:
+        """Returns the manifest of the plan that the round runs, which says what may be released, whatever the documents say.
+
+        Raises:
+          ProblemError: `plan_invalid`, if the round runs another plan than its task, or is one more than the plan's author allows.
+        """
+        plan = round_.terms.plan
+        if plan != task.spec.plan:
+            raise _refused(
+                f"it runs plan {plan[:12]}…, and its task has plan {task.spec.plan[:12]}…, so one of their documents was changed"
+            )
+        manifest = self.folding.plans.manifest(plan)
+        if not may_commit(round_.key.number, manifest):
+            raise _refused("the plan's author does not allow a task to commit so many rounds")
+        return manifest
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> Outcome:
         key, terms = round_.key, round_.terms
@@ -144,7 +164,7 @@ class Committing:
         state = read_state(self.platform.blobs.read(terms.base.blob.name))
         after = runner.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
-        if key.number < task.spec.policy.rounds:
+        if key.number < effective_policy(task.spec.policy, plan.manifest).rounds:
             outputs[_BROADCAST] = runner.prepare(after.state)
         refs = for_all(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
@@ -184,12 +204,15 @@ class Committing:
         abandon_current(self.platform, task, reason="rolled back")
         plan = self.folding.plans.full(task.spec.plan)
         key = next_key(self.platform, task)
+        if not may_commit(key.number, plan.manifest):
+            raise _refused("the plan's author does not allow a task to commit so many rounds")
         base = task.restore or self._initial(plan, key)
         with self._turn(task.spec.plan):
             state = read_state(self.platform.blobs.read(base.blob.name))
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
             broadcast = self._first_broadcast(key, _encoded(prepared, what="broadcast"))
-        round_ = self._open_round(task, key, base, broadcast)
+        policy = effective_policy(task.spec.policy, plan.manifest)
+        round_ = self._open_round(task, key, base, broadcast, policy=policy)
         if round_ is None:
             return
         # Rolled back again meanwhile, to another checkpoint perhaps: then that opening makes its own round.
@@ -212,17 +235,19 @@ class Committing:
         Variants(self.platform.blobs).make(name, stored)
         return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
 
-    def _open_round(self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef) -> Round | None:
+    def _open_round(
+        self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef, *, policy: TaskPolicy
+    ) -> Round | None:
         """Makes the round, or takes the one that an earlier try made; one from another state is given up and passed over.
 
         None if the task has gone on meanwhile: a late repeat must not give up the round that an earlier one opened.
         """
-        starts_at = task.spec.policy.starts_at
+        starts_at = policy.starts_at
         now = self.platform.clock.now()
         while True:
             made = open_round(
                 key,
-                task.spec.policy,
+                policy,
                 plan=task.spec.plan,
                 base=base,
                 broadcast=broadcast,
@@ -246,6 +271,10 @@ class Committing:
         except ConflictError:
             return False
         return True
+
+
+def _refused(detail: str) -> ProblemError:
+    return ProblemError(ProblemType.PLAN_INVALID, detail)
 
 
 def _is_same_opening(now: Task, task: Task) -> bool:

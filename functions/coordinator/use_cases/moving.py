@@ -20,7 +20,7 @@ from coordinator.ports import AlreadyExistsError, BlobNotFoundError, Document
 from coordinator.use_cases.advance import join_population, schedule_close
 from coordinator.use_cases.ledgers import shards_of
 from coordinator.use_cases.plans import Plans
-from coordinator.use_cases.pseudonyms import KEY
+from coordinator.use_cases.pseudonyms import KEY, fingerprint_of
 from coordinator.use_cases.records import Platform
 from coordinator.use_cases.state_file import Header, StateReader, StateWriter
 from muster.wire.messages import TaskStatus
@@ -29,7 +29,8 @@ from muster.wire.problems import ProblemError, ProblemType
 _QUIET = (TaskStatus.PAUSED, TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ROUND_DEPTH = 3  # slashes in the path of a round
 _COUNTERS = ("tickets", "shards")
-_NAMING = "keys"  # the collection of the document that says which key names a round's clients
+_NAMING = "keys"  # the collection of the document with the key and the salt of a round's pseudonyms
+_HOLDERS = "holders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +134,13 @@ def _survey(platform: Platform, name: str) -> _Survey:
     found = platform.task(name)
     rounds = platform.rounds.list(names.rounds_path(name))
     documents = [found.document, *(each.document for each in rounds)]
-    prefixes = [f"{kind}/{name}/" for kind in ("broadcasts", "checkpoints", "manifests", "results")]
+    prefixes = [f"{kind}/{name}/" for kind in ("broadcasts", "checkpoints", "results")]
     for each in rounds:
         round_ = each.value
         if isinstance(round_, Collecting | Aggregating):  # of the others, what is left is waste
-            for collection in (*_COUNTERS, _NAMING):
+            for collection in (*_COUNTERS, _NAMING, _HOLDERS):
                 documents += platform.documents.list(f"{names.round_path(round_.key)}/{collection}")
-            prefixes.append(names.partials_prefix(round_.key))
+            prefixes += [names.partials_prefix(round_.key), names.round_manifests_prefix(round_.key)]
             prefixes += [names.updates_prefix(round_.key, shard) for shard in shards_of(round_)]
     blobs = {blob.name: blob.size for prefix in prefixes for blob in platform.blobs.list(prefix)}
     for plan in {found.value.spec.plan, *(each.value.terms.plan for each in rounds)}:
@@ -154,7 +155,7 @@ def _records(platform: Platform, reader: StateReader) -> tuple[Task, list[Round]
     """The task and its rounds, after a look at every name: a file must not reach beyond its own task."""
     name = re.escape(reader.header.task)
     own_path = re.compile(
-        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/looks|/{_NAMING}/pseudonyms)?)?"
+        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/looks|/{_NAMING}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
     )
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
@@ -187,7 +188,7 @@ def _check_keys(reader: StateReader, rounds: list[Round], ring: KeyRing) -> None
             continue
         naming = documents.get(names.pseudonym_key_path(round_.key), {}).get(KEY, reader.header.key)
         # A file of an earlier version has a longer fingerprint, which starts with ours.
-        if not all(ring.find(str(key)[:FINGERPRINT]) for key in (reader.header.key, naming)):
+        if not all(ring.find(fingerprint_of(key)[:FINGERPRINT]) for key in (reader.header.key, naming)):
             raise ProblemError(
                 ProblemType.CONFLICT,
                 f"Round {round_.key.number} of task {round_.key.task} is open, and clients have work of it under another key: "
@@ -223,8 +224,8 @@ def _put_of_round(platform: Platform, path: str, data: dict[str, Any]) -> None:
     if name == "looks":
         with suppress(AlreadyExistsError):  # the round has gone on meanwhile, and has made its own
             platform.documents.create(path, data)
-    elif collection == _NAMING:
-        _put_naming(platform, path, data)
+    elif collection in (_NAMING, _HOLDERS):
+        _put_unchanged(platform, path, data)
     else:
         _put_counters(platform, path, data)
 
@@ -238,7 +239,7 @@ def _put_counters(platform: Platform, path: str, data: dict[str, int]) -> None:
             raise _taken(path) from None
 
 
-def _put_naming(platform: Platform, path: str, data: dict[str, str]) -> None:
+def _put_unchanged(platform: Platform, path: str, data: dict[str, Any]) -> None:
     try:
         platform.documents.create(path, data)
     except AlreadyExistsError:

@@ -15,9 +15,11 @@ from coordinator.domain.tasks import Task
 from coordinator.use_cases.at_once import for_all
 from coordinator.use_cases.records import Platform, UnreadableError
 from coordinator.use_cases.turns import Turns
+from muster.wire.messages import TaskPolicy
 
 SHARD_UPDATES = "updates"  # the field of a shard's counter: how many updates came in
 _KEPT = 10_000  # populations or rounds that an instance remembers
+LOOKUPS_WHEN_FULL = 1  # for each reading of a round
 
 
 @dataclass
@@ -26,6 +28,9 @@ class Standing:
 
     `tickets` are the ticket counters' fields, which the check-in brings up to date, and `full` what it has found in them: that no
     counter has a slot left. `heard` is when an update was last seen to have come in, in POSIX seconds, as far as this instance knows.
+    `lookups` is how many more clients may be looked up for a slot that they hold already while the round is full: of a reading that is
+    cached it is a few, so that check-ins against a full round cost next to nothing. `policy` is the task's, within the plan's floor,
+    once a check-in has computed it.
     """
 
     task: Task
@@ -33,6 +38,8 @@ class Standing:
     tickets: list[Mapping[str, int]]
     heard: float
     full: bool = False
+    lookups: int = LOOKUPS_WHEN_FULL
+    policy: TaskPolicy | None = None
 
     @cached_property
     def updates(self) -> int:

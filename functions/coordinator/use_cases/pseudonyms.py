@@ -1,7 +1,11 @@
-"""Clients' names in a round, each an HMAC under one key of the ring, which stays the round's own while keys come and go.
+"""Names the clients of a round: each name is an HMAC under one key of the ring, with a salt that is deleted with the round.
 
-Under two keys one client would have two names, and count twice. So the first check-in that is about to give work fixes the key,
-create-only, and every other reads it: see docs/decisions/0015.
+Under two keys, or two salts, one client would have two names and be counted twice. So the first check-in that is about to assign work
+fixes both in a create-only document, and every other check-in reads it: see docs/decisions/0015 and 0027. Once the sweep has deleted that
+document, a name can't be computed again, by anybody who has the keys either.
+
+The document's `key` reads `salted-…` where there is a salt. An instance of a version without salts looks that up in its ring, finds no
+such key and lets its clients wait, rather than give a client a second name.
 """
 
 from __future__ import annotations
@@ -19,62 +23,113 @@ from coordinator.use_cases.records import Platform
 
 LOG = logging.getLogger(__name__)
 KEY = "key"  # the document's field: the key's fingerprint
-_KEPT = 10_000  # rounds that an instance remembers
+SALT = "salt"  # the document's field, in hex
+_SALTED = "salted-"
+_SALT_SIZE = 32  # bytes
+MAX_CACHED_ROUNDS = 1000
+CACHE_SECONDS = 60.0  # an instance holds a salt no longer than this without reading it again
+
+
+@dataclass(frozen=True, slots=True)
+class Pseudonym:
+    """A client's name in a round. `salted` is false in a round whose key was fixed by a version without salts."""
+
+    name: str
+    salted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Naming:
+    """How a round names its clients. `key` is None if the ring no longer has it."""
+
+    key: Key | None
+    salt: bytes
+    read_at: float  # POSIX seconds
+
+
+def fingerprint_of(key: object) -> str:
+    """Returns the fingerprint in the field `key` of a round's document, salted or not."""
+    return str(key).removeprefix(_SALTED)
 
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Gives clients their names."""
+    """Computes clients' names in rounds."""
 
     platform: Platform
     ring: KeyRing
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _fixed: dict[RoundKey, Key | None] = field(default_factory=dict)
+    _cached: dict[RoundKey, _Naming] = field(default_factory=dict, repr=False)
 
-    def of(self, key: RoundKey, identity: str, *, tickets: Sequence[Mapping[str, int]]) -> str | None:
-        """The client's name in the round; None if the round's key is not in the ring any more.
+    def of(self, key: RoundKey, identity: str, *, tickets: Sequence[Mapping[str, int]]) -> Pseudonym | None:
+        """Returns the client's name in the round, or None if the ring no longer has the round's key.
 
         Args:
           key: The round.
-          identity: Who the client is.
+          identity: The client.
           tickets: The round's ticket counters, as they were a moment ago.
         """
-        found = self._key(key, tickets)
-        return None if found is None else names.pseudonym(found.secret, key, identity)
+        naming = self._naming(key, tickets)
+        if naming.key is None:
+            return None
+        name = names.pseudonym(naming.key.secret, key, identity, salt=naming.salt)
+        return Pseudonym(name, salted=bool(naming.salt))
 
-    def _key(self, key: RoundKey, tickets: Sequence[Mapping[str, int]]) -> Key | None:
+    def _naming(self, key: RoundKey, tickets: Sequence[Mapping[str, int]]) -> _Naming:
+        now = self.platform.clock.now()
         with self._lock:
-            if key in self._fixed:
-                return self._fixed[key]
-        fingerprint = self._fix(key, tickets)
-        found = self.ring.find(fingerprint)
-        if found is None:
+            self._drop_expired(now)
+            cached = self._cached.get(key)
+        if cached is not None:
+            return cached
+        found = self._read(self._fix(key, tickets), now)
+        if found.key is None:
             LOG.error(
-                "Round %s names its clients by the key %s, which is not in MUSTER_SECRET any more: nobody gets work of it until "
-                "its deadline. Put the key back, at the end of MUSTER_SECRET, or let the round end: the next one has the new key",
+                "Round %s names its clients by a key that is not in MUSTER_SECRET any more: no client gets work of it until its "
+                "deadline. Put the key back, at the end of MUSTER_SECRET, or let the round end: the next one has the new key",
                 key,
-                fingerprint,
             )
         with self._lock:
-            if len(self._fixed) >= _KEPT:
-                self._fixed.clear()
-            self._fixed[key] = found
+            # A task has one open round: the salt of an earlier one has done its service.
+            for other in [other for other in self._cached if other.task == key.task and other != key]:
+                del self._cached[other]
+            while len(self._cached) >= MAX_CACHED_ROUNDS:
+                del self._cached[next(iter(self._cached))]
+            self._cached[key] = found
         return found
 
-    def _fix(self, key: RoundKey, tickets: Sequence[Mapping[str, int]]) -> str:
-        """The fingerprint of the round's key, which nothing changes once it is there."""
+    def _drop_expired(self, now: float) -> None:
+        """Drops what was read too long ago. Entries are in the order in which they were read."""
+        while self._cached:
+            oldest = next(iter(self._cached))
+            if 0 <= now - self._cached[oldest].read_at < CACHE_SECONDS:
+                break
+            del self._cached[oldest]
+
+    def _read(self, data: Mapping[str, object], now: float) -> _Naming:
+        written, salt = data.get(KEY), data.get(SALT, "")
+        if not isinstance(written, str) or not isinstance(salt, str) or written.startswith(_SALTED) is not bool(salt):
+            raise StoreError("The document with a round's key can't be read")
+        try:
+            return _Naming(self.ring.find(fingerprint_of(written)), bytes.fromhex(salt), now)
+        except ValueError:
+            raise StoreError("The salt in the document with a round's key can't be read") from None
+
+    def _fix(self, key: RoundKey, tickets: Sequence[Mapping[str, int]]) -> Mapping[str, object]:
+        """Returns the document with the round's key, after making it where there is none. Nothing changes it afterwards."""
         documents, path = self.platform.documents, names.pseudonym_key_path(key)
         document = documents.get(path)
         if document is None:
-            # Slots are given out and yet no key is fixed: by an earlier version, which had a single key.
-            mine = self.ring.oldest if any(map(slots.assigned, tickets)) else self.ring.newest
+            if any(map(slots.assigned, tickets)):
+                # Slots are assigned and no key is fixed: by an earlier version, which had a single key and no salt.
+                made = {KEY: self.ring.oldest.fingerprint}
+            else:
+                salt = self.platform.chance.random_bytes(_SALT_SIZE)
+                made = {KEY: _SALTED + self.ring.newest.fingerprint, SALT: salt.hex()}
             try:
-                document = documents.create(path, {KEY: mine.fingerprint})
+                document = documents.create(path, made)
             except AlreadyExistsError:
                 document = documents.get(path)
         if document is None:
             raise StoreError(f"{path} was there and is gone")
-        fingerprint = document.data[KEY]
-        if not isinstance(fingerprint, str):
-            raise StoreError(f"{path} can't be read")
-        return fingerprint
+        return document.data

@@ -23,6 +23,12 @@ _SWEPT_AGAIN = (
     3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
 )
 _SWEPT_EVERY = 600.0  # seconds
+_PAGE, _MOST_PAGES = 500, 20  # holders that are listed at once, and lists in one sweep
+MOST_STRAY_MANIFESTS = 2000  # that one call deletes
+_MANIFESTS_EVERY, _MANIFESTS_AT = (
+    10,
+    5,
+)  # ticks' minutes: in the sixth of every ten, since a list costs and this is in no hurry
 # Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
 _STILL_AT_WORK = 7200.0
 
@@ -35,20 +41,38 @@ class Sweeping:
     closing: ClosingRounds
 
     def sweep(self, key: RoundKey) -> None:
-        """Removes the updates, partials, counters and lost outputs of a round that has ended. Safe to repeat."""
+        """Removes what only an open round needs: updates, partials, manifests, holders, counters, the salt, and lost outputs.
+
+        What lasts of a round is its document, with all counts. Safe to repeat.
+        """
         found = self.platform.round(key)
         if found is None or isinstance(found.value, Collecting | Aggregating):
             return
         ended, blobs = found.value, self.platform.blobs
-        prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)] + [names.partials_prefix(key)]
+        prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)]
+        prefixes += [names.partials_prefix(key), names.round_manifests_prefix(key)]
         listed = for_all(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
         gone = list(chain.from_iterable(listed))
         blobs.delete(gone + self._outputs(ended))
+        if not self._remove_holders(key):
+            # The salt goes last, since its document says that there is something left to sweep.
+            self.platform.enqueue(work.sweep(key), key)
+            return
         self.platform.documents.delete(names.pseudonym_key_path(key))
         counters = [path(key, shard) for shard in shards_of(ended) for path in (names.ticket_path, names.shard_path)]
         for_all(self.platform, self.platform.documents.delete, counters)
         if ended.terms.shards > 1:
             self.platform.documents.delete(names.looks_path(key))
+
+    def _remove_holders(self, key: RoundKey) -> bool:
+        """Deletes the documents of the slots that clients held, a bounded number of them. Returns whether none is left."""
+        documents, path = self.platform.documents, names.holders_path(key)
+        for _ in range(_MOST_PAGES):
+            found = documents.list(path, limit=_PAGE)
+            for_all(self.platform, documents.delete, [document.path for document in found])
+            if len(found) < _PAGE:
+                return True
+        return False
 
     def _outputs(self, ended: Ended) -> list[str]:
         """The broadcasts that led to a round once nobody needs them, and what commits that lost have left."""
@@ -85,6 +109,8 @@ class Sweeping:
                 LOG.exception("task %s can't be repaired", document.id)
                 failed = failed or error
         self._remove_orphans()
+        if int(self.platform.clock.now() // TICK) % _MANIFESTS_EVERY == _MANIFESTS_AT:
+            self._remove_stray_manifests()
         if failed is not None:
             raise failed
 
@@ -139,6 +165,23 @@ class Sweeping:
                 gone.append(blob.name)
         self.platform.blobs.delete(gone)
         events.updates_stored(updates, oldest_seconds=now - oldest)
+
+    def _remove_stray_manifests(self) -> None:
+        """Deletes manifests of rounds that have ended: of rounds that an earlier version swept, and of work that was late.
+
+        A bounded number in one call: an earlier version left those of every round, and the next calls go on.
+        """
+        ended: dict[RoundKey, bool] = {}
+        gone: list[str] = []
+        for blob in self.platform.blobs.list(names.MANIFESTS):
+            key = names.round_of(blob.name)
+            if key not in ended:
+                ended[key] = self._has_ended(key)
+            if ended[key]:
+                gone.append(blob.name)
+                if len(gone) >= MOST_STRAY_MANIFESTS:
+                    break
+        self.platform.blobs.delete(gone)
 
     def _has_ended(self, key: RoundKey) -> bool:
         try:

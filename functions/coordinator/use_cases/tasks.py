@@ -13,6 +13,7 @@ from functools import cached_property
 from coordinator.domain import names
 from coordinator.domain import tasks as domain
 from coordinator.domain.names import RoundKey
+from coordinator.domain.release import violations
 from coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
 from coordinator.domain.tasks import Task, TransitionError
 from coordinator.ports import AlreadyExistsError
@@ -40,6 +41,7 @@ from muster.wire.times import from_posix
 
 LOG = logging.getLogger(__name__)
 PAGE = 100  # rounds in an answer, if the caller does not say
+SMALL_GOAL = 20  # updates: a round with a smaller goal publishes how many there are once it has ended
 _ATTEMPTS = 4  # of a round that are read at once
 _NAMED = 3  # tensors that a refusal names
 
@@ -51,13 +53,15 @@ class Tasks:
     platform: Platform
     plans: Plans
     tensorflow_folds: bool = True  # whether what folds can load TensorFlow
+    least_minimum: int = 1  # of a task: the deployment's floor
 
     def create(self, spec: TaskSpec) -> TaskView:
         """Makes a task and has its first broadcast computed. A repeat with the same spec gets the task that is there.
 
         Raises:
           ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here; `not_supported` if its fold needs
-            TensorFlow where there is none; `invalid_request` if the policy bounds the norm of updates that have none.
+            TensorFlow where there is none; `invalid_request` if the policy bounds the norm of updates that have none, or is below the
+            floor of the plan's author or of the deployment.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -68,6 +72,7 @@ class Tasks:
                 f"TaskSpec is not valid: policy.max_update_norm: {reason}",
                 fields=(FieldError(path="policy.max_update_norm", reason=reason),),
             )
+        self._check_floors(spec, manifest)
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -117,7 +122,7 @@ class Tasks:
             self._open(task)
         elif task.current is not None:
             self.platform.enqueue(work.close(task.current), task.current)
-            advance(self.platform, name)
+            advance(self.platform, name, plans=self.plans)
         return self.get(name)
 
     def cancel(self, name: str) -> TaskView:
@@ -182,6 +187,21 @@ class Tasks:
             "an aggregation that is a sum, a maximum or a minimum",
         )
 
+    def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
+        """Refuses a policy below the plan's or the deployment's floor. A task that is there already stays, and a repeat gets it."""
+        fields = list(violations(spec.policy, manifest))
+        if spec.policy.minimum < self.least_minimum:
+            least = self.least_minimum
+            reason = f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); use {least} or more"
+            fields.append(FieldError(path="policy.minimum", reason=reason))
+        if not fields:
+            return
+        found = self.platform.tasks.get(names.task_path(spec.name))
+        if found is not None and found.value.spec == spec:
+            return
+        listed = "; ".join(f"{each.path} {each.reason}" for each in fields)
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {listed}", fields=tuple(fields))
+
     def _open(self, task: Task) -> None:
         self.platform.queue.enqueue(
             work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.chance.nonce()}"
@@ -231,8 +251,9 @@ class Tasks:
         )
 
     def round_view(self, round_: Round) -> RoundView:
-        """A round, as an operator sees it."""
+        """Returns a round as an operator sees it. The live count of a small round would show when one client contributed."""
         ended = isinstance(round_, Committed | Abandoned)
+        hidden = not ended and round_.terms.goal < SMALL_GOAL
         tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)
         terms = round_.terms
         return RoundView(
@@ -247,7 +268,7 @@ class Tasks:
             minimum=terms.minimum,
             cap=terms.cap,
             assigned=tally.assigned,
-            reported=tally.reported,
+            reported=None if hidden else tally.reported,
             failed=dict(tally.failed),
             folded=tally.folded if ended else 0,
             dropped=dict(tally.dropped),

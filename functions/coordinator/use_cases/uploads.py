@@ -162,7 +162,7 @@ class Uploads:
     def _admit(self, token: str, *, sweep: bool = False) -> tuple[AssignmentClaims, Collecting]:
         claims = self.tokens.read_assignment(token, now=self.platform.clock.now())
         round_ = self.open_rounds.round(claims.key)
-        if not isinstance(round_, Collecting):
+        if not isinstance(round_, Collecting) or round_.terms.plan != claims.plan:
             if sweep:  # the client may have put something there after the round was swept
                 self.platform.enqueue(work.sweep(claims.key), claims.key)
             raise _closed(claims)
@@ -217,7 +217,7 @@ class Uploads:
         if status == "accepted":
             # As long as it tells anything: that the client is in this round, or must not be in one so soon again.
             life = max(_COOKIE_LIFE, claims.separation, round_.terms.deadline - now)
-            newest = CookieClaims(claims.key, now, expires_at=now + life)
+            newest = CookieClaims(claims.key, now, expires_at=now + life, separates=claims.separation > 0)
             cookie = self.tokens.cookie(newest, *claims.earlier)
         return Receipt.from_dict(
             {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import stamina
+import typer
 from support.harness import Harness
 from support.plans import every_dtype_plan, sum_plan, sum_update
 from typer.testing import CliRunner
@@ -19,6 +21,8 @@ from werkzeug.wrappers import Request
 from coordinator.http import router
 from muster import __version__
 from muster.cli.app import app
+from muster.cli.plan import release_of
+from muster.wire.manifest import Release
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -157,7 +161,7 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tasks_life(url: str, harness: Harness, plan_file: str) -> None:
-    policy = ["--rounds", "1", "--goal", "1", "--starts-at", "2020-01-01"]
+    policy = ["--rounds", "1", "--goal", "1", "--let-single-updates-out", "--starts-at", "2020-01-01"]
     made = run("task", "create", "--plan", plan_file, "--population", "phones", "--url", url, *policy, "--json")
     assert json.loads(made.output)["spec"]["name"] == "client_ids"
     assert "client_ids" in run("task", "list", "--url", url).output
@@ -194,3 +198,67 @@ def test_a_plan_that_is_not_there_is_wrong_usage() -> None:
 
 def test_a_task_that_is_not_there_fails_by_name(url: str) -> None:
     assert "nobody" in run("task", "show", "nobody", "--url", url, code=1).stderr
+
+
+SOME = ("task", "create", "--population", "phones", "--plan")
+
+
+@pytest.mark.parametrize("policy", [["--goal", "4", "--minimum", "1"], ["--goal", "1"]], ids=["minimum", "goal"])
+def test_a_minimum_of_one_needs_an_option_that_says_what_it_does(url: str, plan_file: str, policy: list[str]) -> None:
+    result = run(*SOME, plan_file, "--url", url, *policy, code=2)
+    said = " ".join(re.sub(r"[^\w\s.;,'-]", " ", result.stderr).split())
+    assert "a result over one update is that client's update" in said
+    assert "--let-single-updates-out" in said
+    assert "There are no tasks" in run("task", "list", "--url", url).output
+
+
+def test_a_task_that_lets_single_updates_out_says_so(url: str, harness: Harness, plan_file: str) -> None:
+    policy = ["--goal", "2", "--minimum", "1", "--let-single-updates-out", "--name", "t", "--rounds", "1"]
+    warning = "MINIMUM 1: a round's result may be the update of a single client."
+    assert warning in run(*SOME, plan_file, "--url", url, *policy).output
+    assert warning in run("task", "show", "t", "--url", url).output
+    run(*SOME, plan_file, "--url", url, "--name", "u", "--goal", "2")
+    assert warning not in run("task", "show", "u", "--url", url).output
+    harness.deliver_all()
+    run("task", "cancel", "t", "--url", url)
+    assert warning in run("task", "watch", "t", "--url", url, code=1).output
+
+
+def test_creating_a_task_says_how_many_clients_a_round_needs(url: str, plan_file: str) -> None:
+    create = [*SOME, plan_file, "--url", url, "--name"]
+    by_default = run(*create, "a").output
+    assert (
+        "A round needs 10 clients (goal, the default: --goal sets it); with fewer after 600 s it is tried again."
+        in by_default
+    )
+    given = run(*create, "b", "--goal", "3", "--round-seconds", "90").output
+    assert "A round needs 3 clients (goal); with fewer after 90 s it is tried again." in given
+    less = run(*create, "c", "--goal", "5", "--minimum", "2").output
+    assert "A round needs 5 clients (goal); after 600 s 2 are enough (minimum); with fewer it is tried again." in less
+
+
+def test_a_small_round_shows_its_count_once_it_has_ended(url: str, harness: Harness, plan_file: str) -> None:
+    run(*SOME, plan_file, "--url", url, "--name", "t", "--goal", "2", "--rounds", "1")
+    harness.deliver_all()
+    tokens = [
+        harness.ask("POST", "/v1/populations/phones:checkin", body=json.dumps({"client": str(client)}).encode())
+        for client in range(2)
+    ]
+    answers = [json.loads(answer)["answer"]["token"] for answer in tokens]
+    harness.upload(answers[0], sum_update(0))
+    shown = " ".join(run("task", "show", "t", "--url", url).output.split())
+    assert "COLLECTING: goal of 2 updates (counted when the round has ended), 2 of 2 assigned" in shown
+    harness.upload(answers[1], sum_update(1))
+    harness.settle()
+    assert "COMMITTED: 2 of 2 updates" in run("task", "show", "t", "--url", url).output
+
+
+def test_a_plans_floor_needs_no_option_and_takes_each_alone() -> None:
+    none = {"minimum": None, "max_rounds": None, "separation_seconds": None}
+    assert release_of(**none) is None
+    assert release_of(**{**none, "minimum": 20}) == Release(minimum=20)
+    assert release_of(**{**none, "max_rounds": 5}) == Release(minimum=1, max_rounds=5)
+    assert release_of(**{**none, "separation_seconds": 0.0}) == Release(minimum=1, separation_seconds=0.0)
+    with pytest.raises(typer.BadParameter, match="finite"):
+        release_of(**{**none, "separation_seconds": float("inf")})
+    assert "covers it" in " ".join(run("plan", "build", "--help").output.replace("│", " ").split())

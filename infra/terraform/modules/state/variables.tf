@@ -42,7 +42,7 @@ variable "database" {
 variable "collections" {
   description = "Ids of the collections that documents are in, at any depth (`functions/coordinator/domain/names.py`): none of them is indexed."
   type        = set(string)
-  default     = ["audit", "enrolments", "keys", "populations", "rounds", "shards", "tasks", "tickets"]
+  default     = ["audit", "enrolments", "holders", "keys", "populations", "rounds", "shards", "tasks", "tickets"]
 
   validation {
     condition     = length(var.collections) * 2 <= 200

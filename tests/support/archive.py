@@ -1,0 +1,63 @@
+"""Copies of what the sweep deletes with a round: its manifests and its salt. With them a test checks who was counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.adapters.directory import DirectoryBlobs
+from coordinator.domain import names
+from coordinator.domain.names import RoundKey
+from coordinator.ports import Buffer, Creation, Document
+from coordinator.use_cases.pseudonyms import SALT
+from coordinator.use_cases.records import Platform
+
+
+class Archive:
+    """Copies every manifest and every salt that a platform creates.
+
+    Attributes:
+      blobs: The manifests.
+      salts: The salts, by round.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.blobs = DirectoryBlobs(folder)
+        self.salts: dict[RoundKey, bytes] = {}
+
+    def wrap(self, platform: Platform) -> Platform:
+        """Returns the platform with stores that are copied from."""
+        return replace(
+            platform,
+            blobs=_Copying(platform.blobs, self),  # type: ignore[arg-type]  the rest is the inner store's
+            documents=_CopyingDocuments(platform.documents, self),  # type: ignore[arg-type]
+        )
+
+
+class _Inner:
+    def __init__(self, inner: Any, archive: Archive) -> None:
+        self._inner = inner
+        self._archive = archive
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _Copying(_Inner):
+    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+        data = list(chunks) if name.startswith(names.MANIFESTS) else chunks
+        made: Creation = self._inner.create(name, data)
+        if made.created and name.startswith(names.MANIFESTS):
+            self._archive.blobs.create(name, data)
+        return made
+
+
+class _CopyingDocuments(_Inner):
+    def create(self, path: str, data: Mapping[str, Any]) -> Document:
+        made: Document = self._inner.create(path, data)
+        parts = path.split("/")
+        if parts[-2:] == ["keys", "pseudonyms"]:
+            self._archive.salts[RoundKey.parse(parts[1], parts[3])] = bytes.fromhex(data.get(SALT, ""))
+        return made
