@@ -12,6 +12,7 @@ from typing import Any, Optional
 from tensorflow.python.framework import op_def_registry
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,26 @@ class Wiring:
             for function in (attribute.func, *attribute.list.func):
                 if function.name in self._functions:
                     yield self.function(function.name)
+
+
+def origin(wiring: Wiring, tensor: str) -> Optional[str]:
+    """Returns the top-level node whose own output a tensor is, through identities and calls; None if the tensor is computed."""
+    body, wire = wiring.graph, wiring.graph.wire(tensor)
+    callers: list[tuple[Body, Any]] = []
+    while True:
+        if wire.node is None:
+            body, call = callers.pop()
+            wire = body.inputs(call)[wire.index]
+            continue
+        node = body.nodes[wire.node]
+        called = next(wiring.called(node), None) if node.op in CALLS else None
+        if called is not None:
+            callers.append((body, node))
+            body, wire = called, called.results[wire.index]
+        elif node.op in PASSES:
+            wire = body.inputs(node)[wire.index]
+        else:
+            return None if callers or body.inputs(node) else str(node.name)
 
 
 def _is_stateful(node: Any) -> bool:
