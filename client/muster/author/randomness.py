@@ -142,10 +142,16 @@ def _place(value: str, binding: TensorBinding) -> str:
 
 
 def random_ops(wiring: Wiring, tensors: Sequence[str]) -> set[str]:
-    """The random operations that tensors of a graph depend on, by their kind."""
+    """Returns the random operations that tensors of a graph depend on, by their kind."""
+    return reached(wiring, tensors)[0]
+
+
+def reached(wiring: Wiring, tensors: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Returns what tensors of a graph depend on: random operations, by their kind, and the names of top-level nodes."""
     found: set[str] = set()
-    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=set())
-    return found
+    seen: set[tuple[str, Wire]] = set()
+    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=seen)
+    return found, {wire.node for body, wire in seen if body == wiring.graph.name and wire.node is not None}
 
 
 def _collect(
@@ -158,7 +164,7 @@ def _collect(
             continue
         seen.add((body.name, wire))
         node = body.nodes[wire.node]
-        if _is_random(node):
+        if is_random(node):
             found.add(node.op)
         todo.extend(body.inputs(node))
         todo.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
@@ -169,7 +175,8 @@ def _collect(
             _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], found=found, seen=seen)
 
 
-def _is_random(node: Any) -> bool:
+def is_random(node: Any) -> bool:
+    """Returns whether an operation draws random numbers or reads the clock."""
     if node.op in _RANDOM:
         return True
     definition = op_def_registry.get(node.op)

@@ -12,6 +12,8 @@ from typing import Any, Optional
 from tensorflow.python.framework import op_def_registry
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_BRANCHES = frozenset({"If", "StatelessIf"})
+_LOOPS = frozenset({"While", "StatelessWhile"})
 PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
 
 
@@ -108,23 +110,44 @@ class Wiring:
 
 
 def origin(wiring: Wiring, tensor: str) -> Optional[str]:
-    """Returns the top-level node whose own output a tensor is, through identities and calls; None if the tensor is computed."""
-    body, wire = wiring.graph, wiring.graph.wire(tensor)
-    callers: list[tuple[Body, Any]] = []
-    while True:
-        if wire.node is None:
-            body, call = callers.pop()
-            wire = body.inputs(call)[wire.index]
-            continue
+    """Returns the top-level node whose output a tensor is, unchanged; None if anything may compute it.
+
+    Identities, calls, branches that agree, and loops that hand a value on are looked through.
+    """
+    body = wiring.graph
+    wire = _source(wiring, body, body.wire(tensor))
+    if wire is None or wire.node is None or body.inputs(body.nodes[wire.node]):
+        return None
+    return wire.node
+
+
+def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
+    """Returns the argument or the node of `body` that a wire's value comes from, as far as nothing changes it."""
+    while wire.node is not None:
         node = body.nodes[wire.node]
-        called = next(wiring.called(node), None) if node.op in CALLS else None
-        if called is not None:
-            callers.append((body, node))
-            body, wire = called, called.results[wire.index]
-        elif node.op in PASSES:
-            wire = body.inputs(node)[wire.index]
+        if node.op in PASSES:
+            at: Optional[int] = wire.index
+        elif node.op in CALLS:
+            at = _argument(wiring, next(wiring.called(node), None), wire.index)
+        elif node.op in _BRANCHES:
+            branches = {_argument(wiring, branch, wire.index) for branch in wiring.called(node)}
+            found = branches.pop() if len(branches) == 1 else None
+            at = None if found is None else found + 1  # the first input is the condition
+        elif node.op in _LOOPS:
+            body_of_loop = wiring.function(node.attr["body"].func.name)
+            at = wire.index if _argument(wiring, body_of_loop, wire.index) == wire.index else None
         else:
-            return None if callers or body.inputs(node) else str(node.name)
+            return wire
+        if at is None:
+            return None
+        wire = body.inputs(node)[at]
+    return wire
+
+
+def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
+    """Returns the position of the argument that a function returns unchanged as its `result`; None if it is computed."""
+    wire = None if function is None else _source(wiring, function, function.results[result])
+    return wire.index if wire is not None and wire.node is None else None
 
 
 def _is_stateful(node: Any) -> bool:
