@@ -160,7 +160,9 @@ class _Body:
         position = {name: at for at, name in enumerate(self.new_names)}
         for node in self._nodes:
             inputs = [name for name in node.input if not name.startswith("^")]
-            controls = sorted((name for name in node.input if name.startswith("^")), key=lambda name: position[name[1:]])
+            controls = sorted(
+                (name for name in node.input if name.startswith("^")), key=lambda name: position[name[1:]]
+            )
             node.input[:] = [self.tensor(name, bodies) for name in (*inputs, *controls)]
             _rewrite_attributes(node, functions=functions, resources=resources)
         for node in self._nodes:

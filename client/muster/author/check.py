@@ -28,7 +28,16 @@ from .fixed_draws import fix_computation, fix_plan
 from .restore import restore_state
 from .subject import subject_of
 
-__all__ = ["Difference", "DrawSource", "PlanCheck", "RoundDifference", "Verdict", "check_plan", "difference", "run_round"]
+__all__ = [
+    "Difference",
+    "DrawSource",
+    "PlanCheck",
+    "RoundDifference",
+    "Verdict",
+    "check_plan",
+    "difference",
+    "run_round",
+]
 
 TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
 _CHUNK = 3  # updates to a partial: small, so that a few clients already make several merges
@@ -128,7 +137,7 @@ def check_plan(
     subject = subject_of(computation)
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)
-    sources = sources_of(taints)
+    sources = sources_of(taints, subject.next)
     with native.running():
         as_it_is = _Comparison(taints, skip=_any_draw)
         as_it_is.run(plan, subject.next, clients)
@@ -205,7 +214,14 @@ class _Comparison:
             )
 
     def _run_plan(
-        self, runtime: Runtime, state: Mapping[str, Array], data: list[Any], *, chunk: int, clients: ClientsData, declared: Plan
+        self,
+        runtime: Runtime,
+        state: Mapping[str, Array],
+        data: list[Any],
+        *,
+        chunk: int,
+        clients: ClientsData,
+        declared: Plan,
     ) -> UpdateResult:
         try:
             return run_round(runtime, state, data, chunk=chunk)
@@ -237,7 +253,9 @@ class _Comparison:
         )
 
 
-def run_round(runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk: int = _CHUNK) -> UpdateResult:
+def run_round(
+    runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk: int = _CHUNK
+) -> UpdateResult:
     """Runs one round as the coordinator does: each chunk of updates into a partial, the partials into one, the update.
 
     Args:

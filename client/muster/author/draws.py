@@ -1,25 +1,44 @@
 """Follows what a plan draws at random, or reads from the clock, to the tensors of the state and the result that depend on it.
 
-The analysis errs on one side: a tensor that it does not name is the same in every execution. A loop or a branch hands every draw
-in it to all of its results.
+The analysis errs on one side: a tensor that it does not name is the same in every execution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stages
 from muster.wire.plan import Plan
 
-from .randomness import reached
-from .wiring import Wiring, origin
+from .calls import calls_of
+from .randomness import gives_resource, is_random, users_of
+from .wiring import CALLS, Body, Wire, Wiring, origin
 
 Draw = tuple[str, str]  # the stage and the operation
 Taint = Mapping[str, frozenset[Draw]]  # the draws that tensors depend on, by the tensors' names
 _NOTHING: frozenset[Draw] = frozenset()
 _CLOCK = frozenset({"Timestamp"})
+# Scopes that TensorFlow's own functions open around a draw.
+_GENERIC_SCOPES = frozenset(
+    {
+        "random_uniform",
+        "random_normal",
+        "random_gamma",
+        "random_poisson",
+        "truncated_normal",
+        "random_shuffle",
+        "categorical",
+    }
+)
+_EFFECT = -1  # in place of an output's index: the operation runs, and its outputs are not taken
+_ACCUMULATING = frozenset(
+    {"ReduceDataset", "While", "StatelessWhile"}
+)  # result n of the function is its argument n next time
+_COUNTER = re.compile(r"_\d+$")
 _FOLDING = ("zero", "accumulate", "merge")
 
 
@@ -30,6 +49,7 @@ class DrawSource:
     Attributes:
       stage: The stage, such as `work`.
       operations: TensorFlow's operations that draw, such as `RandomUniform`.
+      names: What the author's code calls the places of the operations, such as the layer `dropout`, where it says.
       reads_clock: Whether one of them reads the clock.
       state: The tensors of the server state that depend on them, after the rounds that were looked at.
       result: The tensors of the rounds' results that do.
@@ -37,6 +57,7 @@ class DrawSource:
 
     stage: str
     operations: tuple[str, ...]
+    names: tuple[str, ...]
     reads_clock: bool
     state: tuple[str, ...]
     result: tuple[str, ...]
@@ -108,14 +129,21 @@ class DrawFlow:
         return found
 
 
-def sources_of(rounds: list[RoundTaint]) -> tuple[DrawSource, ...]:
-    """Returns what each stage draws and which tensors of the last round depend on it, in the order of the stages."""
+def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, ...]:
+    """Returns what each stage draws and which tensors of the last round depend on it, in the order of the stages.
+
+    Args:
+      rounds: See `DrawFlow.rounds`.
+      computation: What was compiled, for the names that its author gave.
+    """
     state, result = rounds[-1].state, rounds[-1].result
-    draws = frozenset().union(*state.values(), *result.values())
+    draws: frozenset[Draw] = frozenset().union(*state.values(), *result.values())
+    names = _names(computation) if draws else {}
     return tuple(
         DrawSource(
             stage=stage,
             operations=operations,
+            names=tuple(sorted({name for operation in operations for name in names.get(operation, ())})),
             reads_clock=bool(_CLOCK & set(operations)),
             state=tuple(path for path, found in state.items() if any(draw[0] == stage for draw in found)),
             result=tuple(path for path, found in result.items() if any(draw[0] == stage for draw in found)),
@@ -123,6 +151,22 @@ def sources_of(rounds: list[RoundTaint]) -> tuple[DrawSource, ...]:
         for stage in Stages.model_fields
         if (operations := tuple(sorted(operation for where, operation in draws if where == stage)))
     )
+
+
+def _names(computation: Any) -> dict[str, set[str]]:
+    """Returns the innermost scope of each operation that draws, by its type: a plan's graphs have lost these names."""
+    found: dict[str, set[str]] = {}
+    for call in calls_of(computation).lines.values():
+        for block in call.compiled:
+            if block.proto.WhichOneof("computation") != "tensorflow":
+                continue
+            graph = load_graph(block.proto.tensorflow.graph_def.value)
+            for node in (*graph.node, *(node for function in graph.library.function for node in function.node_def)):
+                scopes = [_COUNTER.sub("", scope) for scope in node.name.split("/")[:-1]]
+                named = [scope for scope in scopes if scope not in _GENERIC_SCOPES]
+                if named and is_random(node):
+                    found.setdefault(node.op, set()).add(named[-1])
+    return found
 
 
 def depends_on_fold(draws: frozenset[Draw]) -> bool:
@@ -142,12 +186,75 @@ def _outputs(plan: Plan, name: str) -> dict[str, dict[str, _Output]]:
     for value, bindings in stage.outputs.items():
         for binding in bindings:
             unchanged = origin(wiring, binding.tensor)
-            operations, upstream = (set(), {unchanged}) if unchanged in nodes else reached(wiring, [binding.tensor])
+            walk = _Walk(wiring)
+            walk.follow(wiring.graph, [Wire(unchanged, 0) if unchanged in nodes else wiring.graph.wire(binding.tensor)])
             found.setdefault(value, {})[binding.path] = _Output(
-                draws=frozenset((name, operation) for operation in operations),
-                inputs=frozenset(nodes[node] for node in upstream if node in nodes),
+                draws=frozenset((name, operation) for operation in walk.operations),
+                inputs=frozenset(nodes[node] for node in walk.top_nodes if node in nodes),
             )
     return found
+
+
+class _Walk:
+    """Goes upstream from tensors, and collects what they depend on.
+
+    Attributes:
+      operations: The types of the operations whose draws reach the tensors.
+    """
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+        self._seen: set[tuple[str, Wire]] = set()
+        self.operations: set[str] = set()
+
+    @property
+    def top_nodes(self) -> set[str]:
+        """The names of the top-level nodes that the tensors depend on."""
+        top = self._wiring.graph.name
+        return {wire.node for body, wire in self._seen if body == top and wire.node is not None}
+
+    def follow(self, body: Body, wires: Iterable[Wire]) -> None:
+        """Goes upstream from wires of one body, into the functions that are called there."""
+        todo = list(wires)
+        while todo:
+            wire = todo.pop()
+            if (body.name, wire) in self._seen:
+                continue
+            self._seen.add((body.name, wire))
+            if wire.node is None:
+                continue
+            node = body.nodes[wire.node]
+            if is_random(node):
+                if wire.index == _EFFECT:  # nothing takes its numbers
+                    continue
+                self.operations.add(node.op)
+            todo.extend(body.inputs(node))
+            todo.extend(Wire(name, _EFFECT) for name in body.controls(node) if name in body.nodes)
+            if gives_resource(node):
+                todo.extend(Wire(name, _EFFECT) for name in users_of(body, node))
+            for called in self._wiring.called(node):
+                self.follow(called, [Wire(name, _EFFECT) for name in called.effects])
+                self._follow_results(node, called, wire.index)
+
+    def _follow_results(self, node: Any, called: Body, index: int) -> None:
+        if index == _EFFECT:
+            return
+        if node.op in CALLS:
+            self.follow(called, [called.results[index]])
+        elif node.op in _ACCUMULATING and len(called.results) > index:
+            self._follow_loop(called, index)
+        else:
+            self.follow(called, called.results)
+
+    def _follow_loop(self, step: Body, index: int) -> None:
+        """Follows one value that a loop carries, and the values that its next one is made of."""
+        pending = {index}
+        done: set[int] = set()
+        while pending:
+            self.follow(step, [step.results[at] for at in pending])
+            done |= pending
+            carried = range(len(step.results))
+            pending = {at for at in carried if (step.name, Wire(None, at)) in self._seen} - done
 
 
 def _joined(*taints: Taint) -> dict[str, frozenset[Draw]]:

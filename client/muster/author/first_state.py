@@ -25,7 +25,8 @@ from .types import to_type
 from .wiring import Wiring, origin
 
 _INSTEAD = (
-    "To keep the process's own values and take over the weights alone, give "
+    "To keep the process's own values and take over the weights alone, give as initial_state (on the command line, as "
+    "--initial-state module:function) "
     "process.set_model_weights(process.initialize(), process.get_model_weights(restore_state(process, checkpoint)))"
 )
 _TAKE_WEIGHTS = (
@@ -64,7 +65,7 @@ class HyperparameterWarning(UserWarning):
             for each in differing[:_SHOWN]
         ]
         more = f" (and {len(differing) - _SHOWN} more)" if len(differing) > _SHOWN else ""
-        super().__init__(f"{'; '.join(shown)}{more}. The rounds use the state's. {advice}".rstrip())
+        super().__init__(f"{'; '.join(shown)}{more}. The state wins. {advice}".rstrip())
         self.differing = differing
 
 
@@ -120,13 +121,16 @@ class FirstState:
             return self._run(self._subject.initialize)
         if not self._leaves:
             return {}
-        state = self._type_in_words
-        what = "an evaluation takes the model to evaluate as its state, " if self._subject.is_evaluation else ""
+        advice = (
+            "an evaluation takes the model that it evaluates, and a checkpoint of its training will do"
+            if self._subject.is_evaluation
+            else "a value, a checkpoint or a computation without arguments. Or give a tff.templates.IterativeProcess(initialize, next), "
+            "which brings its own"
+        )
         raise ProblemError(
             ProblemType.PLAN_INVALID,
-            f"{name} takes a server state of the type {state} and says not where the first one comes from: give initial_state, "
-            f"a value or a computation without arguments (--initial-state on the command line): {what}"
-            "a checkpoint will do too. Or give a tff.templates.IterativeProcess(initialize, next), which brings its own",
+            f"{name} takes a server state of the type {self._type_in_words} and says not where the first one comes from: give "
+            f"initial_state (on the command line --initial-state): {advice}",
         )
 
     def _run(self, computation: Any) -> dict[str, Array]:
@@ -183,7 +187,7 @@ class FirstState:
 
     def _compare(self, given: Mapping[str, Array], own: Mapping[str, Array], paths: frozenset[str]) -> None:
         differing = tuple(
-            Hyperparameter(path, given[path].item(), own[path].item())
+            Hyperparameter(path, given[path][()], own[path][()])
             for path in given
             if path in paths and given[path].shape == own[path].shape and not _equal(given[path], own[path])
         )

@@ -7,7 +7,7 @@ be distributed like those that they replace; they stand for one possible outcome
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,11 @@ _DATASETS = {
     "RandomDatasetV2": ("RandomDataset", 0, 2),
     "SamplingDataset": ("SamplingDataset", 2, 4),
 }
-_SOURCES = ("AnonymousSeedGenerator", "AnonymousRandomSeedGenerator", "DummySeedGenerator")  # nothing reads them any more
+_SOURCES = (
+    "AnonymousSeedGenerator",
+    "AnonymousRandomSeedGenerator",
+    "DummySeedGenerator",
+)  # nothing reads them any more
 
 
 def fix_draws(graph_def: Any) -> frozenset[str]:

@@ -60,10 +60,13 @@ def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[i
     """
     graph = graph_of(computation)
     nowhere = Part(sha256="", size=0)  # it is no part of the plan
-    canonical = canonicalize(load_graph(graph.graph_def.value))  # seeds are derived from names, which are then the same each time
+    canonical = canonicalize(
+        load_graph(graph.graph_def.value)
+    )  # seeds are derived from names, which are then the same each time
     outputs = {
         value: tuple(
-            item.model_copy(update={"tensor": canonical.tensor(item.tensor)}) for item in bind_tensors(found, graph.result)
+            item.model_copy(update={"tensor": canonical.tensor(item.tensor)})
+            for item in bind_tensors(found, graph.result)
         )
     }
     initialize = canonical.tensor(graph.initialize_op) if graph.initialize_op else None

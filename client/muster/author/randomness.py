@@ -143,15 +143,9 @@ def _place(value: str, binding: TensorBinding) -> str:
 
 def random_ops(wiring: Wiring, tensors: Sequence[str]) -> set[str]:
     """Returns the random operations that tensors of a graph depend on, by their kind."""
-    return reached(wiring, tensors)[0]
-
-
-def reached(wiring: Wiring, tensors: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Returns what tensors of a graph depend on: random operations, by their kind, and the names of top-level nodes."""
     found: set[str] = set()
-    seen: set[tuple[str, Wire]] = set()
-    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=seen)
-    return found, {wire.node for body, wire in seen if body == wiring.graph.name and wire.node is not None}
+    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=set())
+    return found
 
 
 def _collect(
@@ -168,8 +162,8 @@ def _collect(
             found.add(node.op)
         todo.extend(body.inputs(node))
         todo.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
-        if _gives_resource(node):
-            todo.extend(Wire(name, 0) for name in _users(body, node))
+        if gives_resource(node):
+            todo.extend(Wire(name, 0) for name in users_of(body, node))
         for called in wiring.called(node):
             results = [called.results[wire.index]] if node.op in CALLS else called.results
             _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], found=found, seen=seen)
@@ -187,15 +181,16 @@ def is_random(node: Any) -> bool:
     )
 
 
-def _gives_resource(node: Any) -> bool:
+def gives_resource(node: Any) -> bool:
+    """Returns whether an operation returns a handle of a resource, such as a variable."""
     definition = op_def_registry.get(node.op)
     return definition is not None and any(
         output.type == dtypes.resource.as_datatype_enum for output in definition.output_arg
     )
 
 
-def _users(body: Body, resource: Any) -> list[str]:
-    """The nodes that take a resource, under this handle or another of the same shared name: some of them write it."""
+def users_of(body: Body, resource: Any) -> list[str]:
+    """Returns the nodes that take a resource, under this handle or another of the same shared name: some of them write it."""
     shared = resource.attr["shared_name"].s if "shared_name" in resource.attr else b""
     handles = {
         name

@@ -320,7 +320,9 @@ def _other_code(calls: Calls) -> Iterator[str]:
 
 
 def _value(call: Call) -> str:
-    return f"a value of the type {in_words(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
+    return (
+        f"a value of the type {in_words(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
+    )
 
 
 def _elements(type_: Any) -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
+_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may hand an input on as it is
 
 
 @dataclass(frozen=True)
@@ -125,23 +126,32 @@ def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
     """Returns the argument or the node of `body` that a wire's value comes from, as far as nothing changes it."""
     while wire.node is not None:
         node = body.nodes[wire.node]
-        if node.op in PASSES:
-            at: Optional[int] = wire.index
-        elif node.op in CALLS:
-            at = _argument(wiring, next(wiring.called(node), None), wire.index)
-        elif node.op in _BRANCHES:
-            branches = {_argument(wiring, branch, wire.index) for branch in wiring.called(node)}
-            found = branches.pop() if len(branches) == 1 else None
-            at = None if found is None else found + 1  # the first input is the condition
-        elif node.op in _LOOPS:
-            body_of_loop = wiring.function(node.attr["body"].func.name)
-            at = wire.index if _argument(wiring, body_of_loop, wire.index) == wire.index else None
-        else:
+        if node.op == "Merge":  # of the branches of a condition, as `Switch` opens them
+            sources = {_source(wiring, body, given) for given in body.inputs(node)}
+            return sources.pop() if len(sources) == 1 and wire.index == 0 else None
+        if node.op not in _UNCHANGING:
             return wire
+        at = _input_of(wiring, node, wire.index)
         if at is None:
             return None
         wire = body.inputs(node)[at]
     return wire
+
+
+def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
+    """Returns the position of the input that an operation hands on as its `output`; None if it computes that."""
+    if node.op in PASSES:
+        return output
+    if node.op == "Switch":
+        return 0
+    if node.op in CALLS:
+        return _argument(wiring, next(wiring.called(node), None), output)
+    if node.op in _BRANCHES:
+        positions = {_argument(wiring, branch, output) for branch in wiring.called(node)}
+        position = positions.pop() if len(positions) == 1 else None
+        return None if position is None else position + 1  # the first input is the condition
+    carried = _argument(wiring, wiring.function(node.attr["body"].func.name), output)
+    return output if carried == output else None
 
 
 def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
