@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 
 from muster.runtime.graphs import StageGraph, load_graph
 from muster.runtime.paths import Leaf, leaves
+from muster.runtime.seeds import seed_graph
 from muster.wire.manifest import Part, Stage, TensorSpec, TensorType
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
@@ -71,4 +72,6 @@ def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[i
     }
     initialize = canonical.tensor(graph.initialize_op) if graph.initialize_op else None
     stage = Stage(graph=nowhere, outputs=outputs, initialize=initialize)
-    return StageGraph(canonical.graph, stage=stage, name=value, seed=seed).run({})[value]
+    if seed is not None:
+        seed_graph(canonical.graph, seed=seed, stage=value)
+    return StageGraph(canonical.graph, stage=stage, name=value).run({})[value]
