@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import math
 
 import numpy as np
@@ -122,7 +123,7 @@ def test_noise_of_the_server_differs_from_round_to_round_and_repeats_with_the_se
 
     def steps(seed):
         states = muster.simulation.run(plan, regression(1), rounds=3, seed=seed).checkpoints
-        return [(after[name] - before[name]).tobytes() for before, after in zip(states, states[1:], strict=False)]
+        return [(after[name] - before[name]).tobytes() for before, after in itertools.pairwise(states)]
 
     # A learning rate of zero: the model moves by the noise alone.
     assert len(set(steps(0))) == 3

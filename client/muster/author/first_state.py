@@ -61,7 +61,7 @@ class HyperparameterWarning(UserWarning):
 
     def __init__(self, differing: tuple[Hyperparameter, ...], *, advice: str = "") -> None:
         shown = [
-            f"{each.path} is {each.given} in the given state, where this process starts with {each.own}"
+            f"{each.path} is {each.given!s} in the given state, where this process starts with {each.own!s}"
             for each in differing[:_SHOWN]
         ]
         more = f" (and {len(differing) - _SHOWN} more)" if len(differing) > _SHOWN else ""
@@ -166,7 +166,8 @@ class FirstState:
                 refusal = error
         reasons = "; ".join(f"{field.path}: {field.reason}" for field in refusal.fields[:_SHOWN])
         more = f" (and {len(refusal.fields) - _SHOWN} more)" if len(refusal.fields) > _SHOWN else ""
-        advice = f". {_TAKE_WEIGHTS}" if self._is_learning else ""
+        is_another = isinstance(source, Mapping) and set(source) != paths
+        advice = f". {_TAKE_WEIGHTS}" if self._is_learning and is_another else ""
         raise ProblemError(
             ProblemType.PLAN_INVALID,
             f"initial_state is no state of {name}: {reasons}{more}{advice}",
