@@ -1,6 +1,7 @@
 """What does not fit one MapReduce round is refused, with the whole text that the author of a computation sees."""
 
 import collections
+import traceback
 
 import numpy as np
 import pytest
@@ -50,8 +51,9 @@ def test_no_computation():
 
 def test_no_types():
     assert refused(tff.federated_computation(lambda data: tff.federated_mean(data))) == (  # noqa: PLW0108
-        "The types of the computation's arguments are not given. Give them to the decorator: "
-        "@tff.federated_computation(state_type, data_type)."
+        "The types of the computation's arguments are not given. Give one for each argument to the decorator: "
+        "@tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(data_type, tff.CLIENTS)), or the "
+        "clients' alone where there is no server state."
     )
 
 
@@ -124,8 +126,9 @@ def test_one_result():
         return tff.federated_map(add, (state, tff.federated_mean(data)))
 
     assert refused(one) == (
-        "The computation returns one value, float32@SERVER, and a round returns two: the next state and a result. If there is no "
-        "result, return the state and tff.federated_value((), tff.SERVER)."
+        "The computation returns one value, float32@SERVER, and a round returns two: the next state and a result. If it is the next "
+        "state, return it with an empty result, (state, tff.federated_value((), tff.SERVER)). If it is a result, return the state "
+        "that was given beside it, (state, result)."
     )
 
 
@@ -136,7 +139,8 @@ def test_two_results_zipped_into_one():
 
     assert refused(zipped) == (
         "The computation returns one value with two fields, <float32,float32>@SERVER, and a round returns two values, the next "
-        "state and the result, each placed at the server. Return them as a pair, without tff.federated_zip."
+        "state and the result, each placed at the server. If one field is the next state, return them as a pair, without "
+        "tff.federated_zip. If it is a result, return the state that was given beside it, (state, result)."
     )
 
 
@@ -169,10 +173,18 @@ def test_results_at_clients():
 
     text = (
         " is at the clients, {float32}@CLIENTS: a round gives only aggregates away, and nothing that a client has for itself. "
-        "Aggregate it (tff.federated_sum, tff.federated_mean, …), or leave it out."
+        "Aggregate it (tff.federated_sum, tff.federated_mean, …)"
     )
-    assert refused(personal) == "The second result (models)" + text
-    assert refused(tff.federated_computation(lambda data: tff.federated_map(half, data), DATA)) == "The result" + text
+    instead = ", or return tff.federated_value((), tff.SERVER) in its place."
+    assert refused(personal) == f"The second result (models){text}{instead}"
+    only = tff.federated_computation(lambda data: tff.federated_map(half, data), DATA)
+    assert refused(only) == f"The result{text}."  # there is nothing beside it to leave
+
+    @round_of(DATA)
+    def several(data):
+        return collections.OrderedDict(mean=tff.federated_mean(data), halves=tff.federated_map(half, data))
+
+    assert refused(several) == f"Result 2 (halves){text}, or leave it out."
 
 
 def test_a_state_whose_type_changes():
@@ -273,6 +285,55 @@ def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
     assert error.type is ProblemType.PLAN_INVALID
     assert error.detail == (
         "TFF can't bring the computation into one MapReduce round and gives as its reason: ValueError: It does not split."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Expected _var1 to be assignable",
+        "We expect to parse down to a `building_blocks.CompiledComputation`, since",
+        "Instead we have the computation comp#d344cd56 of type",
+        "fc_f_symbol_0 is not defined",
+        "(let a=1 in a)",
+        "",
+    ],
+)
+def test_a_text_of_generated_names_is_not_quoted(text):
+    @round_of(STATE, DATA)
+    def fine(state, data):
+        return state, tff.federated_mean(data)
+
+    assert explain(TypeError(text), fine).detail == (
+        "TFF can't bring the computation into one MapReduce round (TypeError). A round broadcasts once, lets each client work, "
+        "aggregates once and then computes at the server. To find the step that does not fit, build it with fewer steps; TFF's own "
+        "text is the __context__ of this exception."
+    )
+
+
+def test_tffs_traceback_does_not_stand_above_the_words():
+    @round_of(STATE, DATA)
+    def two_passes(state, data):
+        offsets = tff.federated_map(subtract, (data, tff.federated_broadcast(tff.federated_mean(data))))
+        return state, tff.federated_sum(offsets)
+
+    with pytest.raises(ProblemError) as caught:
+        build_plan(two_passes, initial_state=0.0)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "tensorflow_federated" not in shown
+    assert "more than one pass over the clients" in shown
+    assert caught.value.__context__ is not None  # for who wants it
+
+
+def test_the_state_in_the_second_place():
+    before = collections.OrderedDict(a=np.float32, b=np.float32)
+
+    @round_of(tff.FederatedType(before, tff.SERVER), DATA)
+    def swapped(state, data):
+        return tff.federated_mean(data), state
+
+    assert refused(swapped) == (
+        "The second result has the state's type, and the first has not. A round returns the next state first: put it first."
     )
 
 

@@ -11,14 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build import build_plan
-    from .check import Difference, RoundDifference, check_plan
+    from .check import Difference, DrawSource, PlanCheck, RoundDifference, Verdict, check_plan
+    from .first_state import Hyperparameter, HyperparameterWarning
     from .restore import restore_result, restore_state
+    from .secure import SecureSumsError
 
-__all__ = ["Difference", "RoundDifference", "build_plan", "check_plan", "restore_result", "restore_state"]
+__all__ = [
+    "Difference",
+    "DrawSource",
+    "Hyperparameter",
+    "HyperparameterWarning",
+    "PlanCheck",
+    "RoundDifference",
+    "SecureSumsError",
+    "Verdict",
+    "build_plan",
+    "check_plan",
+    "restore_result",
+    "restore_state",
+]
 
 _HOMES = {
     "Difference": "check",
+    "DrawSource": "check",
+    "Hyperparameter": "first_state",
+    "HyperparameterWarning": "first_state",
+    "PlanCheck": "check",
     "RoundDifference": "check",
+    "SecureSumsError": "secure",
+    "Verdict": "check",
     "build_plan": "build",
     "check_plan": "check",
     "restore_result": "restore",

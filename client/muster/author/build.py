@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Optional
+from collections.abc import Mapping
+from typing import Any, Optional, TypeVar, Union, cast
 
 import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.backends.mapreduce import compiler
 
 import muster
-from muster.runtime.data import adapt
 from muster.runtime.graph_check import check_plan_graphs
 from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
 from muster.runtime.paths import leaves
-from muster.runtime.values import check_tensors
-from muster.wire.manifest import Binding, Part, PlanManifest, Release, Stage, Stages, Type
+from muster.wire.manifest import (
+    Binding,
+    Part,
+    PlanManifest,
+    Release,
+    SequenceBinding,
+    Stage,
+    Stages,
+    TensorBinding,
+    Type,
+)
 from muster.wire.plan import Plan, part_of
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import Array, encode
+from muster.wire.tensors import encode
 
 from . import folds, randomness, refusals
-from .canonical import canonical
+from .canonical import CanonicalGraph, canonicalize
+from .first_state import FirstState
 from .form import graph_of, run, specs, to_leaves
-from .secure import SECURE_SLOTS, apart_from_secure, clear_sums, refuse
+from .secure import SECURE_SLOTS, SecureSumsError, apart_from_secure, clear_sums
+from .subject import Subject, subject_of
 from .types import bind, bind_tensors, elements_of, to_type
 
 # What TFF 0.87 raises where a computation does not fit the form; each class is used for several reasons.
@@ -39,39 +48,6 @@ _COMPILATION_ERRORS = (
 )
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is compiled: `next`, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, and where its first state comes from."""
-
-    next: Any
-    initialize: Optional[Any]
-
-
-def subject_of(computation: Any) -> Subject:
-    """Finds the round in a process, or wraps a computation without server state in one with an empty state.
-
-    Raises:
-      ProblemError: `plan_invalid`, if `computation` has not a signature that a round can have.
-    """
-    if hasattr(computation, "next") and hasattr(computation, "initialize"):
-        refusals.check_signature(computation.next)
-        return Subject(next=computation.next, initialize=computation.initialize)
-    refusals.check_signature(computation)
-    parameter = computation.type_signature.parameter
-    if not isinstance(parameter, tff.FederatedType):
-        return Subject(next=computation, initialize=None)
-    empty = tff.FederatedType(tff.StructWithPythonType([], tuple), tff.SERVER)
-
-    def stateless(state: Any, data: Any) -> Any:
-        result = computation(data)
-        return state, result if isinstance(result.type_signature, tff.FederatedType) else tff.federated_zip(result)
-
-    return Subject(
-        next=tff.federated_computation(stateless, empty, parameter),
-        initialize=tff.federated_computation(lambda: tff.federated_value((), tff.SERVER)),
-    )
-
-
 def build_plan(
     computation: Any,
     *,
@@ -79,35 +55,54 @@ def build_plan(
     initial_state: Any = None,
     allow_clear_secure_sums: bool = False,
     release: Optional[Release] = None,
+    seed: Optional[int] = None,
 ) -> Plan:
     """Compiles a computation.
 
+    **Addresses.** A computation that is traced again, in this process or another, gives the same graphs byte for byte: names that
+    TensorFlow, Keras and TFF draw from counters and random identifiers are replaced. The plan's address is then the same too, if
+    its initial state is: give `initial_state`, or `seed`. What differs anyway: initial states that read the clock (rotations,
+    distributed and tree-aggregated differential privacy), values that the author's own Python code draws while it is traced
+    (a Keras model draws its weights then: `tf.keras.utils.set_random_seed` fixes them), and other versions of TFF or TensorFlow.
+
     Args:
       computation: A `tff.learning.templates.LearningProcess`, a `tff.templates.IterativeProcess`, a computation
-        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, or one without server state, `{D}@CLIENTS -> R@SERVER`.
-      name: What people will call the plan.
-      initial_state: The state before the first round: a value of the type `S`, or a computation `() -> S@SERVER`. A process
-        brings its own, which this replaces; a plain computation with a state needs it. It is drawn once, here, and kept in
-        the plan.
+        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, one without server state, `{D}@CLIENTS -> R@SERVER`, or an evaluation,
+        `(S@SERVER, {D}@CLIENTS) -> R@SERVER`, whose state stays as it is.
+      name: The plan's name, for people.
+      initial_state: The state before the first round: a value of the type `S`, a computation `() -> S@SERVER`, a checkpoint's
+        tensors by name (as `Operator.download_checkpoint` returns them), or the `Path` of a checkpoint's file. It replaces the
+        state that a process initializes; a plain computation with a state, and an evaluation, need it. It is drawn once, here, and
+        is a part of the plan.
       allow_clear_secure_sums: Muster has no secure aggregation. A computation that asks for secure sums is refused unless
         this says that they may be summed in the clear.
       release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation. The plan's address
         covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
+      seed: Draws a random initial state repeatably.
 
     Returns:
-      The plan. Compiling the same computation twice gives the same graphs; an initial state that is drawn at random differs.
+      The plan.
 
     Raises:
-      ProblemError: `plan_invalid`, if the computation does not fit one MapReduce round, with the reason and the place.
+      ProblemError: `plan_invalid`, if the computation does not fit one MapReduce round, with the reason and the place;
+        `SecureSumsError`, if it asks for secure sums.
+
+    Warns:
+      HyperparameterWarning: `initial_state` holds other hyperparameters than the process.
     """
     subject = subject_of(computation)
     try:
         form = tff.backends.mapreduce.get_map_reduce_form_for_computation(subject.next)
     except _COMPILATION_ERRORS as error:
-        raise refusals.explain(error, subject.next) from error
+        # TFF's traceback would stand above the words; `__context__` has it.
+        raise refusals.explain(error, subject.next) from None
+    first = FirstState(computation, subject, given=initial_state, seed=seed)
     return _Builder(subject, form, name=name or "computation").build(
-        initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums, release=release
+        first, allow_clear_secure_sums=allow_clear_secure_sums, release=release
     )
+
+
+AnyBinding = TypeVar("AnyBinding", bound=Union[TensorBinding, SequenceBinding])
 
 
 class _Builder:
@@ -134,10 +129,10 @@ class _Builder:
         self._aggregate = to_leaves(form.report.type_signature.result, root="aggregate")
         self._result = list(leaves(self._result_type, root="result"))
 
-    def build(self, *, initial_state: Any, allow_clear_secure_sums: bool, release: Optional[Release]) -> Plan:
+    def build(self, first: FirstState, *, allow_clear_secure_sums: bool, release: Optional[Release]) -> Plan:
         secure = [leaf for slot in self._secure for leaf in slot]
         if secure and not allow_clear_secure_sums:
-            raise refuse(self._name, secure)
+            raise SecureSumsError(self._name, [path for path, _ in secure])
         stages = self._stages()
         randomness.check_not_drawn_twice(
             self._graph(stages.prepare),
@@ -168,7 +163,7 @@ class _Builder:
             result_type=self._result_type,
             folds=rules,
             clear_sums=clear_sums(self._form, self._slots, self._secure),
-            initial_state=self._keep(encode(self._initial_state(initial_state))),
+            initial_state=self._keep(encode(first.tensors(self._name, self._graph(stages.update), stages.update))),
             zero=self._keep(encode(zero)),
             release=release,
         )
@@ -222,14 +217,25 @@ class _Builder:
         }
         return Stages(
             **{
-                name: Stage(
-                    graph=self._keep(_checked(graph[name].graph_def.value, stage=name)),
-                    inputs=inputs[name],
-                    outputs=outputs[name],
-                    initialize=graph[name].initialize_op or None,
-                )
+                name: self._stage(name, graph[name], inputs=inputs[name], outputs=outputs[name])
                 for name in Stages.model_fields
             }
+        )
+
+    def _stage(
+        self,
+        name: str,
+        computation: Any,
+        *,
+        inputs: Mapping[str, tuple[Binding, ...]],
+        outputs: Mapping[str, tuple[TensorBinding, ...]],
+    ) -> Stage:
+        canonical = _canonical(computation.graph_def.value, stage=name)
+        return Stage(
+            graph=self._keep(canonical.graph.SerializeToString(deterministic=True)),
+            inputs={value: tuple(_renamed(item, canonical) for item in found) for value, found in inputs.items()},
+            outputs={value: tuple(_renamed(item, canonical) for item in found) for value, found in outputs.items()},
+            initialize=canonical.tensor(computation.initialize_op) if computation.initialize_op else None,
         )
 
     def _keep(self, data: bytes) -> Part:
@@ -240,30 +246,13 @@ class _Builder:
     def _graph(self, stage: Stage) -> Any:
         return load_graph(self._parts[stage.graph.sha256])
 
-    def _initial_state(self, initial_state: Any) -> dict[str, Array]:
-        source = self._subject.initialize if initial_state is None else initial_state
-        if source is None and self._state:
-            raise ProblemError(
-                ProblemType.PLAN_INVALID,
-                f"{self._name} takes a server state of the type {self._subject.next.type_signature.parameter[0].member} and says "
-                "not where the first one comes from: give initial_state, a value or a computation without arguments",
-            )
-        if isinstance(source, tff.Computation):
-            made = tff.backends.mapreduce.get_state_initialization_computation(source)
-            drawn = run(made, "state", self._state)
-            return check_tensors(drawn, specs(self._state), what="initial state", problem=ProblemType.PLAN_INVALID)
-        try:
-            return adapt(source, self._state_type, root="state").tensors
-        except ProblemError as error:
-            reasons = "; ".join(f"{field.path}: {field.reason}" for field in error.fields)
-            raise ProblemError(
-                ProblemType.PLAN_INVALID, f"initial_state is no state of {self._name}: {reasons}", fields=error.fields
-            ) from error
+
+def _renamed(binding: AnyBinding, canonical: CanonicalGraph) -> AnyBinding:
+    return cast("AnyBinding", binding.model_copy(update={"tensor": canonical.tensor(binding.tensor)}))
 
 
-def _checked(graph: bytes, *, stage: str) -> bytes:
-    """A stage's graph as the plan has it: without operations that no plan may have, and the same for every build."""
+def _canonical(graph: bytes, *, stage: str) -> CanonicalGraph:
+    """Returns a stage's graph as the plan holds it: without operations that no plan may have, and the same for every build."""
     graph_def = load_graph(graph)
     check_graph(graph_def, stage=stage)
-    data: bytes = canonical(graph_def).SerializeToString(deterministic=True)
-    return data
+    return canonicalize(graph_def)

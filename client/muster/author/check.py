@@ -1,40 +1,54 @@
-"""Runs a computation in TFF itself and as a plan, side by side: how an author comes to trust the compilation."""
+"""Runs a computation in TFF itself and as a plan, side by side, so that an author can trust the compilation.
+
+What a computation draws at random, or reads from the clock, differs between two executions of anything. So a plan that draws is
+compared twice. As it is: tensors that depend on no draw must be equal. And with its draws fixed on both sides
+(`fixed_draws.py`): everything must be equal. docs/decisions/0027-what-plan-check-compares.md says more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Union
-
-import numpy as np
+from enum import Enum
+from typing import Any, Callable, Optional, overload
 
 from muster.runtime.data import adapt
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.stages import Runtime, UpdateResult
+from muster.simulation.clients import ClientsData
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
 
 from . import native
-from .build import build_plan, subject_of
+from .build import build_plan
+from .difference import Difference, difference, reordered_rows
+from .draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
+from .fixed_draws import fix_computation, fix_plan
 from .restore import restore_state
+from .subject import subject_of
 
-Clients = Sequence[Any]  # one entry of data for each client
-RoundData = Union[Clients, Callable[[int], Clients]]
+__all__ = [
+    "Difference",
+    "DrawSource",
+    "PlanCheck",
+    "RoundDifference",
+    "Verdict",
+    "check_plan",
+    "difference",
+    "run_round",
+]
+
+TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
 _CHUNK = 3  # updates to a partial: small, so that a few clients already make several merges
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far two values are apart.
+class Verdict(str, Enum):
+    """What a comparison shows."""
 
-    Attributes:
-      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness differs.
-      relative: The largest difference of a tensor's element over the tensor's largest magnitude.
-      path: The tensor with the largest relative difference; empty where there is none.
-    """
-
-    absolute: float = 0.0
-    relative: float = 0.0
-    path: str = ""
+    SAME = "same"  # the plan computes what TFF does
+    SAME_BUT_RANDOM = "same_but_random"  # it does, but for what is drawn at random
+    DIFFERENT = "different"
 
 
 @dataclass(frozen=True)
@@ -45,54 +59,204 @@ class RoundDifference:
     state: Difference
     result: Difference
 
+    @property
+    def relative(self) -> float:
+        """The larger of the two relative differences."""
+        return max(self.state.relative, self.result.relative)
+
+
+@dataclass(frozen=True)
+class PlanCheck(Sequence[RoundDifference]):
+    """How a plan compares with TFF. As a sequence: `rounds`.
+
+    Attributes:
+      verdict: What the comparison shows.
+      tolerance: The largest relative difference that passes.
+      rounds: The rounds as they are, each side with its own draws.
+      repeatable: The same rounds without the tensors that depend on a draw.
+      fixed: The rounds with the draws fixed on both sides; empty where nothing is drawn.
+      sources: What the plan draws, and which tensors depend on it.
+      unordered: Tensors of the result whose rows were compared in any order.
+      not_compared: Tensors that depend on draws that can't be fixed, and so were not compared.
+    """
+
+    verdict: Verdict
+    tolerance: float
+    rounds: tuple[RoundDifference, ...]
+    repeatable: tuple[RoundDifference, ...] = ()
+    fixed: tuple[RoundDifference, ...] = ()
+    sources: tuple[DrawSource, ...] = ()
+    unordered: tuple[str, ...] = ()
+    not_compared: tuple[str, ...] = ()
+
+    @property
+    def worst(self) -> float:
+        """The largest relative difference of what can be compared."""
+        compared = (*self.repeatable, *self.fixed) if self.sources else self.rounds
+        return max((each.relative for each in compared), default=0.0)
+
+    @overload
+    def __getitem__(self, index: int) -> RoundDifference: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RoundDifference, ...]: ...
+    def __getitem__(self, index: Any) -> Any:
+        return self.rounds[index]
+
+    def __len__(self) -> int:
+        return len(self.rounds)
+
 
 def check_plan(
     computation: Any,
-    data: RoundData,
+    data: Any,
     *,
     rounds: int = 3,
     initial_state: Any = None,
     allow_clear_secure_sums: bool = False,
-) -> list[RoundDifference]:
-    """Compares, round by round; each round starts from the state that its own side has reached.
+    tolerance: float = TOLERANCE,
+) -> PlanCheck:
+    """Compares a computation with its plan, round by round; each round starts from the state that its own side has reached.
 
     Args:
       computation: See `build_plan`.
-      data: The clients' data of every round, or a function of the round's number (from 1) that gives it.
+      data: The clients' data, in a form that `muster.simulation.run` takes: a sequence or a mapping of data sets, a TFF `ClientData`,
+        or a function that returns one of these, for all rounds or for the round whose number (from 1) it takes.
       rounds: How many rounds.
       initial_state: See `build_plan`.
       allow_clear_secure_sums: See `build_plan`.
+      tolerance: The largest relative difference that passes.
 
     Returns:
-      One difference for each round. A computation that draws at random differs by what it draws.
+      The verdict, and the differences of each round.
 
     Raises:
       ProblemError: see `build_plan`; or data that does not match.
+      TypeError, ValueError: The data is in no form that is taken.
     """
     plan = build_plan(computation, initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums)
-    runtime = Runtime(plan)
-    tensors = plan.initial_state()
     subject = subject_of(computation)
-    found = []
+    clients = ClientsData(data)
+    taints = DrawFlow(plan).rounds(rounds)
+    sources = sources_of(taints, subject.next)
     with native.running():
-        state = restore_state(subject.next, tensors)
-        for number in range(1, rounds + 1):
-            clients = list(data(number) if callable(data) else data)
-            state, result = subject.next(state, clients)
-            update = run_round(runtime, tensors, clients)
+        as_it_is = _Comparison(taints, skip=_any_draw)
+        as_it_is.run(plan, subject.next, clients)
+        if not sources:
+            same = all(each.relative <= tolerance for each in as_it_is.rounds)
+            return PlanCheck(Verdict.SAME if same else Verdict.DIFFERENT, tolerance, tuple(as_it_is.rounds))
+        fixed_plan, unfixed = fix_plan(plan)
+        fixed = _Comparison(taints, skip=lambda draws: any(operation in unfixed for _, operation in draws))
+        # TFF folds all updates into one accumulator, in order, and what the fold draws follows from that.
+        whole = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
+        fixed.run(fixed_plan, fix_computation(subject.next), clients, chunk=None if whole else _CHUNK)
+    same = all(each.relative <= tolerance for each in (*as_it_is.compared, *fixed.compared))
+    return PlanCheck(
+        Verdict.SAME_BUT_RANDOM if same else Verdict.DIFFERENT,
+        tolerance,
+        rounds=tuple(as_it_is.rounds),
+        repeatable=tuple(as_it_is.compared),
+        fixed=tuple(fixed.compared),
+        sources=sources,
+        unordered=tuple(sorted(fixed.unordered)),
+        not_compared=tuple(sorted(fixed.skipped)),
+    )
+
+
+def _finite(data: Any) -> Any:
+    """Returns a client's data in a form that TFF takes, and that can be read twice."""
+    return list(data) if isinstance(data, Iterator) else data
+
+
+def _any_draw(draws: frozenset[Any]) -> bool:
+    return bool(draws)
+
+
+class _Comparison:
+    """One pass over the rounds on both sides.
+
+    Args:
+      taints: What each round's tensors depend on.
+      skip: Whether a tensor that depends on these draws can't be compared.
+
+    Attributes:
+      rounds: The differences of all tensors.
+      compared: The differences of the tensors that can be compared.
+      skipped: The names of the others.
+      unordered: The names of tensors whose rows came in another order.
+    """
+
+    def __init__(self, taints: Sequence[RoundTaint], *, skip: Callable[[frozenset[Any]], bool]) -> None:
+        self._taints = taints
+        self._skip = skip
+        self.rounds: list[RoundDifference] = []
+        self.compared: list[RoundDifference] = []
+        self.skipped: set[str] = set()
+        self.unordered: set[str] = set()
+
+    def run(self, plan: Plan, next_: Any, clients: ClientsData, *, chunk: Optional[int] = _CHUNK) -> None:
+        """Runs and compares all rounds. With `chunk` None, all updates are folded into one partial."""
+        runtime = Runtime(plan)
+        manifest = plan.manifest
+        tensors = plan.initial_state()
+        state = restore_state(next_, tensors)
+        for number, taint in enumerate(self._taints, start=1):
+            sources = clients.of_round(number)
+            data = [_finite(source()) for source in sources.values()]
+            # First as a plan, whose errors name the place in the data.
+            update = self._run_plan(runtime, tensors, data, chunk=chunk or len(data), clients=clients, declared=plan)
             tensors = update.state
-            found.append(
-                RoundDifference(
-                    round=number,
-                    state=difference(adapt(state, plan.manifest.state_type, root="state").tensors, update.state),
-                    result=difference(adapt(result, plan.manifest.result_type, root="result").tensors, update.result),
-                )
+            state, result = next_(state, data)
+            self._add(
+                number,
+                taint,
+                state=(adapt(state, manifest.state_type, root="state").tensors, update.state),
+                result=(adapt(result, manifest.result_type, root="result").tensors, update.result),
             )
-    return found
+
+    def _run_plan(
+        self,
+        runtime: Runtime,
+        state: Mapping[str, Array],
+        data: list[Any],
+        *,
+        chunk: int,
+        clients: ClientsData,
+        declared: Plan,
+    ) -> UpdateResult:
+        try:
+            return run_round(runtime, state, data, chunk=chunk)
+        except ProblemError as error:
+            hint = clients.hint(declared.manifest.data) if error.type is ProblemType.INVALID_REQUEST else ""
+            if not hint:
+                raise
+            raise ProblemError(error.type, hint) from None
+
+    def _add(
+        self,
+        number: int,
+        taint: RoundTaint,
+        *,
+        state: tuple[Mapping[str, Array], Mapping[str, Array]],
+        result: tuple[Mapping[str, Array], Mapping[str, Array]],
+    ) -> None:
+        self.rounds.append(RoundDifference(number, difference(*state), difference(*result)))
+        skipped = [{path for path, draws in each.items() if self._skip(draws)} for each in (taint.state, taint.result)]
+        self.skipped.update(*skipped)
+        rows = reordered_rows(*result, paths=taint.result.keys() - skipped[1])
+        self.unordered |= rows
+        self.compared.append(
+            RoundDifference(
+                number,
+                difference(*state, without=skipped[0]),
+                difference(*result, without=skipped[1] | rows),
+            )
+        )
 
 
-def run_round(runtime: Runtime, state: Mapping[str, Array], clients: Clients, *, chunk: int = _CHUNK) -> UpdateResult:
-    """One round as the coordinator runs it: each chunk of updates into a partial, the partials into one, the update.
+def run_round(
+    runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk: int = _CHUNK
+) -> UpdateResult:
+    """Runs one round as the coordinator does: each chunk of updates into a partial, the partials into one, the update.
 
     Args:
       runtime: The plan's.
@@ -113,33 +277,3 @@ def run_round(runtime: Runtime, state: Mapping[str, Array], clients: Clients, *,
         total.merge(partial.tensors())
     folded = fold.split(total.tensors())
     return runtime.update(state, runtime.report(folded.accumulator), folded.clear_sums)
-
-
-def difference(expected: Mapping[str, Array], found: Mapping[str, Array]) -> Difference:
-    """The largest difference of two values, tensor by tensor."""
-    worst = Difference()
-    absolute = 0.0
-    for path in expected.keys() | found.keys():
-        one = _difference(expected.get(path), found.get(path))
-        absolute = max(absolute, one.absolute)
-        if one.relative > worst.relative:
-            worst = Difference(relative=one.relative, path=path)
-    return Difference(absolute=absolute, relative=worst.relative, path=worst.path)
-
-
-def _difference(expected: Any, found: Any) -> Difference:
-    infinite = Difference(absolute=np.inf, relative=np.inf)
-    if expected is None or found is None or expected.shape != found.shape or expected.dtype != found.dtype:
-        return infinite
-    if expected.dtype.kind in "Ob":
-        return Difference() if np.array_equal(expected, found) else infinite
-    wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    left, right = expected.astype(wide), found.astype(wide)
-    finite = np.isfinite(left)
-    if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(right[finite]).all():
-        return infinite
-    if not finite.any():
-        return Difference()
-    absolute = float(np.abs(left[finite] - right[finite]).max())
-    scale = float(max(np.abs(left[finite]).max(), np.abs(right[finite]).max()))
-    return Difference(absolute=absolute, relative=absolute / scale if absolute else 0.0)

@@ -20,7 +20,7 @@ from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Stage, TensorBinding
 from muster.wire.tensors import Array
 
-from .wiring import CALLS, Body, Wire, Wiring
+from .wiring import CALLS, PASSES, Body, Wire, Wiring
 
 Leaf = tuple[str, int]  # the value that it belongs to (`accumulator`, `update`, `left`, `right`) and its position there
 
@@ -31,9 +31,8 @@ _OPERATORS = {
     "Maximum": FoldKind.MAXIMUM,
     "Minimum": FoldKind.MINIMUM,
 }
-_PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
 # All that may run beside the path: nothing of these fails or leaves a trace.
-_HARMLESS = frozenset({*_OPERATORS, *_PASSES, *CALLS, "NoOp", "Const", "Placeholder"})
+_HARMLESS = frozenset({*_OPERATORS, *PASSES, *CALLS, "NoOp", "Const", "Placeholder"})
 _DEPTH = 64  # function calls in function calls
 _NOT_ARITHMETIC = frozenset({DType.BOOL, DType.STRING})
 _NOT_ORDERED = frozenset({DType.COMPLEX64, DType.COMPLEX128})
@@ -186,7 +185,7 @@ class _Reduction:
         if node.op == "Const":
             return _constant(node)
         inputs = frame.body.inputs(node)
-        if node.op in _PASSES:
+        if node.op in PASSES:
             return self._reduce(frame, inputs[wire.index])
         if node.op in _OPERATORS:
             return _combine(_OPERATORS[node.op], [self._reduce(frame, item) for item in inputs])

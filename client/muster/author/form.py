@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import tensorflow_federated as tff
 
 from muster.runtime.graphs import StageGraph, load_graph
 from muster.runtime.paths import Leaf, leaves
+from muster.runtime.seeds import seed_graph
 from muster.wire.manifest import Part, Stage, TensorSpec, TensorType
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
 
+from .canonical import canonicalize
 from .types import bind_tensors, to_type
 
 
@@ -45,19 +47,31 @@ def specs(found: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
     )
 
 
-def run(computation: Any, value: str, found: Sequence[Leaf]) -> dict[str, Array]:
-    """What a computation without arguments gives, by plain TensorFlow: nothing runs in TFF.
+def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[int] = None) -> dict[str, Array]:
+    """Runs a computation without arguments by plain TensorFlow: nothing runs in TFF.
 
     Args:
       computation: One that TFF compiled to TensorFlow.
-      value: What it gives, for errors.
+      value: What it returns, for errors.
       found: The leaves of its result.
+      seed: Seeds the random operations that have no seed of their own.
 
     Returns:
       The tensors by name.
     """
     graph = graph_of(computation)
     nowhere = Part(sha256="", size=0)  # it is no part of the plan
-    outputs = {value: bind_tensors(found, graph.result)}
-    stage = Stage(graph=nowhere, outputs=outputs, initialize=graph.initialize_op or None)
-    return StageGraph(load_graph(graph.graph_def.value), stage=stage, name=value).run({})[value]
+    canonical = canonicalize(
+        load_graph(graph.graph_def.value)
+    )  # seeds are derived from names, which are then the same each time
+    outputs = {
+        value: tuple(
+            item.model_copy(update={"tensor": canonical.tensor(item.tensor)})
+            for item in bind_tensors(found, graph.result)
+        )
+    }
+    initialize = canonical.tensor(graph.initialize_op) if graph.initialize_op else None
+    stage = Stage(graph=nowhere, outputs=outputs, initialize=initialize)
+    if seed is not None:
+        seed_graph(canonical.graph, seed=seed, stage=value)
+    return StageGraph(canonical.graph, stage=stage, name=value).run({})[value]

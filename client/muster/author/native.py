@@ -44,6 +44,13 @@ def start() -> None:
         atexit.register(shutdown)
 
 
+def seed_keras(seed: int) -> None:
+    """Seeds what a model draws while it is built: Python's, numpy's and TensorFlow's generators. Imports Keras."""
+    import tensorflow as tf
+
+    tf.keras.utils.set_random_seed(seed)
+
+
 def shutdown() -> None:
     """Ends every worker that TFF has launched for this process, and waits for its end.
 

@@ -142,7 +142,7 @@ def _place(value: str, binding: TensorBinding) -> str:
 
 
 def random_ops(wiring: Wiring, tensors: Sequence[str]) -> set[str]:
-    """The random operations that tensors of a graph depend on, by their kind."""
+    """Returns the random operations that tensors of a graph depend on, by their kind."""
     found: set[str] = set()
     _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=set())
     return found
@@ -158,18 +158,19 @@ def _collect(
             continue
         seen.add((body.name, wire))
         node = body.nodes[wire.node]
-        if _is_random(node):
+        if is_random(node):
             found.add(node.op)
         todo.extend(body.inputs(node))
         todo.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
-        if _gives_resource(node):
-            todo.extend(Wire(name, 0) for name in _users(body, node))
+        if gives_resource(node):
+            todo.extend(Wire(name, 0) for name in users_of(body, node))
         for called in wiring.called(node):
             results = [called.results[wire.index]] if node.op in CALLS else called.results
             _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], found=found, seen=seen)
 
 
-def _is_random(node: Any) -> bool:
+def is_random(node: Any) -> bool:
+    """Returns whether an operation draws random numbers or reads the clock."""
     if node.op in _RANDOM:
         return True
     definition = op_def_registry.get(node.op)
@@ -180,15 +181,16 @@ def _is_random(node: Any) -> bool:
     )
 
 
-def _gives_resource(node: Any) -> bool:
+def gives_resource(node: Any) -> bool:
+    """Returns whether an operation returns a handle of a resource, such as a variable."""
     definition = op_def_registry.get(node.op)
     return definition is not None and any(
         output.type == dtypes.resource.as_datatype_enum for output in definition.output_arg
     )
 
 
-def _users(body: Body, resource: Any) -> list[str]:
-    """The nodes that take a resource, under this handle or another of the same shared name: some of them write it."""
+def users_of(body: Body, resource: Any) -> list[str]:
+    """Returns the nodes that take a resource, under this handle or another of the same shared name: some of them write it."""
     shared = resource.attr["shared_name"].s if "shared_name" in resource.attr else b""
     handles = {
         name

@@ -6,6 +6,7 @@ refused it, since TFF's own texts are made of generated names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from .calls import Call, Calls, calls_of
 _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"
 _WANTED = f"A round is {_ROUND}, or {{D}}@CLIENTS -> R@SERVER without a state"
 _TYPE_LENGTH = 200  # characters of a type in a message
+_EMPTY = "tff.federated_value((), tff.SERVER)"
+# What TFF's texts have where a computation has no name: `_var1`, `comp#d344cd56`, `fc_f_symbol_0`, a compact representation.
+_GENERATED = re.compile(r"_[a-z]*\d|#[0-9a-f]|\b[a-z]+_symbol\b|->|<lambda>|\(let\b|building_block|_blocks?\.")
 
 # What MapReduceForm has, under the names that TFF's Python functions have; federated_mean and its like are made of these.
 _SELECTS = frozenset({"federated_select", "federated_secure_select"})
@@ -36,8 +40,9 @@ def check_signature(computation: Any) -> None:
     """
     if isinstance(computation, PolymorphicComputation):
         raise _refusal(
-            "The types of the computation's arguments are not given. Give them to the decorator: "
-            "@tff.federated_computation(state_type, data_type)"
+            "The types of the computation's arguments are not given. Give one for each argument to the decorator: "
+            "@tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(data_type, tff.CLIENTS)), or "
+            "the clients' alone where there is no server state"
         )
     if not isinstance(computation, tff.Computation):
         raise _refusal(
@@ -52,8 +57,38 @@ def check_signature(computation: Any) -> None:
         _check_stateless(parameter, signature.result)
         return
     _check_arguments(_elements(parameter))
-    _check_results(signature.result)
-    _check_state(parameter[0], signature.result[0])
+    if not is_evaluation(signature):
+        _check_results(parameter[0], signature.result)
+        _check_state(parameter[0], signature.result[0])
+
+
+def is_evaluation(signature: Any) -> bool:
+    """Returns whether a computation returns results of the clients' data alone: `(S@SERVER, {D}@CLIENTS) -> R@SERVER`.
+
+    No part of what it returns may stand for the state: neither one of the state's type, nor a first of two that could be a state
+    whose type changes.
+
+    Args:
+      signature: A type whose arguments `check_signature` has passed.
+    """
+    state = signature.parameter[0].member
+    parts = [item for _, item in _elements(signature.result)]
+    if not parts or not all(_is_at(item, tff.SERVER) for item in parts):
+        return False
+    values = [item.member for item in parts]
+    fields = [item for _, item in _elements(values[0])] if len(values) == 1 else values
+    if any(state.is_assignable_from(value) for value in (*values, *fields)):
+        return False
+    return not (len(fields) == 2 and _resembles(state, fields[0]))  # noqa: PLR2004
+
+
+def _resembles(before: Any, after: Any) -> bool:
+    """Returns whether `after` may be the state `before` with another type: the same names, or a tensor of the same rank."""
+    if isinstance(before, tff.StructType) and isinstance(after, tff.StructType):
+        return [name for name, _ in _elements(before)] == [name for name, _ in _elements(after)]
+    if isinstance(before, tff.TensorType) and isinstance(after, tff.TensorType):
+        return len(before.shape or ()) == len(after.shape or ())
+    return False
 
 
 def explain(error: Exception, computation: Any) -> ProblemError:
@@ -80,6 +115,12 @@ def explain(error: Exception, computation: Any) -> ProblemError:
         for reason in finding(calls):
             return _refusal(reason)
     first = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
+    if not first or _GENERATED.search(first):
+        return _refusal(
+            f"TFF can't bring the computation into one MapReduce round ({type(error).__name__}). A round broadcasts once, lets each "
+            "client work, aggregates once and then computes at the server. To find the step that does not fit, build it with "
+            "fewer steps; TFF's own text is the __context__ of this exception"
+        )
     return _refusal(
         f"TFF can't bring the computation into one MapReduce round and gives as its reason: {type(error).__name__}: {first}"
     )
@@ -88,14 +129,16 @@ def explain(error: Exception, computation: Any) -> ProblemError:
 def _check_stateless(parameter: Any, result: Any) -> None:
     if parameter.placement is not tff.CLIENTS:
         raise _refusal(
-            f"The only argument, {_type(parameter)}, is at the server, so there is nothing for clients to do. {_WANTED}"
+            f"The only argument, {in_words(parameter)}, is at the server, so there is nothing for clients to do. {_WANTED}"
         )
     parts = [(name, item) for name, item in _elements(result)] if isinstance(result, tff.StructType) else [("", result)]
     if not parts:
         raise _refusal("The computation has no result: return what the server shall get from the clients")
+    if len(parts) == 1:
+        _check_at_server(parts[0][1], "the result", instead="")
+        return
     for at, (name, item) in enumerate(parts):
-        what = "the result" if len(parts) == 1 else _result(at, name)
-        _check_at_server(item, what)
+        _check_at_server(item, f"result {at + 1}" + (f" ({name})" if name else ""), instead=", or leave it out")
 
 
 def _check_arguments(arguments: list[tuple[str, Any]]) -> None:
@@ -113,53 +156,86 @@ def _check_arguments(arguments: list[tuple[str, Any]]) -> None:
     (state_name, state), (data_name, data) = arguments
     if _is_at(state, tff.CLIENTS):
         raise _refusal(
-            f"{_argument(0, state_name)} is at the clients, {_type(state)}, where a round has the server state. "
+            f"{_argument(0, state_name)} is at the clients, {in_words(state)}, where a round has the server state. "
             "Take the server state first and the clients' data second"
         )
     for at, (name, item) in enumerate(arguments):
         if not isinstance(item, tff.FederatedType):
             raise _refusal(
-                f"{_argument(at, name)} has no placement: {_type(item)}. A round takes the server state placed at the server "
+                f"{_argument(at, name)} has no placement: {in_words(item)}. A round takes the server state placed at the server "
                 "and the data placed at the clients: declare it with tff.FederatedType"
             )
     if not _is_at(data, tff.CLIENTS):
         raise _refusal(
-            f"{_argument(1, data_name)} is at the server, {_type(data)}, where a round has the clients' data, so there is nothing "
+            f"{_argument(1, data_name)} is at the server, {in_words(data)}, where a round has the clients' data, so there is nothing "
             f"for clients to do. {_WANTED}. Put what else the server needs into its state"
         )
 
 
-def _check_results(result: Any) -> None:
-    if isinstance(result, tff.FederatedType) and isinstance(result.member, tff.StructType) and len(result.member) == 2:  # noqa: PLR2004
-        raise _refusal(
-            f"The computation returns one value with two fields, {_type(result)}, and a round returns two values, the next "
-            "state and the result, each placed at the server. Return them as a pair, without tff.federated_zip"
-        )
+def _check_results(state: Any, result: Any) -> None:
     if not isinstance(result, tff.StructType):
-        raise _refusal(
-            f"The computation returns one value, {_type(result)}, and a round returns two: the next state and a result. If there is no "
-            "result, return the state and tff.federated_value((), tff.SERVER)"
-        )
+        _check_at_server(result, "the result", instead="")
+        raise _one_value(state.member, result)
     results = _elements(result)
+    if not results:
+        raise _refusal(
+            "The computation returns nothing, and a round returns two values: the next state and a result. Return the state and what "
+            f"the clients' data are aggregated to; without a result, return {_EMPTY} in its place"
+        )
+    fitting = [at for at, (_, item) in enumerate(results) if state.is_assignable_from(item)]
+    if fitting and 0 not in fitting:
+        misplaced = _result(fitting[0], results[fitting[0]][0], of=len(results))
+        raise _refusal(
+            f"{misplaced[0].upper()}{misplaced[1:]} has the state's type, and the first has not. "
+            "A round returns the next state first: put it first"
+            + ("" if len(results) == 2 else " and join the others with tff.federated_zip")  # noqa: PLR2004
+        )
     if len(results) != 2:  # noqa: PLR2004
         raise _refusal(
             f"The computation returns {len(results)} values{_listed(results)}, and a round returns two: the next state and a "
             "result. Join what belongs to the result with tff.federated_zip"
+            if len(results) > 1
+            else f"The computation returns one value in a structure{_listed(results)}, and a round returns two: the next state and a "
+            f"result. Return the state beside it; without a result, return {_EMPTY} as the second"
         )
-    for at, (name, item) in enumerate(results):
-        _check_at_server(item, _result(at, name))
+    _check_at_server(
+        results[0][1],
+        _result(0, results[0][0]),
+        instead=", or return the state that was given",
+    )
+    _check_at_server(results[1][1], _result(1, results[1][0]), instead=f", or return {_EMPTY} in its place")
 
 
-def _check_at_server(item: Any, what: str) -> None:
+def _one_value(state: Any, result: Any) -> ProblemError:
+    """The refusal of a value at the server that may be the next state, hold it, or be a result without a state."""
+    beside = "If it is a result, return the state that was given beside it, (state, result)"
+    fields = [item for _, item in _elements(result.member)]
+    if state.is_assignable_from(result.member):
+        return _refusal(
+            f"The computation returns one value, {in_words(result)}, and a round returns two: the next state and a result. If it is the "
+            f"next state, return it with an empty result, (state, {_EMPTY}). {beside}"
+        )
+    pair = len(fields) == 2  # noqa: PLR2004
+    first = state.is_assignable_from(fields[0]) or (pair and _resembles(state, fields[0]))
+    rest = "" if pair else " and join the others with tff.federated_zip"
+    return _refusal(
+        f"The computation returns one value with {'two' if pair else len(fields)} fields, {in_words(result)}, and a round returns two "
+        "values, the next state and the result, each placed at the server. If one field is the next state, return "
+        + ("them as a pair, without tff.federated_zip" if pair and first else f"that field first{rest}")
+        + f". {beside}"
+    )
+
+
+def _check_at_server(item: Any, what: str, *, instead: str) -> None:
     upper = what[0].upper() + what[1:]
     if _is_at(item, tff.CLIENTS):
         raise _refusal(
-            f"{upper} is at the clients, {_type(item)}: a round gives only aggregates away, and nothing that a client has for itself. "
-            "Aggregate it (tff.federated_sum, tff.federated_mean, …), or leave it out"
+            f"{upper} is at the clients, {in_words(item)}: a round gives only aggregates away, and nothing that a client has for itself. "
+            f"Aggregate it (tff.federated_sum, tff.federated_mean, …){instead}"
         )
     if not _is_at(item, tff.SERVER):
         raise _refusal(
-            f"{upper} has no placement: {_type(item)}. Place it at the server with tff.federated_value or tff.federated_eval, and join "
+            f"{upper} has no placement: {in_words(item)}. Place it at the server with tff.federated_value or tff.federated_eval, and join "
             "several values with tff.federated_zip"
         )
 
@@ -185,7 +261,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, str,
                     inner = name or str(at)
                     yield from _differences(one, other, inner if path == "the state" else f"{path}/{inner}")
             return
-    yield path, _type(before), _type(after)
+    yield path, in_words(before), in_words(after)
 
 
 def _same_but_shape(before: Any, after: Any) -> bool:
@@ -202,7 +278,7 @@ def _select(calls: Calls) -> Iterator[str]:
     for call in calls.lines.values():
         if call.intrinsic in _SELECTS:
             yield (
-                f"The computation calls tff.{call.intrinsic}, with which each client fetches slices of its own choice, {_type(call.type)}. A round "
+                f"The computation calls tff.{call.intrinsic}, with which each client fetches slices of its own choice, {in_words(call.type)}. A round "
                 "has one broadcast, the same for all clients. Broadcast the whole value with tff.federated_broadcast and let the "
                 "client take its slices"
             )
@@ -238,13 +314,15 @@ def _other_code(calls: Calls) -> Iterator[str]:
             kind = block.proto.WhichOneof("computation")
             if kind != "tensorflow":
                 yield (
-                    f"A local computation of the type {_type(block.type_signature)} is made of {kind.upper()}, and a plan is made of TensorFlow "
+                    f"A local computation of the type {in_words(block.type_signature)} is made of {kind.upper()}, and a plan is made of TensorFlow "
                     "graphs. Write it with @tff.tensorflow.computation"
                 )
 
 
 def _value(call: Call) -> str:
-    return f"a value of the type {_type(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
+    return (
+        f"a value of the type {in_words(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
+    )
 
 
 def _elements(type_: Any) -> list[tuple[str, Any]]:
@@ -263,8 +341,9 @@ def _argument(at: int, name: str) -> str:
     return f"Argument {at + 1}" + (f" ({name})" if name else "")
 
 
-def _result(at: int, name: str) -> str:
-    return ("the state that is returned" if at == 0 else "the second result") + (f" ({name})" if name else "")
+def _result(at: int, name: str, *, of: int = 2) -> str:
+    what = f"result {at + 1}" if of > 2 else "the state that is returned" if at == 0 else "the second result"  # noqa: PLR2004
+    return what + (f" ({name})" if name else "")
 
 
 def _listed(items: list[tuple[str, Any]]) -> str:
@@ -277,7 +356,8 @@ def _list(items: list[str]) -> str:
     return " and ".join([", ".join(lower[:-1]), lower[-1]])
 
 
-def _type(type_: Any) -> str:
+def in_words(type_: Any) -> str:
+    """Returns a TFF type for a message, cut short."""
     text = type_.compact_representation()
     return text if len(text) <= _TYPE_LENGTH else f"{text[:_TYPE_LENGTH]}…"
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import tensorflow_federated as tff
 
 from muster.runtime.paths import leaves
 from muster.runtime.values import check_tensors
 from muster.wire.manifest import TensorSpec, TensorType
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import Array, TensorsError, decode
 
+from .checkpoint_file import Tensors, read_tensors
+from .subject import subject_of
 from .types import pack, to_type
-
-Tensors = Union[Mapping[str, Any], bytes, str, Path]
 
 
 def restore_state(computation: Any, checkpoint: Tensors) -> Any:
-    """The server state in a checkpoint.
+    """Returns the server state in a checkpoint.
 
     Args:
-      computation: What the plan was built from: a process, or its `next`.
-      checkpoint: The state's tensors by name, the bytes of a checkpoint, or the path of its file.
+      computation: What the plan was built from: a process, its `next`, or a computation.
+      checkpoint: The state's tensors by name, the bytes of a checkpoint, or the path of its file or of a run's folder.
 
     Returns:
       What `process.next` and `process.get_model_weights` accept; () for a computation without server state.
@@ -39,10 +35,8 @@ def restore_state(computation: Any, checkpoint: Tensors) -> Any:
 
 
 def restore_result(computation: Any, result: Tensors) -> Any:
-    """A round's result, like `restore_state`: the metrics of a learning process, what a computation gives beside its state."""
-    signature = getattr(computation, "next", computation).type_signature
-    stateless = isinstance(signature.parameter, tff.FederatedType)
-    return _restore(signature.result if stateless else signature.result[1], result, root="result")
+    """Returns a round's result like `restore_state`: the metrics of a learning process, what a computation returns beside its state."""
+    return _restore(subject_of(computation).next.type_signature.result[1], result, root="result")
 
 
 def _restore(type_: tff.Type, source: Tensors, *, root: str) -> Any:
@@ -51,16 +45,6 @@ def _restore(type_: tff.Type, source: Tensors, *, root: str) -> Any:
         for path, leaf in leaves(to_type(type_), root=root)
         if isinstance(leaf, TensorType)
     ]
-    tensors = check_tensors(_read(source, root), specs, what=root)
+    tensors = check_tensors(read_tensors(source, what=root), specs, what=root)
     # A scalar as numpy's scalar (or bytes), as TFF itself gives it.
     return pack(type_, (array if array.ndim else array[()] for array in tensors.values()))
-
-
-def _read(source: Tensors, what: str) -> Mapping[str, Array]:
-    if isinstance(source, Mapping):
-        return source
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    try:
-        return decode(data)
-    except TensorsError as error:
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"The {what} can't be read: {error}") from error

@@ -34,15 +34,31 @@ def apart_from_secure(slot: Type) -> Type:
     return slot.model_copy(update={"fields": fields})
 
 
-def refuse(name: str, secure: Sequence[Leaf]) -> ProblemError:
-    """Why a plan that asks for secure sums is not built."""
-    listed = ", ".join(path for path, _ in secure[:_LISTED]) + (" …" if len(secure) > _LISTED else "")
-    return ProblemError(
-        ProblemType.PLAN_INVALID,
-        f"{name} asks for secure sums ({listed}), and Muster has no secure aggregation: the coordinator would see each "
-        "client's values. Take an aggregator without secure sums, or say allow_clear_secure_sums=True to have them summed "
-        "in the clear",
-    )
+class SecureSumsError(ProblemError):
+    """The computation asks for secure sums, and its author has not allowed that they be summed in the clear.
+
+    Args:
+      name: The plan's name.
+      tensors: The tensors that the computation asks to be summed securely, by their names in the update.
+      option: How the author allows it.
+
+    Attributes:
+      tensors: See the argument.
+    """
+
+    def __init__(self, name: str, tensors: Sequence[str], *, option: str = "allow_clear_secure_sums=True") -> None:
+        listed = ", ".join(tensors[:_LISTED]) + (" …" if len(tensors) > _LISTED else "")
+        super().__init__(
+            ProblemType.PLAN_INVALID,
+            f"{name} asks for secure sums ({listed}), and Muster has no secure aggregation: the coordinator would see each "
+            f"client's values. Take an aggregator without secure sums, or say {option} to have them summed in the clear",
+        )
+        self.name = name
+        self.tensors = tuple(tensors)
+
+    def for_option(self, option: str) -> SecureSumsError:
+        """Returns the same error with another way to allow it, such as an option of a command."""
+        return SecureSumsError(self.name, self.tensors, option=option)
 
 
 def clear_sums(form: Any, slots: Sequence[Type], secure: Sequence[Sequence[Leaf]]) -> tuple[ClearSum, ...]:

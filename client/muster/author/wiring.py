@@ -12,6 +12,10 @@ from typing import Any, Optional
 from tensorflow.python.framework import op_def_registry
 
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+_BRANCHES = frozenset({"If", "StatelessIf"})
+_LOOPS = frozenset({"While", "StatelessWhile"})
+PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
+_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may hand an input on as it is
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,56 @@ class Wiring:
             for function in (attribute.func, *attribute.list.func):
                 if function.name in self._functions:
                     yield self.function(function.name)
+
+
+def origin(wiring: Wiring, tensor: str) -> Optional[str]:
+    """Returns the top-level node whose output a tensor is, unchanged; None if anything may compute it.
+
+    Identities, calls, branches that agree, and loops that hand a value on are looked through.
+    """
+    body = wiring.graph
+    wire = _source(wiring, body, body.wire(tensor))
+    if wire is None or wire.node is None or body.inputs(body.nodes[wire.node]):
+        return None
+    return wire.node
+
+
+def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
+    """Returns the argument or the node of `body` that a wire's value comes from, as far as nothing changes it."""
+    while wire.node is not None:
+        node = body.nodes[wire.node]
+        if node.op == "Merge":  # of the branches of a condition, as `Switch` opens them
+            sources = {_source(wiring, body, given) for given in body.inputs(node)}
+            return sources.pop() if len(sources) == 1 and wire.index == 0 else None
+        if node.op not in _UNCHANGING:
+            return wire
+        at = _input_of(wiring, node, wire.index)
+        if at is None:
+            return None
+        wire = body.inputs(node)[at]
+    return wire
+
+
+def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
+    """Returns the position of the input that an operation hands on as its `output`; None if it computes that."""
+    if node.op in PASSES:
+        return output
+    if node.op == "Switch":
+        return 0
+    if node.op in CALLS:
+        return _argument(wiring, next(wiring.called(node), None), output)
+    if node.op in _BRANCHES:
+        positions = {_argument(wiring, branch, output) for branch in wiring.called(node)}
+        position = positions.pop() if len(positions) == 1 else None
+        return None if position is None else position + 1  # the first input is the condition
+    carried = _argument(wiring, wiring.function(node.attr["body"].func.name), output)
+    return output if carried == output else None
+
+
+def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
+    """Returns the position of the argument that a function returns unchanged as its `result`; None if it is computed."""
+    wire = None if function is None else _source(wiring, function, function.results[result])
+    return wire.index if wire is not None and wire.node is None else None
 
 
 def _is_stateful(node: Any) -> bool:

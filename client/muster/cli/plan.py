@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from . import plan_show, plan_signing
+from . import plan_check_words, plan_show, plan_signing
 from .failures import FAILED
-from .loading import clients_by_round, load_computation, load_function
+from .loading import load_computation, load_function
 from .options import Data, console, quiet_tensorflow, size, write_json
 from .options import Json as JsonOption
-from .plan_words import titled, warn_of_clear_sums
+from .plan_words import warn_of_clear_sums
+from .warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
+    from muster.author import PlanCheck
     from muster.wire.manifest import Release
+
+SAME_BUT_RANDOM = 4  # the exit code
 
 app = typer.Typer(no_args_is_help=True, help="Compile a TFF computation to a plan, look into it, sign it.")
 
@@ -28,11 +31,21 @@ Computation = Annotated[
         help="A TFF process or computation, or a function without arguments that builds one.",
     ),
 ]
+_CLEAR_SUMS = "--allow-clear-secure-sums"
 ClearSums = Annotated[
     bool,
     typer.Option(
-        "--allow-clear-secure-sums",
+        _CLEAR_SUMS,
         help="Let a computation that asks for secure sums have them summed in the clear: there is no secure aggregation.",
+    ),
+]
+InitialState = Annotated[
+    Optional[str],
+    typer.Option(
+        "--initial-state",
+        metavar="FILE|MODULE:FUNCTION",
+        help="The state before the first round: a checkpoint (.safetensors or .npz), a run's folder (its last checkpoint), or a "
+        "function that returns it.",
     ),
 ]
 
@@ -45,6 +58,10 @@ def build(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the plan.", dir_okay=False)
     ],
     name: Annotated[Optional[str], typer.Option(help="The plan's name; the computation's if not given.")] = None,
+    initial_state: InitialState = None,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Draw the first weights repeatably: building again then gives the same plan.")
+    ] = None,
     allow_clear_secure_sums: ClearSums = False,
     minimum: Annotated[
         Optional[int],
@@ -73,15 +90,21 @@ def build(
     release = release_of(minimum=minimum, max_rounds=max_rounds, separation_seconds=separation_seconds)
     # Before the seconds that compiling takes: a key that can't be read is known at once.
     signing = None if key is None else SigningKey.load(key)
-    loaded = _load_in_tff(computation)
-    from muster.author import build_plan
+    loaded = _load_in_tff(computation, seed=seed)
+    from muster.author import SecureSumsError, build_plan
 
-    plan = build_plan(
-        loaded,
-        name=name or computation.rpartition(":")[2].rpartition(".")[2],
-        allow_clear_secure_sums=allow_clear_secure_sums,
-        release=release,
-    )
+    try:
+        with warnings_as_lines():
+            plan = build_plan(
+                loaded,
+                name=name or computation.rpartition(":")[2].rpartition(".")[2],
+                initial_state=_load_state(initial_state),
+                allow_clear_secure_sums=allow_clear_secure_sums,
+                release=release,
+                seed=seed,
+            )
+    except SecureSumsError as error:
+        raise error.for_option(_CLEAR_SUMS) from None
     if signing is not None:
         plan = plan.signed(signing)
     plan.save(output)
@@ -111,35 +134,40 @@ def check(
     data: Data,
     rounds: Annotated[int, typer.Option(help="Rounds to compare.", min=1)] = 3,
     tolerance: Annotated[float, typer.Option(help="The largest relative difference that passes.", min=0.0)] = 1e-5,
+    initial_state: InitialState = None,
     allow_clear_secure_sums: ClearSums = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a computation in TFF itself and as a plan, side by side; exit 1 if they differ.
+    """Run a computation in TFF itself and as a plan, side by side.
 
-    The function of --data gives a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that is
-    the round's number.
+    Exit codes: 0 if they are the same; 1 if they differ; 4 if they are the same but for what is drawn at random or read from the
+    clock, which is named.
+
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that
+    is the round's number.
     """
     loaded = _load_in_tff(computation)
-    from muster.author import check_plan
+    from muster.author import SecureSumsError, check_plan
 
-    clients = clients_by_round(load_function(data))
-    found = check_plan(loaded, clients, rounds=rounds, allow_clear_secure_sums=allow_clear_secure_sums)
-    worst = max((max(each.state.relative, each.result.relative) for each in found), default=0.0)
-    same = worst <= tolerance
+    try:
+        with warnings_as_lines():
+            found = check_plan(
+                loaded,
+                load_function(data),
+                rounds=rounds,
+                initial_state=_load_state(initial_state),
+                allow_clear_secure_sums=allow_clear_secure_sums,
+                tolerance=tolerance,
+            )
+    except SecureSumsError as error:
+        raise error.for_option(_CLEAR_SUMS) from None
     if as_json:
-        listed = [_finite(dataclasses.asdict(each)) for each in found]
-        write_json({"same": same, "tolerance": tolerance, "worst": _finite(worst), "rounds": listed})
+        write_json(_finite(plan_check_words.to_dict(found)))
     else:
-        table = titled("Largest relative difference to TFF", "round", "state", "at", "result", "at")
-        for each in found:
-            state, result = each.state, each.result
-            table.add_row(str(each.round), f"{state.relative:.1e}", state.path, f"{result.relative:.1e}", result.path)
-        screen = console()
-        screen.print(table)
-        verdict = f"[green]Same[/]: at most {worst:.1e}" if same else f"[bold red]Different[/]: up to {worst:.1e}"
-        screen.print(f"{verdict} (tolerance {tolerance:.0e})")
-    if not same:
-        raise typer.Exit(FAILED)
+        plan_check_words.show(found)
+    code = _exit_code(found)
+    if code:
+        raise typer.Exit(code)
 
 
 def release_of(
@@ -159,12 +187,35 @@ def release_of(
     return Release(minimum=minimum or 1, max_rounds=max_rounds, separation_seconds=separation_seconds)
 
 
-def _load_in_tff(reference: str) -> Any:
+def _exit_code(found: PlanCheck) -> int:
+    from muster.author import Verdict
+
+    return {Verdict.SAME: 0, Verdict.SAME_BUT_RANDOM: SAME_BUT_RANDOM, Verdict.DIFFERENT: FAILED}[found.verdict]
+
+
+def _load_state(reference: Optional[str]) -> Any:
+    """Returns the first state that `--initial-state` names: a path, or what a function returns."""
+    if reference is None:
+        return None
+    path = Path(reference)
+    if path.exists():
+        return path
+    if ":" not in reference:
+        raise typer.BadParameter(
+            f"there is no file {reference}; give a checkpoint, a run's folder or module:function",
+            param_hint="--initial-state",
+        )
+    return load_computation(reference)
+
+
+def _load_in_tff(reference: str, *, seed: Optional[int] = None) -> Any:
     quiet_tensorflow()
     from muster.author import native
 
     # Before the user's module, whose import may run something: the process that TFF then starts would hold our output open.
     native.start()
+    if seed is not None:
+        native.seed_keras(seed)
     return load_computation(reference)
 
 
@@ -172,4 +223,6 @@ def _finite(value: Any) -> Any:
     """JSON has no infinity: text instead."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -11,6 +12,7 @@ from .failures import FAILED
 from .loading import load_function
 from .options import EnrolmentKey, OperatorUrl, PlanKey, Token, console, enrolment_key_of, quiet_tensorflow, write_json
 from .options import Json as JsonOption
+from .warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
     from muster.simulation.load import Access, LoadShape
@@ -35,7 +37,10 @@ def simulate(
     ] = None,
     rounds: Annotated[Optional[int], typer.Option(help="Rounds to commit; 3, or 1 with --no-train.", min=1)] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, results and metrics.csv.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed and data give the same bytes.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(help="The same plan, seed and data give the same bytes. Every client draws numbers of its own."),
+    ] = 0,
     goal: Annotated[
         Optional[int],
         typer.Option(help="Updates to a round; all clients (that do not drop out) if not given.", min=1),
@@ -121,8 +126,8 @@ def simulate(
 ) -> None:
     """Run a plan over local data sets, with the coordinator's own code and HTTP layer, and no network.
 
-    The function of --data gives a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that is
-    the round's number.
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that
+    is the round's number.
 
     With --no-train nobody works: synthetic clients load the coordinator's HTTP application, here without sockets and with waits that
     are skipped, on one of its own (--served), or on any (--url). Exit 1 where a sum is wrong, or a round is abandoned.
@@ -222,9 +227,15 @@ def _train(
             metrics = "  ".join(f"{name} {value:.6g}" for name, value in view.metrics.items())
             screen.print(f"round {view.round}: {view.folded} updates  {metrics}", soft_wrap=True)
 
-    muster.simulation.run(
-        Plan.load(plan), load_function(data), rounds=rounds, seed=seed, out=out, goal=goal, progress=progress
-    )
+    with warnings_as_lines():
+        found = muster.simulation.run(
+            Plan.load(plan), load_function(data), rounds=rounds, seed=seed, out=out, goal=goal, progress=progress
+        )
+    for stage, operations in found.unseeded.items():
+        sys.stderr.write(
+            f"Note: {', '.join(operations)} in {stage} reads the clock or the system's entropy, which no seed reaches: what depends "
+            "on it differs from run to run.\n"
+        )
     if out is not None and not as_json:
         screen.print(f"Wrote {out}/checkpoints, {out}/results and {out}/metrics.csv", soft_wrap=True)
 

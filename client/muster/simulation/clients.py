@@ -1,32 +1,51 @@
-"""The clients' data, in whatever form it is given, by client and by round."""
+"""The clients' data, in each form that `run` and `check_plan` take, by client and by round."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
 
+from muster.runtime.data import adapt
+from muster.wire.manifest import Type
+from muster.wire.problems import ProblemError
+
 Source = Callable[[], Any]
 
 
+class ClientsDataWarning(UserWarning):
+    """A function of clients' data has an argument that it is called without, which may not be what its author means."""
+
+
 class ClientsData:
-    """What `run` takes as data.
+    """The data of all clients, as `run` and `check_plan` take it.
 
     Args:
-      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that gives one of these; a
-        function with an argument is called for each round, with the round's number.
+      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these. A
+        function that needs an argument is called for each round, with the round's number (from 1). One that needs none is called
+        once: an argument with a default keeps its default.
+
+    Raises:
+      TypeError, ValueError: see `of_round`.
+
+    Warns:
+      ClientsDataWarning: The function has an argument, and a default for it.
     """
 
     def __init__(self, data: Any) -> None:
         self._function = data if callable(data) else None
         self._every_round = self._function is not None and _takes_argument(self._function)
         self._fixed: dict[str, Source] = {}
-        if self._function is None:
-            self._fixed = by_client(data)
-        elif not self._every_round:
-            self._fixed = by_client(self._function())
+        self._given = data
+        if self._function is not None and not self._every_round:
+            _warn_of_default(self._function)
+            self._given = self._function()
+        if not self._every_round:
+            self._fixed = by_client(self._given)
 
     def of_round(self, number: int) -> dict[str, Source]:
         """Each client's name and what gives its data, in order.
@@ -36,8 +55,35 @@ class ClientsData:
           ValueError: There are no clients, or two have one name.
         """
         if self._function is not None and self._every_round:
-            return by_client(self._function(number))
+            self._given = self._function(number)
+            return by_client(self._given)
         return self._fixed
+
+    def hint(self, declared: Type) -> str:
+        """Returns what to change where the last data, as a whole, is what one client would have; else an empty text.
+
+        Args:
+          declared: The plan's `manifest.data`.
+        """
+        if isinstance(self._given, Iterator) or hasattr(self._given, "client_ids"):
+            return ""
+        try:
+            for elements in adapt(self._given, declared).sequences.values():
+                next(elements(), None)
+        except (ProblemError, TypeError, ValueError):
+            return ""
+        return "The data is that of one client, where a list of clients' data is needed: put it into a list, [data]"
+
+
+class _Replayed:
+    """A client's data that can be read only once, for several rounds: what was read is in memory."""
+
+    def __init__(self, data: Iterator[Any]) -> None:
+        self._data = data
+
+    def __call__(self) -> Iterator[Any]:
+        self._data, copy = itertools.tee(self._data)
+        return copy
 
 
 def by_client(data: Any) -> dict[str, Source]:
@@ -47,9 +93,9 @@ def by_client(data: Any) -> dict[str, Source]:
         make = data.create_tf_dataset_for_client
         found = [(str(name), lambda name=name: make(name)) for name in data.client_ids]  # type: ignore[misc]
     elif isinstance(data, Mapping):
-        found = [(str(name), lambda value=value: value) for name, value in data.items()]  # type: ignore[misc]
+        found = [(str(name), _source(value)) for name, value in data.items()]
     elif isinstance(data, (Sequence, np.ndarray, Iterable)) and not _is_one_client(data):
-        found = [(str(at), lambda value=value: value) for at, value in enumerate(data)]  # type: ignore[misc]
+        found = [(str(at), _source(value)) for at, value in enumerate(data)]
     else:
         raise TypeError(
             f"The clients' data is a {type(data).__name__}; it should be a sequence or a mapping of data sets, one for each "
@@ -63,15 +109,34 @@ def by_client(data: Any) -> dict[str, Source]:
     return clients
 
 
+def _source(value: Any) -> Source:
+    return _Replayed(value) if isinstance(value, Iterator) else lambda: value
+
+
 def _is_one_client(data: Any) -> bool:
     """Whether it is a `tf.data.Dataset`, whose elements would be taken for clients, or a text."""
     return isinstance(data, (str, bytes)) or hasattr(data, "element_spec")
 
 
 def _takes_argument(function: Callable[..., Any]) -> bool:
+    return any(item.default is item.empty for item in _positional(function))
+
+
+def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # some built-ins have none
-        return False
+        return []
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(item.default is item.empty and item.kind in positional for item in parameters)
+    return [item for item in parameters if item.kind in positional]
+
+
+def _warn_of_default(function: Callable[..., Any]) -> None:
+    arguments = _positional(function)
+    if len(arguments) == 1:
+        name = arguments[0].name
+        text = (
+            f"{getattr(function, '__name__', 'The function')} of the clients' data is called once, without its argument {name}, which "
+            "has a default. To get the data for each round, with the round's number, take the default away"
+        )
+        warnings.warn(text, ClientsDataWarning, stacklevel=4)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
-from muster.client import Contributed, Failed, MusterClient, RuntimeFactory, Transport, Unreached
+from muster.client import Contributed, Failed, MusterClient, Transport, Unreached
 from muster.operator import Operator
-from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus, TaskView
+from muster.runtime.data import DataMeter
+from muster.wire.manifest import Type
+from muster.wire.messages import FailureReason, Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.tensors import Array, decode
@@ -18,6 +23,7 @@ from .clients import ClientsData, Source
 from .deployment import DeliveryError, Deployment, deployment, transport
 from .ended import EndedRounds
 from .record import Record, Row, row_of
+from .repeatable import unseeded_operations
 
 _TASK = _POPULATION = "simulation"
 Progress = Callable[[RoundView], None]
@@ -29,18 +35,21 @@ class SimulationError(RuntimeError):
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What a simulation came to.
+    """The outcome of a simulation.
 
     Attributes:
       checkpoints: The server state by tensor name; number 0 is the initial one, number n the state after round n.
       results: The rounds' results by tensor name; number 0 is the first round's.
       metrics: A row for each round, as `metrics.csv` has it: round, epoch, folded, dropped, update_bytes, broadcast_bytes
         (of one client), then the result's scalars by path.
+      unseeded: The plan's operations that no seed reaches, by stage: `{"update": ("Timestamp",)}`. What depends on them differs
+        from run to run; empty where the same seed gives the same bytes.
     """
 
     checkpoints: tuple[dict[str, Array], ...]
     results: tuple[dict[str, Array], ...]
     metrics: tuple[Row, ...]
+    unseeded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def run(
@@ -62,7 +71,8 @@ def run(
         `ClientData`; or a function that gives one of these. A function with an argument is called for every round with its
         number, counted from 1.
       rounds: Rounds to commit.
-      seed: The same plan, data and seed give the same bytes.
+      seed: The same plan, data and seed give the same bytes, unless a graph reads the clock or the system's entropy
+        (`SimulationResult.unseeded`). Every client draws numbers of its own, and others in each round and attempt.
       out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written as the rounds go by. What an earlier simulation left
         there is replaced.
       goal: Updates to a round. With fewer than there are clients, each round takes those who happen to come first, in an order
@@ -85,15 +95,15 @@ def run(
     wanted = _policy(policy, rounds=rounds, goal=goal, clients=len(first))
     record = Record(None if out is None else Path(out))
     with deployment(seed=seed) as deployed:
-        from coordinator.bootstrap import runtimes
-
         operator = Operator(transport(deployed))
         operator.create_task(_TASK, population=_POPULATION, plan=loaded, policy=wanted)
         deployed.settle()
         simulation = _Simulation(
             deployed,
             operator=operator,
-            runtime=runtimes(seed=seed),
+            seed=seed,
+            declared=loaded.manifest.data,
+            clients_data=clients_data,
             chance=random.Random(seed),  # noqa: S311  fixed on purpose
             every_client=goal is None and policy is None,
         )
@@ -109,7 +119,9 @@ def run(
                 if over.phase is Phase.ABANDONED:
                     raise SimulationError(f"Round {over.round} was abandoned: {over.reason}")
                 result.round(over)
-    return SimulationResult(tuple(result.checkpoints), tuple(result.results), tuple(result.metrics))
+    return SimulationResult(
+        tuple(result.checkpoints), tuple(result.results), tuple(result.metrics), unseeded_operations(loaded)
+    )
 
 
 def _policy(given: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
@@ -146,6 +158,34 @@ class _Collected:
             self._progress(view)
 
 
+class _ClientWorker:
+    """Runs the work of one client, which draws its own random numbers in each round and attempt.
+
+    Args:
+      runtime: The plan's, shared by all clients.
+      draw: Returns the name of the draw: of the client, the task, the round and the attempt.
+    """
+
+    def __init__(self, runtime: Any, draw: Callable[[], str]) -> None:
+        self._runtime = runtime
+        self._draw = draw
+
+    def work(
+        self,
+        data: Any,
+        broadcast: dict[str, Array],
+        *,
+        seconds: Optional[float] = None,
+        stop: Optional[threading.Event] = None,
+        meter: Optional[DataMeter] = None,
+    ) -> dict[str, Array]:
+        """See `muster.runtime.Runtime.work`."""
+        update: dict[str, Array] = self._runtime.work(
+            data, broadcast, seconds=seconds, stop=stop, meter=meter, draw=self._draw()
+        )
+        return update
+
+
 class _Simulation:
     """The clients of one task: whose turn it is, and when time moves."""
 
@@ -154,14 +194,21 @@ class _Simulation:
         deployed: Deployment,
         *,
         operator: Operator,
-        runtime: RuntimeFactory,
+        seed: int,
+        declared: Type,
+        clients_data: ClientsData,
         chance: random.Random,
         every_client: bool,
     ) -> None:
+        from coordinator.bootstrap import runtimes
+
         self._deployed = deployed
+        self._declared = declared
+        self._clients_data = clients_data
         self._operator = operator
         self._transport: Transport = transport(deployed)
-        self._runtime = runtime
+        self._runtime = runtimes(seed=seed)
+        self._attempt = (0, 0)  # the round that is played, and which attempt
         self._chance = chance
         self._every_client = every_client
         self._members: dict[str, MusterClient] = {}
@@ -188,6 +235,7 @@ class _Simulation:
                 f"give goal={len(sources)}"
             )
         self._sources = sources
+        self._attempt = (view.round, view.epoch)
         order = list(sources)
         if len(order) > view.goal:
             self._chance.shuffle(order)
@@ -219,18 +267,23 @@ class _Simulation:
                 _POPULATION,
                 self._data_of(name),
                 client_id=name,
-                runtime_factory=self._runtime,
+                runtime_factory=lambda plan: _ClientWorker(self._runtime(plan), lambda: self._draw_of(name)),
             )
         try:
             outcome = member.run_once()
         except ProblemError as problem:
             raise SimulationError(f"Client {name} was refused in round {view.round}: {problem}") from problem
         if isinstance(outcome, Failed):
-            detail = f"Client {name} failed in round {view.round} ({outcome.reason.value}): {outcome.detail}"
+            hint = self._clients_data.hint(self._declared) if outcome.reason is FailureReason.DATA else ""
+            detail = f"Client {name} failed in round {view.round} ({outcome.reason.value}): {hint or outcome.detail}"
             raise SimulationError(detail) from outcome.error
         if isinstance(outcome, Unreached):
             raise SimulationError(f"The coordinator failed in round {view.round}: {outcome.detail}")
         return outcome
+
+    def _draw_of(self, name: str) -> str:
+        """Returns the name of what a client draws now. JSON, so that no two clients' names can give the same."""
+        return json.dumps([name, _TASK, *self._attempt])
 
     def _data_of(self, name: str) -> Source:
         def data() -> Any:

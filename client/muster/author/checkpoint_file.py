@@ -1,0 +1,66 @@
+"""Reads a server state from a file: a checkpoint, a `.npz`, or the last checkpoint in the folder of a run."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import Array, TensorsError, decode
+
+Tensors = Union[Mapping[str, Any], bytes, str, Path]
+_CHECKPOINTS = "checkpoints"  # of a folder that `muster simulate --out` or `muster demo` wrote
+
+
+def read_tensors(source: Tensors, *, what: str) -> Mapping[str, Any]:
+    """Returns tensors by name.
+
+    Args:
+      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run, of which the
+        last checkpoint is read.
+      what: What they are, for errors.
+
+    Raises:
+      ProblemError: `invalid_request`, if they can't be read.
+      OSError: The file can't be opened.
+    """
+    if isinstance(source, Mapping):
+        return source
+    try:
+        if isinstance(source, bytes):
+            return decode(source)
+        path = Path(source)
+        path = _last_of_run(path) if path.is_dir() else path
+        return _npz(path) if path.suffix == ".npz" else decode(path.read_bytes())
+    except TensorsError as error:
+        where = "" if isinstance(source, bytes) else f" from {source}"
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"The {what} can't be read{where}: {error}") from None
+
+
+def _last_of_run(folder: Path) -> Path:
+    inner = folder / _CHECKPOINTS if (folder / _CHECKPOINTS).is_dir() else folder
+    numbered = {int(file.stem): file for file in inner.glob("*.safetensors") if file.stem.isdecimal()}
+    if not numbered:
+        raise TensorsError("the folder holds no checkpoints (checkpoints/0.safetensors and so on)")
+    return numbered[max(numbered)]
+
+
+def _npz(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise TensorsError(f"it is no .npz file of plain arrays ({error})") from None
+    return {name: _strings(array) if array.dtype.kind in "SU" else array for name, array in arrays.items()}
+
+
+def _strings(array: Array) -> Array:
+    """Returns numpy's fixed-width strings as the object array of bytes that a plan's tensors are."""
+    flat = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
+    result = np.empty(len(flat), dtype=object)
+    result[:] = flat
+    return result.reshape(array.shape)

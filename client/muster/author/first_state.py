@@ -1,0 +1,217 @@
+"""The state before the first round: where it comes from, and what a state of an earlier process brings along."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Optional
+
+import tensorflow_federated as tff
+
+from muster.runtime.data import adapt
+from muster.runtime.values import check_tensors
+from muster.wire.manifest import Stage, TensorSpec
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import Array
+
+from .checkpoint_file import read_tensors
+from .form import run, specs, to_leaves
+from .refusals import in_words
+from .subject import Subject
+from .types import to_type
+from .wiring import Wiring, origin
+
+_INSTEAD = (
+    "To keep the process's own values and take over the weights alone, give as initial_state (on the command line, as "
+    "--initial-state module:function) "
+    "process.set_model_weights(process.initialize(), process.get_model_weights(restore_state(process, checkpoint)))"
+)
+_TAKE_WEIGHTS = (
+    "A state of another process can't be taken over whole. To start from its weights, give initial_state="
+    "process.set_model_weights(process.initialize(), old_process.get_model_weights(restore_state(old_process, checkpoint)))"
+)
+_MODEL = "global_model_weights/"  # where the state of a tff.learning process has the model
+_SHOWN = 5  # hyperparameters in a warning
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number that the given state holds with another value than the process.
+
+    Attributes:
+      path: Its name in the state, such as `client_work/learning_rate`.
+      given: Its value in the given state. The rounds use this one.
+      own: Its value in the state that the process initializes.
+    """
+
+    path: str
+    given: Any
+    own: Any
+
+
+class HyperparameterWarning(UserWarning):
+    """The given initial state holds other hyperparameters than the process, and the state's are used.
+
+    Attributes:
+      differing: The hyperparameters.
+    """
+
+    def __init__(self, differing: tuple[Hyperparameter, ...], *, advice: str = "") -> None:
+        shown = [
+            f"{each.path} is {each.given!s} in the given state, where this process starts with {each.own!s}"
+            for each in differing[:_SHOWN]
+        ]
+        more = f" (and {len(differing) - _SHOWN} more)" if len(differing) > _SHOWN else ""
+        super().__init__(f"{'; '.join(shown)}{more}. The state wins. {advice}".rstrip())
+        self.differing = differing
+
+
+class FirstState:
+    """Where a plan's first state comes from.
+
+    Args:
+      computation: What the author gave, for advice.
+      subject: What is compiled.
+      given: The author's `initial_state`; None for the state that the process initializes.
+      seed: Draws a random state repeatably.
+    """
+
+    def __init__(self, computation: Any, subject: Subject, *, given: Any, seed: Optional[int]) -> None:
+        self._subject = subject
+        self._given = given
+        self._seed = seed
+        self._is_learning = hasattr(computation, "set_model_weights")
+        state_type = subject.next.type_signature.parameter[0]
+        self._type = to_type(state_type)
+        self._type_in_words = in_words(state_type.member)
+        self._leaves = to_leaves(state_type, root="state")
+
+    @cached_property
+    def _specs(self) -> tuple[TensorSpec, ...]:
+        return specs(self._leaves)
+
+    def tensors(self, name: str, update_graph: Any, update_stage: Stage) -> dict[str, Array]:
+        """Returns the state by tensor name.
+
+        Args:
+          name: The plan's name, for errors.
+          update_graph: The `GraphDef` of `update`, which shows what a state carries unchanged through all rounds.
+          update_stage: Binds `state` to `state`.
+
+        Raises:
+          ProblemError: `plan_invalid`, if there is no state, or none of the computation's type.
+
+        Warns:
+          HyperparameterWarning: The given state holds other hyperparameters than the process.
+        """
+        if self._given is None:
+            return self._initialized(name)
+        if isinstance(self._given, tff.Computation):
+            return self._run(self._given)
+        given = self._adapted(name)
+        if self._subject.initialize is not None and not self._subject.is_evaluation:
+            self._compare(given, self._initialized(name), constant_scalars(update_graph, update_stage))
+        return given
+
+    def _initialized(self, name: str) -> dict[str, Array]:
+        if self._subject.initialize is not None:
+            return self._run(self._subject.initialize)
+        if not self._leaves:
+            return {}
+        advice = (
+            "an evaluation takes the model that it evaluates, and a checkpoint of its training will do"
+            if self._subject.is_evaluation
+            else "a value, a checkpoint or a computation without arguments. Or give a tff.templates.IterativeProcess(initialize, next), "
+            "which brings its own"
+        )
+        raise ProblemError(
+            ProblemType.PLAN_INVALID,
+            f"{name} takes a server state of the type {self._type_in_words} and says not where the first one comes from: give "
+            f"initial_state (on the command line --initial-state): {advice}",
+        )
+
+    def _run(self, computation: Any) -> dict[str, Array]:
+        try:
+            made = tff.backends.mapreduce.get_state_initialization_computation(computation)
+        except (TypeError, ValueError) as error:
+            raise ProblemError(
+                ProblemType.PLAN_INVALID,
+                f"initial_state is a computation of the type {in_words(computation.type_signature)}: it must take no argument and return "
+                f"the state placed at the server, {self._type_in_words}@SERVER",
+            ) from error
+        return check_tensors(
+            run(made, "state", self._leaves, seed=self._seed),
+            self._specs,
+            what="initial state",
+            problem=ProblemType.PLAN_INVALID,
+        )
+
+    def _adapted(self, name: str) -> dict[str, Array]:
+        paths = {spec.path for spec in self._specs}
+        source = self._read(paths)
+        by_name = isinstance(source, Mapping) and any(str(key) in paths and "/" in str(key) for key in source)
+        try:
+            if not by_name:
+                return adapt(source, self._type, root="state").tensors
+        except ProblemError as error:
+            by_name = isinstance(source, Mapping) and set(source) == paths
+            refusal = error
+        if by_name:
+            try:
+                return check_tensors(source, self._specs, what="state")
+            except ProblemError as error:
+                refusal = error
+        reasons = "; ".join(f"{field.path}: {field.reason}" for field in refusal.fields[:_SHOWN])
+        more = f" (and {len(refusal.fields) - _SHOWN} more)" if len(refusal.fields) > _SHOWN else ""
+        is_another = isinstance(source, Mapping) and set(source) != paths
+        advice = f". {_TAKE_WEIGHTS}" if self._is_learning and is_another else ""
+        raise ProblemError(
+            ProblemType.PLAN_INVALID,
+            f"initial_state is no state of {name}: {reasons}{more}{advice}",
+            fields=refusal.fields,
+        )
+
+    def _read(self, paths: set[str]) -> Any:
+        """Returns what the author gave, read if it is a file; of a training's checkpoint, for an evaluation, the model alone."""
+        if not isinstance(self._given, (Path, Mapping)):
+            return self._given
+        try:
+            source = read_tensors(self._given, what="initial state")
+        except ProblemError as error:
+            raise ProblemError(ProblemType.PLAN_INVALID, error.detail) from None
+        if self._subject.is_evaluation and paths and all(f"{_MODEL}{path}" in source for path in paths):
+            return {path: source[f"{_MODEL}{path}"] for path in paths}
+        return source
+
+    def _compare(self, given: Mapping[str, Array], own: Mapping[str, Array], paths: frozenset[str]) -> None:
+        differing = tuple(
+            Hyperparameter(path, given[path][()], own[path][()])
+            for path in given
+            if path in paths and given[path].shape == own[path].shape and not _equal(given[path], own[path])
+        )
+        if differing:
+            advice = _INSTEAD if self._is_learning else ""
+            warnings.warn(HyperparameterWarning(differing, advice=advice), stacklevel=5)
+
+
+def constant_scalars(graph: Any, stage: Stage) -> frozenset[str]:
+    """Returns the names of the scalars of a state that every round hands on unchanged: learning rates, momenta, clipping norms.
+
+    Args:
+      graph: The `GraphDef` of `update`.
+      stage: Binds `state` to `state`.
+    """
+    wiring = Wiring(graph)
+    inputs = {binding.path: binding.tensor.partition(":")[0] for binding in stage.inputs["state"]}
+    return frozenset(
+        binding.path
+        for binding in stage.outputs["state"]
+        if binding.shape == () and origin(wiring, binding.tensor) == inputs[binding.path]
+    )
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return bool(one == other) or (one.dtype.kind == "f" and bool(one != one) and bool(other != other))  # noqa: PLR0124  NaN

@@ -1,0 +1,263 @@
+"""Replaces what a graph draws at random, or reads from the clock, by fixed values, so that two executions can be compared.
+
+TFF runs a computation as many small graphs, a plan as seven, each in sessions of its own: a seed would start different sequences
+there. So every operation that draws becomes one that always returns the same numbers for the same arguments. The values need not
+be distributed like those that they replace; they stand for one possible outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_federated as tff
+from tensorflow_federated.python.core.impl.compiler import building_blocks, transformation_utils
+
+from muster.runtime.graphs import load_graph
+from muster.wire.manifest import Stages
+from muster.wire.plan import Plan, part_of
+
+from .randomness import is_random
+
+_SEED = (7, 11)
+_CLOCK = 946_684_800.5  # seconds since 1970: the day on which simulations begin
+_INT64 = tf.int64.as_datatype_enum
+
+
+@dataclass(frozen=True)
+class _Stateless:
+    """The operation with a seed as an input that takes the place of one with a state.
+
+    Attributes:
+      op: Its name.
+      seed_at: The position of the seed among its inputs.
+      renamed: New names of attributes, by their old ones.
+    """
+
+    op: str
+    seed_at: int = 1
+    renamed: tuple[tuple[str, str], ...] = ()
+
+
+_STATELESS = {
+    "RandomUniform": _Stateless("StatelessRandomUniform"),
+    "RandomStandardNormal": _Stateless("StatelessRandomNormal"),
+    "TruncatedNormal": _Stateless("StatelessTruncatedNormal"),
+    "RandomUniformInt": _Stateless("StatelessRandomUniformInt", renamed=(("Tout", "dtype"),)),
+    "ParameterizedTruncatedNormal": _Stateless("StatelessParameterizedTruncatedNormal", renamed=(("T", "S"),)),
+    "Multinomial": _Stateless("StatelessMultinomial", seed_at=2),
+    "NonDeterministicInts": _Stateless("StatelessRandomUniformFullInt", renamed=(("shape_dtype", "T"),)),
+}
+# Each with its form that takes seeds as inputs, the positions of these, and how many inputs that form has.
+_DATASETS = {
+    "ShuffleDataset": ("ShuffleDataset", 2, 4),
+    "ShuffleDatasetV2": ("ShuffleDataset", 2, 4),
+    "ShuffleDatasetV3": ("ShuffleDataset", 2, 4),
+    "ShuffleAndRepeatDataset": ("ShuffleAndRepeatDataset", 2, 5),
+    "ShuffleAndRepeatDatasetV2": ("ShuffleAndRepeatDataset", 2, 5),
+    "RandomDataset": ("RandomDataset", 0, 2),
+    "RandomDatasetV2": ("RandomDataset", 0, 2),
+    "SamplingDataset": ("SamplingDataset", 2, 4),
+}
+_SOURCES = (
+    "AnonymousSeedGenerator",
+    "AnonymousRandomSeedGenerator",
+    "DummySeedGenerator",
+)  # nothing reads them any more
+
+
+def fix_draws(graph_def: Any) -> frozenset[str]:
+    """Fixes the draws of a `GraphDef` in place, those in its functions included.
+
+    Returns:
+      The operations that still draw, by their type.
+    """
+    left = _Nodes(graph_def.node, suffix="").fix()
+    for function in graph_def.library.function:
+        nodes = _Nodes(function.node_def, suffix=":output:0")
+        left |= nodes.fix()
+        for name, tensor in function.ret.items():
+            function.ret[name] = nodes.renamed.get(tensor, tensor)
+    return left
+
+
+def fix_plan(plan: Plan) -> tuple[Plan, frozenset[str]]:
+    """Returns a plan with fixed draws, to run and not to keep, and the operations that still draw."""
+    parts = dict(plan.parts)
+    stages = {}
+    left: frozenset[str] = frozenset()
+    for name in Stages.model_fields:
+        stage = getattr(plan.manifest.stages, name)
+        graph_def = load_graph(plan.part(stage.graph))
+        left |= fix_draws(graph_def)
+        data = graph_def.SerializeToString(deterministic=True)
+        part = part_of(data)
+        parts[part.sha256] = data
+        stages[name] = stage.model_copy(update={"graph": part})
+    manifest = plan.manifest.model_copy(update={"stages": plan.manifest.stages.model_copy(update=stages)})
+    return Plan(manifest, parts), left
+
+
+def fix_computation(computation: Any) -> Any:
+    """Returns a TFF computation with fixed draws."""
+
+    def fix(block: Any) -> tuple[Any, bool]:
+        if not isinstance(block, building_blocks.CompiledComputation):
+            return block, False
+        if block.proto.WhichOneof("computation") != "tensorflow":
+            return block, False
+        proto = type(block.proto)()
+        proto.CopyFrom(block.proto)
+        graph_def = load_graph(proto.tensorflow.graph_def.value)
+        fix_draws(graph_def)
+        proto.tensorflow.graph_def.Pack(graph_def)
+        proto.tensorflow.ClearField("cache_key")  # or TFF would run the graph that it has compiled before
+        return building_blocks.CompiledComputation(proto, type_signature=block.type_signature), True
+
+    fixed, _ = transformation_utils.transform_postorder(computation.to_building_block(), fix)
+    concrete = tff.framework.ConcreteComputation
+    return concrete.with_type(concrete.from_building_block(fixed), computation.type_signature)
+
+
+class _Nodes:
+    """The nodes of a graph or of a function.
+
+    Args:
+      nodes: The `NodeDef`s.
+      suffix: What follows the name of a node in the name of its first output.
+
+    Attributes:
+      renamed: The new names of outputs, by their old ones.
+    """
+
+    def __init__(self, nodes: Any, *, suffix: str) -> None:
+        self._nodes = nodes
+        self._suffix = suffix
+        self._added: list[Any] = []
+        self.renamed: dict[str, str] = {}
+
+    def fix(self) -> frozenset[str]:
+        """Fixes all nodes. Returns the operations that still draw."""
+        left = set()
+        for node in self._nodes:
+            fix = self._fix_of(node.op)
+            if fix is not None:
+                fix(node)
+            elif is_random(node) and node.op not in _SOURCES:
+                left.add(node.op)
+        for node in self._nodes:
+            node.input[:] = [self.renamed.get(name, name) for name in node.input]
+        self._nodes.extend(self._added)
+        return frozenset(left)
+
+    def _fix_of(self, op: str) -> Callable[[Any], None] | None:
+        if op in _STATELESS:
+            return self._make_stateless
+        if op in _DATASETS:
+            return self._fix_dataset
+        return {
+            "Timestamp": self._stop_clock,
+            "RandomShuffle": self._keep_order,
+            "RandomShuffleQueueV2": self._keep_queue_order,
+            "RandomShuffleQueue": self._keep_queue_order,
+            "RandomGamma": self._take_mean,
+            "RandomPoisson": self._take_mean,
+            "RandomPoissonV2": self._take_mean,
+        }.get(op)
+
+    def _make_stateless(self, node: Any) -> None:
+        new = _STATELESS[node.op]
+        pair = [node.attr[name].i or fallback for name, fallback in zip(("seed", "seed2"), _SEED)]
+        seed = self._constant(f"{node.name}_seed", tf.constant(pair, tf.int64))
+        data, controls = _split(node)
+        node.op = new.op
+        node.input[:] = [*data[: new.seed_at], seed, *data[new.seed_at :], *controls]
+        for old, name in new.renamed:
+            node.attr[name].CopyFrom(node.attr[old])
+            del node.attr[old]
+        for name in ("seed", "seed2"):
+            del node.attr[name]
+        node.attr["Tseed"].type = _INT64
+
+    def _fix_dataset(self, node: Any) -> None:
+        op, at, count = _DATASETS[node.op]
+        data, controls = _split(node)
+        seeds = [
+            self._constant(f"{node.name}_{name}", tf.constant(value, tf.int64))
+            for name, value in zip(("seed", "seed2"), _SEED)
+        ]
+        had_seeds = node.op != "ShuffleDatasetV2"
+        node.input[:] = [*data[:at], *seeds, *(data[at + 2 : count] if had_seeds else []), *controls]
+        if op.startswith("Shuffle"):
+            node.attr["reshuffle_each_iteration"].b = False
+        for name in ("rerandomize_each_iteration",):
+            if name in node.attr:
+                del node.attr[name]
+        node.op = op
+
+    def _stop_clock(self, node: Any) -> None:
+        _, controls = _split(node)
+        node.op = "Const"
+        node.input[:] = controls
+        node.attr.clear()
+        node.attr["dtype"].type = tf.float64.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(_CLOCK, tf.float64))
+        if self._suffix:
+            self.renamed[f"{node.name}:ts:0"] = f"{node.name}:output:0"
+
+    def _keep_order(self, node: Any) -> None:
+        node.op = "Identity"
+        for name in ("seed", "seed2"):
+            del node.attr[name]
+
+    def _keep_queue_order(self, node: Any) -> None:
+        node.op = node.op.replace("RandomShuffleQueue", "FIFOQueue")
+        for name in ("min_after_dequeue", "seed", "seed2"):
+            if name in node.attr:
+                del node.attr[name]
+
+    def _take_mean(self, node: Any) -> None:
+        """Replaces a draw with the shape `shape + mean.shape` by its mean, broadcast."""
+        (shape, mean), controls = _split(node)
+        mean_type = next(node.attr[name].type for name in ("R", "T", "dtype") if name in node.attr)
+        dtype = next(node.attr[name].type for name in ("dtype", "T") if name in node.attr)
+        shape_type = node.attr["S"].type
+        inner = self._node(f"{node.name}_inner", "Shape", [mean], {"T": mean_type, "out_type": shape_type})
+        axis = self._constant(f"{node.name}_axis", tf.constant(0, tf.int32))
+        types = {"T": shape_type, "Tidx": tf.int32.as_datatype_enum}
+        whole = self._node(f"{node.name}_shape", "ConcatV2", [shape, inner, axis], types, count=2)
+        cast = self._node(f"{node.name}_mean", "Cast", [mean], {"SrcT": mean_type, "DstT": dtype}, output="y")
+        node.op = "BroadcastTo"
+        node.input[:] = [cast, whole, *controls]
+        node.attr.clear()
+        node.attr["T"].type, node.attr["Tidx"].type = dtype, shape_type
+
+    def _node(
+        self, name: str, op: str, inputs: list[str], types: dict[str, int], *, count: int = 0, output: str = "output"
+    ) -> str:
+        node: Any = type(self._nodes[0])()
+        node.name, node.op = f"{name}_fixed", op
+        node.input[:] = inputs
+        for key, value in types.items():
+            node.attr[key].type = value
+        if count:
+            node.attr["N"].i = count
+        self._added.append(node)
+        return str(node.name) + (f":{output}:0" if self._suffix else "")
+
+    def _constant(self, name: str, value: Any) -> str:
+        node = type(self._nodes[0])()
+        node.name = f"{name}_fixed"
+        node.op = "Const"
+        node.attr["dtype"].type = value.dtype.as_datatype_enum
+        node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
+        self._added.append(node)
+        return str(node.name) + self._suffix
+
+
+def _split(node: Any) -> tuple[list[str], list[str]]:
+    """Returns a node's inputs: the tensors, and the nodes that run before it."""
+    data = [name for name in node.input if not name.startswith("^")]
+    return data, [name for name in node.input if name.startswith("^")]

@@ -1,0 +1,249 @@
+"""What `check_plan` says of computations that draw at random, read the clock or return rows in any order."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from computations import SGD, fed_avg, heavy_hitters, integers, regression, reservoir, words
+
+from muster.author import Verdict, build_plan, check_plan
+from muster.author import check as checking
+from muster.author.difference import difference, reordered_rows
+from muster.author.draws import DrawFlow
+from muster.author.fixed_draws import fix_draws
+from muster.runtime.graphs import load_graph
+from muster.wire.problems import ProblemError
+
+FLOATS = tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS)
+
+
+def summed(function, data_type=np.float32):
+    """The sum over clients of a function of their data."""
+    local = tff.tensorflow.computation(function, tff.SequenceType(data_type))
+
+    @tff.federated_computation(tff.FederatedType(tff.SequenceType(data_type), tff.CLIENTS))
+    def total(values):
+        return tff.federated_sum(tff.federated_map(local, values))
+
+    return total
+
+
+def floats(*counts):
+    return [[np.float32(value) for value in range(count)] for count in counts]
+
+
+def keras(*layers):
+    spec = collections.OrderedDict(x=tf.TensorSpec([None, 2], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+
+    def model_fn():
+        model = tf.keras.Sequential([tf.keras.layers.InputLayer((2,)), *(make() for make in layers)])
+        return tff.learning.models.from_keras_model(model, loss=tf.keras.losses.MeanSquaredError(), input_spec=spec)
+
+    return tff.learning.algorithms.build_weighted_fed_avg(model_fn, SGD(0.05), SGD(1.0))
+
+
+def test_what_draws_nothing_is_the_same():
+    found = check_plan(
+        summed(lambda values: values.reduce(0.0, lambda held, value: held + value)), floats(2, 3), rounds=2
+    )
+    assert found.verdict is Verdict.SAME
+    assert (found.sources, found.fixed, len(found)) == ((), (), 2)
+
+
+def test_dropout_is_the_same_but_for_what_is_drawn_and_is_named():
+    layers = tf.keras.layers
+    process = keras(lambda: layers.Dropout(0.5), lambda: layers.Dense(1, kernel_initializer="ones"))
+    found = check_plan(process, regression(1, sizes=(8, 8)), rounds=2)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    (source,) = found.sources
+    assert (source.stage, source.operations, source.names) == ("work", ("RandomUniform",), ("dropout",))
+    assert "global_model_weights/trainable/0" in source.state
+    assert "client_work/learning_rate" not in source.state
+    assert max(each.relative for each in found.rounds) > 1e-3  # each side drew its own masks
+    assert found.worst <= 1e-5  # and with the same ones they agree
+    assert found.not_compared == ()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: tf.keras.layers.GaussianNoise(0.3),
+        lambda: tf.keras.Sequential(
+            [tf.keras.layers.Reshape((2, 1)), tf.keras.layers.LSTM(2, dropout=0.3, recurrent_dropout=0.2)]
+        ),
+        lambda: tf.keras.Sequential(
+            [tf.keras.layers.Reshape((1, 2, 1)), tf.keras.layers.RandomFlip(), tf.keras.layers.Flatten()]
+        ),
+    ],
+    ids=["noise", "lstm", "augmentation"],
+)
+def test_random_layers_are_the_same_but_for_what_is_drawn(layer):
+    found = check_plan(keras(layer, lambda: tf.keras.layers.Dense(1)), regression(1, sizes=(8, 4)), rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert found.not_compared == ()
+
+
+DRAWS = {
+    "uniform": lambda: tf.random.uniform([]),
+    "uniform integers": lambda: tf.cast(tf.random.uniform([], 0, 1000, tf.int32), tf.float32),
+    "normal": lambda: tf.random.normal([]),
+    "truncated": lambda: tf.random.truncated_normal([]),
+    "gamma": lambda: tf.reduce_sum(tf.random.gamma([2], [1.5, 3.0])),
+    "poisson": lambda: tf.reduce_sum(tf.random.poisson([3], [2.0])),
+    "categorical": lambda: tf.cast(tf.reduce_sum(tf.random.categorical([[0.5, 0.5, 0.1]], 4)), tf.float32),
+    "shuffled tensor": lambda: tf.random.shuffle(tf.range(5.0))[0],
+    "clock": lambda: tf.cast(tf.timestamp() % 100, tf.float32),
+    "system": lambda: tf.cast(tf.raw_ops.NonDeterministicInts(shape=[1], dtype=tf.int32)[0] % 100, tf.float32),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("inside", [True, False], ids=["in a loop", "at the top"])
+def test_every_kind_of_draw_is_fixed_on_both_sides(draw, inside):
+    def work(values):
+        if inside:
+            return values.reduce(0.0, lambda held, value: held * 0.5 + value + draw())
+        return values.reduce(0.0, lambda held, value: held + value) + draw()
+
+    found = check_plan(summed(work), floats(3, 2, 1, 4), rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert found.not_compared == ()
+    assert found.worst <= 1e-5
+
+
+def shuffled(values):
+    return values.shuffle(10).reduce(0.0, lambda held, value: held * 0.5 + value)
+
+
+def shuffled_twice(values):
+    return (
+        values.shuffle(10, reshuffle_each_iteration=True).repeat(2).reduce(0.0, lambda held, value: held * 0.5 + value)
+    )
+
+
+@pytest.mark.parametrize("work", [shuffled, shuffled_twice])
+def test_shuffled_data_are_the_same_but_for_their_order(work):
+    found = check_plan(summed(work), floats(9, 8), rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert found.not_compared == ()
+
+
+def test_noise_of_the_server_is_named_there():
+    found = check_plan(fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False), regression(1), rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert [(each.stage, each.operations) for each in found.sources] == [("update", ("RandomStandardNormal",))]
+
+
+def test_rows_in_any_order_and_the_clock_are_no_difference():
+    found = check_plan(heavy_hitters(), words, rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    (source,) = found.sources
+    assert (source.stage, source.reads_clock) == ("update", True)
+    assert {"round_timestamp", "heavy_hitters"} <= set(source.result)
+
+
+def test_what_the_fold_draws_is_compared_over_one_fold():
+    clients = [np.array([at, -at], np.float32) for at in range(7)]
+    found = check_plan(reservoir(size=3), clients, rounds=2)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert [each.stage for each in found.sources] == ["accumulate"]
+    assert found.not_compared == ()
+
+
+def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
+    @tff.tensorflow.computation(tff.SequenceType(np.int32))
+    def work(values):
+        total = values.reduce(0, lambda held, value: held + value)
+        sampled = tf.random.uniform_candidate_sampler([[tf.cast(total, tf.int64)]], 1, 4, unique=True, range_max=100)
+        return collections.OrderedDict(total=total, sampled=tf.cast(tf.reduce_sum(sampled[0]), tf.int32))
+
+    @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int32), tff.CLIENTS))
+    def computation(values):
+        return tff.federated_sum(tff.federated_map(work, values))
+
+    found = check_plan(computation, integers, rounds=1)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert found.not_compared == ("sampled",)
+    assert [each.operations for each in found.sources] == [("UniformCandidateSampler",)]
+
+
+@pytest.mark.parametrize("where", ["what is drawn", "the rest"])
+def test_a_plan_that_computes_something_else_is_different_though_it_draws(monkeypatch, where):
+    """The plan of another computation is put in the place of the right one."""
+
+    def of(scale, shift):
+        @tff.tensorflow.computation(tff.SequenceType(np.float32))
+        def work(values):
+            total = values.reduce(0.0, lambda held, value: held + value)
+            return collections.OrderedDict(noisy=total * scale + tf.random.uniform([]), exact=total + shift)
+
+        @tff.federated_computation(FLOATS)
+        def computation(values):
+            return tff.federated_sum(tff.federated_map(work, values))
+
+        return computation
+
+    wrong = build_plan(of(1.5, 0.0) if where == "what is drawn" else of(1.0, 1.0))
+    monkeypatch.setattr(checking, "build_plan", lambda *_, **__: wrong)
+    found = check_plan(of(1.0, 0.0), floats(3, 4), rounds=1)
+    assert found.verdict is Verdict.DIFFERENT
+    assert found.worst > 1e-2
+
+
+def test_a_draw_that_nothing_takes_is_no_source():
+    def work(values):
+        unused = tf.random.uniform([])
+        with tf.control_dependencies([unused]):
+            return values.reduce(0.0, lambda held, value: held + value)
+
+    plan = build_plan(summed(work))
+    assert DrawFlow(plan).rounds(1)[0].result == {}
+    assert check_plan(summed(work), floats(2), rounds=1).verdict is Verdict.SAME
+
+
+def test_a_draw_reaches_the_state_only_after_the_round_that_made_it():
+    process = fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False)
+    first, second = DrawFlow(build_plan(process)).rounds(2)
+    assert "client_work/train/loss" not in first.result
+    assert "client_work/train/loss" in second.result
+
+
+def test_fixing_leaves_a_graph_without_draws_as_it_is():
+    plan = build_plan(fed_avg())
+    graph = load_graph(plan.part(plan.manifest.stages.work.graph))
+    before = graph.SerializeToString(deterministic=True)
+    assert fix_draws(graph) == frozenset()
+    assert graph.SerializeToString(deterministic=True) == before
+
+
+def test_data_come_in_every_form_that_a_simulation_takes():
+    computation = summed(lambda values: values.reduce(0.0, lambda held, value: held + value))
+    lists = floats(2, 3)
+    forms = [
+        lists,
+        {"ann": lists[0], "bob": lists[1]},
+        lambda: lists,
+        lambda number: lists[: number + 1],
+        [iter(each) for each in lists],
+        [tf.data.Dataset.from_tensor_slices(np.array(each, np.float32)) for each in lists],
+    ]
+    for form in forms:
+        assert check_plan(computation, form, rounds=2).verdict is Verdict.SAME
+
+
+def test_one_clients_data_in_the_place_of_a_list_is_said_so():
+    data = [{"x": np.ones((2, 2), np.float32), "y": np.ones((2, 1), np.float32)}]
+    with pytest.raises(ProblemError, match=r"that of one client, where a list of clients' data is needed: .*\[data\]"):
+        check_plan(fed_avg(), data, rounds=1)
+
+
+def test_rows_that_belong_together_move_together():
+    words_ = np.array([b"a", b"b", b"c"], object)
+    one = {"word": words_, "count": np.array([1, 2, 3]), "other/count": np.array([1, 2, 3])}
+    moved = {"word": words_[::-1], "count": np.array([3, 2, 1]), "other/count": np.array([1, 2, 3])}
+    assert reordered_rows(one, moved, paths=one) == {"word", "count"}
+    wrong = {**moved, "count": np.array([1, 2, 3])}  # the same words and counts, but not the same pairs
+    assert reordered_rows(one, wrong, paths=one) == frozenset()
+    assert difference(one, moved, without={"word", "count"}).relative == 0

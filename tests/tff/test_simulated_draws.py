@@ -1,0 +1,147 @@
+"""Random numbers in a simulation: independent between clients and rounds, and the same for the same seed."""
+
+import collections
+import hashlib
+import itertools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+from computations import SGD, fed_avg, heavy_hitters, regression, words
+
+import muster.simulation
+from muster.author import build_plan
+
+WIDTH = 64  # units of a mask: two of 48 independent ones are equal with a chance of about 2 ** -50
+
+
+def masks_plan():
+    """Each client uploads the dropout mask of its last batch in the place of its number; the result holds them all."""
+
+    @tff.tensorflow.computation(tff.SequenceType(np.int32))
+    def work(numbers):
+        def step(held, number):
+            mask = tf.nn.dropout(tf.ones([WIDTH]), 0.5)
+            return held + tf.one_hot(number, 16)[:, tf.newaxis] * mask
+
+        return numbers.reduce(tf.zeros([16, WIDTH]), step)
+
+    @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int32), tff.CLIENTS))
+    def masks(numbers):
+        return tff.federated_sum(tff.federated_map(work, numbers))
+
+    return build_plan(masks)
+
+
+def noise_plan():
+    """The sum of a normal number for each client, drawn within the loop over its data."""
+
+    @tff.tensorflow.computation(tff.SequenceType(np.float32))
+    def work(values):
+        return values.reduce(0.0, lambda held, value: held + value + tf.random.normal([]))
+
+    @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS))
+    def total(values):
+        return tff.federated_sum(tff.federated_map(work, values))
+
+    return build_plan(total)
+
+
+def dropout_process():
+    spec = collections.OrderedDict(x=tf.TensorSpec([None, 4], tf.float32), y=tf.TensorSpec([None, 1], tf.float32))
+
+    def model_fn():
+        layers = [tf.keras.layers.InputLayer((4,)), tf.keras.layers.Dropout(0.2), tf.keras.layers.Dense(1)]
+        loss = tf.keras.losses.MeanSquaredError()
+        return tff.learning.models.from_keras_model(tf.keras.Sequential(layers), loss=loss, input_spec=spec)
+
+    return tff.learning.algorithms.build_weighted_fed_avg(model_fn, SGD(0.1), SGD(1.0))
+
+
+def dropout_client(number):
+    rng = np.random.default_rng(number)
+    return [
+        {"x": rng.normal(size=(size, 4)).astype(np.float32), "y": rng.normal(size=(size, 1)).astype(np.float32)}
+        for size in (4, 3)
+    ]
+
+
+def bytes_below(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_masks_of_16_clients_in_3_rounds_are_all_different():
+    found = muster.simulation.run(masks_plan(), [[np.int32(number)] for number in range(16)], rounds=3)
+    masks = [mask.tobytes() for result in found.results for mask in result["result"]]
+    assert len(masks) == 48
+    assert len(set(masks)) == 48
+
+
+@pytest.fixture(scope="module")
+def dropout_plan():
+    return build_plan(dropout_process())
+
+
+def test_the_mean_of_clients_with_equal_data_is_not_one_clients_step(dropout_plan):
+    data, name = dropout_client(0), "global_model_weights/trainable/0"
+    one = muster.simulation.run(dropout_plan, [data], rounds=3)
+    four = muster.simulation.run(dropout_plan, [data] * 4, rounds=3)
+    for number in range(1, 4):
+        assert not np.array_equal(one.checkpoints[number][name], four.checkpoints[number][name])
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(dropout_plan, tmp_path):
+    clients = [dropout_client(0)] * 4
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        found = muster.simulation.run(dropout_plan, clients, rounds=2, seed=seed, out=tmp_path / name)
+        assert found.unseeded == {}
+    one, again, other = (bytes_below(tmp_path / name) for name in ("one", "again", "other"))
+    assert one == again
+    assert one["checkpoints/2.safetensors"] != other["checkpoints/2.safetensors"]
+
+
+def test_the_noise_of_many_clients_adds_up_like_the_root_of_their_number():
+    clients, rounds = 64, 4
+    found = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
+    sums = [float(result["result"]) for result in found.results]
+    assert len(set(sums)) == rounds
+    # Equal draws would give 64 times one of them; independent ones stay below 4 standard deviations with this seed.
+    assert all(abs(total) < 4 * math.sqrt(clients) for total in sums)
+    assert np.std(sums) > 1
+
+
+def test_noise_of_the_server_differs_from_round_to_round_and_repeats_with_the_seed():
+    aggregator = tff.learning.dp_aggregator(0.5, 100)
+    plan = build_plan(fed_avg(aggregator, weighted=False, client_optimizer_fn=SGD(0.0)))
+    name = "global_model_weights/trainable/0"
+
+    def steps(seed):
+        states = muster.simulation.run(plan, regression(1), rounds=3, seed=seed).checkpoints
+        return [(after[name] - before[name]).tobytes() for before, after in itertools.pairwise(states)]
+
+    # A learning rate of zero: the model moves by the noise alone.
+    assert len(set(steps(0))) == 3
+    assert steps(0) == steps(0)
+    assert steps(0) != steps(1)
+
+
+def test_clients_draw_by_their_own_names():
+    """Whatever order they come in, and whoever else takes part."""
+    plan = masks_plan()
+    data = {name: [np.int32(number)] for number, name in enumerate(("ann", "bob", "eve"))}
+    together = muster.simulation.run(plan, data, rounds=1).results[0]["result"]
+    turned = muster.simulation.run(plan, dict(reversed(data.items())), rounds=1).results[0]["result"]
+    np.testing.assert_array_equal(together, turned)
+    alone = muster.simulation.run(plan, {"bob": data["bob"]}, rounds=1).results[0]["result"]
+    np.testing.assert_array_equal(alone[1], together[1])
+
+
+def test_what_no_seed_reaches_is_named():
+    found = muster.simulation.run(build_plan(heavy_hitters()), words(1), rounds=1)
+    assert found.unseeded == {"update": ("Timestamp",)}
