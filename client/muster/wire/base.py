@@ -18,6 +18,17 @@ _MAX_LISTED = 10_000  # errors; of more not even the first is extracted, since p
 _MAX_PATH_PARTS = 12
 # Bytes, and no request is longer. Of a longer document pydantic would copy the enclosing object for each error that it finds.
 _MAX_STRICT = 1 << 16
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+CRC32C_PATTERN = r"^[A-Za-z0-9+/]{5}[AQgw]==$"
+ENROLMENT_PATTERN = r"^[0-9a-f]{32}$"
+_PATTERNS = {
+    NAME_PATTERN: "a name of 1 to 63 lower-case letters, digits, - and _ that starts with a letter",
+    SHA256_PATTERN: "a SHA-256, 64 lower-case hexadecimal digits",
+    CRC32C_PATTERN: "a CRC32C, big-endian in base64",
+    ENROLMENT_PATTERN: "the id of an enrolment, 32 lower-case hexadecimal digits",
+}
+_REASONS = {"missing": "is missing", "extra_forbidden": "is not a known field; check its spelling"}
 _COLLECTIONS = ("list", "tuple", "set", "frozenset", "dict")
 # Older versions of pydantic know `fail_fast` for fewer collections, and refuse it for the others.
 _STOPPING = frozenset(
@@ -108,11 +119,21 @@ def invalid(name: str, error: ValidationError) -> ProblemError:
     count = error.error_count()
     if count > _MAX_LISTED:
         return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid in {count} places")
-    items = error.errors(include_url=False, include_context=False, include_input=False)[:MAX_FIELDS]
-    fields = tuple(FieldError(path=_path(item["loc"]), reason=shortened(item["msg"])) for item in items)
+    items = error.errors(include_url=False, include_input=False)[:MAX_FIELDS]
+    fields = tuple(FieldError(path=_path(item["loc"]), reason=shortened(_plain(item))) for item in items)
     listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:_NAMED])
     more = f" (and {count - _NAMED} more)" if count > _NAMED else ""
     return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid: {listed}{more}", fields=fields)
+
+
+def _plain(item: Any) -> str:
+    """Returns what is wrong with a field in words that name no library and no expression."""
+    message, kind = str(item["msg"]), item["type"]
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    if kind == "string_pattern_mismatch":
+        return "must be " + _PATTERNS.get(item["ctx"]["pattern"], f"text like {item['ctx']['pattern']}")
+    return _REASONS.get(kind, message)
 
 
 def _parsed(name: str, raw: Union[bytes, str]) -> Any:

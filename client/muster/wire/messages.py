@@ -9,14 +9,12 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import Field, model_validator
 
-from .base import Answer, Message
+from .base import CRC32C_PATTERN, ENROLMENT_PATTERN, NAME_PATTERN, SHA256_PATTERN, Answer, Message
 from .times import Seconds, Time
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Crc32c = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9+/]{5}[AQgw]==$")
-]  # big-endian, in base64: as Cloud Storage writes it
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
+Crc32c = Annotated[str, Field(pattern=CRC32C_PATTERN)]  # big-endian, in base64: as Cloud Storage writes it
 
 
 class WaitReason(str, Enum):
@@ -365,7 +363,7 @@ class AuditList(Answer):
     next: Optional[str] = None
 
 
-EnrolmentId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+EnrolmentId = Annotated[str, Field(pattern=ENROLMENT_PATTERN)]
 
 
 class Revocation(Message):

@@ -236,3 +236,25 @@ def test_an_honest_manifest_is_read_in_either_size():
     assert PlanManifest.decode(manifest.encode()) == manifest
     long = manifest.model_copy(update={"made_by": "x" * 100_000})
     assert PlanManifest.decode(long.encode()) == long
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "reason"),
+    [
+        ({"name": "T1", "population": "p", "plan": "0" * 64}, "name", "must be a name of 1 to 63 lower-case letters"),
+        ({"name": "t", "population": "p", "plan": "x"}, "plan", "must be a SHA-256"),
+        ({"name": "t", "population": "p"}, "plan", "is missing"),
+        ({"name": "t", "population": "p", "plan": "0" * 64, "polcy": {}}, "polcy", "is not a known field"),
+        (
+            {"name": "t", "population": "p", "plan": "0" * 64, "policy": {"goal": 3, "minimum": 5}},
+            "policy",
+            "minimum (5) is above goal (3)",
+        ),
+    ],
+)
+def test_reasons_are_words_of_the_protocol(document: dict[str, object], path: str, reason: str) -> None:
+    with pytest.raises(ProblemError) as refused:
+        TaskSpec.from_dict(document)
+    (field,) = refused.value.fields
+    assert field.path == path
+    assert field.reason.startswith(reason)
