@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from muster.wire.manifest import Release
 
 SAME_BUT_RANDOM = 4  # the exit code
+_UNSPECIFIC = ("process", "computation", "build", "main", "next")  # names that a file's only computation has
 
 app = typer.Typer(no_args_is_help=True, help="Compile a TFF computation to a plan, look into it, sign it.")
 
@@ -57,7 +58,10 @@ def build(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the plan.", dir_okay=False)
     ],
-    name: Annotated[Optional[str], typer.Option(help="The plan's name; the computation's if not given.")] = None,
+    name: Annotated[
+        Optional[str],
+        typer.Option(help="The plan's name. By default the computation's, or its file's where that is just `process`."),
+    ] = None,
     initial_state: InitialState = None,
     seed: Annotated[
         Optional[int], typer.Option(help="Draw the first weights repeatably: building again then gives the same plan.")
@@ -97,7 +101,7 @@ def build(
         with warnings_as_lines():
             plan = build_plan(
                 loaded,
-                name=name or computation.rpartition(":")[2].rpartition(".")[2],
+                name=name or _name_of(computation),
                 initial_state=_load_state(initial_state),
                 allow_clear_secure_sums=allow_clear_secure_sums,
                 release=release,
@@ -185,6 +189,14 @@ def release_of(
     if separation_seconds is not None and not math.isfinite(separation_seconds):
         raise typer.BadParameter("must be a finite number of seconds", param_hint="--separation-seconds")
     return Release(minimum=minimum or 1, max_rounds=max_rounds, separation_seconds=separation_seconds)
+
+
+def _name_of(reference: str) -> str:
+    """Returns the name of a plan that is given none: the attribute's, or the module's where the attribute says nothing."""
+    where, _, attribute = reference.rpartition(":")
+    last = attribute.rpartition(".")[2]
+    module = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
+    return module if last in _UNSPECIFIC and module else last
 
 
 def _exit_code(found: PlanCheck) -> int:

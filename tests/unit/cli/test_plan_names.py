@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import pytest
+
+from muster.cli.plan import _name_of
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("examples/own_model.py:process", "own_model"),
+        ("my.package.hospital:process", "hospital"),
+        ("own_model.py:heart", "heart"),
+        ("own_model.py:Models.heart", "heart"),
+        ("own_model.py:Models.process", "own_model"),
+    ],
+)
+def test_plan_is_named_for_its_computation_or_else_for_its_file(reference: str, name: str) -> None:
+    assert _name_of(reference) == name
