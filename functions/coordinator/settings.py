@@ -43,7 +43,7 @@ class Settings(BaseModel):
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
       tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is refused.
-      minimum: The fewest updates that a task's rounds may need. A task with a smaller minimum is refused, whoever makes it.
+      minimum: The fewest updates that a task's rounds may need. A task with a smaller minimum is refused.
       token_issuer: Who issues that token, such as `https://accounts.google.com`, where the functions must check it themselves. Not
         where Cloud Run lets only the invoker in: it takes the signature off.
       operators: Who may operate: `open` (everybody; the default with a local queue), `keys:name:role:sha256,…`, or

@@ -28,8 +28,8 @@ class Standing:
 
     `tickets` are the ticket counters' fields, which the check-in brings up to date, and `full` what it has found in them: that no
     counter has a slot left. `heard` is when an update was last seen to have come in, in POSIX seconds, as far as this instance knows.
-    `lookups` is how many more clients may be looked up for a slot that they hold already while the round is full: of a reading that is
-    cached it is a few, so that check-ins against a full round cost next to nothing. `policy` is the task's, within the plan's floor,
+    `lookups` is how many more clients may be looked up for a slot that they hold already, while the round is full: few for each reading,
+    so that check-ins against a full round cost next to nothing. `policy` is the task's, within the plan's floor,
     once a check-in has computed it.
     """
 
