@@ -193,6 +193,14 @@ class Folding:
             return is_stopped(self.platform, round_.key.task)
         return False
 
+    def check_plan(self, round_: Open) -> None:
+        """Raises `ProblemError` if an earlier version took the round's plan and this one refuses it: check-ins would fail at it."""
+        try:
+            self.plans.manifest(round_.terms.plan)
+        except ProblemError as problem:
+            if problem.type is not ProblemType.NOT_FOUND:
+                raise
+
     def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen | None, part: str) -> list[str]:
         """Makes the partial of a part that was not there a moment ago.
 
