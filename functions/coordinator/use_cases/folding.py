@@ -166,7 +166,7 @@ class Folding:
             if self.is_stopped(found.value):
                 return
             if ledger.has_partial(part):
-                # Whoever made it may have died before it could delete them.
+                # The process that made it may have died before it could delete them.
                 self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
             else:
                 self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
@@ -205,8 +205,7 @@ class Folding:
         """Makes the partial of a part that was not there a moment ago.
 
         Returns:
-          What is in it, durably, whoever made it: updates, and partials that it continues. From here on they are read no more, and the
-          caller deletes them.
+          The blobs that it durably replaces: its updates, and the partials that it continues. The caller deletes them.
         """
         contents = ledger.part(part, frozen)
         if contents is None:
