@@ -11,7 +11,6 @@ import numpy as np
 from muster.wire.dtypes import DType
 from muster.wire.encodings import EncodingError, decoded
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
-from muster.wire.manifest_checks import tensor_bytes
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 from muster.wire.tensors import Array, Entry, Header, TensorsError, header_size, read_file_header, read_header, unpack
 
@@ -49,7 +48,7 @@ def _range(item: ClearSum) -> tuple[int, int]:
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
         return OPEN_SIZE
-    return tensor_bytes(spec.dtype, spec.shape)
+    return int(np.prod([size for size in spec.shape if size is not None], dtype=np.int64)) * spec.dtype.numpy.itemsize
 
 
 def check_header(header: Header, rules: UpdateRules) -> None:
