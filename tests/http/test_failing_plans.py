@@ -175,20 +175,27 @@ def test_one_update_for_which_the_fold_fails_is_left_out_and_does_not_stop_the_t
     assert (int(h.result(1)["ids"]), dict(committed.tally.dropped)) == (0b1011, {"computation_failed": 1})
 
 
-def test_a_plan_that_an_earlier_version_took_and_this_one_refuses_pauses_its_task(tmp_path):
+@pytest.mark.parametrize("contributed", [0, 2])
+def test_a_plan_that_an_earlier_version_took_and_this_one_refuses_pauses_its_task(contributed, tmp_path):
     h = Harness(tmp_path)
-    h.begin(rounds=1, goal=2, minimum=2)
-    contribute(h, 0, 1)
     bad = h.plan.manifest.model_copy(update={"name": "n" * 5000})
+    h.begin(rounds=1, goal=2, minimum=2)
+    contribute(h, *range(contributed))
+    # As if it had been stored before there were checks.
     plan = replace(h.plan, manifest=bad)
+    record = h.inner.tasks.get(names.task_path(TASK))
+    spec = record.value.spec.model_copy(update={"plan": plan.sha256})
+    h.inner.tasks.replace(record, replace(record.value, spec=spec))
+    found = h.inner.round(h.key())
+    h.inner.rounds.replace(found, replace(found.value, terms=replace(found.value.terms, plan=plan.sha256)))
     for for_client in (True, False):
-        name = names.plan_name(h.plan.sha256, for_client=for_client)
-        h.inner.blobs.delete([name, f"{name}.zstd", f"{name}.gzip"])
-        h.inner.blobs.create(name, [(plan.for_client() if for_client else plan).encode()])
-    h.restart()
+        file = plan.for_client() if for_client else plan
+        h.inner.blobs.create(names.plan_name(plan.sha256, for_client=for_client), [file.encode()])
     h.deliver_all()
+    h.tick()
     assert h.task().status is TaskStatus.PAUSED
-    assert "address" in h.task().note
+    assert "name: has 5000 characters; it may have 200" in h.task().note
+    assert h.checkin(7).status == "wait"
 
 
 def test_a_failure_of_a_round_that_was_rolled_back_meanwhile_does_not_pause_the_task(tmp_path):

@@ -1,7 +1,7 @@
 """Checks what a manifest alone tells: that its parts fit together and that its tensors are possible.
 
 A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the plan's, a shape
-that no array has. Such a plan fails later and for everybody, in the middle of a round. It is refused wherever a plan enters instead.
+that no array has. Such a plan would fail in the middle of a round, so it is refused wherever a plan enters.
 The graphs themselves are checked elsewhere (`muster.runtime.graph_check`).
 """
 
@@ -37,7 +37,7 @@ MAX_AXES = 32  # as numpy has
 MAX_DIMENSION = 1 << 40
 MAX_TENSOR_BYTES = 2 << 30  # as a plan's file
 MAX_ACCUMULATOR_BYTES = 2 << 30  # of all tensors of an accumulator, sums in the clear included
-_LISTED = 5  # complaints that an error lists, however many there are
+_LISTED = 5  # errors that a problem lists
 _QUOTED = 80  # characters of a name that an error quotes
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 _MAX_BITS = 64  # of a secure sum's bound
@@ -86,7 +86,7 @@ def _item_bytes(dtype: DType) -> int:
 
 
 def _first(found: Iterable[FieldError]) -> list[FieldError]:
-    """The first complaints; the rest is not even looked for."""
+    """Returns the first errors. The others are not computed."""
     return [item for item, _ in zip(found, range(_LISTED))]
 
 
@@ -236,11 +236,11 @@ def _clear_sums(manifest: PlanManifest) -> Iterator[FieldError]:
         elif not item.dtype.is_integer or item.shape is None or None in item.shape:
             yield _bad(f"clear_sums {item.path}", "must be of an integer dtype and a known shape")
         elif not _has_bounds(item):
-            yield _bad(f"clear_sums {item.path}", "has bounds that no value can keep")
+            yield _bad(f"clear_sums {item.path}", "has bounds that no value satisfies")
 
 
 def _has_bounds(item: ClearSum) -> bool:
-    """Whether the sum has the bounds of its kind, and a value may keep them."""
+    """Whether the sum has the bounds of its kind, and a value can satisfy them."""
     if item.kind == "secure_modular_sum":
         return item.maximum is None and item.modulus is not None and 0 < item.modulus <= _INT64[1] and item.minimum == 0
     if item.maximum is None or item.modulus is not None:

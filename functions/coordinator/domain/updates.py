@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 from muster.wire.dtypes import DType
 from muster.wire.encodings import EncodingError, TruncatedError, decoded
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
-from muster.wire.manifest_checks import tensor_bytes
 from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
 from muster.wire.tensors import (
     HEADER_LIMIT,
@@ -74,7 +74,7 @@ def _range(item: ClearSum) -> tuple[int, int]:
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
         return OPEN_SIZE
-    return tensor_bytes(spec.dtype, spec.shape)
+    return math.prod(size for size in spec.shape if size is not None) * spec.dtype.numpy.itemsize
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:

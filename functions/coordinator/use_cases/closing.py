@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.domain import names
-from coordinator.domain.ledger import AgeLimit
+from coordinator.domain.ledger import AgeLimit, ShardContents
 from coordinator.domain.names import RoundKey
 from coordinator.domain.release import effective_minimum, floor
 from coordinator.domain.rounds import (
@@ -82,6 +83,8 @@ class ClosingRounds:
             return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         if task.stopped:
             return None
+        if repairing:
+            self.folding.check_plan(round_)
         contents = ledger.all_contents(shards_of(round_))
         updates = sum(shard.updates for shard in contents)
         manifest = self.folding.plans.manifest(round_.terms.plan)
@@ -107,6 +110,12 @@ class ClosingRounds:
             if extended is not None:
                 schedule_close(self.platform, extended.value)
             return None
+        self._fold(round_, ledger, contents, repairing=repairing)
+        return None
+
+    def _fold(self, round_: Collecting, ledger: Ledger, contents: Sequence[ShardContents], *, repairing: bool) -> None:
+        """Folds what a round that goes on has to be folded: full chunks, and updates that are too old."""
+        key, now = round_.key, self.platform.clock.now()
         limit = AgeLimit(round_.terms.max_update_age, now)
         foldable = [
             shard for shard, held in enumerate(contents) if held.can_fold(chunk=round_.terms.chunk, limit=limit)
@@ -118,10 +127,9 @@ class ClosingRounds:
                 lambda shard: self.platform.enqueue(work.fold_shard(key, shard), key, hint=str(shard), once=once),
                 foldable,
             )
-            return None
+            return
         for shard in foldable:
             self.folding.fold_contents(round_, ledger, shard, contents[shard])
-        return None
 
     def _aggregate(
         self, found: Versioned[Round], round_: Aggregating, ledger: Ledger, *, repairing: bool, just_closed: bool

@@ -166,7 +166,7 @@ class Folding:
             if self.is_stopped(found.value):
                 return
             if ledger.has_partial(part):
-                # Whoever made it may have died before it could delete them.
+                # The process that made it may have died before it could delete them.
                 self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
             else:
                 self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
@@ -193,12 +193,19 @@ class Folding:
             return is_stopped(self.platform, round_.key.task)
         return False
 
+    def check_plan(self, round_: Open) -> None:
+        """Raises `ProblemError` if an earlier version took the round's plan and this one refuses it: check-ins would fail at it."""
+        try:
+            self.plans.manifest(round_.terms.plan)
+        except ProblemError as problem:
+            if problem.type is not ProblemType.NOT_FOUND:
+                raise
+
     def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen | None, part: str) -> list[str]:
         """Makes the partial of a part that was not there a moment ago.
 
         Returns:
-          What is in it, durably, whoever made it: updates, and partials that it continues. From here on they are read no more, and the
-          caller deletes them.
+          The blobs that it durably replaces: its updates, and the partials that it continues. The caller deletes them.
         """
         contents = ledger.part(part, frozen)
         if contents is None:

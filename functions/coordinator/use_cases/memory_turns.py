@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE = 2.0  # seconds for which a run may keep others from starting
+_PATIENCE = 2.0  # seconds for which a run may delay others
 _BUDGET = 1 << 30  # bytes
 
 

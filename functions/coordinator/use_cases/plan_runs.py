@@ -15,7 +15,7 @@ from muster.wire.tensors import Array, TensorsError, decode
 if TYPE_CHECKING:
     from muster.runtime import Runtime, UpdateResult
 
-# What a repeat comes to again: a plan that can't run, graphs that fail, and partials that do not fit together.
+# Problems that a repeat can't mend: a plan that can't run, graphs that fail, and partials that do not fit together.
 FINAL = frozenset(
     {
         ProblemType.PLAN_INVALID,
