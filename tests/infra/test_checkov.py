@@ -26,7 +26,8 @@ PLAN = {
 # Whoever wants to talk to somebody finds nobody: checkov must come to its verdict alone.
 NO_NETWORK = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
 
-pytestmark = pytest.mark.xdist_group("terraform .")
+# The first run installs the tools.
+pytestmark = [pytest.mark.xdist_group("terraform ."), pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def findings(copy, tmp_path_factory):
     (place / "plan.json").write_text(
         terraform.run("terraform", "show", "-json", str(place / "plan"), cwd=folder).output
     )
-    made = terraform.run("requirements/make-tools.sh", cwd=ROOT)
+    made = terraform.run("requirements/make-tools.sh", cwd=ROOT, timeout=900)
     if made.code:
         terraform.missing(f"checkov can't be installed: {made.errors.strip().splitlines()[-1:]}")
     settings = ("--config-file", str(TREE / ".checkov.yaml"), "--output", "json")
