@@ -134,6 +134,11 @@ def check_plan(
       TypeError, ValueError: The data is in no form that is taken.
     """
     plan = build_plan(computation, initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums)
+    return compare(plan, computation, data, rounds=rounds, tolerance=tolerance)
+
+
+def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, tolerance: float = TOLERANCE) -> PlanCheck:
+    """Compares a computation with a plan that was built from it; see `check_plan`."""
     subject = subject_of(computation)
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)
