@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -13,7 +13,7 @@ import muster
 from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
 from muster.runtime.paths import leaves
-from muster.wire.manifest import Binding, Part, PlanManifest, SequenceBinding, Stage, Stages, TensorBinding, Type
+from muster.wire.manifest import Binding, Part, PlanManifest, Stage, Stages, TensorBinding, Type
 from muster.wire.plan import Plan, part_of
 from muster.wire.tensors import encode
 
@@ -86,9 +86,6 @@ def build_plan(
     return _Builder(subject, form, name=name or "computation").build(
         first, allow_clear_secure_sums=allow_clear_secure_sums
     )
-
-
-AnyBinding = TypeVar("AnyBinding", TensorBinding, SequenceBinding)
 
 
 class _Builder:
@@ -230,7 +227,8 @@ class _Builder:
         return load_graph(self._parts[stage.graph.sha256])
 
 
-def _renamed(binding: AnyBinding, canonical: CanonicalGraph) -> AnyBinding:
+def _renamed(binding: Any, canonical: CanonicalGraph) -> Any:
+    """Returns a binding to the tensor's new name."""
     return binding.model_copy(update={"tensor": canonical.tensor(binding.tensor)})
 
 
