@@ -84,6 +84,68 @@ def adaptive_clipping() -> Any:
     return fed_avg(tff.aggregators.clipping_factory(norm, tff.aggregators.MeanFactory()))
 
 
+def reconstruction_model() -> Any:
+    inputs = tf.keras.layers.Input(shape=(2,))
+    shared = tf.keras.layers.Dense(1, kernel_initializer="zeros", use_bias=False)
+    own = tf.keras.layers.Dense(1, kernel_initializer="zeros")
+    model = tf.keras.Model(inputs, tf.keras.layers.Add()([shared(inputs), own(inputs)]))
+    return tff.learning.models.ReconstructionModel.from_keras_model_and_layers(
+        keras_model=model, global_layers=[shared], local_layers=[own], input_spec=BATCH
+    )
+
+
+def fed_recon() -> Any:
+    """With TFF's default split of a client's data, which numbers its elements (`Dataset.enumerate`)."""
+    return tff.learning.algorithms.build_fed_recon(
+        reconstruction_model,
+        loss_fn=tf.keras.losses.MeanSquaredError,
+        metrics_fn=lambda: [tf.keras.metrics.MeanAbsoluteError()],
+        server_optimizer_fn=SGD(1.0),
+        client_optimizer_fn=SGD(0.05),
+        reconstruction_optimizer_fn=SGD(0.05),
+    )
+
+
+def fed_recon_evaluation() -> Any:
+    return tff.learning.algorithms.build_fed_recon_eval(
+        reconstruction_model,
+        loss_fn=tf.keras.losses.MeanSquaredError,
+        reconstruction_optimizer_fn=SGD(0.05),
+    )
+
+
+def personalization() -> Any:
+    """An evaluation without a state of its own: the model at the server, data at the clients, metrics of a sample of them."""
+
+    def strategy() -> Any:
+        @tf.function
+        def train(model: Any, train_data: Any, test_data: Any, context: Any = None) -> Any:
+            del test_data, context
+            weights = tf.reduce_sum(model.trainable_variables[0])
+            return collections.OrderedDict(weights=weights, batches=train_data.reduce(0, lambda count, _: count + 1))
+
+        return train
+
+    return tff.learning.algorithms.build_personalization_eval_computation(
+        model_fn,
+        collections.OrderedDict(plain=strategy),
+        baseline_evaluate_fn=lambda _, data: collections.OrderedDict(
+            batches=data.reduce(0, lambda count, _: count + 1)
+        ),
+    )
+
+
+def personal_clients(number: int) -> list[Any]:
+    found = []
+    for batches in regression(number):
+        examples = [{"x": x, "y": y} for batch in batches for x, y in zip(batch["x"], batch["y"], strict=True)]
+        found.append(collections.OrderedDict(train_data=examples, test_data=examples[:1]))
+    return found
+
+
+PERSONALIZED = {"trainable/0": np.full((2, 1), 2.0, np.float32), "trainable/1": np.zeros(1, np.float32)}
+
+
 def points(number: int) -> list[Any]:
     rng = np.random.default_rng(number)
     centres = np.array([[0, 0], [5, 5]], np.float32)
@@ -305,6 +367,8 @@ CASES = (
     ),
     Case("k_means", lambda: tff.learning.algorithms.build_fed_kmeans(2, (2,), random_seed=(1, 2)), points),
     Case("federated_evaluation", lambda: tff.learning.algorithms.build_fed_eval(model_fn), regression),
+    Case("fed_recon", fed_recon, regression),
+    Case("fed_recon_evaluation", fed_recon_evaluation, regression),
     Case("robust", lambda: fed_avg(tff.learning.robust_aggregator()), regression),
     Case(
         "compression",

@@ -6,13 +6,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import SGD, fed_avg, heavy_hitters, integers, regression, reservoir, words
+from computations import (
+    PERSONALIZED,
+    SGD,
+    fed_avg,
+    heavy_hitters,
+    integers,
+    personal_clients,
+    personalization,
+    regression,
+    reservoir,
+    words,
+)
 
-from muster.author import Verdict, build_plan, check_plan
-from muster.author import check as checking
+from muster.author import Verdict, build_plan, check_plan, restore_result, restore_state
+from muster.author.check import compare, run_round
 from muster.author.difference import difference, reordered_rows
 from muster.author.draws import DrawFlow
 from muster.author.fixed_draws import fix_draws
+from muster.runtime import Runtime
 from muster.runtime.graphs import load_graph
 from muster.wire.problems import ProblemError
 
@@ -152,6 +164,19 @@ def test_what_the_fold_draws_is_compared_over_one_fold():
     assert found.not_compared == ()
 
 
+def test_personalization_is_an_evaluation_of_a_sample():
+    process = personalization()
+    found = check_plan(process, personal_clients, rounds=1, initial_state=PERSONALIZED)
+    assert found.verdict is Verdict.SAME_BUT_RANDOM
+    assert found.not_compared == ()
+    plan = build_plan(process, initial_state=PERSONALIZED)
+    assert isinstance(restore_state(process, plan.initial_state()), tff.learning.models.ModelWeights)
+    runtime = Runtime(plan)
+    result = restore_result(process, run_round(runtime, plan.initial_state(), personal_clients(1)).result)
+    assert sorted(result["plain"]["batches"].tolist()) == [2, 4, 5, 7, 9]  # each client's examples
+    assert set(result["plain"]["weights"].tolist()) == {4.0}
+
+
 def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def work(values):
@@ -170,8 +195,7 @@ def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
 
 
 @pytest.mark.parametrize("where", ["what is drawn", "the rest"])
-def test_a_plan_that_computes_something_else_is_different_though_it_draws(monkeypatch, where):
-    """The plan of another computation is put in the place of the right one."""
+def test_a_plan_that_computes_something_else_is_different_though_it_draws(where):
 
     def of(scale, shift):
         @tff.tensorflow.computation(tff.SequenceType(np.float32))
@@ -186,8 +210,7 @@ def test_a_plan_that_computes_something_else_is_different_though_it_draws(monkey
         return computation
 
     wrong = build_plan(of(1.5, 0.0) if where == "what is drawn" else of(1.0, 1.0))
-    monkeypatch.setattr(checking, "build_plan", lambda *_, **__: wrong)
-    found = check_plan(of(1.0, 0.0), floats(3, 4), rounds=1)
+    found = compare(wrong, of(1.0, 0.0), floats(3, 4), rounds=1)
     assert found.verdict is Verdict.DIFFERENT
     assert found.worst > 1e-2
 

@@ -296,6 +296,7 @@ def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
         "Instead we have the computation comp#d344cd56 of type",
         "fc_f_symbol_0 is not defined",
         "(let a=1 in a)",
+        'Type mismatch loading graph result tensor Tensor("subcomputation/Identity:0", dtype=int32)',
         "",
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional, TypeVar, Union, cast
+from typing import Any, Optional
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -19,7 +19,6 @@ from muster.wire.manifest import (
     Part,
     PlanManifest,
     Release,
-    SequenceBinding,
     Stage,
     Stages,
     TensorBinding,
@@ -100,9 +99,6 @@ def build_plan(
     return _Builder(subject, form, name=name or "computation").build(
         first, allow_clear_secure_sums=allow_clear_secure_sums, release=release
     )
-
-
-AnyBinding = TypeVar("AnyBinding", bound=Union[TensorBinding, SequenceBinding])
 
 
 class _Builder:
@@ -247,8 +243,9 @@ class _Builder:
         return load_graph(self._parts[stage.graph.sha256])
 
 
-def _renamed(binding: AnyBinding, canonical: CanonicalGraph) -> AnyBinding:
-    return cast("AnyBinding", binding.model_copy(update={"tensor": canonical.tensor(binding.tensor)}))
+def _renamed(binding: Any, canonical: CanonicalGraph) -> Any:
+    """Returns a binding to the tensor's new name."""
+    return binding.model_copy(update={"tensor": canonical.tensor(binding.tensor)})
 
 
 def _canonical(graph: bytes, *, stage: str) -> CanonicalGraph:

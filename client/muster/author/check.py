@@ -2,7 +2,7 @@
 
 What a computation draws at random, or reads from the clock, differs between two executions of anything. So a plan that draws is
 compared twice. As it is: tensors that depend on no draw must be equal. And with its draws fixed on both sides
-(`fixed_draws.py`): everything must be equal. docs/decisions/0027-what-plan-check-compares.md says more.
+(`fixed_draws.py`): everything must be equal. docs/decisions/0029-what-plan-check-compares.md says more.
 """
 
 from __future__ import annotations
@@ -134,6 +134,11 @@ def check_plan(
       TypeError, ValueError: The data is in no form that is taken.
     """
     plan = build_plan(computation, initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums)
+    return compare(plan, computation, data, rounds=rounds, tolerance=tolerance)
+
+
+def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, tolerance: float = TOLERANCE) -> PlanCheck:
+    """Compares a computation with a plan that was built from it; see `check_plan`."""
     subject = subject_of(computation)
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)

@@ -245,7 +245,7 @@ class _Nodes:
         if count:
             node.attr["N"].i = count
         self._added.append(node)
-        return str(node.name) + (f":{output}:0" if self._suffix else "")
+        return f"{node.name}:{output}:0" if self._suffix else str(node.name)
 
     def _constant(self, name: str, value: Any) -> str:
         node = type(self._nodes[0])()
@@ -254,7 +254,7 @@ class _Nodes:
         node.attr["dtype"].type = value.dtype.as_datatype_enum
         node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
         self._added.append(node)
-        return str(node.name) + self._suffix
+        return f"{node.name}{self._suffix}"
 
 
 def _split(node: Any) -> tuple[list[str], list[str]]:

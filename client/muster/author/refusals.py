@@ -21,8 +21,10 @@ _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"
 _WANTED = f"A round is {_ROUND}, or {{D}}@CLIENTS -> R@SERVER without a state"
 _TYPE_LENGTH = 200  # characters of a type in a message
 _EMPTY = "tff.federated_value((), tff.SERVER)"
-# What TFF's texts have where a computation has no name: `_var1`, `comp#d344cd56`, `fc_f_symbol_0`, a compact representation.
-_GENERATED = re.compile(r"_[a-z]*\d|#[0-9a-f]|\b[a-z]+_symbol\b|->|<lambda>|\(let\b|building_block|_blocks?\.")
+# What TFF's texts have where a computation has no name: `_var1`, `comp#d344cd56`, `fc_f_symbol_0`, `Identity:0`.
+_GENERATED = re.compile(
+    r"_[a-z]*\d|#[0-9a-f]|\b[a-z]+_symbol\b|->|<lambda>|\(let\b|building_block|_blocks?\.|\w:\d|Tensor\("
+)
 
 # What MapReduceForm has, under the names that TFF's Python functions have; federated_mean and its like are made of these.
 _SELECTS = frozenset({"federated_select", "federated_secure_select"})

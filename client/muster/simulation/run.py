@@ -128,6 +128,8 @@ def _policy(given: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], cl
     fields = {} if given is None else given.to_dict()
     if goal is not None or given is None:
         fields["goal"] = clients if goal is None else goal
+    if given is None:
+        fields["minimum"] = 1  # later rounds may have fewer clients
     return TaskPolicy.from_dict({**fields, "rounds": rounds})
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muster.simulation.clients import ClientsData
+from muster.simulation.clients import ClientsData, ClientsDataWarning
+from muster.wire.dtypes import DType
+from muster.wire.manifest import SequenceType, StructField, StructType, TensorType
 
 
 class FakeClientData:
@@ -72,3 +74,51 @@ def test_takes_a_data_set_for_one_client_not_for_many():
 
     with pytest.raises(TypeError, match="a single client"):
         ClientsData(Dataset([1, 2])).of_round(1)
+
+
+def test_an_argument_with_a_default_is_not_the_rounds_number_and_says_so():
+    def data(number=9):
+        return [number]
+
+    with pytest.warns(
+        ClientsDataWarning, match=r"data of the clients' data is called once, without its argument number.*take the"
+    ):
+        assert values(data, 3) == {"0": 9}
+
+
+def test_a_generator_of_one_client_is_read_anew_in_every_round():
+    data = ClientsData([iter([1, 2]), iter([3])])
+    for number in (1, 2):
+        assert [list(source()) for source in data.of_round(number).values()] == [[1, 2], [3]]
+
+
+BATCHES = SequenceType(
+    element=StructType(
+        container="mapping", fields=(StructField(name="x", type=TensorType(dtype=DType.FLOAT32, shape=(None,))),)
+    )
+)
+BATCH = {"x": np.ones(2, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("data", "declared"),
+    [
+        ([BATCH, BATCH], BATCHES),
+        (lambda: [BATCH], BATCHES),
+        (lambda number: [BATCH] * number, BATCHES),
+        (BATCH, BATCHES.element),
+        ({"a": [BATCH], "b": [BATCH]}, StructType(container="mapping", fields=(StructField(name="a", type=BATCHES), StructField(name="b", type=BATCHES)))),
+    ],
+    ids=["a list of batches", "from a function", "of a round", "a structure", "a structure of data sets"],
+)  # fmt: skip
+def test_one_clients_data_in_the_place_of_a_list_is_recognized(data, declared):
+    clients = ClientsData(data)
+    clients.of_round(1)
+    assert clients.hint(declared) == (
+        "The data is that of one client, where a list of clients' data is needed: put it into a list, [data]"
+    )
+
+
+@pytest.mark.parametrize("data", [[[BATCH], [BATCH]], {"ann": [BATCH]}, [[{"y": 1}]], FakeClientData(), iter([BATCH])])
+def test_a_list_of_clients_data_is_not_taken_for_one_clients(data):
+    assert ClientsData(data).hint(BATCHES) == ""

@@ -1,0 +1,201 @@
+"""`muster plan build`, `plan check` and `simulate` as an author runs them: output, exit codes, first states."""
+
+import json
+import textwrap
+
+import pytest
+from typer.testing import CliRunner
+
+from muster.cli.app import app
+from muster.wire.plan import Plan
+
+FILE = textwrap.dedent("""
+    import collections
+    import numpy as np
+
+    def _local(draws):
+        import tensorflow as tf, tensorflow_federated as tff
+        @tff.tensorflow.computation(tff.SequenceType(np.float32))
+        def local(values):
+            total = values.reduce(np.float32(0), lambda held, value: held + value)
+            with tf.name_scope("speckle"):
+                noise = tf.random.normal([]) if draws else 0.0
+            return collections.OrderedDict(total=total, noisy=total + noise)
+        return local
+
+    def _sums(draws):
+        import tensorflow_federated as tff
+        local = _local(draws)
+        @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS))
+        def sums(values):
+            return tff.federated_sum(tff.federated_map(local, values))
+        return sums
+
+    def exact():
+        return _sums(False)
+
+    def random():
+        return _sums(True)
+
+    def secure():
+        import tensorflow_federated as tff
+        @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+        def total(values):
+            return tff.federated_secure_sum(values, 10)
+        return total
+
+    def counter():
+        import tensorflow as tf, tensorflow_federated as tff
+        @tff.tensorflow.computation(np.int32, np.float32)
+        def more(count, total):
+            return count + tf.cast(total, tf.int32)
+        @tff.federated_computation(tff.FederatedType(np.int32, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS))
+        def count(state, values):
+            total = tff.federated_sum(values)
+            return tff.federated_map(more, (state, total)), total
+        return count
+
+    def clock():
+        import tensorflow as tf, tensorflow_federated as tff
+        @tff.tensorflow.computation(np.float32)
+        def late(value):
+            return value + tf.cast(tf.timestamp(), tf.float32)
+        @tff.federated_computation(tff.FederatedType(np.float32, tff.CLIENTS))
+        def times(values):
+            return tff.federated_sum(tff.federated_map(late, values))
+        return times
+
+    def five():
+        return np.int32(5)
+
+    def clients():
+        return [[np.float32(1), np.float32(2)], [np.float32(4)]]
+
+    def canceling():
+        return [[np.float32(value)] for value in (1e8, 1, 1, 1, -1e8, 1, 1)]
+
+    def numbers():
+        return [np.float32(1), np.float32(2)]
+
+    def integers(number=3):
+        return [1, 2]
+
+    def hospital():
+        return [np.float32(1), np.float32(2)]
+""")
+
+
+@pytest.fixture
+def muster(tmp_path, monkeypatch):
+    (tmp_path / "mine_of_plan_commands.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        return CliRunner().invoke(app, [each.replace("mine:", "mine_of_plan_commands.py:") for each in words])
+
+    return run
+
+
+def test_what_draws_nothing_is_same_with_exit_code_0(muster):
+    done = muster("plan", "check", "mine:exact", "--data", "mine:clients", "--rounds", "1")
+    assert done.exit_code == 0
+    assert "Same: at most 0.0e+00 (tolerance 1e-05)" in done.stdout
+
+
+def test_what_draws_is_named_with_exit_code_4(muster):
+    done = muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1")
+    assert done.exit_code == 4
+    assert "Same but for what is drawn at random: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
+    assert "RandomStandardNormal in work (speckle): may change result noisy" in done.stdout
+    found = json.loads(
+        muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1", "--json").stdout
+    )
+    assert (found["verdict"], found["same"], found["not_compared"]) == ("same_but_random", False, [])
+    assert [(each["stage"], each["operations"], each["result"]) for each in found["random"]] == [
+        ("work", ["RandomStandardNormal"], ["noisy"])
+    ]
+
+
+def test_what_reads_the_clock_is_named(muster):
+    done = muster("plan", "check", "mine:clock", "--data", "mine:numbers", "--rounds", "1")
+    assert done.exit_code == 4
+    assert "Timestamp in work, which reads the clock: may change result" in done.stdout
+
+
+def test_a_sum_that_depends_on_its_order_is_different_with_exit_code_1(muster):
+    # Added one after another these are 2; in chunks of three they are 1.
+    done = muster("plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1")
+    assert done.exit_code == 1
+    assert "Different: up to 5.0e-01 (tolerance 1e-05)" in done.stdout
+    assert (
+        muster(
+            "plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1", "--tolerance", "0.6"
+        ).exit_code
+        == 0
+    )
+
+
+def test_secure_sums_are_allowed_by_the_option_that_the_text_names(muster):
+    refused = muster("plan", "build", "mine:secure", "-o", "x.plan")
+    assert refused.exit_code == 1
+    assert "say --allow-clear-secure-sums to have them summed in the clear" in refused.stderr
+    assert "allow_clear_secure_sums" not in refused.stderr
+    assert muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums").exit_code == 0
+    checked = muster("plan", "check", "mine:secure", "--data", "mine:integers")
+    assert "say --allow-clear-secure-sums" in checked.stderr
+
+
+def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):
+    refused = muster("plan", "build", "mine:counter", "-o", "x.plan")
+    assert refused.exit_code == 1
+    assert "on the command line --initial-state" in refused.stderr
+    assert "tff.templates.IterativeProcess" in refused.stderr
+    assert muster("plan", "build", "mine:counter", "-o", "x.plan", "--initial-state", "mine:five").exit_code == 0
+    assert int(Plan.load("x.plan").initial_state()["state"]) == 5
+    checked = muster("plan", "check", "mine:counter", "--data", "mine:numbers", "--initial-state", "mine:five")
+    assert checked.exit_code == 0, checked.stderr
+
+
+def test_a_run_goes_on_from_its_folder(muster):
+    muster("plan", "build", "mine:counter", "-o", "first.plan", "--initial-state", "mine:five")
+    assert muster("simulate", "first.plan", "--data", "mine:numbers", "--rounds", "2", "--out", "run").exit_code == 0
+    done = muster("plan", "build", "mine:counter", "-o", "second.plan", "--initial-state", "run")
+    assert done.exit_code == 0, done.stderr
+    assert int(Plan.load("second.plan").initial_state()["state"]) == 5 + 2 * 3
+    file = muster("plan", "build", "mine:counter", "-o", "x.plan", "--initial-state", "run/checkpoints/1.safetensors")
+    assert file.exit_code == 0
+    assert int(Plan.load("x.plan").initial_state()["state"]) == 5 + 3
+
+
+def test_a_first_state_that_is_nothing_is_wrong_usage(muster):
+    done = muster("plan", "build", "mine:counter", "-o", "x.plan", "--initial-state", "nowhere")
+    assert done.exit_code == 2
+    assert "there is no file nowhere" in done.stderr.replace("\n│", "").replace("  ", " ")
+
+
+def test_simulate_names_what_no_seed_reaches(muster):
+    muster("plan", "build", "mine:clock", "-o", "x.plan")
+    done = muster("simulate", "x.plan", "--data", "mine:numbers", "--rounds", "1")
+    assert done.exit_code == 0
+    assert "Note: Timestamp in work reads the clock or the system's entropy, which no seed reaches" in done.stderr
+
+
+def test_one_clients_data_get_the_hint_that_helps(muster):
+    muster("plan", "build", "mine:exact", "-o", "x.plan")
+    done = muster("simulate", "x.plan", "--data", "mine:hospital", "--rounds", "1")
+    assert done.exit_code == 1
+    assert (
+        "The data is that of one client, where a list of clients' data is needed: put it into a list, [data]"
+        in done.stderr
+    )
+    assert "a single batch goes into a list" not in done.stderr
+
+
+def test_a_default_argument_warns_in_one_line(muster):
+    muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums")
+    done = muster("simulate", "x.plan", "--data", "mine:integers", "--rounds", "1")
+    (line,) = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert line == (
+        "Warning: integers of the clients' data is called once, without its argument number, which has a default. To get the data "
+        "for each round, with the round's number, take the default away"
+    )
