@@ -20,6 +20,7 @@ from coordinator.http.client_routes import client_routes
 from coordinator.http.cors import Cors
 from coordinator.http.internal_routes import aggregator_routes, committer_routes
 from coordinator.http.operator_routes import operator_routes
+from coordinator.http.recycling import WorkerRecycler
 from coordinator.http.routing import Call, Route, Router
 from coordinator.use_cases import events
 
@@ -33,6 +34,7 @@ FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
     "committer": committer_routes,
 }
 _CLIENTS = "client_api"
+_RECYCLER = WorkerRecycler()  # of this process, which may serve several functions
 
 
 def router(app: Application, *functions: str) -> Router:
@@ -96,8 +98,9 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         # A cold instance gets several first requests at once, and `cache` alone would make an application for each.
         with turn:
             serving = make()
-        response = serving(request)
-        _read_out(request)
+        with _RECYCLER.request():
+            response = serving(request)
+            _read_out(request)
         close_if_broken(request, response)
         # functions-framework would read the whole rest, however long it is, and into memory.
         request.stream = BytesIO()
