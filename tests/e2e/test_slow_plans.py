@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import requests
 from support.endless import endless
 
@@ -124,3 +125,24 @@ def test_endless_openings_hold_up_no_other_tasks(tmp_path):
             )
             operator.round_seconds(task)
         assert all(operator.task(f"endless-{number}").status is TaskStatus.OPENING for number in range(12))
+
+
+def committer_workers() -> set[int]:
+    """Returns the ids of the committers' processes that this process has started, without their supervisors."""
+    found = psutil.Process().children(recursive=True)
+    committers = [each for each in found if "committer" in each.cmdline()]
+    masters = {each.ppid() for each in committers}
+    return {each.pid for each in committers if each.pid not in masters}
+
+
+def test_a_committer_whose_graph_ignores_its_limit_is_replaced(tmp_path):
+    with LocalCoordinator(tmp_path) as coordinator:
+        operator = Operator(coordinator.url)
+        operator.make("healthy", PLAN, rounds=2)
+        operator.until(lambda: operator.task("healthy").status is TaskStatus.ACTIVE, lambda: operator.task("healthy"))
+        before = committer_workers()
+        stubborn = endless(PLAN, "prepare", uninterruptible=True)
+        operator.make("stubborn", stubborn, rounds=1, graph_seconds=1.0)
+        operator.until(lambda: operator.task("stubborn").status is TaskStatus.PAUSED, lambda: operator.task("stubborn"))
+        operator.until(lambda: before.isdisjoint(committer_workers()), committer_workers)
+        operator.round_seconds("healthy")

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.plan import Plan, part_of
 
 STEPS = 10**15  # of a loop that adds one
+SIZE = 8000  # rows of a matrix whose singular values take minutes
 
 
-def endless(plan: Plan, *stages: str) -> Plan:
-    """The plan with each of `stages` replaced by a loop of 10**15 steps before its outputs. Its tensors are scalars of int64."""
+def endless(plan: Plan, *stages: str, uninterruptible: bool = False) -> Plan:
+    """Returns the plan with each of `stages` replaced by a loop of 10**15 steps before its outputs. Its tensors are scalars of int64.
+
+    `uninterruptible`: by an operation that takes minutes in place of the loop. It ignores its time limit.
+    """
     found, parts = plan.manifest.stages, dict(plan.parts)
     for name in stages:
         stage: Stage = getattr(found, name)
-        graph, outputs, loop = _loop(
+        graph, outputs, loop = _endless_graph(
             [binding for bindings in stage.inputs.values() for binding in bindings],
             {value: [binding.path for binding in bindings] for value, bindings in stage.outputs.items()},
+            uninterruptible=uninterruptible,
         )
         made = stage.model_copy(update={"graph": part_of(graph), "outputs": outputs, "initialize": loop})
         found = found.model_copy(update={name: made})
@@ -27,8 +33,23 @@ def endless(plan: Plan, *stages: str) -> Plan:
     return Plan(manifest, {part.sha256: parts[part.sha256] for part in manifest.parts})
 
 
-def _loop(
-    inputs: Collection[TensorBinding], outputs: dict[str, list[str]]
+def _loop() -> Any:
+    import tensorflow as tf
+
+    (steps,) = tf.while_loop(lambda at: at < STEPS, lambda at: [at + 1], [tf.constant(0, tf.int64)])
+    return steps
+
+
+def _kernel() -> Any:
+    """Returns the result of one operation that takes minutes, which TensorFlow can't interrupt."""
+    import tensorflow as tf
+
+    values = tf.linalg.svd(tf.random.stateless_uniform([SIZE, SIZE], [1, 2]), compute_uv=False)
+    return tf.cast(values[0], tf.int64)
+
+
+def _endless_graph(
+    inputs: Collection[TensorBinding], outputs: dict[str, list[str]], *, uninterruptible: bool
 ) -> tuple[bytes, dict[str, tuple[TensorBinding, ...]], str | None]:
     """The graph, its outputs, and the name of its loop if no output waits for that."""
     import tensorflow as tf
@@ -37,7 +58,7 @@ def _loop(
     with tf.Graph().as_default() as graph:
         for binding in inputs:
             tf.compat.v1.placeholder(tf.int64, [], name=binding.tensor.partition(":")[0])
-        (steps,) = tf.while_loop(lambda at: at < STEPS, lambda at: [at + 1], [tf.constant(0, tf.int64)])
+        steps = _kernel() if uninterruptible else _loop()
         for value, paths in outputs.items():
             for at, path in enumerate(paths):
                 tensor = tf.identity(steps, name=f"endless_{value}_{at}")

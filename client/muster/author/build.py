@@ -164,6 +164,7 @@ class _Builder:
             release=release,
         )
         plan = Plan(manifest, self._parts)
+        plan.check_complete()
         check_plan_graphs(plan)
         return plan
 
