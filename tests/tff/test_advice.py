@@ -169,7 +169,7 @@ def test_advice_that_is_followed_builds(advice, refused, followed):
 def test_types_that_are_given_to_the_decorator_build():
     with pytest.raises(ProblemError, match="Give one for each argument to the decorator"):
         build_plan(tff.federated_computation(lambda data: tff.federated_mean(data)))  # noqa: PLW0108
-    build_plan(tff.federated_computation(tff.federated_mean, tff.FederatedType(np.float32, tff.CLIENTS)))
+    build_plan(tff.federated_computation(tff.federated_sum, tff.FederatedType(np.float32, tff.CLIENTS)))
 
 
 EVALUATIONS = {

@@ -256,6 +256,15 @@ def test_data_come_in_every_form_that_a_simulation_takes():
         assert check_plan(computation, form, rounds=2).verdict is Verdict.SAME
 
 
+def test_data_sets_that_shuffle_are_read_once_for_both_sides():
+    def client(number):
+        rows = {key: np.concatenate([batch[key] for batch in regression(number, sizes=(7,))[0]]) for key in ("x", "y")}
+        dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=rows["x"], y=rows["y"]))
+        return dataset.shuffle(100, reshuffle_each_iteration=True).batch(2)  # the last batch has one example
+
+    assert check_plan(fed_avg(), [client(1), client(2)], rounds=2).verdict is Verdict.SAME
+
+
 def test_one_clients_data_in_the_place_of_a_list_is_said_so():
     data = [{"x": np.ones((2, 2), np.float32), "y": np.ones((2, 1), np.float32)}]
     with pytest.raises(ProblemError, match=r"that of one client, where a list of clients' data is needed: .*\[data\]"):

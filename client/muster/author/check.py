@@ -7,7 +7,7 @@ compared twice. As it is: tensors that depend on no draw must be equal. And with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Callable, Optional, overload
@@ -26,6 +26,7 @@ from .difference import Difference, difference, reordered_rows
 from .draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
 from .fixed_draws import fix_computation, fix_plan
 from .restore import restore_state
+from .settled_data import settled
 from .subject import subject_of
 
 __all__ = [
@@ -167,11 +168,6 @@ def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, toleran
     )
 
 
-def _finite(data: Any) -> Any:
-    """Returns a client's data in a form that TFF takes, and that can be read twice."""
-    return list(data) if isinstance(data, Iterator) else data
-
-
 def _any_draw(draws: frozenset[Any]) -> bool:
     return bool(draws)
 
@@ -206,7 +202,7 @@ class _Comparison:
         state = restore_state(next_, tensors)
         for number, taint in enumerate(self._taints, start=1):
             sources = clients.of_round(number)
-            data = [_finite(source()) for source in sources.values()]
+            data = [settled(source()) for source in sources.values()]
             # First as a plan, whose errors name the place in the data.
             update = self._run_plan(runtime, tensors, data, chunk=chunk or len(data), clients=clients, declared=plan)
             tensors = update.state
