@@ -30,35 +30,30 @@ class UpdateResult:
 
 
 class _LoadedStage:
-    """A stage that this process runs: its graph, and what tells its calls apart.
-
-    `template` is the graph to seed for each draw; None where there is nothing to seed, or no seed.
-    """
+    """A stage that this process runs: one graph for all calls, or one for each draw where there is something to seed."""
 
     def __init__(self, plan: Plan, name: str, *, seed: Optional[int]) -> None:
         self._stage: Stage = getattr(plan.manifest.stages, name)
         self._name = name
         self._seed = seed
-        graph_def = _checked(plan, self._stage, name)
-        self._template: Optional[Any] = None
-        if seed is not None:
-            trial = type(graph_def)()
-            trial.CopyFrom(graph_def)
-            if seed_graph(trial, seed=seed, stage=name):
-                self._template = graph_def
+        self._checked: Optional[Any] = _checked(plan, self._stage, name)
         self._sources = Sources(self._stage)
-        self._graph = None if self._template is not None else self._load(graph_def)
+        self._graph: Optional[StageGraph] = None
+        if self._seeded("") is None:
+            self._graph = self._load(self._checked)
+            self._checked = None  # it may hold a model's worth of constants
 
     def graph(self, draw: str) -> StageGraph:
         """Returns the graph that draws the numbers of `draw`."""
-        if self._graph is not None:
-            return self._graph
-        assert self._template is not None  # noqa: S101  one of the two is there
-        assert self._seed is not None  # noqa: S101  as above
-        graph_def = type(self._template)()
-        graph_def.CopyFrom(self._template)
-        seed_graph(graph_def, seed=self._seed, stage=self._name, draw=draw)
-        return self._load(graph_def)
+        return self._load(self._seeded(draw)) if self._graph is None else self._graph
+
+    def _seeded(self, draw: str) -> Optional[Any]:
+        """Returns a copy of the graph that draws the numbers of `draw`; None if there is nothing to seed, or no seed."""
+        if self._seed is None or self._checked is None:
+            return None
+        graph_def = type(self._checked)()
+        graph_def.CopyFrom(self._checked)
+        return graph_def if seed_graph(graph_def, seed=self._seed, stage=self._name, draw=draw) else None
 
     def _load(self, graph_def: Any) -> StageGraph:
         return StageGraph(graph_def, stage=self._stage, name=self._name, sources=self._sources)

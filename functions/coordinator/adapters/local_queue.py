@@ -93,7 +93,7 @@ class LocalQueue:
 
         Rows for the functions `but` are left out.
         """
-        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  placeholders alone
+        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  placeholders alone  # nosec B608
         with self._database.reading() as connection:
             due: float | None = connection.execute(query, tuple(but)).fetchone()[0]
         return due
