@@ -49,6 +49,11 @@ def test_a_state_with_another_learning_rate_warns_and_wins(checkpoint):
     assert warning.filename == __file__
 
 
+def test_a_computation_of_another_processs_state_warns_too():
+    with pytest.warns(HyperparameterWarning, match="client_work/learning_rate is 0.1"):
+        build_plan(process(0.001), initial_state=process(0.1).initialize)
+
+
 def test_the_advice_keeps_the_new_rate_and_the_old_weights(checkpoint):
     second = process(0.001)
     state = second.set_model_weights(second.initialize(), second.get_model_weights(restore_state(second, checkpoint)))

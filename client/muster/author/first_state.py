@@ -109,9 +109,7 @@ class FirstState:
         """
         if self._given is None:
             return self._initialized(name)
-        if isinstance(self._given, tff.Computation):
-            return self._run(self._given)
-        given = self._adapted(name)
+        given = self._run(self._given) if isinstance(self._given, tff.Computation) else self._adapted(name)
         if self._subject.initialize is not None and not self._subject.is_evaluation:
             self._compare(given, self._initialized(name), constant_scalars(update_graph, update_stage))
         return given

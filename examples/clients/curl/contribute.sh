@@ -13,7 +13,7 @@ umask 077 # tokens are in these files, and not among the arguments, which everyb
 url=${1:?usage: contribute.sh URL POPULATION CLIENT <numbers}
 population=${2:?usage: contribute.sh URL POPULATION CLIENT <numbers}
 client=${3:?usage: contribute.sh URL POPULATION CLIENT <numbers}
-plan=28c21eda35ac0c1218a88fe6e76f9131e97077eb9e2263fac2d1d9e1087f011f # ../histogram.plan
+plan=10ed2c1d7d5d47718f0976fc25ee3098852e80a009f43c329cf8e850035cab2e # ../histogram.plan
 
 json='Content-Type: application/json'
 binary='Content-Type: application/octet-stream'
