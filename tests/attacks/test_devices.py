@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,9 @@ class Observed:
         self._before(request)
         self.asked.append(f"{request.method} {request.path}")
         if request.path.endswith(":report"):
-            self.reports.append(json.loads(request.get_data()))
+            body = request.get_data()
+            self.reports.append(json.loads(body))
+            request = Request({**request.environ, "wsgi.input": BytesIO(body)})
         return self.app(request)
 
     @property

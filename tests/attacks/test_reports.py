@@ -104,10 +104,10 @@ CASES = {
     "conversion": (lambda: of_text(converting), lambda: [SECRET], "computation", "InvalidArgumentError", {}),
     "assertion": (lambda: of_text(asserting), lambda: [SECRET], "computation", "InvalidArgumentError", {}),
     "timeout": (
-        numbers, lambda: itertools.chain([1], itertools.repeat(2)), "cancelled", "", {"limits": Limits(max_seconds=1.0)}
+        numbers, lambda: itertools.chain([1], itertools.repeat(2)), "cancelled", "limits.max_seconds", {"limits": Limits(max_seconds=1.0)}
     ),
     "not finite": (mean, lambda: float("nan"), "computation", "update_not_finite", {}),
-    "too large": (mean, lambda: 1.0, "plan_refused", "", {"limits": Limits(max_update_bytes=9)}),
+    "too large": (mean, lambda: 1.0, "plan_refused", "limits.max_update_bytes", {"limits": Limits(max_update_bytes=9)}),
 }  # fmt: skip
 
 

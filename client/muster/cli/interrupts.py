@@ -60,6 +60,8 @@ class Interrupts:
             self._writing.send(_CLOSED)
 
     def _interrupt(self, _number: int, _frame: Optional[FrameType]) -> None:
+        if self.interrupted:
+            os._exit(INTERRUPTED)
         self.interrupted = True
         raise KeyboardInterrupt
 

@@ -76,6 +76,16 @@ def progress(view: TaskView) -> str:
     return f"{view.spec.name}: {view.checkpoint}/{view.spec.policy.rounds} rounds, {view.status.value}"
 
 
+def warnings_of(view: TaskView) -> list[str]:
+    """Returns what an operator should know of a task's privacy."""
+    warnings = []
+    if view.spec.policy.minimum == 1:
+        warnings.append("MINIMUM 1: a round's result may be the update of a single client.")
+    if view.sums_in_the_clear:
+        warnings.append("SUMS IN THE CLEAR: the plan asks for secure sums, and they are not secure here.")
+    return warnings
+
+
 def waiting_for(view: TaskView) -> Optional[str]:
     """Says what a task waits for that an operator may have to bring about; None if nothing is amiss."""
     if view.status is TaskStatus.OPENING:

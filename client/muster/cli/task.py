@@ -264,7 +264,7 @@ def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
 def _show(view: TaskView) -> None:
     from muster.wire.messages import Phase
 
-    from .round_words import ended_round, open_round, waiting_for
+    from .round_words import ended_round, open_round, waiting_for, warnings_of
 
     screen = console()
     spec, policy = view.spec, view.spec.policy
@@ -273,10 +273,8 @@ def _show(view: TaskView) -> None:
         f"plan {view.plan_name} ({spec.plan[:12]}), population {spec.population}, goal {policy.goal}, minimum {policy.minimum}",
         soft_wrap=True,
     )
-    if policy.minimum == 1:
-        screen.print("[bold red]MINIMUM 1[/]: a round's result may be the update of a single client.", soft_wrap=True)
-    if view.sums_in_the_clear:
-        screen.print("[bold red]SUMS IN THE CLEAR[/]: what the plan wants summed securely is not.", soft_wrap=True)
+    for warning in warnings_of(view):
+        screen.print(warning, style="bold red", markup=False, soft_wrap=True)
     if view.current is not None:
         ended = view.current.phase in (Phase.COMMITTED, Phase.ABANDONED)
         screen.print((ended_round if ended else open_round)(view.current), markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ import typer
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
 from .options import console, size, write_json
-from .round_words import attempt, ended_round, open_round, progress, short_names, troubles, waiting_for
+from .round_words import attempt, ended_round, open_round, progress, short_names, troubles, waiting_for, warnings_of
 
 if TYPE_CHECKING:
     from muster.operator import Operator
@@ -65,6 +65,8 @@ def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
         # The count of rounds changes with every round, which has a line of its own.
         status = [f"{view.spec.name}: {view.status.value}", *current[1:]]
         if status != last:
+            for line in [] if last else warnings_of(view):
+                _write(line)
             for line in current if view.status in _DONE or not last else status:
                 _write(line)
             last[:] = status
@@ -127,10 +129,7 @@ def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any
         Text(f"{view.checkpoint}/{policy.rounds} rounds, {view.status.value}"),
     )
     parts: list[Any] = [head]
-    if policy.minimum == 1:
-        parts.append(Text("MINIMUM 1: a round's result may be the update of a single client.", style="bold red"))
-    if view.sums_in_the_clear:
-        parts.append(Text("SUMS IN THE CLEAR: what the plan wants summed securely is not.", style="bold red"))
+    parts += [Text(warning, style="bold red") for warning in warnings_of(view)]
     if current is not None and view.status not in _DONE:
         parts.append(Text(open_round(current)))
     waiting = waiting_for(view)

@@ -247,10 +247,10 @@ def test_a_small_round_shows_its_count_once_it_has_ended(url: str, harness: Harn
     answers = [json.loads(answer)["answer"]["token"] for answer in tokens]
     harness.upload(answers[0], sum_update(0))
     shown = " ".join(run("task", "show", "t", "--url", url).output.split())
-    assert "COLLECTING: goal of 2 updates (counted when the round has ended), 2 of 2 assigned" in shown
+    assert "COLLECTING: goal of 2 updates (counted when the round has ended); 2 assignments" in shown
     harness.upload(answers[1], sum_update(1))
     harness.settle()
-    assert "COMMITTED: 2 of 2 updates" in run("task", "show", "t", "--url", url).output
+    assert "round 1 committed: 2 updates" in run("task", "show", "t", "--url", url).output
 
 
 def test_a_plans_floor_needs_no_option_and_takes_each_alone() -> None:

@@ -47,7 +47,7 @@ def run(*arguments: str) -> str:
 
 
 def test_open_round_says_how_many_assignments_were_given_back_and_why() -> None:
-    text = open_round(round_view(assigned=3, failed={"cancelled": 3}))
+    text = open_round(round_view(assigned=3, reported=0, failed={"cancelled": 3}))
     assert text == (
         "round 4, COLLECTING: 0 of 1 updates; 3 assignments, 3 given back (cancelled 3), at most 1 at a time"
     )
