@@ -394,7 +394,8 @@ def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, mome
         output, _ = member(seen, policy).communicate(timeout=60)
     assert output == "Ineligible\n"
     assert seen.checkins == checkins
-    assert not updates(h)
+    # A small update may have left in one piece with its request's head.
+    assert len(updates(h)) <= (0 if moment == "during the work" else 1)
 
 
 def test_a_budget_that_others_can_change_is_not_used(tmp_path, issuer):
