@@ -235,7 +235,7 @@ def rollback(
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier checkpoint and train on from there. A paused task stays paused until you resume it."""
+    """Go back to an earlier checkpoint and continue training from there. A paused task stays paused until you resume it."""
     _change("rollback", name, url=url, token=token, as_json=as_json, version=version)
 
 
@@ -251,7 +251,7 @@ def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bo
 
 
 def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
-    """Returns what a round waits for, since nothing happens while too few clients check in."""
+    """Returns the number of clients that a round needs, since it does not progress until they check in."""
     default = ", the default: --goal sets it" if by_default else ""
     seconds = f"{policy.round_seconds:g} s"
     if policy.minimum == policy.goal:
