@@ -31,9 +31,7 @@ MAX_WAIT = 86400.0  # longest wait that a coordinator may ask for, in seconds
 MAX_FOREIGN_WAIT = 3600.0  # longest wait that any other server may ask for, in seconds
 _MAX_PROBLEM = 1 << 16  # bytes of a problem document
 _PREFIX = "https://muster.dev/problems/"
-_QUICKLY_AGAIN = frozenset(
-    {408, 425, 429, 500, 502, 503, 504}
-)  # and all from 520 on, which content networks use
+_QUICKLY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # and all from 520 on, which content networks use
 _FIRST_CUSTOM = 520
 _TOO_LARGE = 413
 _BETWEEN = (
