@@ -1,8 +1,8 @@
 """Builds the deployable bundles: one reproducible zip for each function, with equal bytes for equal source.
 
 A bundle holds the function's folder at its top (`main.py`), the package `coordinator`, the parts of `muster` that this
-imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned packages. This is the source that Google Cloud
-Functions accept, and all that a container needs besides Python.
+imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned packages. This is the source that Google
+Cloud Functions accept, and all that a container needs besides Python.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES) -> bool:
     """Moves the content of `log` to `<log>.1` if it is longer than `max_bytes`; returns whether it did.
 
-    The file itself stays, because processes hold it open: they append, so after the truncation they write at its start. A
-    line that arrives between copy and truncation is lost, as with `copytruncate` of logrotate.
+    The file itself stays, because processes hold it open: they append, so after the truncation they write at its start.
+    A line that arrives between copy and truncation is lost, as with `copytruncate` of logrotate.
     """
     if not log.exists() or log.stat().st_size <= max_bytes:
         return False

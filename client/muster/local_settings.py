@@ -1,7 +1,7 @@
 """Settings of a coordinator on this machine: the paths within its folder, and the settings of each process.
 
-The committer runs plans' graphs, so it must not hold the keys that sign assignments or authorize operators. A process gets
-the settings that its own functions read, and no other variable that starts with `MUSTER_`.
+The committer runs plans' graphs, so it must not hold the keys that sign assignments or authorize operators. A process
+gets the settings that its own functions read, and no other variable that starts with `MUSTER_`.
 """
 
 from __future__ import annotations

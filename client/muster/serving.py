@@ -21,7 +21,8 @@ WEB = ("client_api", "operator_api", "aggregator")
 _LOG = logging.getLogger(__name__)
 _GRACE = 5  # seconds for requests under way when a process is told to end
 _IDLE = 120  # seconds that a client's connection is kept open for its next request
-# A commit holds a thread of the pump and one of the committer while its plan runs. Endless plans must not take all threads.
+# A commit holds a thread of the pump and one of the committer while its plan runs. Endless plans must not take all
+# threads.
 _COMMITTER_THREADS = 32
 _SHARES = {"committer": _COMMITTER_THREADS, "aggregator": 16}  # deliveries at once
 _STARTING = 300  # seconds until a worker that does not come up is replaced; a cold TensorFlow takes its time

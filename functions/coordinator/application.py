@@ -85,7 +85,8 @@ def assemble(
       round_cache_seconds: Seconds for which a cached round is served.
       retry_floor: The shortest wait of a client, in seconds.
       longest_wait: The longest wait of a client, before jitter of up to a quarter.
-      direct_above: Clients upload updates of more bytes directly to the store, if the platform has `direct`; None: none.
+      direct_above: Clients upload updates of more bytes directly to the store, if the platform has `direct`; None:
+        none.
       tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that requires it there is refused.
       trusted_signers: Public keys, one of which must have signed a plan; empty: any plan is accepted.
       least_minimum: The deployment's floor: a task with a smaller minimum is refused.

@@ -36,12 +36,13 @@ class Settings(BaseModel):
       secret: The key of tokens and pseudonyms, at least 32 bytes in hex; or a ring of keys, newest first:
         `id:hex,id:hex,…`. Only `client_api` needs it.
       round_cache_seconds: Seconds for which an instance may serve a cached round. Keep it low on local stores.
-      direct_above: Clients upload updates of more bytes than this directly to the bucket; `never`: none. Only with `gs://`.
+      direct_above: Clients upload updates of more bytes than this directly to the bucket; `never`: none. Only with
+        `gs://`.
       retry_floor: The shortest wait of a client, in seconds.
       longest_wait: The longest wait of a client, in seconds, before jitter of up to a quarter. Set it high if very many
         clients are always on.
-      trusted_signers: The public keys (`ed25519:…`, comma-separated), one of which must have signed a plan; empty: any plan
-        is accepted.
+      trusted_signers: The public keys (`ed25519:…`, comma-separated), one of which must have signed a plan; empty: any
+        plan is accepted.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
       tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is

@@ -1,12 +1,12 @@
-"""Tokens: the assignment, which authorizes one client to upload one update, and the cookie, which is opaque to a client.
+"""Tokens: the assignment, which authorizes one client to upload one update, and the cookie, opaque to a client.
 
-An assignment is a JSON Web Token (RFC 7519), HS256, with a specific audience. `kid` names the key of the ring that signed
-it; a token without `kid` is of an earlier version and is checked against all keys of the ring. Times are checked against
-the coordinator's clock, which tests can set.
+An assignment is a JSON Web Token (RFC 7519), HS256, with a specific audience. `kid` names the key of the ring that
+signed it; a token without `kid` is of an earlier version and is checked against all keys of the ring. Times are checked
+against the coordinator's clock, which tests can set.
 
 A cookie is `muster2.<kid>.<sealed>`: its content is encrypted and authenticated (AES-SIV, RFC 5297), because only the
-coordinator reads it, and because it would link a client's identity and its rounds for any observer of a check-in. Cookies of
-earlier versions, which are JSON Web Tokens, are still accepted. An earlier version ignores a sealed cookie.
+coordinator reads it, and because it would link a client's identity and its rounds for any observer of a check-in.
+Cookies of earlier versions, which are JSON Web Tokens, are still accepted. An earlier version ignores a sealed cookie.
 
 A client has one cookie and may work for several tasks. So the content of its cookie at a check-in is carried in the
 assignment, sealed too, and from there in the cookie of its receipt.
@@ -47,9 +47,9 @@ _COOKIE_LABEL = b"what a cookie says to the coordinator alone"
 class AssignmentClaims:
     """Claims of an assignment: its client (a pseudonym), round, shard, plan, size and slot.
 
-    `separation` is the number of seconds after the contribution for which the client's cookie matters; above 0 if and only if
-    the task separates contributions. `earlier` are the contributions to other tasks that the cookie held at the check-in. A
-    token of an earlier version lacks the last four.
+    `separation` is the number of seconds after the contribution for which the client's cookie matters; above 0 if and
+    only if the task separates contributions. `earlier` are the contributions to other tasks that the cookie held at the
+    check-in. A token of an earlier version lacks the last four.
     """
 
     key: RoundKey
@@ -68,7 +68,8 @@ class AssignmentClaims:
 class CookieClaims:
     """Claims of a cookie about one task: its holder's last contribution, with round and time, and its expiry.
 
-    `separates`: whether the task had a separation, so that the contribution counts for every task of the population that has one.
+    `separates`: whether the task had a separation, so that the contribution counts for every task of the population
+    that has one.
     """
 
     key: RoundKey

@@ -1,4 +1,4 @@
-"""Copies the manifests and the salt that the sweep deletes with a round, so that a test can check the counted clients."""
+"""Copies the manifests and the salt that the sweep deletes with a round, for tests of the counted clients."""
 
 from __future__ import annotations
 

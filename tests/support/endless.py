@@ -14,7 +14,7 @@ SIZE = 8000  # rows of a matrix whose singular values take minutes
 
 
 def endless(plan: Plan, *stages: str, uninterruptible: bool = False) -> Plan:
-    """Returns the plan with a loop of 10**15 steps before the outputs of each of `stages`. Its tensors are int64 scalars.
+    """Returns the plan, whose tensors must be int64 scalars, with a loop of 10**15 steps in each of `stages`.
 
     `uninterruptible`: uses an operation that takes minutes and ignores its time limit, instead of the loop.
     """

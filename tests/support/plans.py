@@ -1,8 +1,8 @@
 """Builds plans by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` computes their results in numpy. For
-tests of the coordinator, which treats a graph as bytes. Tests of a plan's results use the plans of `tests/data`, which TFF
-made.
+Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` computes their results in numpy.
+For tests of the coordinator, which treats a graph as bytes. Tests of a plan's results use the plans of `tests/data`,
+which TFF made.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _OUTPUTS = {
 
 
 def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text: str) -> bytes:
-    """Returns a serialized `GraphDef` that computes nothing: placeholders that can be fed, and the nodes of its outputs.
+    """Returns a serialized `GraphDef` that computes nothing: placeholders to feed, and the nodes of its outputs.
 
     Args:
       inputs: The tensors that are fed, with their dtypes; None: a data set.

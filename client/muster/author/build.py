@@ -58,26 +58,26 @@ def build_plan(
 ) -> Plan:
     """Compiles a computation.
 
-    **Addresses.** Tracing a computation again, in this process or another, yields the same graphs byte for byte: names that
-    TensorFlow, Keras and TFF draw from counters and random identifiers are replaced. The plan's address is then the same
-    too, if its initial state is: pass `initial_state` or `seed`. Exceptions: initial states that read the clock (rotations,
-    distributed and tree-aggregated differential privacy), values that the author's own Python code draws during tracing (a
-    Keras model draws its weights then: `tf.keras.utils.set_random_seed` fixes them), and other versions of TFF or
-    TensorFlow.
+    **Addresses.** Tracing a computation again, in this process or another, yields the same graphs byte for byte: names
+    that TensorFlow, Keras and TFF draw from counters and random identifiers are replaced. The plan's address is then
+    the same too, if its initial state is: pass `initial_state` or `seed`. Exceptions: initial states that read the
+    clock (rotations, distributed and tree-aggregated differential privacy), values that the author's own Python code
+    draws during tracing (a Keras model draws its weights then: `tf.keras.utils.set_random_seed` fixes them), and other
+    versions of TFF or TensorFlow.
 
     Args:
       computation: A `tff.learning.templates.LearningProcess`, a `tff.templates.IterativeProcess`, a computation
-        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, one without server state, `{D}@CLIENTS -> R@SERVER`, or an evaluation,
-        `(S@SERVER, {D}@CLIENTS) -> R@SERVER`, whose state stays as it is.
+        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, one without server state, `{D}@CLIENTS -> R@SERVER`, or an
+        evaluation, `(S@SERVER, {D}@CLIENTS) -> R@SERVER`, whose state stays as it is.
       name: The plan's name, for display.
       initial_state: The state before the first round: a value of the type `S`, a computation `() -> S@SERVER`, a
-        checkpoint's tensors by name (as `Operator.download_checkpoint` returns them), or the `Path` of a checkpoint's file.
-        It replaces the state that a process initializes. A plain computation with a state and an evaluation require it. It
-        is drawn once, here, and is a part of the plan.
-      allow_clear_secure_sums: Whether secure sums may be summed in the clear. Muster has no secure aggregation, so without
-        this a computation with secure sums is refused.
-      release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation. The
-        plan's address covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
+        checkpoint's tensors by name (as `Operator.download_checkpoint` returns them), or the `Path` of a checkpoint's
+        file. It replaces the state that a process initializes. A plain computation with a state and an evaluation
+        require it. It is drawn once, here, and is a part of the plan.
+      allow_clear_secure_sums: Whether secure sums may be summed in the clear. Muster has no secure aggregation, so
+        without this a computation with secure sums is refused.
+      release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation.
+        The plan's address covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
       seed: Seed of a random initial state.
 
     Returns:

@@ -2,11 +2,11 @@
 
 TensorFlow, Keras and TFF draw names from counters and random identifiers: functions (`__inference_step_123`), nodes
 (`dense_4/MatMul`), arguments of functions (`sequential_lstm_while_cond_18566_placeholder`), tables
-(`hash_table_afc5d9d2…`). `canonicalize` replaces all of them by the operation's type and a position. The new function names
-also avoid collisions with the functions that a client's process creates itself.
+(`hash_table_afc5d9d2…`). `canonicalize` replaces all of them by the operation's type and a position. The new function
+names also avoid collisions with the functions that a client's process creates itself.
 
-Two things are unchanged: the order of the nodes, which is the order of tracing, and the values of constants. A model that
-is built with randomly drawn weights therefore differs from build to build.
+Two things are unchanged: the order of the nodes, which is the order of tracing, and the values of constants. A model
+that is built with randomly drawn weights therefore differs from build to build.
 """
 
 from __future__ import annotations

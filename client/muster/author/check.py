@@ -1,8 +1,8 @@
 """Runs a computation in TFF itself and as a plan, side by side, so that an author can trust the compilation.
 
-Random draws and clock reads differ between any two executions. A plan that draws is therefore compared twice: unchanged,
-where tensors that depend on no draw must be equal, and with its draws fixed on both sides (`fixed_draws.py`), where
-everything must be equal. See docs/decisions/0029-what-plan-check-compares.md.
+Random draws and clock reads differ between any two executions. A plan that draws is therefore compared twice:
+unchanged, where tensors that depend on no draw must be equal, and with its draws fixed on both sides
+(`fixed_draws.py`), where everything must be equal. See docs/decisions/0029-what-plan-check-compares.md.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def check_plan(
 
     Args:
       computation: See `build_plan`.
-      data: The clients' data, in a form that `muster.simulation.run` accepts: a sequence or a mapping of data sets, a TFF
-        `ClientData`, or a function that returns one of these, for all rounds or for the round number (from 1) that it takes.
+      data: The clients' data, in a form that `muster.simulation.run` accepts: a sequence or a mapping of data sets, a
+        TFF `ClientData`, or a function that returns one of these, for all rounds or for the round number (from 1) that
+        it takes.
       rounds: Number of rounds.
       initial_state: See `build_plan`.
       allow_clear_secure_sums: See `build_plan`.

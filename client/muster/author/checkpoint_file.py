@@ -20,8 +20,8 @@ def read_tensors(source: Tensors, *, what: str) -> Mapping[str, Any]:
     """Returns tensors by name.
 
     Args:
-      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run, whose
-        last checkpoint is read.
+      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run,
+        whose last checkpoint is read.
       what: Description of the tensors, for errors.
 
     Raises:

@@ -17,7 +17,8 @@ class Difference:
     """Largest difference of two values.
 
     Attributes:
-      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness differs.
+      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness
+        differs.
       relative: The largest difference of a tensor's element over the tensor's largest magnitude.
       path: The tensor with the largest relative difference; empty if there is none.
     """
@@ -64,8 +65,8 @@ def reordered_rows(
 ) -> frozenset[str]:
     """Returns the names of tensors that hold the same rows in another order.
 
-    Tensors of one structure with equally many rows belong together: a row is then one row of each tensor, such as a word
-    and its count.
+    Tensors of one structure with equally many rows belong together: a row is then one row of each tensor, such as a
+    word and its count.
 
     Args:
       expected: One value.

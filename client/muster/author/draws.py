@@ -130,7 +130,7 @@ class DrawFlow:
 
 
 def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, ...]:
-    """Returns the draws of each stage and the tensors of the last round that depend on them, in the order of the stages.
+    """Returns the draws of each stage, in order, with the tensors of the last round that depend on them.
 
     Args:
       rounds: See `DrawFlow.rounds`.

@@ -98,7 +98,8 @@ class FirstState:
 
         Args:
           name: The plan's name, for errors.
-          update_graph: The `GraphDef` of `update`, which shows the values that a state carries unchanged through all rounds.
+          update_graph: The `GraphDef` of `update`, which shows the values that a state carries unchanged through all
+            rounds.
           update_stage: Binds `state` to `state`.
 
         Raises:
@@ -175,7 +176,7 @@ class FirstState:
         )
 
     def _read(self, paths: set[str]) -> Any:
-        """Returns the author's state, read if it is a file. For an evaluation: only the model of a training checkpoint."""
+        """Returns the author's state, read if it is a file. For an evaluation, only the model of a checkpoint."""
         if not isinstance(self._given, (Path, Mapping)):
             return self._given
         try:

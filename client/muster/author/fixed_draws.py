@@ -1,8 +1,9 @@
 """Replaces random draws and clock reads of a graph by fixed values, so that two executions can be compared.
 
-TFF runs a computation as many small graphs, a plan runs as seven, each in separate sessions: a seed would start different
-sequences there. So every drawing operation is replaced by one that always returns the same numbers for the same arguments.
-The values need not have the distribution of those that they replace; they represent one possible outcome.
+TFF runs a computation as many small graphs, a plan runs as seven, each in separate sessions: a seed would start
+different sequences there. So every drawing operation is replaced by one that always returns the same numbers for the
+same arguments. The values need not have the distribution of those that they replace; they represent one possible
+outcome.
 """
 
 from __future__ import annotations

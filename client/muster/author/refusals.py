@@ -67,8 +67,8 @@ def check_signature(computation: Any) -> None:
 def is_evaluation(signature: Any) -> bool:
     """Returns whether a computation returns only results of the clients' data: `(S@SERVER, {D}@CLIENTS) -> R@SERVER`.
 
-    No part of its result may be the state: neither a value of the state's type, nor the first of two values that could be
-    a state whose type changes.
+    No part of its result may be the state: neither a value of the state's type, nor the first of two values that could
+    be a state whose type changes.
 
     Args:
       signature: A type whose arguments `check_signature` has passed.
@@ -85,7 +85,7 @@ def is_evaluation(signature: Any) -> bool:
 
 
 def _resembles(before: Any, after: Any) -> bool:
-    """Returns whether `after` may be the state `before` with another type: the same names, or a tensor of the same rank."""
+    """Returns whether `after` may be the state `before` with another type: equal names, or tensors of equal rank."""
     if isinstance(before, tff.StructType) and isinstance(after, tff.StructType):
         return [name for name, _ in _elements(before)] == [name for name, _ in _elements(after)]
     if isinstance(before, tff.TensorType) and isinstance(after, tff.TensorType):
@@ -209,7 +209,7 @@ def _check_results(state: Any, result: Any) -> None:
 
 
 def _one_value(state: Any, result: Any) -> ProblemError:
-    """Returns the error for a value at the server that may be the next state, hold it, or be a result without a state."""
+    """Returns the error for one value at the server that may be the next state, hold it, or be a result."""
     beside = "If it is a result, return the state that was given beside it, (state, result)"
     fields = [item for _, item in _elements(result.member)]
     if state.is_assignable_from(result.member):

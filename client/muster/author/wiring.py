@@ -155,7 +155,7 @@ def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
 
 
 def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
-    """Returns the position of the argument that a function returns unchanged as its `result`; None if it is computed."""
+    """Returns the position of the argument that a function passes through as its `result`; None if it is computed."""
     wire = None if function is None else _source(wiring, function, function.results[result])
     return wire.index if wire is not None and wire.node is None else None
 

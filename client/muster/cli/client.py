@@ -79,8 +79,8 @@ def run(
 ) -> None:
     """Check in, work on the local data and upload, repeatedly, until Ctrl-C.
 
-    The function of --data is called for each assignment and returns this client's data. It may take one argument with the
-    attributes `task`, `round` and `plan`. It is called in a separate thread: open database connections inside it.
+    The function of --data is called for each assignment and returns this client's data. It may take one argument with
+    the attributes `task`, `round` and `plan`. It is called in a separate thread: open database connections inside it.
 
     The client retries through every outage and every answer that is not a coordinator's. It ends when a coordinator
     refuses it, and on Ctrl-C or SIGTERM: within a second, after it has given its assignment back.

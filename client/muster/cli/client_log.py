@@ -1,4 +1,4 @@
-"""Logs a client's events as timestamped lines or as JSON. Repeated events are logged once and then at long intervals."""
+"""Logs a client's events as timestamped lines or as JSON. Repeated events are logged at long intervals."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Ends a command on Ctrl-C and SIGTERM within a second, even inside native code.
 
-A signal raises `KeyboardInterrupt` in the main thread, which then has a grace period to end in order. Python runs handlers
-only between its own instructions, so a main thread inside native code does not notice. The C part of the handler, however,
-writes the signal's number to a socket at once (`signal.set_wakeup_fd`). A thread reads it there, and ends the process if it
-still runs after the grace period, or at a second signal. Only native code that never releases the global interpreter lock
-blocks both.
+A signal raises `KeyboardInterrupt` in the main thread, which then has a grace period to end in order. Python runs
+handlers only between its own instructions, so a main thread inside native code does not notice. The C part of the
+handler, however, writes the signal's number to a socket at once (`signal.set_wakeup_fd`). A thread reads it there, and
+ends the process if it still runs after the grace period, or at a second signal. Only native code that never releases
+the global interpreter lock blocks both.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def interruptible(*, stuck: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Makes Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the block, and ends the process if it does not exit in time.
+    """Makes Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the block, and ends the process if it does not exit.
 
     Does nothing outside the main thread, which is the only one that receives signals.
 

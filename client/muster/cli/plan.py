@@ -144,11 +144,11 @@ def check(
 ) -> None:
     """Run a computation in TFF itself and as a plan, side by side.
 
-    Exit codes: 0 if they are the same; 1 if they differ; 4 if they are the same but for random draws and clock reads, which
-    are listed.
+    Exit codes: 0 if they are the same; 1 if they differ; 4 if they are the same but for random draws and clock reads,
+    which are listed.
 
-    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument is
-    the round's number.
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument
+    is the round's number.
     """
     loaded = _load_in_tff(computation)
     from muster.author import SecureSumsError, check_plan

@@ -41,7 +41,7 @@ def attempt(view: RoundView) -> str:
 
 
 def open_round(view: RoundView) -> str:
-    """Describes a round that has not ended: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
+    """Describes an open round: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
     text = f"{attempt(view)}, {view.phase.value}: {updates_of(view)}; {_many(view.assigned, 'assignment')}"
     returned = sum(view.failed.values())
     if returned:

@@ -126,12 +126,12 @@ def simulate(
 ) -> None:
     """Run a plan over local data sets, with the coordinator's own code and HTTP layer, and no network.
 
-    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument is
-    the round's number.
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument
+    is the round's number.
 
-    With --no-train no client trains: synthetic clients load the coordinator's HTTP application, without sockets and with
-    waits skipped by default, as a separate server with --served, or at an address with --url. Exits with 1 if a sum is
-    wrong or a round is abandoned.
+    With --no-train no client trains: synthetic clients load the coordinator's HTTP application, without sockets and
+    with waits skipped by default, as a separate server with --served, or at an address with --url. Exits with 1 if a
+    sum is wrong or a round is abandoned.
     """
     quiet_tensorflow()
     asked = _asked(context)

@@ -1,10 +1,10 @@
 """Counts a device's contributions in a file, so that a limit holds over restarts, processes and coordinators.
 
-The file is a SQLite database, from Python's standard library on every system. One transaction checks the limits and records
-the contribution, is durable when it returns (`synchronous = EXTRA`), and excludes every other process. It holds only hashes,
-times and counts:
+The file is a SQLite database, from Python's standard library on every system. One transaction checks the limits and
+records the contribution, is durable when it returns (`synchronous = EXTRA`), and excludes every other process. It holds
+only hashes, times and counts:
 
-    uses   (plan, broadcast) -> number of contributions; never pruned, since `per_plan` and `per_broadcast` have no window
+    uses   (plan, broadcast) -> number of contributions; never pruned, for `per_plan` and `per_broadcast`
     times  times of the contributions of the last 24 hours, and of the last one
 
 Time is monotonic here: it is the later of the device's clock and the last contribution.

@@ -141,7 +141,8 @@ class DirectSender:
 
     def _arrived(self, answer: Answer) -> bool:
         if is_page(answer.headers) and answer.status in (_OK, _CREATED, _TAKEN, _RESUME):
-            # A login page, for example: treating it as success would lose the update. The store sends XML, JSON or no body.
+            # A login page, for example: treating it as success would lose the update. The store sends XML, JSON or no
+            # body.
             where = host_of(self._target.url if self._target is not None else "")
             reason = f"it answered {answer.status} with a page, as no store does"
             raise ForeignAnswerError(where, reason, status=answer.status, again=True, what="store")

@@ -194,7 +194,7 @@ def date_of(headers: Mapping[str, str]) -> Optional[datetime]:
 
 
 def retry_after_of(headers: Mapping[str, str]) -> Optional[float]:
-    """Returns the seconds of a `Retry-After` header (RFC 9110 §10.2.3): a number, or a date less the answer's own `Date`.
+    """Returns the seconds of `Retry-After` (RFC 9110 §10.2.3): a number, or a date less the answer's `Date`.
 
     This device's clock is never read: it may be wrong. Returns None if the header is missing or not valid.
     """

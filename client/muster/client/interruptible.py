@@ -1,8 +1,8 @@
 """Runs calls that may not end in a separate thread, so that the caller can stop waiting.
 
 A signal's handler runs in the main thread and only between Python's own instructions: a main thread inside native code
-would not notice Ctrl-C. So the data callback and a plan's `work` run here, one after another in one daemon thread for each
-calling thread. Objects that are bound to a thread, such as a database connection, can rely on that.
+would not notice Ctrl-C. So the data callback and a plan's `work` run here, one after another in one daemon thread for
+each calling thread. Objects that are bound to a thread, such as a database connection, can rely on that.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from muster.wire.problems import ProblemError
 _BUILTIN = frozenset(
     item for item in vars(builtins).values() if isinstance(item, type) and issubclass(item, BaseException)
 )
-# tf.errors, whose classes need no import of TensorFlow to be recognized: https://www.tensorflow.org/api_docs/python/tf/errors
+# tf.errors, whose classes need no import of TensorFlow to be recognized:
+# https://www.tensorflow.org/api_docs/python/tf/errors
 _TENSORFLOW_MODULE = "tensorflow.python.framework.errors_impl"
 _TENSORFLOW = frozenset(
     {

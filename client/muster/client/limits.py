@@ -50,9 +50,9 @@ class Limits:
     Attributes:
       max_download_bytes: Bytes of plan and broadcast together, downloaded or cached.
       max_update_bytes: Bytes of the update.
-      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that takes
-        longer is stopped and the assignment given back. A data callback or a worker that can't be stopped is abandoned, and
-        the client checks in again once it has ended.
+      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that
+        takes longer is stopped and the assignment given back. A data callback or a worker that can't be stopped is
+        abandoned, and the client checks in again once it has ended.
     """
 
     max_download_bytes: Optional[int] = None

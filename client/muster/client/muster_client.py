@@ -51,24 +51,25 @@ class MusterClient:
     Args:
       url: The coordinator's address, or a transport to it.
       population: The population to check in to.
-      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts; called for each assignment as
-        `data()`, or as `data(context)` with a `WorkContext`. It runs in a worker thread of the thread that calls `run`, so
-        that an interrupt need not wait for it: open database connections inside it.
-      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one contribution per round
-        from it. None: a fresh random name.
-      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or OpenID Connect token, or
-        a function that returns one. The function is called before each check-in, for tokens that are renewed.
+      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts; called for each assignment
+        as `data()`, or as `data(context)` with a `WorkContext`. It runs in a worker thread of the thread that calls
+        `run`, so that an interrupt need not wait for it: open database connections inside it.
+      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one contribution per
+        round from it. None: a fresh random name.
+      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or OpenID Connect
+        token, or a function that returns one. The function is called before each check-in, for tokens that are renewed.
       session: The `requests` session to use; None: a new one.
       cache: A folder that caches plans and the last broadcasts over restarts; several clients may share it. None: only
         loaded plans are cached, in memory.
       on_event: Called with every event, from within the calls of `run_once` and `run`.
       runtime_factory: Creates the runtime of a plan; the default uses TensorFlow.
-      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is parsed;
-        empty: plans need no signature.
+      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is
+        parsed; empty: plans need no signature.
       limits: Limits of an assignment on this device.
-      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of its sizes and `limits`
-        applies. None: the coordinator decides which plans run here and what leaves.
-      eligible: Called before a check-in and between the phases of an assignment, which is given back if it returns False.
+      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of its sizes and
+        `limits` applies. None: the coordinator decides which plans run here and what leaves.
+      eligible: Called before a check-in and between the phases of an assignment, which is given back if it returns
+        False.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is not a valid address.
@@ -148,8 +149,8 @@ class MusterClient:
         Waits only for answers and the computation; the outcome has the time of the next cycle.
 
         Args:
-          stop: When set, ends the data callback and the work at once, and any other phase when it completes. The assignment
-            is then given back.
+          stop: When set, ends the data callback and the work at once, and any other phase when it completes. The
+            assignment is then given back.
 
         Raises:
           ProblemError: a coordinator refused the check-in for a reason that waiting does not change.

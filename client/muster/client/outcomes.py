@@ -75,7 +75,8 @@ class Unreached:
 class Ineligible:
     """Refusal of the device to work now, or its stop. A held assignment was given back: `task`, `round`.
 
-    `retry_after`: seconds until the next check. `until`: when the budget of its policy is free again, if that is the reason.
+    `retry_after`: seconds until the next check. `until`: when the budget of its policy is free again, if that is the
+    reason.
     """
 
     detail: str

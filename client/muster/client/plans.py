@@ -40,8 +40,9 @@ class Worker(Protocol):
     ) -> dict[str, Array]:
         """Computes the update, `(D, B) -> U`, as the plan's manifest declares it.
 
-        A worker may omit `seconds`, `stop` and `meter` from its signature; it is called with the arguments that it accepts.
-        The client abandons a worker that ignores `seconds` and `stop`, and starts no other work until it has ended.
+        A worker may omit `seconds`, `stop` and `meter` from its signature; it is called with the arguments that it
+        accepts. The client abandons a worker that ignores `seconds` and `stop`, and starts no other work until it has
+        ended.
 
         Args:
           data: The return value of the data callback.

@@ -6,8 +6,8 @@
     [budget]
     per_day = 4
 
-A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules; `docs/data-owners.md`
-lists them.
+A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules;
+`docs/data-owners.md` lists them.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class PolicyGuard:
             self._require(check_signers(self.policy, plan))
 
     def on_plan(self, manifest: PlanManifest, *, sha256: str) -> None:
-        """Checks the plan's manifest, before its graph is read. A refusal is cached, so that the plan is fetched once."""
+        """Checks the plan's manifest, before its graph is read. Caches a refusal, so that the plan is fetched once."""
         if self.policy is None:
             return
         for check in check_manifest(self.policy, manifest):

@@ -45,7 +45,7 @@ def is_loopback(host: Optional[str]) -> bool:
 
 
 def proxies_for(url: str) -> dict[str, str]:
-    """Returns the `proxies` argument of requests for `url`: for a loopback address it disables the environment's proxies."""
+    """Returns the `proxies` argument of requests for `url`, which disables proxies for a loopback address."""
     host = urlsplit(url).hostname
     return {"no_proxy": host} if host is not None and is_loopback(host) else {}
 

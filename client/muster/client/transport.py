@@ -76,8 +76,8 @@ class Transport:
 
     Args:
       url: The coordinator's address, such as `https://muster.example`; may have a path.
-      session: The session to send with: proxies, certificates, authentication of the deployment. One of `new_session` if
-        None.
+      session: The session to send with: proxies, certificates, authentication of the deployment. One of `new_session`
+        if None.
       token: Sent to the coordinator as `Authorization: Bearer` with each request that has no other token.
       connect_seconds: Longest time for a connection, and for sending each piece of a body.
       read_seconds: Longest silence of the coordinator.
@@ -188,7 +188,7 @@ class Transport:
         self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
 
     def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
-        """Fetches bytes: encoded, if the coordinator offers that and there is a `limit`; in parts, if there may be many.
+        """Fetches bytes: encoded, if the coordinator offers that and a `limit` is set; in parts, if there may be many.
 
         Resumes a broken download, as long as each round of attempts makes progress.
 
@@ -197,8 +197,8 @@ class Transport:
           limit: The most bytes to accept, after decoding.
 
         Raises:
-          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they do not have the
-            declared encoding.
+          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they do not have
+            the declared encoding.
           UnreachableError: as `call`; `ForeignAnswerError` also for a page or a message in place of the file.
         """
         receiving = Receiving(url, limit=limit)

@@ -1,8 +1,8 @@
 """Runs calls that end after a time limit, at an event or at Ctrl-C, even while TensorFlow is busy.
 
 TensorFlow blocks a thread until its graph has run, and Python delivers signals only to the main thread, between its
-instructions. So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that must end cancels
-the graph; a kernel that can't be canceled is abandoned with its thread, and the caller continues.
+instructions. So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that must end
+cancels the graph; a kernel that can't be canceled is abandoned with its thread, and the caller continues.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Cancellation:
         return None if self.until is None else max(0.0, self.until - time.monotonic())
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Registers a callback for the cancellation, called at once if the call is canceled already. It must not block."""
+        """Registers a callback for the cancellation, called at once if the call is canceled. It must not block."""
         with self._lock:
             if not self._cancelled:
                 self._callbacks.append(callback)

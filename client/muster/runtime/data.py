@@ -49,17 +49,17 @@ def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[Data
     """Flattens a client's data (or any value of a plan).
 
     Args:
-      data: A value of the type `declared`. A sequence may be a `tf.data.Dataset` or any iterable of elements; one that can be
-        read only once (a generator) is buffered in memory, since a plan may read it again. A structure may be a mapping with
-        its keys in any order, a sequence, or an object with the fields as attributes. Plain Python values are converted to
-        the declared dtype; arrays must have it.
+      data: A value of the type `declared`. A sequence may be a `tf.data.Dataset` or any iterable of elements; one that
+        can be read only once (a generator) is buffered in memory, since a plan may read it again. A structure may be a
+        mapping with its keys in any order, a sequence, or an object with the fields as attributes. Plain Python values
+        are converted to the declared dtype; arrays must have it.
       declared: The plan's `manifest.data`.
       root: The name of the root, for paths.
       meter: Counts the bytes: of tensors at once, of a sequence's elements when they are read.
 
     Raises:
-      ProblemError: `invalid_request`, with the path, the expected and the actual value. For the elements of a sequence it
-        is raised when they are read.
+      ProblemError: `invalid_request`, with the path, the expected and the actual value. For the elements of a sequence
+        it is raised when they are read.
     """
     found = ClientData()
     _adapt(data, declared, path="", root=root, found=found, meter=meter or DataMeter())

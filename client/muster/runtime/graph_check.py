@@ -1,9 +1,10 @@
 """Checks a plan's graphs without TensorFlow: their operations, and that the manifest's bindings match them.
 
-A session allows feeding any tensor, even a constant. A plan names the fed tensors in its manifest, so a binding to anything
-but a placeholder could replace a value that `ops.check_graph` relied on, such as the empty file name of an in-memory cache.
-Hence every binding must name the output of a different top-level `Placeholder`. This is checked at every entry of a plan:
-when it is built, loaded by a command, uploaded, and before a client or the committer passes a graph to TensorFlow.
+A session allows feeding any tensor, even a constant. A plan names the fed tensors in its manifest, so a binding to
+anything but a placeholder could replace a value that `ops.check_graph` relied on, such as the empty file name of an
+in-memory cache. Hence every binding must name the output of a different top-level `Placeholder`. This is checked at
+every entry of a plan: when it is built, loaded by a command, uploaded, and before a client or the committer passes a
+graph to TensorFlow.
 """
 
 from __future__ import annotations

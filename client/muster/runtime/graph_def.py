@@ -1,11 +1,12 @@
 """Reads TensorFlow graphs without TensorFlow: the messages of `GraphDef`, built with the `protobuf` library.
 
-Plans are checked where TensorFlow is not installed (the operator API), and on devices before TensorFlow parses them. The
-messages have a separate descriptor pool, so that they do not conflict with TensorFlow's. `_MESSAGES` lists every field of
-TensorFlow 2.14, as its .proto files declare them; tests/tff/test_graph_def.py compares them with TensorFlow's descriptors.
+Plans are checked where TensorFlow is not installed (the operator API), and on devices before TensorFlow parses them.
+The messages have a separate descriptor pool, so that they do not conflict with TensorFlow's. `_MESSAGES` lists every
+field of TensorFlow 2.14, as its .proto files declare them; tests/tff/test_graph_def.py compares them with TensorFlow's
+descriptors.
 
-`parse_graph` rejects unknown fields. A runtime then passes the checked message to TensorFlow, serialized anew, and never the
-received bytes, which two parsers might read differently.
+`parse_graph` rejects unknown fields. A runtime then passes the checked message to TensorFlow, serialized anew, and
+never the received bytes, which two parsers might read differently.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 
 from muster.wire.problems import ProblemError, ProblemType
 
-# One message each: its name, then its fields as `number name type`. A type is a scalar of protobuf, an enum (always `int32`
-# on the wire), another message of this table, or `map<key,value>`; `*` marks a repeated field, `|` a member of the
-# message's oneof.
+# One message each: its name, then its fields as `number name type`. A type is a scalar of protobuf, an enum (always
+# `int32` on the wire), another message of this table, or `map<key,value>`; `*` marks a repeated field, `|` a member of
+# the message's oneof.
 _MESSAGES = """
 GraphDef: 1 node NodeDef* / 4 versions VersionDef / 3 version int32 / 2 library FunctionDefLibrary / 5 debug_info bytes
 NodeDef: 1 name string / 2 op string / 3 input string* / 4 device string / 5 attr map<string,AttrValue> /

@@ -26,17 +26,19 @@ from .paths import element_leaves
 from .values import Array
 
 _PREFIX = "plan"  # apart from the nodes that feed the data sets
-# Operations that TensorFlow marks stateful because they call functions. The functions' operations are checked themselves.
+# Operations that TensorFlow marks stateful because they call functions. The functions' operations are checked
+# themselves.
 _CALLERS = frozenset({"StatefulPartitionedCall", "If", "While", "Case", "For"})
 
 
 class StageGraph:
     """Graph, loaded once, that runs for any number of inputs and from several threads.
 
-    Variables, tables and data sets live in a session. Each run has a separate session, so that no state carries over to the
-    next one. A session is reused only if no operation of the graph can hold state.
+    Variables, tables and data sets live in a session. Each run has a separate session, so that no state carries over to
+    the next one. A session is reused only if no operation of the graph can hold state.
 
-    The meta optimizer is off, as in TFF's own equivalence tests: it conflicts with the duplicate functions of merged graphs.
+    The meta optimizer is off, as in TFF's own equivalence tests: it conflicts with the duplicate functions of merged
+    graphs.
     """
 
     def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
@@ -261,7 +263,7 @@ class Sources:
         return self._tensors
 
     def load(self) -> dict[str, Any]:
-        """Loads the data sets into the default graph. Returns the replacements of the plan's tensors, by their names."""
+        """Loads the data sets into the default graph. Returns the replacements of the plan's tensors, by name."""
         names = [variant for _, _, variant in self._tensors.values()]
         variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
         return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}

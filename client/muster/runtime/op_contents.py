@@ -26,8 +26,8 @@ _EXECUTORS = (b"", b"DEFAULT", b"SINGLE_THREADED_EXECUTOR")
 _ENCODING = re.compile(rb"[A-Za-z0-9_.:,=+ -]{1,64}")
 _NOT_GIVEN = b"(not given here)"
 
-# How a node's input names another node's first output: `node:output:0` in a function (a bare name is an argument there),
-# `node` or `node:0` in a graph.
+# How a node's input names another node's first output: `node:output:0` in a function (a bare name is an argument
+# there), `node` or `node:0` in a graph.
 _IN_FUNCTION = re.compile(r"([^:^]+):output:0")
 _IN_GRAPH = re.compile(r"([^:^]+)(?::0)?")
 
@@ -61,7 +61,8 @@ def _cache(node: Any, body: Body) -> Optional[str]:
 
 
 def _rewrite(node: Any, body: Body) -> Optional[str]:
-    # `replicate_on_split` sets an attribute of that name on sources of data, which only a distributed input pipeline reads.
+    # `replicate_on_split` sets an attribute of that name on sources of data, which only a distributed input pipeline
+    # reads.
     return None if _constant_input(node, 1, body) == b"replicate_on_split" else _REWRITES
 
 
@@ -126,7 +127,7 @@ def _text(node: Any, attribute: str, default: bytes = b"") -> bytes:
 
 
 def _constant_input(node: Any, position: int, body: Body) -> Optional[bytes]:
-    """Returns the text of an input that is a constant of the same body, directly or via `Identity`; None if it is not."""
+    """Returns the text of an input that is a constant of the same body, directly or via `Identity`; else None."""
     for _ in range(len(body.nodes) + 1):
         if len(node.input) <= position:
             return None

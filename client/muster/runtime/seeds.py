@@ -21,8 +21,8 @@ _SEED_INPUTS: dict[str, tuple[int, int]] = {
 def seed_graph(graph_def: Any, *, seed: int, stage: str, draw: str = "") -> bool:
     """Seeds `graph_def` in place.
 
-    Every operation gets a separate seed, derived from `seed`, the stage, `draw` and the operation's name. Seeds that the
-    author has set are unchanged. Operations that read the clock or the system's entropy (`Timestamp`,
+    Every operation gets a separate seed, derived from `seed`, the stage, `draw` and the operation's name. Seeds that
+    the author has set are unchanged. Operations that read the clock or the system's entropy (`Timestamp`,
     `NonDeterministicInts`) can't be seeded and are unchanged.
 
     Args:

@@ -70,16 +70,17 @@ class _Turns:
 class Runtime:
     """Runner of a plan's stages. Each stage's graph is checked and loaded at its first use, and cached.
 
-    Tensors are numpy arrays of exactly the dtype that the manifest declares; strings are object arrays of bytes. Thread-safe;
-    calls of one stage run one after another. Calls are independent: each has separate variables, tables and data sets.
+    Tensors are numpy arrays of exactly the dtype that the manifest declares; strings are object arrays of bytes.
+    Thread-safe; calls of one stage run one after another. Calls are independent: each has separate variables, tables
+    and data sets.
 
-    Every stage takes a time limit, `seconds`. A call that reaches it raises `TimeLimitError`, whatever its graph does: a
-    kernel that TensorFlow can't interrupt is abandoned in a daemon thread. Ctrl-C ends a call in the same way.
+    Every stage takes a time limit, `seconds`. A call that reaches it raises `TimeLimitError`, whatever its graph does:
+    a kernel that TensorFlow can't interrupt is abandoned in a daemon thread. Ctrl-C ends a call in the same way.
 
     Args:
       plan: A plan, or a device's copy (`Plan.for_client`), which has only `work`.
-      seed: Seeds the random operations that have no seed: the same calls in the same order then yield the same bytes. For
-        simulations only; never where noise protects privacy.
+      seed: Seeds the random operations that have no seed: the same calls in the same order then yield the same bytes.
+        For simulations only; never where noise protects privacy.
     """
 
     def __init__(self, plan: Plan, *, seed: Optional[int] = None) -> None:
@@ -120,7 +121,8 @@ class Runtime:
         """Computes one client's update, `(D, B) -> U`.
 
         Args:
-          data: The client's data, as `manifest.data` declares it; see `muster.runtime.data.adapt` for the accepted forms.
+          data: The client's data, as `manifest.data` declares it; see `muster.runtime.data.adapt` for the accepted
+            forms.
           broadcast: The result of `prepare`.
           seconds: The time limit, over loading the graph, reading the data and computing; None: none.
           stop: Ends the work within a fraction of a second once it is set.
@@ -202,7 +204,8 @@ class Runtime:
         Args:
           state: The state that the round started from.
           aggregate: The result of `report`.
-          clear_sums: The sums in the clear (`Folded.clear_sums`), int64 or their declared dtype; None or empty if the plan has none.
+          clear_sums: The sums in the clear (`Folded.clear_sums`), int64 or their declared dtype; None or empty if the
+            plan has none.
           seconds: The time limit; None: none.
         """
         manifest, stage = self.plan.manifest, self.plan.manifest.stages.update

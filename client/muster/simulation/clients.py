@@ -25,9 +25,9 @@ class ClientsData:
     """Data of all clients, in the forms that `run` and `check_plan` accept.
 
     Args:
-      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these. A
-        function with a required argument is called for each round, with the round's number (from 1). Any other is called
-        once, without optional arguments.
+      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these.
+        A function with a required argument is called for each round, with the round's number (from 1). Any other is
+        called once, without optional arguments.
 
     Raises:
       TypeError, ValueError: see `of_round`.

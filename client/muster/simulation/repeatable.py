@@ -1,4 +1,4 @@
-"""Finds the operations of a plan that can't be seeded, so that a simulation is not repeatable. Imports TensorFlow lazily."""
+"""Finds the operations of a plan that can't be seeded in a simulation. Imports TensorFlow when called."""
 
 from __future__ import annotations
 

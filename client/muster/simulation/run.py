@@ -42,8 +42,8 @@ class SimulationResult:
       results: The rounds' results by tensor name; number 0 is the first round's.
       metrics: A row for each round, as in `metrics.csv`: round, epoch, folded, dropped, update_bytes, broadcast_bytes
         (of one client), then the result's scalars by path.
-      unseeded: The plan's operations that can't be seeded, by stage: `{"update": ("Timestamp",)}`. Values that depend on
-        them differ between runs. Empty if the same seed yields the same bytes.
+      unseeded: The plan's operations that can't be seeded, by stage: `{"update": ("Timestamp",)}`. Values that depend
+        on them differ between runs. Empty if the same seed yields the same bytes.
     """
 
     checkpoints: tuple[dict[str, Array], ...]
@@ -67,17 +67,17 @@ def run(
 
     Args:
       plan: A plan, or its file.
-      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` accepts; a TFF
-        `ClientData`; or a function that returns one of these. A function with an argument is called for every round with
-        its number, counted from 1.
+      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` accepts; a
+        TFF `ClientData`; or a function that returns one of these. A function with an argument is called for every round
+        with its number, counted from 1.
       rounds: Rounds to commit.
       seed: The same plan, data and seed yield the same bytes, unless a graph reads the clock or the system's entropy
         (`SimulationResult.unseeded`). Every client draws independent numbers, and others in each round and attempt.
-      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written after each round. Replaces the output of an
-        earlier simulation.
-      goal: Updates per round. If it is less than the number of clients, each round takes the first ones in an order that
-        the seed draws. None: the policy's goal; without a policy, all clients of the first round, and in later rounds those
-        that have data.
+      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written after each round. Replaces the output of
+        an earlier simulation.
+      goal: Updates per round. If it is less than the number of clients, each round takes the first ones in an order
+        that the seed draws. None: the policy's goal; without a policy, all clients of the first round, and in later
+        rounds those that have data.
       policy: The policy of rounds, except for `rounds` and `goal`. Its times are simulated.
       progress: Called with every committed round.
 

@@ -54,8 +54,8 @@ def _stop_at_first_error(schema: Any) -> None:
 class WireModel(BaseModel):
     """Frozen model that refuses unknown fields.
 
-    Validation of a collection stops at its first bad item, so refusing a document of a million bad items costs no more than
-    one.
+    Validation of a collection stops at its first bad item, so refusing a document of a million bad items costs no more
+    than one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

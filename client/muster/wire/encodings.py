@@ -107,8 +107,9 @@ def decoded(read: Read, encoding: str) -> Read:
       encoding: One of `available`.
 
     Returns:
-      A function that reads up to the given number of bytes of the body; b"" at its end, once all of the encoded body is read
-      and complete. It raises `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end early.
+      A function that reads up to the given number of bytes of the body; b"" at its end, once all of the encoded body is
+      read and complete. It raises `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end
+      early.
     """
     if encoding == GZIP:
         return _GzipReader(read).read

@@ -163,8 +163,8 @@ class TensorSpec(_Part):
 class Release(_Part):
     """Floor that the plan's author sets for every task of the plan. The plan's address covers it, and so do signatures.
 
-    The coordinator applies the stricter of this and the task's policy, whatever the task's documents say. Devices read it
-    before they run the plan.
+    The coordinator applies the stricter of this and the task's policy, whatever the task's documents say. Devices read
+    it before they run the plan.
     """
 
     minimum: int = Field(ge=1, description="Fewest updates that may be aggregated into a result.")

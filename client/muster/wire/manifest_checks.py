@@ -1,8 +1,8 @@
 """Checks the consistency of a manifest: that its parts match and that its tensors are possible.
 
-A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the plan's, a
-shape that no array has. Such a plan would fail in the middle of a round, so it is refused at every entry of a plan.
-`muster.runtime.graph_check` checks the graphs themselves.
+A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the
+plan's, a shape that no array has. Such a plan would fail in the middle of a round, so it is refused at every entry of a
+plan. `muster.runtime.graph_check` checks the graphs themselves.
 """
 
 from __future__ import annotations

@@ -66,9 +66,9 @@ class Assignment(Answer):
     """Permission for one client to upload one update to one round, as `Authorization: Bearer <token>`.
 
     `direct_above`: updates of more bytes are uploaded directly to the store (`updates:start`); None: none are.
-    `update_encodings`: the accepted content encodings of an update that is uploaded through the coordinator. Sizes are of the
-    bytes before any encoding. `seconds`: validity of the assignment from this answer on, so that a device needs no correct
-    clock. `goal` and `minimum`: those of the round. A coordinator before 0.2 does not send these three.
+    `update_encodings`: the accepted content encodings of an update that is uploaded through the coordinator. Sizes are
+    of the bytes before any encoding. `seconds`: validity of the assignment from this answer on, so that a device needs
+    no correct clock. `goal` and `minimum`: those of the round. A coordinator before 0.2 does not send these three.
     """
 
     status: Literal["assigned"] = "assigned"
@@ -157,8 +157,8 @@ class TaskPolicy(Message):
     Attributes:
       rounds: Number of rounds to commit.
       goal: Number of updates that closes a round.
-      minimum: Least number of updates; with fewer at the deadline a round is abandoned, and nothing of it is computed or
-        released. By default `goal`.
+      minimum: Least number of updates; with fewer at the deadline a round is abandoned, and nothing of it is computed
+        or released. By default `goal`.
       over_selection: Slots for each update of the goal; the cap is `ceil(goal × over_selection)`.
       round_seconds: Time from a round's opening to its deadline.
       assignment_seconds: Time that a client has for its work and upload.
@@ -170,10 +170,10 @@ class TaskPolicy(Message):
       allow_non_finite: Whether updates may hold NaN and infinity.
       max_update_norm: The largest L2 norm of an update's floating-point tensors, scalars left out; None: any.
       clip: An update above that norm is scaled down to it rather than dropped.
-      max_update_age: Seconds after which a stored update is folded before its chunk is full, with at least one other update
-        or onto an earlier partial.
-      graph_seconds: Longest time of one run of one of the plan's graphs in the coordinator, in seconds. A graph that takes
-        longer is stopped and pauses the task.
+      max_update_age: Seconds after which a stored update is folded before its chunk is full, with at least one other
+        update or onto an earlier partial.
+      graph_seconds: Longest time of one run of one of the plan's graphs in the coordinator, in seconds. A graph that
+        takes longer is stopped and pauses the task.
     """
 
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -249,8 +249,8 @@ class Phase(str, Enum):
 class RoundView(Answer):
     """Round (one attempt of it), as shown to an operator. Counts and metrics are of the updates that were folded.
 
-    `reported` counts the accepted updates. It is missing while a round with a goal below 20 is open, since it would show when
-    one client contributed. `assigned` counts the assigned slots.
+    `reported` counts the accepted updates. It is missing while a round with a goal below 20 is open, since it would
+    show when one client contributed. `assigned` counts the assigned slots.
     """
 
     task: Name
@@ -297,7 +297,7 @@ class TaskList(Answer):
 
 
 class RoundList(Answer):
-    """Page of a task's rounds and attempts, oldest first. `next` is the next page's `after`. `unreadable`: unreadable ones."""
+    """Page of a task's attempts, oldest first. `next` is the next page's `after`. `unreadable`: unreadable ones."""
 
     rounds: tuple[RoundView, ...]
     unreadable: tuple[str, ...] = ()
@@ -315,7 +315,7 @@ class CheckpointView(Answer):
 
 
 class CheckpointList(Answer):
-    """Checkpoints of a task, oldest first. `unreadable`: rounds that can't be read, whose checkpoints may be missing."""
+    """Checkpoints of a task, oldest first. `unreadable`: unreadable rounds, whose checkpoints may be missing."""
 
     checkpoints: tuple[CheckpointView, ...]
     unreadable: tuple[str, ...] = ()
@@ -357,7 +357,7 @@ class AuditEntry(Answer):
 
 
 class AuditList(Answer):
-    """Page of the audit log, oldest entry first. `next` is the next page's `after`. `unreadable`: unreadable entries."""
+    """Page of the audit log, oldest first. `next` is the next page's `after`. `unreadable`: unreadable entries."""
 
     entries: tuple[AuditEntry, ...]
     unreadable: tuple[str, ...] = ()

@@ -245,7 +245,8 @@ class StringLengths:
         self._left -= lengths.nbytes
         for start in range(0, len(lengths), _STRINGS):
             block = lengths[start : start + _STRINGS]
-            # Lengths chosen to overflow could wrap around to the right sum, so a length above the contents' size is refused.
+            # Lengths chosen to overflow could wrap around to the right sum, so a length above the contents' size is
+            # refused.
             if int(block.max()) > self._contents:
                 raise self._error()
             self._sum += int(block.sum())

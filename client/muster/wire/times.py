@@ -1,8 +1,9 @@
 """Validates times and durations in requests: RFC 3339 with an offset, in a range that all readers can represent.
 
-A time without an offset is a different instant on each server, and one close to the year 9999 overflows when a duration is
-added or it is shown in another time zone. Requests with such a time are refused. Documents of an earlier version, and
-answers of an earlier coordinator, are read leniently: a missing offset means UTC, and a time out of range is clamped.
+A time without an offset is a different instant on each server, and one close to the year 9999 overflows when a duration
+is added or it is shown in another time zone. Requests with such a time are refused. Documents of an earlier version,
+and answers of an earlier coordinator, are read leniently: a missing offset means UTC, and a time out of range is
+clamped.
 """
 
 from __future__ import annotations

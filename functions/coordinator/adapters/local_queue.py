@@ -172,8 +172,8 @@ class Pump:
 
         Args:
           queue: The queue of work.
-          deliver: Delivers one piece of work and returns whether it arrived. False or an error causes a redelivery after a
-            back-off of 0.1 s that doubles up to 30 s. Called in up to `threads` threads at once.
+          deliver: Delivers one piece of work and returns whether it arrived. False or an error causes a redelivery
+            after a back-off of 0.1 s that doubles up to 30 s. Called in up to `threads` threads at once.
           chance: Source of jitter, which shortens a back-off by up to half.
           threads: Most concurrent deliveries.
           lease: Seconds after which work is redelivered if this pump dies and none starts; longer than any delivery.

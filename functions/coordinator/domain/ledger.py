@@ -1,11 +1,11 @@
 """Decides which updates are counted: manifests, chunks, and the closing that freezes them. Pure functions over names.
 
-A manifest is immutable, and only one writer creates the one at a given index of a shard; it knows all manifests before it.
-So no name is ever in two manifests, even when a folded update's name is free again.
+A manifest is immutable, and only one writer creates the one at a given index of a shard; it knows all manifests before
+it. So no name is ever in two manifests, even when a folded update's name is free again.
 
 A manifest may continue an earlier one of its shard: its partial then holds the earlier one's and its own updates. The
-earlier one is superseded, and its partial no longer counts. In this way updates that would wait too long for a full chunk
-are folded one at a time, and no partial holds a single update.
+earlier one is superseded, and its partial no longer counts. In this way updates that would wait too long for a full
+chunk are folded one at a time, and no partial holds a single update.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class ShardContents:
         return not self.stored.isdisjoint(counted(self.manifests)) or self.next(chunk=chunk, limit=limit) is not None
 
     def next(self, *, chunk: int, limit: AgeLimit | None = None) -> Manifest | None:
-        """Returns the shard's next manifest: a full chunk, or all pending updates if one of them is older than `limit`."""
+        """Returns the shard's next manifest: a full chunk, or all pending updates if one is older than `limit`."""
         if self.manifests and self.manifests[-1].sealed:
             return None
         full = next_chunk(self.stored, counted(self.manifests), chunk=chunk)
@@ -121,9 +121,9 @@ class ShardContents:
 class Closing:
     """Frozen count of a round: the number of manifests of each shard, and the updates left over at the close.
 
-    `rest` are folded over all shards together. If a single update is left, `onto` is the part that it is folded onto, whose
-    own partial then no longer counts: a partial over one update would be that update. `superseded` are the parts whose
-    partials do not count because later ones of their shards continue them.
+    `rest` are folded over all shards together. If a single update is left, `onto` is the part that it is folded onto,
+    whose own partial then no longer counts: a partial over one update would be that update. `superseded` are the parts
+    whose partials do not count because later ones of their shards continue them.
     """
 
     shards: tuple[int, ...]

@@ -13,8 +13,8 @@ _COUNTS = (_EXAMPLES, "num_batches")
 def scalar_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Returns the finite real scalars of a round's result, by path.
 
-    Metrics beside a `num_examples` of 0 are omitted, except for the counts: TFF reports a loss of 0.0 for a round without
-    examples, which would be a point on a curve that no client produced.
+    Metrics beside a `num_examples` of 0 are omitted, except for the counts: TFF reports a loss of 0.0 for a round
+    without examples, which would be a point on a curve that no client produced.
 
     Args:
       result: The round's result, numpy arrays by path.

@@ -217,8 +217,8 @@ def pseudonym(secret: bytes, key: RoundKey, identity: str, *, salt: bytes = b"")
       secret: The key of the round's names.
       key: The round.
       identity: The client.
-      salt: The round's salt. Without it the name can't be computed again, not even with `secret`. Empty for a round whose
-        key was fixed by a version without salts.
+      salt: The round's salt. Without it the name can't be computed again, not even with `secret`. Empty for a round
+        whose key was fixed by a version without salts.
     """
     text = f"{key.task}\n{key.id}\n{identity}".encode()
     return hmac.new(secret, salt + text, hashlib.sha256).hexdigest()[:32]

@@ -34,7 +34,7 @@ def interval_of(now: float, *, assignment_seconds: float) -> int:
 
 
 def _length(assignment_seconds: float) -> float:
-    """Returns the seconds of an interval. Bounded below, since earlier versions stored lengths too short to divide by."""
+    """Returns the seconds of an interval. Bounded below: earlier versions stored lengths too short to divide by."""
     return max(assignment_seconds, _SHORTEST) / INTERVALS
 
 

@@ -99,7 +99,7 @@ def cancel(task: Task) -> Task:
 
 
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:
-    """Rolls back to `checkpoint`, from which the broadcast is computed again. A paused task is paused again after that."""
+    """Rolls back to `checkpoint`. The broadcast is computed again from it; a paused task is paused again after that."""
     _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING)
     if not task.number:
         raise TransitionError(f"Task {task.name} can't be rolled back: it has not opened its first round yet")

@@ -78,7 +78,7 @@ def _max_bytes(spec: TensorSpec) -> int:
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:
-    """Raises `ProblemError` (`update_invalid`) for a header larger than any update of the plan needs, before it is parsed."""
+    """Raises `ProblemError` (`update_invalid`) for a header larger than updates of the plan need, before parsing it."""
     if size > rules.header_bytes:
         detail = f"The update's header has {size} bytes; one of this plan has at most {rules.header_bytes}"
         raise ProblemError(ProblemType.UPDATE_INVALID, detail)
@@ -216,8 +216,8 @@ def all_finite(tensors: Mapping[str, Array]) -> bool:
 def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:
     """Yields an upload in chunks, each validated first, in memory of one chunk, for strings too.
 
-    Strings are validated by their lengths, which arrive before the contents. No part of an update may be used before all of
-    it has passed.
+    Strings are validated by their lengths, which arrive before the contents. No part of an update may be used before
+    all of it has passed.
 
     Args:
       read: Reads up to the given number of bytes of the body; b"" at its end.
@@ -279,7 +279,8 @@ def decoded_update(
 
     Args:
       read: Reads up to the given number of bytes of the encoded body; b"" at its end.
-      rules: The update's requirements. They bound the encoded body too, so that a long body with little content is refused.
+      rules: The update's requirements. They bound the encoded body too, so that a long body with little content is
+        refused.
       encoding: One of `muster.wire.encodings.available`.
       length: The encoded body's declared length in bytes; None if undeclared.
 

@@ -1,8 +1,8 @@
 """Replaces a worker process that a plan's graph occupies permanently.
 
-TensorFlow can't interrupt every graph. One that has reached its time limit may be abandoned in a thread, where it occupies
-a processor until its process ends. So a process with such a graph ends itself, and its server starts another one: gunicorn
-does, and so does the platform that runs a container. The queue redelivers work that was in progress.
+TensorFlow can't interrupt every graph. One that has reached its time limit may be abandoned in a thread, where it
+occupies a processor until its process ends. So a process with such a graph ends itself, and its server starts another
+one: gunicorn does, and so does the platform that runs a container. The queue redelivers work that was in progress.
 """
 
 from __future__ import annotations

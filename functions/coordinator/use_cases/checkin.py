@@ -122,7 +122,7 @@ class Checkin:
         return 0.0 if policy is None else policy.separation_seconds
 
     def _policy(self, standing: Standing) -> TaskPolicy | None:
-        """Returns the task's policy within its plan's floor; None if the plan can't be read, so that other tasks proceed."""
+        """Returns the task's policy within its plan's floor; None if the plan can't be read. Other tasks proceed."""
         if standing.policy is None:
             task = standing.task
             try:
@@ -168,7 +168,8 @@ class Checkin:
         if pseudonym is None:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
         held = self._holders.find(round_.key, pseudonym.name, assignment_seconds=round_.terms.assignment_seconds)
-        # A client without a slot has nothing in the round, unless a version without holders may have assigned slots too.
+        # A client without a slot has nothing in the round, unless a version without holders may have assigned slots
+        # too.
         if (held is not None or not pseudonym.salted) and self._is_done(round_, pseudonym.name):
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
         if held is None or not held.is_valid(now, assignment_seconds=round_.terms.assignment_seconds):
@@ -196,7 +197,7 @@ class Checkin:
     def _new_slot(
         self, standing: Standing, round_: Collecting, pseudonym: str, *, before: HeldSlot | None, now: float
     ) -> HeldSlot | None:
-        """Takes and records a slot for a client, or returns one that its concurrent check-in recorded; None if none is free."""
+        """Takes and records a slot, or returns the one that a concurrent check-in of the client recorded, or None."""
         ticket = self._take_slot(standing, round_, now)
         if ticket is None:
             return None

@@ -160,7 +160,7 @@ class ClosingRounds:
         self.platform.blobs.delete(folded)
 
     def _is_left_to_others(self, round_: Open, count: int, *, repairing: bool) -> bool:
-        """Returns whether parts are folded by separate work. A tick serves all tasks, so it never folds with graphs itself."""
+        """Returns whether parts are folded by separate work. A tick serves all tasks, so it never runs graphs."""
         if repairing and count:
             return count > _FOLDED_HERE or self.folding.plans.manifest(round_.terms.plan).folds_with_tensorflow
         return count > _FOLDED_HERE

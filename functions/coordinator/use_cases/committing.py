@@ -56,8 +56,9 @@ _COPIES = 4  # approximate copies of a plan's state and accumulator that a run h
 class Committing:
     """Committer of rounds and opener of tasks; `runtime` returns the runtime of a plan.
 
-    Tasks do not wait for one another, except for memory (`MemoryTurns`). A second delivery of work that is in progress in this
-    process returns at once: if the first one fails, it is delivered again, and the tick recovers work of a dead process.
+    Tasks do not wait for one another, except for memory (`MemoryTurns`). A second delivery of work that is in progress
+    in this process returns at once: if the first one fails, it is delivered again, and the tick recovers work of a dead
+    process.
     """
 
     platform: Platform
@@ -143,8 +144,8 @@ class Committing:
         """Returns the manifest of the round's plan, which decides on the release, whatever the documents say.
 
         Raises:
-          ProblemError: `plan_invalid`, if the round runs another plan than its task, or exceeds the rounds that the plan's
-            author allows.
+          ProblemError: `plan_invalid`, if the round runs another plan than its task, or exceeds the rounds that the
+            plan's author allows.
         """
         plan = round_.terms.plan
         if plan != task.spec.plan:

@@ -17,8 +17,8 @@ _MAX_TIMERS = 10_000  # that an instance tracks
 class FoldTimers:
     """Timers that this instance has set: one at a time for each shard, however many updates arrive.
 
-    A timer covers every update that arrives before it is due. The fold that it triggers sets the next one, for the updates
-    that were not too old yet (`rearm`). A lost timer delays a fold until the next tick.
+    A timer covers every update that arrives before it is due. The fold that it triggers sets the next one, for the
+    updates that were not too old yet (`rearm`). A lost timer delays a fold until the next tick.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -46,7 +46,7 @@ class FoldTimers:
 
 
 def rearm(platform: Platform, round_: Collecting, shard: int, pending: Mapping[str, float]) -> None:
-    """Sets the next timer of a shard for the updates `pending`, by name with creation time, that could not be folded yet.
+    """Sets the next timer of a shard for the updates `pending` (name and creation time) that can't be folded yet.
 
     Updates that are too old already wait for another one to be folded with, whose arrival sets a timer.
     """

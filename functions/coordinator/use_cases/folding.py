@@ -114,8 +114,9 @@ class FoldBusyError(UnavailableError):
 class Folding:
     """Folder of updates: with numpy one part at a time per process, with a plan's graphs one part at a time per task.
 
-    Memory: one accumulator, one update and the prefetched blobs (`at_once.read_ahead`), and as much again for each task that
-    folds with graphs. A fold with numpy is bound by its bytes. Graphs may be slow, so no fold of another task waits for them.
+    Memory: one accumulator, one update and the prefetched blobs (`at_once.read_ahead`), and as much again for each task
+    that folds with graphs. A fold with numpy is bound by its bytes. Graphs may be slow, so no fold of another task
+    waits for them.
 
     `runtime` returns the runtime of a plan whose accumulators are not proven sums; only this requires TensorFlow.
     """
@@ -170,7 +171,8 @@ class Folding:
                 self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
             else:
                 self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
-            # The parts left over at the close are folded last, roughly in order, so a missing one is found in a check or two.
+            # The parts left over at the close are folded last, roughly in order, so a missing one is found in a check
+            # or two.
             rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
             if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
                 self.platform.enqueue(work.commit(key), key)
@@ -188,7 +190,7 @@ class Folding:
                 raise
 
     def is_stopped(self, round_: Open) -> bool:
-        """Returns whether the round's fold waits for an operator. Reads the task only for folds that may fail for good."""
+        """Returns whether the round's fold waits for an operator. Reads the task only if a fold may have failed."""
         if self.plans.manifest(round_.terms.plan).folds_with_tensorflow or round_.key.task in self._failed:
             return is_stopped(self.platform, round_.key.task)
         return False
@@ -275,7 +277,7 @@ class Folding:
     def _add_all(
         self, round_: Open, ledger: Ledger, part: str, contents: PartContents, *, rules: UpdateRules
     ) -> _Made | None:
-        """Folds the updates that satisfy `rules`. Returns None if another aggregator has folded and deleted them already.
+        """Folds the updates that satisfy `rules`. Returns None if another aggregator has folded and deleted them.
 
         Raises:
           ProblemError: the plan can't fold, and a retry would fail in the same way.

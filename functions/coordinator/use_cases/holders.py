@@ -1,8 +1,8 @@
-"""Records which slot a client holds in a round, so that a repeated check-in gets that slot again rather than another one.
+"""Records the slot that a client holds in a round, so that a repeated check-in gets the same slot.
 
-There is one create-only document for each client and round, under the pseudonym; the sweep deletes it with the round. A slot
-is taken before it is recorded: a crash between the two costs a slot until its assignment would have expired, and never
-assigns one slot to two clients.
+There is one create-only document for each client and round, under the pseudonym; the sweep deletes it with the round. A
+slot is taken before it is recorded: a crash between the two costs a slot until its assignment would have expired, and
+never assigns one slot to two clients.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Holders:
         """Records that a client holds the slot `taken`, in place of the expired one `before`.
 
         Returns:
-          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same client recorded first, in
-          which case the caller gives `taken` back.
+          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same client recorded
+          first, in which case the caller gives `taken` back.
         """
         path = names.holder_path(key, pseudonym)
         data = {_COUNTER: taken.ticket.counter, _ISSUED_AT: taken.issued_at}

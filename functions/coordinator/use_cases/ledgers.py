@@ -2,8 +2,8 @@
 
 Blobs are immutable, so a `Ledger` reads each manifest once.
 
-A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before 0.2
-can't parse: such a version would count both partials. It fails instead, and the queue redelivers the work.
+A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before
+0.2 can't parse: such a version would count both partials. It fails instead, and the queue redelivers the work.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Ledger:
     _left: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def listed(self, shard: int) -> dict[str, float]:
-        """Lists a shard's stored updates with their creation times. Skips empty blobs, which are returned assignments."""
+        """Lists a shard's stored updates with creation times. Skips empty blobs, which are returned assignments."""
         found = self._blobs.list(names.updates_prefix(self.key, shard))
         return {blob.name: blob.created for blob in found if blob.size}
 
@@ -147,7 +147,8 @@ class Ledger:
         """Creates the shard's next manifest: of `chunk` updates, or of fewer if one is older than `limit`.
 
         Returns:
-          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is sealed.
+          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is
+          sealed.
         """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
@@ -222,12 +223,13 @@ class Ledger:
     def is_durable(self, part: str, *, known: bool = False) -> bool:
         """Returns whether the part has been folded: into its own partial, or into one that superseded it.
 
-        A partial is deleted only once the one that continues it exists, and a manifest exists before its partial. So if a
-        partial is missing and no later manifest continues it, it was never made.
+        A partial is deleted only once the one that continues it exists, and a manifest exists before its partial. So if
+        a partial is missing and no later manifest continues it, it was never made.
 
         Args:
           part: The part.
-          known: Checks only the manifests that this ledger has read. May miss that another process has superseded the part.
+          known: Checks only the manifests that this ledger has read. May miss that another process has superseded the
+            part.
         """
         while not self.has_partial(part):
             kind, _, index = part.partition("-")

@@ -13,8 +13,8 @@ _BUDGET = 1 << 30  # bytes
 class MemoryTurns:
     """Limiter that admits concurrent runs within a memory budget, and a run above the budget only alone.
 
-    A run that takes longer than `patience` releases its share, and the next one starts beside it. So memory is bounded while
-    runs are short, and one that never ends delays the others by `patience` at most, once.
+    A run that takes longer than `patience` releases its share, and the next one starts beside it. So memory is bounded
+    while runs are short, and one that never ends delays the others by `patience` at most, once.
     """
 
     def __init__(self, *, budget: int = _BUDGET, patience: float = _PATIENCE) -> None:

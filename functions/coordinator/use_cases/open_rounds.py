@@ -26,10 +26,11 @@ LOOKUPS_WHEN_FULL = 1  # per cached round
 class Standing:
     """Snapshot of a task.
 
-    `tickets` are the ticket counters' fields, which the check-in updates, and `full` is set once no counter has a slot left.
-    `heard` is when this instance last saw an update arrive, in POSIX seconds. `lookups` is how many more clients may be looked
-    up for a slot that they hold already, while the round is full: few per snapshot, so that check-ins against a full round are
-    cheap. `policy` is the task's policy within the plan's floor, once a check-in has computed it.
+    `tickets` are the ticket counters' fields, which the check-in updates, and `full` is set once no counter has a slot
+    left. `heard` is when this instance last saw an update arrive, in POSIX seconds. `lookups` is how many more clients
+    may be looked up for a slot that they hold already, while the round is full: few per snapshot, so that check-ins
+    against a full round are cheap. `policy` is the task's policy within the plan's floor, once a check-in has computed
+    it.
     """
 
     task: Task

@@ -53,8 +53,8 @@ class Plans:
           Whether the plan is new.
 
         Raises:
-          ProblemError: `plan_invalid`: it is not a plan, not complete, not signed by a trusted signer, or its graphs hold
-            forbidden operations.
+          ProblemError: `plan_invalid`: it is not a plan, not complete, not signed by a trusted signer, or its graphs
+            hold forbidden operations.
         """
         plan = Plan.decode(data, expected=sha256)
         plan.check_signed(self.trusted)

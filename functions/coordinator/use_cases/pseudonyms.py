@@ -1,11 +1,11 @@
-"""Names the clients of a round: each name is an HMAC under one key of the ring, with a salt that is deleted with the round.
+"""Names the clients of a round: an HMAC under one key of the ring, with a salt that is deleted with the round.
 
-Under two keys, or two salts, one client would have two names and be counted twice. So the first check-in that is about to
-assign work fixes both in a create-only document, and every other check-in reads it: see docs/decisions/0015 and 0027. Once
-the sweep has deleted that document, a name can't be computed again, not even with the keys.
+Under two keys, or two salts, one client would have two names and be counted twice. So the first check-in that is about
+to assign work fixes both in a create-only document, and every other check-in reads it: see docs/decisions/0015 and
+0027. Once the sweep has deleted that document, a name can't be computed again, not even with the keys.
 
-The document's `key` reads `salted-…` if there is a salt. An instance of a version without salts does not find that key in
-its ring and answers its clients with a wait, rather than compute a second name for a client.
+The document's `key` reads `salted-…` if there is a salt. An instance of a version without salts does not find that key
+in its ring and answers its clients with a wait, rather than compute a second name for a client.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Cache of the values of the last `size` keys. Two threads that miss at once both make the value; the first one wins."""
+    """Cache of the values of the last `size` keys. If two threads miss at once, both make the value; the first wins."""
 
     def __init__(self, size: int) -> None:
         self._size = size

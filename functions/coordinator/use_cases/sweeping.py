@@ -41,9 +41,10 @@ class Sweeping:
     closing: ClosingRounds
 
     def sweep(self, key: RoundKey) -> None:
-        """Deletes the data that only an open round needs: updates, partials, manifests, holders, counters, salt, lost outputs.
+        """Deletes the data that only an open round needs. Idempotent.
 
-        The document of the round, with all counts, remains. Idempotent.
+        This is updates, partials, manifests, holders, counters, the salt, and lost outputs. The round's document, with
+        all counts, remains.
         """
         found = self.platform.round(key)
         if found is None or isinstance(found.value, Collecting | Aggregating):

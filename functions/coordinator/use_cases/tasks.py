@@ -59,9 +59,9 @@ class Tasks:
         """Creates a task and enqueues its first broadcast. A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown; `not_supported` if its fold
-            requires TensorFlow and the aggregator has none; `invalid_request` if the policy bounds the norm of updates that
-            have none, or is below the floor of the plan's author or of the deployment.
+          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown; `not_supported` if
+            its fold requires TensorFlow and the aggregator has none; `invalid_request` if the policy bounds the norm of
+            updates that have none, or is below the floor of the plan's author or of the deployment.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -143,7 +143,7 @@ class Tasks:
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
-        """Returns a page of the task's rounds with all attempts, oldest first. `after` is the `next` of the previous page."""
+        """Returns a page of the task's attempts at rounds, oldest first. `after` is the `next` of the previous page."""
         self.platform.task(name)
         page = self.platform.rounds.page(names.rounds_path(name), after=after, limit=limit)
         views = tuple(self.round_view(each.value) for each in page.records)
@@ -188,7 +188,7 @@ class Tasks:
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor. Does not affect existing tasks and their repeats."""
+        """Refuses a policy below the plan's or the deployment's floor. Existing tasks and repeats are unaffected."""
         fields = list(violations(spec.policy, manifest))
         if spec.policy.minimum < self.least_minimum:
             least = self.least_minimum
@@ -251,7 +251,7 @@ class Tasks:
         )
 
     def round_view(self, round_: Round) -> RoundView:
-        """Returns a round's view for operators, without the live count of a small round, which would expose a contribution."""
+        """Returns a round's view, without a small round's live count, which would show when one client contributed."""
         ended = isinstance(round_, Committed | Abandoned)
         hidden = not ended and round_.terms.goal < SMALL_GOAL
         tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)
