@@ -67,7 +67,7 @@ def tighten(folder: Path, *, ours: Collection[str]) -> Optional[str]:
     if foreign:
         return (
             f"Other accounts may use {folder}, which also holds {', '.join(foreign[:3])}, so its mode was left as it is. "
-            "Muster's own files in it are readable by their owner only; choose a folder of its own for Muster"
+            "Muster's own files in it are readable by their owner only; choose a separate folder for Muster"
         )
     return f"Other accounts could use {folder}. It and the files in it are now readable by their owner only (mode 0700)"
 

@@ -54,7 +54,7 @@ def _npz(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise TensorsError(f"it is no .npz file of plain arrays ({error})") from None
+        raise TensorsError(f"it is not an .npz file of plain arrays ({error})") from None
     return {name: _strings(array) if array.dtype.kind in "SU" else array for name, array in arrays.items()}
 
 

@@ -64,7 +64,7 @@ def run(
     max_seconds: Annotated[
         Optional[float],
         typer.Option(
-            help="The longest that the work of one assignment may take; never longer than the assignment is valid.",
+            help="Longest time of the work of one assignment; never longer than the assignment is valid.",
             min=0.0,
         ),
     ] = None,

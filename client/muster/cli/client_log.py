@@ -91,7 +91,7 @@ class ClientLog:
             "between_rounds": ": the next round has not opened yet",
             "already_in": ": this client has contributed to the open round",
             "task_paused": ": an operator has paused the task",
-            "too_soon": ": the task wants more time between two contributions of one client",
+            "too_soon": ": the task requires more time between two contributions of one client",
         }.get(reason, "")
         if reason == "already_in" and self._gave_back is not None:
             more = f": this client gave its assignment of the open round back ({self._gave_back}), and waits for the next round"

@@ -64,7 +64,7 @@ def build(
     ] = None,
     initial_state: InitialState = None,
     seed: Annotated[
-        Optional[int], typer.Option(help="Draw the first weights repeatably: building again then gives the same plan.")
+        Optional[int], typer.Option(help="Seed of the first weights: building again then yields the same plan.")
     ] = None,
     allow_clear_secure_sums: ClearSums = False,
     minimum: Annotated[

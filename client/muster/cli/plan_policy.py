@@ -96,7 +96,7 @@ def write(verdict: PlanVerdict, screen: Console) -> None:
     """Prints the verdict as text."""
     from rich.text import Text
 
-    table = titled("What the policy says", "rule", "", "found and wanted")
+    table = titled("Policy check", "rule", "", "found and wanted")
     for check in verdict.checks:
         table.add_row(check.rule, "[green]passes[/]" if check.passed else "[bold red]refuses[/]", Text(check.detail))
     for rule, wanted in verdict.later.items():

@@ -39,7 +39,7 @@ def simulate(
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, results and metrics.csv.")] = None,
     seed: Annotated[
         int,
-        typer.Option(help="The same plan, seed and data give the same bytes. Every client draws numbers of its own."),
+        typer.Option(help="The same plan, seed and data yield the same bytes. Every client draws independent numbers."),
     ] = 0,
     goal: Annotated[
         Optional[int],

@@ -51,7 +51,7 @@ def exposure_of(path: Path) -> Optional[str]:
         return None
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
-        return f"{path} holds a token and belongs to another user, who can read and replace it; make a file of your own"
+        return f"{path} holds a token and belongs to another user, who can read and replace it; create your own file"
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = stat.filemode(status.st_mode)
         return f"{path} holds a token and is open to other users of this machine ({mode}); run `chmod 600 {path}`"

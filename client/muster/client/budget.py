@@ -157,13 +157,13 @@ class Budget:
             status = self.path.stat()
         except FileNotFoundError as error:
             raise BudgetError(
-                f"The budget {self.path} was there when this client started and is missing now. Put it back, or start the client "
+                f"The budget {self.path} existed when this client started and is missing now. Restore it, or start the client "
                 "again to begin an empty one"
             ) from error
         except OSError as error:
             raise self._unusable(error.strerror or str(error)) from error
         if not stat.S_ISREG(status.st_mode):
-            raise self._unusable("it is no file")
+            raise self._unusable("it is not a file")
         if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
             raise BudgetError(
                 f"The budget {self.path} is open to other users of this machine (mode {stat.S_IMODE(status.st_mode):04o}): "

@@ -63,7 +63,7 @@ class Receiving:
           ProblemError: `too_large`, or `internal` if the response does not match the request.
         """
         if is_page(response.headers) or (self._limit is not None and media_type(response.headers) in _MESSAGES):
-            raise not_ours(response, "this is no file")
+            raise not_ours(response, "it is not a file")
         end, total = self._begin(response)
         # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.
         for piece in response.raw.stream(PIECE, decode_content=False):

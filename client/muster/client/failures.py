@@ -134,7 +134,7 @@ def reaching(
         raise error_of(str(error) if quote else type(error).__name__, again=False) from error
     except OSError as error:  # requests opens the certificate files before it connects
         reason = f"the certificates that are configured can't be read ({error})"
-        fix = "Look at REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
+        fix = "Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
         raise ConfigurationError(url, reason, again=False, what=what, fix=fix) from error
 
 
@@ -275,8 +275,8 @@ def _proxy_reason(error: BaseException) -> str:
 
 def _proxy_fix(error: BaseException) -> str:
     if any("407" in str(inner) for inner in _chain(error)):
-        return "The proxy wants credentials: http://USER:PASSWORD@HOST:PORT as its address."
-    return "Look at the proxy, or name the coordinator's host in NO_PROXY if it needs none."
+        return "The proxy requires credentials: http://USER:PASSWORD@HOST:PORT as its address."
+    return "Check the proxy, or name the coordinator's host in NO_PROXY if it needs none."
 
 
 # Codes of OpenSSL (x509_vfy.h), as in `ssl.SSLCertVerificationError.verify_code`.
@@ -297,7 +297,7 @@ def _tls_reason(error: BaseException) -> tuple[str, str]:
                 "Use http:// if that is what it speaks, or the port that speaks https.",
             )
     found = next((str(inner) for inner in _chain(error) if isinstance(inner, ssl.SSLError)), str(error))
-    return f"TLS failed ({found})", "Look at what lies between: a proxy that opens TLS, or an old server."
+    return f"TLS failed ({found})", "Check the path to the server: a proxy that opens TLS, or an old server."
 
 
 def _certificate_reason(error: ssl.SSLCertVerificationError) -> tuple[str, str]:

@@ -19,7 +19,7 @@ LIMIT_RULES = frozenset(
 )  # the reasons that a `LimitError` may report
 INELIGIBLE_PAUSE = 60.0  # seconds until a device asks itself again
 BUSY_PAUSE = 10.0  # seconds between checks whether work that could not be stopped has ended
-STOPPED = "the client was told to stop"
+STOPPED = "the client was stopped"
 
 
 class LimitError(Exception):

@@ -43,7 +43,7 @@ def _check_key(text: str) -> str:
     try:
         (key,) = parse_signers([text])
     except ValueError:
-        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a text of its own") from None
+        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a separate text") from None
     return key
 
 
@@ -130,7 +130,7 @@ class ClientPolicy(_Rules):
     )
     signers: Optional[Annotated[tuple[_Key, ...], Field(strict=False, min_length=1)]] = Field(
         default=None,
-        description="Public keys of those who may vouch for a plan.",
+        description="Public keys of the signers that may vouch for a plan.",
         examples=['signers = ["ed25519:…"], as `muster plan keygen` prints it'],
     )
     signers_required: Annotated[int, Field(ge=1)] = Field(
@@ -148,7 +148,7 @@ class ClientPolicy(_Rules):
     )
     goal: Optional[Annotated[int, Field(ge=1)]] = Field(
         default=None,
-        description="Fewest updates that a round must aim for, as the coordinator announces it; nothing signed says so.",
+        description="Fewest updates that a round must aim for, as the coordinator announces it; not covered by a signature.",
         examples=["goal = 20"],
     )
     folds: Optional[Annotated[tuple[_Fold, ...], Field(strict=False, min_length=1)]] = Field(
@@ -161,7 +161,7 @@ class ClientPolicy(_Rules):
     )
     clear_secure_sums: bool = Field(
         default=True,
-        description="Whether a plan may have sums in the clear that its computation wants summed securely.",
+        description="Whether a plan may have sums in the clear that its computation requests to be summed securely.",
         examples=["clear_secure_sums = false"],
     )
     string_tensors: bool = Field(

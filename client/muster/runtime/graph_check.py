@@ -126,13 +126,13 @@ def _misfit_of_input(nodes: dict[str, Any], binding: Binding) -> Optional[str]:
         return f"that is an operation {_short(node.op)}, and a binding may feed a placeholder alone"
     wanted = _VARIANT if isinstance(binding, SequenceBinding) else _DATA_TYPES[binding.dtype]
     if "dtype" not in node.attr or node.attr["dtype"].type != wanted:
-        return "the placeholder takes another dtype"
+        return "the placeholder has another dtype"
     if (
         not isinstance(binding, SequenceBinding)
         and "shape" in node.attr
         and not _fits(node.attr["shape"].shape, binding.shape)
     ):
-        return "the placeholder takes another shape"
+        return "the placeholder has another shape"
     return None
 
 

@@ -194,7 +194,7 @@ def _paths(manifest: PlanManifest) -> Iterator[FieldError]:
 def _names(place: str, names: Sequence[str]) -> Iterator[FieldError]:
     for name, count in Counter(names).items():
         if count > 1:
-            yield _bad(f"{place} {name}", "is there more than once")
+            yield _bad(f"{place} {name}", "occurs more than once")
         if len(name) > MAX_PATH:
             yield _bad(f"{place} {name}", f"is longer than {MAX_PATH} characters")
 
@@ -230,7 +230,7 @@ def _clear_sums(manifest: PlanManifest) -> Iterator[FieldError]:
     for item in manifest.clear_sums:
         spec = update.get(item.path)
         if spec is None:
-            yield _bad(f"clear_sums {item.path}", "is no tensor of the update")
+            yield _bad(f"clear_sums {item.path}", "is not a tensor of the update")
         elif (spec.dtype, spec.shape) != (item.dtype, item.shape):
             yield _bad(f"clear_sums {item.path}", "has another dtype or shape than the update's tensor")
         elif not item.dtype.is_integer or item.shape is None or None in item.shape:
@@ -289,7 +289,7 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
 def _agree(place: str, bound: dict[str, Any], declared: dict[str, Sequence[Any]]) -> Iterator[FieldError]:
     """Compares the inputs or outputs of a stage with the manifest's declarations."""
     for value in bound.keys() - declared.keys():
-        yield _bad(f"{place}.{value}", "is no value that this stage has")
+        yield _bad(f"{place}.{value}", "is not a value of this stage")
     for value, specs in declared.items():
         have = [_described(item) for item in bound.get(value, ())]
         if have != [(item.path, item.dtype, item.shape) for item in specs]:

@@ -194,9 +194,7 @@ def _read_entry(name: str, item: Any, packed: Mapping[str, tuple[DType, tuple[in
         raise TensorsError(f"tensor {_shown(name)} has no valid data_offsets")
     begin, end = offsets
     if end - begin != math.prod(shape) * dtype.numpy.itemsize:
-        raise TensorsError(
-            f"tensor {_shown(name)} takes {end - begin} bytes, which is not what its shape and dtype say"
-        )
+        raise TensorsError(f"tensor {_shown(name)} takes {end - begin} bytes, which does not match its shape and dtype")
     if name in packed:
         stored = (dtype, shape)
         dtype, shape = packed[name]

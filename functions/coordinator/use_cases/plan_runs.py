@@ -102,7 +102,7 @@ def plan_failures(what: str) -> Iterator[None]:
         raise  # a missing library is the deployment's fault
     except (MemoryError, OSError) as error:
         raise MemoryLimitError(
-            f"{what} needs more memory than there is ({_text(error)}). Give the function more memory, or make the model smaller"
+            f"{what} needs more memory than is available ({_text(error)}). Give the function more memory, or make the model smaller"
         ) from error
     except (
         Exception
