@@ -24,7 +24,7 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseModel):
-    """The settings. Each field is read from `MUSTER_<FIELD>`.
+    """Settings of a deployment. Each field is read from `MUSTER_<FIELD>`.
 
     Attributes:
       state: The store of documents: `sqlite:///path/to/state.db` or `firestore://project/database`.

@@ -40,7 +40,7 @@ _ANONYMOUS = b"cd2c89b7-88b7-44c8-ad83-06c2a9158347"  # `ResourceHandle::ANONYMO
 
 @dataclass(frozen=True)
 class CanonicalGraph:
-    """A rewritten graph.
+    """Rewritten graph.
 
     Attributes:
       graph: The `GraphDef`.

@@ -1,4 +1,4 @@
-"""The work of one assignment: fetches plan and broadcast, calls the data callback, runs the plan, checks the update."""
+"""Does the work of one assignment: fetches plan and broadcast, reads the data, runs the plan, checks the update."""
 
 from __future__ import annotations
 
