@@ -2,8 +2,9 @@
 
 The parts import apart, so that a device installs no more than it needs: `muster.client` (check in, work, upload),
 `muster.runtime` (a plan's graphs on plain TensorFlow), `muster.author` (TFF to plan), `muster.operator` (tasks, rounds,
-checkpoints), `muster.simulation` (the whole protocol in one process). What several of them share is here: `muster.Plan`,
-`muster.ProblemError` and `muster.ProblemType`. Importing `muster` loads none of them; the first use of a name does.
+checkpoints), `muster.simulation` (the whole protocol in one process). The names that several of them share are exported
+here: `muster.Plan`, `muster.ProblemError` and `muster.ProblemType`. Importing `muster` loads none of them; the first
+use of a name does.
 """
 
 from __future__ import annotations

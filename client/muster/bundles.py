@@ -1,8 +1,8 @@
-"""What is deployed: a zip for each function, made from source so that the same source gives the same bytes on every machine.
+"""Builds the deployable bundles: one reproducible zip for each function, with equal bytes for equal source.
 
-A bundle holds the function's own folder at its top (`main.py`), the package `coordinator`, the parts of `muster` that this imports,
-a `requirements.txt`, and a `NOTICE` with the licences of what that file pins: what Google Cloud Functions take as source, and all
-that a container needs besides Python.
+A bundle holds the function's folder at its top (`main.py`), the package `coordinator`, the parts of `muster` that this
+imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned packages. This is the source that Google
+Cloud Functions accept, and all that a container needs besides Python.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that was built.
+    """Built bundle.
 
     Attributes:
       name: One of `KINDS`.
       path: The zip.
       code_bytes: Bytes of its files, without `requirements.txt` and `NOTICE`.
-      files: How many files it holds.
-      sha256: The zip's hash, in hex. The same source has the same.
+      files: Number of its files.
+      sha256: The zip's hash, in hex. Equal for equal source.
     """
 
     name: str
@@ -71,7 +71,7 @@ class _Tree:
     functions: Path
     package: Path
     requirements: Path
-    older: bool  # a checkout that may be from before some of today's files
+    older: bool  # a checkout that may predate some of today's files
 
 
 def build(source: Optional[Path] = None, *, out: Path) -> list[Bundle]:

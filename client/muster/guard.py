@@ -19,7 +19,7 @@ _POSIX = os.name == "posix"
 
 def guard(command: Sequence[str]) -> int:
     """Runs `command`; returns its exit code, or that of its being killed."""
-    os.umask(0o077)  # an emulator holds updates too: what it writes is for its owner only
+    os.umask(0o077)  # an emulator stores updates too: its files must be readable by their owner only
     # gcloud makes itself the leader of a process group, wherever it is started: so it is one from the start.
     child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=_POSIX)  # noqa: S603
 

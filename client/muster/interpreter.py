@@ -1,11 +1,11 @@
-"""Commands that run Muster's modules in processes of their own."""
+"""Builds commands that run Muster's modules in separate processes."""
 
 from __future__ import annotations
 
 import sys
 
-# `python -m` and `python -c` put the working directory first on the path, where a user's `queue.py` would replace the standard
-# library's. `-P` leaves it out from Python 3.11 on.
+# `python -m` and `python -c` put the working directory first on the path, where a user's `queue.py` would replace the
+# standard library's. `-P` leaves it out from Python 3.11 on.
 _RUN = "import sys; sys.path[:1] = []; import runpy; sys.argv[:1] = []; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 
 

@@ -45,7 +45,7 @@ _CLOUD_CACHE = 1.0  # seconds that an instance trusts its reading of a round, wh
 
 
 _DATABASES = ("state.db", "queue.db", _EMULATED_QUEUE)
-# Entries of the folder. A volume of its own holds `lost+found` as well.
+# Entries of the folder. A mounted volume also holds `lost+found`.
 _OURS = frozenset(
     {"secret", "blobs", "logs", "lost+found"}
     | {name + end for name in _DATABASES for end in ("", "-wal", "-shm", "-journal")}
@@ -150,7 +150,7 @@ class LocalCoordinator:
             return self._start_processes(timeout)
 
     def _prepare_folder(self) -> None:
-        """Creates the folder, or makes an existing one private. Updates and states in it are for their owner only."""
+        """Creates the folder, or makes an existing one private: it holds updates and states."""
         make_folder(self.data_dir)
         note = tighten(self.data_dir, ours=_OURS)
         if note is not None:

@@ -1,4 +1,4 @@
-"""Bounds the logs of `muster up`, which its processes write to through file descriptors that they inherit."""
+"""Bounds the logs of `muster up`, which its processes write through inherited file descriptors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from muster.private_files import open_to_append
 
-MAX_LOG_BYTES = 16 << 20  # bytes of one log; as much again is in the file before it, `.1`
+MAX_LOG_BYTES = 16 << 20  # bytes of one log; the previous file, `.1`, has up to as many
 _CHECK_SECONDS = 10.0
 _LOG = logging.getLogger(__name__)
 
@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES) -> bool:
     """Moves the content of `log` to `<log>.1` if it is longer than `max_bytes`; returns whether it did.
 
-    The file itself stays, because processes hold it open: they append, so after the truncation they write at its start. A line
-    that arrives between copy and truncation is lost, as with `copytruncate` of logrotate.
+    The file itself stays, because processes hold it open: they append, so after the truncation they write at its start.
+    A line that arrives between copy and truncation is lost, as with `copytruncate` of logrotate.
     """
     if not log.exists() or log.stat().st_size <= max_bytes:
         return False
@@ -32,10 +32,10 @@ def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES) -> bool:
 
 
 class LogRotation:
-    """Rotates every log of a folder in a thread of its own, from `start` to `stop`."""
+    """Rotation of all logs of a folder in a separate thread, from `start` to `stop`."""
 
     def __init__(self, folder: Path, *, max_bytes: int = MAX_LOG_BYTES, check_seconds: float = _CHECK_SECONDS) -> None:
-        """Does nothing before `start`."""
+        """Configures the rotation; `start` starts it."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._check_seconds = check_seconds
@@ -51,7 +51,7 @@ class LogRotation:
         self._stop.set()
 
     def rotate_all(self) -> None:
-        """Rotates each log that is too long now. Logs a failure, such as a full disk; the next call tries again."""
+        """Rotates each log that is too long. Logs a failure, such as a full disk; the next call retries."""
         try:
             for log in self._folder.glob("*.log"):
                 rotate(log, max_bytes=self._max_bytes)

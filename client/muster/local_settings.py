@@ -1,7 +1,7 @@
-"""Settings of a coordinator on this machine: where one folder holds what, and which process is given which setting.
+"""Settings of a coordinator on this machine: the paths within its folder, and the settings of each process.
 
-The committer runs plans' graphs, so it must not hold what makes assignments or lets operators in. A process gets the settings
-that its own functions read, and no other variable that starts with `MUSTER_`.
+The committer runs plans' graphs, so it must not hold the keys that sign assignments or authorize operators. A process
+gets the settings that its own functions read, and no other variable that starts with `MUSTER_`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from muster.local_secret import secret_of
 
 PREFIX = "MUSTER_"
-# Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins come by the hundred.
+# Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins arrive by the hundred.
 _ROUND_CACHE_SECONDS = 0.05
 # Settings that only the functions of the web process read. Every other setting reaches the committer too.
 WEB_ONLY = frozenset(

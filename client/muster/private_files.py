@@ -1,6 +1,6 @@
-"""Files and folders that only their owner can read, whatever the umask of the process.
+"""Creates files and folders that only their owner can read, whatever the umask of the process.
 
-Windows has no modes: there the functions create and open as usual, and access follows the folder's access-control list.
+Windows has no modes: there the functions create and open as usual, and the folder's access-control list applies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def owner_only() -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates `folder`, and each missing parent, with mode 0700. An existing folder is left as it is."""
+    """Creates `folder`, and each missing parent, with mode 0700. An existing folder is unchanged."""
     for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
         missing.mkdir(mode=FOLDER_MODE, exist_ok=True)
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)  # raises FileExistsError where a file has that name
@@ -39,15 +39,15 @@ def open_to_append(file: Path) -> BinaryIO:
 
 
 def tighten(folder: Path, *, ours: Collection[str]) -> Optional[str]:
-    """Takes the rights of the group and of others off `folder` and off its entries `ours`, with all that those hold.
+    """Revokes the rights of the group and of others on `folder` and on its entries `ours`, recursively.
 
     Args:
       folder: An existing folder.
-      ours: Names of entries that this program creates there. A folder that holds anything else keeps its mode: the mode
+      ours: Names of entries that this program creates there. The mode of a folder with other entries is unchanged: it
         protects other files too, and another program may rely on it.
 
     Returns:
-      A sentence for the operator if others could use the folder; None if it was private already.
+      A sentence for the operator if others had access to the folder; None if it was private already.
     """
     if not _POSIX or not folder.stat().st_mode & _OTHERS:
         return None
@@ -67,7 +67,7 @@ def tighten(folder: Path, *, ours: Collection[str]) -> Optional[str]:
     if foreign:
         return (
             f"Other accounts may use {folder}, which also holds {', '.join(foreign[:3])}, so its mode was left as it is. "
-            "Muster's own files in it are readable by their owner only; choose a folder of its own for Muster"
+            "Muster's own files in it are readable by their owner only; choose a separate folder for Muster"
         )
     return f"Other accounts could use {folder}. It and the files in it are now readable by their owner only (mode 0700)"
 
@@ -80,7 +80,7 @@ def _restrict_tree(top: Path) -> None:
 
 
 def _restrict(path: Path) -> None:
-    # A running process may remove a file meanwhile. A link's target lies elsewhere, and its mode is not ours to change.
+    # A running process may remove a file meanwhile. The target of a link is not ours.
     with contextlib.suppress(FileNotFoundError):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~_OTHERS & 0o7777)

@@ -21,7 +21,8 @@ WEB = ("client_api", "operator_api", "aggregator")
 _LOG = logging.getLogger(__name__)
 _GRACE = 5  # seconds for requests under way when a process is told to end
 _IDLE = 120  # seconds that a client's connection is kept open for its next request
-# A commit holds a thread of the pump and one of the committer for as long as its plan runs: so many endless plans must not take all.
+# A commit holds a thread of the pump and one of the committer while its plan runs. Endless plans must not take all
+# threads.
 _COMMITTER_THREADS = 32
 _SHARES = {"committer": _COMMITTER_THREADS, "aggregator": 16}  # deliveries at once
 _STARTING = 300  # seconds until a worker that does not come up is replaced; a cold TensorFlow takes its time
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pumping.add_argument("--committer", required=True)
     pumping.add_argument("--tick", type=float, required=True)
     given = parser.parse_args(arguments)
-    os.umask(0o077)  # updates, states and queue are for the account that runs the coordinator
+    os.umask(0o077)  # updates, states and queue must be readable only by the account that runs the coordinator
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     sys.path.insert(0, str(functions_folder()))
     end_with_parent()

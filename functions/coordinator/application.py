@@ -80,21 +80,22 @@ def assemble(
 
     Args:
       platform: The ports.
-      secret: The keys of tokens and pseudonyms, or the only one; None where nothing signs.
-      runtime: Gives what runs a plan's graphs; called for a commit, and for a fold that needs TensorFlow.
-      round_cache_seconds: How long a reading of a round is trusted.
-      retry_floor: The shortest wait that a client is told, in seconds.
-      longest_wait: The longest, before it is spread by up to a quarter.
-      direct_above: Clients put updates of more bytes into the store themselves, if the platform has `direct`; None: none.
-      tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that would need it there is refused.
-      trusted_signers: Of whom one must have signed a plan; empty: any plan is taken.
-      least_minimum: A task with a smaller minimum is refused.
-      invoker: Checks the token of internal work; None where nobody else can reach those routes.
-      operators: Knows who may operate; None where nobody else can reach those routes.
+      secret: The keys of tokens and pseudonyms, or the only one; None if this application signs nothing.
+      runtime: Returns the runtime of a plan; called for a commit, and for a fold that requires TensorFlow.
+      round_cache_seconds: Seconds for which a cached round is served.
+      retry_floor: The shortest wait of a client, in seconds.
+      longest_wait: The longest wait of a client, before jitter of up to a quarter.
+      direct_above: Clients upload updates of more bytes directly to the store, if the platform has `direct`; None:
+        none.
+      tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that requires it there is refused.
+      trusted_signers: Public keys, one of which must have signed a plan; empty: any plan is accepted.
+      least_minimum: The deployment's floor: a task with a smaller minimum is refused.
+      invoker: Authenticates internal requests; None if no other caller can reach those routes.
+      operators: Authenticates operators; None if no other caller can reach those routes.
       cors_origins: The origins whose pages may call clients' routes.
-      clients: Knows who a client is; None: each is who it says.
-      rate_limits: How often one address, or one client, may ask.
-      trusted_proxies: How many proxies of the deployment's own a request passes.
+      clients: Authenticates clients; None: identity is self-asserted.
+      rate_limits: The rate limits of an address and of a client.
+      trusted_proxies: Number of the deployment's proxies that a request passes.
     """
     ring = KeyRing.of(secret)
     tokens, plans = Tokens(ring), Plans(platform.blobs, trusted_signers)

@@ -254,4 +254,4 @@ class Chance(Protocol):
         """A fresh name: 16 hex digits."""
 
     def random_bytes(self, size: int) -> bytes:
-        """Returns `size` bytes that nothing else in the deployment knows."""
+        """Returns `size` unpredictable bytes."""

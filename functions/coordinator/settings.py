@@ -24,36 +24,41 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseModel):
-    """The settings. Each field is read from `MUSTER_<FIELD>`.
+    """Settings of a deployment. Each field is read from `MUSTER_<FIELD>`.
 
     Attributes:
-      state: Where documents are: `sqlite:///path/to/state.db` or `firestore://project/database`.
-      blobs: Where blobs are: `file:///path/to/folder`, `gs://bucket` or `gs://bucket/prefix`.
-      updates: Where updates are, likewise, if not in `blobs`: a bucket that few may read.
-      partials: Where partials are, likewise.
-      queue: Where work is queued: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`; with
+      state: The store of documents: `sqlite:///path/to/state.db` or `firestore://project/database`.
+      blobs: The store of blobs: `file:///path/to/folder`, `gs://bucket` or `gs://bucket/prefix`.
+      updates: The store of updates, likewise, if not `blobs`: a bucket with restricted read access.
+      partials: The store of partials, likewise.
+      queue: The queue of work: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`; with
         `?endpoint=host:port`, at a stand-in for Cloud Tasks.
-      secret: The key of tokens and pseudonyms, at least 32 bytes in hex; or a ring of keys, newest first: `id:hex,id:hex,…`. Only
-        `client_api` needs it.
-      round_cache_seconds: How long an instance trusts its reading of a round. Little where a read costs microseconds.
-      direct_above: Clients put updates of more than so many bytes straight into the bucket; `never`: none. Only with `gs://`.
-      retry_floor: The shortest time, in seconds, that a client is told to wait.
-      longest_wait: The longest, which is then spread by up to a quarter. Long where very many clients are always on.
-      trusted_signers: The public keys (`ed25519:…`, commas between) of whom one must have signed a plan; empty: any plan is taken.
+      secret: The key of tokens and pseudonyms, at least 32 bytes in hex; or a ring of keys, newest first:
+        `id:hex,id:hex,…`. Only `client_api` needs it.
+      round_cache_seconds: Seconds for which an instance may serve a cached round. Keep it low on local stores.
+      direct_above: Clients upload updates of more bytes than this directly to the bucket; `never`: none. Only with
+        `gs://`.
+      retry_floor: The shortest wait of a client, in seconds.
+      longest_wait: The longest wait of a client, in seconds, before jitter of up to a quarter. Set it high if very many
+        clients are always on.
+      trusted_signers: The public keys (`ed25519:…`, comma-separated), one of which must have signed a plan; empty: any
+        plan is accepted.
       aggregator_url: The aggregator's base URL, which Cloud Tasks delivers to. Likewise `committer_url`.
       invoker: The e-mail address of the service account whose token those deliveries carry.
-      tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is refused.
-      minimum: The fewest updates that a task's rounds may need. A task with a smaller minimum is refused.
-      token_issuer: Who issues that token, such as `https://accounts.google.com`, where the functions must check it themselves. Not
-        where Cloud Run lets only the invoker in: it takes the signature off.
-      operators: Who may operate: `open` (everybody; the default with a local queue), `keys:name:role:sha256,…`, or
-        `oidc:https://issuer?audience=…&operators=…&viewers=…`.
-      cors_origins: The origins whose pages' scripts may call clients' routes, with commas between them.
-      clients: Who clients are: `open` (each is who it says), `oidc:https://issuer?audience=…`, `enrolment:PUBLIC-KEY`, or
-        `proxy:HEADER?secret-header=HEADER`.
-      proxy_secret: What the secret header of `proxy:` must hold, at least 32 characters.
-      rate_limit: How often one address, and one client, may ask one instance: `address=60/m,identity=10/m`.
-      trusted_proxies: How many proxies of the deployment's own stand before the functions: `X-Forwarded-For` is believed so far.
+      tensorflow_folds: Whether the aggregator has TensorFlow. If not, a task whose plan folds with its own graphs is
+        refused.
+      minimum: The deployment's floor for the minimum of a task's rounds. A task with a smaller minimum is refused.
+      token_issuer: The issuer of that token, such as `https://accounts.google.com`, if the functions must verify it
+        themselves. Leave it unset where Cloud Run admits only the invoker: it strips the signature.
+      operators: Authentication of operators: `open` (any caller; the default with a local queue),
+        `keys:name:role:sha256,…`, or `oidc:https://issuer?audience=…&operators=…&viewers=…`.
+      cors_origins: The origins whose pages' scripts may call clients' routes, comma-separated.
+      clients: Authentication of clients: `open` (identity is self-asserted), `oidc:https://issuer?audience=…`,
+        `enrolment:PUBLIC-KEY`, or `proxy:HEADER?secret-header=HEADER`.
+      proxy_secret: The value of the secret header of `proxy:`, at least 32 characters.
+      rate_limit: The rate limits of an address and of a client, per instance: `address=60/m,identity=10/m`.
+      trusted_proxies: Number of the deployment's proxies in front of the functions, whose `X-Forwarded-For` entries are
+        trusted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

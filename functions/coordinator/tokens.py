@@ -1,14 +1,15 @@
-"""Tokens: the assignment, which lets one client upload one update, and the cookie, which a client hands back unread.
+"""Tokens: the assignment, which authorizes one client to upload one update, and the cookie, opaque to a client.
 
-An assignment is a JSON Web Token (RFC 7519), HS256, with an audience of its own. `kid` names the key of the ring that signed; a token
-without one is of an earlier version, and any key of the ring may have. Times are judged by the coordinator's clock, which tests can set.
+An assignment is a JSON Web Token (RFC 7519), HS256, with a specific audience. `kid` names the key of the ring that
+signed it; a token without `kid` is of an earlier version and is checked against all keys of the ring. Times are checked
+against the coordinator's clock, which tests can set.
 
-A cookie is `muster2.<kid>.<sealed>`: all that it says is encrypted and authenticated (AES-SIV, RFC 5297), because only the coordinator
-reads it, and because it would link a client's identity and its rounds for anybody who sees a check-in. Cookies of earlier versions, which
-are JSON Web Tokens, are still read. An earlier version reads nothing in a sealed cookie.
+A cookie is `muster2.<kid>.<sealed>`: its content is encrypted and authenticated (AES-SIV, RFC 5297), because only the
+coordinator reads it, and because it would link a client's identity and its rounds for any observer of a check-in.
+Cookies of earlier versions, which are JSON Web Tokens, are still accepted. An earlier version ignores a sealed cookie.
 
-A client has one cookie and may work for several tasks. So what its cookie said at a check-in travels in the assignment, sealed too, and
-from there into the cookie of its receipt.
+A client has one cookie and may work for several tasks. So the content of its cookie at a check-in is carried in the
+assignment, sealed too, and from there in the cookie of its receipt.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ SKEW = 300.0  # seconds that another instance's clock may be ahead of ours
 _ALGORITHM = "HS256"
 _ASSIGNMENT = "muster:assignment"
 _COOKIE = "muster:cookie"
-_EARLIER = "earlier"  # the claim in which the version before seals contributions: it could not read a row of six fields
-_PAST = "past"  # the claim in which this version seals them
+_EARLIER = "earlier"  # the claim with the previous version's sealed contributions: it can't read a row of six fields
+_PAST = "past"  # the claim with this version's sealed contributions
 _SEALED_COOKIE = "muster2"
-MAX_CONTRIBUTIONS = 8  # that a cookie remembers, of a task each: 2 KB with the longest of names
+MAX_CONTRIBUTIONS = 8  # that a cookie holds, one for each task: 2 KB with the longest names
 _CLAIM_LABEL = b"what a token says to the coordinator alone"
 _COOKIE_LABEL = b"what a cookie says to the coordinator alone"
 
 
 @dataclass(frozen=True, slots=True)
 class AssignmentClaims:
-    """What an assignment says: whose it is (a pseudonym), for which round, shard, plan and size, from which slot.
+    """Claims of an assignment: its client (a pseudonym), round, shard, plan, size and slot.
 
-    `separation` is for how many seconds after the contribution the client's cookie matters; above 0 if and only if the task is one of
-    those that separate. `earlier` are the contributions to other tasks that the cookie held at the check-in. A token of an earlier
-    version says nothing of the last four.
+    `separation` is the number of seconds after the contribution for which the client's cookie matters; above 0 if and
+    only if the task separates contributions. `earlier` are the contributions to other tasks that the cookie held at the
+    check-in. A token of an earlier version lacks the last four.
     """
 
     key: RoundKey
@@ -65,15 +66,16 @@ class AssignmentClaims:
 
 @dataclass(frozen=True, slots=True)
 class CookieClaims:
-    """What a cookie says of one task: when its holder last contributed to which round, and until when that matters.
+    """Claims of a cookie about one task: its holder's last contribution, with round and time, and its expiry.
 
-    `separates`: whether the task had a separation, so that the contribution counts for every task of the population that has one.
+    `separates`: whether the task had a separation, so that the contribution counts for every task of the population
+    that has one.
     """
 
     key: RoundKey
     contributed_at: float  # POSIX seconds
     expires_at: float | None = None  # POSIX seconds; None: a cookie of an earlier version
-    separates: bool | None = None  # None: a cookie of an earlier version, which does not say
+    separates: bool | None = None  # None: a cookie of an earlier version, which lacks it
 
     def holds(self, now: float) -> bool:
         """Whether it says anything: it is neither over nor of the future."""
@@ -99,7 +101,7 @@ class Tokens:
         self._ring = KeyRing.of(secret)
 
     def assignment(self, claims: AssignmentClaims) -> str:
-        """Returns the token of an assignment. Of many `earlier` contributions it holds those that matter longest."""
+        """Returns the token of an assignment. Of the `earlier` contributions it holds those that expire last."""
         return self._sign(
             {
                 "sub": claims.pseudonym,
@@ -152,13 +154,13 @@ class Tokens:
         return claims
 
     def cookie(self, newest: CookieClaims, *earlier: CookieClaims) -> str:
-        """Returns a sealed cookie of a contribution, and of earlier ones to other tasks: of many, those that matter longest."""
+        """Returns a sealed cookie of a contribution, and of the earlier ones to other tasks that expire last."""
         key = self._ring.newest
         sealed = _seal((newest, *_most_relevant(earlier)), key, label=_COOKIE_LABEL, context=key.fingerprint.encode())
         return f"{_SEALED_COOKIE}.{key.fingerprint}.{sealed}"
 
     def read_cookie(self, token: str | None, *, now: float) -> tuple[CookieClaims, ...]:
-        """Returns what a cookie says, the newest first, without what has expired or lies in the future; () for any other text."""
+        """Returns a cookie's claims, newest first, without expired and future ones; () if the cookie is not valid."""
         if not token:
             return ()
         read = self._open_cookie(token) if token.startswith(f"{_SEALED_COOKIE}.") else self._read_signed_cookie(token)
@@ -187,12 +189,12 @@ class Tokens:
         body = {"aud": _ASSIGNMENT, **claims}
         held = _most_relevant(earlier)
         if held:
-            # The rest of the token goes in, so that one past looks different in each token.
+            # The rest of the token is the context, so that equal claims are sealed differently in each token.
             body[_PAST] = _seal(held, key, label=_CLAIM_LABEL, context=_json(body))
         return jwt.encode(body, key.secret, algorithm=_ALGORITHM, headers={"kid": key.fingerprint})
 
     def _read(self, audience: str, token: str) -> tuple[dict[str, Any], tuple[CookieClaims, ...]] | None:
-        """Returns the claims of a signed token and the contributions that are sealed in it; None if it was not made here."""
+        """Returns the claims of a signed token and its sealed contributions; None if no key of the ring signed it."""
         # Times are judged by the callers, with their clock.
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "require": ["aud"]}
         kid = _kid(token)
@@ -210,7 +212,7 @@ class Tokens:
 
 
 def _most_relevant(contributions: Iterable[CookieClaims]) -> list[CookieClaims]:
-    """Returns the contributions that a token holds: those that matter longest, and in any case the last one that separates."""
+    """Returns the contributions that a token holds: those that expire last, and always the last one that separates."""
     ranked = sorted(contributions, key=lambda each: each.expires_at or 0.0, reverse=True)
     held = ranked[: MAX_CONTRIBUTIONS - 1]
     last = max((each for each in ranked if each.separates), key=lambda each: each.contributed_at, default=None)
@@ -232,7 +234,7 @@ def _open(sealed: str, key: Key, *, label: bytes, context: bytes) -> tuple[Cooki
 
 
 def _bytes_of(text: str) -> bytes:
-    """Decodes base64url. Raises `ValueError` for any character that does not belong there."""
+    """Decodes base64url. Raises `ValueError` for any other character."""
     return b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
 
 

@@ -1,4 +1,4 @@
-"""Copies of what the sweep deletes with a round: its manifests and its salt. With them a test checks who was counted."""
+"""Copies the manifests and the salt that the sweep deletes with a round, for tests of the counted clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from coordinator.use_cases.records import Platform
 
 
 class Archive:
-    """Copies every manifest and every salt that a platform creates.
+    """Archive of every manifest and every salt that a platform creates.
 
     Attributes:
       blobs: The manifests.
@@ -28,7 +28,7 @@ class Archive:
         self.salts: dict[RoundKey, bytes] = {}
 
     def wrap(self, platform: Platform) -> Platform:
-        """Returns the platform with stores that are copied from."""
+        """Returns the platform with copying stores."""
         return replace(
             platform,
             blobs=_Copying(platform.blobs, self),  # type: ignore[arg-type]  the rest is the inner store's

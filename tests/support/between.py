@@ -1,4 +1,4 @@
-"""What lies between a client and a coordinator: a reverse proxy that answers in the coordinator's place where a script says so."""
+"""Reverse proxy between a client and a coordinator that answers scripted requests in the coordinator's place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from support.served import Loopback
 
-# What ingresses, gateways, guest networks and content networks are known to answer.
+# Known answers of ingresses, gateways, guest networks and content networks.
 STATUSES = (301, 302, 400, 403, 404, 405, 408, 413, 425, 429, 500, 502, 503, 504, 511, 520)
 _PAGE = "<html><head><title>{status}</title></head><body><center><h1>nginx</h1></center></body></html>"
 _KINDS = (
@@ -29,17 +29,17 @@ _KINDS = (
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is killed breaks its connections; the test sees what matters of it."""
+        """Ignores broken connections of killed clients."""
 
 
 class Between(Loopback):
-    """Forwards to `target`, except for the requests whose kind has a status in `script`.
+    """Proxy that forwards to `target`, except for the requests whose kind has a status in `script`.
 
     Attributes:
-      script: By kind of request: the fates of the next ones. A status is answered with a page; None lets the request pass.
-      seen: How many requests of each kind came.
-      sent: Every byte that came, requests' lines and headers included.
-      rewrite: What to put in place of what in the answers, for addresses that should lead here too.
+      script: The actions for the next requests, by kind. A status is answered with a page; None forwards the request.
+      seen: Number of received requests, by kind.
+      sent: All received bytes, request lines and headers included.
+      rewrite: Replacements in the answers, for addresses that should lead to this proxy too.
     """
 
     def __init__(self, target: str) -> None:
@@ -97,18 +97,18 @@ class Between(Loopback):
         super().__init__(_Server(("127.0.0.1", 0), Handler))
 
     def plan(self, kind: str, statuses: Iterable[int]) -> None:
-        """Answers the next requests of `kind` with each of `statuses`, and lets one pass after each."""
+        """Answers the next requests of `kind` with each of `statuses`, and forwards one after each."""
         with self._lock:
             for status in statuses:
                 self.script[kind].extend([status, None])
 
     def put_store(self, address: str) -> None:
-        """Has the store at `address` (`http://host:port`) be reached by way of here."""
+        """Routes requests to the store at `address` (`http://host:port`) through this proxy."""
         self.store = urlsplit(address).netloc
         self.rewrite[address.encode()] = f"{self.url}/store".encode()
 
     def unused(self) -> dict[str, list[int | None]]:
-        """What of the script has not happened."""
+        """Returns the actions of the script that have not happened."""
         with self._lock:
             return {kind: list(fates) for kind, fates in self.script.items() if any(fates)}
 

@@ -34,7 +34,7 @@ from support.plans import every_dtype_plan, every_dtype_update, folded_by_graphs
 
 _NOW = 1_800_000_000.0
 _SLOWEST = 1.0  # seconds of processor time for one input, hundreds of times what the slowest of the seeds takes
-_SECOND_LOOKS = 3  # a busy machine, or a collection of all that the test process holds, may slow an input down once
+_SECOND_LOOKS = 3  # a busy machine, or a garbage collection of the test process, may slow an input down once
 _MIB = 1 << 20
 
 
@@ -91,7 +91,7 @@ class Decoder:
         return taken
 
     def _least_seconds(self, data: bytes) -> float:
-        """Returns the least processor time of several readings, without the garbage collector's."""
+        """Returns the least processor time of several runs, without the garbage collector's."""
         seconds = []
         gc.disable()
         try:

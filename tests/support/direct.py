@@ -1,6 +1,6 @@
-"""Requests of the tests' own to servers on this machine, past any proxy that the environment names.
+"""Sends requests of the tests to servers on this machine, bypassing any proxy that the environment names.
 
-The environment itself is left alone: what the tests start has to get along with the proxy by itself.
+The environment itself is unchanged: processes that the tests start must handle the proxy themselves.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import requests
 
 
 def session() -> requests.Session:
-    """Returns a session that reads nothing of the environment."""
+    """Returns a session that ignores the environment."""
     made = requests.Session()
     made.trust_env = False
     return made

@@ -9,14 +9,14 @@ from muster.wire.dtypes import DType
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.plan import Plan, part_of
 
-STEPS = 10**15  # of a loop that adds one
+STEPS = 10**15  # iterations of a loop that adds one
 SIZE = 8000  # rows of a matrix whose singular values take minutes
 
 
 def endless(plan: Plan, *stages: str, uninterruptible: bool = False) -> Plan:
-    """Returns the plan with each of `stages` replaced by a loop of 10**15 steps before its outputs. Its tensors are scalars of int64.
+    """Returns the plan, whose tensors must be int64 scalars, with a loop of 10**15 steps in each of `stages`.
 
-    `uninterruptible`: by an operation that takes minutes in place of the loop. It ignores its time limit.
+    `uninterruptible`: uses an operation that takes minutes and ignores its time limit, instead of the loop.
     """
     found, parts = plan.manifest.stages, dict(plan.parts)
     for name in stages:
@@ -51,7 +51,7 @@ def _kernel() -> Any:
 def _endless_graph(
     inputs: Collection[TensorBinding], outputs: dict[str, list[str]], *, uninterruptible: bool
 ) -> tuple[bytes, dict[str, tuple[TensorBinding, ...]], str | None]:
-    """The graph, its outputs, and the name of its loop if no output waits for that."""
+    """Returns the graph, its outputs, and the name of its loop if no output depends on that."""
     import tensorflow as tf
 
     made: dict[str, list[TensorBinding]] = {value: [] for value in outputs}

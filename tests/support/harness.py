@@ -71,7 +71,7 @@ class HeldQueue:
 
 
 class TimedBlobs:
-    """`Blobs` that stamps what is stored through it with the test's clock."""
+    """`Blobs` adapter that stamps new blobs with the test's clock."""
 
     def __init__(self, inner: Blobs, clock: ManualClock) -> None:
         self._inner = inner
@@ -99,21 +99,21 @@ class TimedBlobs:
 
 
 class Harness:
-    """A coordinator. Its stores outlive `restart`; whatever only a process knows does not.
+    """Coordinator under test. Its stores survive `restart`; process state does not.
 
     Args:
       root: A folder for the blobs, and the documents if they are `durable`.
       plan: The plan of the tasks.
-      runtime: What runs the plan; a `SumRuntime` if it is not given. For several plans, a dictionary by address.
-      cache_seconds: How long the coordinator trusts its reading of a round.
-      durable: Keeps documents in a file, so that several threads write at once.
+      runtime: The plan's runtime; by default a `SumRuntime`. For several plans, a dictionary by address.
+      cache_seconds: Seconds for which the coordinator may serve a cached round.
+      durable: Stores documents in a file, so that several threads can write at once.
       wrap: Wraps the platform, with faults for example.
-      direct_above: Larger updates go straight to the store, where the wrapped platform can take them.
-      tensorflow_folds: Whether the aggregator is taken to have TensorFlow.
-      documents: The documents' store, if it is another one. Likewise `blobs`.
-      start: What the clock reads, in POSIX seconds.
+      direct_above: Larger updates are uploaded directly to the store, if the wrapped platform supports that.
+      tensorflow_folds: Whether the coordinator assumes TensorFlow in the aggregator.
+      documents: Overrides the documents' store. Likewise `blobs`.
+      start: Initial time of the clock, in POSIX seconds.
       secret: The coordinator's keys; the attribute may be set before a `restart`.
-      guards: What else `assemble` takes: who clients are, and how often they may ask. Made of the platform.
+      guards: Returns further arguments of `assemble` for a platform: client authentication and rate limits.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Harness:
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
     def create_task(self, name: str = TASK, **policy: Any) -> TaskView:
-        """Makes a task of the plan; `policy` are the fields of `TaskPolicy`. A single update is enough unless they say otherwise."""
+        """Creates a task of the plan; `policy` are the fields of `TaskPolicy`. Its minimum is 1 by default."""
         policy = {"minimum": 1, **policy}
         spec = TaskSpec(name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy))
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))

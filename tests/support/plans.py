@@ -1,7 +1,8 @@
-"""Plans made by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
+"""Builds plans by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` does in numpy what they would do. For tests of the coordinator, which treats a graph
-as bytes. Whatever tests that a plan computes the right thing uses the plans of `tests/data`, which TFF made.
+Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` computes their results in numpy.
+For tests of the coordinator, which treats a graph as bytes. Tests of a plan's results use the plans of `tests/data`,
+which TFF made.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _DATA_TYPES = {
     DType.UINT32: 22,
     DType.UINT64: 23,
 }
-# The values that each stage takes and gives, by the names of what they are.
+# The inputs and outputs of each stage, by the names of their values.
 _INPUTS = {
     "prepare": {"state": "state"},
     "work": {"data": "data", "broadcast": "broadcast"},
@@ -72,31 +73,31 @@ _OUTPUTS = {
 
 
 def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text: str) -> bytes:
-    """A serialized `GraphDef` that computes nothing: placeholders that can be fed, and the nodes of its outputs.
+    """Returns a serialized `GraphDef` that computes nothing: placeholders to feed, and the nodes of its outputs.
 
     Args:
-      inputs: The tensors that are fed, each with its dtype; None: a data set.
+      inputs: The tensors that are fed, with their dtypes; None: a data set.
       outputs: The tensors that are fetched.
-      text: Makes the graph's bytes its own.
+      text: Text that makes the graph's bytes unique.
     """
     fed = [_node(tensor, _VARIANT if dtype is None else _DATA_TYPES[dtype]) for tensor, dtype in inputs.items()]
     return b"".join((*fed, *(_node(tensor, 1) for tensor in outputs), idle_graph(text)))
 
 
 def idle_graph(text: str) -> bytes:
-    """A serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
+    """Returns a serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
     attribute = _field(1, b"text") + _field(2, _field(2, text.encode()))
     return _field(1, _field(1, b"idle") + _field(2, b"NoOp") + _field(5, attribute))
 
 
 def _node(tensor: str, data_type: int) -> bytes:
-    """A placeholder, as a field of a `GraphDef`."""
+    """Returns a placeholder, as a field of a `GraphDef`."""
     dtype = _field(1, b"dtype") + _field(2, bytes([6 << 3, data_type]))
     return _field(1, _field(1, tensor.partition(":")[0].encode()) + _field(2, b"Placeholder") + _field(5, dtype))
 
 
 def _field(number: int, data: bytes) -> bytes:
-    """A length-delimited field of a protocol buffer, of less than 16 kB."""
+    """Returns a length-delimited field of a protocol buffer, of less than 16 kB."""
     size = bytes([len(data)]) if len(data) < 0x80 else bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
     return bytes([number << 3 | 2]) + size + data
 

@@ -1,4 +1,4 @@
-"""Requests byte by byte over real sockets, and the served coordinator that answers them: gunicorn and functions-framework."""
+"""Sends raw requests over real sockets to a served coordinator: gunicorn and functions-framework."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator
 
 
 def answers(port: int) -> bool:
-    """Whether a coordinator answers at the port."""
+    """Returns whether a coordinator answers at the port."""
     try:
         return direct.get(f"http://127.0.0.1:{port}/healthz", timeout=30).ok
     except (requests.ConnectionError, requests.Timeout):
@@ -61,13 +61,13 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 
 def head(method: str, path: str, *headers: str) -> bytes:
-    """A request up to its body."""
+    """Returns a request up to its body."""
     lines = [f"{method} {path} HTTP/1.1", "Host: muster", *headers]
     return "\r\n".join(lines).encode() + CRLF + CRLF
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes] | None:
-    """The status and body of the answer, or None if the connection ends without one."""
+    """Reads the status and body of the answer. Returns None if the connection ends without one."""
     data = b""
     with suppress(ConnectionResetError):
         while piece := connection.recv(65536):
@@ -81,12 +81,12 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes] | None:
 def ask(port: int, data: bytes) -> tuple[int, bytes] | None:
     """Sends `data`, ends the sending side, and reads the answer."""
     with connected(port) as connection:
-        with suppress(OSError):  # it has answered, and gone, before it has read all
+        with suppress(OSError):  # the server has answered and closed before reading everything
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
         return read_answer(connection)
 
 
 def chunked(*pieces: bytes) -> bytes:
-    """A body of these chunks."""
+    """Returns a body of these chunks."""
     return b"".join(f"{len(piece):x}".encode() + CRLF + piece + CRLF for piece in pieces) + b"0" + CRLF + CRLF

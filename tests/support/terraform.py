@@ -19,7 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TREE = ROOT / "infra/terraform"
-_TIMEOUT = 500  # seconds, on a loaded machine; five on a quiet one
+_TIMEOUT = 500  # seconds on a loaded machine; it takes five on a quiet one
 _UNREACHABLE = re.compile(
     r"could not connect to registry|Failed to query available provider packages|no such host", re.IGNORECASE
 )

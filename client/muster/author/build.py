@@ -58,33 +58,34 @@ def build_plan(
 ) -> Plan:
     """Compiles a computation.
 
-    **Addresses.** A computation that is traced again, in this process or another, gives the same graphs byte for byte: names that
-    TensorFlow, Keras and TFF draw from counters and random identifiers are replaced. The plan's address is then the same too, if
-    its initial state is: give `initial_state`, or `seed`. What differs anyway: initial states that read the clock (rotations,
-    distributed and tree-aggregated differential privacy), values that the author's own Python code draws while it is traced
-    (a Keras model draws its weights then: `tf.keras.utils.set_random_seed` fixes them), and other versions of TFF or TensorFlow.
+    **Addresses.** Tracing a computation again, in this process or another, yields the same graphs byte for byte: names
+    that TensorFlow, Keras and TFF draw from counters and random identifiers are replaced. The plan's address is then
+    the same too, if its initial state is: pass `initial_state` or `seed`. Exceptions: initial states that read the
+    clock (rotations, distributed and tree-aggregated differential privacy), values that the author's own Python code
+    draws during tracing (a Keras model draws its weights then: `tf.keras.utils.set_random_seed` fixes them), and other
+    versions of TFF or TensorFlow.
 
     Args:
       computation: A `tff.learning.templates.LearningProcess`, a `tff.templates.IterativeProcess`, a computation
-        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, one without server state, `{D}@CLIENTS -> R@SERVER`, or an evaluation,
-        `(S@SERVER, {D}@CLIENTS) -> R@SERVER`, whose state stays as it is.
-      name: The plan's name, for people.
-      initial_state: The state before the first round: a value of the type `S`, a computation `() -> S@SERVER`, a checkpoint's
-        tensors by name (as `Operator.download_checkpoint` returns them), or the `Path` of a checkpoint's file. It replaces the
-        state that a process initializes; a plain computation with a state, and an evaluation, need it. It is drawn once, here, and
-        is a part of the plan.
-      allow_clear_secure_sums: Muster has no secure aggregation. A computation that asks for secure sums is refused unless
-        this says that they may be summed in the clear.
-      release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation. The plan's address
-        covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
-      seed: Draws a random initial state repeatably.
+        `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`, one without server state, `{D}@CLIENTS -> R@SERVER`, or an
+        evaluation, `(S@SERVER, {D}@CLIENTS) -> R@SERVER`, whose state stays as it is.
+      name: The plan's name, for display.
+      initial_state: The state before the first round: a value of the type `S`, a computation `() -> S@SERVER`, a
+        checkpoint's tensors by name (as `Operator.download_checkpoint` returns them), or the `Path` of a checkpoint's
+        file. It replaces the state that a process initializes. A plain computation with a state and an evaluation
+        require it. It is drawn once, here, and is a part of the plan.
+      allow_clear_secure_sums: Whether secure sums may be summed in the clear. Muster has no secure aggregation, so
+        without this a computation with secure sums is refused.
+      release: The floor for every task of the plan: the fewest updates in a result, the most rounds, the separation.
+        The plan's address covers it, and coordinators apply the stricter of it and the task's policy. None: no floor.
+      seed: Seed of a random initial state.
 
     Returns:
       The plan.
 
     Raises:
-      ProblemError: `plan_invalid`, if the computation does not fit one MapReduce round, with the reason and the place;
-        `SecureSumsError`, if it asks for secure sums.
+      ProblemError: `plan_invalid`, if the computation does not fit one MapReduce round, with the reason and the place.
+      SecureSumsError: The computation requests secure sums.
 
     Warns:
       HyperparameterWarning: `initial_state` holds other hyperparameters than the process.
@@ -93,7 +94,7 @@ def build_plan(
     try:
         form = tff.backends.mapreduce.get_map_reduce_form_for_computation(subject.next)
     except _COMPILATION_ERRORS as error:
-        # TFF's traceback would stand above the words; `__context__` has it.
+        # TFF's traceback would be printed above this message; `__context__` has it.
         raise refusals.explain(error, subject.next) from None
     first = FirstState(computation, subject, given=initial_state, seed=seed)
     return _Builder(subject, form, name=name or "computation").build(
@@ -250,7 +251,7 @@ def _renamed(binding: Any, canonical: CanonicalGraph) -> Any:
 
 
 def _canonical(graph: bytes, *, stage: str) -> CanonicalGraph:
-    """Returns a stage's graph as the plan holds it: without operations that no plan may have, and the same for every build."""
+    """Checks a stage's graph for forbidden operations and returns it in canonical form."""
     graph_def = load_graph(graph)
     check_graph(graph_def, stage=stage)
     return canonicalize(graph_def)

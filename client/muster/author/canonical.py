@@ -1,11 +1,11 @@
-"""Rewrites a graph without the names that depend on the process that traced it, so that equal computations give equal bytes.
+"""Rewrites process-dependent names in a graph, so that equal computations yield equal bytes.
 
 TensorFlow, Keras and TFF draw names from counters and random identifiers: functions (`__inference_step_123`), nodes
-(`dense_4/MatMul`), arguments of functions (`sequential_lstm_while_cond_18566_placeholder`), tables (`hash_table_afc5d9d2…`).
-`canonicalize` replaces all of them by the operation's type and a position. New function names also keep a plan's functions apart
-from those that the process of a client creates itself.
+(`dense_4/MatMul`), arguments of functions (`sequential_lstm_while_cond_18566_placeholder`), tables
+(`hash_table_afc5d9d2…`). `canonicalize` replaces all of them by the operation's type and a position. The new function
+names also avoid collisions with the functions that a client's process creates itself.
 
-Two things are left as they are: the order of the nodes, which is the order of tracing, and the values of constants. A model
+Two things are unchanged: the order of the nodes, which is the order of tracing, and the values of constants. A model
 that is built with randomly drawn weights therefore differs from build to build.
 """
 
@@ -19,8 +19,8 @@ from typing import Any
 from tensorflow.python.framework import op_def_registry
 
 _FUNCTION = "plan_function_"
-# Attributes that nothing reads when a graph runs: how to differentiate a call (a plan's graphs are never differentiated), names
-# for people, placement hints, and Keras' choice between implementations, which grappler's meta optimizer would make.
+# Attributes that are unused when a graph runs: how to differentiate a call (a plan's graphs are never differentiated),
+# display names, placement hints, and Keras' choice between implementations, which grappler's meta optimizer would make.
 _UNREAD_ATTRIBUTES = (
     "_gradient_op_type",
     "forward_function_name",
@@ -40,7 +40,7 @@ _ANONYMOUS = b"cd2c89b7-88b7-44c8-ad83-06c2a9158347"  # `ResourceHandle::ANONYMO
 
 @dataclass(frozen=True)
 class CanonicalGraph:
-    """A rewritten graph.
+    """Rewritten graph.
 
     Attributes:
       graph: The `GraphDef`.
@@ -57,7 +57,7 @@ class CanonicalGraph:
 
 
 def canonicalize(graph_def: Any) -> CanonicalGraph:
-    """Returns a rewritten copy of a `GraphDef`: functions in the order of their use, unused ones left out, everything renamed."""
+    """Returns a renamed copy of a `GraphDef`, with its functions in order of use and without unused ones."""
     result = type(graph_def)()
     result.CopyFrom(graph_def)
     library = {function.signature.name: function for function in result.library.function}
@@ -82,7 +82,7 @@ def canonicalize(graph_def: Any) -> CanonicalGraph:
 
 
 def _functions_by_use(nodes: Any, library: Mapping[str, Any], gradients: Mapping[str, Any]) -> dict[str, str]:
-    """The functions that a graph can run, each with its new name."""
+    """Returns the new name of each function that a graph can run, by its old one."""
     names: dict[str, str] = {}
     pending = [nodes]
 
@@ -120,7 +120,7 @@ def _references(value: Any) -> Iterator[Any]:
 
 
 def _node_names(nodes: Any, functions: Mapping[str, str]) -> dict[str, str]:
-    """The new name of each node, by its old one: `MatMul_0`, `MatMul_1`."""
+    """Returns the new name of each node, by its old one: `MatMul_0`, `MatMul_1`."""
     count: Counter[str] = Counter()
     names = {}
     for node in nodes:
@@ -131,7 +131,7 @@ def _node_names(nodes: Any, functions: Mapping[str, str]) -> dict[str, str]:
 
 
 class _Body:
-    """The nodes of a graph or of a function, with what their names become.
+    """Nodes of a graph or of a function, with their new names.
 
     Args:
       nodes: The `NodeDef`s, which are rewritten in place.
@@ -147,7 +147,7 @@ class _Body:
 
     @classmethod
     def of_function(cls, function: Any) -> _Body:
-        """Returns the body of a `FunctionDef`. Nodes get their names in `rewrite`, once those of the functions are known."""
+        """Returns the body of a `FunctionDef`. `rewrite` names its nodes, once the names of functions are known."""
         arguments = {item.name: f"arg_{at}" for at, item in enumerate(function.signature.input_arg)}
         outputs = {item.name: f"out_{at}" for at, item in enumerate(function.signature.output_arg)}
         return cls(function.node_def, new_names=arguments, outputs=outputs)
@@ -217,7 +217,7 @@ def _rewrite_attributes(node: Any, *, functions: Mapping[str, str], resources: d
 
 
 def _takes_node_name(node: Any, declared: set[str]) -> bool:
-    """Whether a resource without a name of its own goes by its node's."""
+    """Returns whether an unnamed resource is identified by its node's name."""
     if node.op == "VarHandleOp":
         return False
     if "use_node_name_sharing" not in declared:

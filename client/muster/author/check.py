@@ -1,8 +1,8 @@
 """Runs a computation in TFF itself and as a plan, side by side, so that an author can trust the compilation.
 
-What a computation draws at random, or reads from the clock, differs between two executions of anything. So a plan that draws is
-compared twice. As it is: tensors that depend on no draw must be equal. And with its draws fixed on both sides
-(`fixed_draws.py`): everything must be equal. docs/decisions/0029-what-plan-check-compares.md says more.
+Random draws and clock reads differ between any two executions. A plan that draws is therefore compared twice:
+unchanged, where tensors that depend on no draw must be equal, and with its draws fixed on both sides
+(`fixed_draws.py`), where everything must be equal. See docs/decisions/0029-what-plan-check-compares.md.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _CHUNK = 3  # updates to a partial: small, so that a few clients already make se
 
 
 class Verdict(str, Enum):
-    """What a comparison shows."""
+    """Verdict of a comparison."""
 
     SAME = "same"  # the plan computes what TFF does
-    SAME_BUT_RANDOM = "same_but_random"  # it does, but for what is drawn at random
+    SAME_BUT_RANDOM = "same_but_random"  # it does, except for random draws
     DIFFERENT = "different"
 
 
@@ -62,21 +62,21 @@ class RoundDifference:
 
     @property
     def relative(self) -> float:
-        """The larger of the two relative differences."""
+        """Returns the larger of the two relative differences."""
         return max(self.state.relative, self.result.relative)
 
 
 @dataclass(frozen=True)
 class PlanCheck(Sequence[RoundDifference]):
-    """How a plan compares with TFF. As a sequence: `rounds`.
+    """Result of comparing a plan with TFF. As a sequence: `rounds`.
 
     Attributes:
-      verdict: What the comparison shows.
+      verdict: The verdict.
       tolerance: The largest relative difference that passes.
-      rounds: The rounds as they are, each side with its own draws.
+      rounds: The unchanged rounds, each side with its own draws.
       repeatable: The same rounds without the tensors that depend on a draw.
-      fixed: The rounds with the draws fixed on both sides; empty where nothing is drawn.
-      sources: What the plan draws, and which tensors depend on it.
+      fixed: The rounds with the draws fixed on both sides; empty if the plan draws nothing.
+      sources: The plan's draws, and the tensors that depend on them.
       unordered: Tensors of the result whose rows were compared in any order.
       not_compared: Tensors that depend on draws that can't be fixed, and so were not compared.
     """
@@ -92,7 +92,7 @@ class PlanCheck(Sequence[RoundDifference]):
 
     @property
     def worst(self) -> float:
-        """The largest relative difference of what can be compared."""
+        """Returns the largest relative difference of the comparable tensors."""
         compared = (*self.repeatable, *self.fixed) if self.sources else self.rounds
         return max((each.relative for each in compared), default=0.0)
 
@@ -116,13 +116,14 @@ def check_plan(
     allow_clear_secure_sums: bool = False,
     tolerance: float = TOLERANCE,
 ) -> PlanCheck:
-    """Compares a computation with its plan, round by round; each round starts from the state that its own side has reached.
+    """Compares a computation with its plan, round by round, each side continuing from its own state.
 
     Args:
       computation: See `build_plan`.
-      data: The clients' data, in a form that `muster.simulation.run` takes: a sequence or a mapping of data sets, a TFF `ClientData`,
-        or a function that returns one of these, for all rounds or for the round whose number (from 1) it takes.
-      rounds: How many rounds.
+      data: The clients' data, in a form that `muster.simulation.run` accepts: a sequence or a mapping of data sets, a
+        TFF `ClientData`, or a function that returns one of these, for all rounds or for the round number (from 1) that
+        it takes.
+      rounds: Number of rounds.
       initial_state: See `build_plan`.
       allow_clear_secure_sums: See `build_plan`.
       tolerance: The largest relative difference that passes.
@@ -132,7 +133,7 @@ def check_plan(
 
     Raises:
       ProblemError: see `build_plan`; or data that does not match.
-      TypeError, ValueError: The data is in no form that is taken.
+      TypeError, ValueError: The data has an unsupported form.
     """
     plan = build_plan(computation, initial_state=initial_state, allow_clear_secure_sums=allow_clear_secure_sums)
     return compare(plan, computation, data, rounds=rounds, tolerance=tolerance)
@@ -152,7 +153,7 @@ def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, toleran
             return PlanCheck(Verdict.SAME if same else Verdict.DIFFERENT, tolerance, tuple(as_it_is.rounds))
         fixed_plan, unfixed = fix_plan(plan)
         fixed = _Comparison(taints, skip=lambda draws: any(operation in unfixed for _, operation in draws))
-        # TFF folds all updates into one accumulator, in order, and what the fold draws follows from that.
+        # TFF folds all updates into one accumulator, in order, which determines the draws of the fold.
         whole = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
         fixed.run(fixed_plan, fix_computation(subject.next), clients, chunk=None if whole else _CHUNK)
     same = all(each.relative <= tolerance for each in (*as_it_is.compared, *fixed.compared))
@@ -176,14 +177,14 @@ class _Comparison:
     """One pass over the rounds on both sides.
 
     Args:
-      taints: What each round's tensors depend on.
-      skip: Whether a tensor that depends on these draws can't be compared.
+      taints: The draws that each round's tensors depend on.
+      skip: Returns whether a tensor that depends on these draws can't be compared.
 
     Attributes:
       rounds: The differences of all tensors.
       compared: The differences of the tensors that can be compared.
       skipped: The names of the others.
-      unordered: The names of tensors whose rows came in another order.
+      unordered: The names of tensors whose rows are in another order.
     """
 
     def __init__(self, taints: Sequence[RoundTaint], *, skip: Callable[[frozenset[Any]], bool]) -> None:
@@ -203,7 +204,7 @@ class _Comparison:
         for number, taint in enumerate(self._taints, start=1):
             sources = clients.of_round(number)
             data = [settled(source()) for source in sources.values()]
-            # First as a plan, whose errors name the place in the data.
+            # The plan runs first: its errors name the place in the data.
             update = self._run_plan(runtime, tensors, data, chunk=chunk or len(data), clients=clients, declared=plan)
             tensors = update.state
             state, result = next_(state, data)
@@ -257,13 +258,13 @@ class _Comparison:
 def run_round(
     runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk: int = _CHUNK
 ) -> UpdateResult:
-    """Runs one round as the coordinator does: each chunk of updates into a partial, the partials into one, the update.
+    """Runs one round as the coordinator does: folds chunks of updates into partials, merges them, updates the state.
 
     Args:
-      runtime: The plan's.
+      runtime: The plan's runtime.
       state: The server state by name.
       clients: The clients' data.
-      chunk: Updates to a partial.
+      chunk: Updates per partial.
 
     Returns:
       The next state and the result.

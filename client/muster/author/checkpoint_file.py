@@ -20,9 +20,9 @@ def read_tensors(source: Tensors, *, what: str) -> Mapping[str, Any]:
     """Returns tensors by name.
 
     Args:
-      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run, of which the
-        last checkpoint is read.
-      what: What they are, for errors.
+      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run,
+        whose last checkpoint is read.
+      what: Description of the tensors, for errors.
 
     Raises:
       ProblemError: `invalid_request`, if they can't be read.
@@ -54,12 +54,12 @@ def _npz(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise TensorsError(f"it is no .npz file of plain arrays ({error})") from None
+        raise TensorsError(f"it is not an .npz file of plain arrays ({error})") from None
     return {name: _strings(array) if array.dtype.kind in "SU" else array for name, array in arrays.items()}
 
 
 def _strings(array: Array) -> Array:
-    """Returns numpy's fixed-width strings as the object array of bytes that a plan's tensors are."""
+    """Converts numpy's fixed-width strings to an object array of bytes, the form of a plan's string tensors."""
     flat = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
     result = np.empty(len(flat), dtype=object)
     result[:] = flat

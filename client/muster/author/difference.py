@@ -1,4 +1,4 @@
-"""How far two values of named tensors are apart."""
+"""Measures the difference of two values of named tensors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from muster.wire.tensors import Array
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two values are apart.
+    """Largest difference of two values.
 
     Attributes:
-      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness differs.
+      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness
+        differs.
       relative: The largest difference of a tensor's element over the tensor's largest magnitude.
-      path: The tensor with the largest relative difference; empty where there is none.
+      path: The tensor with the largest relative difference; empty if there is none.
     """
 
     absolute: float = 0.0
@@ -30,7 +31,7 @@ class Difference:
 def difference(
     expected: Mapping[str, Array], found: Mapping[str, Array], *, without: Collection[str] = ()
 ) -> Difference:
-    """Returns the largest difference of two values, tensor by tensor, but for the tensors `without`."""
+    """Returns the largest difference of two values, tensor by tensor, ignoring the tensors `without`."""
     worst = Difference()
     absolute = 0.0
     for path in sorted((expected.keys() | found.keys()) - set(without)):
@@ -64,7 +65,8 @@ def reordered_rows(
 ) -> frozenset[str]:
     """Returns the names of tensors that hold the same rows in another order.
 
-    Tensors of one structure with equally many rows belong together: a row is then one row of each, such as a word and its count.
+    Tensors of one structure with equally many rows belong together: a row is then one row of each tensor, such as a
+    word and its count.
 
     Args:
       expected: One value.

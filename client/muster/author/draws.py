@@ -1,6 +1,6 @@
-"""Follows what a plan draws at random, or reads from the clock, to the tensors of the state and the result that depend on it.
+"""Traces a plan's random draws and clock reads to the tensors of the state and the result that depend on them.
 
-The analysis errs on one side: a tensor that it does not name is the same in every execution.
+The analysis is conservative: a tensor that it does not name is the same in every execution.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _GENERIC_SCOPES = frozenset(
         "categorical",
     }
 )
-_EFFECT = -1  # in place of an output's index: the operation runs, and its outputs are not taken
+_EFFECT = -1  # in place of an output's index: the operation runs, and its outputs are unused
 _ACCUMULATING = frozenset(
     {"ReduceDataset", "While", "StatelessWhile"}
-)  # result n of the function is its argument n next time
+)  # result n of the function is its argument n in the next iteration
 _COUNTER = re.compile(r"_\d+$")
 _FOLDING = ("zero", "accumulate", "merge")
 
 
 @dataclass(frozen=True)
 class DrawSource:
-    """What one stage of a plan draws, and where it shows.
+    """Random draws of one stage of a plan, and the tensors that they affect.
 
     Attributes:
       stage: The stage, such as `work`.
       operations: TensorFlow's operations that draw, such as `RandomUniform`.
-      names: What the author's code calls the places of the operations, such as the layer `dropout`, where it says.
+      names: Scope names of the operations in the author's code, such as the layer `dropout`, where it names them.
       reads_clock: Whether one of them reads the clock.
-      state: The tensors of the server state that depend on them, after the rounds that were looked at.
+      state: The tensors of the server state that depend on them, after the analyzed rounds.
       result: The tensors of the rounds' results that do.
     """
 
@@ -65,7 +65,7 @@ class DrawSource:
 
 @dataclass(frozen=True)
 class RoundTaint:
-    """The draws that the tensors of a round's outcome depend on, by name."""
+    """Draws that the tensors of a round's outcome depend on, by name."""
 
     state: Taint
     result: Taint
@@ -73,14 +73,14 @@ class RoundTaint:
 
 @dataclass(frozen=True)
 class _Output:
-    """What one output of a stage depends on: draws of its own, and inputs (the value and the tensor's name)."""
+    """Dependencies of one output of a stage: the stage's own draws, and inputs (the value and the tensor's name)."""
 
     draws: frozenset[Draw]
     inputs: frozenset[tuple[str, str]]
 
 
 class DrawFlow:
-    """The data flow of a plan's draws.
+    """Data flow of a plan's draws.
 
     Args:
       plan: A whole plan.
@@ -92,7 +92,7 @@ class DrawFlow:
         }
 
     def rounds(self, count: int) -> list[RoundTaint]:
-        """Returns the dependencies after each of so many rounds; the first starts from one state on both sides."""
+        """Returns the dependencies after each of `count` rounds; both sides start the first one from the same state."""
         found: list[RoundTaint] = []
         state: Taint = {}
         for _ in range(count):
@@ -130,11 +130,11 @@ class DrawFlow:
 
 
 def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, ...]:
-    """Returns what each stage draws and which tensors of the last round depend on it, in the order of the stages.
+    """Returns the draws of each stage, in order, with the tensors of the last round that depend on them.
 
     Args:
       rounds: See `DrawFlow.rounds`.
-      computation: What was compiled, for the names that its author gave.
+      computation: The compiled computation, for the names in its code.
     """
     state, result = rounds[-1].state, rounds[-1].result
     draws: frozenset[Draw] = frozenset().union(*state.values(), *result.values())
@@ -154,7 +154,7 @@ def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, 
 
 
 def _names(computation: Any) -> dict[str, set[str]]:
-    """Returns the innermost scope of each operation that draws, by its type: a plan's graphs have lost these names."""
+    """Returns the innermost scope of each drawing operation, by its type. A plan's graphs do not hold these names."""
     found: dict[str, set[str]] = {}
     for call in calls_of(computation).lines.values():
         for block in call.compiled:
@@ -196,7 +196,7 @@ def _outputs(plan: Plan, name: str) -> dict[str, dict[str, _Output]]:
 
 
 class _Walk:
-    """Goes upstream from tensors, and collects what they depend on.
+    """Upstream traversal that collects the dependencies of tensors.
 
     Attributes:
       operations: The types of the operations whose draws reach the tensors.
@@ -209,12 +209,12 @@ class _Walk:
 
     @property
     def top_nodes(self) -> set[str]:
-        """The names of the top-level nodes that the tensors depend on."""
+        """Returns the names of the top-level nodes that the tensors depend on."""
         top = self._wiring.graph.name
         return {wire.node for body, wire in self._seen if body == top and wire.node is not None}
 
     def follow(self, body: Body, wires: Iterable[Wire]) -> None:
-        """Goes upstream from wires of one body, into the functions that are called there."""
+        """Traverses upstream from wires of one body, into the functions that it calls."""
         todo = list(wires)
         while todo:
             wire = todo.pop()
@@ -225,7 +225,7 @@ class _Walk:
                 continue
             node = body.nodes[wire.node]
             if is_random(node):
-                if wire.index == _EFFECT:  # nothing takes its numbers
+                if wire.index == _EFFECT:  # its outputs are unused
                     continue
                 self.operations.add(node.op)
             todo.extend(body.inputs(node))
@@ -247,7 +247,7 @@ class _Walk:
             self.follow(called, called.results)
 
     def _follow_loop(self, step: Body, index: int) -> None:
-        """Follows one value that a loop carries, and the values that its next one is made of."""
+        """Follows one value that a loop carries, and the values that its next one is computed from."""
         pending = {index}
         done: set[int] = set()
         while pending:

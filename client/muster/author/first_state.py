@@ -1,4 +1,4 @@
-"""The state before the first round: where it comes from, and what a state of an earlier process brings along."""
+"""Determines the state before the first round, and compares a given state's hyperparameters with the process's."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _TAKE_WEIGHTS = (
     "A state of another process can't be taken over whole. To start from its weights, give initial_state="
     "process.set_model_weights(process.initialize(), old_process.get_model_weights(restore_state(old_process, checkpoint)))"
 )
-_MODEL = "global_model_weights/"  # where the state of a tff.learning process has the model
+_MODEL = "global_model_weights/"  # prefix of the model in the state of a tff.learning process
 _SHOWN = 5  # hyperparameters in a warning
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A number that the given state holds with another value than the process.
+    """Hyperparameter whose value in the given state differs from the process's.
 
     Attributes:
       path: Its name in the state, such as `client_work/learning_rate`.
@@ -53,7 +53,7 @@ class Hyperparameter:
 
 
 class HyperparameterWarning(UserWarning):
-    """The given initial state holds other hyperparameters than the process, and the state's are used.
+    """Warning that the given initial state holds other hyperparameters than the process. The state's are used.
 
     Attributes:
       differing: The hyperparameters.
@@ -70,13 +70,13 @@ class HyperparameterWarning(UserWarning):
 
 
 class FirstState:
-    """Where a plan's first state comes from.
+    """Source of a plan's first state.
 
     Args:
-      computation: What the author gave, for advice.
-      subject: What is compiled.
+      computation: The author's computation, for advice in errors.
+      subject: The compiled round.
       given: The author's `initial_state`; None for the state that the process initializes.
-      seed: Draws a random state repeatably.
+      seed: Seed of a random state.
     """
 
     def __init__(self, computation: Any, subject: Subject, *, given: Any, seed: Optional[int]) -> None:
@@ -98,11 +98,12 @@ class FirstState:
 
         Args:
           name: The plan's name, for errors.
-          update_graph: The `GraphDef` of `update`, which shows what a state carries unchanged through all rounds.
+          update_graph: The `GraphDef` of `update`, which shows the values that a state carries unchanged through all
+            rounds.
           update_stage: Binds `state` to `state`.
 
         Raises:
-          ProblemError: `plan_invalid`, if there is no state, or none of the computation's type.
+          ProblemError: `plan_invalid`, if there is no state, or its type is not the computation's.
 
         Warns:
           HyperparameterWarning: The given state holds other hyperparameters than the process.
@@ -173,7 +174,7 @@ class FirstState:
         )
 
     def _read(self, paths: set[str]) -> Any:
-        """Returns what the author gave, read if it is a file; of a training's checkpoint, for an evaluation, the model alone."""
+        """Returns the author's state, read if it is a file. For an evaluation, only the model of a checkpoint."""
         if not isinstance(self._given, (Path, Mapping)):
             return self._given
         try:
@@ -196,7 +197,7 @@ class FirstState:
 
 
 def constant_scalars(graph: Any, stage: Stage) -> frozenset[str]:
-    """Returns the names of the scalars of a state that every round hands on unchanged: learning rates, momenta, clipping norms.
+    """Returns the names of state scalars that no round changes: learning rates, momenta, clipping norms.
 
     Args:
       graph: The `GraphDef` of `update`.

@@ -1,8 +1,9 @@
-"""Replaces what a graph draws at random, or reads from the clock, by fixed values, so that two executions can be compared.
+"""Replaces random draws and clock reads of a graph by fixed values, so that two executions can be compared.
 
-TFF runs a computation as many small graphs, a plan as seven, each in sessions of its own: a seed would start different sequences
-there. So every operation that draws becomes one that always returns the same numbers for the same arguments. The values need not
-be distributed like those that they replace; they stand for one possible outcome.
+TFF runs a computation as many small graphs, a plan runs as seven, each in separate sessions: a seed would start
+different sequences there. So every drawing operation is replaced by one that always returns the same numbers for the
+same arguments. The values need not have the distribution of those that they replace; they represent one possible
+outcome.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _INT64 = tf.int64.as_datatype_enum
 
 @dataclass(frozen=True)
 class _Stateless:
-    """The operation with a seed as an input that takes the place of one with a state.
+    """Operation with a seed as an input, which replaces a stateful one.
 
     Attributes:
       op: Its name.
@@ -50,7 +51,7 @@ _STATELESS = {
     "Multinomial": _Stateless("StatelessMultinomial", seed_at=2),
     "NonDeterministicInts": _Stateless("StatelessRandomUniformFullInt", renamed=(("shape_dtype", "T"),)),
 }
-# Each with its form that takes seeds as inputs, the positions of these, and how many inputs that form has.
+# The form of each operation that takes seeds as inputs, the positions of these, and the number of its inputs.
 _DATASETS = {
     "ShuffleDataset": ("ShuffleDataset", 2, 4),
     "ShuffleDatasetV2": ("ShuffleDataset", 2, 4),
@@ -65,14 +66,14 @@ _SOURCES = (
     "AnonymousSeedGenerator",
     "AnonymousRandomSeedGenerator",
     "DummySeedGenerator",
-)  # nothing reads them any more
+)  # unused from here on
 
 
 def fix_draws(graph_def: Any) -> frozenset[str]:
     """Fixes the draws of a `GraphDef` in place, those in its functions included.
 
     Returns:
-      The operations that still draw, by their type.
+      The types of the operations that still draw.
     """
     left = _Nodes(graph_def.node, suffix="").fix()
     for function in graph_def.library.function:
@@ -84,7 +85,7 @@ def fix_draws(graph_def: Any) -> frozenset[str]:
 
 
 def fix_plan(plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """Returns a plan with fixed draws, to run and not to keep, and the operations that still draw."""
+    """Returns a plan with fixed draws, for comparison only, and the operations that still draw."""
     parts = dict(plan.parts)
     stages = {}
     left: frozenset[str] = frozenset()
@@ -113,7 +114,7 @@ def fix_computation(computation: Any) -> Any:
         graph_def = load_graph(proto.tensorflow.graph_def.value)
         fix_draws(graph_def)
         proto.tensorflow.graph_def.Pack(graph_def)
-        proto.tensorflow.ClearField("cache_key")  # or TFF would run the graph that it has compiled before
+        proto.tensorflow.ClearField("cache_key")  # or TFF would run the graph that it compiled before
         return building_blocks.CompiledComputation(proto, type_signature=block.type_signature), True
 
     fixed, _ = transformation_utils.transform_postorder(computation.to_building_block(), fix)
@@ -122,11 +123,11 @@ def fix_computation(computation: Any) -> Any:
 
 
 class _Nodes:
-    """The nodes of a graph or of a function.
+    """Nodes of a graph or of a function.
 
     Args:
       nodes: The `NodeDef`s.
-      suffix: What follows the name of a node in the name of its first output.
+      suffix: Suffix of a node's name in the name of its first output.
 
     Attributes:
       renamed: The new names of outputs, by their old ones.

@@ -48,13 +48,13 @@ def specs(found: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
 
 
 def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[int] = None) -> dict[str, Array]:
-    """Runs a computation without arguments by plain TensorFlow: nothing runs in TFF.
+    """Runs a computation without arguments in plain TensorFlow, without TFF's executor.
 
     Args:
-      computation: One that TFF compiled to TensorFlow.
-      value: What it returns, for errors.
+      computation: A computation that TFF compiled to TensorFlow.
+      value: Description of its result, for errors.
       found: The leaves of its result.
-      seed: Seeds the random operations that have no seed of their own.
+      seed: Seeds the random operations that have no seed.
 
     Returns:
       The tensors by name.

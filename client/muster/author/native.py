@@ -45,7 +45,7 @@ def start() -> None:
 
 
 def seed_keras(seed: int) -> None:
-    """Seeds what a model draws while it is built: Python's, numpy's and TensorFlow's generators. Imports Keras."""
+    """Seeds the generators that building a model draws from: Python's, numpy's and TensorFlow's. Imports Keras."""
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(seed)

@@ -142,7 +142,7 @@ def _place(value: str, binding: TensorBinding) -> str:
 
 
 def random_ops(wiring: Wiring, tensors: Sequence[str]) -> set[str]:
-    """Returns the random operations that tensors of a graph depend on, by their kind."""
+    """Returns the types of the random operations that tensors of a graph depend on."""
     found: set[str] = set()
     _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=set())
     return found
@@ -190,7 +190,7 @@ def gives_resource(node: Any) -> bool:
 
 
 def users_of(body: Body, resource: Any) -> list[str]:
-    """Returns the nodes that take a resource, under this handle or another of the same shared name: some of them write it."""
+    """Returns the nodes that use a resource by any handle of the same shared name, writers included."""
     shared = resource.attr["shared_name"].s if "shared_name" in resource.attr else b""
     handles = {
         name

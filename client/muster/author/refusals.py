@@ -21,7 +21,7 @@ _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"
 _WANTED = f"A round is {_ROUND}, or {{D}}@CLIENTS -> R@SERVER without a state"
 _TYPE_LENGTH = 200  # characters of a type in a message
 _EMPTY = "tff.federated_value((), tff.SERVER)"
-# What TFF's texts have where a computation has no name: `_var1`, `comp#d344cd56`, `fc_f_symbol_0`, `Identity:0`.
+# Placeholder names in TFF's texts for unnamed computations: `_var1`, `comp#d344cd56`, `fc_f_symbol_0`, `Identity:0`.
 _GENERATED = re.compile(
     r"_[a-z]*\d|#[0-9a-f]|\b[a-z]+_symbol\b|->|<lambda>|\(let\b|building_block|_blocks?\.|\w:\d|Tensor\("
 )
@@ -65,10 +65,10 @@ def check_signature(computation: Any) -> None:
 
 
 def is_evaluation(signature: Any) -> bool:
-    """Returns whether a computation returns results of the clients' data alone: `(S@SERVER, {D}@CLIENTS) -> R@SERVER`.
+    """Returns whether a computation returns only results of the clients' data: `(S@SERVER, {D}@CLIENTS) -> R@SERVER`.
 
-    No part of what it returns may stand for the state: neither one of the state's type, nor a first of two that could be a state
-    whose type changes.
+    No part of its result may be the state: neither a value of the state's type, nor the first of two values that could
+    be a state whose type changes.
 
     Args:
       signature: A type whose arguments `check_signature` has passed.
@@ -85,7 +85,7 @@ def is_evaluation(signature: Any) -> bool:
 
 
 def _resembles(before: Any, after: Any) -> bool:
-    """Returns whether `after` may be the state `before` with another type: the same names, or a tensor of the same rank."""
+    """Returns whether `after` may be the state `before` with another type: equal names, or tensors of equal rank."""
     if isinstance(before, tff.StructType) and isinstance(after, tff.StructType):
         return [name for name, _ in _elements(before)] == [name for name, _ in _elements(after)]
     if isinstance(before, tff.TensorType) and isinstance(after, tff.TensorType):
@@ -209,7 +209,7 @@ def _check_results(state: Any, result: Any) -> None:
 
 
 def _one_value(state: Any, result: Any) -> ProblemError:
-    """The refusal of a value at the server that may be the next state, hold it, or be a result without a state."""
+    """Returns the error for one value at the server that may be the next state, hold it, or be a result."""
     beside = "If it is a result, return the state that was given beside it, (state, result)"
     fields = [item for _, item in _elements(result.member)]
     if state.is_assignable_from(result.member):
@@ -359,7 +359,7 @@ def _list(items: list[str]) -> str:
 
 
 def in_words(type_: Any) -> str:
-    """Returns a TFF type for a message, cut short."""
+    """Returns a TFF type as text for a message, truncated."""
     text = type_.compact_representation()
     return text if len(text) <= _TYPE_LENGTH else f"{text[:_TYPE_LENGTH]}…"
 

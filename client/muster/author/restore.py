@@ -19,11 +19,12 @@ def restore_state(computation: Any, checkpoint: Tensors) -> Any:
     """Returns the server state in a checkpoint.
 
     Args:
-      computation: What the plan was built from: a process, its `next`, or a computation.
+      computation: The source of the plan: a process, its `next`, or a computation.
       checkpoint: The state's tensors by name, the bytes of a checkpoint, or the path of its file or of a run's folder.
 
     Returns:
-      What `process.next` and `process.get_model_weights` accept; () for a computation without server state.
+      The state in the form that `process.next` and `process.get_model_weights` accept; () for a computation without
+      server state.
 
     Raises:
       ProblemError: `invalid_request`, if the tensors are not those of the computation's state.
@@ -35,7 +36,7 @@ def restore_state(computation: Any, checkpoint: Tensors) -> Any:
 
 
 def restore_result(computation: Any, result: Tensors) -> Any:
-    """Returns a round's result like `restore_state`: the metrics of a learning process, what a computation returns beside its state."""
+    """Returns a round's result, such as the metrics of a learning process. Arguments as in `restore_state`."""
     return _restore(subject_of(computation).next.type_signature.result[1], result, root="result")
 
 

@@ -35,12 +35,12 @@ def apart_from_secure(slot: Type) -> Type:
 
 
 class SecureSumsError(ProblemError):
-    """The computation asks for secure sums, and its author has not allowed that they be summed in the clear.
+    """Error raised when a computation requests secure sums and its author has not allowed sums in the clear.
 
     Args:
       name: The plan's name.
-      tensors: The tensors that the computation asks to be summed securely, by their names in the update.
-      option: How the author allows it.
+      tensors: The tensors that the computation requests to be summed securely, by their names in the update.
+      option: The option that allows sums in the clear.
 
     Attributes:
       tensors: See the argument.
@@ -57,7 +57,7 @@ class SecureSumsError(ProblemError):
         self.tensors = tuple(tensors)
 
     def for_option(self, option: str) -> SecureSumsError:
-        """Returns the same error with another way to allow it, such as an option of a command."""
+        """Returns the same error naming another option, such as a command's."""
         return SecureSumsError(self.name, self.tensors, option=option)
 
 

@@ -1,4 +1,4 @@
-"""Client data that both sides of a comparison can read, with the same elements in the same order."""
+"""Makes client data repeatable, so that both sides of a comparison read the same elements in the same order."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from .randomness import is_random
 
 
 def settled(data: Any) -> Any:
-    """Returns a client's data in a form that gives the same elements each time it is read.
+    """Returns a client's data in a form that yields the same elements each time it is read.
 
-    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator. Others are returned as they are.
+    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator. Other data is returned
+    unchanged.
 
     Args:
       data: The data of one client; a mapping may hold data sets.
@@ -32,7 +33,7 @@ def settled(data: Any) -> Any:
 def _draws(dataset: Any) -> bool:
     try:
         serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=tf.data.experimental.to_variant(dataset))
-    except tf.errors.OpError:  # it calls Python, which TFF refuses with a text of its own
+    except tf.errors.OpError:  # it calls Python, which TFF rejects with its own error
         return False
     graph = load_graph(serialized.numpy())
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))

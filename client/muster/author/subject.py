@@ -1,4 +1,4 @@
-"""Finds the round in what an author gives: a process, a computation with a server state, one without, or an evaluation."""
+"""Extracts the round from an author's process, computation (with or without server state) or evaluation."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from . import refusals
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compiled.
+    """Round to compile.
 
     Attributes:
       next: The round, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`.
-      initialize: The computation of the first state, `() -> S@SERVER`; None if the author has to give that state.
-      is_evaluation: Whether the round returns the state as it came, because the computation returns results alone.
+      initialize: The computation of the first state, `() -> S@SERVER`; None if the author must provide that state.
+      is_evaluation: Whether the round returns the state unchanged, because the computation returns only results.
     """
 
     next: Any
@@ -26,10 +26,10 @@ class Subject:
 
 
 def subject_of(computation: Any) -> Subject:
-    """Finds the round in a process, or adds to a computation the state that it does not return.
+    """Returns the round of a process, or wraps a computation to return the state that it omits.
 
     Raises:
-      ProblemError: `plan_invalid`, if `computation` does not have a signature that a round can have.
+      ProblemError: `plan_invalid`, if the signature of `computation` is not that of a round.
     """
     is_process = hasattr(computation, "next") and hasattr(computation, "initialize")
     round_ = computation.next if is_process else computation

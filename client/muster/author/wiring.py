@@ -15,7 +15,7 @@ CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
 PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
-_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may hand an input on as it is
+_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may pass an input through unchanged
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class Wiring:
 
 
 def origin(wiring: Wiring, tensor: str) -> Optional[str]:
-    """Returns the top-level node whose output a tensor is, unchanged; None if anything may compute it.
+    """Returns the top-level node whose unchanged output a tensor is; None if the tensor may be computed.
 
-    Identities, calls, branches that agree, and loops that hand a value on are looked through.
+    Identities, calls, branches that agree, and loops that pass a value through are followed.
     """
     body = wiring.graph
     wire = _source(wiring, body, body.wire(tensor))
@@ -123,7 +123,7 @@ def origin(wiring: Wiring, tensor: str) -> Optional[str]:
 
 
 def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
-    """Returns the argument or the node of `body` that a wire's value comes from, as far as nothing changes it."""
+    """Returns the argument or the node of `body` that a wire's unchanged value originates from."""
     while wire.node is not None:
         node = body.nodes[wire.node]
         if node.op == "Merge":  # of the branches of a condition, as `Switch` opens them
@@ -139,7 +139,7 @@ def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
 
 
 def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
-    """Returns the position of the input that an operation hands on as its `output`; None if it computes that."""
+    """Returns the position of the input that an operation passes through as its `output`; None if it computes that."""
     if node.op in PASSES:
         return output
     if node.op == "Switch":
@@ -155,7 +155,7 @@ def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
 
 
 def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
-    """Returns the position of the argument that a function returns unchanged as its `result`; None if it is computed."""
+    """Returns the position of the argument that a function passes through as its `result`; None if it is computed."""
     wire = None if function is None else _source(wiring, function, function.results[result])
     return wire.index if wire is not None and wire.node is None else None
 

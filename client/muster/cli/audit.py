@@ -47,7 +47,7 @@ def audit(
 
 
 _HEAD = ("when", "who", "action", "subject", "result", "change")
-_TABLE_WIDTH = 110  # columns below which an entry's change goes on a line of its own
+_TABLE_WIDTH = 110  # columns below which an entry's change is on a separate line
 
 
 def _show(entries: Iterable[AuditEntry]) -> None:

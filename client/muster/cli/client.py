@@ -64,7 +64,7 @@ def run(
     max_seconds: Annotated[
         Optional[float],
         typer.Option(
-            help="The longest that the work of one assignment may take; never longer than the assignment is valid.",
+            help="Longest time of the work of one assignment; never longer than the assignment is valid.",
             min=0.0,
         ),
     ] = None,
@@ -77,13 +77,13 @@ def run(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check in, work on the local data, upload; again and again, until Ctrl-C.
+    """Check in, work on the local data and upload, repeatedly, until Ctrl-C.
 
-    The function of --data returns this client's data, anew for each assignment. It may take one argument, which says what the data is
-    for: `task`, `round` and `plan`. It is called in a thread of its own: open a database's connection inside it.
+    The function of --data is called for each assignment and returns this client's data. It may take one argument with
+    the attributes `task`, `round` and `plan`. It is called in a separate thread: open database connections inside it.
 
-    The client goes on through every outage, and whatever else than a coordinator answers. It ends when a coordinator refuses it, and
-    on Ctrl-C or SIGTERM: within a second, and it gives its assignment back.
+    The client retries through every outage and every answer that is not a coordinator's. It ends when a coordinator
+    refuses it, and on Ctrl-C or SIGTERM: within a second, after it has given its assignment back.
     """
     from muster.client.identity import check_client_id, check_population
 

@@ -1,4 +1,4 @@
-"""The events of a client as lines with times, or as JSON. Says once what stays as it is, and then rarely."""
+"""Logs a client's events as timestamped lines or as JSON. Repeated events are logged at long intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .options import size, write_json
 if TYPE_CHECKING:
     from muster.client import Event
 
-_REPEATED = 600.0  # seconds from one line to the next that says the same
+_REPEATED = 600.0  # seconds between two lines with the same text
 
 
 class ClientLog:
@@ -30,13 +30,13 @@ class ClientLog:
         self._population = population
         self._quiet = quiet_errors
         self._clock = clock
-        self._answered = False  # by a coordinator, ever
-        self._gave_back: Optional[str] = None  # why, since the last contribution
+        self._answered = False  # whether a coordinator has ever answered
+        self._gave_back: Optional[str] = None  # reason, since the last contribution
         self._kind: Optional[type[Event]] = None  # of the last event
-        self._written: dict[str, float] = {}  # since the kind changed: when a line about something was written
+        self._written: dict[str, float] = {}  # time of the last line by subject, since the kind changed
 
     def write(self, event: Event) -> None:
-        """Writes an event, unless it says what the last lines said."""
+        """Writes an event, unless it repeats recent lines."""
         from muster.client import PolicyNote
 
         if isinstance(event, PolicyNote):
@@ -60,7 +60,7 @@ class ClientLog:
         sys.stdout.flush()
 
     def _about(self, event: Event) -> Optional[str]:
-        """What an event is about that may come again and again; None for any other event."""
+        """Returns the subject of a repeating event; None for any other event."""
         from muster.client import Ineligible, Unreached, Waited
 
         if isinstance(event, Waited):
@@ -84,14 +84,14 @@ class ClientLog:
         return f"Warning: no coordinator has answered yet. {text}" if first else text
 
     def _why(self, reason: str) -> str:
-        """Why there is no work, with what it is due to."""
+        """Returns the reason for having no work, with its cause."""
         more = {
             "no_task": f": population {self._population!r} has no task; check the name, or wait for an operator to create one",
             "round_full": ": every slot of the open round is taken",
             "between_rounds": ": the next round has not opened yet",
             "already_in": ": this client has contributed to the open round",
             "task_paused": ": an operator has paused the task",
-            "too_soon": ": the task wants more time between two contributions of one client",
+            "too_soon": ": the task requires more time between two contributions of one client",
         }.get(reason, "")
         if reason == "already_in" and self._gave_back is not None:
             more = f": this client gave its assignment of the open round back ({self._gave_back}), and waits for the next round"

@@ -1,9 +1,10 @@
-"""Ends a command on Ctrl-C and SIGTERM within a second, whatever it is doing.
+"""Ends a command on Ctrl-C and SIGTERM within a second, even inside native code.
 
-A signal raises `KeyboardInterrupt` in the main thread, which then has a moment to end in order. Python runs a handler between its own
-steps only, so a main thread inside native code would not notice; the operating system's part of the handler, though, writes the
-signal's number to a socket at once (`signal.set_wakeup_fd`). A thread reads it there, and ends the process if it still runs after that
-moment, or at a second signal. Only native code that never releases Python's global lock can hold up both.
+A signal raises `KeyboardInterrupt` in the main thread, which then has a grace period to end in order. Python runs
+handlers only between its own instructions, so a main thread inside native code does not notice. The C part of the
+handler, however, writes the signal's number to a socket at once (`signal.set_wakeup_fd`). A thread reads it there, and
+ends the process if it still runs after the grace period, or at a second signal. Only native code that never releases
+the global interpreter lock blocks both.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Handler = Union[Callable[[int, Optional[FrameType]], Any], int, None]
 
 
 class Interrupts:
-    """The handlers of one command.
+    """Signal handlers of one command.
 
     Attributes:
       numbers: The signals.
@@ -43,7 +44,7 @@ class Interrupts:
         self._wakeup = -1
 
     def install(self) -> None:
-        """Installs the handlers, except for a SIGINT that is ignored: this command's parent answers Ctrl-C then."""
+        """Installs the handlers, except for an ignored SIGINT: then this command's parent handles Ctrl-C."""
         self._writing.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         for number in self.numbers:
@@ -52,7 +53,7 @@ class Interrupts:
         threading.Thread(target=self._watch, name="muster-interrupts", daemon=True).start()
 
     def restore(self) -> None:
-        """Puts back the handlers that were there before."""
+        """Restores the previous handlers."""
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -66,7 +67,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def _watch(self) -> None:
-        """Ends the process a moment after the first signal, or at the second one."""
+        """Ends the process after the grace period of the first signal, or at the second one."""
         signals = 0
         while True:
             try:
@@ -89,7 +90,7 @@ _FORKING = threading.local()
 
 
 def _hold_signals() -> None:
-    """Holds signals back over a fork: a child that has the handlers still would write to this process's thread."""
+    """Blocks signals during a fork: a child that still has the handlers would write to this process's thread."""
     numbers = {number for interrupts in _INSTALLED for number in interrupts.numbers}
     _FORKING.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if numbers else None
 
@@ -101,10 +102,10 @@ def _release_signals() -> None:
 
 
 def _restore_in_child() -> None:
-    """A forked child, of a data callback say, answers signals as this process did before the command."""
+    """Restores the previous handlers in a forked child, for example one of a data callback."""
     while _INSTALLED:
         interrupts = _INSTALLED.pop()
-        interrupts.interrupted = True  # and so writes nothing to the parent's thread
+        interrupts.interrupted = True  # so the child writes nothing to the parent's thread
         interrupts.restore()
     _release_signals()
 
@@ -115,12 +116,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def interruptible(*, stuck: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Has Ctrl-C and SIGTERM end the block with `KeyboardInterrupt`, and the process soon afterwards if that does not help.
+    """Makes Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the block, and ends the process if it does not exit.
 
-    Does nothing outside the main thread, which alone receives signals.
+    Does nothing outside the main thread, which is the only one that receives signals.
 
     Args:
-      stuck: Returns whether a thread is left that can't be stopped. The process then ends without waiting for it.
+      stuck: Returns whether a thread is running that can't be stopped. The process then ends without waiting for it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -17,8 +17,8 @@ from .failures import LoadingError
 def load(reference: str) -> Any:
     """Returns the object that `reference` names.
 
-    A file of the working directory takes precedence over an installed module of the same name, and is registered under another
-    name then.
+    A file of the working directory takes precedence over an installed module of the same name, and is then registered
+    under another name.
 
     Raises:
       LoadingError: the form, the module or the attribute is wrong. An error inside the module passes through.
@@ -93,7 +93,8 @@ def clients_by_round(function: Callable[..., Any]) -> Callable[[int], list[Any]]
 def _module(name: str) -> ModuleType:
     """Imports a module of the working directory, or an installed one.
 
-    The working directory is searched last, so that a file there never replaces a module that Muster or a library imports.
+    The working directory is searched last, so that a file there never replaces a module that Muster or a library
+    imports.
     """
     here = Path.cwd()
     neighbor = here / f"{name}.py"
@@ -115,7 +116,7 @@ def _module(name: str) -> ModuleType:
 
 
 def _is_shadowed(name: str, here: Path) -> bool:
-    """Whether `here` has a package of this name and Python has imported another one."""
+    """Returns whether `here` has a package of this name and Python has imported another one."""
     package = here / name.partition(".")[0]
     found = sys.modules.get(package.name)
     if found is None or not package.is_dir():
@@ -157,7 +158,7 @@ def _search_last(folder: Path) -> None:
 def _free_name(path: Path) -> str:
     """Returns the name under which to register the module of a user's file.
 
-    It is the file's own, unless that is the name of another module, loaded or not: a user's `queue.py` must not become the
+    This is the file's own name, unless another module has it, loaded or not: a user's `queue.py` must not become the
     `queue` that the standard library imports.
     """
     name, file = path.stem, path.resolve()

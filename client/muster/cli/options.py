@@ -131,7 +131,7 @@ def size(count: float) -> str:
 
 
 def updates_of(view: RoundView) -> str:
-    """Returns how many updates a round has, for people: `3 of 10 updates`. A small round shows that once it has ended."""
+    """Returns a round's number of updates as text: `3 of 10 updates`. A small round shows it once it has ended."""
     if view.reported is None:
         return f"goal of {view.goal} updates (counted when the round has ended)"
     return f"{view.reported} of {view.goal} updates"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from muster.wire.manifest import Release
 
 SAME_BUT_RANDOM = 4  # the exit code
-_UNSPECIFIC = ("process", "computation", "build", "main", "next")  # names that a file's only computation has
+_UNSPECIFIC = ("process", "computation", "build", "main", "next")  # usual names of a file's only computation
 
 app = typer.Typer(no_args_is_help=True, help="Compile a TFF computation to a plan, look into it, sign it.")
 
@@ -64,7 +64,7 @@ def build(
     ] = None,
     initial_state: InitialState = None,
     seed: Annotated[
-        Optional[int], typer.Option(help="Draw the first weights repeatably: building again then gives the same plan.")
+        Optional[int], typer.Option(help="Seed of the first weights: building again then yields the same plan.")
     ] = None,
     allow_clear_secure_sums: ClearSums = False,
     minimum: Annotated[
@@ -144,10 +144,10 @@ def check(
 ) -> None:
     """Run a computation in TFF itself and as a plan, side by side.
 
-    Exit codes: 0 if they are the same; 1 if they differ; 4 if they are the same but for what is drawn at random or read from the
-    clock, which is named.
+    Exit codes: 0 if they are the same; 1 if they differ; 4 if they are the same but for random draws and clock reads,
+    which are listed.
 
-    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument
     is the round's number.
     """
     loaded = _load_in_tff(computation)
@@ -192,7 +192,7 @@ def release_of(
 
 
 def _name_of(reference: str) -> str:
-    """Returns the name of a plan that is given none: the attribute's, or the module's where the attribute says nothing."""
+    """Returns the default name of a plan: the attribute's, or the module's if the attribute's is unspecific."""
     where, _, attribute = reference.rpartition(":")
     last = attribute.rpartition(".")[2]
     module = Path(where).stem if where.endswith(".py") else where.rpartition(".")[2]
@@ -206,7 +206,7 @@ def _exit_code(found: PlanCheck) -> int:
 
 
 def _load_state(reference: Optional[str]) -> Any:
-    """Returns the first state that `--initial-state` names: a path, or what a function returns."""
+    """Returns the first state that `--initial-state` names: a path, or the return value of a function."""
     if reference is None:
         return None
     path = Path(reference)

@@ -1,4 +1,4 @@
-"""The outcome of `muster plan check`, as a table with a verdict and as JSON."""
+"""Formats the outcome of `muster plan check`, as a table with a verdict and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 4  # names of tensors in a line
 
 
 def to_dict(found: PlanCheck) -> dict[str, Any]:
-    """Returns what `--json` writes."""
+    """Returns the document that `--json` writes."""
     from muster.author import Verdict
 
     return {
@@ -57,7 +57,7 @@ def _verdict(found: PlanCheck) -> str:
 
 
 def _premises(found: PlanCheck) -> list[str]:
-    """Returns what the verdict rests on."""
+    """Returns the premises of the verdict, a line each."""
     lines = [_source(each) for each in found.sources]
     if found.unordered:
         lines.append(f"Compared in any order of their rows: {_names(found.unordered)}")

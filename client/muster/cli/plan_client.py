@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a device's owner may want to know before agreeing.
+    """Summary of a plan for a device's owner.
 
     Attributes:
       plan: The plan.
-      refused: Why a client would refuse the plan's graphs or bindings; None: it would run.
-      operations: How often each operation stands in it, by kind.
-      download_bytes: Of the plan. `broadcast_bytes`: of the tensors that come with each round, at least.
-      update_bytes: Of the tensors that leave, at least.
+      refused: Reason for which a client would refuse the plan's graphs or bindings; None: it would run.
+      operations: Number of occurrences of each operation, by type.
+      download_bytes: Size of the plan. `broadcast_bytes`: least size of the tensors that arrive in each round.
+      update_bytes: Least size of the tensors that leave.
     """
 
     plan: Plan
@@ -67,10 +67,10 @@ class DryRun:
 
 
 def dry_run(plan: Plan) -> DryRun:
-    """Reads a plan's graphs, as far as this copy has them, and runs nothing.
+    """Reads those of a plan's graphs that this copy holds, and runs nothing.
 
     Raises:
-      ImportError: `protobuf`, which reads graphs, is not installed.
+      ImportError: `protobuf`, which parses graphs, is not installed.
     """
     from muster.client.limits import least_bytes
     from muster.runtime.graph_check import check_plan_graphs
@@ -97,7 +97,7 @@ def dry_run(plan: Plan) -> DryRun:
 
 
 def write(found: DryRun, screen: Console) -> None:
-    """Prints the dry run for people."""
+    """Prints the dry run as text."""
     from rich.markup import escape
 
     plan = found.plan

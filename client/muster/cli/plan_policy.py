@@ -1,4 +1,4 @@
-"""A device's policy on the command line: reading it, and judging a plan by it, rule by rule."""
+"""Reads a device's policy for the command line, and checks a plan against it, rule by rule."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanVerdict:
-    """What a policy says of a plan.
+    """Verdict of a policy on a plan.
 
     Attributes:
       checks: The rules that the plan decides.
-      later: The rules that each assignment, or the device's budget, decides, and what they want.
+      later: The rules that each assignment, or the device's budget, decides, with their requirements.
     """
 
     checks: tuple[RuleCheck, ...]
@@ -31,11 +31,11 @@ class PlanVerdict:
 
     @property
     def accepted(self) -> bool:
-        """Whether no rule refuses the plan itself."""
+        """Returns whether no rule refuses the plan itself."""
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
+        """Returns the verdict as JSON-compatible data."""
         return {
             "accepted": self.accepted,
             "rules": [{"rule": item.rule, "passed": item.passed, "detail": item.detail} for item in self.checks],
@@ -47,7 +47,7 @@ def policy_of(path: Optional[Path]) -> Optional[ClientPolicy]:
     """Returns the policy that `--policy` names, or None without one.
 
     Raises:
-      LoadingError: it is not valid.
+      LoadingError: the policy is not valid.
     """
     if path is None:
         return None
@@ -65,8 +65,8 @@ def judge_plan(policy: ClientPolicy, plan: Plan, *, download_bytes: int, update_
     Args:
       policy: The policy.
       plan: The plan, or a device's copy of it.
-      download_bytes: Of the device's copy and one broadcast, at least.
-      update_bytes: Of the update, at least.
+      download_bytes: Least size of the device's copy and one broadcast.
+      update_bytes: Least size of the update.
     """
     from muster.client.policy_rules import RuleCheck, check_plan
 
@@ -93,10 +93,10 @@ def _later(policy: ClientPolicy) -> dict[str, str]:
 
 
 def write(verdict: PlanVerdict, screen: Console) -> None:
-    """Writes the verdict for people."""
+    """Prints the verdict as text."""
     from rich.text import Text
 
-    table = titled("What the policy says", "rule", "", "found and wanted")
+    table = titled("Policy check", "rule", "", "found and wanted")
     for check in verdict.checks:
         table.add_row(check.rule, "[green]passes[/]" if check.passed else "[bold red]refuses[/]", Text(check.detail))
     for rule, wanted in verdict.later.items():

@@ -24,7 +24,7 @@ def show(
     *,
     client: Annotated[
         bool,
-        typer.Option("--client", help="What it would do on a device: operations, data, what leaves."),
+        typer.Option("--client", help="Show its effect on a device: operations, data, and what leaves."),
     ] = False,
     policy: Annotated[
         Optional[Path],

@@ -53,7 +53,7 @@ def sign(
 
 
 def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> None:
-    """Check that a plan's file is whole, signed by one of the signers, and does nothing that no plan may; exit 1 if not."""
+    """Check that a plan's file is whole, signed by a signer, and free of forbidden operations; exit 1 if not."""
     from muster.runtime.graph_check import check_plan_graphs
     from muster.wire.plan import Plan
 

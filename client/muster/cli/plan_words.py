@@ -55,7 +55,7 @@ def warn_of_clear_sums(plan: Plan) -> None:
 
 
 def folds_in_words(manifest: Any) -> list[str]:
-    """Returns a line for each way of folding that shows more of a single update than a sum does."""
+    """Returns a line for each kind of fold that reveals more of a single update than a sum does."""
     from rich.markup import escape
 
     from muster.wire.manifest import FoldKind
@@ -79,7 +79,7 @@ def folds_in_words(manifest: Any) -> list[str]:
 
 
 def release_in_words(manifest: Any) -> list[str]:
-    """Returns a line about the floor that the plan's author sets for tasks."""
+    """Returns lines about the floor that the plan's author sets for tasks."""
     release = manifest.release
     if release is None:
         return ["The plan binds no minimum: the task's operator decides how many updates a result is made of."]

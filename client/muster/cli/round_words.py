@@ -1,4 +1,4 @@
-"""Describes rounds and tasks in words: what an operator reads in `muster task show` and `muster task watch`."""
+"""Describes rounds and tasks as text, for `muster task show` and `muster task watch`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 from .options import size, updates_of
 
 _MAX_METRICS = 4  # of a line
-_COUNTS = ("num_examples", "num_batches")  # metrics that count data; they follow the others
+_COUNTS = ("num_examples", "num_batches")  # metrics that count data; listed after the others
 
 
 def short_names(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Returns the metrics to show, by path, each with the shortest name that tells it from the others."""
+    """Returns the metrics to show, by path, each with its shortest unambiguous name."""
     paths = sorted(metrics, key=lambda path: path.rpartition("/")[2] in _COUNTS)[:_MAX_METRICS]
     names: dict[str, str] = {}
     for path in paths:
@@ -41,7 +41,7 @@ def attempt(view: RoundView) -> str:
 
 
 def open_round(view: RoundView) -> str:
-    """Describes a round that has not ended: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
+    """Describes an open round: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
     text = f"{attempt(view)}, {view.phase.value}: {updates_of(view)}; {_many(view.assigned, 'assignment')}"
     returned = sum(view.failed.values())
     if returned:
@@ -62,7 +62,7 @@ def ended_round(view: RoundView) -> str:
 
 
 def troubles(view: RoundView) -> list[str]:
-    """Describes what went wrong in a round: failures that clients reported and updates that the fold dropped, by reason."""
+    """Describes a round's failures: those that clients reported and updates that the fold dropped, by reason."""
     found = []
     if any(view.failed.values()):
         found.append(f"failed at clients: {counted(view.failed)}")
@@ -72,7 +72,7 @@ def troubles(view: RoundView) -> list[str]:
 
 
 def progress(view: TaskView) -> str:
-    """Returns how far a task is: `digits: 3/12 rounds, active`."""
+    """Returns a task's progress as text: `digits: 3/12 rounds, active`."""
     return f"{view.spec.name}: {view.checkpoint}/{view.spec.policy.rounds} rounds, {view.status.value}"
 
 
@@ -87,7 +87,7 @@ def warnings_of(view: TaskView) -> list[str]:
 
 
 def waiting_for(view: TaskView) -> Optional[str]:
-    """Says what a task waits for that an operator may have to bring about; None if nothing is amiss."""
+    """Returns the condition that a task waits for and that may need an operator; None if nothing is amiss."""
     if view.status is TaskStatus.OPENING:
         return "The committer computes the first broadcast."
     current = view.current

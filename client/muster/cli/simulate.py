@@ -39,7 +39,7 @@ def simulate(
     out: Annotated[Optional[Path], typer.Option(help="Folder for checkpoints, results and metrics.csv.")] = None,
     seed: Annotated[
         int,
-        typer.Option(help="The same plan, seed and data give the same bytes. Every client draws numbers of its own."),
+        typer.Option(help="The same plan, seed and data yield the same bytes. Every client draws independent numbers."),
     ] = 0,
     goal: Annotated[
         Optional[int],
@@ -126,11 +126,12 @@ def simulate(
 ) -> None:
     """Run a plan over local data sets, with the coordinator's own code and HTTP layer, and no network.
 
-    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData; where it takes an argument, that
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument
     is the round's number.
 
-    With --no-train nobody works: synthetic clients load the coordinator's HTTP application, here without sockets and with waits that
-    are skipped, on one of its own (--served), or on any (--url). Exit 1 where a sum is wrong, or a round is abandoned.
+    With --no-train no client trains: synthetic clients load the coordinator's HTTP application, without sockets and
+    with waits skipped by default, as a separate server with --served, or at an address with --url. Exits with 1 if a
+    sum is wrong or a round is abandoned.
     """
     quiet_tensorflow()
     asked = _asked(context)

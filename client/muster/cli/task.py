@@ -194,7 +194,8 @@ def watch(
 ) -> None:
     """Follow a task until it is done; exit 1 if it was cancelled.
 
-    A terminal shows a live view. Elsewhere each round that ends is one line, written at once. With --json each line is JSON.
+    A terminal shows a live view. Elsewhere each round that ends is one line, written at once. With --json each line is
+    JSON.
     """
     from muster.operator import Operator
     from muster.wire.messages import TaskStatus
@@ -235,7 +236,7 @@ def rollback(
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier checkpoint and train on from there. A paused task stays paused until you resume it."""
+    """Go back to an earlier checkpoint and continue from there. A paused task stays paused until you resume it."""
     _change("rollback", name, url=url, token=token, as_json=as_json, version=version)
 
 
@@ -251,7 +252,7 @@ def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bo
 
 
 def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
-    """Returns what a round waits for, since nothing happens while too few clients check in."""
+    """Returns the number of clients that a round needs, since it does not progress until they check in."""
     default = ", the default: --goal sets it" if by_default else ""
     seconds = f"{policy.round_seconds:g} s"
     if policy.minimum == policy.goal:

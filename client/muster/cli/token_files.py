@@ -1,4 +1,4 @@
-"""A client's token in a file: read anew for each check-in, with a warning where others may read it too."""
+"""Reads a client's token from a file at each check-in, and warns if other users can read the file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .failures import LoadingError
 
 
 def token_reader(path: Path) -> Callable[[], str]:
-    """Returns a function that reads the token. Reads it once here, so that a wrong path shows before anything else happens.
+    """Returns a function that reads the token. Reads it once here, so that a wrong path fails early.
 
     Raises:
       LoadingError: the file holds no token.
-      OSError: it can't be read.
+      OSError: the file can't be read.
     """
 
     def read() -> str:
@@ -30,14 +30,14 @@ def token_reader(path: Path) -> Callable[[], str]:
 
 
 def checked_token(text: str, *, where: str) -> str:
-    """Returns a token without the space around it.
+    """Returns a token without surrounding whitespace.
 
     Args:
-      text: What was given.
-      where: Where it comes from, for the error.
+      text: The token as given.
+      where: Its source, for the error.
 
     Raises:
-      LoadingError: it can't be sent in a header.
+      LoadingError: the token can't be sent in a header.
     """
     line = text.strip()
     if len(line.split()) != 1 or not line.isprintable() or not line.isascii():
@@ -46,12 +46,12 @@ def checked_token(text: str, *, where: str) -> str:
 
 
 def exposure_of(path: Path) -> Optional[str]:
-    """Returns who else may read or replace a token's file, and the fix; None where none may, or the system has no such modes."""
+    """Returns a warning with a fix if other users can read or replace a token's file; None if not, or without modes."""
     if not hasattr(os, "geteuid"):
         return None
     status = path.stat()
     if status.st_uid not in (os.geteuid(), 0):
-        return f"{path} holds a token and belongs to another user, who can read and replace it; make a file of your own"
+        return f"{path} holds a token and belongs to another user, who can read and replace it; create your own file"
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = stat.filemode(status.st_mode)
         return f"{path} holds a token and is open to other users of this machine ({mode}); run `chmod 600 {path}`"

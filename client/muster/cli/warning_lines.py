@@ -1,4 +1,4 @@
-"""Shows Muster's own warnings as lines on stderr, without the place in the code."""
+"""Shows Muster's own warnings as lines on stderr, without their source location."""
 
 from __future__ import annotations
 

@@ -50,19 +50,19 @@ class RoundFollower:
 
 
 def follow_json(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Writes a JSON line for each attempt of a round that ends. Returns the task when it is done."""
+    """Writes a JSON line for each attempt of a round that ends. Returns the task once it has ended."""
     return _follow(
         operator, name, every=every, on_ended=lambda view: write_json(view.to_dict()), on_poll=lambda _: None
     )
 
 
 def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Writes a line for each attempt that ends and for each change of the task. Returns the task when it is done."""
+    """Writes a line for each attempt that ends and for each change of the task. Returns the task once it has ended."""
     last: list[str] = []
 
     def on_poll(view: TaskView) -> None:
         current = [line for line in (progress(view), view.note, waiting_for(view)) if line]
-        # The count of rounds changes with every round, which has a line of its own.
+        # The count of rounds changes with every round, which has its own line.
         status = [f"{view.spec.name}: {view.status.value}", *current[1:]]
         if status != last:
             for line in [] if last else warnings_of(view):
@@ -75,7 +75,7 @@ def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
 
 
 def follow_live(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Shows progress and the last rounds, redrawn in place. Returns the task when it is done."""
+    """Shows progress and the last rounds, redrawn in place. Returns the task once it has ended."""
     from rich.live import Live
 
     rounds: deque[RoundView] = deque(maxlen=_MAX_ROUNDS)
@@ -115,7 +115,7 @@ def _follow(
 
 
 def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any:
-    """Returns the live view of a task: progress, the open round, the last rounds and what went wrong in them."""
+    """Returns the live view of a task: progress, the open round, the last rounds and their failures."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table

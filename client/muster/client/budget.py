@@ -1,13 +1,13 @@
-"""The budget of a device: a file that counts contributions, so that a limit holds over restarts, processes and coordinators.
+"""Counts a device's contributions in a file, so that a limit holds over restarts, processes and coordinators.
 
-The file is a SQLite database, from Python's standard library on every system: one transaction checks the limits and records the
-contribution, is on the disk when it returns (`synchronous = EXTRA`), and excludes every other process. It holds hashes, times and
-counts, and nothing else:
+The file is a SQLite database, from Python's standard library on every system. One transaction checks the limits and
+records the contribution, is durable when it returns (`synchronous = EXTRA`), and excludes every other process. It holds
+only hashes, times and counts:
 
-    uses   (plan, broadcast) -> how many contributions; never pruned, since `per_plan` and `per_broadcast` count for ever
-    times  when each contribution of the last 24 hours was, and the last one
+    uses   (plan, broadcast) -> number of contributions; never pruned, for `per_plan` and `per_broadcast`
+    times  times of the contributions of the last 24 hours, and of the last one
 
-The clock never goes back in here: the time is the later one of the device's clock and the last contribution.
+Time is monotonic here: it is the later of the device's clock and the last contribution.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _APPLICATION = 0x4D425544  # the database's application_id: "MBUD"
 
 
 class BudgetError(RuntimeError):
-    """The budget's file can't be used; the text names it, the reason and the fix."""
+    """Error raised when the budget's file can't be used; the text names the file, the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class Exhausted:
-    """A limit that allows no further contribution now.
+    """Limit that allows no further contribution now.
 
     Attributes:
       limit: The limit's name, such as `per_day`.
-      detail: What was spent and what the policy allows.
+      detail: The spent budget and the policy's limit.
       free_at: When the limit allows the next one, in POSIX seconds; None: never.
     """
 
@@ -54,7 +54,7 @@ class Exhausted:
 
 @dataclass(frozen=True)
 class _Spent:
-    """What the file says, as far as one decision needs it. `times` are in order; `now` is never before the last of them."""
+    """Contents of the file that one decision needs. `times` are in order; `now` is never before the last of them."""
 
     now: float
     times: tuple[float, ...]
@@ -63,14 +63,14 @@ class _Spent:
 
 
 class Budget:
-    """The budget under one policy. Every call opens the file anew, so processes and threads may share it.
+    """Budget under one policy. Every call opens the file anew, so processes and threads may share it.
 
     Args:
       rules: The limits.
       clock: The device's clock, in POSIX seconds.
 
     Raises:
-      PolicyFileError: the file has no place.
+      PolicyFileError: the file has no path.
     """
 
     def __init__(self, rules: BudgetRules, *, clock: Callable[[], float] = time.time) -> None:
@@ -79,10 +79,10 @@ class Budget:
         self.path = rules.path
 
     def open(self) -> bool:
-        """Checks the file, and makes an empty one if there is none.
+        """Checks the file, and creates an empty one if it is missing.
 
         Returns:
-          Whether the budget was made now.
+          Whether the file was created.
 
         Raises:
           BudgetError: the file can't be used.
@@ -101,7 +101,7 @@ class Budget:
         """Returns the limit that forbids a contribution now, or None.
 
         Args:
-          plan: The plan's address; None: only what holds for every plan is judged.
+          plan: The plan's address; None: only the limits that hold for every plan are checked.
           broadcast: The broadcast's hash.
 
         Raises:
@@ -114,7 +114,7 @@ class Budget:
         """Records one contribution durably, or returns the limit that forbids it.
 
         Raises:
-          BudgetError: the file can't be used; it may hold the contribution or not.
+          BudgetError: the file can't be used; it may or may not hold the contribution.
         """
         with self._transaction() as database:
             spent = self._read(database, plan, broadcast)
@@ -130,8 +130,8 @@ class Budget:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Opens a transaction that is on the disk when it has ended, and that any error undoes."""
-        import sqlite3  # here, since some builds of Python have none
+        """Opens a transaction that is durable when it has ended, and that any error rolls back."""
+        import sqlite3  # here, since some builds of Python lack it
 
         self._check_file()
         try:
@@ -157,13 +157,13 @@ class Budget:
             status = self.path.stat()
         except FileNotFoundError as error:
             raise BudgetError(
-                f"The budget {self.path} was there when this client started and is missing now. Put it back, or start the client "
+                f"The budget {self.path} existed when this client started and is missing now. Restore it, or start the client "
                 "again to begin an empty one"
             ) from error
         except OSError as error:
             raise self._unusable(error.strerror or str(error)) from error
         if not stat.S_ISREG(status.st_mode):
-            raise self._unusable("it is no file")
+            raise self._unusable("it is not a file")
         if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
             raise BudgetError(
                 f"The budget {self.path} is open to other users of this machine (mode {stat.S_IMODE(status.st_mode):04o}): "
@@ -171,7 +171,7 @@ class Budget:
             )
 
     def _lay_out(self, database: sqlite3.Connection) -> bool:
-        """Makes the tables if there are none. Returns whether it did."""
+        """Creates the tables if they are missing. Returns whether it did."""
         application = database.execute("PRAGMA application_id").fetchone()[0]
         version = database.execute("PRAGMA user_version").fetchone()[0]
         tables = database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
@@ -231,7 +231,7 @@ class Budget:
         return None
 
     def _behind(self, spent: _Spent) -> str:
-        """Says that the device's clock has gone back, if it has."""
+        """Returns a note if the device's clock was set back, else an empty text."""
         clock = self._clock()
         if clock >= spent.now:
             return ""

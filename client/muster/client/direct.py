@@ -76,10 +76,10 @@ class DirectSender:
         return self._done
 
     def abandon(self, *, seconds: Optional[float] = None) -> None:
-        """Has the store forget a session that was begun; if it can't be reached, it forgets it in a week.
+        """Cancels a session in the store. If the store can't be reached, the session expires after a week.
 
         Args:
-          seconds: Longest time for it; None: the transport's own.
+          seconds: Longest time for the request; None: the transport's default.
         """
         target, self._target = self._target, None
         if target is not None and target.resumable and not self._done:
@@ -141,7 +141,8 @@ class DirectSender:
 
     def _arrived(self, answer: Answer) -> bool:
         if is_page(answer.headers) and answer.status in (_OK, _CREATED, _TAKEN, _RESUME):
-            # A login page, say: to believe it would lose the update. The store writes XML, JSON or nothing.
+            # A login page, for example: treating it as success would lose the update. The store sends XML, JSON or no
+            # body.
             where = host_of(self._target.url if self._target is not None else "")
             reason = f"it answered {answer.status} with a page, as no store does"
             raise ForeignAnswerError(where, reason, status=answer.status, again=True, what="store")

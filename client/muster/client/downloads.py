@@ -55,15 +55,15 @@ class Receiving:
         return {**accepted, "Range": f"bytes=0-{end}"} if self._in_parts else accepted
 
     def read(self, response: requests.Response) -> Optional[bytes]:
-        """Takes a response to the end, and gives the whole, or None if there is more to ask for.
+        """Reads a response to its end. Returns the whole file, or None if further parts must be requested.
 
         Raises:
-          UnreachableError: the connection broke, or brought another part; what has come and is of use is kept.
-          ForeignAnswerError: a page or a message came in place of the file.
-          ProblemError: `too_large`, or `internal` for what is no answer to what was asked.
+          UnreachableError: the connection broke, or another part arrived; usable bytes are retained.
+          ForeignAnswerError: a page or a message arrived in place of the file.
+          ProblemError: `too_large`, or `internal` if the response does not match the request.
         """
         if is_page(response.headers) or (self._limit is not None and media_type(response.headers) in _MESSAGES):
-            raise not_ours(response, "this is no file")
+            raise not_ours(response, "it is not a file")
         end, total = self._begin(response)
         # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.
         for piece in response.raw.stream(PIECE, decode_content=False):

@@ -1,12 +1,12 @@
-"""What goes wrong between a client and a service, as typed errors that carry who said so.
+"""Typed errors of requests between a client and a service, by the origin of the answer.
 
     ConnectionError
-    └── UnreachableError           no answer of a coordinator: nothing came, or something else answered
-        ├── ForeignAnswerError     an answer that no coordinator wrote: of a proxy, an ingress, a guest network's login page
-        └── ConfigurationError     this machine's settings keep requests from being sent; waiting does not help
-    ProblemError (muster.wire)     the coordinator's own word: a problem document that it wrote
+    └── UnreachableError           no answer of a coordinator: no answer at all, or another server's
+        ├── ForeignAnswerError     an answer of another server: a proxy, an ingress, a guest network's login page
+        └── ConfigurationError     this machine's settings prevent requests; waiting does not help
+    ProblemError (muster.wire)     a problem document that a coordinator wrote
 
-Only a `ProblemError` decides anything for good (decision 0035).
+Only a `ProblemError` is final (decision 0035).
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from pydantic import ValidationError
 from muster.wire import problems
 from muster.wire.problems import Problem, ProblemError
 
-MAX_WAIT = 86400.0  # seconds that a coordinator may send a client away for
-MAX_FOREIGN_WAIT = 3600.0  # seconds that anything else may
+MAX_WAIT = 86400.0  # longest wait that a coordinator may ask for, in seconds
+MAX_FOREIGN_WAIT = 3600.0  # longest wait that any other server may ask for, in seconds
 _MAX_PROBLEM = 1 << 16  # bytes of a problem document
 _PREFIX = "https://muster.dev/problems/"
-_QUICKLY_AGAIN = frozenset(
-    {408, 425, 429, 500, 502, 503, 504}
-)  # and all from 520 on, which are those of content networks
+_QUICKLY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})  # and all from 520 on, which content networks use
 _FIRST_CUSTOM = 520
 _TOO_LARGE = 413
 _BETWEEN = (
@@ -47,15 +45,15 @@ _FIX_TRUST = (
 
 
 class UnreachableError(ConnectionError):
-    """The coordinator, or its store, could not be reached, or the connection broke.
+    """Error raised when the coordinator or its store can't be reached, or the connection breaks.
 
     Attributes:
       url: The address.
-      what: Which of them, `coordinator` or `store`.
-      reason: Why.
-      again: Whether a repeat within seconds may help.
-      fix: What to do about it; empty where that is not known.
-      retry_after: Seconds after which to repeat, if the answer said so.
+      what: The service, `coordinator` or `store`.
+      reason: The cause.
+      again: Whether a retry within seconds may help.
+      fix: Suggested fix; empty if unknown.
+      retry_after: Seconds after which to retry, if the answer has them.
     """
 
     def __init__(
@@ -79,11 +77,11 @@ class UnreachableError(ConnectionError):
 
 
 class ConfigurationError(UnreachableError):
-    """This machine's settings (of proxies or certificates) keep requests from being sent. Waiting does not help."""
+    """Error raised when this machine's proxy or certificate settings prevent requests. Waiting does not help."""
 
 
 class ForeignAnswerError(UnreachableError):
-    """Something else than a coordinator answered. `status`: the HTTP status of the answer."""
+    """Error raised when another server than a coordinator answered. `status`: the HTTP status of the answer."""
 
     def __init__(
         self, url: str, reason: str, *, status: int, again: bool, proxy: Optional[str] = None, what: str = "coordinator"
@@ -96,13 +94,13 @@ class ForeignAnswerError(UnreachableError):
 def reaching(
     url: str, *, what: str = "coordinator", quote: bool = True, proxy_of: Callable[[], Optional[str]] = lambda: None
 ) -> Iterator[None]:
-    """Translates what requests raises.
+    """Translates the exceptions of requests.
 
     Args:
       url: The address to name.
-      what: What is there.
+      what: The service at the address.
       quote: Whether the error may quote requests, which names the whole address.
-      proxy_of: Returns the proxy that the request goes through, as text.
+      proxy_of: Returns the proxy that the request takes, as text.
     """
 
     def error_of(reason: str, *, again: bool = True, fix: str = "") -> UnreachableError:
@@ -134,22 +132,22 @@ def reaching(
         raise ConfigurationError(url, reason, again=False, what=what, proxy=proxy, fix=fix) from error
     except requests.exceptions.RequestException as error:
         raise error_of(str(error) if quote else type(error).__name__, again=False) from error
-    except OSError as error:  # requests looks for the files of certificates before it connects
+    except OSError as error:  # requests opens the certificate files before it connects
         reason = f"the certificates that are configured can't be read ({error})"
-        fix = "Look at REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
+        fix = "Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE."
         raise ConfigurationError(url, reason, again=False, what=what, fix=fix) from error
 
 
 def refusal(response: requests.Response, *, proxy: Optional[str] = None, sent: int = 0) -> Exception:
-    """Returns the error that an answer without success stands for.
+    """Returns the error that an unsuccessful answer represents.
 
     Args:
       response: The answer.
-      proxy: The proxy that it came through, as text.
+      proxy: The proxy that it passed, as text.
       sent: Bytes of the request's body.
 
     Returns:
-      `ProblemError` if a coordinator wrote it, `ForeignAnswerError` else.
+      `ProblemError` if a coordinator wrote it, else `ForeignAnswerError`.
     """
     header = retry_after_of(response.headers)
     problem = _problem_of(response)
@@ -173,7 +171,7 @@ def refusal(response: requests.Response, *, proxy: Optional[str] = None, sent: i
 
 
 def not_ours(response: requests.Response, why: str, *, proxy: Optional[str] = None) -> ForeignAnswerError:
-    """Returns the error for an answer that has a status of success and is no coordinator's."""
+    """Returns the error for a successful answer that is not a coordinator's."""
     said = f"it answered {response.status_code}{_type_of(response.headers)}"
     reason = f"{said}, which no coordinator does ({why}): check the address"
     url = without_credentials(response.url)
@@ -181,34 +179,34 @@ def not_ours(response: requests.Response, why: str, *, proxy: Optional[str] = No
 
 
 def is_page(headers: Mapping[str, str]) -> bool:
-    """Returns whether an answer is for a person to read, so none of a coordinator or of a store."""
+    """Returns whether an answer is a web page, so not from a coordinator or a store."""
     return media_type(headers) in ("text/html", "application/xhtml+xml")
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Returns the media type of an answer without its parameters; empty if it has none."""
+    """Returns the media type of an answer without its parameters; empty if unset."""
     return headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def date_of(headers: Mapping[str, str]) -> Optional[datetime]:
-    """Returns the time that an answer gives as its own (RFC 9110 §6.6.1), or None."""
+    """Returns the `Date` of an answer (RFC 9110 §6.6.1), or None."""
     return _http_date(headers.get("Date"))
 
 
 def retry_after_of(headers: Mapping[str, str]) -> Optional[float]:
-    """Returns the seconds of a `Retry-After` header (RFC 9110 §10.2.3): a number, or a date less the answer's own `Date`.
+    """Returns the seconds of `Retry-After` (RFC 9110 §10.2.3): a number, or a date less the answer's `Date`.
 
-    This device's clock is never looked at: it may be wrong. Returns None where the header says nothing.
+    This device's clock is never read: it may be wrong. Returns None if the header is missing or not valid.
     """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
-        return float(text[:12])  # more digits are beyond every bound
+        return float(text[:12])  # more digits exceed every bound
     until, since = _http_date(text), date_of(headers)
     return None if until is None or since is None else (until - since).total_seconds()
 
 
 def bounded_wait(seconds: Optional[float], *, at_most: float) -> Optional[float]:
-    """Returns `seconds`, bounded; None where they are not given, not positive or not a number."""
+    """Returns `seconds`, bounded; None if they are None, not positive or not a number."""
     if seconds is None or math.isnan(seconds) or seconds <= 0:
         return None
     return min(seconds, at_most)
@@ -225,7 +223,7 @@ def _http_date(text: Optional[str]) -> Optional[datetime]:
 
 
 def _problem_of(response: requests.Response) -> Optional[ProblemError]:
-    """The problem document of a coordinator that an answer carries, or None."""
+    """Returns the problem document of a coordinator that an answer carries, or None."""
     if media_type(response.headers) != problems.CONTENT_TYPE:
         return None
     body = b"".join(response.iter_content(_MAX_PROBLEM))[:_MAX_PROBLEM]
@@ -241,7 +239,7 @@ def _type_of(headers: Mapping[str, str]) -> str:
 
 
 def _bare(location: Optional[str]) -> str:
-    """An address without its query, which may hold secrets."""
+    """Returns an address without its query, which may hold secrets."""
     return "elsewhere" if not location else location.partition("?")[0].partition("#")[0][:200]
 
 
@@ -257,7 +255,7 @@ def _reason(error: BaseException, *, quote: bool) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it wraps, from the outside in."""
+    """Yields an error and all that it wraps, from the outside in."""
     seen: set[int] = set()
     waiting: list[object] = [error]
     while waiting:
@@ -277,17 +275,17 @@ def _proxy_reason(error: BaseException) -> str:
 
 def _proxy_fix(error: BaseException) -> str:
     if any("407" in str(inner) for inner in _chain(error)):
-        return "The proxy wants credentials: http://USER:PASSWORD@HOST:PORT as its address."
-    return "Look at the proxy, or name the coordinator's host in NO_PROXY if it needs none."
+        return "The proxy requires credentials: http://USER:PASSWORD@HOST:PORT as its address."
+    return "Check the proxy, or name the coordinator's host in NO_PROXY if it needs none."
 
 
-# Of OpenSSL (x509_vfy.h), as `ssl.SSLCertVerificationError.verify_code` has them.
+# Codes of OpenSSL (x509_vfy.h), as in `ssl.SSLCertVerificationError.verify_code`.
 _NOT_YET_VALID, _EXPIRED, _WRONG_HOST = 9, 10, (62, 64)
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL")
 
 
 def _tls_reason(error: BaseException) -> tuple[str, str]:
-    """Why TLS failed, and what to do."""
+    """Returns the reason for which TLS failed, and the fix."""
     for inner in _chain(error):
         if isinstance(inner, ssl.SSLCertVerificationError):
             return _certificate_reason(inner)
@@ -299,7 +297,7 @@ def _tls_reason(error: BaseException) -> tuple[str, str]:
                 "Use http:// if that is what it speaks, or the port that speaks https.",
             )
     found = next((str(inner) for inner in _chain(error) if isinstance(inner, ssl.SSLError)), str(error))
-    return f"TLS failed ({found})", "Look at what lies between: a proxy that opens TLS, or an old server."
+    return f"TLS failed ({found})", "Check the path to the server: a proxy that opens TLS, or an old server."
 
 
 def _certificate_reason(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
@@ -324,7 +322,7 @@ def _wrong_host(message: str) -> tuple[str, str]:
 
 
 def host_of(url: str) -> str:
-    """Returns scheme and host of an address, which are no secret."""
+    """Returns scheme and host of an address, which are not secret."""
     place = urlsplit(url)
     return f"{place.scheme}://{place.netloc.rpartition('@')[2]}"
 

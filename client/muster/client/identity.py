@@ -1,4 +1,4 @@
-"""What a client may call itself and its population: checked before anything is sent."""
+"""Checks client ids and population names before a request is sent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _MAX_CLIENT_ID = 256  # characters
 
 
 def check_population(name: str) -> str:
-    """Returns `name` if a population can have it.
+    """Returns `name` if it is a valid population name.
 
     Raises:
-      ValueError: it can't; the text has the pattern.
+      ValueError: the name is not valid; the text has the pattern.
     """
     if not _POPULATION.fullmatch(name):
         pattern = "a lower-case letter, then at most 62 lower-case letters, digits, '-' and '_' ([a-z][a-z0-9_-]{0,62})"
@@ -21,10 +21,10 @@ def check_population(name: str) -> str:
 
 
 def check_client_id(name: str) -> str:
-    """Returns `name` if a client can have it.
+    """Returns `name` if it is a valid client id.
 
     Raises:
-      ValueError: it can't; the text says what can.
+      ValueError: the name is not valid; the text states the rule.
     """
     if not 1 <= len(name) <= _MAX_CLIENT_ID:
         raise ValueError(f"A client id has 1 to {_MAX_CLIENT_ID} characters; this one has {len(name)}")

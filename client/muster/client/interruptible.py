@@ -1,8 +1,8 @@
-"""Runs calls that may not end, in a thread of their own, while the caller stays free to stop waiting.
+"""Runs calls that may not end in a separate thread, so that the caller can stop waiting.
 
-A signal's handler runs in the main thread and only between Python's own steps: a main thread inside native code would not
-notice Ctrl-C. So the data callback and a plan's `work` run here, one after another in one daemon thread for each calling thread,
-which objects that are bound to a thread (a database's connection, say) can rely on.
+A signal's handler runs in the main thread and only between Python's own instructions: a main thread inside native code
+would not notice Ctrl-C. So the data callback and a plan's `work` run here, one after another in one daemon thread for
+each calling thread. Objects that are bound to a thread, such as a database connection, can rely on that.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Callable, Generic, Optional, TypeVar
 
 T = TypeVar("T")
 
-_LOOK = 0.05  # seconds between looks at `stop` and at the time
+_LOOK = 0.05  # seconds between polls of `stop` and of the time
 _GRACE = 0.25  # seconds that a call has to end once it is cancelled
 
 
 class CallStoppedError(Exception):
-    """The `stop` event was set before the call had ended."""
+    """Error raised when the `stop` event is set before the call has ended."""
 
 
 class CallTimeoutError(Exception):
-    """The call took longer than it may."""
+    """Error raised when the call exceeds its time limit."""
 
 
 class Call(Generic[T]):
-    """A call in another thread.
+    """Call in another thread.
 
     Args:
       function: What to call. It receives the event that cancels it.
@@ -43,11 +43,11 @@ class Call(Generic[T]):
 
     @property
     def running(self) -> bool:
-        """Whether it has begun or is about to, and has not ended."""
+        """Returns whether the call is queued or running."""
         return not self._done.is_set()
 
     def run(self) -> None:
-        """Makes the call and keeps what it returns or raises."""
+        """Makes the call and stores its result or exception."""
         try:
             if self._function is not None:
                 self._results.append(self._context.run(self._function, self.cancel))
@@ -62,12 +62,12 @@ class Call(Generic[T]):
 
         Args:
           stop: Ends the wait when set.
-          until: Returns whether its time is over.
+          until: Returns whether the time limit is reached.
 
         Raises:
           CallStoppedError: `stop` was set.
-          CallTimeoutError: the time is over.
-          BaseException: what the call raised; or what a signal's handler raised meanwhile. The call is cancelled then.
+          CallTimeoutError: the time limit was reached.
+          BaseException: raised by the call, or by a signal handler meanwhile, in which case the call is canceled.
         """
         try:
             while not self._done.wait(_LOOK):
@@ -88,7 +88,7 @@ class Call(Generic[T]):
 
 
 class _CallThread:
-    """A daemon thread that runs calls until this object is gone."""
+    """Daemon thread that runs calls until this object is garbage-collected."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Optional[Call[object]]] = queue.SimpleQueue()
@@ -101,7 +101,7 @@ class _CallThread:
 
     @property
     def free(self) -> bool:
-        """Whether it can run a call now; never in a child after a fork, which threads do not survive."""
+        """Returns whether it can run a call now. False in a forked child, since threads do not survive a fork."""
         return self._thread.is_alive() and (self._last is None or not self._last.running)
 
     def submit(self, call: Call[object]) -> None:
@@ -115,14 +115,14 @@ def _serve(calls: queue.SimpleQueue[Optional[Call[object]]]) -> None:
         if call is None:
             return
         call.run()
-        del call  # and with it an update, which may be large
+        del call  # releases its result, which may be a large update
 
 
 _OF_THREAD = threading.local()
 
 
 def start(function: Callable[[threading.Event], T]) -> Call[T]:
-    """Starts a call in the thread that belongs to the calling one."""
+    """Starts a call in the worker thread of the calling thread."""
     thread: Optional[_CallThread] = getattr(_OF_THREAD, "thread", None)
     if thread is None or not thread.free:
         thread = _OF_THREAD.thread = _CallThread()

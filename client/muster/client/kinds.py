@@ -1,4 +1,4 @@
-"""The kinds of error that a client may name to a coordinator: a closed list, since a text or a name of one's own may quote data."""
+"""Kinds of error that a client may report: a closed list, since error texts and custom class names may quote data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from muster.wire.problems import ProblemError
 _BUILTIN = frozenset(
     item for item in vars(builtins).values() if isinstance(item, type) and issubclass(item, BaseException)
 )
-# tf.errors, whose classes need no import of TensorFlow to be recognized: https://www.tensorflow.org/api_docs/python/tf/errors
+# tf.errors, whose classes need no import of TensorFlow to be recognized:
+# https://www.tensorflow.org/api_docs/python/tf/errors
 _TENSORFLOW_MODULE = "tensorflow.python.framework.errors_impl"
 _TENSORFLOW = frozenset(
     {
@@ -35,9 +36,9 @@ _TENSORFLOW = frozenset(
 
 
 def kind_of(error: BaseException) -> str:
-    """Returns the kind of an error: the name of the nearest built-in class, or of TensorFlow's class of errors.
+    """Returns the kind of an error: the name of its nearest built-in or TensorFlow error class.
 
-    A problem counts as the error of TensorFlow that it was raised from, or else as its own type.
+    A problem counts as the TensorFlow error that it was raised from, or else as its own type.
     """
     if isinstance(error, ProblemError):
         cause = error.__cause__

@@ -16,19 +16,19 @@ from .machine import WorkFailed
 
 LIMIT_RULES = frozenset(
     f"limits.{name}" for name in ("max_download_bytes", "max_update_bytes", "max_seconds")
-)  # what a `LimitError` may tell
+)  # the reasons that a `LimitError` may report
 INELIGIBLE_PAUSE = 60.0  # seconds until a device asks itself again
-BUSY_PAUSE = 10.0  # seconds until a client looks again whether work that it could not stop has ended
-STOPPED = "the client was told to stop"
+BUSY_PAUSE = 10.0  # seconds between checks whether work that could not be stopped has ended
+STOPPED = "the client was stopped"
 
 
 class LimitError(Exception):
-    """An assignment goes over a limit that is set on this device.
+    """Error raised when an assignment exceeds a limit of this device.
 
     Attributes:
-      detail: The limit and what goes over it; it stays on the device.
-      rule: The limit's name, such as `limits.max_seconds`; the coordinator learns it.
-      reason: What the coordinator is told.
+      detail: The limit and the exceeding value; it stays on the device.
+      rule: The limit's name, such as `limits.max_seconds`; reported to the coordinator.
+      reason: The reason reported to the coordinator.
     """
 
     def __init__(self, detail: str, *, rule: str, reason: FailureReason = FailureReason.PLAN_REFUSED) -> None:
@@ -39,20 +39,20 @@ class LimitError(Exception):
 
     @property
     def failure(self) -> WorkFailed:
-        """How the work ends. The coordinator learns the reason and the rule alone."""
+        """Returns the failure of the work. Only the reason and the rule are reported to the coordinator."""
         return WorkFailed(self.reason, self.detail, kind=self.rule)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one assignment may take of this device. None: no limit but those of the coordinator.
+    """Limits of one assignment on this device. None: only the coordinator's limits apply.
 
     Attributes:
-      max_download_bytes: Bytes of plan and broadcast together, whether they come from the network or were kept.
+      max_download_bytes: Bytes of plan and broadcast together, downloaded or cached.
       max_update_bytes: Bytes of the update.
-      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that takes longer
-        is stopped and the assignment given back. A data callback, or a worker, that can't be stopped is left to itself, and the client
-        checks in again once it has ended.
+      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that
+        takes longer is stopped and the assignment given back. A data callback or a worker that can't be stopped is
+        abandoned, and the client checks in again once it has ended.
     """
 
     max_download_bytes: Optional[int] = None
@@ -89,7 +89,7 @@ class Limits:
           valid: Seconds that the assignment is valid from `since` on; None: unknown.
 
         Raises:
-          LimitError: there are none left.
+          LimitError: no time is left.
         """
         bounds = [bound for bound in (self.max_seconds, valid) if bound is not None]
         if not bounds:
@@ -100,7 +100,7 @@ class Limits:
         return left
 
     def too_long(self, *, valid: Optional[float]) -> LimitError:
-        """Returns the error for work that took longer than it may; `valid` is as in `seconds_left`."""
+        """Returns the error for work that exceeded its time limit; `valid` is as in `seconds_left`."""
         own = self.max_seconds is not None and (valid is None or self.max_seconds <= valid)
         bound = (
             f"this device's limit of {self.max_seconds:g} s (max_seconds)" if own else f"its assignment, {valid:g} s"
@@ -117,13 +117,13 @@ class Limits:
 
 
 def seconds_valid(assignment: Assignment, answered_at: Optional[datetime]) -> Optional[float]:
-    """Returns how long an assignment is valid from its arrival on, or None if the answer does not tell.
+    """Returns the seconds for which an assignment is valid from its arrival on, or None if unknown.
 
-    This device's clock is not looked at: it may be wrong.
+    This device's clock is not read: it may be wrong.
 
     Args:
       assignment: The assignment.
-      answered_at: The time that the answer gave as its own.
+      answered_at: The `Date` of the answer.
     """
     seconds = assignment.seconds
     if seconds is None and answered_at is not None:

@@ -73,7 +73,7 @@ class Reporting:
 
     @property
     def report(self) -> Report:
-        """The message to the coordinator: reason and kind of error, and no text, which may quote data."""
+        """Returns the report to the coordinator: reason and kind of error, without text, which may quote data."""
         return Report(reason=self.failure.reason, detail=self.failure.kind)
 
 
@@ -89,12 +89,12 @@ class Worked:
 
 @dataclass(frozen=True)
 class WorkFailed:
-    """The work gave none.
+    """Failure of the work.
 
     Attributes:
-      reason: Why, as the coordinator learns it.
-      detail: Why, in full; it stays on the device.
-      kind: The kind of error, from a closed list (`muster.client.kinds`); the coordinator learns it.
+      reason: The reason reported to the coordinator.
+      detail: The full reason; it stays on the device.
+      kind: The kind of error, from a closed list (`muster.client.kinds`); reported to the coordinator.
       error: The exception behind it.
     """
 
@@ -106,7 +106,7 @@ class WorkFailed:
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """No coordinator answered. `retry_after`: seconds that another answer asked to wait."""
+    """Lack of an answer from a coordinator. `retry_after`: seconds to wait, if another server's answer has them."""
 
     detail: str
     retry_after: Optional[float] = None
@@ -124,12 +124,12 @@ class Step:
 
 
 def step(phase: Phase, happened: Happening, *, chance: float) -> Step:
-    """What follows.
+    """Returns the step that follows an event.
 
     Args:
-      phase: Where the client is.
-      happened: What doing the phase's task led to.
-      chance: In [0, 1): spreads the pauses that the coordinator did not set.
+      phase: The client's phase.
+      happened: The outcome of the phase's task.
+      chance: In [0, 1): jitter for the pauses that the coordinator did not set.
 
     Raises:
       ProblemError: a coordinator refused a check-in, for a reason that waiting does not change.
@@ -201,7 +201,7 @@ def _retry_after(happened: Happening) -> Optional[float]:
 
 
 def _wait(seconds: float) -> float:
-    """Seconds until the next check-in, as an answer has them, within bounds."""
+    """Returns an answer's seconds until the next check-in, within bounds."""
     return bounded_wait(seconds, at_most=MAX_WAIT) or 0.0
 
 

@@ -44,39 +44,40 @@ _ENCODING_REFUSED = 415
 
 
 class MusterClient:
-    """One client of one population.
+    """Client of one population.
 
-    Not for several threads at once. Several clients of one process are several instances; they may share a session.
+    Not thread-safe. Use one instance for each client in a process; instances may share a session.
 
     Args:
       url: The coordinator's address, or a transport to it.
       population: The population to check in to.
-      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` takes, anew for each assignment:
-        `data()` or `data(context)` with a `WorkContext`. It is called in a thread that belongs to the thread which calls `run`, so that
-        an interrupt need not wait for it: open a database's connection inside it.
-      client_id: Who this client is; the coordinator takes one contribution a round from it. None: a fresh random name.
-        It counts only where the coordinator knows clients by nothing better.
-      token: What shows the coordinator who this client is, where it wants to know: an enrolment or OpenID Connect token,
-        or a function that gives one, called before each check-in, for tokens that are renewed.
-      session: The `requests` session to use, if not one of its own.
-      cache: A folder where plans and the last broadcasts are kept, over restarts; several clients may share it. None: loaded plans are
-        kept in memory, and nothing else.
-      on_event: Is told of every event, from within the calls of `run_once` and `run`.
-      runtime_factory: Makes what runs a plan, if not TensorFlow.
-      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is looked at;
-        empty: the coordinator is trusted with what runs here.
-      limits: What an assignment may take of this device.
-      policy: What the data's owner allows, or the TOML file that says so; see `ClientPolicy`. The stricter of its sizes and `limits`
-        holds. None: the coordinator decides which plans run here and what leaves.
-      eligible: Asked before a check-in and between the phases of an assignment, which is given back on a no.
+      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts; called for each assignment
+        as `data()`, or as `data(context)` with a `WorkContext`. It runs in a worker thread of the thread that calls
+        `run`, so that an interrupt need not wait for it: open database connections inside it.
+      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one contribution per
+        round from it. None: a fresh random name.
+      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or OpenID Connect
+        token, or a function that returns one. The function is called before each check-in, for tokens that are renewed.
+      session: The `requests` session to use; None: a new one.
+      cache: A folder that caches plans and the last broadcasts over restarts; several clients may share it. None: only
+        loaded plans are cached, in memory.
+      on_event: Called with every event, from within the calls of `run_once` and `run`.
+      runtime_factory: Creates the runtime of a plan; the default uses TensorFlow.
+      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is
+        parsed; empty: plans need no signature.
+      limits: Limits of an assignment on this device.
+      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of its sizes and
+        `limits` applies. None: the coordinator decides which plans run here and what leaves.
+      eligible: Called before a check-in and between the phases of an assignment, which is given back if it returns
+        False.
 
     Raises:
-      ProblemError: `invalid_request`, if `url` is none.
-      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds something that is no key.
+      ProblemError: `invalid_request`, if `url` is not a valid address.
+      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds an invalid key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
       PolicyFileError: the policy's file is not valid.
       BudgetError: the file of the policy's budget can't be used.
-      TypeError: `data` is no function of at most one argument.
+      TypeError: `data` is not a function of at most one argument.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class MusterClient:
 
     @property
     def notes(self) -> tuple[PolicyNote, ...]:
-        """What is to be said at the start about the device's policy; `run` tells it."""
+        """Returns the notes about the device's policy; `run` reports them at its start."""
         return tuple(map(PolicyNote, self._guard.notes))
 
     def close(self) -> None:
@@ -139,23 +140,23 @@ class MusterClient:
 
     @property
     def working(self) -> bool:
-        """Whether a data callback or a plan's work is running still that this client has stopped waiting for."""
+        """Returns whether a data callback or a plan's work that this client abandoned is still running."""
         return self._work.running
 
     def run_once(self, *, stop: Optional[threading.Event] = None) -> Outcome:
-        """Takes one turn: a check-in and all that it leads to, or what is left of a turn that was interrupted by an outage.
+        """Runs one cycle from check-in to receipt, or resumes one that an outage interrupted.
 
-        Waits for nothing but answers and the computation; the outcome says when the next turn is due.
+        Waits only for answers and the computation; the outcome has the time of the next cycle.
 
         Args:
-          stop: When set, ends the data callback and the work at once, and any other phase when it is done. The assignment is then
-            given back.
+          stop: When set, ends the data callback and the work at once, and any other phase when it completes. The
+            assignment is then given back.
 
         Raises:
           ProblemError: a coordinator refused the check-in for a reason that waiting does not change.
-          ConfigurationError: this machine's settings of proxies or certificates keep requests from being sent.
+          ConfigurationError: this machine's proxy or certificate settings prevent requests.
           SetupError: TensorFlow is missing.
-          KeyboardInterrupt: passed on, after the assignment was given back.
+          KeyboardInterrupt: re-raised after the assignment was given back.
         """
         leave = Leave(self._eligible, stop)
         if isinstance(self._phase, Idle) and self._work.running:
@@ -186,11 +187,11 @@ class MusterClient:
             raise
 
     def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
-        """Takes turn after turn, waiting between them as long as the coordinator says.
+        """Runs cycle after cycle, waiting between them as long as the coordinator requires.
 
         Args:
-          stop: Ends the run when set: a wait at once, a turn as `run_once` says.
-          rounds: Ends the run after so many contributions; None: never.
+          stop: Ends the run when set: a wait at once, a cycle as in `run_once`.
+          rounds: Ends the run after this number of contributions; None: no limit.
 
         Raises:
           ProblemError: see `run_once`.
@@ -206,7 +207,7 @@ class MusterClient:
                 if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
                     break
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)  # of an outage that was waited out
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)  # an assignment held over an outage
             raise
         if stop.is_set():
             self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
@@ -257,7 +258,7 @@ class MusterClient:
 
     def _upload(self, assignment: Assignment, body: TensorBody) -> Receipt:
         if assignment.direct_above is not None and len(body) > assignment.direct_above:
-            # Reused over repeats of this phase, which then resume where the last one broke off.
+            # Reused over retries of this phase, which resume where the last one broke off.
             if self._sender is None or self._sender.token != assignment.token:
                 self._sender = self._direct(assignment, body)
             if self._sender.send():
@@ -266,7 +267,7 @@ class MusterClient:
         try:
             return self._transport.upload("/v1/updates", encoded, answer=Receipt, token=assignment.token)
         except (ProblemError, ForeignAnswerError) as error:
-            # Something on the way, or an older instance, takes no encoded body after all.
+            # A proxy, or an older instance, accepts no encoded body after all.
             if error.status != _ENCODING_REFUSED or encoded.encoding is None:
                 raise
         return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
@@ -316,8 +317,8 @@ class MusterClient:
         """Reports an assignment as failed on the way out, in one attempt: it would expire by itself.
 
         Args:
-          reason: Why.
-          seconds: Longest time for the connection and longest silence; None: the transport's own.
+          reason: The reported reason.
+          seconds: Longest time for the connection and longest silence; None: the transport's default.
         """
         phase, self._phase = self._phase, Idle(self._phase.cookie)
         if isinstance(phase, (Working, Uploading, Reporting)):

@@ -60,9 +60,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Unreached:
-    """No coordinator answered, or something else did. The client resumes where it was, after `retry_after` seconds.
+    """Lack of a coordinator's answer. The client resumes its phase after `retry_after` seconds.
 
-    `task` and `round` are those of the assignment that it holds, if it does.
+    `task` and `round` are those of the assignment that it holds, if any.
     """
 
     detail: str
@@ -73,9 +73,10 @@ class Unreached:
 
 @dataclass(frozen=True)
 class Ineligible:
-    """The device may not work now, or was told to stop. An assignment that it held was given back: `task`, `round`.
+    """Refusal of the device to work now, or its stop. A held assignment was given back: `task`, `round`.
 
-    `retry_after`: seconds until the device is asked again. `until`: when the budget of its policy is free again, if that is the reason.
+    `retry_after`: seconds until the next check. `until`: when the budget of its policy is free again, if that is the
+    reason.
     """
 
     detail: str
@@ -90,7 +91,7 @@ Outcome = Union[Contributed, Waited, Missed, Failed, Unreached, Ineligible]
 
 @dataclass(frozen=True)
 class PolicyNote:
-    """What a run says once, at its start, about the device's policy: that there is none, or that its budget begins empty."""
+    """Note about the device's policy at the start of a run: that it is missing, or that its budget is empty."""
 
     detail: str
 

@@ -38,18 +38,19 @@ class Worker(Protocol):
         stop: Optional[threading.Event] = None,
         meter: Optional[DataMeter] = None,
     ) -> dict[str, Array]:
-        """`(D, B) -> U`: the update, as the plan's manifest declares it.
+        """Computes the update, `(D, B) -> U`, as the plan's manifest declares it.
 
-        A worker may leave `seconds`, `stop` and `meter` out of its signature: it is called with what it takes. The client stops waiting for
-        a worker that heeds neither, and starts no other work until it has ended.
+        A worker may omit `seconds`, `stop` and `meter` from its signature; it is called with the arguments that it
+        accepts. The client abandons a worker that ignores `seconds` and `stop`, and starts no other work until it has
+        ended.
 
         Args:
-          data: What the data callback returned.
+          data: The return value of the data callback.
           broadcast: The round's broadcast.
-          seconds: What is left of the assignment and of `Limits.max_seconds`; the work ends after that. None: no limit.
+          seconds: Time left of the assignment and of `Limits.max_seconds`; the work ends after that. None: no limit.
           stop: Ends the work when set.
-          meter: Counts the bytes of the data, where a policy bounds the update by them. It refuses the update of a worker that
-            does not count.
+          meter: Counts the bytes of the data, if a policy bounds the update by them. The policy refuses the update of a
+            worker that does not count.
         """
 
 
@@ -57,14 +58,14 @@ RuntimeFactory = Callable[[Plan], Worker]
 
 
 class PlanStore:
-    """Gives plans' runtimes and broadcasts, from memory, the folder or the coordinator, and believes none without the hash.
+    """Store of plans' runtimes and broadcasts, from memory, a folder or the coordinator. Verifies every hash.
 
     Args:
-      transport: Where they are fetched.
-      folder: Where their files are kept; None: nowhere.
-      runtime_factory: Makes what runs a plan.
-      trusted_signers: Of whom one must have signed a plan before anything else looks at it; empty: any plan is run.
-      vouch: Checks a plan's signatures further, and may raise `LimitError`.
+      transport: The transport to fetch them with.
+      folder: The folder that caches their files; None: no cache.
+      runtime_factory: Creates the runtime of a plan.
+      trusted_signers: Public keys, one of which must have signed a plan before it is used; empty: any plan is run.
+      vouch: Checks a plan's signatures further; may raise `LimitError`.
     """
 
     def __init__(
@@ -154,9 +155,9 @@ class PlanStore:
 
 
 def _fetched(fetch: Callable[[], T]) -> T:
-    """Returns what `fetch` returns; calls it once more if the file is another one than announced.
+    """Returns the result of `fetch`; retries once if the file does not have the announced hash.
 
-    Something between may have answered from a cache of its own.
+    A proxy between client and coordinator may have answered from its cache.
     """
     try:
         return fetch()

@@ -1,4 +1,4 @@
-"""The policy of a device: what may run here, what may leave, and how often. Read from a TOML file that the data's owner writes.
+"""Policy of a device: which plans may run, what may leave, and how often. Read from a TOML file of the data's owner.
 
     plans = ["c9a370f4…"]            # full addresses
     minimum = 10
@@ -6,7 +6,8 @@
     [budget]
     per_day = 4
 
-A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules; `docs/data-owners.md` lists them.
+A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules;
+`docs/data-owners.md` lists them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _check_key(text: str) -> str:
     try:
         (key,) = parse_signers([text])
     except ValueError:
-        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a text of its own") from None
+        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a separate text") from None
     return key
 
 
@@ -58,10 +59,10 @@ class _Rules(BaseModel):
 
 
 class BudgetRules(_Rules):
-    """How often this device may contribute, counted on the device over all tasks and coordinators.
+    """Limits on the number of contributions, counted on the device over all tasks and coordinators.
 
-    A contribution counts from the moment before its plan runs on the data, so that a failure, a crash and an update that is lost on
-    its way count too. A limit of 0 stops all contributions.
+    A contribution is counted before its plan runs on the data, so that a failure, a crash and an update lost in transit
+    count too. A limit of 0 stops all contributions.
     """
 
     per_day: Optional[_Count] = Field(
@@ -94,16 +95,16 @@ class BudgetRules(_Rules):
 
     @property
     def limits(self) -> dict[str, float]:
-        """The limits that are set, by name."""
+        """Returns the limits that are set, by name."""
         names = ("per_day", "per_plan", "per_broadcast", "separation_hours")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def path(self) -> Path:
-        """The file's place, absolute.
+        """Returns the file's absolute path.
 
         Raises:
-          PolicyFileError: there is no file set, and the user has no home folder.
+          PolicyFileError: no file is set, and the user has no home folder.
         """
         if self.file is not None:
             return Path(self.file).expanduser().absolute()
@@ -117,7 +118,7 @@ class BudgetRules(_Rules):
 
 
 class ClientPolicy(_Rules):
-    """What a data owner allows, whatever the coordinator and its plans say.
+    """Rules of a data owner, which the coordinator and its plans can't override.
 
     Build one in Python, or read a file with `ClientPolicy.load`.
     """
@@ -129,7 +130,7 @@ class ClientPolicy(_Rules):
     )
     signers: Optional[Annotated[tuple[_Key, ...], Field(strict=False, min_length=1)]] = Field(
         default=None,
-        description="Public keys of those who may vouch for a plan.",
+        description="Public keys of the signers that may vouch for a plan.",
         examples=['signers = ["ed25519:…"], as `muster plan keygen` prints it'],
     )
     signers_required: Annotated[int, Field(ge=1)] = Field(
@@ -147,7 +148,7 @@ class ClientPolicy(_Rules):
     )
     goal: Optional[Annotated[int, Field(ge=1)]] = Field(
         default=None,
-        description="Fewest updates that a round must aim for, as the coordinator announces it; nothing signed says so.",
+        description="Fewest updates that a round must aim for, as the coordinator announces it; not covered by a signature.",
         examples=["goal = 20"],
     )
     folds: Optional[Annotated[tuple[_Fold, ...], Field(strict=False, min_length=1)]] = Field(
@@ -160,7 +161,7 @@ class ClientPolicy(_Rules):
     )
     clear_secure_sums: bool = Field(
         default=True,
-        description="Whether a plan may have sums in the clear that its computation wants summed securely.",
+        description="Whether a plan may have sums in the clear that its computation requests to be summed securely.",
         examples=["clear_secure_sums = false"],
     )
     string_tensors: bool = Field(
@@ -212,7 +213,7 @@ class ClientPolicy(_Rules):
         """Reads a policy's file.
 
         Raises:
-          PolicyFileError: the file can't be read or is not valid; the text lists every fault and how to mend it.
+          PolicyFileError: the file can't be read or is not valid; the text lists every fault with its fix.
         """
         file = Path(path)
         document = _read(file)
@@ -227,7 +228,7 @@ class ClientPolicy(_Rules):
 
     @property
     def limits(self) -> Limits:
-        """The sizes and times among the rules."""
+        """Returns the sizes and times among the rules."""
         return Limits(
             max_download_bytes=self.max_download_bytes,
             max_update_bytes=self.max_update_bytes,
@@ -242,7 +243,7 @@ def _read(file: Path) -> dict[str, Any]:
         import tomli as tomllib
 
     try:
-        # Editors of Windows put a mark at the start of a file, which TOML does not know.
+        # Editors on Windows may write a byte order mark, which is not valid TOML.
         text = file.read_bytes().decode("utf-8-sig")
         return dict(tomllib.loads(text.replace("\r\n", "\n")))
     except OSError as error:
@@ -258,7 +259,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _state_folder() -> Path:
-    """Where programs of this user record state; `RuntimeError` if the user has no home folder."""
+    """Returns the folder for this user's program state. Raises `RuntimeError` if the user has no home folder."""
     given = os.environ.get("STATE_DIRECTORY")  # of a systemd unit with StateDirectory=; may list several
     if given:
         return Path(given.split(os.pathsep)[0])

@@ -1,4 +1,4 @@
-"""A policy file's faults in words: the key, the value, the reason and an example that is right."""
+"""Describes a policy file's faults: the key, the value, the reason and a valid example."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REASONS = {
 
 
 class PolicyFileError(ValueError):
-    """A policy can't be used; the text names the file, the key, the reason and what to write."""
+    """Error raised when a policy can't be used; the text names the file, the key, the reason and the fix."""
 
 
 def faults_of(error: ValidationError, model: type[BaseModel], document: Mapping[str, Any]) -> list[str]:
@@ -74,7 +74,7 @@ def _is_key(part: str, model: type[BaseModel]) -> bool:
 
 
 def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Returns the fields that are models of their own."""
+    """Returns the fields that are nested models."""
     return {
         name: kind
         for name, field in model.model_fields.items()

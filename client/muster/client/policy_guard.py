@@ -1,4 +1,4 @@
-"""Holds a client to its device's policy, at each step of an assignment.
+"""Enforces a device's policy at each step of an assignment.
 
     before_checkin      budget, before a slot is taken
     on_assignment       address, announced minimum and goal, budget of the plan and its broadcast: before any download
@@ -35,12 +35,12 @@ NO_POLICY = (
     "given. A policy (--policy FILE) decides it here"
 )
 _MAX_REFUSED = 256  # plans whose refusal is cached
-_LONGEST_PAUSE = 3600.0  # seconds until a budget is read again, whenever it is free
-_BROKEN_PAUSE = 60.0  # seconds until a budget's file that can't be used is tried again
+_LONGEST_PAUSE = 3600.0  # seconds until a budget is read again at the latest
+_BROKEN_PAUSE = 60.0  # seconds until an unusable budget file is tried again
 
 
 class PolicyError(LimitError):
-    """A rule of the device's policy forbids an assignment. The rule's name is all that leaves the device.
+    """Error raised when a rule of the device's policy forbids an assignment. Only the rule's name leaves the device.
 
     Attributes:
       rule: The rule's name, such as `policy.minimum`.
@@ -52,7 +52,7 @@ class PolicyError(LimitError):
 
 @dataclass(frozen=True)
 class BudgetPause:
-    """Why the device may not check in now. `until`: when the budget is free again; None: not by waiting."""
+    """Reason for not checking in now. `until`: when the budget is free again; None: waiting does not help."""
 
     detail: str
     retry_after: float
@@ -60,7 +60,7 @@ class BudgetPause:
 
 
 class PolicyGuard:
-    """Applies one policy to one client.
+    """Guard that applies one policy to one client.
 
     Args:
       policy: The policy, or its file; None: everything is allowed.
@@ -78,7 +78,7 @@ class PolicyGuard:
         self.policy = ClientPolicy.load(policy) if isinstance(policy, (str, Path)) else policy
         self._clock = clock
         self._budget: Optional[Budget] = None
-        self._charged: Optional[Assignment] = None  # what the budget was last spent on
+        self._charged: Optional[Assignment] = None  # the assignment that the budget was last spent on
         self._meter: Optional[DataMeter] = None
         self._refused: dict[str, RuleCheck] = {}  # by the plan's address
         self.notes: tuple[str, ...] = () if self.policy is not None else (NO_POLICY,)
@@ -92,12 +92,12 @@ class PolicyGuard:
                 self.notes = (f"There was no budget yet: an empty one begins in {self._budget.path}",)
 
     def limits(self, given: Optional[Limits]) -> Limits:
-        """Returns the stricter of the policy's sizes and times and of those that the client was given."""
+        """Returns the stricter of the policy's sizes and times and those of `given`."""
         own = Limits() if self.policy is None else self.policy.limits
         return own.stricter(given or Limits())
 
     def before_checkin(self) -> Optional[BudgetPause]:
-        """Returns why the client should not ask for work now, or None if it may."""
+        """Returns the reason for which the client may not check in now, or None."""
         if self._budget is None:
             return None
         try:
@@ -114,7 +114,7 @@ class PolicyGuard:
         return BudgetPause(f"{detail}; free again at {until.isoformat().replace('+00:00', 'Z')}", left, until)
 
     def on_assignment(self, assignment: Assignment) -> None:
-        """Checks what the assignment alone shows, and the budget."""
+        """Checks the assignment's own fields, and the budget."""
         if self.policy is None:
             return
         self._require(check_assignment(self.policy, assignment))
@@ -125,12 +125,12 @@ class PolicyGuard:
             self._spendable(lambda budget: budget.exhausted(**_key(assignment)))
 
     def vouch(self, plan: Plan) -> None:
-        """Checks who has signed the plan, whose hashes are checked already."""
+        """Checks the signers of the plan, whose hashes are checked already."""
         if self.policy is not None:
             self._require(check_signers(self.policy, plan))
 
     def on_plan(self, manifest: PlanManifest, *, sha256: str) -> None:
-        """Checks the plan's manifest, before its graph is read. A refusal is cached, so that the plan is fetched once."""
+        """Checks the plan's manifest, before its graph is read. Caches a refusal, so that the plan is fetched once."""
         if self.policy is None:
             return
         for check in check_manifest(self.policy, manifest):
@@ -143,10 +143,10 @@ class PolicyGuard:
     def before_work(self, assignment: Assignment) -> dict[str, Any]:
         """Spends the budget on the assignment, once, and starts to count the bytes of its data.
 
-        It is on the disk when this returns: a crash, a failure and a lost update count like a contribution.
+        Durable when this returns: a crash, a failure and a lost update count like a contribution.
 
         Returns:
-          What a worker's `work` takes beside its data.
+          Further arguments for a worker's `work`.
         """
         self._charge(assignment)
         if self.policy is None or self.policy.update_bytes_per_data_byte is None:
@@ -177,7 +177,7 @@ class PolicyGuard:
             raise PolicyError(rule_name(f"budget.{found.limit}"), found.detail)
 
     def _exhausted(self, budget: Budget) -> Optional[Exhausted]:
-        """Returns the limit that forbids every contribution now: a limit of all plans, or those of each listed plan."""
+        """Returns the limit that forbids every contribution now: one of all plans, or one of each listed plan."""
         found = budget.exhausted()
         listed = None if self.policy is None else self.policy.plans
         if found is not None or listed is None:

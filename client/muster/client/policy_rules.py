@@ -1,4 +1,4 @@
-"""Applies a policy's rules to what is known of an assignment, a plan and an update, one rule at a time.
+"""Applies a policy's rules to an assignment, a plan and an update, one rule at a time.
 
 `muster.client.policy_guard` refuses at the first rule that fails; `muster plan show --client --policy` shows them all.
 """
@@ -21,11 +21,11 @@ from .policy import BudgetRules, ClientPolicy
 
 _PREFIX = "policy."
 _NOT_RULES = frozenset({"signers_required", "budget", "max_download_bytes", "max_update_bytes", "max_seconds"})
-_NAMED = 3  # tensors that a message names
+_NAMED = 3  # most tensors that a message names
 
 
 def rule_name(rule: str) -> str:
-    """Returns the name that a coordinator learns of a refusal."""
+    """Returns a rule's name as it is reported to the coordinator."""
     return _PREFIX + rule
 
 
@@ -37,12 +37,12 @@ RULES = frozenset(
         *LIMIT_RULES,
     }
 )
-"""Every text that a refusal by a policy or a limit may send to the coordinator; none of them depends on data."""
+"""All texts that a refusal by a policy or a limit may report to the coordinator; none of them depends on data."""
 
 
 @dataclass(frozen=True)
 class RuleCheck:
-    """One rule's verdict. `detail`: what was found, and what the policy wants."""
+    """Verdict of one rule. `detail`: the actual value, and the policy's requirement."""
 
     rule: str
     passed: bool
@@ -125,7 +125,7 @@ def _check_address(allowed: tuple[str, ...], sha256: str) -> RuleCheck:
 
 
 def _check_folds(allowed: frozenset[FoldKind], manifest: PlanManifest) -> RuleCheck:
-    """Checks each accumulator tensor; one without a fold counts as `tensorflow`, since nothing is known of it."""
+    """Checks each accumulator tensor; one without a fold counts as `tensorflow`, since its fold is unknown."""
     kinds = {spec.path: FoldKind.TENSORFLOW for spec in manifest.accumulator}
     kinds.update({rule.path: rule.kind for rule in manifest.folds})
     others = [f"{path} ({kind.value})" for path, kind in kinds.items() if kind not in allowed]

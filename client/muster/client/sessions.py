@@ -1,4 +1,4 @@
-"""Sessions of requests for every connection that this project opens: the system's CA store, and no proxy for loopback addresses."""
+"""Creates requests sessions that use the system's CA store and no proxy for loopback addresses."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _STORE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL's own
 def new_session() -> requests.Session:
     """Returns a session that trusts the system's CA store.
 
-    `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the store, in this order. Where the system has no
-    store that OpenSSL can read, the certificates of `certifi` are used.
+    `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the store, in this order. If the
+    system has no store that OpenSSL can read, the certificates of `certifi` are used.
     """
     session = requests.Session()
     session.mount("https://", _SystemStoreAdapter())
@@ -29,7 +29,7 @@ def new_session() -> requests.Session:
 
 
 def is_loopback(host: Optional[str]) -> bool:
-    """Returns whether `host` is a name or an address of this machine alone."""
+    """Returns whether `host` is a loopback name or address."""
     name = (host or "").lower().rstrip(".").partition("%")[0]
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -45,13 +45,13 @@ def is_loopback(host: Optional[str]) -> bool:
 
 
 def proxies_for(url: str) -> dict[str, str]:
-    """Returns what a request to `url` passes to requests as `proxies`: none of the environment's for a loopback address."""
+    """Returns the `proxies` argument of requests for `url`, which disables proxies for a loopback address."""
     host = urlsplit(url).hostname
     return {"no_proxy": host} if host is not None and is_loopback(host) else {}
 
 
 def proxy_of(session: requests.Session, url: str) -> Optional[str]:
-    """Returns the proxy that a request to `url` takes and the setting that names it, without credentials; None: no proxy.
+    """Returns the proxy of requests to `url` and the setting that names it, without credentials; None: no proxy.
 
     For example `http://proxy.example:3128 (HTTPS_PROXY)`.
     """
@@ -63,7 +63,7 @@ def proxy_of(session: requests.Session, url: str) -> Optional[str]:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or "?"
         address = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
-    except ValueError:  # no address at all
+    except ValueError:  # not an address
         return "of an address that is not valid"
     return f"{address} ({_setting_of(proxy, urlsplit(url).scheme)})"
 
@@ -74,7 +74,7 @@ def _setting_of(proxy: str, scheme: str) -> str:
 
 
 class _SystemStoreAdapter(HTTPAdapter):
-    """Verifies certificates with the system's CA store, which is loaded with the first request that needs it."""
+    """Adapter that verifies certificates with the system's CA store, loaded with the first request that needs it."""
 
     _store: Optional[ssl.SSLContext] = None
 
@@ -83,7 +83,7 @@ class _SystemStoreAdapter(HTTPAdapter):
         verify = more.get("verify", True)
         settings = self.poolmanager.connection_pool_kw
         if verify is not True:
-            settings.pop("ssl_context", None)  # a bundle of certificates of its own, and no others
+            settings.pop("ssl_context", None)  # a custom certificate bundle replaces the store
         elif "ssl_context" not in settings:
             self._store = self._store or system_store()
             settings["ssl_context"] = self._store
@@ -95,14 +95,14 @@ class _SystemStoreAdapter(HTTPAdapter):
         return super().proxy_manager_for(proxy, **more, **({} if context is None else {"ssl_context": context}))
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Sets what a connection verifies with; see `HTTPAdapter.cert_verify`."""
+        """Sets a connection's certificate verification; see `HTTPAdapter.cert_verify`."""
         super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
         if verify is True:
-            conn.ca_certs = conn.ca_cert_dir = None  # the store, and not the bundle of certifi
+            conn.ca_certs = conn.ca_cert_dir = None  # the store, not the bundle of certifi
 
 
 def system_store() -> ssl.SSLContext:
-    """Returns a context that trusts the system's CA store, or `certifi` where there is none that OpenSSL can read."""
+    """Returns a context that trusts the system's CA store, or `certifi` if OpenSSL can read no store."""
     context = ssl.create_default_context()
     if not any(os.environ.get(name) for name in _STORE_VARIABLES) and not _has_certificates(context):
         import certifi
@@ -114,5 +114,5 @@ def system_store() -> ssl.SSLContext:
 def _has_certificates(context: ssl.SSLContext) -> bool:
     if context.cert_store_stats()["x509_ca"]:
         return True
-    folder = ssl.get_default_verify_paths().capath  # read when a certificate is looked for
+    folder = ssl.get_default_verify_paths().capath  # read when a certificate is verified
     return folder is not None and any(Path(folder).iterdir())

@@ -72,16 +72,17 @@ class _Bearer(AuthBase):
 
 
 class Transport:
-    """Requests to one coordinator over kept-alive connections.
+    """Sender of requests to one coordinator over persistent connections.
 
     Args:
       url: The coordinator's address, such as `https://muster.example`; may have a path.
-      session: What to send with: proxies, certificates, authentication of the deployment. One of `new_session` if None.
-      token: Sent to the coordinator as `Authorization: Bearer` with each request that has no token of its own.
-      connect_seconds: Longest time for a connection, and for each piece of a body to leave.
+      session: The session to send with: proxies, certificates, authentication of the deployment. One of `new_session`
+        if None.
+      token: Sent to the coordinator as `Authorization: Bearer` with each request that has no other token.
+      connect_seconds: Longest time for a connection, and for sending each piece of a body.
       read_seconds: Longest silence of the coordinator.
-      attempts: How often a request is sent at most.
-      patience: A longer `Retry-After` than so many seconds is not waited for here, but raised.
+      attempts: Most attempts of a request.
+      patience: Longest `Retry-After`, in seconds, to wait for here; a longer one is raised.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is not an http address.
@@ -140,15 +141,15 @@ class Transport:
           path: The path at the coordinator.
           answer: The answer's type.
           message: The body.
-          token: In place of the transport's own.
+          token: Overrides the transport's token.
           params: The query.
-          attempts: In place of the transport's own.
-          seconds: Longest time for a connection, and longest silence, in place of the transport's own.
-          on_date: Receives the time that the answer gives as its own, None if it gives none.
+          attempts: Overrides the transport's attempts.
+          seconds: Longest time for a connection, and longest silence; overrides those of the transport.
+          on_date: Called with the `Date` of the answer; None if it has none.
 
         Raises:
           ProblemError: the coordinator refused.
-          UnreachableError: no attempt got an answer of a coordinator; `ForeignAnswerError`, if something else answered.
+          UnreachableError: no attempt got an answer of a coordinator; `ForeignAnswerError`, if another server answered.
         """
         body = None if message is None else message.encode()
 
@@ -187,17 +188,17 @@ class Transport:
         self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
 
     def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
-        """Fetches bytes: encoded, if the coordinator has them so and there is a `limit`; in parts, if there may be many.
+        """Fetches bytes: encoded, if the coordinator offers that and a `limit` is set; in parts, if there may be many.
 
-        Goes on after a break where it broke, as long as each round of attempts brings some way.
+        Resumes a broken download, as long as each round of attempts makes progress.
 
         Args:
           url: A path at the coordinator, or an absolute address.
-          limit: The most bytes that there may be, after decoding.
+          limit: The most bytes to accept, after decoding.
 
         Raises:
-          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they are not as they are said to
-            be encoded.
+          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they do not have
+            the declared encoding.
           UnreachableError: as `call`; `ForeignAnswerError` also for a page or a message in place of the file.
         """
         receiving = Receiving(url, limit=limit)
@@ -220,13 +221,13 @@ class Transport:
         body: Union[Sized, Iterable[memoryview], None] = None,
         seconds: Optional[float] = None,
     ) -> Answer:
-        """One request to another service, without the session's credentials, and in one attempt: whatever it answers.
+        """Sends one request to another service, without the session's credentials, in one attempt. Returns any answer.
 
         Args:
           method: The HTTP method.
           url: An absolute address. It may be a secret, so no error quotes it.
-          headers: All of the headers that matter.
-          body: Has a length, and gives pieces.
+          headers: All relevant headers.
+          body: Iterable of pieces, with a length.
           seconds: As in `call`.
 
         Raises:
@@ -310,7 +311,7 @@ class Transport:
         return self.repeat(once, attempts=attempts)
 
     def _again(self, error: Exception) -> Union[bool, float]:
-        """Returns whether to send a request again after `error`, or after how many seconds."""
+        """Returns whether to retry a request after `error`, or the seconds to wait before that."""
         if isinstance(error, UnreachableError):
             wanted = error.again
         elif isinstance(error, ProblemError):

@@ -1,4 +1,4 @@
-"""The work of one assignment: fetches plan and broadcast, calls the data callback, runs the plan, checks the update."""
+"""Does the work of one assignment: fetches plan and broadcast, reads the data, runs the plan, checks the update."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _SLACK = 1.0  # seconds that work may take beyond its time, to end by itself
 
 @dataclass(frozen=True)
 class Validity:
-    """When an assignment arrived, on a monotonic clock, and for how many seconds it is valid; None: unknown."""
+    """Arrival of an assignment, on a monotonic clock, and the seconds for which it is valid; None: unknown."""
 
     since: float
     seconds: Optional[float] = None
 
 
 class _DataError(Exception):
-    """The data callback raised the error that this one was raised from."""
+    """Error raised from the exception of the data callback."""
 
 
 class AssignmentWork:
-    """Does the work of assignments, within the device's limits and the assignment's validity.
+    """Worker for assignments, within the device's limits and the assignment's validity.
 
     Args:
-      plans: Where plans, workers and broadcasts come from.
+      plans: The store of plans, workers and broadcasts.
       data: Returns the client's data for a context.
       limits: The device's limits.
       guard: The device's policy.
@@ -67,15 +67,15 @@ class AssignmentWork:
 
     @property
     def running(self) -> bool:
-        """Whether a data callback or a plan's work is running still that the client stopped waiting for."""
+        """Returns whether a data callback or a plan's work that the client abandoned is still running."""
         return self._call is not None and self._call.running
 
     def do(self, assignment: Assignment, validity: Validity, *, stop: Optional[threading.Event]) -> Happening:
-        """Returns the update, or why there is none.
+        """Returns the update, or the reason for its absence.
 
         Args:
           assignment: The assignment.
-          validity: Its time.
+          validity: Its validity.
           stop: Ends the work when set.
 
         Raises:
@@ -111,7 +111,7 @@ class AssignmentWork:
             raise self._limits.too_long(valid=validity.seconds) from error
         except (LimitError, CallStoppedError):
             raise
-        except Exception as error:  # noqa: BLE001  reading the data, which is the owner's code too, happens in here
+        except Exception as error:  # noqa: BLE001  data is read in here, which runs the owner's code
             return _failure(FailureReason.DATA, "Reading the data", error)
         self._check_time(validity)
         return self._checked(assignment, update, validity)
@@ -131,7 +131,7 @@ class AssignmentWork:
                 data = self._data(context)
             except Exception as error:
                 raise _DataError from error
-            if cancel.is_set():  # the client has stopped waiting for the callback: nothing runs, and nothing is spent
+            if cancel.is_set():  # the client has abandoned the callback: nothing runs, and nothing is spent
                 raise CallStoppedError
             more = {"seconds": self._check_time(validity), "stop": cancel, **self._guard.before_work(assignment)}
             return worker.work(data, broadcast, **_taken(worker.work, more))
@@ -142,7 +142,7 @@ class AssignmentWork:
         return self._call.result(stop=stop, until=None if until is None else lambda: time.monotonic() > until)
 
     def _check_time(self, validity: Validity) -> Optional[float]:
-        """Returns the seconds that are left, or raises `LimitError`."""
+        """Returns the seconds left. Raises `LimitError` if there are none."""
         return self._limits.seconds_left(validity.since, time.monotonic(), valid=validity.seconds)
 
     def _checked(self, assignment: Assignment, update: dict[str, Array], validity: Validity) -> Happening:
@@ -162,7 +162,7 @@ class AssignmentWork:
 
 
 def _taken(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Returns those of `arguments` that `function` takes by name and that are given."""
+    """Returns those of `arguments` that are given and that `function` accepts by name."""
     parameters = inspect.signature(function).parameters.values()
     names = {item.name for item in parameters if item.kind in (item.KEYWORD_ONLY, item.POSITIONAL_OR_KEYWORD)}
     every = any(item.kind is item.VAR_KEYWORD for item in parameters)

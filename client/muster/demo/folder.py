@@ -80,7 +80,7 @@ class Folder:
                 path.unlink()
         make_folder(self.root)
         if os.name == "posix":
-            self.root.chmod(FOLDER_MODE)  # an earlier version let others read it
+            self.root.chmod(FOLDER_MODE)  # earlier versions made it world-readable
         (self.root / _MARK).write_text(_MARK_TEXT)
 
     def save_weights(self, state: Mapping[str, Array]) -> None:

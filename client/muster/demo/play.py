@@ -27,7 +27,7 @@ from .screen import Screen, Standing
 
 TASK, POPULATION = "digits", "demo"
 _LOOK = 0.1  # seconds between looks at the task; clients are heard at once
-_STANDSTILL = 240.0  # seconds without a committed round after which something must be wrong
+_STANDSTILL = 240.0  # seconds without a committed round after which the demo fails
 _SPARE = 2  # clients that a round can do without
 _RED = "bold red"
 

@@ -114,7 +114,7 @@ class Operator:
         return self._transport.call("POST", f"{_path(name)}:cancel", answer=TaskView)
 
     def rollback(self, name: str, *, version: int) -> TaskView:
-        """Goes back to an earlier checkpoint; the open round is abandoned and tried again from there. A paused task stays paused."""
+        """Rolls back to an earlier checkpoint and retries the open round from there. A paused task stays paused."""
         return self._transport.call(
             "POST", f"{_path(name)}:rollback", message=Rollback.from_dict({"version": version}), answer=TaskView
         )

@@ -1,8 +1,8 @@
-"""Calls that end when they must: after a time limit, at an event, or at Ctrl-C, whatever TensorFlow is busy with.
+"""Runs calls that end after a time limit, at an event or at Ctrl-C, even while TensorFlow is busy.
 
-TensorFlow holds a thread until its graph has run, and Python delivers signals to the main thread alone, between its instructions.
-So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that has to end cancels the graph; a kernel
-that can't be canceled is abandoned with its thread, and the caller goes on.
+TensorFlow blocks a thread until its graph has run, and Python delivers signals only to the main thread, between its
+instructions. So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that must end
+cancels the graph; a kernel that can't be canceled is abandoned with its thread, and the caller continues.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Callable, Generic, Optional, TypeVar, cast
 from muster.wire.problems import TimeLimitError
 
 _Result = TypeVar("_Result")
-_abandoned: list[threading.Event] = []  # the ends of calls that were left behind
-_POLL = 0.05  # seconds between two looks at the caller's event, and at signals on Windows
-_GRACE = 0.25  # seconds that a canceled graph gets to end by itself
+_abandoned: list[threading.Event] = []  # set when an abandoned call ends
+_POLL = 0.05  # seconds between polls of the caller's event, and of signals on Windows
+_GRACE = 0.25  # seconds for a canceled graph to end by itself
 
 
 class CancelledError(Exception):
-    """The call was ended by its caller's event before the graph had run."""
+    """Error raised when the caller's event ends a call before its graph has run."""
 
 
 class Cancellation:
-    """Tells a running call that its result is not wanted any more.
+    """Cancellation signal of a running call.
 
     Attributes:
-      until: The monotonic time at which the call's limit is reached; None: it has no limit.
+      until: The monotonic time of the call's limit; None: no limit.
       seconds: The limit itself.
     """
 
@@ -42,15 +42,15 @@ class Cancellation:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the call is to end."""
+        """Returns whether the call is canceled."""
         return self._cancelled
 
     def remaining(self) -> Optional[float]:
-        """Returns the seconds until the limit, 0.0 at least; None if there is no limit."""
+        """Returns the seconds until the limit, at least 0.0; None if there is no limit."""
         return None if self.until is None else max(0.0, self.until - time.monotonic())
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` when the call is canceled, at once if it was already. It must not block for long."""
+        """Registers a callback for the cancellation, called at once if the call is canceled. It must not block."""
         with self._lock:
             if not self._cancelled:
                 self._callbacks.append(callback)
@@ -58,7 +58,7 @@ class Cancellation:
         callback()
 
     def release(self) -> bool:
-        """Forgets the callbacks, which are not called from here on. Returns whether the call may still be wanted."""
+        """Unregisters the callbacks. Returns whether the call has not been canceled."""
         with self._lock:
             self._callbacks = []
             return not self._cancelled
@@ -73,7 +73,7 @@ class Cancellation:
 
 
 class _Running(Generic[_Result]):
-    """A function in a thread of its own, and how it ended."""
+    """Function in a separate thread, with its outcome."""
 
     def __init__(self, function: Callable[[Cancellation], _Result], cancellation: Cancellation, *, name: str) -> None:
         self._function = function
@@ -92,18 +92,19 @@ class _Running(Generic[_Result]):
             self.done.set()
 
     def abandon(self) -> None:
-        """Cancels the function and gives it a moment to end."""
-        # In a thread of its own: closing a session may wait for what is stuck in it.
+        """Cancels the function and waits briefly for its end."""
+        # In a separate thread: closing a session may wait for a kernel that is stuck in it.
         threading.Thread(target=self._cancellation.cancel, name="muster cancel", daemon=True).start()
         if not self.done.wait(_GRACE):
             _abandoned.append(self.done)
 
 
 def abandoned_calls() -> int:
-    """Returns how many calls of this process were left behind and are still busy.
+    """Returns the number of abandoned calls of this process that are still running.
 
-    Each takes a processor until its graph ends, perhaps never: TensorFlow can't interrupt a loop within a `tf.function`. A
-    process that serves others should be replaced then; one that ends should do so by `os._exit`, which waits for no thread.
+    Each occupies a processor until its graph ends, perhaps forever: TensorFlow can't interrupt a loop within a
+    `tf.function`. A server process should then be replaced; a process that exits should call `os._exit`, which does not
+    wait for threads.
     """
     _abandoned[:] = [done for done in _abandoned if not done.is_set()]
     return len(_abandoned)
@@ -119,18 +120,18 @@ def call(
     """Runs a function in a daemon thread and waits for it.
 
     Args:
-      function: Takes the call's `Cancellation`, which it should heed.
+      function: Receives the call's `Cancellation`, which it should observe.
       name: The plan's stage, for messages.
       seconds: The limit; None: none.
       stop: Ends the call when it is set.
 
     Returns:
-      What the function returns.
+      The result of the function.
 
     Raises:
       TimeLimitError: the limit was reached.
       CancelledError: `stop` was set.
-      BaseException: what the function raised; what a signal handler raised while this waited.
+      BaseException: raised by the function, or by a signal handler during the wait.
     """
     if stop is not None and stop.is_set():
         raise stopped(name)
@@ -149,7 +150,7 @@ def call(
 
 
 def _wait(running: _Running[_Result], stop: Optional[threading.Event], *, name: str) -> Optional[Exception]:
-    """Waits for the end of a call; returns the error that ends it early, or None if it ended by itself."""
+    """Waits for the end of a call. Returns the error that ended it early, or None if it ended by itself."""
     cancellation = running._cancellation  # noqa: SLF001  of this module
     while True:
         remaining = cancellation.remaining()
@@ -163,10 +164,10 @@ def _wait(running: _Running[_Result], stop: Optional[threading.Event], *, name: 
 
 @contextmanager
 def turn(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
-    """Holds a lock during a block, and waits for it where signals and `stop` are heeded.
+    """Holds a lock during a block. The wait for it is interruptible by signals and by `stop`.
 
     Raises:
-      CancelledError: `stop` was set while another call had the lock.
+      CancelledError: `stop` was set while another call held the lock.
     """
     while not lock.acquire(timeout=_POLL):
         if stop is not None and stop.is_set():

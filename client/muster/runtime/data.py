@@ -30,36 +30,36 @@ class ClientData:
 
 
 class DataMeter:
-    """Counts the bytes of a client's data as a plan reads it. A data set that is read again adds nothing."""
+    """Counter of the bytes of a client's data that a plan reads. Repeated passes over a data set count once."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, int] = {}
 
     @property
     def total(self) -> int:
-        """Bytes of the values read so far: of each tensor, and of the longest pass over each data set."""
+        """Returns the bytes read so far: of each tensor, and of the longest pass over each data set."""
         return sum(self._sizes.values())
 
     def record(self, path: str, size: int) -> None:
-        """Notes that one pass over the leaf `path` has come to `size` bytes."""
+        """Records that one pass over the leaf `path` has read `size` bytes."""
         self._sizes[path] = max(self._sizes.get(path, 0), size)
 
 
 def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[DataMeter] = None) -> ClientData:
-    """Takes a client's data (or any value of a plan) apart.
+    """Flattens a client's data (or any value of a plan).
 
     Args:
-      data: As `declared` has it. A sequence may be a `tf.data.Dataset` or any iterable of elements; one that can be read only
-        once (a generator) is kept in memory, since a plan may read it again. A structure may be a mapping with its keys in any
-        order, a sequence, or an object with the fields as attributes. Plain Python values become the declared dtype;
-        arrays must have it.
+      data: A value of the type `declared`. A sequence may be a `tf.data.Dataset` or any iterable of elements; one that
+        can be read only once (a generator) is buffered in memory, since a plan may read it again. A structure may be a
+        mapping with its keys in any order, a sequence, or an object with the fields as attributes. Plain Python values
+        are converted to the declared dtype; arrays must have it.
       declared: The plan's `manifest.data`.
-      root: The name of the whole.
+      root: The name of the root, for paths.
       meter: Counts the bytes: of tensors at once, of a sequence's elements when they are read.
 
     Raises:
-      ProblemError: `invalid_request`, with the path, what was expected and what came. For the elements of a sequence it is
-        raised when they are read.
+      ProblemError: `invalid_request`, with the path, the expected and the actual value. For the elements of a sequence
+        it is raised when they are read.
     """
     found = ClientData()
     _adapt(data, declared, path="", root=root, found=found, meter=meter or DataMeter())

@@ -1,9 +1,10 @@
-"""Checks a plan's graphs without TensorFlow: what they may do, and that the manifest's names fit them.
+"""Checks a plan's graphs without TensorFlow: their operations, and that the manifest's bindings match them.
 
-A session lets any tensor be fed, a constant too. A plan names in its manifest what is fed, so a binding to anything but a placeholder
-could replace a value that `ops.check_graph` relied on: the empty file name of an in-memory cache, for example. Hence every binding
-names the output of a top-level `Placeholder`, each a different one. This is checked wherever a plan enters: when it is built, loaded
-by a command, uploaded, and before a client or the committer hands a graph to TensorFlow.
+A session allows feeding any tensor, even a constant. A plan names the fed tensors in its manifest, so a binding to
+anything but a placeholder could replace a value that `ops.check_graph` relied on, such as the empty file name of an
+in-memory cache. Hence every binding must name the output of a different top-level `Placeholder`. This is checked at
+every entry of a plan: when it is built, loaded by a command, uploaded, and before a client or the committer passes a
+graph to TensorFlow.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from .graph_def import parse_graph
 from .ops import check_graph, printable
 
-# TensorFlow's DataType of each dtype, and of a data set.
+# TensorFlow's `DataType` of each dtype, and of a data set.
 _DATA_TYPES = {
     DType.FLOAT32: 1,
     DType.FLOAT64: 2,
@@ -46,10 +47,10 @@ _LONGEST_NAME = 80  # characters of a name that a message quotes
 
 
 def check_plan_graphs(plan: Plan) -> None:
-    """Checks every graph that a copy of a plan holds: its operations, and that the stage's bindings fit it.
+    """Checks every graph that a copy of a plan holds: its operations, and that the stage's bindings match it.
 
     Args:
-      plan: A whole plan, or a device's copy, which holds the graph of `work` alone.
+      plan: A whole plan, or a device's copy, which holds only the graph of `work`.
 
     Raises:
       ProblemError: `plan_invalid`, with the stage, the reason and the fix.
@@ -65,7 +66,7 @@ def load_checked_graph(data: bytes, stage: Stage, name: str) -> Any:
     """Parses a stage's graph and checks it.
 
     Returns:
-      The `GraphDef`, as `muster.runtime.graph_def` has it.
+      The `GraphDef`, as the message class of `muster.runtime.graph_def`.
 
     Raises:
       ProblemError: `plan_invalid`.
@@ -77,7 +78,7 @@ def load_checked_graph(data: bytes, stage: Stage, name: str) -> Any:
 
 
 def check_stage(graph: Any, stage: Stage, name: str) -> None:
-    """Checks a graph's operations, and that the stage's bindings fit it.
+    """Checks a graph's operations, and that the stage's bindings match it.
 
     Args:
       graph: A `GraphDef`, TensorFlow's own or that of `muster.runtime.graph_def`.
@@ -97,7 +98,7 @@ def check_stage(graph: Any, stage: Stage, name: str) -> None:
 
 
 def _misfits(graph: Any, stage: Stage) -> Iterator[str]:
-    """Yields what the manifest says of a stage that its graph contradicts."""
+    """Yields each contradiction between the manifest of a stage and its graph."""
     nodes = {node.name: node for node in graph.node}
     fed: set[str] = set()
     for value, bindings in stage.inputs.items():
@@ -125,13 +126,13 @@ def _misfit_of_input(nodes: dict[str, Any], binding: Binding) -> Optional[str]:
         return f"that is an operation {_short(node.op)}, and a binding may feed a placeholder alone"
     wanted = _VARIANT if isinstance(binding, SequenceBinding) else _DATA_TYPES[binding.dtype]
     if "dtype" not in node.attr or node.attr["dtype"].type != wanted:
-        return "the placeholder takes another dtype"
+        return "the placeholder has another dtype"
     if (
         not isinstance(binding, SequenceBinding)
         and "shape" in node.attr
         and not _fits(node.attr["shape"].shape, binding.shape)
     ):
-        return "the placeholder takes another shape"
+        return "the placeholder has another shape"
     return None
 
 

@@ -1,11 +1,12 @@
 """Reads TensorFlow graphs without TensorFlow: the messages of `GraphDef`, built with the `protobuf` library.
 
-Plans are checked where TensorFlow is not installed (the operator API), and on devices before TensorFlow sees a byte. The messages
-live in a descriptor pool of their own, so that they never meet TensorFlow's. `_MESSAGES` lists every field that TensorFlow 2.14
-knows, as its .proto files declare them; tests/tff/test_graph_def.py compares them with TensorFlow's own descriptors.
+Plans are checked where TensorFlow is not installed (the operator API), and on devices before TensorFlow parses them.
+The messages have a separate descriptor pool, so that they do not conflict with TensorFlow's. `_MESSAGES` lists every
+field of TensorFlow 2.14, as its .proto files declare them; tests/tff/test_graph_def.py compares them with TensorFlow's
+descriptors.
 
-`parse_graph` refuses bytes that hold anything else. A runtime then hands TensorFlow the checked message, serialized anew, and
-never the bytes that came: what two parsers may read in different ways does not reach it.
+`parse_graph` rejects unknown fields. A runtime then passes the checked message to TensorFlow, serialized anew, and
+never the received bytes, which two parsers might read differently.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any
 
 from muster.wire.problems import ProblemError, ProblemType
 
-# One message each: its name, then its fields as `number name type`. A type is a scalar of protobuf, an enum (always `int32` on
-# the wire), another message of this table, or `map<key,value>`; `*` marks a repeated field, `|` a member of the message's oneof.
+# One message each: its name, then its fields as `number name type`. A type is a scalar of protobuf, an enum (always
+# `int32` on the wire), another message of this table, or `map<key,value>`; `*` marks a repeated field, `|` a member of
+# the message's oneof.
 _MESSAGES = """
 GraphDef: 1 node NodeDef* / 4 versions VersionDef / 3 version int32 / 2 library FunctionDefLibrary / 5 debug_info bytes
 NodeDef: 1 name string / 2 op string / 3 input string* / 4 device string / 5 attr map<string,AttrValue> /
@@ -65,7 +67,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
     """Parses a serialized `GraphDef`.
 
     Args:
-      data: The bytes of a plan's part.
+      data: The serialized graph.
       what: The graph's name for the message, such as `work`.
 
     Raises:
@@ -77,7 +79,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
 
     kind = message_class("GraphDef")
     try:
-        size = kind.FromString(data).ByteSize()  # of a message of its own: one remembers its size
+        size = kind.FromString(data).ByteSize()  # of a separate message, since a message caches its size
         graph = kind.FromString(data)
         graph.DiscardUnknownFields()
         changed = graph.ByteSize() != size
@@ -95,7 +97,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
 
 
 def need_protobuf() -> None:
-    """Raises `ImportError`, with what to install, if there is no `protobuf` here."""
+    """Raises `ImportError`, with the command to install it, if `protobuf` is missing."""
     try:
         from google.protobuf import message_factory  # noqa: F401
     except ImportError as error:
@@ -127,7 +129,7 @@ def _pool() -> Any:
 
 
 def declared_messages() -> dict[str, list[tuple[int, str, str]]]:
-    """Returns the table of messages: each one's fields as number, name and type, in the notation of `_MESSAGES`."""
+    """Returns the fields of each message as number, name and type, in the notation of `_MESSAGES`."""
     messages: dict[str, list[tuple[int, str, str]]] = {}
     for line in _MESSAGES.strip().replace("\n    ", " ").splitlines():
         name, _, fields = line.partition(": ")

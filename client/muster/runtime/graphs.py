@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-# A kernel that fails logs a warning that may quote the data it failed on.
+# The warning that a failing kernel logs may quote client data.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
@@ -26,21 +26,23 @@ from .paths import element_leaves
 from .values import Array
 
 _PREFIX = "plan"  # apart from the nodes that feed the data sets
-# Operations that TensorFlow calls stateful because they call functions, whose operations are looked at themselves.
+# Operations that TensorFlow marks stateful because they call functions. The functions' operations are checked
+# themselves.
 _CALLERS = frozenset({"StatefulPartitionedCall", "If", "While", "Case", "For"})
 
 
 class StageGraph:
-    """A graph, built once, that runs for any number of inputs and from several threads.
+    """Graph, loaded once, that runs for any number of inputs and from several threads.
 
-    Variables, tables and data sets live in a session. Each run has a session of its own, so that nothing is left for the next
-    one, except where no operation of the graph can hold anything: then a session is reused.
+    Variables, tables and data sets live in a session. Each run has a separate session, so that no state carries over to
+    the next one. A session is reused only if no operation of the graph can hold state.
 
-    The meta optimizer is off, as in TFF's own equivalence tests: it clashes with the duplicate functions of merged graphs.
+    The meta optimizer is off, as in TFF's own equivalence tests: it conflicts with the duplicate functions of merged
+    graphs.
     """
 
     def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
-        """`sources` are those of an earlier graph of the same stage, if there is one."""
+        """Loads the graph. `sources` are those of an earlier graph of the same stage, if there is one."""
         self._name = name
         self._stage = stage
         self._graph = tf.Graph()
@@ -67,14 +69,14 @@ class StageGraph:
         stop: Optional[threading.Event] = None,
         only: Optional[Collection[str]] = None,
     ) -> dict[str, dict[str, Array]]:
-        """Runs the computation on fresh variables, in a thread of its own.
+        """Runs the computation on fresh variables, in a separate thread.
 
         Args:
           inputs: The tensors of each input value by name, checked already.
-          sequences: What the data sets hold, by name.
+          sequences: The elements of the data sets, by name.
           seconds: The time limit; None: none.
           stop: Ends the run when it is set.
-          only: The paths of the output tensors to compute; all, if it is not given.
+          only: The paths of the output tensors to compute; None: all.
 
         Returns:
           The tensors of each output value by name, in the declared order.
@@ -83,7 +85,7 @@ class StageGraph:
           TimeLimitError: the limit was reached.
           CancelledError: `stop` was set.
           ProblemError: `computation_failed`, if the graph fails.
-          Exception: whatever reading a data set raised.
+          Exception: raised by reading a data set.
         """
         return call(
             lambda cancellation: self.execute(inputs, sequences=sequences, only=only, cancellation=cancellation),
@@ -181,14 +183,14 @@ class StageGraph:
             return self._open()
 
     def _open(self) -> tf.compat.v1.Session:
-        # Threads of its own: a graph that is stuck holds up no other.
+        # Separate threads: a stuck graph blocks no other.
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True, use_per_session_threads=True)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
         return tf.compat.v1.Session(graph=self._graph, config=config)
 
 
 def holds_state(graph_def: Any) -> bool:
-    """Returns whether a graph has an operation that may hold something from one run of a session to the next."""
+    """Returns whether a graph has an operation that may hold state between two runs of a session."""
     nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
     functions = {function.signature.name for function in graph_def.library.function}
     return any(_is_stateful(op) for op in {node.op for node in nodes} - functions)
@@ -239,16 +241,16 @@ class _Reader:
 
 
 class Sources:
-    """The data sets that a stage takes, as nodes of a graph. At run time each reads from the reader that a fed token names.
+    """Data sets of a stage, as nodes of a graph. At run time each reads from the reader that a fed token names.
 
-    They are traced once, in a graph of their own, which is loaded into every graph of the stage.
+    They are traced once, in a separate graph, which is loaded into every graph of the stage.
     """
 
     def __init__(self, stage: Stage) -> None:
         self._readers: dict[int, _Reader] = {}
         self._next = itertools.count()
         self._tensors: dict[str, tuple[str, str, str]] = {}  # path: the plan's tensor, the token, the variant
-        self._graph = tf.Graph()  # kept: it owns the Python functions that its nodes call
+        self._graph = tf.Graph()  # referenced here, since it owns the Python functions that its nodes call
         with self._graph.as_default():
             for binding in itertools.chain.from_iterable(stage.inputs.values()):
                 if isinstance(binding, SequenceBinding):
@@ -257,17 +259,17 @@ class Sources:
 
     @property
     def paths(self) -> Iterable[str]:
-        """The names of the data sets."""
+        """Returns the names of the data sets."""
         return self._tensors
 
     def load(self) -> dict[str, Any]:
-        """Loads the data sets into the default graph. Returns what to put in the place of the plan's tensors, by their names."""
+        """Loads the data sets into the default graph. Returns the replacements of the plan's tensors, by name."""
         names = [variant for _, _, variant in self._tensors.values()]
         variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
         return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}
 
     def register(self, readers: Mapping[str, _Reader]) -> dict[str, int]:
-        """Registers the readers of one run. Returns what to feed."""
+        """Registers the readers of one run. Returns the feeds."""
         feeds = {}
         for path, reader in readers.items():
             number = next(self._next)
@@ -276,7 +278,7 @@ class Sources:
         return feeds
 
     def unregister(self, feeds: Mapping[str, int]) -> None:
-        """Forgets the readers of one run."""
+        """Unregisters the readers of one run."""
         for number in feeds.values():
             del self._readers[number]
 

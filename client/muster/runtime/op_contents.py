@@ -1,7 +1,7 @@
-"""Checks of what single operations hold: those that are harmless only with certain inputs or attributes. Imports no TensorFlow.
+"""Checks operations that are harmless only with certain inputs or attributes. Imports no TensorFlow.
 
-An input counts as constant only if the graph itself holds the constant. `graph_check` sees to it that no binding of a plan feeds a
-value over one.
+An input counts as constant only if the graph itself holds the constant. `graph_check` ensures that no binding of a plan
+feeds a value over a constant.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ _EXECUTORS = (b"", b"DEFAULT", b"SINGLE_THREADED_EXECUTOR")
 _ENCODING = re.compile(rb"[A-Za-z0-9_.:,=+ -]{1,64}")
 _NOT_GIVEN = b"(not given here)"
 
-# How a node's input names another node's first output: `node:output:0` in a function (a bare name is an argument there),
-# `node` or `node:0` in a graph.
+# How a node's input names another node's first output: `node:output:0` in a function (a bare name is an argument
+# there), `node` or `node:0` in a graph.
 _IN_FUNCTION = re.compile(r"([^:^]+):output:0")
 _IN_GRAPH = re.compile(r"([^:^]+)(?::0)?")
 
 
 @dataclass(frozen=True)
 class Body:
-    """The nodes of a graph, or of one function in its library (then `function` is its name), by name."""
+    """Nodes of a graph, or of one function in its library (then `function` is its name), by name."""
 
     function: str
     nodes: Mapping[str, Any]
 
     @classmethod
     def of(cls, nodes: Iterable[Any], *, function: str) -> Body:
-        """Returns the body that `nodes` make."""
+        """Builds the body of `nodes`."""
         return cls(function=function, nodes={node.name: node for node in nodes})
 
     def source(self, reference: str) -> Optional[Any]:
-        """Returns the node whose first output `reference` names; None if it names an argument or anything else."""
+        """Returns the node whose first output `reference` names; None if it names anything else."""
         match = (_IN_FUNCTION if self.function else _IN_GRAPH).fullmatch(reference)
         return None if match is None else self.nodes.get(match[1])
 
 
 def check_contents(node: Any, body: Body) -> Optional[str]:
-    """Returns what a node may do because of what it holds; None if that is harmless."""
+    """Returns the harmful effect that a node's inputs or attributes allow; None if it is harmless."""
     check = _CHECKS.get(node.op)
     return None if check is None else check(node, body)
 
@@ -61,7 +61,8 @@ def _cache(node: Any, body: Body) -> Optional[str]:
 
 
 def _rewrite(node: Any, body: Body) -> Optional[str]:
-    # `replicate_on_split` sets an attribute of that name on sources of data, which only a distributed input pipeline reads.
+    # `replicate_on_split` sets an attribute of that name on sources of data, which only a distributed input pipeline
+    # reads.
     return None if _constant_input(node, 1, body) == b"replicate_on_split" else _REWRITES
 
 
@@ -86,7 +87,7 @@ def _encoding(node: Any, _: Body) -> Optional[str]:
 
 
 def _call(node: Any, _: Body) -> Optional[str]:
-    """A call may bring a configuration of its own, with graph rewrites by name."""
+    """Checks a call, which may carry a configuration with graph rewrites by name."""
     if _text(node, "executor_type") not in _EXECUTORS:
         return _EXECUTOR
     from google.protobuf.message import DecodeError
@@ -121,12 +122,12 @@ def _text(node: Any, attribute: str, default: bytes = b"") -> bytes:
     if attribute not in node.attr:
         return default
     value = node.attr[attribute]
-    # In a function, an attribute may be left for the caller to fill in: then it may be anything.
+    # In a function, an attribute may be a placeholder that the caller fills in with any value.
     return bytes(value.s) if value.WhichOneof("value") == "s" else _NOT_GIVEN
 
 
 def _constant_input(node: Any, position: int, body: Body) -> Optional[bytes]:
-    """Returns the text of an input that is a constant of the same body, perhaps by way of `Identity`; None if it is not."""
+    """Returns the text of an input that is a constant of the same body, directly or via `Identity`; else None."""
     for _ in range(len(body.nodes) + 1):
         if len(node.input) <= position:
             return None
@@ -142,11 +143,11 @@ def _constant_input(node: Any, position: int, body: Body) -> Optional[bytes]:
 
 
 def _constant_text(node: Any) -> Optional[bytes]:
-    # A constant of a function may be left for the caller to fill in, too.
+    # A constant of a function may be such a placeholder, too.
     if "value" not in node.attr or node.attr["value"].WhichOneof("value") != "tensor":
         return None
     tensor = node.attr["value"].tensor
     if tensor.dtype != _STRING or tensor.tensor_content:
         return None
-    # A scalar string that is empty may be left out of the message altogether.
+    # An empty scalar string may be omitted from the message.
     return b"".join(tensor.string_val)

@@ -1,10 +1,10 @@
-"""The calls that users know refused operations by, and what to write in their place."""
+"""Maps refused operations to the calls that create them, with a replacement for each."""
 
 from __future__ import annotations
 
 import re
 
-# Patterns of operations, the call that makes them, and what to write instead.
+# Patterns of operations, the call that creates them, and the replacement.
 _CALLS = (
     (r"Print(V2)?", "tf.print", "leave it out, or return the value as a part of the result"),
     (
@@ -67,7 +67,7 @@ _PATTERNS = tuple((re.compile(pattern), call, instead) for pattern, call, instea
 
 
 def call_of(op: str) -> str:
-    """Returns which call makes an operation and what to write instead, to follow on a message; empty if that is not known."""
+    """Returns the call that creates an operation and its replacement, as a suffix of a message; empty if unknown."""
     for pattern, call, instead in _PATTERNS:
         if pattern.fullmatch(op):
             return f"; it comes from {call}: {instead}"

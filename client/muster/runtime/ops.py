@@ -109,7 +109,7 @@ def check_graph(graph: Any, *, stage: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Returns a text that quotes a plan's own names as it may be shown: of bounded length, without control characters."""
+    """Returns a text that quotes a plan's names in printable form: of bounded length, without control characters."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_FINDING])
     return shown if len(text) <= _LONGEST_FINDING else f"{shown}…"
 
@@ -144,7 +144,7 @@ def _bodies(graph: Any) -> list[tuple[str, Any]]:
 
 
 def _findings(graph: Any, *, depth: int) -> Iterator[str]:
-    """Yields what is wrong with a graph, each in words that follow on "can't be used:"."""
+    """Yields the faults of a graph, each phrased to follow "can't be used:"."""
     functions = {item.signature.name for item in graph.library.function}
     yield from _in_library(graph.library, functions)
     for function, nodes in _bodies(graph):
@@ -169,11 +169,11 @@ def _findings(graph: Any, *, depth: int) -> Iterator[str]:
 
 
 def _in_library(library: Any, functions: set[str]) -> Iterator[str]:
-    """Yields what is wrong with the names of a library's functions and gradients."""
+    """Yields the faults of the names of a library's functions and gradients."""
     if len(functions) != len(library.function):
         yield "two of its functions have one name"
     for name in functions:
-        # TensorFlow may take the name for the operation's, or for the function's.
+        # TensorFlow may resolve the name to the operation or to the function.
         if denied(name) or name in allowed_ops():
             yield f"its function {name} has the name of an operation"
     for gradient in (*library.gradient, *library.registered_gradients):
@@ -201,7 +201,7 @@ def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> 
 
 
 def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
-    """Returns what is wrong with operations that bytes name: denied ones anywhere, and in a whole graph those not allowed."""
+    """Returns the fault of operations that bytes name: denied ones anywhere, and in a whole graph those not allowed."""
     named = False
     for match in _HIDDEN.finditer(data):
         length = sum((byte & 0x7F) << (7 * at) for at, byte in enumerate(match[1]))

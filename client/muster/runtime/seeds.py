@@ -21,18 +21,18 @@ _SEED_INPUTS: dict[str, tuple[int, int]] = {
 def seed_graph(graph_def: Any, *, seed: int, stage: str, draw: str = "") -> bool:
     """Seeds `graph_def` in place.
 
-    Every operation gets a seed of its own, derived from `seed`, the stage, `draw` and the operation's name. Operations that their
-    author has seeded keep their seeds; what reads the clock or the system's entropy (`Timestamp`, `NonDeterministicInts`)
-    can't be seeded and stays as it is.
+    Every operation gets a separate seed, derived from `seed`, the stage, `draw` and the operation's name. Seeds that
+    the author has set are unchanged. Operations that read the clock or the system's entropy (`Timestamp`,
+    `NonDeterministicInts`) can't be seeded and are unchanged.
 
     Args:
       graph_def: A `GraphDef`; function bodies are seeded too.
       seed: Any integer.
       stage: The name of the plan's stage.
-      draw: Whose numbers these are. Equal draws give equal numbers, different ones independent numbers.
+      draw: Identifies the random numbers. Equal draws yield equal numbers, different ones independent numbers.
 
     Returns:
-      Whether there was anything to seed.
+      Whether the graph has an operation to seed.
     """
     scope = f"{stage}/{draw}/" if draw else stage
     seeded = _seed_nodes(graph_def.node, seed=seed, scope=scope, suffix="")
@@ -43,7 +43,7 @@ def seed_graph(graph_def: Any, *, seed: int, stage: str, draw: str = "") -> bool
 
 
 def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> int:
-    """Returns how many operations it has seeded."""
+    """Seeds nodes in place. Returns the number of seeded operations."""
     seeded = 0
     constants = {node.name: node for node in nodes if node.op == "Const"}
     added = []

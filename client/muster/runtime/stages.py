@@ -30,7 +30,7 @@ class UpdateResult:
 
 
 class _LoadedStage:
-    """A stage that this process runs: one graph for all calls, or one for each draw where there is something to seed."""
+    """Stage that this process runs: one graph for all calls, or one for each draw if it has operations to seed."""
 
     def __init__(self, plan: Plan, name: str, *, seed: Optional[int]) -> None:
         self._stage: Stage = getattr(plan.manifest.stages, name)
@@ -41,14 +41,14 @@ class _LoadedStage:
         self._graph: Optional[StageGraph] = None
         if self._seeded("") is None:
             self._graph = self._load(self._checked)
-            self._checked = None  # it may hold a model's worth of constants
+            self._checked = None  # releases the message, which may hold constants as large as a model
 
     def graph(self, draw: str) -> StageGraph:
-        """Returns the graph that draws the numbers of `draw`."""
+        """Returns the graph that is seeded for `draw`."""
         return self._load(self._seeded(draw)) if self._graph is None else self._graph
 
     def _seeded(self, draw: str) -> Optional[Any]:
-        """Returns a copy of the graph that draws the numbers of `draw`; None if there is nothing to seed, or no seed."""
+        """Returns a copy of the graph that is seeded for `draw`; None without a seed or an operation to seed."""
         if self._seed is None or self._checked is None:
             return None
         graph_def = type(self._checked)()
@@ -61,26 +61,26 @@ class _LoadedStage:
 
 @dataclass
 class _Turns:
-    """The calls of one stage: one at a time, and numbered."""
+    """Serializer of the calls of one stage, which also numbers them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
 
 
 class Runtime:
-    """Runs a plan's stages. Each stage's graph is checked and loaded when it is first used, and kept.
+    """Runner of a plan's stages. Each stage's graph is checked and loaded at its first use, and cached.
 
-    Tensors are numpy arrays of just the dtype that the manifest declares; strings are object arrays of bytes. Every method
-    may be called from several threads; calls of one stage run one after another. No call leaves anything to a later one: each has
-    variables, tables and data sets of its own.
+    Tensors are numpy arrays of exactly the dtype that the manifest declares; strings are object arrays of bytes.
+    Thread-safe; calls of one stage run one after another. Calls are independent: each has separate variables, tables
+    and data sets.
 
-    Every stage takes a time limit, `seconds`. A call that reaches it raises `TimeLimitError`, whatever its graph does: a kernel that
-    TensorFlow can't interrupt is left behind in a daemon thread. Ctrl-C ends a call in the same way.
+    Every stage takes a time limit, `seconds`. A call that reaches it raises `TimeLimitError`, whatever its graph does:
+    a kernel that TensorFlow can't interrupt is abandoned in a daemon thread. Ctrl-C ends a call in the same way.
 
     Args:
-      plan: A plan, or the copy that a device gets (`Plan.for_client`), which has `work` alone.
-      seed: Seeds the random operations that have no seed of their own: the same calls in the same order then give the
-        same bytes. For simulations only; never where noise protects someone.
+      plan: A plan, or a device's copy (`Plan.for_client`), which has only `work`.
+      seed: Seeds the random operations that have no seed: the same calls in the same order then yield the same bytes.
+        For simulations only; never where noise protects privacy.
     """
 
     def __init__(self, plan: Plan, *, seed: Optional[int] = None) -> None:
@@ -91,7 +91,7 @@ class Runtime:
         self._turns = {name: _Turns() for name in type(plan.manifest.stages).model_fields}
 
     def prepare(self, state: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
-        """`S -> B`: the round's broadcast.
+        """Computes the round's broadcast, `S -> B`.
 
         Args:
           state: The server state, as `manifest.state` declares it.
@@ -101,9 +101,9 @@ class Runtime:
           The broadcast, as `manifest.broadcast` declares it.
 
         Raises:
-          ProblemError: `invalid_request`, if the state does not match; `computation_failed`, if the graph fails; `plan_invalid`,
-            if the graph can't be loaded or holds an operation that no plan may have. So for every stage.
-          TimeLimitError: the limit was reached. So for every stage.
+          ProblemError: `invalid_request`, if the state does not match; `computation_failed`, if the graph fails;
+            `plan_invalid`, if the graph can't be loaded or holds a forbidden operation. The same holds for every stage.
+          TimeLimitError: the limit was reached. The same holds for every stage.
         """
         inputs = {"state": check_tensors(state, self.plan.manifest.state, what="state")}
         return self._run("prepare", inputs, seconds=seconds)["broadcast"]
@@ -118,15 +118,16 @@ class Runtime:
         draw: str = "",
         meter: Optional[DataMeter] = None,
     ) -> dict[str, Array]:
-        """`(D, B) -> U`: one client's update.
+        """Computes one client's update, `(D, B) -> U`.
 
         Args:
-          data: The client's data, as `manifest.data` has it; see `muster.runtime.data.adapt` for the forms it may take.
-          broadcast: What `prepare` gave.
+          data: The client's data, as `manifest.data` declares it; see `muster.runtime.data.adapt` for the accepted
+            forms.
+          broadcast: The result of `prepare`.
           seconds: The time limit, over loading the graph, reading the data and computing; None: none.
           stop: Ends the work within a fraction of a second once it is set.
-          draw: For a seeded runtime: names the random numbers that this call draws. Calls with different names draw independent
-            numbers, and equal names give equal bytes. By default each call draws numbers of its own, by its position.
+          draw: For a seeded runtime: identifies this call's random numbers. Calls with different names draw independent
+            numbers, and equal names yield equal bytes. By default each call draws independent numbers, by its position.
           meter: Counts the bytes of the data as they are read.
 
         Returns:
@@ -136,7 +137,7 @@ class Runtime:
           ProblemError: see `prepare`; `invalid_request` also if the data does not match.
           TimeLimitError: the limit was reached.
           CancelledError: `stop` was set.
-          Exception: whatever reading the data raised.
+          Exception: raised by reading the data.
         """
         manifest = self.plan.manifest
         taken = adapt(data, manifest.data, meter=meter)
@@ -156,12 +157,12 @@ class Runtime:
         only: Optional[Collection[str]] = None,
         seconds: Optional[float] = None,
     ) -> dict[str, Array]:
-        """`(A, U) -> A`: the accumulator with one update more.
+        """Folds one update into the accumulator, `(A, U) -> A`.
 
         Args:
           accumulator: As `manifest.accumulator` declares it.
-          update: The update's plain tensors; sums in the clear are not this stage's, and are left aside if they are given.
-          only: The accumulator's tensors to compute, by name; all, if it is not given.
+          update: The update's plain tensors; sums in the clear do not belong to this stage and are ignored.
+          only: The accumulator's tensors to compute, by name; None: all.
           seconds: The time limit; None: none.
         """
         sums = {item.path for item in self.plan.manifest.clear_sums}
@@ -198,12 +199,13 @@ class Runtime:
         *,
         seconds: Optional[float] = None,
     ) -> UpdateResult:
-        """`(S, R) -> (S, result)`: the next server state and the round's result.
+        """Computes the next server state and the round's result, `(S, R) -> (S, result)`.
 
         Args:
           state: The state that the round started from.
-          aggregate: What `report` gave.
-          clear_sums: The sums in the clear (`Folded.clear_sums`), int64 or their own dtype; nothing where there are none.
+          aggregate: The result of `report`.
+          clear_sums: The sums in the clear (`Folded.clear_sums`), int64 or their declared dtype; None or empty if the
+            plan has none.
           seconds: The time limit; None: none.
         """
         manifest, stage = self.plan.manifest, self.plan.manifest.stages.update
@@ -240,7 +242,7 @@ class Runtime:
             graph = self._loaded(name).graph(draw or f"call {number}")
             return graph.execute(inputs, sequences=sequences, only=only, cancellation=cancellation)
 
-        # The caller holds the turn, so that a call which is left behind holds up no other.
+        # The caller holds the lock, so that an abandoned call blocks no other.
         with turn(turns.lock, name=name, stop=stop):
             number = next(turns.numbers)
             return call(run, name=name, seconds=seconds, stop=stop)
@@ -254,7 +256,7 @@ class Runtime:
 
 
 def _checked(plan: Plan, stage: Stage, name: str) -> Any:
-    """Returns a stage's graph as TensorFlow's message. TensorFlow gets what was checked, serialized anew."""
+    """Returns a stage's graph as TensorFlow's message, parsed from the checked message serialized anew."""
     return load_graph(load_checked_graph(plan.part(stage.graph), stage, name).SerializeToString())
 
 

@@ -50,7 +50,7 @@ def describe_array(array: Array) -> str:
 
 
 def value_bytes(array: Array) -> int:
-    """Returns the bytes of an array's values: of strings their own, not their pointers'."""
+    """Returns the bytes of an array's values: for strings those of the contents, not of the pointers."""
     if array.dtype.kind == "O":
         return sum(len(item) for item in array.reshape(-1).tolist())
     return array.nbytes

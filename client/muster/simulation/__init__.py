@@ -1,9 +1,9 @@
-"""The whole protocol in one process: the coordinator's own code behind its HTTP layer, and the real client. No network, no TFF.
+"""Simulates the whole protocol in one process: the coordinator's code and HTTP layer, and the real client.
 
-Time stands still while anything happens and jumps when all clients wait, chance is seeded, and work is delivered in one fixed
-order: the same plan, data and seed give the same bytes, unless a graph of the plan reads the clock or the system's entropy
-(`SimulationResult.unseeded` names the operation). Clients draw independent random numbers, as they do in a deployment.
-Concurrency is not simulated; for that there is `muster demo`.
+It uses no network and no TFF. Time is frozen while clients or the coordinator work and advances when all clients wait,
+random numbers are seeded, and work is delivered in a fixed order: the same plan, data and seed yield the same bytes,
+unless a graph of the plan reads the clock or the system's entropy (`SimulationResult.unseeded` names the operation).
+Clients draw independent random numbers, as in a deployment. Concurrency is not simulated; see `muster demo` for that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The clients' data, in each form that `run` and `check_plan` take, by client and by round."""
+"""Reads the clients' data by client and by round, in each form that `run` and `check_plan` accept."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Source = Callable[[], Any]
 
 
 class ClientsDataWarning(UserWarning):
-    """A function of clients' data has an argument that it is called without, which may not be what its author means."""
+    """Warning that a function of clients' data is called without its optional argument, perhaps by mistake."""
 
 
 class ClientsData:
-    """The data of all clients, as `run` and `check_plan` take it.
+    """Data of all clients, in the forms that `run` and `check_plan` accept.
 
     Args:
-      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these. A
-        function that needs an argument is called for each round, with the round's number (from 1). One that needs none is called
-        once: an argument with a default keeps its default.
+      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these.
+        A function with a required argument is called for each round, with the round's number (from 1). Any other is
+        called once, without optional arguments.
 
     Raises:
       TypeError, ValueError: see `of_round`.
@@ -60,7 +60,7 @@ class ClientsData:
         return self._fixed
 
     def hint(self, declared: Type) -> str:
-        """Returns what to change where the last data, as a whole, is what one client would have; else an empty text.
+        """Returns a fix if the last data, as a whole, is that of one client; else an empty text.
 
         Args:
           declared: The plan's `manifest.data`.
@@ -76,7 +76,7 @@ class ClientsData:
 
 
 class _Replayed:
-    """A client's data that can be read only once, for several rounds: what was read is in memory."""
+    """Buffer, for several rounds, of a client's data that can be read only once."""
 
     def __init__(self, data: Iterator[Any]) -> None:
         self._data = data

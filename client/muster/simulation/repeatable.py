@@ -1,4 +1,4 @@
-"""Finds what keeps a simulation from repeating itself: operations of a plan that no seed reaches. Imports TensorFlow when called."""
+"""Finds the operations of a plan that can't be seeded in a simulation. Imports TensorFlow when called."""
 
 from __future__ import annotations
 

@@ -35,15 +35,15 @@ class SimulationError(RuntimeError):
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """The outcome of a simulation.
+    """Outcome of a simulation.
 
     Attributes:
       checkpoints: The server state by tensor name; number 0 is the initial one, number n the state after round n.
       results: The rounds' results by tensor name; number 0 is the first round's.
-      metrics: A row for each round, as `metrics.csv` has it: round, epoch, folded, dropped, update_bytes, broadcast_bytes
+      metrics: A row for each round, as in `metrics.csv`: round, epoch, folded, dropped, update_bytes, broadcast_bytes
         (of one client), then the result's scalars by path.
-      unseeded: The plan's operations that no seed reaches, by stage: `{"update": ("Timestamp",)}`. What depends on them differs
-        from run to run; empty where the same seed gives the same bytes.
+      unseeded: The plan's operations that can't be seeded, by stage: `{"update": ("Timestamp",)}`. Values that depend
+        on them differ between runs. Empty if the same seed yields the same bytes.
     """
 
     checkpoints: tuple[dict[str, Array], ...]
@@ -63,23 +63,23 @@ def run(
     policy: Optional[TaskPolicy] = None,
     progress: Optional[Progress] = None,
 ) -> SimulationResult:
-    """Runs the whole protocol, HTTP layer included, in this process. Needs TensorFlow (any that runs the plan), no TFF.
+    """Runs the whole protocol, HTTP layer included, in this process. Requires TensorFlow, but not TFF.
 
     Args:
       plan: A plan, or its file.
-      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` takes; a TFF
-        `ClientData`; or a function that gives one of these. A function with an argument is called for every round with its
-        number, counted from 1.
+      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` accepts; a
+        TFF `ClientData`; or a function that returns one of these. A function with an argument is called for every round
+        with its number, counted from 1.
       rounds: Rounds to commit.
-      seed: The same plan, data and seed give the same bytes, unless a graph reads the clock or the system's entropy
-        (`SimulationResult.unseeded`). Every client draws numbers of its own, and others in each round and attempt.
-      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written as the rounds go by. What an earlier simulation left
-        there is replaced.
-      goal: Updates to a round. With fewer than there are clients, each round takes those who happen to come first, in an order
-        that the seed draws. None: the policy's; without one, every client of the first round, and of later rounds those that
-        are there.
-      policy: How rounds run, but for `rounds` and `goal`. Its times are simulated ones, which cost nothing.
-      progress: Is told of every committed round.
+      seed: The same plan, data and seed yield the same bytes, unless a graph reads the clock or the system's entropy
+        (`SimulationResult.unseeded`). Every client draws independent numbers, and others in each round and attempt.
+      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written after each round. Replaces the output of
+        an earlier simulation.
+      goal: Updates per round. If it is less than the number of clients, each round takes the first ones in an order
+        that the seed draws. None: the policy's goal; without a policy, all clients of the first round, and in later
+        rounds those that have data.
+      policy: The policy of rounds, except for `rounds` and `goal`. Its times are simulated.
+      progress: Called with every committed round.
 
     Returns:
       All checkpoints, results and metrics.
@@ -87,7 +87,7 @@ def run(
     Raises:
       SimulationError: A client failed, a round was abandoned, or there are more clients than slots.
       ProblemError: The plan is not valid.
-      TypeError, ValueError: The data is in no form that is taken.
+      TypeError, ValueError: The data has an unsupported form.
     """
     loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
     clients_data = ClientsData(data)
@@ -161,11 +161,11 @@ class _Collected:
 
 
 class _ClientWorker:
-    """Runs the work of one client, which draws its own random numbers in each round and attempt.
+    """Worker of one client, which draws independent random numbers in each round and attempt.
 
     Args:
-      runtime: The plan's, shared by all clients.
-      draw: Returns the name of the draw: of the client, the task, the round and the attempt.
+      runtime: The plan's runtime, shared by all clients.
+      draw: Returns the name of the draw, from the client, the task, the round and the attempt.
     """
 
     def __init__(self, runtime: Any, draw: Callable[[], str]) -> None:
@@ -210,7 +210,7 @@ class _Simulation:
         self._operator = operator
         self._transport: Transport = transport(deployed)
         self._runtime = runtimes(seed=seed)
-        self._attempt = (0, 0)  # the round that is played, and which attempt
+        self._attempt = (0, 0)  # the current round and attempt
         self._chance = chance
         self._every_client = every_client
         self._members: dict[str, MusterClient] = {}
@@ -284,7 +284,7 @@ class _Simulation:
         return outcome
 
     def _draw_of(self, name: str) -> str:
-        """Returns the name of what a client draws now. JSON, so that no two clients' names can give the same."""
+        """Returns the name of a client's current draw. JSON, so that different clients never get the same name."""
         return json.dumps([name, _TASK, *self._attempt])
 
     def _data_of(self, name: str) -> Source:

@@ -110,7 +110,7 @@ def of_problem(error: ProblemError, hints: Hints) -> tuple[str, ...]:
 
 
 def of_status(status: int, hints: Hints) -> tuple[str, ...]:
-    """Returns what to check after an answer that no coordinator wrote, such as one of Google's front end before it."""
+    """Returns the checks to advise after an answer that no coordinator wrote, such as one of Google's front end."""
     return hints.get(_BY_STATUS.get(status, ProblemType.INTERNAL), ()) or UNREACHABLE
 
 

@@ -226,7 +226,7 @@ class _Smoke:
             raise StepFailedError(f"The round was abandoned: {current.reason}", advice.CLOSING)
         if current.phase is not Phase.COLLECTING:
             return None
-        # As the clients saw it: the coordinator publishes no live count of so small a round.
+        # Counted from the clients' outcomes: the coordinator publishes no live count of a small round.
         reported = sum(Contributed in member.seen for member in self._members)
         return f"phase {current.phase.value}, {reported} of {current.goal} updates reported"
 

@@ -13,10 +13,10 @@ from .times import LENIENT
 
 M = TypeVar("M", bound="Message")
 
-_NAMED = 5  # bad fields that the text of a problem names
-_MAX_LISTED = 10_000  # errors; of more not even the first is extracted, since pydantic can only convert all of them
+_NAMED = 5  # most bad fields that the text of a problem names
+_MAX_LISTED = 10_000  # errors; above that none is extracted, since pydantic can only convert all of them
 _MAX_PATH_PARTS = 12
-# Bytes, and no request is longer. Of a longer document pydantic would copy the enclosing object for each error that it finds.
+# Bytes; no request is longer. For a longer document pydantic would copy the enclosing object for each error.
 _MAX_STRICT = 1 << 16
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -52,9 +52,10 @@ def _stop_at_first_error(schema: Any) -> None:
 
 
 class WireModel(BaseModel):
-    """A frozen model that refuses unknown fields.
+    """Frozen model that refuses unknown fields.
 
-    Validation of a collection stops at its first bad item: a document of a million bad items costs no more to refuse than one.
+    Validation of a collection stops at its first bad item, so refusing a document of a million bad items costs no more
+    than one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +72,7 @@ class Message(WireModel):
     """A JSON document that both sides share. Unknown fields are refused, so a misspelt name is never silently lost."""
 
     _strict: ClassVar[bool] = (
-        True  # whether JSON must have the declared types: no text for a number, no number for a bool
+        True  # whether JSON values must have the declared types: no text for a number, no number for a bool
     )
     _context: ClassVar[Optional[dict[str, Any]]] = None
 
@@ -107,7 +108,7 @@ class Message(WireModel):
 
 
 class Answer(Message):
-    """A message that a coordinator sends. Clients read it leniently: what a newer coordinator adds is ignored."""
+    """Message from a coordinator. Clients read it leniently: they ignore additions of a newer coordinator."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     _strict: ClassVar[bool] = False
@@ -115,7 +116,7 @@ class Answer(Message):
 
 
 def invalid(name: str, error: ValidationError) -> ProblemError:
-    """Returns the problem that lists the bad fields of `error`, up to `MAX_FIELDS`, found while a `name` was read."""
+    """Returns the problem that lists the bad fields of `error`, up to `MAX_FIELDS`, from parsing a `name`."""
     count = error.error_count()
     if count > _MAX_LISTED:
         return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid in {count} places")
@@ -127,7 +128,7 @@ def invalid(name: str, error: ValidationError) -> ProblemError:
 
 
 def _plain(item: Any) -> str:
-    """Returns what is wrong with a field in words that name no library and no expression."""
+    """Returns the fault of a field as text that names no library and no expression."""
     message, kind = str(item["msg"]), item["type"]
     if kind == "value_error":
         return message.removeprefix("Value error, ")

@@ -25,8 +25,8 @@ _WINDOW = 8 << 20  # bytes that a decoder of zstd may be made to hold (RFC 9659 
 _GZIP_START = 0x1F  # the first byte of each member
 _GZIP_WINDOW = 16 + 15  # zlib's number for a gzip header and the largest window
 _BLOCK = 1 << 20  # bytes given to a compressor at a time
-_READ = 1 << 16  # bytes of a gzip body that are read at a time
-_MAX_FRAMES = 10_000  # in one body; an encoder starts one for megabytes at least
+_READ = 1 << 16  # bytes of one read from a gzip body
+_MAX_FRAMES = 10_000  # in one body; an encoder starts one at most every few megabytes
 _ZSTD_MAGIC, _SKIPPABLE_MAGIC, _MAGIC_BYTES = 0xFD2FB528, 0x184D2A50, 4
 # The saving, as a part of the whole, from which an encoding is worth its time. Of dense float32 weights 7 % can be saved: worth it for
 # what zstd makes once and many download, not for an update, nor for gzip at 40 MB/s. docs/decisions/0022-encodings.md.
@@ -39,7 +39,7 @@ class EncodingError(ValueError):
 
 
 class TruncatedError(EncodingError):
-    """The encoded bytes end before their encoding does: the last frame, or its checksum, is not whole."""
+    """Error raised when encoded bytes end within a frame or its checksum."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__(f"its {encoding} is not whole")
@@ -98,17 +98,18 @@ def compressed(
 
 
 def decoded(read: Read, encoding: str) -> Read:
-    """Reads what an encoded body holds; memory of a few blocks and zstd's window, whatever it comes to.
+    """Decodes an encoded body as a stream, in memory of a few blocks and zstd's window.
 
-    The body is whole frames (gzip calls them members), one after another, and nothing else. Their checksums are verified.
+    The body must consist of whole frames (gzip: members), one after another. Their checksums are verified.
 
     Args:
-      read: Reads up to so many bytes of the encoded body; b"" at its end. What it raises passes through.
+      read: Reads up to the given number of bytes of the encoded body; b"" at its end. Its exceptions pass through.
       encoding: One of `available`.
 
     Returns:
-      Reads up to so many bytes of the body; b"" at its end, once all of the encoded body is read and found whole. It raises
-      `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end early.
+      A function that reads up to the given number of bytes of the body; b"" at its end, once all of the encoded body is
+      read and complete. It raises `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end
+      early.
     """
     if encoding == GZIP:
         return _GzipReader(read).read
@@ -118,13 +119,13 @@ def decoded(read: Read, encoding: str) -> Read:
 
 
 class _GzipReader:
-    """Reads the members of a gzip body (RFC 1952)."""
+    """Reader of the members of a gzip body (RFC 1952)."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
         self._member: Any = None
         self._members = 0
-        self._pending = b""  # read and not decoded yet
+        self._pending = b""  # read, not yet decoded
 
     def read(self, size: int) -> bytes:
         """See `decoded`."""
@@ -186,14 +187,14 @@ def _zstd_reader(read: Read) -> Read:
 
 
 class ZstdFrames:
-    """Follows the frames of a zstd body as it is read (RFC 8878 §3.1), since decoders do not report an unfinished one.
+    """Parser of the frames of a zstd stream (RFC 8878 §3.1), since decoders do not report an unfinished one.
 
-    Blocks are passed over by their declared sizes; whether they and the checksums are right is for the decoder.
+    Blocks are skipped by their declared sizes; the decoder verifies them and the checksums.
     """
 
     def __init__(self) -> None:
         self._frames = 0
-        self._skip = 0  # bytes to pass over before the next part
+        self._skip = 0  # bytes to skip before the next part
         self._needed = _MAGIC_BYTES  # bytes of that part
         self._part = b""
         self._next: Callable[[bytes], None] = self._begin
@@ -201,11 +202,11 @@ class ZstdFrames:
 
     @property
     def whole(self) -> bool:
-        """Whether at least one frame has been read, and the last one to its end."""
+        """Returns whether at least one frame was read, and the last one to its end."""
         return bool(self._frames) and not self._skip and not self._part and self._next == self._begin
 
     def feed(self, data: bytes) -> None:
-        """Follows the next bytes. Raises `EncodingError` where no frame begins and one should."""
+        """Parses the next bytes. Raises `EncodingError` if a frame should begin and none does."""
         at = 0
         while at < len(data):
             if self._skip:
@@ -256,7 +257,7 @@ class ZstdFrames:
 
 
 def _check_frames(count: int) -> None:
-    """Raises `EncodingError` for a body of so many frames that they alone would keep a reader busy."""
+    """Raises `EncodingError` for too many frames, whose overhead alone would occupy a reader."""
     if count > _MAX_FRAMES:
         raise EncodingError(f"it has more than {_MAX_FRAMES} frames")
 

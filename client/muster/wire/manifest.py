@@ -26,7 +26,7 @@ from .dtypes import DType
 
 
 class _Part(WireModel):
-    """A piece of the manifest."""
+    """Part of the manifest."""
 
 
 class TensorType(_Part):
@@ -161,10 +161,10 @@ class TensorSpec(_Part):
 
 
 class Release(_Part):
-    """The floor that the plan's author sets for every task that runs the plan. It is part of the plan's address, and so is signed.
+    """Floor that the plan's author sets for every task of the plan. The plan's address covers it, and so do signatures.
 
-    The coordinator applies the stricter of this and the task's policy, whatever the task's documents say. Devices read it before
-    they run the plan.
+    The coordinator applies the stricter of this and the task's policy, whatever the task's documents say. Devices read
+    it before they run the plan.
     """
 
     minimum: int = Field(ge=1, description="Fewest updates that may be aggregated into a result.")

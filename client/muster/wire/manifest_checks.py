@@ -1,8 +1,8 @@
-"""Checks what a manifest alone tells: that its parts fit together and that its tensors are possible.
+"""Checks the consistency of a manifest: that its parts match and that its tensors are possible.
 
-A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the plan's, a shape
-that no array has. Such a plan would fail in the middle of a round, so it is refused wherever a plan enters.
-The graphs themselves are checked elsewhere (`muster.runtime.graph_check`).
+A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the
+plan's, a shape that no array has. Such a plan would fail in the middle of a round, so it is refused at every entry of a
+plan. `muster.runtime.graph_check` checks the graphs themselves.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .manifest import (
 )
 from .problems import FieldError, ProblemError, ProblemType
 
-MAX_NAME = 200  # characters of a plan's name: it is stored with every task
+MAX_NAME = 200  # characters of a plan's name, which is stored with every task
 MAX_MADE_BY = 500  # characters
 MAX_PATH = 1000  # characters of a tensor's path, and of its name in a graph
-MAX_TENSORS = 10_000  # of one value; a file of more would pass the limit of its header
-MAX_AXES = 32  # as numpy has
+MAX_TENSORS = 10_000  # of one value; a file of more would exceed the limit of its header
+MAX_AXES = 32  # numpy's limit
 MAX_DIMENSION = 1 << 40
-MAX_TENSOR_BYTES = 2 << 30  # as a plan's file
+MAX_TENSOR_BYTES = 2 << 30  # the limit of a plan's file
 MAX_ACCUMULATOR_BYTES = 2 << 30  # of all tensors of an accumulator, sums in the clear included
-_LISTED = 5  # errors that a problem lists
+_LISTED = 5  # most errors that a problem lists
 _QUOTED = 80  # characters of a name that an error quotes
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 _MAX_BITS = 64  # of a secure sum's bound
@@ -52,9 +52,9 @@ def check_manifest(manifest: PlanManifest) -> None:
     """Checks that a manifest is consistent.
 
     Raises:
-      ProblemError: `plan_invalid`, with the first few contradictions. The error is small however wrong the manifest is.
+      ProblemError: `plan_invalid`, with the first few contradictions. The error's size is bounded.
     """
-    # Later checks walk over what earlier ones have bounded.
+    # Later checks iterate over values that earlier ones have bounded.
     for check in (_texts, _counts, _shapes, _paths, _folds, _clear_sums, _stages, _sizes):
         found = _first(check(manifest))
         if found:
@@ -65,7 +65,7 @@ def check_manifest(manifest: PlanManifest) -> None:
 
 
 def tensor_bytes(dtype: DType, shape: Shape) -> int:
-    """Bytes that a tensor takes in memory at least. A string counts as its reference, an open dimension as 1."""
+    """Returns the least bytes of a tensor in memory. A string counts as its reference, an open dimension as 1."""
     size = _item_bytes(dtype)
     for dimension in shape or ():
         size *= 1 if dimension is None else dimension
@@ -73,14 +73,14 @@ def tensor_bytes(dtype: DType, shape: Shape) -> int:
 
 
 def is_possible(shape: Shape) -> bool:
-    """Whether an array may have the shape, whatever its dtype."""
+    """Returns whether an array of any dtype may have the shape."""
     if shape is None:
         return True
     return len(shape) <= MAX_AXES and all(size is None or 0 <= size <= MAX_DIMENSION for size in shape)
 
 
 def _item_bytes(dtype: DType) -> int:
-    # Not `dtype.numpy.itemsize`, which for bfloat16 needs a library that a coordinator may lack.
+    # Not `dtype.numpy.itemsize`, which for bfloat16 requires a library that a coordinator may lack.
     bits = "".join(character for character in dtype.value if character.isdigit())
     return int(bits) // 8 if bits else {DType.BOOL: 1, DType.STRING: 8}[dtype]
 
@@ -142,7 +142,7 @@ def _shapes(manifest: PlanManifest) -> Iterator[FieldError]:
 
 
 def _shaped(manifest: PlanManifest) -> Iterator[tuple[str, DType, Shape]]:
-    """Every dtype and shape that the manifest holds, each with its place."""
+    """Yields every dtype and shape of the manifest, with its place."""
     for value, specs in _values(manifest):
         yield from ((f"{value} {spec.path}", spec.dtype, spec.shape) for spec in specs)
     yield from ((f"clear_sums {item.path}", item.dtype, item.shape) for item in manifest.clear_sums)
@@ -167,7 +167,7 @@ def _tensor_types(declared: Type) -> Iterator[TensorType]:
 
 
 def _leaves(declared: Type) -> Iterator[TensorType | SequenceType]:
-    """The tensors and data sets of a type, in the declared order."""
+    """Yields the tensors and data sets of a type, in the declared order."""
     if isinstance(declared, StructType):
         for field in declared.fields:
             yield from _leaves(field.type)
@@ -194,7 +194,7 @@ def _paths(manifest: PlanManifest) -> Iterator[FieldError]:
 def _names(place: str, names: Sequence[str]) -> Iterator[FieldError]:
     for name, count in Counter(names).items():
         if count > 1:
-            yield _bad(f"{place} {name}", "is there more than once")
+            yield _bad(f"{place} {name}", "occurs more than once")
         if len(name) > MAX_PATH:
             yield _bad(f"{place} {name}", f"is longer than {MAX_PATH} characters")
 
@@ -211,7 +211,7 @@ def _folds(manifest: PlanManifest) -> Iterator[FieldError]:
 
 
 def _unfit(rule: FoldRule, spec: TensorSpec, update: Optional[TensorSpec]) -> Optional[str]:
-    """Why the rule can't fold into the accumulator's tensor `spec`; None if it can."""
+    """Returns the reason for which the rule can't fold into the accumulator's tensor `spec`; None if it can."""
     if rule.kind is FoldKind.TENSORFLOW:
         return None if rule.update is None or update is not None else "names a tensor that the update does not have"
     if update is None:
@@ -230,7 +230,7 @@ def _clear_sums(manifest: PlanManifest) -> Iterator[FieldError]:
     for item in manifest.clear_sums:
         spec = update.get(item.path)
         if spec is None:
-            yield _bad(f"clear_sums {item.path}", "is no tensor of the update")
+            yield _bad(f"clear_sums {item.path}", "is not a tensor of the update")
         elif (spec.dtype, spec.shape) != (item.dtype, item.shape):
             yield _bad(f"clear_sums {item.path}", "has another dtype or shape than the update's tensor")
         elif not item.dtype.is_integer or item.shape is None or None in item.shape:
@@ -240,7 +240,7 @@ def _clear_sums(manifest: PlanManifest) -> Iterator[FieldError]:
 
 
 def _has_bounds(item: ClearSum) -> bool:
-    """Whether the sum has the bounds of its kind, and a value can satisfy them."""
+    """Returns whether the sum has the bounds of its kind, and a value can satisfy them."""
     if item.kind == "secure_modular_sum":
         return item.maximum is None and item.modulus is not None and 0 < item.modulus <= _INT64[1] and item.minimum == 0
     if item.maximum is None or item.modulus is not None:
@@ -287,9 +287,9 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
 
 
 def _agree(place: str, bound: dict[str, Any], declared: dict[str, Sequence[Any]]) -> Iterator[FieldError]:
-    """Compares the values that a stage takes or gives with what the manifest declares them to be."""
+    """Compares the inputs or outputs of a stage with the manifest's declarations."""
     for value in bound.keys() - declared.keys():
-        yield _bad(f"{place}.{value}", "is no value that this stage has")
+        yield _bad(f"{place}.{value}", "is not a value of this stage")
     for value, specs in declared.items():
         have = [_described(item) for item in bound.get(value, ())]
         if have != [(item.path, item.dtype, item.shape) for item in specs]:
@@ -305,7 +305,7 @@ def _described(binding: Any) -> tuple[Any, ...]:
 
 
 def _leaf(binding: Any) -> TensorType | SequenceType:
-    """The type of the data that is bound."""
+    """Returns the type of the bound data."""
     if isinstance(binding, SequenceBinding):
         return SequenceType(element=binding.element)
     return TensorType(dtype=binding.dtype, shape=binding.shape)

@@ -63,12 +63,12 @@ class Download(Answer):
 
 
 class Assignment(Answer):
-    """One client's leave to upload one update to one round, as `Authorization: Bearer <token>`.
+    """Permission for one client to upload one update to one round, as `Authorization: Bearer <token>`.
 
-    `direct_above`: an update of more bytes goes straight to the store (`updates:start`); None: none does. `update_encodings`: the
-    content encodings that an update may have on its way through the coordinator. Sizes are of the bytes before any encoding.
-    `seconds`: how long the assignment is valid from this answer on, so that a device needs no correct clock. `goal` and `minimum`: the
-    round's; a coordinator before 0.2 does not send these three.
+    `direct_above`: updates of more bytes are uploaded directly to the store (`updates:start`); None: none are.
+    `update_encodings`: the accepted content encodings of an update that is uploaded through the coordinator. Sizes are
+    of the bytes before any encoding. `seconds`: validity of the assignment from this answer on, so that a device needs
+    no correct clock. `goal` and `minimum`: those of the round. A coordinator before 0.2 does not send these three.
     """
 
     status: Literal["assigned"] = "assigned"
@@ -152,27 +152,28 @@ class Report(Message):
 
 
 class TaskPolicy(Message):
-    """How a task's rounds run.
+    """Policy of a task's rounds.
 
     Attributes:
-      rounds: How many rounds to commit.
-      goal: A round closes when so many updates are in.
-      minimum: At the deadline a round of fewer updates is abandoned; nothing of it is computed or released. If it is not given, `goal`.
+      rounds: Number of rounds to commit.
+      goal: Number of updates that closes a round.
+      minimum: Least number of updates; with fewer at the deadline a round is abandoned, and nothing of it is computed
+        or released. By default `goal`.
       over_selection: Slots for each update of the goal; the cap is `ceil(goal × over_selection)`.
-      round_seconds: From a round's opening to its deadline.
-      assignment_seconds: How long a client has for its work and upload.
+      round_seconds: Time from a round's opening to its deadline.
+      assignment_seconds: Time that a client has for its work and upload.
       chunk: Updates folded into one partial.
       shards: Groups of clients that are counted and folded apart; None: one for each 500 slots, and at most 1,000.
-      interval_seconds: At least so long from one round's opening to the next one's.
-      starts_at: When the first round opens; None: at once.
-      separation_seconds: At least so long from a client's contribution to its next assignment.
+      interval_seconds: Least time from one round's opening to the next one's.
+      starts_at: Time at which the first round opens; None: at once.
+      separation_seconds: Least time from a client's contribution to its next assignment.
       allow_non_finite: Whether updates may hold NaN and infinity.
       max_update_norm: The largest L2 norm of an update's floating-point tensors, scalars left out; None: any.
       clip: An update above that norm is scaled down to it rather than dropped.
-      max_update_age: Seconds after which a stored update is folded before its chunk is full, with at least one other update or onto an
-        earlier partial.
-      graph_seconds: Longest time that one run of one of the plan's graphs may take in the coordinator, in seconds. A graph that takes
-        longer is stopped and pauses the task.
+      max_update_age: Seconds after which a stored update is folded before its chunk is full, with at least one other
+        update or onto an earlier partial.
+      graph_seconds: Longest time of one run of one of the plan's graphs in the coordinator, in seconds. A graph that
+        takes longer is stopped and pauses the task.
     """
 
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -195,7 +196,7 @@ class TaskPolicy(Message):
     @model_validator(mode="before")
     @classmethod
     def _minimum_is_the_goal(cls, data: Any) -> Any:
-        """Fills in the minimum here, so that every stored policy states it and an older coordinator reads the same one."""
+        """Sets a missing minimum to the goal, so that every stored policy states it for older coordinators too."""
         if isinstance(data, dict) and "minimum" not in data:
             goal = data.get("goal", cls.model_fields["goal"].default)
             return {**data, "minimum": goal if isinstance(goal, int) and goal >= 1 else 1}
@@ -246,10 +247,10 @@ class Phase(str, Enum):
 
 
 class RoundView(Answer):
-    """A round (one attempt of it), as an operator sees it. Counts and metrics are of what was really folded.
+    """Round (one attempt of it), as shown to an operator. Counts and metrics are of the updates that were folded.
 
-    `reported` counts the updates that were accepted. It is missing while a round with a goal below 20 is open, where it would show when
-    one client contributed. `assigned` counts the slots that were given out.
+    `reported` counts the accepted updates. It is missing while a round with a goal below 20 is open, since it would
+    show when one client contributed. `assigned` counts the assigned slots.
     """
 
     task: Name
@@ -289,14 +290,14 @@ class TaskView(Answer):
 
 
 class TaskList(Answer):
-    """All tasks, by name. `unreadable`: the names of those that the coordinator can't read, as a newer version of it wrote them."""
+    """All tasks, by name. `unreadable`: names of tasks that a newer version of the coordinator wrote."""
 
     tasks: tuple[TaskView, ...]
     unreadable: tuple[str, ...] = ()
 
 
 class RoundList(Answer):
-    """A task's rounds and attempts, oldest first. `after` of the next page is `next`. `unreadable`: those that can't be read."""
+    """Page of a task's attempts, oldest first. `next` is the next page's `after`. `unreadable`: unreadable ones."""
 
     rounds: tuple[RoundView, ...]
     unreadable: tuple[str, ...] = ()
@@ -314,7 +315,7 @@ class CheckpointView(Answer):
 
 
 class CheckpointList(Answer):
-    """A task's checkpoints, oldest first. `unreadable`: rounds that can't be read, whose checkpoints may be missing here."""
+    """Checkpoints of a task, oldest first. `unreadable`: unreadable rounds, whose checkpoints may be missing."""
 
     checkpoints: tuple[CheckpointView, ...]
     unreadable: tuple[str, ...] = ()
@@ -356,7 +357,7 @@ class AuditEntry(Answer):
 
 
 class AuditList(Answer):
-    """Entries of the audit log, oldest first. `after` of the next page is `next`. `unreadable`: those that can't be read."""
+    """Page of the audit log, oldest first. `next` is the next page's `after`. `unreadable`: unreadable entries."""
 
     entries: tuple[AuditEntry, ...]
     unreadable: tuple[str, ...] = ()

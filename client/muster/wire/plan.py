@@ -164,13 +164,13 @@ class Plan:
 
         Args:
           trusted: Public keys, as `muster.wire.signatures.parse_signers` returns them; empty: any plan passes.
-          required: How many different ones of them must have signed.
+          required: Number of different ones of them that must have signed.
 
         Returns:
-          The first signer that was found; None if no signer is trusted in particular.
+          The first of the trusted signers; None if `trusted` is empty.
 
         Raises:
-          ProblemError: `plan_invalid`, with what was found in its place.
+          ProblemError: `plan_invalid`, with the actual signers.
           ImportError: `cryptography` is not installed.
         """
         wanted = frozenset(trusted)
@@ -194,7 +194,7 @@ class Plan:
         )
 
     def check_complete(self) -> None:
-        """Checks that the manifest is consistent, that every part is there and that the initial state and the zero hold what it declares.
+        """Checks that the manifest is consistent, all parts exist, and initial state and zero match the manifest.
 
         Raises:
           ProblemError: `plan_invalid`.
@@ -232,7 +232,7 @@ class Plan:
 
 
 def _is(array: Array, spec: TensorSpec) -> bool:
-    """Whether a tensor has the declared dtype and a shape that the declared one allows."""
+    """Returns whether a tensor has the declared dtype and a shape that the declared one allows."""
     if DType.of(array) is not spec.dtype:
         return False
     if spec.shape is None:

@@ -8,7 +8,7 @@ from typing import Optional
 from pydantic import BaseModel, ConfigDict
 
 CONTENT_TYPE = "application/problem+json"
-MAX_FIELDS = 20  # bad fields that one problem document lists
+MAX_FIELDS = 20  # most bad fields that one problem document lists
 _MAX_FIELD_TEXT = 300  # characters of a field's path or reason
 _MAX_DETAIL = 2000  # characters
 _TYPE_PREFIX = "https://muster.dev/problems/"
@@ -87,7 +87,7 @@ _TITLE: dict[ProblemType, str] = {
 
 
 def shortened(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
-    """Returns `text` as a document can hold it: at most `limit` characters, and no half of a surrogate pair."""
+    """Returns `text` in a form that a document can hold: at most `limit` characters, without lone surrogates."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -146,7 +146,7 @@ class ProblemError(Exception):
         return STATUS[self.type]
 
     def to_problem(self) -> Problem:
-        """The document that goes over the wire: short, whatever the request was."""
+        """Returns the document to send, of bounded size for any request."""
         fields = tuple(
             FieldError(path=shortened(field.path), reason=shortened(field.reason)) for field in self.fields[:MAX_FIELDS]
         )
@@ -173,7 +173,7 @@ class ProblemError(Exception):
 
 
 class TimeLimitError(ProblemError):
-    """A graph ran longer than its time limit and was stopped. Repeating it with the same limit does not help."""
+    """Error raised when a graph exceeds its time limit and is stopped. A retry with the same limit does not help."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(ProblemType.COMPUTATION_FAILED, detail)

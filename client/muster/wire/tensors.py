@@ -27,7 +27,7 @@ Buffer = Union[bytes, bytearray, memoryview]
 HEADER_LIMIT = 4 << 20  # bytes; a header lists tensors, a few dozen bytes each
 _PIECE = 1 << 20  # bytes that `encode_chunks` hands over at a time: a store that copies one copies no whole tensor
 _LENGTH = 8  # bytes: the header's length, little-endian
-_STRINGS = 1 << 14  # strings that are looked at together
+_STRINGS = 1 << 14  # strings that are checked together
 _SHOWN = 100  # characters of a name that an error quotes
 _MOST_AXES = 32  # of a numpy 1 array
 _MOST_ELEMENTS = 1 << 48  # with axes of size 0 left out, as numpy counts them; of 16 bytes each it may address
@@ -51,7 +51,7 @@ _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
 def _shown(name: str) -> str:
-    """Returns a name as an error quotes it: a file can hold one of megabytes."""
+    """Returns a name shortened for an error: a file can hold one of megabytes."""
     return repr(name if len(name) <= _SHOWN else name[: _SHOWN - 1] + "…")
 
 
@@ -194,9 +194,7 @@ def _read_entry(name: str, item: Any, packed: Mapping[str, tuple[DType, tuple[in
         raise TensorsError(f"tensor {_shown(name)} has no valid data_offsets")
     begin, end = offsets
     if end - begin != math.prod(shape) * dtype.numpy.itemsize:
-        raise TensorsError(
-            f"tensor {_shown(name)} takes {end - begin} bytes, which is not what its shape and dtype say"
-        )
+        raise TensorsError(f"tensor {_shown(name)} takes {end - begin} bytes, which does not match its shape and dtype")
     if name in packed:
         stored = (dtype, shape)
         dtype, shape = packed[name]
@@ -221,9 +219,9 @@ def unpack(entry: Entry, data: Buffer) -> Array:
 
 
 class StringLengths:
-    """Checks a packed string tensor as its bytes arrive, without making a Python object of any string.
+    """Checker of a packed string tensor as its bytes arrive, without a Python object for each string.
 
-    All lengths come before all contents: once their sum is that of the contents, whatever follows is valid.
+    All lengths precede all contents: once the lengths add up to the size of the contents, any contents are valid.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -245,7 +243,8 @@ class StringLengths:
         self._left -= lengths.nbytes
         for start in range(0, len(lengths), _STRINGS):
             block = lengths[start : start + _STRINGS]
-            # Lengths chosen to overflow could wrap round to the right sum: one that is larger than all contents never fits.
+            # Lengths chosen to overflow could wrap around to the right sum, so a length above the contents' size is
+            # refused.
             if int(block.max()) > self._contents:
                 raise self._error()
             self._sum += int(block.sum())

@@ -1,8 +1,9 @@
-"""Times and durations in requests: RFC 3339 with an offset, in years that every calculation and every reader can represent.
+"""Validates times and durations in requests: RFC 3339 with an offset, in a range that all readers can represent.
 
-A time without an offset means another instant on each server, and one close to the year 9999 overflows as soon as something is added
-to it or it is shown in another time zone. Requests with such a time are refused. Documents that an earlier version stored, and
-answers of an earlier coordinator, are read leniently: a missing offset is UTC, and a time out of range is the closest one within it.
+A time without an offset is a different instant on each server, and one close to the year 9999 overflows when a duration
+is added or it is shown in another time zone. Requests with such a time are refused. Documents of an earlier version,
+and answers of an earlier coordinator, are read leniently: a missing offset means UTC, and a time out of range is
+clamped.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LATEST = datetime(9000, 1, 1, tzinfo=timezone.utc)
 SHORTEST = 1.0  # seconds
-LENIENT = {"lenient": True}  # the validation context of what is stored already, or was answered by a coordinator
+LENIENT = {"lenient": True}  # the validation context of stored documents and of a coordinator's answers
 
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -46,7 +47,7 @@ def _parse(value: Any, info: ValidationInfo) -> Any:
         return value
     if not _is_lenient(info) and not (isinstance(value, str) and _RFC_3339.fullmatch(value)):
         raise ValueError(_EXPECTED)
-    # Here rather than by the field itself, which takes no text in strict mode once a validator has run before it.
+    # Parsed here, since in strict mode the field accepts no text once a validator has run before it.
     try:
         return _ANY.validate_python(value)
     except ValidationError as error:
@@ -72,5 +73,5 @@ def _check_length(seconds: float, info: ValidationInfo) -> float:
     return seconds
 
 
-# A duration that something is scheduled or divided by: of one near zero, work would be due again as soon as it was done.
+# A duration for schedules and divisions: with one near zero, work would be due again as soon as it ended.
 Seconds = Annotated[float, AfterValidator(_check_length), Field(json_schema_extra={"minimum": SHORTEST})]

@@ -210,7 +210,7 @@ class DirectoryBlobs:
 
 
 def _private(path: str, flags: int) -> int:
-    """Opens a file that, if this creates it, only its owner can read: an update is one client's, whatever the umask."""
+    """Opens a file; a new one is readable only by its owner, whatever the umask, since updates are private."""
     return os.open(path, flags, _FILE_MODE)
 
 

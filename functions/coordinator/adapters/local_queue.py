@@ -89,11 +89,11 @@ class LocalQueue:
             _wake(row[0])
 
     def next_due(self, *, but: Collection[str] = ()) -> float | None:
-        """When the next row is due, in POSIX seconds, leases that run out included; None if there is none.
+        """Returns when the next row is due, in POSIX seconds, expiring leases included; None if there is none.
 
-        Rows for the functions `but` are left out.
+        Rows for the functions `but` are excluded.
         """
-        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  placeholders alone  # nosec B608
+        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  only placeholders  # nosec B608
         with self._database.reading() as connection:
             due: float | None = connection.execute(query, tuple(but)).fetchone()[0]
         return due
@@ -110,7 +110,7 @@ class LocalQueue:
     def claim(self, holder: str, *, limit: int, lease: float, now: float, but: Collection[str] = ()) -> list[Delivery]:
         """Leases up to `limit` rows that are due at `now` to `holder` for `lease` seconds, in order of (due, id).
 
-        Rows for the functions `but` are left out.
+        Rows for the functions `but` are excluded.
         """
         due, values = f"{_DUE}{_but(but)}", (now, now + _STEP_BACK, *but)
         with self._database.reading() as connection:
@@ -148,14 +148,14 @@ _DUE = "FROM work WHERE (due <= ? OR scheduled > ?)"
 
 
 def _but(functions: Collection[str]) -> str:
-    """The condition that leaves rows for `functions` out, with a placeholder for each."""
+    """Returns the condition that excludes rows for `functions`, with a placeholder for each."""
     return f" AND function NOT IN ({', '.join('?' * len(functions))})" if functions else ""
 
 
 class Pump:
-    """Delivers what is due. One to a queue: a second one is harmless, but takes the first one's wake-ups and claims.
+    """Deliverer of due work. One per queue: a second one is harmless, but takes the first one's wake-ups and claims.
 
-    A function may be given a share of the threads: then deliveries that it is slow to answer hold up nothing for another one.
+    A function may have a share of the threads, so that its slow deliveries do not delay those to another function.
     """
 
     def __init__(
@@ -168,16 +168,16 @@ class Pump:
         lease: float = _LEASE,
         shares: Mapping[str, int] | None = None,
     ) -> None:
-        """Makes a pump that rests until `run` or `drain`.
+        """Creates a pump that is idle until `run` or `drain`.
 
         Args:
-          queue: What to deliver.
-          deliver: Delivers one piece and says whether it arrived. False, or an error, has it delivered again after a pause
-            of 0.1 s that doubles up to 30 s. Called in up to `threads` threads at once.
-          chance: Jitter, which takes up to half of a pause off.
-          threads: How many deliveries may run at once.
-          lease: Seconds after which work is delivered again if this pump dies and none starts; longer than any delivery.
-          shares: How many deliveries to a function may run at once, by its name; one that is not named may take all threads.
+          queue: The queue of work.
+          deliver: Delivers one piece of work and returns whether it arrived. False or an error causes a redelivery
+            after a back-off of 0.1 s that doubles up to 30 s. Called in up to `threads` threads at once.
+          chance: Source of jitter, which shortens a back-off by up to half.
+          threads: Most concurrent deliveries.
+          lease: Seconds after which work is redelivered if this pump dies and none starts; longer than any delivery.
+          shares: Most concurrent deliveries to a function, by its name; an unnamed function may use all threads.
         """
         self._queue = queue
         self._deliver = deliver
@@ -186,7 +186,7 @@ class Pump:
         self._lease = lease
         self._holder = chance.nonce()
         self._shares = dict(shares or {})
-        self._busy: Counter[str] = Counter()  # by function: claimed and not yet settled by the threads of `run`
+        self._busy: Counter[str] = Counter()  # by function: claimed and not yet completed by the threads of `run`
         self._lock = threading.Lock()
 
     def run(self, stop: threading.Event) -> None:
@@ -230,7 +230,7 @@ class Pump:
             with self._lock:
                 free, full = self._room()
             if not free:
-                return _LONGEST_WAIT  # the next thread that is done wakes us
+                return _LONGEST_WAIT  # the next thread that completes wakes this one
             now = self._queue.clock.now()
             claimed = self._queue.claim(self._holder, limit=free, lease=self._lease, now=now, but=full)
             with self._lock:
@@ -243,10 +243,10 @@ class Pump:
                 return _LONGEST_WAIT if due is None else min(max(due - self._queue.clock.now(), 0.0), _LONGEST_WAIT)
 
     def _room(self) -> tuple[int, list[str]]:
-        """How many deliveries may be claimed now, to whichever function, and the functions that have as many as they may."""
+        """Returns the number of deliveries that may be claimed now, and the functions whose share is used up."""
         left = {function: most - self._busy[function] for function, most in self._shares.items()}
         full = [function for function, count in left.items() if count <= 0]
-        # All that are claimed may be for one function.
+        # All claimed deliveries may be to one function.
         return min([self._threads - self._busy.total(), *(count for count in left.values() if count > 0)]), full
 
     def _settle(self, delivery: Delivery) -> None:

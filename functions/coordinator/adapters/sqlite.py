@@ -160,12 +160,12 @@ class Database:
             time.sleep(_PAUSE)
 
     def _make_file(self, path: Path) -> None:
-        """Creates an empty file for its owner only. SQLite gives its `-wal` and `-shm` the same mode."""
+        """Creates an empty file that only its owner can read. SQLite's `-wal` and `-shm` files get the same mode."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{path.parent} can't be made: {error.strerror}") from error
-        # What else is wrong with the path, such as a folder of that name, SQLite says itself.
+        # SQLite itself reports other faults of the path, such as a folder of that name.
         with suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE))
 

@@ -64,7 +64,7 @@ class SeededChance:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311  fixed on purpose
-        # A sequence of its own, so that a caller that draws bytes does not change what the others draw.
+        # A separate sequence, so that drawing bytes does not change other callers' numbers.
         self._bytes = random.Random(f"bytes {seed}")  # noqa: S311
 
     def uniform(self) -> float:
@@ -76,5 +76,5 @@ class SeededChance:
         return f"{self._random.getrandbits(64):016x}"
 
     def random_bytes(self, size: int) -> bytes:
-        """Returns `size` bytes that follow from the seed."""
+        """Returns `size` bytes derived from the seed."""
         return self._bytes.randbytes(size)

@@ -68,5 +68,5 @@ def outcome_id(intent: str) -> str:
 
 
 def is_intent(entry: str) -> bool:
-    """Whether an id is an intent's."""
+    """Returns whether an id is an intent's."""
     return not entry.endswith(_OUTCOME)

@@ -1,11 +1,11 @@
-"""Who is counted: manifests, chunks, and the closing that freezes them. Pure arithmetic over names.
+"""Decides which updates are counted: manifests, chunks, and the closing that freezes them. Pure functions over names.
 
-A manifest, once made, is never changed, and its index in its shard is taken by one writer only; a writer makes the next one
-knowing all before it. So no name is ever in two manifests, even when a folded update's name is free again.
+A manifest is immutable, and only one writer creates the one at a given index of a shard; it knows all manifests before
+it. So no name is ever in two manifests, even when a folded update's name is free again.
 
-A manifest may continue an earlier one of its shard: its partial is that one's and its own updates. The earlier one is then
-superseded, and its partial no longer counts. So updates that would wait too long for a full chunk are folded one at a time, and no
-partial holds a single update.
+A manifest may continue an earlier one of its shard: its partial then holds the earlier one's and its own updates. The
+earlier one is superseded, and its partial no longer counts. In this way updates that would wait too long for a full
+chunk are folded one at a time, and no partial holds a single update.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from .names import rest_part, shard_part
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Updates that fold into one partial, in the order in which they fold. A `sealed` one is empty and ends its shard.
+    """Updates that fold into one partial, in fold order. A `sealed` manifest is empty and ends its shard.
 
-    `onto` is the index of the earlier manifest of the shard that this one continues; None: it starts from the empty accumulator.
+    `onto` is the index of the earlier manifest of the shard that this one continues; None: it starts from the empty
+    accumulator.
     """
 
     updates: tuple[str, ...]
@@ -35,39 +36,39 @@ def counted(manifests: Iterable[Manifest]) -> frozenset[str]:
 
 
 def successor(manifests: Sequence[Manifest], index: int) -> int | None:
-    """The index of the manifest that continues the one at `index`; None if no manifest does."""
+    """Returns the index of the manifest that continues the one at `index`; None if no manifest does."""
     return next((at for at in range(index + 1, len(manifests)) if manifests[at].onto == index), None)
 
 
 def superseded(manifests: Sequence[Manifest]) -> frozenset[int]:
-    """The indices of the manifests that a later one continues."""
+    """Returns the indices of the manifests that a later one continues."""
     return frozenset(manifest.onto for manifest in manifests if manifest.onto is not None)
 
 
 def next_chunk(listed: Collection[str], known: Collection[str], *, chunk: int) -> tuple[str, ...] | None:
-    """The names of a shard's next full chunk, of those `listed` that are not `known` by a manifest; None while there is none."""
+    """Returns the next full chunk of the `listed` names that are not `known` from a manifest; None if there is none."""
     pending = sorted(set(listed).difference(known))
     return tuple(pending[:chunk]) if len(pending) >= chunk else None
 
 
 @dataclass(frozen=True, slots=True)
 class AgeLimit:
-    """How long a stored update may wait for its fold: `seconds`, as of `now` (POSIX seconds)."""
+    """Longest age of a stored update before its fold: `seconds`, as of `now` (POSIX seconds)."""
 
     seconds: float
     now: float
 
     def due(self, created: Iterable[float]) -> bool:
-        """Whether the oldest update is too old. One from far in the future is too: the clock has been set back since."""
+        """Returns whether the oldest update is too old, or so far in the future that the clock was set back."""
         ages = [self.now - at for at in created]
         return bool(ages) and (max(ages) >= self.seconds or min(ages) <= -self.seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardContents:
-    """A shard's manifests at a moment, and the names of the updates that were stored in it.
+    """Snapshot of a shard's manifests and of the names of its stored updates.
 
-    `created` is when each stored update was stored, in POSIX seconds.
+    `created` is the creation time of each stored update, in POSIX seconds.
     """
 
     manifests: tuple[Manifest, ...]
@@ -81,15 +82,15 @@ class ShardContents:
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The stored updates that are in no manifest, in the order in which they fold."""
+        """Returns the stored updates that are in no manifest, in fold order."""
         return tuple(sorted(self.stored - counted(self.manifests)))
 
     def can_fold(self, *, chunk: int, limit: AgeLimit | None = None) -> bool:
-        """Whether a manifest's updates wait for their fold, or the pending ones for a manifest."""
+        """Returns whether a manifest's updates wait for their fold, or pending ones can be put into a manifest."""
         return not self.stored.isdisjoint(counted(self.manifests)) or self.next(chunk=chunk, limit=limit) is not None
 
     def next(self, *, chunk: int, limit: AgeLimit | None = None) -> Manifest | None:
-        """The shard's next manifest: of a full chunk, or of all pending updates if one of them is older than `limit`."""
+        """Returns the shard's next manifest: a full chunk, or all pending updates if one is older than `limit`."""
         if self.manifests and self.manifests[-1].sealed:
             return None
         full = next_chunk(self.stored, counted(self.manifests), chunk=chunk)
@@ -101,9 +102,9 @@ class ShardContents:
         return self._aged(pending, chunk=chunk)
 
     def _aged(self, pending: tuple[str, ...], *, chunk: int) -> Manifest | None:
-        """A manifest of fewer updates than a chunk: onto the newest partial that they fit into, else a partial of their own.
+        """Returns a manifest of less than a chunk: onto the newest partial with enough room, else for a new partial.
 
-        A single one goes onto the newest partial, however large that is; None while there is none.
+        A single update is folded onto the newest partial of any size; None while there is none.
         """
         replaced, sizes = superseded(self.manifests), list[int]()
         for manifest in self.manifests:
@@ -118,11 +119,11 @@ class ShardContents:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What a round counts, frozen: how many manifests each shard has, and the updates left over at the close.
+    """Frozen count of a round: the number of manifests of each shard, and the updates left over at the close.
 
-    `rest` are folded over all shards together. Where a single update is left, `onto` is the part that it is folded onto,
-    whose own partial then no longer counts: a partial over one update would be that update. `superseded` are the parts whose
-    partials do not count because later ones of their shards continue them.
+    `rest` are folded over all shards together. If a single update is left, `onto` is the part that it is folded onto,
+    whose own partial then no longer counts: a partial over one update would be that update. `superseded` are the parts
+    whose partials do not count because later ones of their shards continue them.
     """
 
     shards: tuple[int, ...]

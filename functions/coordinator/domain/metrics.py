@@ -1,4 +1,4 @@
-"""The metrics of a round: the scalars of its result that say something."""
+"""Extracts the metrics of a round: the meaningful scalars of its result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNTS = (_EXAMPLES, "num_batches")
 def scalar_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """Returns the finite real scalars of a round's result, by path.
 
-    Metrics that stand beside a `num_examples` of 0 are left out, except for the counts: TFF reports a loss of 0.0 for a round
+    Metrics beside a `num_examples` of 0 are omitted, except for the counts: TFF reports a loss of 0.0 for a round
     without examples, which would be a point on a curve that no client produced.
 
     Args:

@@ -1,22 +1,22 @@
-"""Where things are: the paths of documents and the names of blobs. Nothing in them tells who a client is.
+"""Paths of documents and names of blobs. None of them reveals a client's identity.
 
 tasks/{task}                                     document: the task
 tasks/{task}/rounds/{round id}                   document: one attempt of one round
-tasks/{task}/rounds/{round id}/tickets/{n}       document: slots given out and given back
-tasks/{task}/rounds/{round id}/shards/{n}        document: updates that came in
-tasks/{task}/rounds/{round id}/shards/looks      document: at which counts of the shards to look for the goal
+tasks/{task}/rounds/{round id}/tickets/{n}       document: slots that were assigned and given back
+tasks/{task}/rounds/{round id}/shards/{n}        document: number of accepted updates
+tasks/{task}/rounds/{round id}/shards/looks      document: counts of the shards at which to check for the goal
 tasks/{task}/rounds/{round id}/keys/pseudonyms   document: the key and the salt of the round's pseudonyms
 tasks/{task}/rounds/{round id}/holders/{pseudonym}   document: the slot that a client holds; deleted with the round
-populations/{population}/tasks/{task}            document: which tasks a check-in looks at
-audit/{time}-{nonce}, audit/….outcome            document: what an operator set out to do, and what came of it
-enrolments/revoked                               document: the enrolment tokens that are good no more
+populations/{population}/tasks/{task}            document: the tasks that a check-in considers
+audit/{time}-{nonce}, audit/….outcome            document: an operator's action, and its outcome
+enrolments/revoked                               document: the revoked enrolment tokens
 plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
 updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
-updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client says that it has put its update there itself
+updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client's report of a direct upload
 manifests/{task}/{round id}/…                    blob: frozen lists of updates; deleted with the round
 partials/{task}/{round id}/{part}                blob: one accumulator
 broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
-…/client.{encoding}, broadcasts/….{encoding}    blob: the same, encoded for the way
+…/client.{encoding}, broadcasts/….{encoding}    blob: the same, encoded for transfer
 """
 
 from __future__ import annotations
@@ -214,11 +214,11 @@ def pseudonym(secret: bytes, key: RoundKey, identity: str, *, salt: bytes = b"")
     """Returns a client's name in one attempt of one round: 32 hex digits that do not link one round to another.
 
     Args:
-      secret: The key that the round's names are made with.
+      secret: The key of the round's names.
       key: The round.
       identity: The client.
-      salt: The round's salt. Without it the name can't be computed again, not even with `secret`. Empty for a round whose key was
-        fixed by a version without salts.
+      salt: The round's salt. Without it the name can't be computed again, not even with `secret`. Empty for a round
+        whose key was fixed by a version without salts.
     """
     text = f"{key.task}\n{key.id}\n{identity}".encode()
     return hmac.new(secret, salt + text, hashlib.sha256).hexdigest()[:32]

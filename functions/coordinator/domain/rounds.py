@@ -57,7 +57,7 @@ class Terms:
     max_update_norm: float | None = None
     clip: bool = False
     expected_seconds: float | None = None  # how long the last round took: what waiting clients are told
-    # Rounds that a version before 0.2 opened have none of these.
+    # Rounds that a version before 0.2 opened lack these.
     graph_seconds: float = 600.0
     max_update_age: float = 60.0
 
@@ -158,14 +158,14 @@ class Verdict(Enum):
 
 
 def judge(round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float, floor: int = 1) -> Verdict:
-    """Whether a round that collects goes on.
+    """Decides whether a collecting round continues, closes or is abandoned.
 
     Args:
       round_: The round.
-      updates: How many updates manifests and listing together hold (not what counters say).
-      assigned: Says how many assignments were given out; asked only where that decides.
+      updates: The number of updates in manifests and listing together (not the counters).
+      assigned: Returns the number of assignments; called only if the verdict depends on it.
       now: POSIX seconds.
-      floor: Fewest updates that the plan's author allows in a result, whatever the round's terms say.
+      floor: Fewest updates that the plan's author allows in a result, whatever the round's terms are.
     """
     terms = round_.terms
     minimum = max(terms.minimum, floor)

@@ -34,7 +34,7 @@ def interval_of(now: float, *, assignment_seconds: float) -> int:
 
 
 def _length(assignment_seconds: float) -> float:
-    """Seconds of an interval. An earlier version stored assignments so short that nothing can be divided by a part of them."""
+    """Returns the seconds of an interval. Bounded below: earlier versions stored lengths too short to divide by."""
     return max(assignment_seconds, _SHORTEST) / INTERVALS
 
 

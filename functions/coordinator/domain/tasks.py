@@ -18,10 +18,10 @@ class TransitionError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task. `number` and `epoch` name its current round once there is one; `checkpoint` is the newest.
+    """Task. `number` and `epoch` name its current round once there is one; `checkpoint` is the newest.
 
-    While the status is `opening`, `restore` is the checkpoint to open from; None: the plan's initial state. `pause_once_open`: it was
-    rolled back while it was paused, and is paused again as soon as its broadcast is computed.
+    While the status is `opening`, `restore` is the checkpoint to open from; None: the plan's initial state.
+    `pause_once_open`: it was rolled back while paused, and is paused again once its broadcast is computed.
     """
 
     spec: TaskSpec
@@ -99,7 +99,7 @@ def cancel(task: Task) -> Task:
 
 
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:
-    """Goes back to `checkpoint`; the broadcast has to be computed again from it. A paused task is paused again after that."""
+    """Rolls back to `checkpoint`. The broadcast is computed again from it; a paused task is paused again after that."""
     _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING)
     if not task.number:
         raise TransitionError(f"Task {task.name} can't be rolled back: it has not opened its first round yet")

@@ -39,7 +39,7 @@ _HEADER_TENSOR = 256  # bytes allowed in it for each tensor, its name apart
 
 @dataclass(frozen=True, slots=True)
 class UpdateRules:
-    """What a plan and a task's policy ask of an update.
+    """Requirements of a plan and a task's policy on an update.
 
     Attributes:
       specs: The tensors by name.
@@ -61,7 +61,7 @@ def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
     specs = {spec.path: spec for spec in manifest.update}
     ranges = {item.path: _range(item) for item in manifest.clear_sums}
     size = sum(_max_bytes(spec) for spec in manifest.update)
-    # A name occurs up to three times in a header, twice as text within text, where JSON writes a letter in up to seven bytes.
+    # A name occurs up to three times in a header, twice as nested JSON text, which takes up to seven bytes per letter.
     header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in manifest.update)
     return UpdateRules(specs, ranges, size + header, allow_non_finite, max(header, _MIN_HEADER_BOUND))
 
@@ -78,7 +78,7 @@ def _max_bytes(spec: TensorSpec) -> int:
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:
-    """Raises `ProblemError` (`update_invalid`) for a header that no update of the plan needs, so that it is not parsed."""
+    """Raises `ProblemError` (`update_invalid`) for a header larger than updates of the plan need, before parsing it."""
     if size > rules.header_bytes:
         detail = f"The update's header has {size} bytes; one of this plan has at most {rules.header_bytes}"
         raise ProblemError(ProblemType.UPDATE_INVALID, detail)
@@ -88,7 +88,8 @@ def check_header(header: Header, rules: UpdateRules) -> None:
     """Checks names, dtypes and shapes.
 
     Raises:
-      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or not asked for, up to `MAX_FIELDS`.
+      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or unknown, up to
+        `MAX_FIELDS`.
     """
     found = {entry.name: entry for entry in header.entries}
     wrong = [name for name in found if name not in rules.specs]
@@ -108,7 +109,7 @@ def _matches(entry: Entry | None, spec: TensorSpec) -> bool:
 
 
 def _mismatch(entry: Entry | None, spec: TensorSpec | None) -> str:
-    """Returns why a tensor of an update is not the plan's."""
+    """Returns the reason for which a tensor of an update does not match the plan."""
     if spec is None:
         return "the plan's updates have no such tensor"
     if entry is None:
@@ -213,14 +214,15 @@ def all_finite(tensors: Mapping[str, Array]) -> bool:
 
 
 def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:
-    """Passes an upload on in chunks, each checked before it is passed; memory of one chunk, for strings too.
+    """Yields an upload in chunks, each validated first, in memory of one chunk, for strings too.
 
-    Of strings the lengths are checked, which arrive before the contents; nothing of an update may be used before all of it has passed.
+    Strings are validated by their lengths, which arrive before the contents. No part of an update may be used before
+    all of it has passed.
 
     Args:
-      read: Reads up to so many bytes of the body; b"" at its end.
-      rules: What to hold it to.
-      length: The body's declared length in bytes, if it was declared.
+      read: Reads up to the given number of bytes of the body; b"" at its end.
+      rules: The update's requirements.
+      length: The body's declared length in bytes; None if undeclared.
 
     Raises:
       ProblemError: `too_large`, `update_invalid`, `update_not_finite` or `update_truncated`.
@@ -273,17 +275,18 @@ def _validated_tensor(reader: _Reader, entry: Entry, rules: UpdateRules) -> Iter
 def decoded_update(
     read: Callable[[int], bytes], rules: UpdateRules, *, encoding: str, length: int | None
 ) -> Callable[[int], bytes]:
-    """Reads the update that an encoded body holds, as far as it is asked to; a body that goes on for ever is left at the bound.
+    """Decodes the update in an encoded body as a stream, up to the bound of its size.
 
     Args:
-      read: Reads up to so many bytes of the encoded body; b"" at its end.
-      rules: They bound the encoded body too, so that one which holds next to nothing does not keep the coordinator busy.
+      read: Reads up to the given number of bytes of the encoded body; b"" at its end.
+      rules: The update's requirements. They bound the encoded body too, so that a long body with little content is
+        refused.
       encoding: One of `muster.wire.encodings.available`.
-      length: The encoded body's declared length in bytes, if it was declared.
+      length: The encoded body's declared length in bytes; None if undeclared.
 
     Raises:
-      ProblemError: `too_large`, here or while reading; while reading, `update_invalid` if it is not `encoding`, or something follows it, and
-        `update_truncated` if it ends early.
+      ProblemError: `too_large`, here or while reading; while reading, `update_invalid` if it is not `encoding` or has
+        trailing bytes, and `update_truncated` if it ends early.
     """
     most = rules.max_bytes
     if length is not None and length > most:

@@ -1,7 +1,7 @@
-"""The body of a request: read through one stream, whose every failure is one problem.
+"""Reads the body of a request through one stream that translates every failure into one problem.
 
-Servers report a body that breaks off, arrives too slowly or is framed wrongly by errors of their own, which the functions can't name:
-another server may run them. gunicorn alone has a dozen, some of them no `OSError`.
+Servers report a body that breaks off, arrives too slowly or is malformed by server-specific errors, which the functions
+can't name: another server may run them. gunicorn alone has a dozen, some of them not an `OSError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 
 class BrokenBodyError(ProblemError):
-    """The body of the request can't be read to its end."""
+    """Error raised when the body of the request can't be read to its end."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -26,7 +26,7 @@ class BrokenBodyError(ProblemError):
 
 
 class RequestBody:
-    """A readable stream that either reaches the body's end or raises `BrokenBodyError`, then and at every further read.
+    """Readable stream that either reaches the body's end or raises `BrokenBodyError`, then and at every further read.
 
     Where the request declares a length, an end before it is an early one.
     """
@@ -39,7 +39,7 @@ class RequestBody:
 
     def read(self, size: int) -> bytes:
         """Returns up to `size` bytes; b"" at the end. Raises `BrokenBodyError`."""
-        if self.broken:  # a server may take what follows a bad chunk for the end
+        if self.broken:  # a server may treat the bytes after a bad chunk as the end
             raise BrokenBodyError
         try:
             piece = self._stream.read(size)
@@ -55,15 +55,15 @@ class RequestBody:
 
 
 def guard(request: Request) -> None:
-    """Puts a `RequestBody` in the place of the request's stream."""
+    """Replaces the request's stream by a `RequestBody`."""
     request.stream = cast("IO[bytes]", RequestBody(request.stream, length=request.content_length))
 
 
 def close_if_broken(request: Request, response: Response) -> Response:
-    """Has the connection closed after the answer if the body broke: nothing says where the next request would begin."""
+    """Closes the connection after the answer if the body broke, since the start of a next request is unknown."""
     if getattr(request.stream, "broken", False):
         response.headers["Connection"] = "close"
-        # gunicorn ignores that header of an application, and its versions before 27 do not notice by themselves.
+        # gunicorn ignores this header of an application, and its versions before 27 do not detect a broken body.
         message = getattr(getattr(request.environ.get("wsgi.input"), "reader", None), "req", None)
         close = getattr(message, "force_close", None)
         if callable(close):

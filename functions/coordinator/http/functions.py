@@ -102,7 +102,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
             response = serving(request)
             _read_out(request)
         close_if_broken(request, response)
-        # functions-framework would read the whole rest, however long it is, and into memory.
+        # functions-framework would read the whole rest into memory, without a limit.
         request.stream = BytesIO()
         return response
 
@@ -110,7 +110,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
 
 
 def _read_out(request: Request) -> None:
-    """Reads what is left of a body that was refused, up to a limit, so that its sender receives the answer."""
+    """Drains a refused body, up to a limit, so that its sender receives the answer."""
     left = _READ_OUT
     with suppress(BrokenBodyError):  # the answer stands
         while left > 0 and (piece := request.stream.read(min(_PIECE, left))):

@@ -215,7 +215,7 @@ def _audit(app: Application, access: Access) -> Route:
 
 
 def _after(call: Call, form: re.Pattern[str]) -> str | None:
-    """The query's `after`, which has the form of an id."""
+    """Returns the query's `after`, which must have the form of an id."""
     after = call.request.args.get("after")
     if after is not None and not form.fullmatch(after):
         raise ProblemError(ProblemType.INVALID_REQUEST, "after must be the `next` of the page before")

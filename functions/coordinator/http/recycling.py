@@ -1,8 +1,8 @@
-"""Replaces a worker process that a plan's graph occupies for good.
+"""Replaces a worker process that a plan's graph occupies permanently.
 
-TensorFlow can't interrupt every graph. One that has reached its time limit may be left behind in a thread, where it takes a processor
-until its process ends. So a process with such a graph ends itself, and its server starts another one: gunicorn does, and so does the
-platform that runs a container. Work that it had under way is delivered again by the queue.
+TensorFlow can't interrupt every graph. One that has reached its time limit may be abandoned in a thread, where it
+occupies a processor until its process ends. So a process with such a graph ends itself, and its server starts another
+one: gunicorn does, and so does the platform that runs a container. The queue redelivers work that was in progress.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from contextlib import contextmanager
 
 LOG = logging.getLogger(__name__)
 _LATEST = 60.0  # seconds after which a process is replaced although requests are under way
-_ANSWERED = 1.0  # seconds for the last answer to leave
-_EXIT = 10.0  # seconds that the process gets for its requests and its exit
+_ANSWERED = 1.0  # seconds for sending the last answer
+_EXIT = 10.0  # seconds for the process to finish its requests and exit
 
 
 def abandoned_graphs() -> int:
-    """Returns how many graphs of this process were left behind and still run. Loads no TensorFlow."""
+    """Returns the number of abandoned graphs of this process that are still running. Does not load TensorFlow."""
     calls = sys.modules.get("muster.runtime.calls")
     return 0 if calls is None else int(calls.abandoned_calls())
 
 
 def _end_process() -> None:
-    """Ends this process: as its server does on SIGTERM, and in any case after a while."""
+    """Ends this process by SIGTERM, and after a timeout in any case."""
     # Python's exit may wait for the graph. SIGALRM, which has no handler here, does not.
     signal.setitimer(signal.ITIMER_REAL, _EXIT)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class WorkerRecycler:
-    """Ends this process once a graph was left behind in it and its requests are answered, or a minute later.
+    """Recycler that ends this process once it has an abandoned graph and no open requests, or a minute later.
 
     Args:
-      abandoned: Returns how many graphs were left behind.
+      abandoned: Returns the number of abandoned graphs.
       end: Ends the process.
-      latest: Longest time to wait for requests under way, in seconds.
-      answered: Time for the last answer to leave, in seconds.
+      latest: Longest time to wait for open requests, in seconds.
+      answered: Time for sending the last answer, in seconds.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class WorkerRecycler:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Counts a request as under way during the block, and looks for graphs left behind at its end."""
+        """Counts a request as open during the block, and checks for abandoned graphs at its end."""
         with self._lock:
             self._requests += 1
             self._idle.clear()
@@ -82,7 +82,7 @@ class WorkerRecycler:
     def _recycle(self) -> None:
         self._idle.wait(self._latest)
         threading.Event().wait(self._answered)
-        if not self._abandoned():  # it has ended after all
+        if not self._abandoned():  # the graph has ended after all
             with self._lock:
                 self._ending = False
             return

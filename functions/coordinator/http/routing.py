@@ -52,7 +52,7 @@ class Call:
         return kind.decode(self.body(BODY_LIMIT))
 
     def body(self, limit: int) -> bytes:
-        """The whole body, if it has at most `limit` bytes. Raises `ProblemError` (`too_large`, `update_truncated`)."""
+        """Reads the whole body of at most `limit` bytes. Raises `ProblemError` (`too_large`, `update_truncated`)."""
         pieces, size = [], 0
         while piece := self.request.stream.read(min(_PIECE, limit + 1 - size)):
             pieces.append(piece)
@@ -221,7 +221,7 @@ def json_response(message: Message, status: int = HTTPStatus.OK) -> Response:
 
 
 def problem_response(problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
-    """A problem as a response, with `Retry-After` in whole seconds, rounded up, where waiting helps."""
+    """Returns a problem as a response, with `Retry-After` in whole seconds, rounded up, if waiting helps."""
     body = problem.to_problem().model_dump_json(exclude_none=True)
     response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
     if problem.status == HTTPStatus.UNAUTHORIZED:

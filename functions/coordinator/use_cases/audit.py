@@ -80,7 +80,7 @@ class Audit:
         """
         if after is None and start is not None:
             after = since(start)
-        # An outcome follows right behind its intent, so these hold `limit` intents at least, if there are as many.
+        # An outcome directly follows its intent, so these hold at least `limit` intents, if there are as many.
         page = self._records.page(names.AUDIT, after=after, limit=2 * limit)
         records: dict[str, Any] = {each.document.id: each.value for each in page.records}
         begun = sorted(filter(is_intent, [*records, *page.unreadable]))
@@ -102,7 +102,7 @@ class Audit:
         )
 
     def _outcome(self, entry: str, page: Page[Intent | Outcome]) -> Intent | Outcome | None:
-        """An outcome that was not read with the page: there is none, it can't be read, or it is the first behind the page."""
+        """Fetches an outcome that was not in the page: it is missing, unreadable, or the first entry after the page."""
         behind = page.last is not None and entry > page.last
         found = self._records.get(names.audit_path(entry)) if behind or entry in page.unreadable else None
         return None if found is None else found.value

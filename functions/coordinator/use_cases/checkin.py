@@ -55,11 +55,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Visitor:
-    """The client that checks in.
+    """Client that checks in.
 
     Attributes:
       identity: Its identity.
-      contributed: What its cookie says.
+      contributed: The claims of its cookie.
       separation: The longest separation of the population's tasks, in seconds.
       now: POSIX seconds.
     """
@@ -87,13 +87,13 @@ class Checkin:
     longest_wait: float = LONGEST
 
     def __call__(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
-        """Assigns work to a client, or makes it wait.
+        """Assigns work to a client, or answers with a wait.
 
-        A repeat gets the same slot and assignment for as long as that assignment has not expired.
+        A repeat returns the same slot and assignment until that assignment expires.
 
         Args:
           population: The population that the client belongs to.
-          request: What the client sent.
+          request: The client's request.
           identity: The client's identity, as the deployment establishes it.
         """
         now = self.platform.clock.now()
@@ -122,7 +122,7 @@ class Checkin:
         return 0.0 if policy is None else policy.separation_seconds
 
     def _policy(self, standing: Standing) -> TaskPolicy | None:
-        """Returns the task's policy within its plan's floor; None if the plan can't be read, of which other tasks must not suffer."""
+        """Returns the task's policy within its plan's floor; None if the plan can't be read. Other tasks proceed."""
         if standing.policy is None:
             task = standing.task
             try:
@@ -161,14 +161,15 @@ class Checkin:
         now = visitor.now
         full = standing.full or not self._any_room(standing, round_, now)
         if full and not standing.lookups:
-            # A look-up costs a call; a round that is known to be full is answered without one.
+            # A look-up costs a store call, so a round that is known to be full is answered without one.
             standing.full = True
             return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
         pseudonym = self.pseudonyms.of(round_.key, visitor.identity, tickets=standing.tickets)
         if pseudonym is None:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
         held = self._holders.find(round_.key, pseudonym.name, assignment_seconds=round_.terms.assignment_seconds)
-        # A client without a slot has nothing in the round, but in one that a version without holders may have assigned too.
+        # A client without a slot has nothing in the round, unless a version without holders may have assigned slots
+        # too.
         if (held is not None or not pseudonym.salted) and self._is_done(round_, pseudonym.name):
             return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
         if held is None or not held.is_valid(now, assignment_seconds=round_.terms.assignment_seconds):
@@ -186,9 +187,9 @@ class Checkin:
         return Holders(self.platform.documents)
 
     def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
-        """Returns whether the client's update or its report is stored: a slot would be of no use to it, and missing to others.
+        """Returns whether the client's update or report is stored, so that a slot would be wasted on it.
 
-        A folded update leaves no trace under its name; the cookie remembers it.
+        A folded update leaves no trace under its name; the cookie records it.
         """
         name = names.update_name(round_.key, names.shard_of(pseudonym, round_.terms.shards), pseudonym)
         return self.platform.blobs.stat(name) is not None
@@ -196,7 +197,7 @@ class Checkin:
     def _new_slot(
         self, standing: Standing, round_: Collecting, pseudonym: str, *, before: HeldSlot | None, now: float
     ) -> HeldSlot | None:
-        """Takes a slot for a client and records it; None if there is none. A concurrent check-in of the same client may have been faster."""
+        """Takes and records a slot, or returns the one that a concurrent check-in of the client recorded, or None."""
         ticket = self._take_slot(standing, round_, now)
         if ticket is None:
             return None
@@ -272,7 +273,7 @@ class Checkin:
             expires_at=held.issued_at + terms.assignment_seconds,
             issued_at=held.issued_at,
             max_update_bytes=max_bytes,
-            # Another task may separate for longer, and counts this contribution too.
+            # Another task may have a longer separation, and counts this contribution too.
             separation=visitor.separation if self._separation(standing) else 0.0,
             earlier=tuple(each for each in visitor.contributed if each.key.task != key.task),
         )
@@ -310,7 +311,7 @@ class Checkin:
 
 
 def _too_soon(task: str, separation: float, visitor: _Visitor) -> Refusal | None:
-    """Returns the refusal of a task that separates: what the client contributed to any other task that does counts as well."""
+    """Returns the refusal by a task with a separation, which counts contributions to all tasks with a separation."""
     last = last_that_separates(task, visitor.contributed) if separation else None
     if last is None or visitor.now >= last.contributed_at + separation:
         return None

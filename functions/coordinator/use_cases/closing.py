@@ -114,7 +114,7 @@ class ClosingRounds:
         return None
 
     def _fold(self, round_: Collecting, ledger: Ledger, contents: Sequence[ShardContents], *, repairing: bool) -> None:
-        """Folds what a round that goes on has to be folded: full chunks, and updates that are too old."""
+        """Folds the full chunks and the aged updates of a round that continues."""
         key, now = round_.key, self.platform.clock.now()
         limit = AgeLimit(round_.terms.max_update_age, now)
         foldable = [
@@ -160,7 +160,7 @@ class ClosingRounds:
         self.platform.blobs.delete(folded)
 
     def _is_left_to_others(self, round_: Open, count: int, *, repairing: bool) -> bool:
-        """Whether parts are folded by work of their own. Of a fold with graphs a tick waits for none: it sees to every task."""
+        """Returns whether parts are folded by separate work. A tick serves all tasks, so it never runs graphs."""
         if repairing and count:
             return count > _FOLDED_HERE or self.folding.plans.manifest(round_.terms.plan).folds_with_tensorflow
         return count > _FOLDED_HERE

@@ -49,15 +49,16 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 _CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
-_COPIES = 4  # of a plan's state and accumulator that a run holds at once, about
+_COPIES = 4  # approximate copies of a plan's state and accumulator that a run holds at once
 
 
 @dataclass(frozen=True)
 class Committing:
-    """Commits rounds and opens tasks; `runtime` gives what runs a plan's graphs.
+    """Committer of rounds and opener of tasks; `runtime` returns the runtime of a plan.
 
-    Tasks do not wait for one another, except for memory (`MemoryTurns`). A second delivery of work that this process is at returns at
-    once: should the first one fail, it is delivered again, and what a dead process leaves behind the tick finds.
+    Tasks do not wait for one another, except for memory (`MemoryTurns`). A second delivery of work that is in progress
+    in this process returns at once: if the first one fails, it is delivered again, and the tick recovers work of a dead
+    process.
     """
 
     platform: Platform
@@ -94,7 +95,7 @@ class Committing:
 
     @contextmanager
     def _alone(self, work: object) -> Iterator[bool]:
-        """Says whether this process is not at `work` yet; until the body ends, it is."""
+        """Claims `work` in this process during the body. Yields False if it is in progress already."""
         with self._lock:
             alone = work not in self._under_way
             self._under_way.add(work)
@@ -119,7 +120,7 @@ class Committing:
             try:
                 merged = self.folding.merge(accumulator, Ledger(self.platform, key), frozen.closing.parts())
             except BlobNotFoundError:
-                # Asked too early, or too late: the close sees to the parts that are missing.
+                # Delivered too early or too late: the close makes the missing parts.
                 self.platform.enqueue(work.close(key), key)
                 return None
             tally = frozen.tally.plus(merged)
@@ -140,10 +141,11 @@ class Committing:
         return None
 
     def _check_release(self, round_: Aggregating, task: Task) -> PlanManifest:
-        """Returns the manifest of the plan that the round runs, which says what may be released, whatever the documents say.
+        """Returns the manifest of the round's plan, which decides on the release, whatever the documents say.
 
         Raises:
-          ProblemError: `plan_invalid`, if the round runs another plan than its task, or is one more than the plan's author allows.
+          ProblemError: `plan_invalid`, if the round runs another plan than its task, or exceeds the rounds that the
+            plan's author allows.
         """
         plan = round_.terms.plan
         if plan != task.spec.plan:
@@ -189,7 +191,7 @@ class Committing:
         task = self.platform.task(task_name).value
         if task.status is not TaskStatus.OPENING:
             return
-        # A rollback during an opening makes another opening, which does not wait for the first.
+        # A rollback during an opening starts another opening, which does not wait for the first.
         with self._alone((task.name, task.created_at, task.number, task.epoch, task.restore)) as alone:
             if alone:
                 with stops_task(
@@ -278,7 +280,7 @@ def _refused(detail: str) -> ProblemError:
 
 
 def _is_same_opening(now: Task, task: Task) -> bool:
-    """Whether the task is still at the opening that it was at as `task`. Whether it is paused afterwards makes no difference."""
+    """Returns whether the task is still at the opening of `task`, whether or not it is paused afterwards."""
     return replace(now, pause_once_open=task.pause_once_open) == task
 
 

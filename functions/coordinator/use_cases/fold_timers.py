@@ -1,4 +1,4 @@
-"""Timers that have a shard folded before one of its updates is too old, though its chunk is not full."""
+"""Schedules the fold of a shard before one of its updates is too old, though its chunk is not full."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from coordinator.domain.rounds import Collecting
 from coordinator.use_cases import work
 from coordinator.use_cases.records import Platform
 
-_MAX_TIMERS = 10_000  # of which an instance knows
+_MAX_TIMERS = 10_000  # that an instance tracks
 
 
 class FoldTimers:
-    """The timers that this instance has set: one at a time for each shard, however many updates arrive.
+    """Timers that this instance has set: one at a time for each shard, however many updates arrive.
 
-    A timer that is set covers every update that arrives before it is due. The fold that it calls for sets the next one, for what was
-    not too old yet (`rearm`). A timer that gets lost costs time until the next tick.
+    A timer covers every update that arrives before it is due. The fold that it triggers sets the next one, for the
+    updates that were not too old yet (`rearm`). A lost timer delays a fold until the next tick.
     """
 
     def __init__(self, platform: Platform) -> None:
@@ -27,7 +27,7 @@ class FoldTimers:
         self._due: dict[tuple[RoundKey, int], float] = {}
 
     def arm(self, round_: Collecting, shard: int) -> None:
-        """Has an update of the shard that was just stored folded in time, unless a timer or the deadline does so anyway."""
+        """Sets a timer for an update of the shard that was just stored, unless a timer or the deadline covers it."""
         seconds, now = round_.terms.max_update_age, self._platform.clock.now()
         timer = (round_.key, shard)
         with self._lock:
@@ -46,7 +46,7 @@ class FoldTimers:
 
 
 def rearm(platform: Platform, round_: Collecting, shard: int, pending: Mapping[str, float]) -> None:
-    """Sets the next timer of a shard, in which the updates `pending` are stored since the given times and could not be folded yet.
+    """Sets the next timer of a shard for the updates `pending` (name and creation time) that can't be folded yet.
 
     Updates that are too old already wait for another one to be folded with, whose arrival sets a timer.
     """
@@ -56,7 +56,7 @@ def rearm(platform: Platform, round_: Collecting, shard: int, pending: Mapping[s
 
 
 def _set(platform: Platform, round_: Collecting, shard: int, *, due: float, now: float) -> None:
-    # Several that set a timer for the same update name it alike.
+    # The name is deterministic: several instances that set a timer for the same update enqueue it once.
     platform.enqueue(
         work.fold_shard(round_.key, shard),
         round_.key,

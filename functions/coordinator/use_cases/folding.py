@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 NORM = "norm"  # why an update was dropped: it is larger than the task's bound
 MISSING = "missing"  # why an update was dropped: its blob is gone, though nothing folded it
-# Why a fold fails that no update is to blame for.
+# Failures of a fold that are not the fault of an update.
 _OF_THE_PLAN = frozenset({ProblemType.PLAN_INVALID, ProblemType.INVALID_REQUEST, ProblemType.NOT_SUPPORTED})
 _ACCUMULATOR = "The plan's accumulator"
-_MAX_FAILED = 1000  # tasks whose fold failed here, of which a process knows
+_MAX_FAILED = 1000  # tasks with a failed fold that a process tracks
 _SMALL = 3 << 19  # bytes: an update of up to about so many is read sooner than it is mapped
 _TALLY: TypeAdapter[Tally] = TypeAdapter(Tally)
 
@@ -60,29 +60,29 @@ class _Added:
 
 @dataclass(slots=True)
 class _Adding:
-    """What became of the updates of a part so far."""
+    """Outcomes of the updates of a part so far."""
 
     folded: int = 0
     clipped: int = 0
     size: int = 0  # bytes
     dropped: Counter[str] = field(default_factory=Counter)
-    failure: ProblemError | None = None  # the last one of a graph
+    failure: ProblemError | None = None  # the last failure of a graph
 
     def add(self, added: _Added | None) -> None:
-        """Counts an update that was folded; None: it was over the bound of its norm."""
+        """Counts a folded update; None: its norm exceeded the bound."""
         if added is None:
             self.dropped[NORM] += 1
         else:
             self.folded, self.clipped, self.size = self.folded + 1, self.clipped + added.clipped, self.size + added.size
 
     def drop(self, reason: str, problem: ProblemError | None = None) -> None:
-        """Counts an update that was left out."""
+        """Counts a dropped update."""
         self.dropped[reason] += 1
         if problem is not None and problem.type is ProblemType.COMPUTATION_FAILED:
             self.failure = problem
 
     def check(self, before: Tally) -> None:
-        """Raises the graph's failure if it failed for every update: then it is the plan's fault, and no update's."""
+        """Raises the graph's failure if it failed for every update: then the plan is at fault, not an update."""
         failed = self.dropped[ProblemType.COMPUTATION_FAILED.value]
         if (
             self.failure is not None
@@ -93,7 +93,7 @@ class _Adding:
             raise self.failure
 
     def tally(self) -> Tally:
-        """The counts."""
+        """Returns the counts."""
         return Tally(folded=self.folded, dropped=dict(self.dropped), update_bytes=self.size, clipped=self.clipped)
 
 
@@ -107,23 +107,24 @@ class _Made:
 
 
 class FoldBusyError(UnavailableError):
-    """This process is folding for the task already, with graphs that take their time. Repeat the work later."""
+    """Error raised when this process is already running slow graphs for a fold of the task. Retry the work later."""
 
 
 @dataclass(frozen=True)
 class Folding:
-    """Folds updates: with numpy one part at a time in a process, with a plan's graphs one part at a time for each task.
+    """Folder of updates: with numpy one part at a time per process, with a plan's graphs one part at a time per task.
 
-    Its memory is that of one accumulator and one update, and of what is read ahead (`at_once.read_ahead`); and as much for each task
-    whose graphs fold. A fold with numpy is bound by its bytes. Graphs may be slow, so no fold of another task waits for them.
+    Memory: one accumulator, one update and the prefetched blobs (`at_once.read_ahead`), and as much again for each task
+    that folds with graphs. A fold with numpy is bound by its bytes. Graphs may be slow, so no fold of another task
+    waits for them.
 
-    `runtime` gives what runs the graphs of a plan whose accumulators are no proven sums; it alone needs TensorFlow.
+    `runtime` returns the runtime of a plan whose accumulators are not proven sums; only this requires TensorFlow.
     """
 
     platform: Platform
     plans: Plans
     runtime: Callable[[Plan], Runtime]
-    _patience: float = 5.0  # seconds that a fold waits for graphs of the same task
+    _patience: float = 5.0  # longest wait of a fold for graphs of the same task, in seconds
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _graph_turns: Turns = field(default_factory=Turns)
     _failed: Recent[str, bool] = field(default_factory=lambda: Recent(_MAX_FAILED))
@@ -131,9 +132,9 @@ class Folding:
     _small: memoryview = field(default_factory=lambda: np.empty(_SMALL, np.uint8).data)
 
     def fold_shard(self, key: RoundKey, shard: int) -> None:
-        """Folds the shard's full chunks and its aged updates, and removes what an earlier try that died left of them.
+        """Folds the shard's full chunks and its aged updates, and deletes leftovers of an interrupted attempt.
 
-        A repeat does nothing. If updates are left that will be too old one day, it calls for itself at that time.
+        Idempotent. If pending updates remain, it schedules itself for the time at which one of them will be too old.
         """
         found = self.platform.round(key)
         if found is None or not isinstance(found.value, Collecting):
@@ -166,11 +167,12 @@ class Folding:
             if self.is_stopped(found.value):
                 return
             if ledger.has_partial(part):
-                # The process that made it may have died before it could delete them.
+                # The process that made the partial may have died before it could delete the updates.
                 self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
             else:
                 self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
-            # The parts left over at the close are folded last, and about in order: while one is missing, a look or two tell.
+            # The parts left over at the close are folded last, roughly in order, so a missing one is found in a check
+            # or two.
             rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
             if all(map(ledger.has_partial, rest)) and not ledger.missing(frozen.closing.parts()):
                 self.platform.enqueue(work.commit(key), key)
@@ -188,13 +190,13 @@ class Folding:
                 raise
 
     def is_stopped(self, round_: Open) -> bool:
-        """Whether the round's fold waits for an operator. Asks only where a fold may fail for good: with graphs, or after it has."""
+        """Returns whether the round's fold waits for an operator. Reads the task only if a fold may have failed."""
         if self.plans.manifest(round_.terms.plan).folds_with_tensorflow or round_.key.task in self._failed:
             return is_stopped(self.platform, round_.key.task)
         return False
 
     def check_plan(self, round_: Open) -> None:
-        """Raises `ProblemError` if an earlier version took the round's plan and this one refuses it: check-ins would fail at it."""
+        """Raises `ProblemError` if this version refuses the round's plan, which an earlier version accepted."""
         try:
             self.plans.manifest(round_.terms.plan)
         except ProblemError as problem:
@@ -202,7 +204,7 @@ class Folding:
                 raise
 
     def make_part(self, round_: Open, ledger: Ledger, frozen: Frozen | None, part: str) -> list[str]:
-        """Makes the partial of a part that was not there a moment ago.
+        """Makes the missing partial of a part.
 
         Returns:
           The blobs that it durably replaces: its updates, and the partials that it continues. The caller deletes them.
@@ -220,13 +222,13 @@ class Folding:
         return gone
 
     def _ensure(self, round_: Open, ledger: Ledger, part: str) -> None:
-        """Makes the partial of a shard's manifest, unless it was made, and deletes what is in it."""
+        """Makes the partial of a shard's manifest, if missing, and deletes the blobs that it replaces."""
         if not ledger.is_durable(part, known=True):
             self.make_part(round_, ledger, None, part)
         contents = ledger.part(part)
         if contents is None:
             return
-        # The updates go last: while one is there, the next fold comes here again.
+        # Updates are deleted last: while one remains, the next fold repeats this.
         if contents.onto is not None:
             self.platform.blobs.delete([names.partial_name(round_.key, contents.onto)])
         self.platform.blobs.delete(contents.updates)
@@ -257,10 +259,10 @@ class Folding:
 
     @contextmanager
     def _one_at_a_time(self, manifest: PlanManifest, key: RoundKey) -> Iterator[bool]:
-        """Waits for the turn to fold, and says whether it had to.
+        """Waits for the lock of the fold, and yields whether it had to wait.
 
         Raises:
-          FoldBusyError: graphs of the same task have had it for too long.
+          FoldBusyError: graphs of the same task have held the lock for too long.
         """
         graphs = manifest.folds_with_tensorflow
         turn = self._graph_turns.of(key.task) if graphs else self._turn
@@ -275,10 +277,10 @@ class Folding:
     def _add_all(
         self, round_: Open, ledger: Ledger, part: str, contents: PartContents, *, rules: UpdateRules
     ) -> _Made | None:
-        """Folds the updates that hold to `rules`. None if another aggregator was faster, and has deleted what it folded.
+        """Folds the updates that satisfy `rules`. Returns None if another aggregator has folded and deleted them.
 
         Raises:
-          ProblemError: the plan can't fold: a repeat would fail alike.
+          ProblemError: the plan can't fold, and a retry would fail in the same way.
         """
         terms = round_.terms
         accumulator, before = self.start(terms), Tally()
@@ -313,7 +315,7 @@ class Folding:
         return _Made(accumulator, before, adding.tally())
 
     def start(self, terms: Terms) -> Accumulator:
-        """An empty accumulator of a round's plan. Raises `ProblemError`, if the plan can't have one."""
+        """Returns an empty accumulator of a round's plan. Raises `ProblemError` if the plan can't have one."""
         manifest = self.plans.manifest(terms.plan)
         if manifest.sums_alone:
             with plan_failures(_ACCUMULATOR):
@@ -323,7 +325,7 @@ class Folding:
             return Fold(full.manifest, zero=full.zero(), tensorflow=lambda: self._runner(full, terms)).start()
 
     def _runner(self, plan: Plan, terms: Terms) -> Runtime:
-        """The stages of the plan's runtime that a fold calls for, within the task's time limit."""
+        """Returns the runtime of a plan for a fold, within the task's time limit."""
         return cast("Runtime", PlanRunner(self.runtime(plan), terms.graph_seconds))
 
     def merge(self, accumulator: Accumulator, ledger: Ledger, parts: Sequence[str]) -> Tally:

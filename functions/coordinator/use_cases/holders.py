@@ -1,7 +1,8 @@
-"""Records which slot a client holds in a round, so that a repeated check-in gets that slot again rather than another one.
+"""Records the slot that a client holds in a round, so that a repeated check-in gets the same slot.
 
-One create-only document for each client and round, under the pseudonym; the sweep deletes it with the round. A slot is taken before it is
-recorded: a crash between the two costs a slot until its assignment would have expired, and never gives one slot to two clients.
+There is one create-only document for each client and round, under the pseudonym; the sweep deletes it with the round. A
+slot is taken before it is recorded: a crash between the two costs a slot until its assignment would have expired, and
+never assigns one slot to two clients.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from coordinator.ports import AlreadyExistsError, ConflictError, Document, Docum
 from coordinator.tokens import SKEW
 
 _COUNTER, _ISSUED_AT = "counter", "issued_at"  # the document's fields
-_ATTEMPTS = 5  # of a compare-and-set among the repeats of one client
+_ATTEMPTS = 5  # of a compare-and-set, against concurrent repeats of one client
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSlot:
-    """A slot and when it was assigned, in POSIX seconds. `document` is None for a slot that is not recorded yet."""
+    """Slot and the time of its assignment, in POSIX seconds. `document` is None for a slot that is not recorded yet."""
 
     ticket: Ticket
     issued_at: float
@@ -33,7 +34,7 @@ class HeldSlot:
 
 @dataclass(frozen=True)
 class Holders:
-    """The slots that clients hold."""
+    """Repository of the slots that clients hold."""
 
     documents: Documents
 
@@ -61,8 +62,8 @@ class Holders:
         """Records that a client holds the slot `taken`, in place of the expired one `before`.
 
         Returns:
-          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same client recorded first. Then the
-          caller gives `taken` back.
+          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same client recorded
+          first, in which case the caller gives `taken` back.
         """
         path = names.holder_path(key, pseudonym)
         data = {_COUNTER: taken.ticket.counter, _ISSUED_AT: taken.issued_at}

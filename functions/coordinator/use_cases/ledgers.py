@@ -1,9 +1,9 @@
-"""The ledger in the blob store: manifests, the closing, and the updates that are listed. Every write is create-only.
+"""Stores the ledger in the blob store: manifests, the closing and the listed updates. Every write is create-only.
 
-What is made is never changed, so that a `Ledger` reads each manifest once.
+Blobs are immutable, so a `Ledger` reads each manifest once.
 
-A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before 0.2 can't
-parse: such a version would count both partials. It fails instead, and the queue delivers the work again.
+A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before
+0.2 can't parse: such a version would count both partials. It fails instead, and the queue redelivers the work.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Frozen:
 
 @dataclass(frozen=True, slots=True)
 class PartContents:
-    """What a part is folded from: its own updates, in order, and the part that it continues, if any."""
+    """Inputs of a part's fold: its updates, in order, and the part that it continues, if any."""
 
     updates: tuple[str, ...]
     onto: str | None = None
@@ -44,7 +44,7 @@ class PartContents:
 
 @dataclass(frozen=True, slots=True)
 class _Continued:
-    """The updates of a manifest that continues another one, as they are stored."""
+    """Stored form of the updates of a manifest that continues another one."""
 
     names: tuple[str, ...]
     onto: int
@@ -52,7 +52,7 @@ class _Continued:
 
 @dataclass(frozen=True, slots=True)
 class _StoredManifest:
-    """A manifest as it is stored. Versions before 0.2 know a list of updates alone."""
+    """Stored form of a manifest. Versions before 0.2 can only parse a list of updates."""
 
     updates: tuple[str, ...] | _Continued
     sealed: bool = False
@@ -71,7 +71,7 @@ class _StoredManifest:
 
 @dataclass(frozen=True, slots=True)
 class _Heads:
-    """The numbers of manifests of a closing, and those of their parts that do not count, as they are stored."""
+    """Stored form of a closing's numbers of manifests, and of the parts that do not count."""
 
     counts: tuple[int, ...]
     superseded: tuple[str, ...]
@@ -79,7 +79,7 @@ class _Heads:
 
 @dataclass(frozen=True, slots=True)
 class _StoredClosing:
-    """A closing as it is stored. Versions before 0.2 know a list of numbers alone."""
+    """Stored form of a closing. Versions before 0.2 can only parse a list of numbers."""
 
     shards: tuple[int, ...] | _Heads
     rest: tuple[tuple[str, ...], ...]
@@ -99,7 +99,7 @@ class _StoredClosing:
 
 @dataclass(frozen=True, slots=True)
 class _StoredFrozen:
-    """`Frozen` as it is stored."""
+    """Stored form of `Frozen`."""
 
     closing: _StoredClosing
     tally: Tally
@@ -119,7 +119,7 @@ class Ledger:
     _left: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def listed(self, shard: int) -> dict[str, float]:
-        """The updates of a shard that are stored now, and since when. Empty blobs are assignments given back, and no updates."""
+        """Lists a shard's stored updates with creation times. Skips empty blobs, which are returned assignments."""
         found = self._blobs.list(names.updates_prefix(self.key, shard))
         return {blob.name: blob.created for blob in found if blob.size}
 
@@ -144,10 +144,11 @@ class Ledger:
         return for_all(self.platform, self.contents, shards)
 
     def freeze_chunk(self, shard: int, *, chunk: int, limit: AgeLimit | None = None) -> tuple[int, Manifest] | None:
-        """Makes the shard's next manifest: of `chunk` updates, or of fewer if one is older than `limit`.
+        """Creates the shard's next manifest: of `chunk` updates, or of fewer if one is older than `limit`.
 
         Returns:
-          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is sealed.
+          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is
+          sealed.
         """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
@@ -163,7 +164,7 @@ class Ledger:
         return None
 
     def left(self, shard: int) -> Mapping[str, float]:
-        """The updates for which `freeze_chunk` had no manifest when it last returned None, and since when they are stored."""
+        """Returns the updates, with creation times, that were in no manifest when `freeze_chunk` last returned None."""
         return self._left.get(shard, {})
 
     def seal(self, shard: int) -> tuple[Manifest, ...]:
@@ -198,7 +199,7 @@ class Ledger:
         return found
 
     def part(self, part: str, frozen: Frozen | None = None) -> PartContents | None:
-        """What folds into `part`; None if no manifest says so (yet)."""
+        """Returns the inputs of the fold of `part`; None if it has no manifest (yet)."""
         kind, _, index = part.partition("-")
         if kind == "rest":
             if frozen is None or int(index) >= len(frozen.closing.rest):
@@ -211,23 +212,24 @@ class Ledger:
         return PartContents(manifest.updates, onto)
 
     def updates_of(self, part: str, frozen: Frozen | None) -> tuple[str, ...] | None:
-        """The updates that fold into `part`, in order; None if no manifest says so (yet)."""
+        """Returns the updates that fold into `part`, in order; None if it has no manifest (yet)."""
         found = self.part(part, frozen)
         return None if found is None else found.updates
 
     def has_partial(self, part: str) -> bool:
-        """Whether the part has a partial now."""
+        """Returns whether the part has a partial now."""
         return self._blobs.stat(names.partial_name(self.key, part)) is not None
 
     def is_durable(self, part: str, *, known: bool = False) -> bool:
-        """Whether the part has been folded: into its own partial, or into one that superseded it.
+        """Returns whether the part has been folded: into its own partial, or into one that superseded it.
 
-        A partial is deleted only once the one that continues it is there, and a manifest is there before its partial is. So where
+        A partial is deleted only once the one that continues it exists, and a manifest exists before its partial. So if
         a partial is missing and no later manifest continues it, it was never made.
 
         Args:
           part: The part.
-          known: Asks just the manifests that this ledger has read, and so may miss that another process has superseded the part.
+          known: Checks only the manifests that this ledger has read. May miss that another process has superseded the
+            part.
         """
         while not self.has_partial(part):
             kind, _, index = part.partition("-")

@@ -1,4 +1,4 @@
-"""Bounds the memory of runs that go on side by side, without letting a slow one hold up the others."""
+"""Bounds the memory of concurrent runs, without letting a slow one block the others."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE = 2.0  # seconds for which a run may delay others
+_PATIENCE = 2.0  # longest time that a run may delay others, in seconds
 _BUDGET = 1 << 30  # bytes
 
 
 class MemoryTurns:
-    """Lets runs start side by side as long as they fit into a budget, and one that does not fit by itself.
+    """Limiter that admits concurrent runs within a memory budget, and a run above the budget only alone.
 
-    A run that takes longer than `patience` gives its share back: the next one starts beside it. So memory is bounded while runs are
-    short, and one that never ends delays the others by `patience` at most, once.
+    A run that takes longer than `patience` releases its share, and the next one starts beside it. So memory is bounded
+    while runs are short, and one that never ends delays the others by `patience` at most, once.
     """
 
     def __init__(self, *, budget: int = _BUDGET, patience: float = _PATIENCE) -> None:
@@ -25,7 +25,7 @@ class MemoryTurns:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Waits until a run that takes about `size` bytes may start, and holds its share while the body runs."""
+        """Waits until a run of about `size` bytes may start, and holds its share while the body runs."""
         share = object()
         with self._free:
             self._free.wait_for(lambda: not self._shares or sum(self._shares.values()) + size <= self._budget)

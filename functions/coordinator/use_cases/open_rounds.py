@@ -19,18 +19,18 @@ from muster.wire.messages import TaskPolicy
 
 SHARD_UPDATES = "updates"  # the field of a shard's counter: how many updates came in
 _KEPT = 10_000  # populations or rounds that an instance remembers
-LOOKUPS_WHEN_FULL = 1  # for each reading of a round
+LOOKUPS_WHEN_FULL = 1  # per cached round
 
 
 @dataclass
 class Standing:
-    """A task as it was a moment ago.
+    """Snapshot of a task.
 
-    `tickets` are the ticket counters' fields, which the check-in brings up to date, and `full` what it has found in them: that no
-    counter has a slot left. `heard` is when an update was last seen to have come in, in POSIX seconds, as far as this instance knows.
-    `lookups` is how many more clients may be looked up for a slot that they hold already, while the round is full: few for each reading,
-    so that check-ins against a full round cost next to nothing. `policy` is the task's, within the plan's floor,
-    once a check-in has computed it.
+    `tickets` are the ticket counters' fields, which the check-in updates, and `full` is set once no counter has a slot
+    left. `heard` is when this instance last saw an update arrive, in POSIX seconds. `lookups` is how many more clients
+    may be looked up for a slot that they hold already, while the round is full: few per snapshot, so that check-ins
+    against a full round are cheap. `policy` is the task's policy within the plan's floor, once a check-in has computed
+    it.
     """
 
     task: Task

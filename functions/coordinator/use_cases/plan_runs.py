@@ -1,4 +1,4 @@
-"""Runs a plan's graphs for one task: within the task's time limit, and with every failure as a `ProblemError`."""
+"""Runs a plan's graphs for one task within its time limit, and translates every failure into a `ProblemError`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster.wire.tensors import Array, TensorsError, decode
 if TYPE_CHECKING:
     from muster.runtime import Runtime, UpdateResult
 
-# Problems that a repeat can't mend: a plan that can't run, graphs that fail, and partials that do not fit together.
+# Problems that a retry can't fix: a plan that can't run, graphs that fail, and partials that do not match.
 FINAL = frozenset(
     {
         ProblemType.PLAN_INVALID,
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class MemoryLimitError(ProblemError):
-    """A plan needs more memory than the function has. Repeating it does not help."""
+    """Error raised when a plan needs more memory than the function has. A retry does not help."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(ProblemType.COMPUTATION_FAILED, detail)
@@ -39,11 +39,11 @@ class MemoryLimitError(ProblemError):
 
 @dataclass(frozen=True)
 class PlanRunner:
-    """The stages of a plan that the coordinator runs, as `muster.runtime.Runtime` has them.
+    """Runner of the stages that belong to the coordinator, with the interface of `muster.runtime.Runtime`.
 
     Attributes:
       runtime: The plan's runtime.
-      seconds: The longest time that one run of a graph may take.
+      seconds: The longest time of one run of a graph.
     """
 
     runtime: Runtime
@@ -87,33 +87,33 @@ class PlanRunner:
 
 @contextmanager
 def plan_failures(what: str) -> Iterator[None]:
-    """Turns what a plan's graphs or tensors fail with into a `ProblemError`. For a body that calls no store.
+    """Translates the errors of a plan's graphs or tensors into a `ProblemError`. For a body that calls no store.
 
     Args:
-      what: What fails, as the start of the problem's text: `The plan's update`.
+      what: The subject of the problem's text: `The plan's update`.
 
     Raises:
       MemoryLimitError: there is not enough memory.
-      ProblemError: `plan_invalid`, for every other error that has no type yet.
+      ProblemError: `plan_invalid`, for every other error that is not a `ProblemError` yet.
     """
     try:
         yield
     except (ProblemError, StoreError, ImportError):
-        raise  # a library that is missing is the deployment's fault
+        raise  # a missing library is the deployment's fault
     except (MemoryError, OSError) as error:
         raise MemoryLimitError(
-            f"{what} needs more memory than there is ({_text(error)}). Give the function more memory, or make the model smaller"
+            f"{what} needs more memory than is available ({_text(error)}). Give the function more memory, or make the model smaller"
         ) from error
     except (
         Exception
-    ) as error:  # a graph may make TensorFlow and numpy raise anything, and all of it is the plan's failure
+    ) as error:  # TensorFlow and numpy may raise any error for a graph, and all of them are the plan's failure
         raise ProblemError(
             ProblemType.PLAN_INVALID, f"{what} does not fit what the plan's manifest declares ({_text(error)})"
         ) from error
 
 
 def read_state(data: memoryview) -> dict[str, Array]:
-    """The tensors of a checkpoint.
+    """Decodes the tensors of a checkpoint.
 
     Raises:
       ProblemError: `plan_invalid`, if its bytes are damaged.

@@ -23,7 +23,7 @@ _MAX_WHOLE = 4  # whole plans that an instance caches, each with a model or two 
 
 @dataclass(frozen=True, slots=True)
 class _ClientCopy:
-    """What a device's copy of a plan holds, and its bytes."""
+    """Contents of a device's copy of a plan, and their bytes."""
 
     manifest: PlanManifest
     size: int
@@ -47,13 +47,14 @@ class Plans:
         return Variants(self.blobs)
 
     def put(self, sha256: str, data: bytes) -> bool:
-        """Checks and stores a plan; a repeat changes nothing, except that it may bring signatures.
+        """Checks and stores a plan. A repeat may add signatures, and changes nothing else.
 
         Returns:
-          Whether it is new here.
+          Whether the plan is new.
 
         Raises:
-          ProblemError: `plan_invalid`: it is no plan, not complete, not signed by anybody trusted, or its graphs do what no plan may.
+          ProblemError: `plan_invalid`: it is not a plan, not complete, not signed by a trusted signer, or its graphs
+            hold forbidden operations.
         """
         plan = Plan.decode(data, expected=sha256)
         plan.check_signed(self.trusted)
@@ -113,10 +114,10 @@ class Plans:
         return self._copies.get(sha256, lambda: self._copy(sha256)).size
 
     def manifest(self, sha256: str) -> PlanManifest:
-        """The plan's manifest.
+        """Returns the plan's manifest.
 
         Raises:
-          ProblemError: `not_found`; `plan_invalid`, if an earlier version took a plan that this one refuses.
+          ProblemError: `not_found`; `plan_invalid`, if this version refuses a plan that an earlier one accepted.
         """
         return self._copies.get(sha256, lambda: self._copy(sha256)).manifest
 
@@ -138,7 +139,7 @@ class Plans:
         return plan
 
     def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:
-        """What an update of the plan has to hold to. Raises what `manifest` raises."""
+        """Returns the requirements on an update of the plan. Raises the errors of `manifest`."""
         return self._rules.get(
             (sha256, allow_non_finite), lambda: rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
         )

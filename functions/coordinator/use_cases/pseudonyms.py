@@ -1,11 +1,11 @@
-"""Names the clients of a round: each name is an HMAC under one key of the ring, with a salt that is deleted with the round.
+"""Names the clients of a round: an HMAC under one key of the ring, with a salt that is deleted with the round.
 
-Under two keys, or two salts, one client would have two names and be counted twice. So the first check-in that is about to assign work
-fixes both in a create-only document, and every other check-in reads it: see docs/decisions/0015 and 0027. Once the sweep has deleted that
-document, a name can't be computed again, by anybody who has the keys either.
+Under two keys, or two salts, one client would have two names and be counted twice. So the first check-in that is about
+to assign work fixes both in a create-only document, and every other check-in reads it: see docs/decisions/0015 and
+0027. Once the sweep has deleted that document, a name can't be computed again, not even with the keys.
 
-The document's `key` reads `salted-…` where there is a salt. An instance of a version without salts looks that up in its ring, finds no
-such key and lets its clients wait, rather than give a client a second name.
+The document's `key` reads `salted-…` if there is a salt. An instance of a version without salts does not find that key
+in its ring and answers its clients with a wait, rather than compute a second name for a client.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SALT = "salt"  # the document's field, in hex
 _SALTED = "salted-"
 _SALT_SIZE = 32  # bytes
 MAX_CACHED_ROUNDS = 1000
-CACHE_SECONDS = 60.0  # an instance holds a salt no longer than this without reading it again
+CACHE_SECONDS = 60.0  # longest time that an instance caches a salt
 
 
 @dataclass(frozen=True, slots=True)
 class Pseudonym:
-    """A client's name in a round. `salted` is false in a round whose key was fixed by a version without salts."""
+    """Name of a client in a round. `salted` is false in a round whose key was fixed by a version without salts."""
 
     name: str
     salted: bool
@@ -40,7 +40,7 @@ class Pseudonym:
 
 @dataclass(frozen=True, slots=True)
 class _Naming:
-    """How a round names its clients. `key` is None if the ring no longer has it."""
+    """Key and salt of a round's names. `key` is None if the ring no longer has it."""
 
     key: Key | None
     salt: bytes
@@ -54,7 +54,7 @@ def fingerprint_of(key: object) -> str:
 
 @dataclass(frozen=True)
 class Pseudonyms:
-    """Computes clients' names in rounds."""
+    """Namer of clients in rounds."""
 
     platform: Platform
     ring: KeyRing
@@ -67,7 +67,7 @@ class Pseudonyms:
         Args:
           key: The round.
           identity: The client.
-          tickets: The round's ticket counters, as they were a moment ago.
+          tickets: Snapshot of the round's ticket counters.
         """
         naming = self._naming(key, tickets)
         if naming.key is None:
@@ -90,7 +90,7 @@ class Pseudonyms:
                 key,
             )
         with self._lock:
-            # A task has one open round: the salt of an earlier one has done its service.
+            # A task has one open round: the salt of an earlier one is no longer needed.
             for other in [other for other in self._cached if other.task == key.task and other != key]:
                 del self._cached[other]
             while len(self._cached) >= MAX_CACHED_ROUNDS:
@@ -99,7 +99,7 @@ class Pseudonyms:
         return found
 
     def _drop_expired(self, now: float) -> None:
-        """Drops what was read too long ago. Entries are in the order in which they were read."""
+        """Drops expired entries. Entries are in the order in which they were read."""
         while self._cached:
             oldest = next(iter(self._cached))
             if 0 <= now - self._cached[oldest].read_at < CACHE_SECONDS:
@@ -116,12 +116,12 @@ class Pseudonyms:
             raise StoreError("The salt in the document with a round's key can't be read") from None
 
     def _fix(self, key: RoundKey, tickets: Sequence[Mapping[str, int]]) -> Mapping[str, object]:
-        """Returns the document with the round's key, after making it where there is none. Nothing changes it afterwards."""
+        """Returns the document with the round's key, and creates it if it is missing. It is immutable."""
         documents, path = self.platform.documents, names.pseudonym_key_path(key)
         document = documents.get(path)
         if document is None:
             if any(map(slots.assigned, tickets)):
-                # Slots are assigned and no key is fixed: by an earlier version, which had a single key and no salt.
+                # Slots are assigned but no key is fixed: an earlier version did that, with a single key and no salt.
                 made = {KEY: self.ring.oldest.fingerprint}
             else:
                 salt = self.platform.chance.random_bytes(_SALT_SIZE)

@@ -1,4 +1,4 @@
-"""A cache of the last few values that were made, for several threads."""
+"""Thread-safe cache of the last few values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """The values of the last `size` keys that were added. Two threads that miss at once both make the value; the first one's stays."""
+    """Cache of the values of the last `size` keys. If two threads miss at once, both make the value; the first wins."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -19,12 +19,12 @@ class Recent(Generic[K, V]):
         self._values: dict[K, V] = {}
 
     def __contains__(self, key: K) -> bool:
-        """Whether the key's value is cached."""
+        """Returns whether the key's value is cached."""
         with self._lock:
             return key in self._values
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Returns the cached value, or adds what `make` returns. What `make` raises passes through, and nothing is cached."""
+        """Returns the cached value, or adds the result of `make`, whose exceptions pass through and are not cached."""
         with self._lock:
             if key in self._values:
                 return self._values[key]

@@ -123,12 +123,12 @@ class Versioned(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Records of a collection, in order of id.
+    """Page of the records of a collection, in order of id.
 
     Attributes:
-      records: Those that can be read.
+      records: The readable records.
       unreadable: The ids of the others.
-      last: The id of the last document, readable or not, if there may be more behind it.
+      last: The id of the last document, readable or not, if more may follow it.
     """
 
     records: tuple[Versioned[T], ...]
@@ -161,7 +161,7 @@ class Records(Generic[T]):
         return [self.read(document) for document in self._documents.list(collection, after=after, limit=limit)]
 
     def page(self, collection: str, *, after: str | None = None, limit: int | None = None) -> Page[T]:
-        """Like `list`, for a caller that can go without the records that can't be read."""
+        """Returns a page like `list`, for a caller that tolerates unreadable records."""
         documents = self._documents.list(collection, after=after, limit=limit)
         records, unreadable = [], []
         for document in documents:
@@ -205,7 +205,7 @@ class Records(Generic[T]):
                 "is; deploy the version that wrote it"
             )
         try:
-            # Leniently: an earlier version stored times that requests may not have any more.
+            # Lenient, since an earlier version stored times that are no longer valid in requests.
             return Versioned(self._adapter.validate_python(data, context=LENIENT), document)
         except ValidationError as error:
             raise UnreadableError(f"{document.path} can't be read: {error}") from error

@@ -1,4 +1,4 @@
-"""Pauses a task that can't go on, with the reason, so that nothing of it is tried again before an operator resumes it."""
+"""Pauses a task that can't continue, with the reason, so that its work is not retried before an operator resumes it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MAX_NOTE = 1000  # characters: a note is read with the task at every check-in
 
 @contextmanager
 def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[Task], bool]) -> Iterator[None]:
-    """Pauses the task if the body fails with a problem that a repeat can't mend; any other error passes through.
+    """Pauses the task if the body fails with a problem that a retry can't fix; any other error passes through.
 
     Args:
       platform: The ports.
       task: The task's name.
-      what: What can't be done, as the start of the note.
-      concerns: Whether the task, as it is by then, is still at what failed: an operator may have rolled it back meanwhile.
+      what: The failed action, as the start of the note.
+      concerns: Returns whether the current task is still at the failed action: an operator may have rolled it back.
     """
     note = ""
     try:
@@ -48,10 +48,10 @@ def _stop(platform: Platform, task: str, note: str, *, concerns: Callable[[Task]
 
 
 def at_round(key: RoundKey) -> Callable[[Task], bool]:
-    """Whether a task is at the round and has not been rolled back since."""
+    """Returns a predicate: whether a task is at the round and has not been rolled back since."""
     return lambda task: task.current == key and task.status is not TaskStatus.OPENING
 
 
 def is_stopped(platform: Platform, task: str) -> bool:
-    """Whether the task waits for an operator: see `Task.stopped`."""
+    """Returns whether the task waits for an operator: see `Task.stopped`."""
     return platform.task(task).value.stopped

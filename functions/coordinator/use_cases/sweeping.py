@@ -23,12 +23,12 @@ _SWEPT_AGAIN = (
     3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
 )
 _SWEPT_EVERY = 600.0  # seconds
-_PAGE, _MOST_PAGES = 500, 20  # holders that are listed at once, and lists in one sweep
+_PAGE, _MOST_PAGES = 500, 20  # holders per page, and pages per sweep
 MOST_STRAY_MANIFESTS = 2000  # that one call deletes
 _MANIFESTS_EVERY, _MANIFESTS_AT = (
     10,
     5,
-)  # ticks' minutes: in the sixth of every ten, since a list costs and this is in no hurry
+)  # minutes of ticks: the sixth of every ten, since a list costs a call and this is not urgent
 # Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
 _STILL_AT_WORK = 7200.0
 
@@ -41,9 +41,10 @@ class Sweeping:
     closing: ClosingRounds
 
     def sweep(self, key: RoundKey) -> None:
-        """Removes what only an open round needs: updates, partials, manifests, holders, counters, the salt, and lost outputs.
+        """Deletes the data that only an open round needs. Idempotent.
 
-        What lasts of a round is its document, with all counts. Safe to repeat.
+        This is updates, partials, manifests, holders, counters, the salt, and lost outputs. The round's document, with
+        all counts, remains.
         """
         found = self.platform.round(key)
         if found is None or isinstance(found.value, Collecting | Aggregating):
@@ -55,7 +56,7 @@ class Sweeping:
         gone = list(chain.from_iterable(listed))
         blobs.delete(gone + self._outputs(ended))
         if not self._remove_holders(key):
-            # The salt goes last, since its document says that there is something left to sweep.
+            # The salt is deleted last, since its document marks the round as not swept yet.
             self.platform.enqueue(work.sweep(key), key)
             return
         self.platform.documents.delete(names.pseudonym_key_path(key))
@@ -65,7 +66,7 @@ class Sweeping:
             self.platform.documents.delete(names.looks_path(key))
 
     def _remove_holders(self, key: RoundKey) -> bool:
-        """Deletes the documents of the slots that clients held, a bounded number of them. Returns whether none is left."""
+        """Deletes a bounded number of the round's slot holders. Returns whether none is left."""
         documents, path = self.platform.documents, names.holders_path(key)
         for _ in range(_MOST_PAGES):
             found = documents.list(path, limit=_PAGE)
@@ -167,9 +168,9 @@ class Sweeping:
         events.updates_stored(updates, oldest_seconds=now - oldest)
 
     def _remove_stray_manifests(self) -> None:
-        """Deletes manifests of rounds that have ended: of rounds that an earlier version swept, and of work that was late.
+        """Deletes manifests of ended rounds: of rounds that an earlier version swept, and of late work.
 
-        A bounded number in one call: an earlier version left those of every round, and the next calls go on.
+        Bounded per call: an earlier version left those of every round, and the next calls delete the rest.
         """
         ended: dict[RoundKey, bool] = {}
         gone: list[str] = []

@@ -41,7 +41,7 @@ from muster.wire.times import from_posix
 
 LOG = logging.getLogger(__name__)
 PAGE = 100  # rounds in an answer, if the caller does not say
-SMALL_GOAL = 20  # updates: a round with a smaller goal publishes how many there are once it has ended
+SMALL_GOAL = 20  # updates: a round with a smaller goal publishes its count only once it has ended
 _ATTEMPTS = 4  # of a round that are read at once
 _NAMED = 3  # tensors that a refusal names
 
@@ -56,12 +56,12 @@ class Tasks:
     least_minimum: int = 1  # of a task: the deployment's floor
 
     def create(self, spec: TaskSpec) -> TaskView:
-        """Makes a task and has its first broadcast computed. A repeat with the same spec gets the task that is there.
+        """Creates a task and enqueues its first broadcast. A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is not here; `not_supported` if its fold needs
-            TensorFlow where there is none; `invalid_request` if the policy bounds the norm of updates that have none, or is below the
-            floor of the plan's author or of the deployment.
+          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown; `not_supported` if
+            its fold requires TensorFlow and the aggregator has none; `invalid_request` if the policy bounds the norm of
+            updates that have none, or is below the floor of the plan's author or of the deployment.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -143,7 +143,7 @@ class Tasks:
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
-        """The task's rounds, every attempt of them, oldest first; `after` is a page's `next`. One that can't be read hides no other."""
+        """Returns a page of the task's attempts at rounds, oldest first. `after` is the `next` of the previous page."""
         self.platform.task(name)
         page = self.platform.rounds.page(names.rounds_path(name), after=after, limit=limit)
         views = tuple(self.round_view(each.value) for each in page.records)
@@ -154,7 +154,7 @@ class Tasks:
         return self._shared.read(self._committed(name, number).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
-        """All versions of the task's state, oldest first. Those of a round that can't be read are left out."""
+        """Returns all versions of the task's state, oldest first, without those of unreadable rounds."""
         task, found = self.platform.task(name).value, dict[int, Checkpoint]()
         if task.checkpoint is not None and not task.checkpoint.version:
             found[0] = task.checkpoint
@@ -188,7 +188,7 @@ class Tasks:
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor. A task that is there already stays, and a repeat gets it."""
+        """Refuses a policy below the plan's or the deployment's floor. Existing tasks and repeats are unaffected."""
         fields = list(violations(spec.policy, manifest))
         if spec.policy.minimum < self.least_minimum:
             least = self.least_minimum
@@ -220,7 +220,7 @@ class Tasks:
             found = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS)
             after = found[-1].id if len(found) == _ATTEMPTS else None
             for document in found:
-                # Only its own attempts are read: another round may be one that only a newer version can read.
+                # Only its own attempts are read: another round may be readable only by a newer version.
                 if RoundKey.parse(name, document.id).number != number:
                     after = None
                 elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
@@ -251,7 +251,7 @@ class Tasks:
         )
 
     def round_view(self, round_: Round) -> RoundView:
-        """Returns a round as an operator sees it. The live count of a small round would show when one client contributed."""
+        """Returns a round's view, without a small round's live count, which would show when one client contributed."""
         ended = isinstance(round_, Committed | Abandoned)
         hidden = not ended and round_.terms.goal < SMALL_GOAL
         tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)
