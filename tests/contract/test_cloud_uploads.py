@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support import cloud
+from support import cloud, direct
 from support.bucket import checksum
 from support.harness import POPULATION, Harness
 from support.plans import sum_update
@@ -42,8 +42,8 @@ def place(request, storage_emulator, bucket):
 
 @cloud.EMULATORS
 def test_what_a_client_puts_there_is_a_blob(place):
-    blobs, direct = place
-    leave = direct.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
+    blobs, uploads = place
+    leave = uploads.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
     headers = dict(leave.headers)
     if leave.resumable:
         headers["Content-Range"] = f"bytes 0-{len(BODY) - 1}/{len(BODY)}"
