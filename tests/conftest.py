@@ -4,6 +4,7 @@ and what tests measured, in the run's closing lines."""
 from __future__ import annotations
 
 import re
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 # On a loaded machine an example may take its time; how long it takes is not what these tests are about.
 settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("muster")
+
+# A shell starts what runs in the background with SIGINT ignored, and so does everything that is started from there. Tests of Ctrl-C
+# need it, as a terminal has it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The suites for documents, blobs and the queue, each of whose tests carries its adapter's name in brackets.
 _CONTRACT = re.compile(r"tests/contract/(test_(?:blobs|documents|queue))\.py::\w+\[([^]-]+)")

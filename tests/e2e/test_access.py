@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from support import cloud
+from support import cloud, direct
 from support.bucket import AccountCredentials, Bucket, checksum
 from support.guarded import STORES, Deployment, Log, RefusedError, grants
 from support.harness import TASK
@@ -125,8 +125,8 @@ def past_the_function(root: Path, log: Log) -> None:
     with Bucket(Late()) as bucket, cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
         for number, resumable_above in enumerate((1 << 30, 1)):
-            direct = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
-            h = Deployment(root / str(number), log, direct=lambda _, direct=direct: direct, direct_above=1)
+            store = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
+            h = Deployment(root / str(number), log, direct=lambda _, store=store: store, direct_above=1)
             h.begin(rounds=1, goal=1)
             token, body = h.assigned(0).token, bytes(encode(sum_update(0)))
             wanted = UploadStart(size=len(body), crc32c=checksum(body)).encode()
