@@ -297,7 +297,7 @@ def test_a_crash_at_any_write_of_an_early_fold_changes_no_byte(tmp_path):
     superseding = [write for write in writes if write.startswith("blobs.delete partials/")]
     assert len(superseding) >= 3
     for (number, write), when in itertools.product(enumerate(writes, start=1), When):
-        if number < first:  # other tests do that
+        if number < first or write.startswith("documents.increment"):  # other tests do that
             continue
         h = Faulted(tmp_path / f"{number}-{when.value}", Fault(number, when))
         try:
