@@ -33,7 +33,7 @@ ALLOWED = words(
     """AddV2 MatMul Conv2D ReadVariableOp VarHandleOp AssignVariableOp Snapshot Identity While If PartitionedCall
 StatefulPartitionedCall ReduceDataset MapDataset BatchDatasetV2 GeneratorDataset TensorSliceDataset ShuffleDatasetV3 ParallelMapDatasetV2
 HashTableV2 LookupTableFindV2 LookupTableImportV2 InitializeTableV2 MutableDenseHashTableV2 RandomStandardNormal StatelessRandomNormalV2
-NonDeterministicInts Timestamp Assert Print DecodeJpeg DecodeCSV ParseExampleV2 ParseTensor SerializeTensor ScalarSummary MergeSummary
+NonDeterministicInts Timestamp Assert DecodeJpeg DecodeCSV ParseExampleV2 ParseTensor SerializeTensor ScalarSummary MergeSummary
 TensorSummaryV2 DebugGradientIdentity TensorArrayReadV3 TensorArrayWriteV3
 IteratorV2 Stage Unstage RaggedGather FFTND GlobalShuffleDataset"""
 )
