@@ -11,7 +11,9 @@ import pytest
 from support.harness import POPULATION, SECRET, TASK, Harness
 from support.plans import sum_update
 from support.raw_http import CRLF, answers, chunked, connected, head, served
+from werkzeug.wrappers import Request
 
+from coordinator.http.bodies import guard
 from muster.held_port import HeldPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
@@ -194,3 +196,11 @@ def test_a_connection_goes_on_after_good_bodies_that_were_not_read(server):
     good = head("GET", "/health", CHUNKED) + b"2;a=b\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n"
     found = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
     assert found.count(b"HTTP/1.1 200 ") == 4, found
+
+
+def test_a_framework_may_read_what_is_left_of_a_body():
+    """functions-framework reads the rest of every request once it is answered."""
+    request = Request.from_values(data=b"left over", method="POST")
+    guard(request)
+    assert request.stream.read(4) == b"left"
+    assert request.get_data() == b" over"

@@ -37,8 +37,8 @@ class RequestBody:
         self._received = 0
         self.broken = False
 
-    def read(self, size: int) -> bytes:
-        """Returns up to `size` bytes; b"" at the end. Raises `BrokenBodyError`."""
+    def read(self, size: int = -1) -> bytes:
+        """Returns up to `size` bytes, or all that are left; b"" at the end. Raises `BrokenBodyError`."""
         if self.broken:  # a server may treat the bytes after a bad chunk as the end
             raise BrokenBodyError
         try:
