@@ -125,9 +125,9 @@ class Watched:
             def __getattr__(self, name: str) -> Any:
                 return getattr(runtime, name)
 
-            def report(self, accumulator: Mapping[str, Array]) -> Any:
+            def report(self, accumulator: Mapping[str, Array], *, seconds: Optional[float] = None) -> Any:
                 watched.last = {name: value.copy() for name, value in accumulator.items()}
-                return runtime.report(accumulator)
+                return runtime.report(accumulator, seconds=seconds)
 
         return Runtime()
 
