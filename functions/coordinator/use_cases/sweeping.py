@@ -23,6 +23,8 @@ _SWEPT_AGAIN = (
     3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
 )
 _SWEPT_EVERY = 600.0  # seconds
+# Seconds after its end in which every tick sweeps a round: a check-in or an aggregator that read it just before may leave something.
+_SETTLING = 2 * TICK
 _PAGE, _MOST_PAGES = 500, 20  # holders per page, and pages per sweep
 MOST_STRAY_MANIFESTS = 2000  # that one call deletes
 _MANIFESTS_EVERY, _MANIFESTS_AT = (
@@ -146,7 +148,7 @@ class Sweeping:
         if isinstance(round_, Collecting | Aggregating):
             return False
         seconds = self.platform.clock.now() - round_.ended_at
-        if seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < TICK:
+        if seconds < _SETTLING or (seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < TICK):
             return False
         return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
 
