@@ -127,7 +127,7 @@ def test_a_state_of_another_process_is_refused_and_its_weights_can_be_taken(chec
     ("name", "content", "text"),
     [
         ("x.safetensors", b"no", "The initial state can't be read from .*x.safetensors"),
-        ("x.npz", b"no", "it is no .npz file of plain arrays"),
+        ("x.npz", b"no", "it is not an .npz file of plain arrays"),
     ],
 )
 def test_a_file_that_holds_no_state_is_refused(tmp_path, name, content, text):
