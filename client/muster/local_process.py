@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
 
-from .interpreter import command_for
-from .private_files import open_to_append
+from muster.interpreter import command_for
+from muster.private_files import open_to_append
 
 _POSIX = os.name == "posix"
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again

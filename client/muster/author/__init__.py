@@ -10,11 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build import build_plan
-    from .check import Difference, DrawSource, PlanCheck, RoundDifference, Verdict, check_plan
-    from .first_state import Hyperparameter, HyperparameterWarning
-    from .restore import restore_result, restore_state
-    from .secure import SecureSumsError
+    from muster.author.build import build_plan
+    from muster.author.check import Difference, DrawSource, PlanCheck, RoundDifference, Verdict, check_plan
+    from muster.author.first_state import Hyperparameter, HyperparameterWarning
+    from muster.author.restore import restore_result, restore_state
+    from muster.author.secure import SecureSumsError
 
 __all__ = [
     "Difference",

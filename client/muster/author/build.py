@@ -10,6 +10,13 @@ import tensorflow_federated as tff
 from tensorflow_federated.python.core.backends.mapreduce import compiler
 
 import muster
+from muster.author import folds, randomness, refusals
+from muster.author.canonical import CanonicalGraph, canonicalize
+from muster.author.first_state import FirstState
+from muster.author.form import graph_of, run, specs, to_leaves
+from muster.author.secure import SECURE_SLOTS, SecureSumsError, apart_from_secure, clear_sums
+from muster.author.subject import Subject, subject_of
+from muster.author.types import bind, bind_tensors, elements_of, to_type
 from muster.runtime.graph_check import check_plan_graphs
 from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
@@ -26,14 +33,6 @@ from muster.wire.manifest import (
 )
 from muster.wire.plan import Plan, part_of
 from muster.wire.tensors import encode
-
-from . import folds, randomness, refusals
-from .canonical import CanonicalGraph, canonicalize
-from .first_state import FirstState
-from .form import graph_of, run, specs, to_leaves
-from .secure import SECURE_SLOTS, SecureSumsError, apart_from_secure, clear_sums
-from .subject import Subject, subject_of
-from .types import bind, bind_tensors, elements_of, to_type
 
 # What TFF 0.87 raises where a computation does not fit the form; each class is used for several reasons.
 _COMPILATION_ERRORS = (

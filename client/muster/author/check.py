@@ -12,6 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Callable, Optional, overload
 
+from muster.author import native
+from muster.author.build import build_plan
+from muster.author.difference import Difference, difference, reordered_rows
+from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
+from muster.author.fixed_draws import fix_computation, fix_plan
+from muster.author.restore import restore_state
+from muster.author.settled_data import settled
+from muster.author.subject import subject_of
 from muster.runtime.data import adapt
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.stages import Runtime, UpdateResult
@@ -19,15 +27,6 @@ from muster.simulation.clients import ClientsData
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
-
-from . import native
-from .build import build_plan
-from .difference import Difference, difference, reordered_rows
-from .draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
-from .fixed_draws import fix_computation, fix_plan
-from .restore import restore_state
-from .settled_data import settled
-from .subject import subject_of
 
 __all__ = [
     "Difference",

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from muster.author.calls import calls_of
+from muster.author.randomness import gives_resource, is_random, users_of
+from muster.author.wiring import CALLS, Body, Wire, Wiring, origin
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stages
 from muster.wire.plan import Plan
-
-from .calls import calls_of
-from .randomness import gives_resource, is_random, users_of
-from .wiring import CALLS, Body, Wire, Wiring, origin
 
 Draw = tuple[str, str]  # the stage and the operation
 Taint = Mapping[str, frozenset[Draw]]  # the draws that tensors depend on, by the tensors' names

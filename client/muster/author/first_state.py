@@ -11,18 +11,17 @@ from typing import Any, Optional
 
 import tensorflow_federated as tff
 
+from muster.author.checkpoint_file import read_tensors
+from muster.author.form import run, specs, to_leaves
+from muster.author.refusals import in_words
+from muster.author.subject import Subject
+from muster.author.types import to_type
+from muster.author.wiring import Wiring, origin
 from muster.runtime.data import adapt
 from muster.runtime.values import check_tensors
 from muster.wire.manifest import Stage, TensorSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
-
-from .checkpoint_file import read_tensors
-from .form import run, specs, to_leaves
-from .refusals import in_words
-from .subject import Subject
-from .types import to_type
-from .wiring import Wiring, origin
 
 _INSTEAD = (
     "To keep the process's own values and take over the weights alone, give as initial_state (on the command line, as "

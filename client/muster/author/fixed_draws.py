@@ -16,11 +16,10 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.compiler import building_blocks, transformation_utils
 
+from muster.author.randomness import is_random
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stages
 from muster.wire.plan import Plan, part_of
-
-from .randomness import is_random
 
 _SEED = (7, 11)
 _CLOCK = 946_684_800.5  # seconds since 1970: the day on which simulations begin

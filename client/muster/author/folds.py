@@ -16,11 +16,10 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
+from muster.author.wiring import CALLS, PASSES, Body, Wire, Wiring
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Stage, TensorBinding
 from muster.wire.tensors import Array
-
-from .wiring import CALLS, PASSES, Body, Wire, Wiring
 
 Leaf = tuple[str, int]  # the value that it belongs to (`accumulator`, `update`, `left`, `right`) and its position there
 

@@ -7,15 +7,14 @@ from typing import Any, Optional
 
 import tensorflow_federated as tff
 
+from muster.author.canonical import canonicalize
+from muster.author.types import bind_tensors, to_type
 from muster.runtime.graphs import StageGraph, load_graph
 from muster.runtime.paths import Leaf, leaves
 from muster.runtime.seeds import seed_graph
 from muster.wire.manifest import Part, Stage, TensorSpec, TensorType
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
-
-from .canonical import canonicalize
-from .types import bind_tensors, to_type
 
 
 def graph_of(computation: Any) -> Any:

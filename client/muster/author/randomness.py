@@ -12,13 +12,12 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import dtypes, op_def_registry
 
+from muster.author.calls import Calls, calls_of
+from muster.author.types import flat_binding
+from muster.author.wiring import CALLS, Body, Wire, Wiring
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
-
-from .calls import Calls, calls_of
-from .types import flat_binding
-from .wiring import CALLS, Body, Wire, Wiring
 
 # Beside the stateful operations with a `seed` attribute. `StatefulUniform` and its like are not here: they read a variable, and
 # are as random as what that variable was made of.

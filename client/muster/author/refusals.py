@@ -13,9 +13,8 @@ from typing import Any
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.computation.polymorphic_computation import PolymorphicComputation
 
+from muster.author.calls import Call, Calls, calls_of
 from muster.wire.problems import ProblemError, ProblemType
-
-from .calls import Call, Calls, calls_of
 
 _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"
 _WANTED = f"A round is {_ROUND}, or {{D}}@CLIENTS -> R@SERVER without a state"

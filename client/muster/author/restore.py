@@ -6,13 +6,12 @@ from typing import Any
 
 import tensorflow_federated as tff
 
+from muster.author.checkpoint_file import Tensors, read_tensors
+from muster.author.subject import subject_of
+from muster.author.types import pack, to_type
 from muster.runtime.paths import leaves
 from muster.runtime.values import check_tensors
 from muster.wire.manifest import TensorSpec, TensorType
-
-from .checkpoint_file import Tensors, read_tensors
-from .subject import subject_of
-from .types import pack, to_type
 
 
 def restore_state(computation: Any, checkpoint: Tensors) -> Any:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Optional
 
+from muster.author.form import run, to_leaves
+from muster.author.types import to_type
 from muster.runtime.paths import Leaf, leaves
 from muster.wire.manifest import ClearSum, StructType, TensorType, Type
 from muster.wire.problems import ProblemError, ProblemType
-
-from .form import run, to_leaves
-from .types import to_type
 
 SecureKind = Literal["secure_sum_bitwidth", "secure_sum", "secure_modular_sum"]
 # The slots in the order of `work`'s result, after the plain one, each with the form's computation of its parameter.

@@ -9,9 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from muster.author.randomness import is_random
 from muster.runtime.graphs import load_graph
-
-from .randomness import is_random
 
 
 def settled(data: Any) -> Any:

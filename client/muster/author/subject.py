@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import tensorflow_federated as tff
 
-from . import refusals
+from muster.author import refusals
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     Raises:
       SystemExit: always, with the exit code.
     """
-    from .app import app
+    from muster.cli.app import app
 
     app(None if arguments is None else list(arguments), prog_name="muster")
 

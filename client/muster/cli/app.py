@@ -5,10 +5,9 @@ from __future__ import annotations
 import typer
 
 import muster
-
-from . import audit, bundle, client, enrol, key, plan, simulate, smoke, state, task, up
-from .annotations import evaluate
-from .failures import Commands
+from muster.cli import audit, bundle, client, enrol, key, plan, simulate, smoke, state, task, up
+from muster.cli.annotations import evaluate
+from muster.cli.failures import Commands
 
 app = typer.Typer(
     cls=Commands,
@@ -37,7 +36,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 @app.command("demo", context_settings=_PASSED_ON, add_help_option=False)
 def demo(context: typer.Context) -> None:
     """Train on real digits: a coordinator and ten client processes, some of which are killed. `--help` for its options."""
-    from .demo import demo as command
+    from muster.cli.demo import demo as command
 
     inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     inner.command()(command)

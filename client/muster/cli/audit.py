@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .options import DEFAULT_URL, Token, Url, console, write_json
-from .options import Json as JsonOption
+from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import Json as JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

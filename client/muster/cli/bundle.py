@@ -7,8 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import Json as JsonOption
-from .options import console, size, write_json
+from muster.cli.options import Json as JsonOption
+from muster.cli.options import console, size, write_json
 
 
 def bundle(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
-from .options import size, write_json
+from muster.cli.options import size, write_json
 
 if TYPE_CHECKING:
     from muster.client import Event

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .failures import FAILED
-from .options import Emulators, console
+from muster.cli.failures import FAILED
+from muster.cli.options import Emulators, console
 
 _TARGET = 0.9  # accuracy
 _ENOUGH, _MANY = 12, 10  # rounds and clients from which on the target is expected

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .failures import LoadingError
-from .options import DEFAULT_URL, Token, Url, console, write_json
-from .options import Json as JsonOption
+from muster.cli.failures import LoadingError
+from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import Json as JsonOption
 
 if TYPE_CHECKING:
     from muster.wire.messages import RevocationView

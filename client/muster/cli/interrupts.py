@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Callable, Optional, Union
 
-from .failures import INTERRUPTED
+from muster.cli.failures import INTERRUPTED
 
 _MOMENT = 0.9  # seconds from the first signal to the end of the process
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows alone

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import Json, console, write_json
+from muster.cli.options import Json, console, write_json
 
 _BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")

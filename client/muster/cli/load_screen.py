@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
-from .options import size
+from muster.cli.options import size
 
 if TYPE_CHECKING:
     from rich.console import Console

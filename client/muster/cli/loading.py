@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable
 
-from .failures import LoadingError
+from muster.cli.failures import LoadingError
 
 
 def load(reference: str) -> Any:

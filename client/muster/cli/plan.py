@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from . import plan_check_words, plan_show, plan_signing
-from .failures import FAILED
-from .loading import load_computation, load_function
-from .options import Data, console, quiet_tensorflow, size, write_json
-from .options import Json as JsonOption
-from .plan_words import warn_of_clear_sums
-from .warning_lines import warnings_as_lines
+from muster.cli import plan_check_words, plan_show, plan_signing
+from muster.cli.failures import FAILED
+from muster.cli.loading import load_computation, load_function
+from muster.cli.options import Data, console, quiet_tensorflow, size, write_json
+from muster.cli.options import Json as JsonOption
+from muster.cli.plan_words import warn_of_clear_sums
+from muster.cli.warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
     from muster.author import PlanCheck

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from .options import console
-from .plan_words import titled
+from muster.cli.options import console
+from muster.cli.plan_words import titled
 
 if TYPE_CHECKING:
     from muster.author import DrawSource, PlanCheck

@@ -6,10 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
+from muster.cli.options import size
+from muster.cli.plan_words import folds_in_words, in_words, leaving, release_in_words, signers_in_words, titled
 from muster.wire.manifest import FoldKind
-
-from .options import size
-from .plan_words import folds_in_words, in_words, leaving, release_in_words, signers_in_words, titled
 
 if TYPE_CHECKING:
     from rich.console import Console

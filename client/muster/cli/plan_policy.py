@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from .failures import LoadingError
-from .plan_words import titled
+from muster.cli.failures import LoadingError
+from muster.cli.plan_words import titled
 
 if TYPE_CHECKING:
     from rich.console import Console

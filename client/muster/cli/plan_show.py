@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from . import plan_policy
-from .failures import FAILED
-from .options import Json, Url, console, size, write_json
-from .plan_words import leaving, signers_in_words, titled, warn_of_clear_sums
+from muster.cli import plan_policy
+from muster.cli.failures import FAILED
+from muster.cli.options import Json, Url, console, size, write_json
+from muster.cli.plan_words import leaving, signers_in_words, titled, warn_of_clear_sums
 
 if TYPE_CHECKING:
+    from muster.cli.plan_client import DryRun
     from muster.client import ClientPolicy
     from muster.wire.plan import Plan
-
-    from .plan_client import DryRun
 
 
 def show(
@@ -43,7 +42,7 @@ def show(
     rules = plan_policy.policy_of(policy)
     found, count = _read(plan, url)
     if client:
-        from . import plan_client
+        from muster.cli import plan_client
 
         dry_run = plan_client.dry_run(found)
         verdict = None if rules is None else _judge(rules, dry_run)

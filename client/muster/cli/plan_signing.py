@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Signers, signers_of, write_json
+from muster.cli.options import Json, Signers, signers_of, write_json
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan's file.", exists=True, dir_okay=False)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
-from .options import console, size
+from muster.cli.options import console, size
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional
 
+from muster.cli.options import size, updates_of
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
-
-from .options import size, updates_of
 
 _MAX_METRICS = 4  # of a line
 _COUNTS = ("num_examples", "num_batches")  # metrics that count data; listed after the others

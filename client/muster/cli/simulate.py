@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .failures import FAILED
-from .loading import load_function
-from .options import EnrolmentKey, OperatorUrl, PlanKey, Token, console, enrolment_key_of, quiet_tensorflow, write_json
-from .options import Json as JsonOption
-from .warning_lines import warnings_as_lines
+from muster.cli.failures import FAILED
+from muster.cli.loading import load_function
+from muster.cli.options import (
+    EnrolmentKey,
+    OperatorUrl,
+    PlanKey,
+    Token,
+    console,
+    enrolment_key_of,
+    quiet_tensorflow,
+    write_json,
+)
+from muster.cli.options import Json as JsonOption
+from muster.cli.warning_lines import warnings_as_lines
 
 if TYPE_CHECKING:
     from muster.simulation.load import Access, LoadShape
@@ -252,10 +261,9 @@ def _load(
     task: Optional[str],
     as_json: bool,
 ) -> None:
+    from muster.cli.load_screen import Standing, show
     from muster.simulation.load import run_load
     from muster.wire.plan import Plan
-
-    from .load_screen import Standing, show
 
     with Standing(clients=shape.clients) as standing:
         result = run_load(

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .failures import FAILED, UNREACHABLE
-from .options import (
+from muster.cli.failures import FAILED, UNREACHABLE
+from muster.cli.options import (
     DEFAULT_URL,
     EnrolmentKey,
     OperatorUrl,
@@ -19,7 +19,7 @@ from .options import (
     quiet_tensorflow,
     write_json,
 )
-from .options import Json as JsonOption
+from muster.cli.options import Json as JsonOption
 
 if TYPE_CHECKING:
     from rich.console import Console

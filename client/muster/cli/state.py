@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Callable, Optional, TypeVar
 
 import typer
 
-from .failures import LoadingError
-from .options import Json as JsonOption
-from .options import console, size, write_json
+from muster.cli.failures import LoadingError
+from muster.cli.options import Json as JsonOption
+from muster.cli.options import console, size, write_json
 
 if TYPE_CHECKING:
     from coordinator.domain.keys import KeyRing

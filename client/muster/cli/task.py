@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .failures import FAILED, LoadingError
-from .options import DEFAULT_URL, Token, Url, console, write_json
-from .options import Json as JsonOption
+from muster.cli.failures import FAILED, LoadingError
+from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import Json as JsonOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,9 +168,8 @@ def _show_tasks(views: Sequence[TaskView]) -> None:
 @app.command("show")
 def show(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """Show a task with its current round, and the last attempts at it that were abandoned."""
+    from muster.cli.round_words import ended_round
     from muster.operator import Operator
-
-    from .round_words import ended_round
 
     with Operator(url, token=token) as operator:
         view = operator.task(name)
@@ -197,10 +196,9 @@ def watch(
     A terminal shows a live view. Elsewhere each round that ends is one line, written at once. With --json each line is
     JSON.
     """
+    from muster.cli.watching import follow_json, follow_lines, follow_live
     from muster.operator import Operator
     from muster.wire.messages import TaskStatus
-
-    from .watching import follow_json, follow_lines, follow_live
 
     follow = follow_json if as_json else follow_live if sys.stdout.isatty() else follow_lines
     with Operator(url, token=token) as operator:
@@ -263,9 +261,8 @@ def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
 
 
 def _show(view: TaskView) -> None:
+    from muster.cli.round_words import ended_round, open_round, waiting_for, warnings_of
     from muster.wire.messages import Phase
-
-    from .round_words import ended_round, open_round, waiting_for, warnings_of
 
     screen = console()
     spec, policy = view.spec, view.spec.policy

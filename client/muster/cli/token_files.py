@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Optional
 
-from .failures import LoadingError
+from muster.cli.failures import LoadingError
 
 
 def token_reader(path: Path) -> Callable[[], str]:

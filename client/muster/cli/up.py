@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Emulators, console, write_json
-from .options import Json as JsonOption
+from muster.cli.options import Emulators, console, write_json
+from muster.cli.options import Json as JsonOption
 
 if TYPE_CHECKING:
     from muster.local_process import Died

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import typer
 
+from muster.cli.options import console, size, write_json
+from muster.cli.round_words import (
+    attempt,
+    ended_round,
+    open_round,
+    progress,
+    short_names,
+    troubles,
+    waiting_for,
+    warnings_of,
+)
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
-
-from .options import console, size, write_json
-from .round_words import attempt, ended_round, open_round, progress, short_names, troubles, waiting_for, warnings_of
 
 if TYPE_CHECKING:
     from muster.operator import Operator

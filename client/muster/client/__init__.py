@@ -6,13 +6,13 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 
 from __future__ import annotations
 
-from .body import TensorBody
-from .budget import BudgetError
-from .failures import ConfigurationError, ForeignAnswerError, UnreachableError
-from .limits import LimitError, Limits
-from .local_data import WorkContext
-from .muster_client import MusterClient, SetupError
-from .outcomes import (
+from muster.client.body import TensorBody
+from muster.client.budget import BudgetError
+from muster.client.failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from muster.client.limits import LimitError, Limits
+from muster.client.local_data import WorkContext
+from muster.client.muster_client import MusterClient, SetupError
+from muster.client.outcomes import (
     Assigned,
     Computed,
     Contributed,
@@ -27,12 +27,12 @@ from .outcomes import (
     Unreached,
     Waited,
 )
-from .plans import RuntimeFactory, Worker
-from .policy import BudgetRules, ClientPolicy
-from .policy_faults import PolicyFileError
-from .policy_guard import PolicyError
-from .sessions import new_session
-from .transport import Transport
+from muster.client.plans import RuntimeFactory, Worker
+from muster.client.policy import BudgetRules, ClientPolicy
+from muster.client.policy_faults import PolicyFileError
+from muster.client.policy_guard import PolicyError
+from muster.client.sessions import new_session
+from muster.client.transport import Transport
 
 __all__ = [
     "Assigned",

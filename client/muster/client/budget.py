@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Callable, Optional
 
-from .policy import BudgetRules
+from muster.client.policy import BudgetRules
 
 if TYPE_CHECKING:
     import sqlite3

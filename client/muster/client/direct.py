@@ -14,12 +14,11 @@ from typing import Callable, Optional
 
 import google_crc32c
 
+from muster.client.body import TensorBody
+from muster.client.failures import ForeignAnswerError, host_of, is_page
+from muster.client.transport import Answer, Transport, UnreachableError
 from muster.wire.messages import Assignment, DirectUpload, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
-
-from .body import TensorBody
-from .failures import ForeignAnswerError, host_of, is_page
-from .transport import Answer, Transport, UnreachableError
 
 _OK, _CREATED, _RESUME, _TAKEN = 200, 201, 308, 412
 _LATER = frozenset({408, 429})

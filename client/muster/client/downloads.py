@@ -12,11 +12,10 @@ from typing import Optional
 
 import requests
 
+from muster.client.body import PIECE
+from muster.client.failures import UnreachableError, is_page, media_type, not_ours
 from muster.wire.encodings import IDENTITY, EncodingError, available, decoded
 from muster.wire.problems import ProblemError, ProblemType
-
-from .body import PIECE
-from .failures import UnreachableError, is_page, media_type, not_ours
 
 PROGRESS = 1 << 17  # bytes; so much more is worth another round of attempts
 PART = 30 << 20  # bytes that one request asks for

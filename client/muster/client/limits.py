@@ -8,11 +8,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
+from muster.client.failures import MAX_WAIT, bounded_wait
+from muster.client.machine import WorkFailed
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
-
-from .failures import MAX_WAIT, bounded_wait
-from .machine import WorkFailed
 
 LIMIT_RULES = frozenset(
     f"limits.{name}" for name in ("max_download_bytes", "max_update_bytes", "max_seconds")

@@ -12,12 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
+from muster.client.body import TensorBody
+from muster.client.failures import MAX_WAIT, bounded_wait
+from muster.client.outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
 from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Receipt, Report, Wait
 from muster.wire.problems import ProblemError, ProblemType
-
-from .body import TensorBody
-from .failures import MAX_WAIT, bounded_wait
-from .outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds, where the coordinator does not say
 _TRIES = 6  # of one step of an assignment, each with its own quick repeats: about a minute in all

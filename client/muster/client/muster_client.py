@@ -16,25 +16,35 @@ from typing import TYPE_CHECKING, Callable, Optional, Union
 
 import requests
 
+from muster.client import machine
+from muster.client.body import TensorBody
+from muster.client.direct import DirectSender
+from muster.client.failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from muster.client.identity import check_client_id, check_population
+from muster.client.interruptible import CallStoppedError
+from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
+from muster.client.local_data import DataCallback, bind
+from muster.client.machine import Happening, Idle, NoAnswer, Reporting, Uploading, Working
+from muster.client.outcomes import (
+    Assigned,
+    Contributed,
+    Event,
+    Failed,
+    Ineligible,
+    Missed,
+    Outcome,
+    PolicyNote,
+    Sending,
+    Summary,
+)
+from muster.client.plans import PlanStore, RuntimeFactory, tensorflow_runtime
+from muster.client.policy import ClientPolicy
+from muster.client.policy_guard import PolicyGuard
+from muster.client.transport import Transport
+from muster.client.work import AssignmentWork, Validity
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
 from muster.wire.problems import ProblemError
 from muster.wire.signatures import need_cryptography, parse_signers
-
-from . import machine
-from .body import TensorBody
-from .direct import DirectSender
-from .failures import ConfigurationError, ForeignAnswerError, UnreachableError
-from .identity import check_client_id, check_population
-from .interruptible import CallStoppedError
-from .limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
-from .local_data import DataCallback, bind
-from .machine import Happening, Idle, NoAnswer, Reporting, Uploading, Working
-from .outcomes import Assigned, Contributed, Event, Failed, Ineligible, Missed, Outcome, PolicyNote, Sending, Summary
-from .plans import PlanStore, RuntimeFactory, tensorflow_runtime
-from .policy import ClientPolicy
-from .policy_guard import PolicyGuard
-from .transport import Transport
-from .work import AssignmentWork, Validity
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -9,6 +9,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
+from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.client.limits import LimitError
+from muster.client.transport import Transport
 from muster.runtime.data import DataMeter
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
@@ -16,10 +19,6 @@ from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SIGNATURES_LIMIT
 from muster.wire.tensors import Array, TensorsError, decode
-
-from .cache import BROADCAST, PLAN, Cache
-from .limits import LimitError
-from .transport import Transport
 
 _KEPT = 2  # plans whose graphs stay loaded
 

@@ -20,11 +20,10 @@ from typing import Annotated, Any, Optional, Union
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from typing_extensions import Self
 
+from muster.client.limits import Limits
+from muster.client.policy_faults import PolicyFileError, faults_of
 from muster.wire.manifest import FoldKind
 from muster.wire.signatures import parse_signers
-
-from .limits import Limits
-from .policy_faults import PolicyFileError, faults_of
 
 _ADDRESS_LENGTH = 64  # hex digits of a SHA-256
 _DEFAULT_FILE = "budget"

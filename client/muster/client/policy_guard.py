@@ -18,17 +18,23 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
+from muster.client.budget import Budget, BudgetError, Exhausted
+from muster.client.limits import LimitError, Limits
+from muster.client.policy import ClientPolicy
+from muster.client.policy_rules import (
+    RuleCheck,
+    check_assignment,
+    check_manifest,
+    check_ratio,
+    check_signers,
+    rule_name,
+)
 from muster.runtime.data import DataMeter
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment
 from muster.wire.plan import Plan
 from muster.wire.signatures import need_cryptography
 from muster.wire.tensors import Array
-
-from .budget import Budget, BudgetError, Exhausted
-from .limits import LimitError, Limits
-from .policy import ClientPolicy
-from .policy_rules import RuleCheck, check_assignment, check_manifest, check_ratio, check_signers, rule_name
 
 NO_POLICY = (
     "No policy: the coordinator decides which plans run here and what leaves this machine, within the limits and signers that were "

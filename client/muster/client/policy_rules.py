@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from muster.client.limits import LIMIT_RULES
+from muster.client.policy import BudgetRules, ClientPolicy
 from muster.runtime.values import value_bytes
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, PlanManifest
@@ -15,9 +17,6 @@ from muster.wire.messages import Assignment
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.tensors import Array
-
-from .limits import LIMIT_RULES
-from .policy import BudgetRules, ClientPolicy
 
 _PREFIX = "policy."
 _NOT_RULES = frozenset({"signers_required", "budget", "max_download_bytes", "max_update_bytes", "max_seconds"})

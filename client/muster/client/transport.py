@@ -21,13 +21,12 @@ import stamina
 from requests.auth import AuthBase
 
 from muster import __version__
+from muster.client.body import Body
+from muster.client.downloads import PROGRESS, Receiving
+from muster.client.failures import UnreachableError, date_of, host_of, not_ours, reaching, refusal, without_credentials
+from muster.client.sessions import new_session, proxies_for, proxy_of
 from muster.wire.base import Message
 from muster.wire.problems import ProblemError, ProblemType
-
-from .body import Body
-from .downloads import PROGRESS, Receiving
-from .failures import UnreachableError, date_of, host_of, not_ours, reaching, refusal, without_credentials
-from .sessions import new_session, proxies_for, proxy_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -8,21 +8,20 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from muster.client import interruptible
+from muster.client.body import TensorBody
+from muster.client.interruptible import CallStoppedError, CallTimeoutError
+from muster.client.kinds import kind_of
+from muster.client.limits import LimitError, Limits
+from muster.client.local_data import WorkContext, not_finite
+from muster.client.machine import Happening, Worked, WorkFailed
+from muster.client.outcomes import Computed
+from muster.client.plans import PlanStore, Worker
+from muster.client.policy_guard import PolicyGuard
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
-
-from . import interruptible
-from .body import TensorBody
-from .interruptible import CallStoppedError, CallTimeoutError
-from .kinds import kind_of
-from .limits import LimitError, Limits
-from .local_data import WorkContext, not_finite
-from .machine import Happening, Worked, WorkFailed
-from .outcomes import Computed
-from .plans import PlanStore, Worker
-from .policy_guard import PolicyGuard
 
 _SLACK = 1.0  # seconds that work may take beyond its time, to end by itself
 

@@ -18,8 +18,8 @@ from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Optional
 
-from . import member
-from .data import EPOCHS_VARIABLE, FILE_VARIABLE, Digits, epochs_for, save
+from muster.demo import member
+from muster.demo.data import EPOCHS_VARIABLE, FILE_VARIABLE, Digits, epochs_for, save
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess

@@ -101,8 +101,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return _NO_TFF
     _say(f"compiling the FedAvg process with TensorFlow Federated {tff.__version__}")
     from muster.author import build_plan
-
-    from .computation import fed_avg
+    from muster.demo.computation import fed_avg
 
     build_plan(fed_avg(seed=given.seed), name="digits_fedavg").save(given.file)
     return 0

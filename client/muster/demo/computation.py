@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from .data import CLASSES, FEATURES, HIDDEN
+from muster.demo.data import CLASSES, FEATURES, HIDDEN
 
 _CLIENT_RATE, _SERVER_RATE, _MOMENTUM = 0.1, 1.0, 0.5
 

@@ -31,7 +31,7 @@ def run(
     os.environ.update(environment)
     _redirect(tell, log)
     _end_with_parent()
-    from . import template  # noqa: F401  already there after a fork, imported now after a spawn
+    from muster.demo import template  # noqa: F401  already there after a fork, imported now after a spawn
 
     sys.stdout.write(json.dumps({"event": READY, "started_by": os.getppid()}) + "\n")
     command(["client", "run", "--json", "--threads", "1", *arguments])

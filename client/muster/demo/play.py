@@ -8,6 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from muster.demo.cast import ENDED, Cast, Told
+from muster.demo.compiling import Compilation
+from muster.demo.data import Score, Split, load, score, split
+from muster.demo.folder import Folder
+from muster.demo.member import READY, Command
+from muster.demo.published import SEED, SIGNER, published_plan, tff_is_here
+from muster.demo.report import Kill, Story, draw
+from muster.demo.screen import Screen, Standing
 from muster.local import LocalCoordinator
 from muster.operator import Operator
 from muster.simulation import EndedRounds
@@ -15,15 +23,6 @@ from muster.simulation.record import Record, row_of
 from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.tensors import Array, decode
-
-from .cast import ENDED, Cast, Told
-from .compiling import Compilation
-from .data import Score, Split, load, score, split
-from .folder import Folder
-from .member import READY, Command
-from .published import SEED, SIGNER, published_plan, tff_is_here
-from .report import Kill, Story, draw
-from .screen import Screen, Standing
 
 TASK, POPULATION = "digits", "demo"
 _LOOK = 0.1  # seconds between looks at the task; clients are heard at once

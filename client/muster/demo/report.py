@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from muster.cli.options import size
-
-from .data import Score
-from .published import tff_is_here
+from muster.demo.data import Score
+from muster.demo.published import tff_is_here
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .operator import Operator
+from muster.operator.operator import Operator
 
 __all__ = ["Operator"]

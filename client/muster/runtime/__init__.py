@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .calls import CancelledError, abandoned_calls
-from .fold import Accumulator, Fold, Folded
+from muster.runtime.calls import CancelledError, abandoned_calls
+from muster.runtime.fold import Accumulator, Fold, Folded
 
 if TYPE_CHECKING:
-    from .stages import Runtime, UpdateResult
+    from muster.runtime.stages import Runtime, UpdateResult
 
 __all__ = ["Accumulator", "CancelledError", "Fold", "Folded", "Runtime", "UpdateResult", "abandoned_calls"]
 
 
 def __getattr__(name: str) -> Any:
     if name in {"Runtime", "UpdateResult"}:
-        from . import stages
+        from muster.runtime import stages
 
         return getattr(stages, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,12 +11,11 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from muster.runtime.paths import field_names, flat_order, join
+from muster.runtime.values import Array, describe, describe_array, fits, value_bytes
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceType, StructType, TensorType, Type
 from muster.wire.problems import FieldError, ProblemError, ProblemType
-
-from .paths import field_names, flat_order, join
-from .values import Array, describe, describe_array, fits, value_bytes
 
 Elements = Callable[[], Iterator[tuple[Array, ...]]]
 

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
+from muster.runtime.norms import pieces_of, scaled, scales
+from muster.runtime.values import Array, check_tensors, describe_array, fits
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
-from .norms import pieces_of, scaled, scales
-from .values import Array, check_tensors, describe_array, fits
-
 if TYPE_CHECKING:
-    from .stages import Runtime
+    from muster.runtime.stages import Runtime
 
 _INT64_MAX = int(np.iinfo(np.int64).max)
 _MAPPED = 1 << 18  # bytes from which an array gets pages of its own

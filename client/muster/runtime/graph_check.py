@@ -14,13 +14,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, Optional
 
+from muster.runtime.graph_def import parse_graph
+from muster.runtime.ops import check_graph, printable
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Binding, SequenceBinding, Stage, Stages
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
-
-from .graph_def import parse_graph
-from .ops import check_graph, printable
 
 # TensorFlow's `DataType` of each dtype, and of a data set.
 _DATA_TYPES = {

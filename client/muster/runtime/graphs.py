@@ -16,14 +16,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
+from muster.runtime.calls import Cancellation, call, late, stopped
+from muster.runtime.data import Elements
+from muster.runtime.paths import element_leaves
+from muster.runtime.values import Array
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Binding, SequenceBinding, Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
-
-from .calls import Cancellation, call, late, stopped
-from .data import Elements
-from .paths import element_leaves
-from .values import Array
 
 _PREFIX = "plan"  # apart from the nodes that feed the data sets
 # Operations that TensorFlow marks stateful because they call functions. The functions' operations are checked

@@ -14,9 +14,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from muster.runtime.values import Array, Declared
 from muster.wire.dtypes import DType
-
-from .values import Array, Declared
 
 _PIECE = 1 << 16  # elements at a time
 

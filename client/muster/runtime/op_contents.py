@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
-from .graph_def import message_class
+from muster.runtime.graph_def import message_class
 
 _FILES = "reads or writes files"
 _LOG = "writes to the log of the machine that runs it"

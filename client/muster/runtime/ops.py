@@ -14,10 +14,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Optional
 
+from muster.runtime.op_contents import Body, check_contents
+from muster.runtime.op_names import call_of
 from muster.wire.problems import ProblemError, ProblemType
-
-from .op_contents import Body, check_contents
-from .op_names import call_of
 
 _FILES = "reads or writes files"
 _LOG = "writes to the log of the machine that runs it"

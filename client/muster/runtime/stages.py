@@ -8,15 +8,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from muster.runtime.calls import Cancellation, call, turn
+from muster.runtime.data import DataMeter, Elements, adapt
+from muster.runtime.graph_check import load_checked_graph
+from muster.runtime.graphs import Sources, StageGraph, load_graph
+from muster.runtime.seeds import seed_graph
+from muster.runtime.values import Array, check_tensors
 from muster.wire.manifest import Stage
 from muster.wire.plan import Plan
-
-from .calls import Cancellation, call, turn
-from .data import DataMeter, Elements, adapt
-from .graph_check import load_checked_graph
-from .graphs import Sources, StageGraph, load_graph
-from .seeds import seed_graph
-from .values import Array, check_tensors
 
 Tensors = Mapping[str, Any]
 

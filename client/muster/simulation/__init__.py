@@ -8,8 +8,8 @@ Clients draw independent random numbers, as in a deployment. Concurrency is not 
 
 from __future__ import annotations
 
-from .clients import ClientsDataWarning
-from .ended import EndedRounds
-from .run import SimulationError, SimulationResult, run
+from muster.simulation.clients import ClientsDataWarning
+from muster.simulation.ended import EndedRounds
+from muster.simulation.run import SimulationError, SimulationResult, run
 
 __all__ = ["ClientsDataWarning", "EndedRounds", "SimulationError", "SimulationResult", "run"]

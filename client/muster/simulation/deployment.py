@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import requests
 
 from muster.client import Transport
-
-from .in_process import InProcessAdapter, Wsgi
+from muster.simulation.in_process import InProcessAdapter, Wsgi
 
 if TYPE_CHECKING:
     from coordinator.adapters.local_queue import Delivery, LocalQueue, Pump

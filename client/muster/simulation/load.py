@@ -18,23 +18,22 @@ from typing import Callable, Optional
 
 from muster.client import UnreachableError
 from muster.operator import Operator
+from muster.simulation.load_arrivals import Arriving
+from muster.simulation.load_clients import Clients
+from muster.simulation.load_processes import Use
+from muster.simulation.load_result import LoadResult, LoadRound
+from muster.simulation.load_rounds import Rounds
+from muster.simulation.load_served import Access, Served
+from muster.simulation.load_shape import LoadShape
+from muster.simulation.load_steps import LoadError, Steps
+from muster.simulation.load_sum import KnownSum, ones
+from muster.simulation.load_targets import Target, in_process
+from muster.simulation.load_times import Histogram, Times
 from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import TaskPolicy
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
-
-from .load_arrivals import Arriving
-from .load_clients import Clients
-from .load_processes import Use
-from .load_result import LoadResult, LoadRound
-from .load_rounds import Rounds
-from .load_served import Access, Served
-from .load_shape import LoadShape
-from .load_steps import LoadError, Steps
-from .load_sum import KnownSum, ones
-from .load_targets import Target, in_process
-from .load_times import Histogram, Times
 
 __all__ = ["Access", "LoadError", "LoadResult", "LoadRound", "LoadShape", "ones", "run_load"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from .load_times import Histogram
+from muster.simulation.load_times import Histogram
 
 _LATE = 0.25  # seconds: of the clients' 99th percentile, above which the load was not kept up with
 _SHORT = 0.95  # of the rate, likewise

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator
 from typing import Callable, Optional
 
-from .load_arrivals import Arriving
-from .load_shape import LoadShape
-from .load_steps import AFTER, AT_WORK, NO_SLOT, Following, LoadError, Steps, Tally, Turn
-from .load_targets import Target
+from muster.simulation.load_arrivals import Arriving
+from muster.simulation.load_shape import LoadShape
+from muster.simulation.load_steps import AFTER, AT_WORK, NO_SLOT, Following, LoadError, Steps, Tally, Turn
+from muster.simulation.load_targets import Target
 
 _LOOK = 1.0  # seconds between looks at whether the round is over
 _END = 10.0  # seconds for requests under way, when the load is broken off

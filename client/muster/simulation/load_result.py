@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from .load_arrivals import Arrivals
-from .load_processes import Use
-from .load_shape import LoadShape
-from .load_times import Histogram, Phase
+from muster.simulation.load_arrivals import Arrivals
+from muster.simulation.load_processes import Use
+from muster.simulation.load_shape import LoadShape
+from muster.simulation.load_times import Histogram, Phase
 
 _HOUR = 3600.0  # seconds
 _BUSY = 0.9  # of a core, or of the requests that may be under way, above which that is the limit

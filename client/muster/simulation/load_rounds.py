@@ -8,13 +8,12 @@ from datetime import datetime
 from typing import Any, Callable, Optional
 
 from muster.operator import Operator
+from muster.simulation.ended import EndedRounds
+from muster.simulation.load_result import LoadRound
+from muster.simulation.load_steps import ACCEPTED, LoadError, Tally
+from muster.simulation.load_sum import KnownSum
+from muster.simulation.load_targets import Target
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
-
-from .ended import EndedRounds
-from .load_result import LoadRound
-from .load_steps import ACCEPTED, LoadError, Tally
-from .load_sum import KnownSum
-from .load_targets import Target
 
 _STALLED = 300.0  # seconds that something which is due may take
 

@@ -12,13 +12,12 @@ from urllib.parse import urlsplit
 
 from muster.client import TensorBody, Transport
 from muster.client.direct import DirectSender
+from muster.simulation.load_processes import Use, used_by
+from muster.simulation.load_targets import Answer
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import Assignment, Receipt, Report
 from muster.wire.signatures import SigningKey
 from muster.wire.tensors import Array
-
-from .load_processes import Use, used_by
-from .load_targets import Answer
 
 _TIMEOUT = 60.0  # seconds for an answer
 _LOOK_HERE, _LOOK_THERE = 0.02, 0.2  # seconds; there each look costs a deployment's instance

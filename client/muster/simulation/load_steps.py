@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
 from muster.client import UnreachableError
+from muster.simulation.load_shape import LoadShape
+from muster.simulation.load_targets import Answer, Target
+from muster.simulation.load_times import Histogram, Times
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
-
-from .load_shape import LoadShape
-from .load_targets import Answer, Target
-from .load_times import Histogram, Times
 
 _OK, _UNAUTHENTICATED = 200, 401
 _LATER = (0, 429, 502, 503, 504)  # what a client meets with patience: no answer, or one that asks for it

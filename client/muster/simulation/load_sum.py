@@ -7,13 +7,12 @@ from typing import Optional
 import numpy as np
 
 from muster.operator import Operator
+from muster.simulation.load_targets import Target
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind
 from muster.wire.messages import RoundView
 from muster.wire.plan import Plan
 from muster.wire.tensors import Array
-
-from .load_targets import Target
 
 
 class KnownSum:

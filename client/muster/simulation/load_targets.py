@@ -12,12 +12,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Optional, Protocol
 
 from muster.client import Transport
+from muster.simulation.deployment import URL, Assembled, assembled_over, find_functions, transport
+from muster.simulation.in_process import call
+from muster.simulation.load_processes import Use
+from muster.simulation.load_times import Times
 from muster.wire.tensors import Array
-
-from .deployment import URL, Assembled, assembled_over, find_functions, transport
-from .in_process import call
-from .load_processes import Use
-from .load_times import Times
 
 _RETRY_FLOOR = 0.1  # seconds, as in `muster up`
 _CACHE = 0.05  # seconds, likewise

@@ -13,17 +13,16 @@ from typing import Any, Callable, Optional, Union
 from muster.client import Contributed, Failed, MusterClient, Transport, Unreached
 from muster.operator import Operator
 from muster.runtime.data import DataMeter
+from muster.simulation.clients import ClientsData, Source
+from muster.simulation.deployment import DeliveryError, Deployment, deployment, transport
+from muster.simulation.ended import EndedRounds
+from muster.simulation.record import Record, Row, row_of
+from muster.simulation.repeatable import unseeded_operations
 from muster.wire.manifest import Type
 from muster.wire.messages import FailureReason, Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.tensors import Array, decode
-
-from .clients import ClientsData, Source
-from .deployment import DeliveryError, Deployment, deployment, transport
-from .ended import EndedRounds
-from .record import Record, Row, row_of
-from .repeatable import unseeded_operations
 
 _TASK = _POPULATION = "simulation"
 Progress = Callable[[RoundView], None]

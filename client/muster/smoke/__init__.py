@@ -6,7 +6,7 @@ tests/data/rebuild.py.
 
 from __future__ import annotations
 
-from .round import run, smoke_plan
-from .steps import Outcome, Step
+from muster.smoke.round import run, smoke_plan
+from muster.smoke.steps import Outcome, Step
 
 __all__ = ["Outcome", "Step", "run", "smoke_plan"]

@@ -13,15 +13,14 @@ import numpy as np
 
 from muster.client import Assigned, Computed, Contributed, Event, Failed, Transport, UnreachableError, Unreached
 from muster.operator import Operator
+from muster.smoke import advice
+from muster.smoke.members import Member
+from muster.smoke.steps import Checklist, Outcome, Step, StepFailedError, StoppedError
 from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import Phase, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SigningKey
-
-from . import advice
-from .members import Member
-from .steps import Checklist, Outcome, Step, StepFailedError, StoppedError
 
 NUMBERS = ((1, 1, 2, 3, 5), (0, 2, 4, 6, 7, 7, 7))  # of the one client and the other, each from 0 to 7
 _ENROLLED = 3600.0  # seconds

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Callable, Optional
 
 from muster.client import ForeignAnswerError, UnreachableError
+from muster.smoke import advice
 from muster.wire.problems import ProblemError
-
-from . import advice
 
 _LOOK = 0.2  # seconds between looks at what a step waits for
 _TOLD = 5.0  # seconds between words on a wait

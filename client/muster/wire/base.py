@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, core_schema, from_json
 from typing_extensions import Self
 
-from .problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
-from .times import LENIENT
+from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
+from muster.wire.times import LENIENT
 
 M = TypeVar("M", bound="Message")
 

@@ -21,8 +21,8 @@ from typing import Annotated, Literal, Optional, Union
 
 from pydantic import Field
 
-from .base import Message, WireModel
-from .dtypes import DType
+from muster.wire.base import Message, WireModel
+from muster.wire.dtypes import DType
 
 
 class _Part(WireModel):

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Optional
 
-from .dtypes import DType
-from .manifest import (
+from muster.wire.dtypes import DType
+from muster.wire.manifest import (
     ClearSum,
     FoldKind,
     FoldRule,
@@ -27,7 +27,7 @@ from .manifest import (
     TensorType,
     Type,
 )
-from .problems import FieldError, ProblemError, ProblemType
+from muster.wire.problems import FieldError, ProblemError, ProblemType
 
 MAX_NAME = 200  # characters of a plan's name, which is stored with every task
 MAX_MADE_BY = 500  # characters

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import Field, model_validator
 
-from .base import CRC32C_PATTERN, ENROLMENT_PATTERN, NAME_PATTERN, SHA256_PATTERN, Answer, Message
-from .times import Seconds, Time
+from muster.wire.base import CRC32C_PATTERN, ENROLMENT_PATTERN, NAME_PATTERN, SHA256_PATTERN, Answer, Message
+from muster.wire.times import Seconds, Time
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]

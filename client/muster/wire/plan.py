@@ -18,12 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Optional, Union
 
-from .dtypes import DType
-from .manifest import Part, PlanManifest, TensorSpec
-from .manifest_checks import check_manifest
-from .problems import ProblemError, ProblemType
-from .signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
-from .tensors import Array, TensorsError, decode
+from muster.wire.dtypes import DType
+from muster.wire.manifest import Part, PlanManifest, TensorSpec
+from muster.wire.manifest_checks import check_manifest
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
+from muster.wire.tensors import Array, TensorsError, decode
 
 CONTENT_TYPE = "application/vnd.muster.plan"
 PLAN_LIMIT = 2 << 30  # bytes

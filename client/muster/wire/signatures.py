@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import AfterValidator, Field, model_validator
 
-from .base import Message
-from .problems import ProblemError, ProblemType
+from muster.wire.base import Message
+from muster.wire.problems import ProblemError, ProblemType
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

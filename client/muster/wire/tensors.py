@@ -19,7 +19,7 @@ from typing import Any, Union
 
 import numpy as np
 
-from .dtypes import DType
+from muster.wire.dtypes import DType
 
 Array = np.ndarray[Any, Any]
 Buffer = Union[bytes, bytearray, memoryview]

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from .names import rest_part, shard_part
+from coordinator.domain.names import rest_part, shard_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .rounds import Aggregating, Collecting, Round
+from coordinator.domain.rounds import Aggregating, Collecting, Round
 
 LONGEST = 60.0  # seconds, where a deployment does not say otherwise
 _QUIET = 8  # a client asks again no sooner than after this part of the time in which no update came in

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from coordinator.domain.rounds import Terms
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import TaskPolicy
 from muster.wire.problems import FieldError
-
-from .rounds import Terms
 
 
 def floor(manifest: PlanManifest) -> int:

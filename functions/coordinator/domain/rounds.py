@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Literal
 
+from coordinator.domain.names import RoundKey
 from muster.wire.messages import TaskPolicy
-
-from .names import RoundKey
 
 SLOTS_FOR_A_SHARD = 500
 MOST_SHARDS = 1000  # an instance reads as many counters once a second

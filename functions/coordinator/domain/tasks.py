@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from coordinator.domain.names import RoundKey
+from coordinator.domain.rounds import Checkpoint
 from muster.wire.messages import TaskSpec, TaskStatus
-
-from .names import RoundKey
-from .rounds import Checkpoint
 
 ENDED = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 
