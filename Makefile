@@ -39,7 +39,7 @@ check: env-with-tff tools ## Check format, lint, types, import contracts, and fo
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
 	$(PYTHON) -m mypy
-	PYTHONPATH=functions $(LINT_IMPORTS)
+	$(LINT_IMPORTS)
 	.venv/tools/bin/python -m bandit --quiet --recursive --configfile pyproject.toml client functions docs infra
 	@requirements/audit.sh
 

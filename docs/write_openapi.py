@@ -12,10 +12,10 @@ sys.path.insert(0, str(DOCS.parent / "functions"))
 
 def main() -> None:
     """Writes the file."""
-    from coordinator import bootstrap
-    from coordinator.http import openapi
-    from coordinator.http.functions import description
-    from coordinator.settings import Settings
+    from muster_coordinator import bootstrap
+    from muster_coordinator.http import openapi
+    from muster_coordinator.http.functions import description
+    from muster_coordinator.settings import Settings
 
     with TemporaryDirectory() as folder:
         root = Path(folder).as_posix()

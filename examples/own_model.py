@@ -24,9 +24,9 @@ def process():
 
 def hospital(number):
     """The data of one client: batches of numpy arrays. Yours would read a file or a database."""
-    chance = np.random.default_rng(number)
-    x = chance.normal(size=(64, 3)).astype(np.float32)
-    y = (x @ [[1.0], [-2.0], [0.5]] + 0.1 * chance.normal(size=(64, 1))).astype(np.float32)
+    randomness = np.random.default_rng(number)
+    x = randomness.normal(size=(64, 3)).astype(np.float32)
+    y = (x @ [[1.0], [-2.0], [0.5]] + 0.1 * randomness.normal(size=(64, 1))).astype(np.float32)
     return [{"x": x[at : at + 16], "y": y[at : at + 16]} for at in range(0, 64, 16)]
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from support.issuer import TokenIssuer
 
-    from muster.emulators import FirestoreEmulator, StorageEmulator
+    from muster.local.emulators import FirestoreEmulator, StorageEmulator
 
 # On a loaded machine an example may take its time; how long it takes is not what these tests are about.
 settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,7 +35,7 @@ _CONTRACT = re.compile(r"tests/contract/(test_(?:blobs|documents|queue))\.py::\w
 def firestore_emulator(tmp_path_factory: Any) -> Iterator[FirestoreEmulator]:
     from support.cloud import started
 
-    from muster.emulators import FirestoreEmulator
+    from muster.local.emulators import FirestoreEmulator
 
     emulator = FirestoreEmulator(tmp_path_factory.mktemp("firestore"))
     started(emulator)
@@ -47,7 +47,7 @@ def firestore_emulator(tmp_path_factory: Any) -> Iterator[FirestoreEmulator]:
 def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
     from support.cloud import started
 
-    from muster.emulators import StorageEmulator
+    from muster.local.emulators import StorageEmulator
 
     emulator = StorageEmulator(tmp_path_factory.mktemp("storage"))
     started(emulator)
@@ -58,7 +58,7 @@ def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
 @pytest.fixture
 def nobodys_port() -> Iterator[int]:
     """A port on which nobody listens during the test, unless the test does."""
-    from muster.held_port import HeldPort
+    from muster.local.held_port import HeldPort
 
     with HeldPort() as port:
         yield port.number

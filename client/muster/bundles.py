@@ -1,6 +1,6 @@
 """Builds the deployable bundles: one reproducible zip for each function, with equal bytes for equal source.
 
-A bundle holds the function's folder at its top (`main.py`), the package `coordinator`, the parts of `muster` that this
+A bundle holds the function's folder at its top (`main.py`), the package `muster_coordinator`, the parts of `muster` that this
 imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned packages. This is the source that Google
 Cloud Functions accept, and all that a container needs besides Python.
 """
@@ -8,6 +8,7 @@ Cloud Functions accept, and all that a container needs besides Python.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import tempfile
 import zipfile
@@ -16,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from muster.serving import functions_folder
+from muster.local.serving import functions_folder
 
 REQUIREMENTS, NOTICE = "requirements.txt", "NOTICE"
 # The coordinator imports of muster the wire and the runtime alone, which an import contract holds it to. The APIs need the
 # runtime's numpy half: all functions share one application, the fold included.
 _PARTS = ("wire", "runtime")
+_NOT_DEPLOYED = "task_export/"  # only `muster state` imports it
+_COORDINATOR_BEFORE_0_2 = "coordinator"  # the package's name in older checkouts
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
 _MODE = 0o100644  # a regular file; everyone reads
 
@@ -68,7 +71,8 @@ class SourceError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class _Tree:
-    functions: Path
+    functions: Path  # holds a folder with `main.py` for each function
+    coordinator: Path
     package: Path
     requirements: Path
     older: bool  # a checkout that may predate some of today's files
@@ -99,11 +103,23 @@ def _tree(source: Optional[Path]) -> _Tree:
     if not own.is_dir():
         own = package.parent.parent / "requirements" / "functions"
     if source is None:
-        return _Tree(functions_folder(), package, own, older=False)
+        return _Tree(functions_folder(), _coordinator_package(), package, own, older=False)
     requirements = source / "requirements" / "functions"
+    coordinator = source / "functions" / "muster_coordinator"
     return _Tree(
-        source / "functions", source / "client" / "muster", requirements if requirements.is_dir() else own, older=True
+        source / "functions",
+        coordinator if coordinator.is_dir() else source / "functions" / _COORDINATOR_BEFORE_0_2,
+        source / "client" / "muster",
+        requirements if requirements.is_dir() else own,
+        older=True,
     )
+
+
+def _coordinator_package() -> Path:
+    spec = importlib.util.find_spec("muster_coordinator")
+    if spec is None or spec.origin is None:
+        raise SourceError("The package muster_coordinator is missing: install muster-fl[server] again")
+    return Path(spec.origin).parent
 
 
 def _build(name: str, kind: Kind, tree: _Tree, out: Path) -> Bundle:
@@ -128,7 +144,9 @@ def _build(name: str, kind: Kind, tree: _Tree, out: Path) -> Bundle:
 
 def _files(kind: Kind, tree: _Tree) -> Iterator[tuple[str, bytes]]:
     yield from _folder(tree.functions / kind.function, "")
-    yield from _folder(tree.functions / "coordinator", "coordinator/")
+    for name, data in _folder(tree.coordinator, ""):
+        if not name.startswith(_NOT_DEPLOYED):
+            yield f"{tree.coordinator.name}/{name}", data
     yield "muster/__init__.py", _read(tree.package / "__init__.py")
     for part in _PARTS:
         yield from _folder(tree.package / part, f"muster/{part}/")

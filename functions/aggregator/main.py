@@ -1,11 +1,11 @@
-"""The `aggregator` function: see `coordinator.http` for its routes."""
+"""The `aggregator` function: see `muster_coordinator.http` for its routes."""
 
 from __future__ import annotations
 
 import functions_framework
 from werkzeug.wrappers import Request, Response
 
-from coordinator.http import entry_point
+from muster_coordinator.http import entry_point
 
 _serve = entry_point("aggregator")
 

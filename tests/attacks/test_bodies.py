@@ -19,12 +19,12 @@ from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
 from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
 
-from coordinator.domain.updates import rules_for, validated
-from coordinator.http import router
 from muster.wire.manifest import TensorSpec
 from muster.wire.messages import RoundList
 from muster.wire.problems import MAX_FIELDS, ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain.updates import rules_for, validated
+from muster_coordinator.http import router
 
 P = ProblemType
 MUCH = 32 << 20  # bytes

@@ -19,13 +19,13 @@ from support.plans import every_dtype_plan, folded_by_graphs, make_plan, sum_pla
 from support.served import served
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster.client import BudgetError, BudgetRules, ClientPolicy, Contributed, Failed, Ineligible, MusterClient
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Release, TensorBinding, TensorSpec, TensorType
 from muster.wire.messages import FailureReason
 from muster.wire.plan import Plan, part_of
 from muster.wire.signatures import SigningKey
+from muster_coordinator.http import router
 
 ROOT = Path(__file__).parents[2]
 BOARD = SigningKey.generate()

@@ -11,13 +11,13 @@ from support.harness import POPULATION, START, TASK, Harness, problem_of
 from support.plans import sum_update
 from werkzeug.wrappers import Request
 
-from coordinator.adapters.clients import parse_clients
-from coordinator.domain.limits import RateLimits
-from coordinator.http import router
-from muster.serving import web_app
+from muster.local.serving import web_app
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import Assignment, AuditList
 from muster.wire.problems import ProblemType
+from muster_coordinator.adapters.client_authenticators import parse_clients
+from muster_coordinator.domain.limits import RateLimits
+from muster_coordinator.http import router
 
 PATHS = {"task": TASK, "population": POPULATION, "sha256": "0" * 64, "round": "1", "version": "0"}
 

@@ -14,8 +14,6 @@ from support.plans import SumRuntime, make_plan, sum_plan, sum_update
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
-from coordinator.domain.names import plan_name
-from coordinator.http import router
 from muster.client import Contributed, Failed, MusterClient, Unreached
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceBinding, SequenceType, Stage, TensorBinding, TensorType
@@ -23,6 +21,8 @@ from muster.wire.messages import FailureReason, TaskStatus
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
 from muster.wire.signatures import SigningKey
+from muster_coordinator.domain.names import plan_name
+from muster_coordinator.http import router
 
 MEAN = Path(__file__).parents[1] / "data" / "mean.plan"
 
@@ -257,7 +257,7 @@ def evil_plan(path):
 
 def accept_any_graph(monkeypatch):
     """Makes the coordinator one that was taken over: it stores and serves plans without looking at their graphs."""
-    monkeypatch.setattr("coordinator.use_cases.plans.check_plan_graphs", lambda _: None)
+    monkeypatch.setattr("muster_coordinator.state.plan_repository.check_plan_graphs", lambda _: None)
 
 
 def refused_by_the_device(h, data):

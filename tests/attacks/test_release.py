@@ -9,11 +9,11 @@ from support.fortress import SIGNER, Fortress
 from support.harness import POPULATION, TASK
 from support.plans import sum_plan, sum_update
 
-from coordinator.domain import names
 from muster.wire.manifest import Release
 from muster.wire.messages import Assignment, TaskPolicy, TaskSpec, TaskStatus, Wait, WaitReason
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.domain import names
 
 DAY = 86400.0  # seconds
 

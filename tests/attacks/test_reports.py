@@ -12,7 +12,6 @@ from support.fortress import ENROLLER, Fortress, enrolment
 from support.served import served
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster.client import Failed, Limits, MusterClient
 from muster.client.kinds import kind_of
 from muster.wire.dtypes import DType
@@ -20,6 +19,7 @@ from muster.wire.manifest import TensorBinding, TensorType
 from muster.wire.messages import FailureReason, Report
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.http import router
 
 SECRET = "Anna_Schmidt_1961_03_04"  # noqa: S105
 DATA = Path(__file__).parents[1] / "data"

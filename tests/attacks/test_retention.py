@@ -12,7 +12,7 @@ from support.fortress import OPERATOR, VIEWER
 from support.harness import SECRET, TASK
 from support.plans import sum_update
 
-from coordinator.domain import names
+from muster_coordinator.domain import names
 
 PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 

@@ -14,9 +14,9 @@ from support.plans import sum_update
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.domain import names
-from coordinator.http import router
-from coordinator.ports import StoreError
+from muster_coordinator.domain import names
+from muster_coordinator.http import router
+from muster_coordinator.ports import StoreError
 
 ROOT = Path(__file__).parents[2]
 INSIDES = re.compile(

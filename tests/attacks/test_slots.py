@@ -5,8 +5,8 @@ from __future__ import annotations
 from support.fortress import Fortress
 from support.plans import sum_update
 
-from coordinator.domain import names, slots
 from muster.wire.messages import Wait, WaitReason
+from muster_coordinator.domain import names, slots
 
 CAP = 20
 

@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from support.harness import SECRET, TASK, Harness
 from support.plans import every_dtype_plan, every_dtype_update, sum_update
 
-from coordinator.domain.keys import KeyRing
-from coordinator.tokens import SKEW, Tokens
 from muster.wire.messages import Assignment, TaskPolicy, TaskSpec, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.domain.keys import KeyRing
+from muster_coordinator.tokens import SKEW, Tokens
 
 KEY = KeyRing.of(SECRET).newest
 P = ProblemType

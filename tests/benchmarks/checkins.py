@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from yardsticks import bare_server
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.smoke import smoke_plan
 from muster.wire.messages import TaskPolicy

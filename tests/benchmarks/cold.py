@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 
-from muster.held_port import HeldPort
-from muster.local_settings import settings_of
-from muster.simulation.load import ones
+from muster.load.run import ones
+from muster.local.held_port import HeldPort
+from muster.local.settings import settings_of
 from muster.smoke import smoke_plan
 
 ROOT = Path(__file__).resolve().parents[2]

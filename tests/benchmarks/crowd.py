@@ -67,20 +67,20 @@ class Echo:
     """Answers every broadcast with an update of its size. Made once for all clients of a process, and finite."""
 
     def __init__(self, plan: Plan, *, values: Values) -> None:
-        chance = np.random.default_rng(0)
+        randomness = np.random.default_rng(0)
         self._update: dict[str, Any] = {}
         for spec in plan.manifest.update:
             shape = [size or 0 for size in spec.shape or ()]
             if not shape:  # the counts, by one of which the sum is divided
                 self._update[spec.path] = np.ones(shape, spec.dtype.numpy)
             elif values is Values.NOISE:
-                exponents = chance.integers(64, 190, size=shape, dtype=np.uint32) << 23
-                fractions = chance.integers(0, 1 << 23, size=shape, dtype=np.uint32)
+                exponents = randomness.integers(64, 190, size=shape, dtype=np.uint32) << 23
+                fractions = randomness.integers(0, 1 << 23, size=shape, dtype=np.uint32)
                 self._update[spec.path] = (exponents | fractions).view(np.float32)
             else:
-                made = chance.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+                made = randomness.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
                 if values is Values.SPARSE:
-                    made[chance.random(shape) >= _FILLED] = 0
+                    made[randomness.random(shape) >= _FILLED] = 0
                 self._update[spec.path] = made
 
     def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:

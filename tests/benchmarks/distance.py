@@ -20,7 +20,7 @@ from rich.table import Table
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.bootstrap import AT_ONCE
+from muster_coordinator.bootstrap import AT_ONCE
 
 SECONDS = 0.02  # a call
 _CALLS = frozenset({"create", "get", "replace", "delete", "increment", "list", "read", "stat"})

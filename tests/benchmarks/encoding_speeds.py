@@ -65,15 +65,15 @@ def trained() -> bytes:
 
 def bodies() -> dict[str, bytes]:
     """What is encoded, by what it is."""
-    chance = np.random.default_rng(0)
-    normal = chance.normal(scale=1e-3, size=1_000_000).astype(np.float32)
-    sparse = np.where(chance.random(normal.size) < 0.05, normal, np.float32(0))
+    randomness = np.random.default_rng(0)
+    normal = randomness.normal(scale=1e-3, size=1_000_000).astype(np.float32)
+    sparse = np.where(randomness.random(normal.size) < 0.05, normal, np.float32(0))
     device = Plan.decode(files("muster.demo").joinpath("digits.plan").read_bytes()).for_client()
     return {
         "weights trained on digits, float32": trained(),
         "dense normal update, float32": encode({"delta": normal}),
         "sparse update (5 %), float32": encode({"delta": sparse}),
-        "histogram, int64": encode({"counts": chance.poisson(3, 500_000)}),
+        "histogram, int64": encode({"counts": randomness.poisson(3, 500_000)}),
         "quantised update, int32": encode({"delta": np.round(normal * 20_000).astype(np.int32)}),
         "a device's copy of the demo's plan": device.encode(),
     }

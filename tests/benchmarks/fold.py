@@ -32,13 +32,13 @@ from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update, with_tensorflow
 
-from coordinator.domain import names
-from coordinator.domain.rounds import Open
-from coordinator.domain.updates import UpdateRules, all_finite
-from coordinator.use_cases.folding import Folding
-from coordinator.use_cases.ledgers import Ledger
 from muster.runtime.fold import Accumulator, Fold
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Open
+from muster_coordinator.domain.updates import UpdateRules, all_finite
+from muster_coordinator.state.round_ledger import RoundLedger
+from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 
 _AT_ONCE = 200  # megabytes of updates in a case
 _LIMIT = 100  # updates in a case
@@ -58,7 +58,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class _Given(Folding):
+class _Given(UpdateAggregator):
     """Folds into accumulators that it is given, so that what making one costs is left out."""
 
     make: Callable[[], Accumulator] = field(kw_only=True)
@@ -93,7 +93,7 @@ class Bench:
                 Fold(graphs.manifest, zero=graphs.zero(), tensorflow=lambda: Runtime(graphs)).start
             )
 
-    def _folding(self, make: Callable[[], Accumulator]) -> Folding:
+    def _folding(self, make: Callable[[], Accumulator]) -> UpdateAggregator:
         made = self.harness.app.folding
         return _Given(made.platform, made.plans, made.runtime, make=make)
 
@@ -121,7 +121,7 @@ class Bench:
         """With graphs."""
         self._add_all(self.graphs, self.strict)
 
-    def _add_all(self, folding: Folding, rules: UpdateRules) -> Accumulator:
+    def _add_all(self, folding: UpdateAggregator, rules: UpdateRules) -> Accumulator:
         made = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
         assert made is not None
         assert made.tally.folded == len(self.names), made.tally
@@ -131,10 +131,10 @@ class Bench:
         """A manifest's fold."""
         self.harness.app.folding._ensure(*self._part(), tuple(self.names))
 
-    def _part(self) -> tuple[Open, Ledger, str]:
+    def _part(self) -> tuple[Open, RoundLedger, str]:
         found = self.harness.platform.round(self.key)
         assert found is not None
-        return found.value, Ledger(self.harness.platform, self.key), names.shard_part(0, 0)
+        return found.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
 
     def after_part(self) -> None:
         """Makes ready for another."""

@@ -28,11 +28,11 @@ from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.domain import names
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.domain import names
+from muster_coordinator.state.round_ledger import RoundLedger
 
 ROLES = ("aggregator", "committer")
 _BODIES = 8
@@ -73,7 +73,7 @@ def play(root: Path, clients: int, role: str) -> None:
         h.begin(goal=clients, shards=1)
     found = h.platform.round(h.key())
     assert found is not None
-    ledger = Ledger(h.platform, h.key())
+    ledger = RoundLedger(h.platform, h.key())
     updates = [names.update_name(h.key(), 0, f"{at:032x}") for at in range(clients)]
     parts = {
         names.shard_part(0, at): tuple(updates[start : start + _CHUNK])

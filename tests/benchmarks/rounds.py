@@ -26,7 +26,7 @@ from processes import CpuWatch, Peak, family, peaks_of
 from rich.console import Console
 from rich.table import Table
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus
 from muster.wire.plan import Plan

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from muster.simulation.load import LoadResult, run_load
-from muster.simulation.load_shape import LoadShape
+from muster.load.run import LoadResult, run_load
+from muster.load.shape import LoadShape
 
 LIMIT = 1.5  # times the first size's
 SIZES = (1000, 10_000)

@@ -33,7 +33,7 @@ from section_memory import measure_memory
 from section_rounds import measure_flower, measure_rounds
 from support import costs
 
-from coordinator.bootstrap import AT_ONCE
+from muster_coordinator.bootstrap import AT_ONCE
 
 _MANY_CLIENTS = 10_000
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rounds import Case, compile_plan
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.plan import Plan

@@ -31,19 +31,19 @@ from processes import CpuWatch, family
 from rich.console import Console
 from werkzeug.wrappers import Request, Response
 
-from coordinator.bootstrap import from_environment
-from coordinator.domain import names
-from coordinator.domain.pacing import pause
-from coordinator.domain.rounds import Collecting, Terms
-from coordinator.http import router
 from muster.client import MusterClient
-from muster.held_port import HeldPort
-from muster.local import LocalCoordinator
-from muster.local_settings import settings_of
+from muster.local.coordinator import LocalCoordinator
+from muster.local.held_port import HeldPort
+from muster.local.serving import serve
+from muster.local.settings import settings_of
 from muster.operator import Operator
-from muster.serving import serve
 from muster.smoke import smoke_plan
 from muster.wire.messages import Phase, TaskPolicy, TaskStatus
+from muster_coordinator.bootstrap import from_environment
+from muster_coordinator.domain import names
+from muster_coordinator.domain.pacing import pause
+from muster_coordinator.domain.rounds import Collecting, Terms
+from muster_coordinator.http import router
 
 # cloud.google.com/run/pricing, tier 1 (us-central1), billed by requests: while one is open, by 100 ms. 1 CPU, 512 MiB, 16 at once:
 # infra/terraform/variables.tf. Firestore as tests/support/costs.py has it.

@@ -24,7 +24,7 @@ import requests
 from crowd import SPAWN, processes_of
 from figures import MEGABYTE
 
-from muster.held_port import HeldPort
+from muster.local.held_port import HeldPort
 
 _PIECE = 1 << 18  # bytes
 _PATIENCE = 30.0  # seconds for a start
@@ -161,7 +161,7 @@ def bare_application(size: int) -> Callable[[dict[str, Any], Callable[..., Any]]
 
 def main() -> None:
     """Serves."""
-    from muster.serving import serve
+    from muster.local.serving import serve
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("address")

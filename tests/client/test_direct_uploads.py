@@ -19,17 +19,17 @@ from support.plans import SumRuntime, make_plan
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
-from coordinator.http import router
-from coordinator.use_cases.records import Platform
 from muster.client import Contributed, MusterClient, Sending, UnreachableError, Unreached
-from muster.client.transport import Transport
+from muster.transport.http import Transport
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
 from muster.wire.messages import DirectUpload
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemType
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from muster_coordinator.http import router
+from muster_coordinator.state.records import Platform
 
 QUARTER = 256 << 10  # bytes
 SIZE = 3 * QUARTER  # bytes of values in an update, and a header

@@ -160,6 +160,6 @@ def test_an_assignment_without_a_duration_is_valid_from_the_answers_own_date(dou
 @pytest.mark.parametrize(("seconds", "expected"), [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)])  # fmt: skip
 def test_a_wait_is_bounded(seconds: float, expected: float) -> None:
     answer = CheckinResponse(answer=Wait(reason=WaitReason.NO_TASK, retry_after=seconds))
-    moved: Step = step(Idle(), answer, chance=0.0)
+    moved: Step = step(Idle(), answer, randomness=0.0)
     assert moved.outcome is not None
     assert moved.outcome.retry_after == expected

@@ -124,7 +124,7 @@ class Slow:
 
 def test_work_over_its_seconds_is_given_back(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("muster.client.muster_client.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("muster.client.client.time.monotonic", lambda: clock[0])
     worker = Slow(clock)
     detail = refused(double, FailureReason.CANCELLED, worker=worker, limits=Limits(max_seconds=9.0))
     assert worker.given == [9.0]

@@ -20,10 +20,10 @@ import requests
 from support import cloud, direct
 from support.plans import sum_plan
 
-from muster.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
-from muster.held_port import LOOPBACK
-from muster.local import LocalCoordinator, StartError
-from muster.local_process import Died
+from muster.local.coordinator import LocalCoordinator, StartError
+from muster.local.emulators import FirestoreEmulator, MissingEmulatorError, StorageEmulator
+from muster.local.held_port import LOOPBACK
+from muster.local.process import Died
 from muster.wire.messages import TaskPolicy, TaskSpec
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there")
@@ -84,7 +84,7 @@ def supervisor_that_tells(what: str, folder: Path) -> Iterator[tuple[subprocess.
     """A process that runs a coordinator until it is killed, and the words that `what`, an expression, gives of it."""
     script = (
         "import sys, threading\n"
-        "from muster.local import LocalCoordinator\n"
+        "from muster.local.coordinator import LocalCoordinator\n"
         "coordinator = LocalCoordinator(sys.argv[1], workers=1, warm=False).start()\n"
         f"print({what}, flush=True)\n"
         "threading.Event().wait()\n"
@@ -99,7 +99,7 @@ def supervisor_that_tells(what: str, folder: Path) -> Iterator[tuple[subprocess.
 
 
 def test_processes_end_when_the_supervisor_is_killed(tmp_path: Path) -> None:
-    with supervisor_that_tells("*coordinator.pids.values()", tmp_path) as (supervisor, words):
+    with supervisor_that_tells("*muster_coordinator.pids.values()", tmp_path) as (supervisor, words):
         pids = [int(pid) for pid in words]
         assert len(pids) == 3
         supervisor.kill()
@@ -160,7 +160,9 @@ def test_does_not_take_another_that_answers_at_its_port_for_itself(tmp_path: Pat
 def test_a_start_that_fails_shows_why_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "functions_framework.py").write_text("raise RuntimeError('no framework here')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("muster.local.functions_folder", lambda: tmp_path)  # puts the folder first on the path
+    monkeypatch.setattr(
+        "muster.local.coordinator.functions_folder", lambda: tmp_path
+    )  # puts the folder first on the path
     with pytest.raises(StartError, match=r"(?s)ended with code.*no framework here"):
         LocalCoordinator(tmp_path / "data").start()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from muster.local_logs import LogRotation, rotate
+from muster.local.logs import LogRotation, rotate
 from muster.private_files import open_to_append
 
 

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from support.stubborn import StubbornClients
 
-from coordinator.settings import Settings
-from muster.local import LocalCoordinator
-from muster.local_settings import COMMITTER, WEB_ONLY, environment_for, settings_of
+from muster.local.coordinator import LocalCoordinator
+from muster.local.settings import COMMITTER, WEB_ONLY, environment_for, settings_of
 from muster.operator import Operator
 from muster.private_files import make_folder, open_to_append, owner_only, tighten
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
+from muster_coordinator.settings import Settings
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files have no modes there")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")

@@ -27,7 +27,7 @@ DOWN = NoAnswer("down")
 def test_pauses_double_up_to_a_minute_while_check_ins_get_no_answer() -> None:
     phase, pauses = Idle(), []
     for _ in range(9):
-        moved = step(phase, DOWN, chance=0.999999)
+        moved = step(phase, DOWN, randomness=0.999999)
         assert isinstance(moved.phase, Idle)
         assert isinstance(moved.outcome, Unreached)
         pauses.append(round(moved.outcome.retry_after))
@@ -36,7 +36,7 @@ def test_pauses_double_up_to_a_minute_while_check_ins_get_no_answer() -> None:
 
 
 def test_chance_halves_a_pause_at_most() -> None:
-    moved = step(Idle(troubles=3), DOWN, chance=0.0)
+    moved = step(Idle(troubles=3), DOWN, randomness=0.0)
     assert moved.outcome is not None
     assert moved.outcome.retry_after == 4
 
@@ -45,22 +45,22 @@ def test_chance_halves_a_pause_at_most() -> None:
 def test_an_assignment_is_tried_six_times_and_then_given_back(phase: Working | Uploading) -> None:
     current: Working | Uploading = phase
     for _ in range(5):
-        moved = step(current, DOWN, chance=0.5)
+        moved = step(current, DOWN, randomness=0.5)
         assert isinstance(moved.phase, type(phase))
         current = moved.phase
-    moved = step(current, DOWN, chance=0.5)
+    moved = step(current, DOWN, randomness=0.5)
     assert isinstance(moved.phase, Reporting)
     assert moved.phase.report.reason is FailureReason.OTHER
-    moved = step(moved.phase, DOWN, chance=0.5)
+    moved = step(moved.phase, DOWN, randomness=0.5)
     assert moved.phase == Idle("c")
     assert isinstance(moved.outcome, Failed)
 
 
 def test_a_report_that_is_refused_is_not_repeated() -> None:
     reporting = step(
-        Uploading("c", ASSIGNMENT, TensorBody({})), ProblemError(ProblemType.TOO_LARGE, "big"), chance=0
+        Uploading("c", ASSIGNMENT, TensorBody({})), ProblemError(ProblemType.TOO_LARGE, "big"), randomness=0
     ).phase
-    moved = step(reporting, ProblemError(ProblemType.ROUND_CLOSED, "closed"), chance=0)
+    moved = step(reporting, ProblemError(ProblemType.ROUND_CLOSED, "closed"), randomness=0)
     assert isinstance(moved.phase, Idle)
     assert isinstance(moved.outcome, Failed)
     assert moved.outcome.detail == "big"

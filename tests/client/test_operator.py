@@ -11,10 +11,10 @@ from support.harness import Harness
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster.operator import Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.http import router
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_task_from_its_plan_to_its_checkpoints(
     assert [view.version for view in operator.checkpoints("sum")] == [0, 1, 2, 3]
     assert int(operator.download_checkpoint("sum", 3)["total"]) == 1 + 2 + 4
     assert int(operator.result("sum", 2)["ids"]) == 2
-    monkeypatch.setattr("muster.client.downloads.PART", 10)
+    monkeypatch.setattr("muster.transport.downloads.PART", 10)
     assert int(operator.result("sum", 2)["ids"]) == 2
 
 

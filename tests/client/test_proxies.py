@@ -22,7 +22,7 @@ from muster.client import (
     UnreachableError,
     new_session,
 )
-from muster.client.sessions import is_loopback, proxy_of
+from muster.transport.sessions import is_loopback, proxy_of
 from muster.wire.messages import CheckinRequest, CheckinResponse
 
 FAR = "http://muster.example"  # never looked up: a proxy does that

@@ -17,8 +17,9 @@ import zstandard
 from support.double import Double, Worker, drop_after, problem
 from support.served import Loopback
 
-from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError, downloads
+from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
 from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.transport import downloads
 from muster.wire import encodings
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode

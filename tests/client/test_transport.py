@@ -8,8 +8,9 @@ import pytest
 import stamina
 from support.double import Double, plain, problem
 
-from muster.client import ForeignAnswerError, TensorBody, Transport, UnreachableError, transport
-from muster.client.failures import MAX_FOREIGN_WAIT, bounded_wait, retry_after_of
+from muster.client import ForeignAnswerError, TensorBody, Transport, UnreachableError
+from muster.transport import http
+from muster.transport.failures import MAX_FOREIGN_WAIT, bounded_wait, retry_after_of
 from muster.wire.messages import CheckinRequest, CheckinResponse
 from muster.wire.problems import CONTENT_TYPE, FieldError, ProblemError, ProblemType
 from muster.wire.tensors import encode
@@ -19,11 +20,11 @@ FOREIGN = '{"type": "about:blank", "title": "Forbidden", "status": 403, "detail"
 
 
 def ask(double: Double, **more: Any) -> CheckinResponse:
-    with Transport(double.url, **more) as transport:
-        return transport.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
+    with Transport(double.url, **more) as http:
+        return http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
 
 
-@pytest.mark.skipif(not transport._WAITS_AS_TOLD, reason="stamina for Python 3.9 can't be told how long to wait")
+@pytest.mark.skipif(not http._WAITS_AS_TOLD, reason="stamina for Python 3.9 can't be told how long to wait")
 def test_obeys_retry_after(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=0.7)]
     waits: list[float] = []
@@ -111,9 +112,9 @@ def test_a_coordinator_may_ask_for_a_day_at_most(double: Double) -> None:
 
 
 def test_a_url_with_credentials_is_named_without_them(nobodys_port: int) -> None:
-    with Transport(f"http://user:secret@127.0.0.1:{nobodys_port}", attempts=1) as transport:
+    with Transport(f"http://user:secret@127.0.0.1:{nobodys_port}", attempts=1) as http:
         with pytest.raises(UnreachableError) as raised:
-            transport.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
+            http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
         assert "secret" not in str(raised.value)
 
 

@@ -13,12 +13,12 @@ import pytest
 from support import cloud
 from support.faults import FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import LocalQueue, Pump
-from coordinator.adapters.split_blobs import SplitBlobs
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.ports import Blobs, Documents, Work, WorkQueue
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.local_queue import LocalQueue, Pump
+from muster_coordinator.adapters.split_blobs import SplitBlobs
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.ports import Blobs, Documents, WorkItem, WorkQueue
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class QueueHome(Protocol):
 
     queue: WorkQueue
 
-    def deliver(self, handler: Callable[[Work], bool]) -> int:
+    def deliver(self, handler: Callable[[WorkItem], bool]) -> int:
         """Has all that is due delivered to `handler`; returns the number of deliveries."""
 
     def wait(self, seconds: float) -> None:
@@ -47,19 +47,21 @@ class LocalHome:
     queue: WorkQueue
     pump: Pump
     clock: ManualClock
-    handler: Callable[[Work], bool] | None = None
+    handler: Callable[[WorkItem], bool] | None = None
 
     @classmethod
     def make(cls, folder: Path | None, wrap: Callable[[WorkQueue], WorkQueue] = lambda queue: queue) -> LocalHome:
         clock = ManualClock(1_000_000.0)
         queue = LocalQueue(folder / "queue.db" if folder else None, clock=clock)
         pump = Pump(
-            queue, lambda delivery: home.handler is not None and home.handler(delivery.work), chance=SeededChance(1)
+            queue,
+            lambda delivery: home.handler is not None and home.handler(delivery.work),
+            randomness=SeededRandomness(1),
         )
         home = cls(wrap(queue), pump, clock)
         return home
 
-    def deliver(self, handler: Callable[[Work], bool]) -> int:
+    def deliver(self, handler: Callable[[WorkItem], bool]) -> int:
         self.handler = handler
         return self.pump.drain(self.clock.now())
 

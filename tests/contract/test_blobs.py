@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, Creation
+from muster_coordinator.ports import BlobInfo, BlobNotFoundError, BlobTooLargeError, CreateResult
 
 
 def names(blobs, prefix=""):
@@ -20,7 +20,7 @@ def test_create_streams_chunks_of_every_buffer_type(blobs):
     made = blobs.create("a/b", iter([b"one", bytearray(b"two"), memoryview(b"xthreex")[1:-1], b"", array.data]))
     expected = b"onetwothree" + array.tobytes()
     assert blobs.read("a/b") == expected
-    assert made == Creation(BlobInfo("a/b", len(expected), made.blob.created), created=True, same=True)
+    assert made == CreateResult(BlobInfo("a/b", len(expected), made.blob.created), created=True, same=True)
     assert abs(made.blob.created - time.time()) < 60
     assert blobs.stat("a/b") == made.blob
     assert list(blobs.list("a/b")) == [made.blob]
@@ -36,7 +36,7 @@ def test_an_empty_blob_is_a_blob(blobs, chunks):
 @pytest.mark.parametrize(("second", "same"), [(b"first", True), (b"fir$t", False), (b"first!", False), (b"", False)])
 def test_create_leaves_a_taken_name_as_it_is_and_says_if_it_is_the_same(blobs, second, same):
     first = blobs.create("a", [b"first"])
-    assert blobs.create("a", [second]) == Creation(first.blob, created=False, same=same)
+    assert blobs.create("a", [second]) == CreateResult(first.blob, created=False, same=same)
     assert blobs.read("a") == b"first"
 
 

@@ -14,16 +14,16 @@ from support.cloud_tasks_double import CloudTasksDouble, Disorder
 from support.faults import When
 from support.lossy import LossyGrpc, LossyHttp
 
-from coordinator.adapters.cloud_tasks import CloudTasksQueue
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.ports import AlreadyExistsError, ConflictError, StoreError, UnavailableError, Work
-from muster.emulators import EmulatorError, FirestoreEmulator, MissingEmulatorError, StorageEmulator
+from muster.local.emulators import EmulatorError, FirestoreEmulator, MissingEmulatorError, StorageEmulator
+from muster_coordinator.adapters.cloud_tasks import CloudTasksQueue
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.ports import AlreadyExistsError, ConflictError, StoreError, UnavailableError, WorkItem
 
-FOLD = Work("aggregator", "fold", {"task": "t1"})
+FOLD = WorkItem("aggregator", "fold", {"task": "t1"})
 TARGETS = {"aggregator": "https://aggregator.example", "committer": "https://committer.example/"}
 STARTER = """
 import sys
-from muster.emulators import StorageEmulator
+from muster.local.emulators import StorageEmulator
 print(StorageEmulator(sys.argv[1]).start().address, flush=True)
 sys.stdin.read()
 """
@@ -246,14 +246,14 @@ def test_a_queue_that_is_missing_and_a_function_without_address_are_errors(issue
         with pytest.raises(StoreError, match="queues/other: one: 404"):
             queue.enqueue(FOLD, name="one")
         with pytest.raises(StoreError, match="'client_api', which has no address"):
-            queue.enqueue(Work("client_api", "fold", {}), name="one")
+            queue.enqueue(WorkItem("client_api", "fold", {}), name="one")
 
 
 def test_the_double_delivers_some_twice_and_some_late_but_all(issuer):
     with cloud.cloud_tasks(issuer) as home:
-        home.double._disorder = Disorder(SeededChance(3), twice=0.3, late=0.3, most_delay=50)
+        home.double._disorder = Disorder(SeededRandomness(3), twice=0.3, late=0.3, most_delay=50)
         for number in range(40):
-            home.queue.enqueue(Work("aggregator", "fold", {"n": number}), name=str(number))
+            home.queue.enqueue(WorkItem("aggregator", "fold", {"n": number}), name=str(number))
         seen = []
         counts = []
         for _ in range(2):

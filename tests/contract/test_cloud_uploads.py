@@ -12,11 +12,11 @@ from support.plans import sum_update
 from support.served import served
 from werkzeug.wrappers import Request
 
-from coordinator import bootstrap
-from coordinator.adapters.gcs_uploads import GcsDirectUploads
-from coordinator.http import router
-from coordinator.settings import Settings, SettingsError
 from muster.client import Contributed, MusterClient, Sending
+from muster_coordinator import bootstrap
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads
+from muster_coordinator.http import router
+from muster_coordinator.settings import Settings, SettingsError
 
 BODY = bytes(range(256)) * 4096
 BUCKET = "direct-uploads"

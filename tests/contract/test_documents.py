@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.ports import AlreadyExistsError, ConflictError
 
 PATH = "tasks/t1/rounds/000001-0000"
 DATA = {

@@ -15,15 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support import writers
 
-from coordinator.adapters import local_queue
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import Delivery, HttpDelivery, LocalQueue, Pump
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance, SystemChance, SystemClock
-from coordinator.ports import StoreError, UnavailableError, Work
+from muster_coordinator.adapters import local_queue
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.local_queue import Delivery, HttpDelivery, LocalQueue, Pump
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness, SystemClock, SystemRandomness
+from muster_coordinator.ports import StoreError, UnavailableError, WorkItem
 
 HANGS = 120.0  # seconds; what takes longer hangs
-WORK = Work("aggregator", "fold", {"task": "t1"})
+WORK = WorkItem("aggregator", "fold", {"task": "t1"})
 
 
 def test_processes_that_open_a_new_file_at_once_share_it(tmp_path):
@@ -202,7 +202,7 @@ def test_pump_delivers_at_once_what_another_handle_enqueues_and_stops_at_once(tm
     queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     other = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     other.enqueue(WORK, name="before the pump")
-    with running(Pump(queue, lambda _: arrived.release() or True, chance=SystemChance(), threads=2)):
+    with running(Pump(queue, lambda _: arrived.release() or True, randomness=SystemRandomness(), threads=2)):
         assert arrived.acquire(timeout=HANGS)
         for number in range(20):
             other.enqueue(WORK, name=str(number))
@@ -221,7 +221,7 @@ def test_pump_tries_again_by_itself_and_delivers_side_by_side(tmp_path):
             raise LookupError("the first attempt fails")
         return meeting.wait(timeout=HANGS) is not None
 
-    with running(Pump(queue, deliver, chance=SystemChance(), threads=2)):
+    with running(Pump(queue, deliver, randomness=SystemRandomness(), threads=2)):
         for name in ("one", "two"):
             queue.enqueue(WORK, name=name)
         meeting.wait(timeout=HANGS)
@@ -234,7 +234,7 @@ def test_a_new_pump_takes_back_what_a_dead_one_had_claimed(tmp_path):
     queue.enqueue(WORK, name="one")
     assert len(queue.claim("the dead pump", limit=5, lease=600, now=time.time())) == 1
     arrived = threading.Event()
-    with running(Pump(queue, lambda delivery: arrived.set() or delivery.attempt == 2, chance=SystemChance())):
+    with running(Pump(queue, lambda delivery: arrived.set() or delivery.attempt == 2, randomness=SystemRandomness())):
         assert arrived.wait(timeout=HANGS)
     assert queue.next_due() is None
 
@@ -257,7 +257,7 @@ def test_a_clock_that_is_set_back_holds_no_work_up():
     clock = ManualClock(1_000_000.0)
     queue = LocalQueue.in_memory(clock=clock)
     queue.enqueue(WORK, name="one")
-    assert Pump(queue, lambda _: True, chance=SeededChance(1)).drain(clock.advance(-7200)) == 1
+    assert Pump(queue, lambda _: True, randomness=SeededRandomness(1)).drain(clock.advance(-7200)) == 1
 
 
 def test_drain_goes_by_due_time_then_by_order_of_arrival():
@@ -266,7 +266,7 @@ def test_drain_goes_by_due_time_then_by_order_of_arrival():
     for name, delay in (("c", 2.0), ("a", 1.0), ("d", 2.0), ("b", 1.0), ("e", 3.0)):
         queue.enqueue(WORK, name=name, delay=delay)
     seen = []
-    pump = Pump(queue, lambda delivery: seen.append(delivery.name) or True, chance=SeededChance(1))
+    pump = Pump(queue, lambda delivery: seen.append(delivery.name) or True, randomness=SeededRandomness(1))
     assert queue.next_due() == 1.0
     assert pump.drain(clock.advance_to(2.0)) == 4
     assert seen == ["a", "b", "c", "d"]
@@ -329,12 +329,12 @@ def test_deliveries_that_are_slow_to_answer_hold_up_none_to_another_function(tmp
         return True
 
     for number in range(5):
-        queue.enqueue(Work("committer", "commit", {"n": number}), name=f"slow-{number}")
-    pump = Pump(queue, deliver, chance=SystemChance(), threads=3, shares={"committer": 2})
+        queue.enqueue(WorkItem("committer", "commit", {"n": number}), name=f"slow-{number}")
+    pump = Pump(queue, deliver, randomness=SystemRandomness(), threads=3, shares={"committer": 2})
     try:
         with running(pump):
             for number in range(10):
-                queue.enqueue(Work("aggregator", "fold", {"n": number}), name=f"quick-{number}")
+                queue.enqueue(WorkItem("aggregator", "fold", {"n": number}), name=f"quick-{number}")
             for _ in range(10):
                 assert arrived.acquire(timeout=30)
             assert len(slow) <= 2

@@ -15,11 +15,11 @@ from support.faults import (
     When,
 )
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import LocalQueue, Pump
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.ports import UnavailableError, Work
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.local_queue import LocalQueue, Pump
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.ports import UnavailableError, WorkItem
 
 
 @pytest.mark.parametrize("when", When)
@@ -37,7 +37,7 @@ def test_numbers_run_through_all_ports_and_a_crash_strikes_before_or_after_its_w
     with pytest.raises(UnavailableError):
         documents.get("a/b")
     with pytest.raises(Crash, match=r"write 3: queue\.enqueue name"):
-        FaultyQueue(queue, schedule).enqueue(Work("aggregator", "fold", {}), name="name")
+        FaultyQueue(queue, schedule).enqueue(WorkItem("aggregator", "fold", {}), name="name")
     assert (queue.next_due() is not None) == (when is When.AFTER)
     blobs.delete(["x/1", "x/2"])
     assert schedule.writes[1:] == ["blobs.create x/1", "queue.enqueue name", "blobs.delete x/1", "blobs.delete x/2"]
@@ -48,10 +48,10 @@ def test_numbers_run_through_all_ports_and_a_crash_strikes_before_or_after_its_w
 def test_disorderly_queue_delivers_everything_some_of_it_twice_and_out_of_order():
     clock, seen = ManualClock(), []
     inner = LocalQueue.in_memory(clock=clock)
-    queue = DisorderlyQueue(inner, SeededChance(7))
+    queue = DisorderlyQueue(inner, SeededRandomness(7))
     for number in range(50):
-        queue.enqueue(Work("aggregator", "fold", {"n": number}), name=str(number))
-    pump = Pump(inner, lambda delivery: seen.append(delivery.work.payload["n"]) or True, chance=SeededChance(1))
+        queue.enqueue(WorkItem("aggregator", "fold", {"n": number}), name=str(number))
+    pump = Pump(inner, lambda delivery: seen.append(delivery.work.payload["n"]) or True, randomness=SeededRandomness(1))
     while (due := inner.next_due()) is not None:
         pump.drain(clock.advance_to(due))
     assert set(seen) == set(range(50))

@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from coordinator.ports import Work
+from muster_coordinator.ports import WorkItem
 
-FOLD = Work("aggregator", "fold", {"task": "t1", "round": 1, "nested": {"list": [1, None, "ü"]}})
-COMMIT = Work("committer", "commit", {})
+FOLD = WorkItem("aggregator", "fold", {"task": "t1", "round": 1, "nested": {"list": [1, None, "ü"]}})
+COMMIT = WorkItem("committer", "commit", {})
 
 
 def delivered(home, *, answer=True):

@@ -15,14 +15,14 @@ from support.guarded import STORES, Deployment, Log, RefusedError, grants
 from support.harness import TASK
 from support.plans import SumRuntime, sum_update
 
-from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
-from coordinator.domain import rounds
-from coordinator.http import FUNCTIONS
 from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SigningKey
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from muster_coordinator.domain import rounds
+from muster_coordinator.http import FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
 

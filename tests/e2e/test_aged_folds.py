@@ -13,11 +13,11 @@ from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQue
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.domain.ledger import AgeLimit
-from coordinator.domain.names import partial_name, shard_part
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.messages import Phase
 from muster.wire.tensors import decode
+from muster_coordinator.domain.ledger import AgeLimit
+from muster_coordinator.domain.names import partial_name, shard_part
+from muster_coordinator.state.round_ledger import RoundLedger
 
 AGE = 60.0  # seconds, the default of a task
 
@@ -203,7 +203,7 @@ def test_the_update_left_over_at_the_close_continues_a_partial_that_was_folded_e
     closings = []
     while not closings:  # the sweep deletes the closing with its round
         h.deliver(next(held for held in h.queue.held if held.due <= h.clock.now()))
-        closings = [frozen.closing for frozen in [Ledger(h.inner, key).frozen()] if frozen is not None]
+        closings = [frozen.closing for frozen in [RoundLedger(h.inner, key).frozen()] if frozen is not None]
     (closing,) = closings
     h.deliver_all()
     assert (closing.onto, closing.superseded, closing.parts()) == ("0000-000001", ("0000-000000",), ("rest-000000",))
@@ -410,7 +410,7 @@ def test_a_partial_whose_maker_died_before_the_one_that_continues_it_was_made_is
     key = h.key()
     contribute(h, 0, 1)
     h.clock.advance(AGE + 1)
-    ledger = Ledger(h.inner, key)
+    ledger = RoundLedger(h.inner, key)
     made = [ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now()))]
     contribute(h, 2)
     h.clock.advance(AGE + 1)

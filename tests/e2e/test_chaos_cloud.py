@@ -26,13 +26,13 @@ from support.instances import FrontEnd, Instance
 from support.plans import sum_update
 from support.stubborn import StubbornClients
 
-from coordinator.adapters.cloud_tasks import CloudTasksQueue
-from coordinator.adapters.system import SeededChance, SystemChance, SystemClock
-from coordinator.domain import names
-from coordinator.domain.rounds import Committed
-from muster.emulators import FirestoreEmulator, StorageEmulator
+from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.wire.messages import TaskStatus
 from muster.wire.tensors import decode, encode
+from muster_coordinator.adapters.cloud_tasks import CloudTasksQueue
+from muster_coordinator.adapters.system import SeededRandomness, SystemClock, SystemRandomness
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Committed
 
 pytestmark = [cloud.EMULATORS, pytest.mark.timeout(900)]
 CLIENTS, ROUNDS, MINIMUM, SEED = 30, 50, 5, 20261124
@@ -129,7 +129,7 @@ def stores(
 
 def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, stores, issuer, measured):
     clock, (environment, adapters) = SystemClock(), stores
-    disorder = Disorder(SeededChance(SEED), twice=0.1, late=0.1, most_delay=10.0)
+    disorder = Disorder(SeededRandomness(SEED), twice=0.1, late=0.1, most_delay=10.0)
     started = time.monotonic()
     with ExitStack() as stack:
         fronts = {name: stack.enter_context(FrontEnd()) for name in ("aggregator", "committer")}
@@ -156,7 +156,7 @@ def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_pa
         }
         h = Harness(
             tmp_path,
-            wrap=lambda platform: replace(platform, queue=queue, clock=clock, chance=SystemChance()),
+            wrap=lambda platform: replace(platform, queue=queue, clock=clock, randomness=SystemRandomness()),
             **adapters,
         )
         deployment = stack.enter_context(
@@ -178,7 +178,7 @@ def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_pa
         clients = StubbornClients(
             CLIENTS,
             population=POPULATION,
-            address=lambda chance: f"http://127.0.0.1:{chance.choice(ports)}",
+            address=lambda randomness: f"http://127.0.0.1:{randomness.choice(ports)}",
             update=lambda client: encode(sum_update(client)),
             pause=0.2,
             longest=1.0,

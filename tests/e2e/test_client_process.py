@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support.between import STATUSES, Between
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.plan import Plan

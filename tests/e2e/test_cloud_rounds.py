@@ -18,18 +18,18 @@ from support.plans import Updated, make_plan
 from werkzeug.test import Client, TestResponse
 from werkzeug.wrappers import Request
 
-from coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
-from coordinator.adapters.system import SystemChance, SystemClock
-from coordinator.application import assemble
-from coordinator.domain import names
-from coordinator.http import router
-from coordinator.ports import Blobs, Documents
-from coordinator.use_cases.records import Platform
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
 from muster.wire.messages import CheckinRequest, CheckinResponse, TaskPolicy, TaskSpec, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
+from muster_coordinator.adapters.system import SystemClock, SystemRandomness
+from muster_coordinator.application import assemble
+from muster_coordinator.domain import names
+from muster_coordinator.http import router
+from muster_coordinator.ports import Blobs, Documents
+from muster_coordinator.state.records import Platform
 
 pytestmark = cloud.EMULATORS
 SIZE = 1000  # numbers in an update
@@ -111,7 +111,7 @@ class Deployment:
     def __init__(self, documents: Documents, blobs: Blobs) -> None:
         self._clock = SystemClock()
         self._queue = LocalQueue.in_memory(clock=self._clock)
-        platform = Platform(documents, blobs, self._queue, self._clock, SystemChance())
+        platform = Platform(documents, blobs, self._queue, self._clock, SystemRandomness())
         self.app = assemble(
             platform, secret=SECRET, runtime=lambda _: MeanRuntime(), round_cache_seconds=0.2, retry_floor=0.05
         )
@@ -127,7 +127,7 @@ class Deployment:
         self.ask("PUT", f"/v1/plans/{plan.sha256}", data=plan.encode())
         spec = TaskSpec(name="floats", population=POPULATION, plan=plan.sha256, policy=policy)
         assert self.ask("POST", "/v1/tasks", data=spec.encode()).status_code < 300
-        pump = Pump(self._queue, self._deliver, chance=SystemChance())
+        pump = Pump(self._queue, self._deliver, randomness=SystemRandomness())
         deadline, pause = time.monotonic() + LONGEST, threading.Event()
         with ThreadPoolExecutor(clients + 1) as pool:
             pumping = pool.submit(pump.run, self._stop)

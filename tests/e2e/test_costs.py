@@ -9,8 +9,8 @@ from support.faults import Schedule
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.domain.rounds import SLOTS_FOR_A_SHARD
 from muster.wire.messages import TaskStatus, WaitReason
+from muster_coordinator.domain.rounds import SLOTS_FOR_A_SHARD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
 CLIENTS_IN_STORM, SECONDS = 2000, 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import cloud
 
-from muster.emulators import FirestoreEmulator, StorageEmulator
+from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.wire.tensors import decode
 
 

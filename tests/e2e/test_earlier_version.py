@@ -14,13 +14,13 @@ from support.environments import outside
 from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
 from muster.wire.messages import Assignment, Wait, WaitReason
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = "functions/coordinator/tokens.py"
+TOKENS = "functions/muster_coordinator/tokens.py"
 
 # Runs in a process of its own, on the earlier version's code and this test's stores.
 SCRIPT = """

@@ -16,14 +16,14 @@ from support.archive import Archive
 from support.harness import Harness
 from support.plans import SumRuntime, sum_update
 
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Collecting, Committed
-from coordinator.domain.slots import Ticket
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.messages import Assignment, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.rounds import Collecting, Committed
+from muster_coordinator.domain.slots import Ticket
+from muster_coordinator.state.round_ledger import RoundLedger
 
 CLIENTS = st.integers(0, 15)
 REFUSALS = {ProblemType.ROUND_CLOSED, ProblemType.ASSIGNMENT_EXPIRED, ProblemType.ASSIGNMENT_INVALID}
@@ -253,7 +253,7 @@ class Life(RuleBasedStateMachine):
         inside = {client for client in range(62) if mask >> client & 1}
         assert len(inside) == count, "somebody was counted twice"
         assert self.must[key] <= inside <= self.sent[key]
-        ledger = Ledger(replace(self.h.inner, blobs=self.archive.blobs), key)
+        ledger = RoundLedger(replace(self.h.inner, blobs=self.archive.blobs), key)
         frozen = ledger.frozen()
         assert frozen is not None
         counted = [name for rest in frozen.closing.rest for name in rest]

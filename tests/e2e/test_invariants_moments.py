@@ -11,13 +11,13 @@ from support.faults import Access, Crash, FaultyBlobs, FaultyDocuments, Schedule
 from support.harness import TASK, Harness
 from support.plans import SumRuntime, sum_update
 
-from coordinator.domain import names, rounds
-from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Tally
-from coordinator.domain.tasks import cancel
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names, rounds
+from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Tally
+from muster_coordinator.domain.tasks import cancel
+from muster_coordinator.state.round_ledger import RoundLedger
 
 
 class Interposed:
@@ -61,7 +61,7 @@ def test_a_manifest_that_comes_after_the_closing_is_not_made(tmp_path):
 
     def freeze():
         close_round(h)
-        Ledger(h.inner, h.key()).freeze(h.round(), Tally())
+        RoundLedger(h.inner, h.key()).freeze(h.round(), Tally())
 
     # The fold has listed the updates and is about to make its manifest when the round closes.
     blobs = Interposed(h.inner.blobs, "create", "manifests/", freeze)
@@ -79,7 +79,7 @@ def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
     close_round(h)
     held = h.round()
     # The close is about to seal the shard when a fold that saw the round still collecting makes a manifest, folds and deletes.
-    ledger = Ledger(h.inner, held.key)
+    ledger = RoundLedger(h.inner, held.key)
     blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, chunk=2))
     h.application(platform=replace(h.inner, blobs=blobs)).closing(held.key)
     assert ledger.frozen().closing.shards == (1,)

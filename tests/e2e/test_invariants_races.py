@@ -12,12 +12,12 @@ from support.archive import Archive
 from support.harness import START, Harness
 from support.plans import SumRuntime, sum_update
 
-from coordinator.domain import names
-from coordinator.domain.rounds import Aggregating
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.messages import Assignment, TaskStatus, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Aggregating
+from muster_coordinator.state.round_ledger import RoundLedger
 
 
 def together(*actions):
@@ -291,4 +291,4 @@ def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path)
         h.upload(tokens[client], sum_update(client))
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
-    assert Ledger(replace(h.inner, blobs=archive.blobs), names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4
+    assert RoundLedger(replace(h.inner, blobs=archive.blobs), names.RoundKey("sum", 1, 0)).frozen().closing.updates == 4

@@ -12,7 +12,7 @@ STORY = """
 import sys, pathlib, tempfile
 import numpy as np
 sys.path[:0] = sys.argv[1:4]
-from coordinator.bootstrap import runtimes
+from muster_coordinator.bootstrap import runtimes
 from muster.wire.plan import Plan
 from muster.wire.tensors import decode
 from support.harness import Harness

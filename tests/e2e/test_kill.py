@@ -17,14 +17,7 @@ import requests
 from support import direct
 from support.stubborn import StubbornClients
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import LocalQueue
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import SystemChance, SystemClock
-from coordinator.domain import names
-from coordinator.domain.rounds import Abandoned, Committed
-from coordinator.use_cases.records import Platform
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.wire.messages import (
     TaskPolicy,
     TaskSpec,
@@ -33,6 +26,13 @@ from muster.wire.messages import (
 )
 from muster.wire.plan import Plan
 from muster.wire.tensors import decode, encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.local_queue import LocalQueue
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import SystemClock, SystemRandomness
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Abandoned, Committed
+from muster_coordinator.state.records import Platform
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds worker processes in /proc")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
@@ -142,7 +142,7 @@ def test_no_update_is_lost_or_counted_twice_when_processes_are_killed(tmp_path):
     folder, clock = tmp_path / "a folder", SystemClock()
     queue = LocalQueue(folder / "queue.db", clock=clock)
     documents = SqliteDocuments(folder / "state.db")
-    platform = Platform(documents, DirectoryBlobs(folder / "blobs"), queue, clock, SystemChance())
+    platform = Platform(documents, DirectoryBlobs(folder / "blobs"), queue, clock, SystemRandomness())
     rounds = [found.value for found in platform.rounds.list(names.rounds_path("sums"))]
     assert all(isinstance(round_, Committed | Abandoned) for round_ in rounds)
     committed = [round_ for round_ in rounds if isinstance(round_, Committed)]

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from muster.cli.app import app
-from muster.local import LocalCoordinator
+from muster.load.run import Access, LoadError, LoadShape, run_load
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
-from muster.simulation.load import Access, LoadError, LoadShape, run_load
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import TaskStatus
 from muster.wire.signatures import SigningKey

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 import pytest
 from support.served import Loopback
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.plan import Plan

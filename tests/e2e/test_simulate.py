@@ -32,9 +32,9 @@ def bytes_below(folder):
 
 
 def some_digits():
-    chance = np.random.default_rng(5)
-    x = chance.random((40, data.FEATURES)).astype(np.float32)
-    digits = Digits(x, chance.integers(0, data.CLASSES, 40).astype(np.int32))
+    randomness = np.random.default_rng(5)
+    x = randomness.random((40, data.FEATURES)).astype(np.float32)
+    digits = Digits(x, randomness.integers(0, data.CLASSES, 40).astype(np.int32))
     return [data.batches(digits.take(np.arange(at, 40, 4)), seed=at) for at in range(4)]
 
 

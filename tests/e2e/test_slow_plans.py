@@ -14,7 +14,7 @@ import psutil
 import requests
 from support.endless import endless
 
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.wire.messages import CheckinRequest, CheckinResponse, Phase, TaskPolicy, TaskSpec, TaskStatus, TaskView
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode

@@ -18,8 +18,8 @@ from werkzeug.wrappers import Request, Response
 
 import muster.smoke
 from muster.cli.app import app
-from muster.emulators import FirestoreEmulator, StorageEmulator
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
+from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.operator import Operator
 from muster.smoke import Outcome, Step
 from muster.wire.enrolment import PrivateKey
@@ -187,7 +187,7 @@ def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, mon
         # A network that lets this machine reach the coordinator alone, known to it by a name of its own. A proxy of the environment
         # would not do: it is never asked for an address of this machine.
         url = running.url.replace("127.0.0.1", "localhost")
-        monkeypatch.setattr("muster.client.transport.new_session", barred_session)
+        monkeypatch.setattr("muster.transport.http.new_session", barred_session)
         with no_repeats():
             barred = muster.smoke.run(url, patience=60.0)
     assert works.passed, works

@@ -17,15 +17,15 @@ from support.harness import SECRET, TASK, Harness
 from support.plans import sum_update
 from typer.testing import CliRunner
 
-from coordinator.domain.keys import Key, KeyRing
-from coordinator.ports import Blobs
-from coordinator.use_cases.audit import Audit
-from coordinator.use_cases.moving import export_state, import_state
-from coordinator.use_cases.open_rounds import tally_assignments
 from muster.cli.app import app
-from muster.local_settings import settings_of
+from muster.local.settings import settings_of
 from muster.wire.messages import Phase, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.domain.keys import Key, KeyRing
+from muster_coordinator.ports import Blobs
+from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.task_export.transfer import export_state, import_state
+from muster_coordinator.use_cases.audit_log import AuditLog
 
 OTHER_SECRET = b"the secret of another deployment, long"
 POLICY = {"rounds": 3, "goal": 6, "minimum": 3, "over_selection": 2.0, "chunk": 2, "shards": 2, "round_seconds": 100}
@@ -290,9 +290,11 @@ def test_the_commands_move_a_task_between_folders(tmp_path):
     settings.write_text("\n".join(["# another home", "", *lines]))
     assert "muster task resume sum" in run("import", str(file), "--to", str(settings))
     assert "here already" in run("import", str(file), "--to", str(settings), code=1)
-    changes = [(entry.action, entry.result) for entry in Audit(Harness(source, durable=True).inner).entries().entries]
+    changes = [
+        (entry.action, entry.result) for entry in AuditLog(Harness(source, durable=True).inner).entries().entries
+    ]
     assert changes.count(("task.pause", "done")) == 1
-    (_, imported, refused) = Audit(Harness(target, durable=True).inner).entries().entries
+    (_, imported, refused) = AuditLog(Harness(target, durable=True).inner).entries().entries
     assert (imported.action, imported.result, imported.after["status"]) == ("task.import", "done", "paused")
     assert (refused.action, refused.result, refused.problem) == ("task.import", "failed", "conflict")
     settings.write_text("MUSTER_STATE")

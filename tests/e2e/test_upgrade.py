@@ -15,11 +15,11 @@ import pytest
 from support.deployed import Caller, Function, Place, end, place, unpacked
 from support.environments import outside
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.domain import names
 from muster.bundles import build
 from muster.wire.plan import Plan
 from muster.wire.tensors import decode, encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.domain import names
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYED = ("functions", "client/muster/wire", "client/muster/runtime")
@@ -61,7 +61,7 @@ def serve(stack: ExitStack, folders: dict[str, Path], here: Place, logs: Path) -
     for name, folder in folders.items():
         # This environment has the libraries; `coordinator` and `muster` are the bundle's, which comes before all else.
         settings = {**here.settings, "PYTHONPATH": str(folder)}
-        script = "import coordinator, muster; print(coordinator.__file__, muster.__file__, sep='\\n')"
+        script = "import coordinator, muster; print(muster_coordinator.__file__, muster.__file__, sep='\\n')"
         command = [sys.executable, "-c", script]
         found = subprocess.run(command, env=outside(**settings), cwd=folder, capture_output=True, check=True, text=True)  # noqa: S603
         assert all(Path(file).is_relative_to(folder) for file in found.stdout.split("\n")[:2])

@@ -14,7 +14,7 @@ from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 from support.raw_http import CRLF, answers, ask, chunked, connected, head, read_answer, served
 
-from muster.held_port import HeldPort
+from muster.local.held_port import HeldPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
 

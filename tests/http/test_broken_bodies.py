@@ -13,10 +13,10 @@ from support.plans import sum_update
 from support.raw_http import CRLF, answers, chunked, connected, head, served
 from werkzeug.wrappers import Request
 
-from coordinator.http.bodies import guard
-from muster.held_port import HeldPort
+from muster.local.held_port import HeldPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
+from muster_coordinator.http.bodies import guard
 
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 NEXT = head("GET", "/health", "Connection: close")

@@ -14,11 +14,11 @@ from support.harness import POPULATION, START, Harness, problem_of
 from support.issuer import TokenIssuer
 from support.plans import sum_update
 
-from coordinator.adapters.clients import parse_clients
-from coordinator.use_cases.enrolments import Enrolments
 from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import Assignment, CheckinResponse, RevocationList
 from muster.wire.problems import ProblemType
+from muster_coordinator.adapters.client_authenticators import parse_clients
+from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 KEY = PrivateKey.generate()
@@ -29,7 +29,7 @@ PROXY = "proxy:X-Client-Fingerprint?secret-header=X-Proxy-Secret"
 
 def harness_for(tmp_path, setting, *, seconds=0.0):
     def guards(platform):
-        revoked = Enrolments(platform, seconds=seconds).is_revoked
+        revoked = EnrolmentRevocations(platform, seconds=seconds).is_revoked
         return {"clients": parse_clients(setting, clock=platform.clock, revoked=revoked, proxy_secret=SECRET)}
 
     found = Harness(tmp_path, guards=guards)

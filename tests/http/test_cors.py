@@ -9,8 +9,8 @@ from support.harness import POPULATION, TASK, Harness
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.http import owner, router
-from coordinator.settings import Settings, SettingsError
+from muster_coordinator.http import owner, router
+from muster_coordinator.settings import Settings, SettingsError
 
 PAGE = "https://app.example"
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"

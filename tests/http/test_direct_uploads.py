@@ -12,12 +12,12 @@ from support.bucket import ACCOUNT, AccountCredentials, Bucket, checksum
 from support.harness import Harness
 from support.plans import every_dtype_plan, every_dtype_update, sum_update
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
-from coordinator.domain import names
 from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from muster_coordinator.domain import names
 
 P = ProblemType
 

@@ -13,12 +13,12 @@ import zstandard
 from support.harness import Harness, problem_of
 from support.plans import SumRuntime, make_plan, sum_plan, sum_update
 
-from coordinator.domain.updates import decoded_update, rules_for, validated
-from coordinator.use_cases.plans import Plans
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain.updates import decoded_update, rules_for, validated
+from muster_coordinator.state.plan_repository import PlanRepository
 
 ENCODERS = {"zstd": zstandard.ZstdCompressor().compress, "gzip": gzip.compress}
 DECODERS = {
@@ -234,7 +234,7 @@ def test_a_bomb_is_left_at_the_bound_in_little_memory(encoding, chunked):
 
 def test_an_instance_looks_once_for_copies_that_there_are_not(tmp_path):
     h = begun(tmp_path, extra=np.zeros(1, np.uint8))
-    plans = Plans(h.inner.blobs)
+    plans = PlanRepository(h.inner.blobs)
     with pytest.raises(ProblemError):
         plans.for_client("0" * 64, accepted=["br"])
     assert plans._variants._absent == {}

@@ -13,10 +13,6 @@ import pytest
 from support.harness import TASK, Harness
 from support.plans import SumRuntime, folded_by_graphs, sum_plan, sum_update
 
-from coordinator.domain import names
-from coordinator.domain.rounds import Aggregating, Committed
-from coordinator.use_cases.folding import FoldBusyError
-from coordinator.use_cases.memory_turns import MemoryTurns
 from muster.wire.messages import (
     Assignment,
     CheckinRequest,
@@ -27,6 +23,10 @@ from muster.wire.messages import (
     TaskStatus,
 )
 from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
+from muster_coordinator.concurrency.memory_budget import MemoryBudget
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Aggregating, Committed
+from muster_coordinator.use_cases.update_aggregator import FoldBusyError
 
 STAGES = ("prepare", "accumulate", "merge", "report", "update")
 # What TensorFlow, numpy and the runtime have been seen to raise, or might.
@@ -375,7 +375,7 @@ def test_a_rollback_while_an_opening_hangs_opens_without_waiting_for_it(tmp_path
 
 
 def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_is_slow():
-    turns = MemoryTurns(budget=100, patience=0.05)
+    turns = MemoryBudget(budget=100, patience=0.05)
     with turns.take(40), turns.take(40):
         started = threading.Event()
 
@@ -389,7 +389,7 @@ def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_i
         thread.join()
     with turns.take(1000):
         pass
-    unhurried = MemoryTurns(budget=100, patience=1e6)
+    unhurried = MemoryBudget(budget=100, patience=1e6)
     order = []
     with unhurried.take(1000):
         waiting = threading.Thread(target=lambda: [order.append("next") for _ in [0] if _run(unhurried)])
@@ -399,7 +399,7 @@ def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_i
     assert order == ["first", "next"]
 
 
-def _run(turns: MemoryTurns) -> bool:
+def _run(turns: MemoryBudget) -> bool:
     with turns.take(1000):
         return True
 

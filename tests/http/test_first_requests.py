@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from werkzeug.test import EnvironBuilder
 
-from coordinator import bootstrap
-from coordinator.http.functions import entry_point
+from muster_coordinator import bootstrap
+from muster_coordinator.http.functions import entry_point
 
 THREADS = 8
 SECONDS = 20.0  # that a test waits for what must come

@@ -10,9 +10,9 @@ import pytest
 from support.harness import Harness
 from support.plans import SumRuntime, folded_by_graphs, sum_plan, sum_update
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.domain import names
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.domain import names
 
 
 class CountedBlobs(DirectoryBlobs):

@@ -12,12 +12,12 @@ from support.faults import Crash, Fault, FaultyDocuments, Schedule, When
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.keys import KeyRing
-from coordinator.tokens import SKEW, CookieClaims, Tokens
 from muster.wire.messages import Assignment, Wait, WaitReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.keys import KeyRing
+from muster_coordinator.tokens import SKEW, CookieClaims, Tokens
 
 OLD, NEW, OTHER = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32, "2c" * 32)
 OLD_ALONE, BOTH, NEW_ALONE = KeyRing.parse(OLD), KeyRing.parse(f"{NEW},{OLD}"), KeyRing.parse(NEW)

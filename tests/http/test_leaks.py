@@ -12,10 +12,10 @@ from support.plans import sum_update
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
-from coordinator.ports import StoreError
 from muster.wire.problems import ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.http import router
+from muster_coordinator.ports import StoreError
 
 DEEP = b"[" * 60_000
 WORDS = {"sha256": "0" * 64, "task": TASK, "population": "phones", "round": "1", "version": "1"}

@@ -8,11 +8,11 @@ import pytest
 from support.harness import POPULATION, TASK, Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
 from muster.wire.messages import CheckinRequest, TaskList, TaskPolicy, TaskSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
 
 # Which requests have to read which document.
 NEEDS = {

@@ -19,12 +19,12 @@ from support.plans import sum_update
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator import bootstrap
-from coordinator.http import router
-from coordinator.settings import Settings
 from muster.wire import plan as plans
 from muster.wire.messages import Assignment, CheckinResponse, TaskPolicy, TaskSpec
 from muster.wire.tensors import encode
+from muster_coordinator import bootstrap
+from muster_coordinator.http import router
+from muster_coordinator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 SEED = 20_261_124

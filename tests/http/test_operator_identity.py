@@ -14,14 +14,14 @@ from support.plans import sum_update
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.adapters.operators import ClosedOperators, parse_operators
-from coordinator.bootstrap import operators
-from coordinator.domain.operators import Role
-from coordinator.http import router
-from coordinator.ports import UnavailableError, UntrustedTokenError
-from coordinator.settings import Settings, SettingsError
 from muster.wire.messages import AuditList, CheckinRequest, Rollback, TaskSpec
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.adapters.operator_authenticators import ClosedOperatorAuthenticator, parse_operators
+from muster_coordinator.bootstrap import operators
+from muster_coordinator.domain.operators import Role
+from muster_coordinator.http import router
+from muster_coordinator.ports import UnavailableError, UntrustedTokenError
+from muster_coordinator.settings import Settings, SettingsError
 
 KEYS = {"alice": "muster-operator-of-alice", "bob": "muster-operator-of-bob"}
 ROLES = {"alice": Role.OPERATOR, "bob": Role.VIEWER}
@@ -342,6 +342,6 @@ def test_a_value_that_does_not_do_is_refused_with_the_reason(value, reason):
 
 def test_a_cloud_without_the_setting_has_no_operators():
     settings = Settings(state="firestore://p", blobs="gs://b", queue="cloudtasks://p/l/q", secret="5" * 64)
-    assert isinstance(operators(settings), ClosedOperators)
+    assert isinstance(operators(settings), ClosedOperatorAuthenticator)
     with pytest.raises(UntrustedTokenError, match="set MUSTER_OPERATORS"):
         operators(settings).identify("anything")

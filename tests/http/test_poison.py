@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from support.harness import POPULATION, TASK, Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
 from muster.wire.messages import AuditList, CheckpointList, RevocationList, RoundList, TaskList
 from muster.wire.tensors import encode
 from muster.wire.times import LATEST
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
 
 LISTS = [
     "/v1/tasks",

@@ -7,9 +7,9 @@ from support.harness import POPULATION, Harness, problem_of
 from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
-from coordinator.domain.limits import Buckets, Rate, RateLimits
-from coordinator.http.limits import address_of
 from muster.wire.problems import ProblemType
+from muster_coordinator.domain.limits import Rate, RateLimits, TokenBuckets
+from muster_coordinator.http.limits import address_of
 
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 
@@ -94,7 +94,7 @@ def test_one_subscribers_ipv6_addresses_share_a_bucket(tmp_path):
 
 
 def test_memory_is_bounded_whoever_asks():
-    buckets = Buckets(Rate.parse("1/m"), most=100)
+    buckets = TokenBuckets(Rate.parse("1/m"), most=100)
     for number in range(1000):
         buckets.take(str(number), now=0.0)
     assert len(buckets) == 100
@@ -103,7 +103,7 @@ def test_memory_is_bounded_whoever_asks():
 
 
 def test_a_clock_that_jumps_back_gives_nothing_and_takes_nothing():
-    buckets = Buckets(Rate(2, 10.0))
+    buckets = TokenBuckets(Rate(2, 10.0))
     found = [buckets.take("a", now=now) for now in (100.0, 50.0, 50.0, 55.0)]
     assert found == [0.0, 0.0, 5.0, 0.0]
 

@@ -12,12 +12,12 @@ import pytest
 from support.harness import Harness
 from support.plans import NUMBERS, every_dtype_plan, every_dtype_update
 
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
-from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from muster.wire.dtypes import DType
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode, read_header
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 
 P = ProblemType
 GOOD = every_dtype_update()

@@ -13,15 +13,15 @@ from support.faults import FaultyDocuments, Schedule
 from support.harness import POPULATION, Harness
 from support.plans import SumRuntime, folded_by_graphs, make_plan, sum_plan, sum_update
 
-from coordinator.domain import names
-from coordinator.domain.rounds import Aggregating, Committed
-from coordinator.ports import StoreError
-from coordinator.use_cases.open_rounds import OpenRounds
 from muster.wire.dtypes import DType
 from muster.wire.manifest import ClearSum, TensorSpec
 from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Aggregating, Committed
+from muster_coordinator.ports import StoreError
+from muster_coordinator.state.round_cache import RoundCache
 
 SECONDS = 20.0  # that a test waits for what must come
 
@@ -194,7 +194,7 @@ def test_those_who_check_in_at_once_share_one_reading(tmp_path):
 
     h = Harness(tmp_path, durable=True)
     h.begin(rounds=1, goal=2)
-    open_rounds = OpenRounds(replace(h.inner, documents=Counted(h.inner.documents)), seconds=10.0)
+    open_rounds = RoundCache(replace(h.inner, documents=Counted(h.inner.documents)), seconds=10.0)
     meeting = Barrier(8)
 
     def look(_):

@@ -9,11 +9,11 @@ import pytest
 from support.harness import POPULATION, TASK, Harness
 from support.plans import every_dtype_plan, sum_update
 
-from coordinator.http import FUNCTIONS, owner, router
 from muster.wire.messages import CheckpointList, RoundList, TaskList, TaskStatus
 from muster.wire.plan import CONTENT_TYPE, Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode
+from muster_coordinator.http import FUNCTIONS, owner, router
 
 P = ProblemType
 

@@ -10,10 +10,10 @@ import pytest
 from support.harness import START, Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.keys import KeyRing
-from coordinator.domain.rounds import Collecting, Committed
 from muster.wire.messages import Assignment, Wait, WaitReason
+from muster_coordinator.domain import names
+from muster_coordinator.domain.keys import KeyRing
+from muster_coordinator.domain.rounds import Collecting, Committed
 
 DAY = 86400.0  # seconds
 OLD, NEW = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32)

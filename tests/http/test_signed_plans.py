@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from support.plans import sum_plan
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.bootstrap import application
-from coordinator.domain.names import plan_name
-from coordinator.settings import Settings, SettingsError
-from coordinator.use_cases.plans import Plans
 from muster.wire.encodings import decoded
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.signatures import SigningKey
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.bootstrap import application
+from muster_coordinator.domain.names import plan_name
+from muster_coordinator.settings import Settings, SettingsError
+from muster_coordinator.state.plan_repository import PlanRepository
 
 PLAN = sum_plan()
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
@@ -31,7 +31,7 @@ def blobs(tmp_path: Path) -> DirectoryBlobs:
 
 
 def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
-    plans = Plans(blobs, TRUSTED)
+    plans = PlanRepository(blobs, TRUSTED)
     assert plans.put(PLAN.sha256, SIGNED.encode())
     assert not plans.put(PLAN.sha256, SIGNED.encode())
     assert plans.full(PLAN.sha256) == SIGNED
@@ -41,34 +41,34 @@ def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
 @pytest.mark.parametrize("plan", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
 def test_a_plan_of_nobody_trusted_is_not_taken(blobs, plan):
     with pytest.raises(ProblemError, match=r"not signed|none of whom"):
-        Plans(blobs, TRUSTED).put(PLAN.sha256, plan.encode())
+        PlanRepository(blobs, TRUSTED).put(PLAN.sha256, plan.encode())
     assert not list(blobs.list("plans/"))
 
 
 @pytest.mark.parametrize("swapped", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
 def test_a_plan_that_was_swapped_in_the_store_is_not_run(blobs, swapped):
-    Plans(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
+    PlanRepository(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
     blobs.delete([FULL])
     blobs.create(FULL, [swapped.encode()])
     with pytest.raises(ProblemError, match=r"not signed|none of whom"):
-        Plans(blobs, TRUSTED).full(PLAN.sha256)
+        PlanRepository(blobs, TRUSTED).full(PLAN.sha256)
 
 
 def test_uploading_a_plan_again_adds_its_signatures_to_those_that_are_there(blobs):
-    plans = Plans(blobs)
+    plans = PlanRepository(blobs)
     for plan in (PLAN, PLAN.signed(OTHER), SIGNED, PLAN):
         plans.put(PLAN.sha256, plan.encode())
     both = PLAN.signed(KEY).signed(OTHER)
     assert bytes(blobs.read(FULL)) == both.encode()
     assert bytes(blobs.read(COPY)) == both.for_client().encode()
-    assert Plans(blobs, TRUSTED).full(PLAN.sha256) == both
+    assert PlanRepository(blobs, TRUSTED).full(PLAN.sha256) == both
 
 
 def test_uploading_a_plan_again_mends_what_is_broken_in_the_store(blobs):
     for name in (FULL, COPY):
         blobs.create(name, [b"broken"])
-    Plans(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
-    assert Plans(blobs, TRUSTED).full(PLAN.sha256) == SIGNED
+    PlanRepository(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
+    assert PlanRepository(blobs, TRUSTED).full(PLAN.sha256) == SIGNED
     assert bytes(blobs.read(COPY)) == SIGNED.for_client().encode()
 
 
@@ -91,12 +91,12 @@ def test_the_setting_names_the_signers(tmp_path):
 
 
 def test_a_signature_that_comes_later_is_in_the_encoded_copies_too(blobs):
-    plans = Plans(blobs)
+    plans = PlanRepository(blobs)
     plans.put(PLAN.sha256, PLAN.encode())
     plans.put(PLAN.sha256, SIGNED.encode())
     plain = plans.for_client(PLAN.sha256).data
     for encoding in ("zstd", "gzip"):
-        found = Plans(blobs).for_client(PLAN.sha256, accepted=[encoding])
+        found = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
         read = decoded(io.BytesIO(found.data).read, encoding) if found.encoding else io.BytesIO(found.data).read
         assert read(1 << 20) == plain
     assert Plan.decode(bytes(plain)).signatures == SIGNED.signatures

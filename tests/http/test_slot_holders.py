@@ -14,12 +14,12 @@ from support.plans import sum_update
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.domain import names, slots
-from coordinator.domain.slots import Ticket
-from coordinator.http import router
-from coordinator.tokens import SKEW, Tokens
-from coordinator.use_cases.holders import HeldSlot, Holders
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Wait, WaitReason
+from muster_coordinator.domain import names, slots
+from muster_coordinator.domain.slots import Ticket
+from muster_coordinator.http import router
+from muster_coordinator.state.slot_holders import HeldSlot, SlotHolders
+from muster_coordinator.tokens import SKEW, Tokens
 
 CAP = 20
 
@@ -204,7 +204,7 @@ def test_a_slot_of_the_future_or_of_the_past_is_not_valid():
 def test_of_two_records_of_one_client_the_first_stands(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3)
-    holders, key = Holders(h.inner.documents), h.key()
+    holders, key = SlotHolders(h.inner.documents), h.key()
     life = {"assignment_seconds": 100.0}
     one, two = (HeldSlot(Ticket(counter, 40), issued_at=1000.0) for counter in (0, 1))
     assert holders.record(key, "a" * 32, one, before=None, now=1000.0, **life) is one

@@ -36,7 +36,7 @@ def test_a_function_without_tensorflow_says_what_to_deploy_when_it_has_to_run_a_
     script = (
         "import sys\n"
         "sys.modules['tensorflow'] = None  # as where it is not installed\n"
-        "from coordinator.bootstrap import runtimes\n"
+        "from muster_coordinator.bootstrap import runtimes\n"
         "from support.plans import sum_plan\n"
         "from muster.wire.problems import ProblemError\n"
         "try:\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow_federated as tff
 
-from muster.author import native, restore_state
+from muster.author import restore_state, tff_worker
 from muster.author.build import subject_of
 from muster.demo.computation import fed_avg
 from muster.runtime.data import adapt
@@ -66,7 +66,7 @@ def main() -> None:
     """Writes the file."""
     found: dict[str, Any] = {}
     made = computations()
-    with native.running():
+    with tff_worker.running():
         for case in CASES:
             plan = Plan.load(ROOT / case.plan)
             clients = [case.data(client) for client in range(CLIENTS)]
@@ -75,5 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    native.start()
+    tff_worker.start()
     main()

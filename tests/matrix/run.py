@@ -23,7 +23,7 @@ from cases import CASES, CLIENTS, ROUNDS, key
 from environments import ALL, KEPT, ROOT, CommandError, Environment, Wanted
 
 from muster.author.check import difference
-from muster.local import LocalCoordinator
+from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import Phase, TaskPolicy
 from muster.wire.plan import Plan

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.domain import names
-from coordinator.domain.names import RoundKey
-from coordinator.ports import Buffer, Creation, Document
-from coordinator.use_cases.pseudonyms import SALT
-from coordinator.use_cases.records import Platform
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.domain import names
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.ports import Buffer, CreateResult, Document
+from muster_coordinator.state.pseudonyms import SALT
+from muster_coordinator.state.records import Platform
 
 
 class Archive:
@@ -46,9 +46,9 @@ class _Inner:
 
 
 class _Copying(_Inner):
-    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+    def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
         data = list(chunks) if name.startswith(names.MANIFESTS) else chunks
-        made: Creation = self._inner.create(name, data)
+        made: CreateResult = self._inner.create(name, data)
         if made.created and name.startswith(names.MANIFESTS):
             self._archive.blobs.create(name, data)
         return made

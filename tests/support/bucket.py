@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from google.auth.credentials import AnonymousCredentials
 
-from coordinator.ports import Blobs
+from muster_coordinator.ports import Blobs
 from support.served import Loopback
 
 ACCOUNT = "client-api@muster-test.iam.gserviceaccount.com"

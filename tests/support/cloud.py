@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from coordinator.adapters.cloud_tasks import CloudTasksQueue
-from coordinator.adapters.firestore import FirestoreDocuments
-from coordinator.adapters.gcs import GcsBlobs
-from coordinator.adapters.oidc import OidcInvoker
-from coordinator.adapters.system import ManualClock
-from coordinator.ports import Work
-from muster.emulators import Emulator, StorageEmulator
+from muster.local.emulators import Emulator, StorageEmulator
+from muster_coordinator.adapters.cloud_tasks import CloudTasksQueue
+from muster_coordinator.adapters.firestore import FirestoreDocuments
+from muster_coordinator.adapters.gcs import GcsBlobs
+from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
+from muster_coordinator.adapters.system import ManualClock
+from muster_coordinator.ports import WorkItem
 from support.cloud_tasks_double import CloudTasksDouble
 from support.issuer import TokenIssuer
 
@@ -84,11 +84,11 @@ class CloudTasksHome:
     queue: CloudTasksQueue
     double: CloudTasksDouble
     clock: ManualClock
-    handler: Callable[[Work], bool] | None = None
+    handler: Callable[[WorkItem], bool] | None = None
     errors: list[Exception] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
-    def deliver(self, handler: Callable[[Work], bool]) -> int:
+    def deliver(self, handler: Callable[[WorkItem], bool]) -> int:
         """Has all that is due delivered to `handler`; raises what it raised."""
         self.handler = handler
         tried = self.double.drain()
@@ -100,14 +100,14 @@ class CloudTasksHome:
         """Lets time pass."""
         self.clock.advance(seconds)
 
-    def take(self, path: str, headers: dict[str, str], body: bytes, invoker: OidcInvoker) -> int:
+    def take(self, path: str, headers: dict[str, str], body: bytes, invoker: OidcInvokerAuthenticator) -> int:
         """Answers a delivery with a status."""
         function, _, kind = path[1:].split("/")
         self.headers.append(headers)
         try:
             invoker.verify(headers["Authorization"].removeprefix("Bearer "), function=function)
             assert self.handler is not None
-            return 204 if self.handler(Work(function, kind, json.loads(body))) else 503
+            return 204 if self.handler(WorkItem(function, kind, json.loads(body))) else 503
         except Exception as error:  # noqa: BLE001  `deliver` raises it again
             self.errors.append(error)
             return 500
@@ -136,7 +136,7 @@ def cloud_tasks(issuer: TokenIssuer) -> Iterator[CloudTasksHome]:
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     base = f"http://127.0.0.1:{server.server_address[1]}"
     targets = {"aggregator": f"{base}/aggregator", "committer": f"{base}/committer"}
-    invoker = OidcInvoker(issuer=issuer.url, account=ACCOUNT, audiences=targets)
+    invoker = OidcInvokerAuthenticator(issuer=issuer.url, account=ACCOUNT, audiences=targets)
     name = f"projects/{PROJECT}/locations/{LOCATION}/queues/{QUEUE}"
     with CloudTasksDouble(name, clock=clock, issuer=issuer) as double:
         queue = CloudTasksQueue(

@@ -18,7 +18,7 @@ import grpc
 import requests
 from google.cloud import tasks_v2
 
-from coordinator.ports import Chance, Clock
+from muster_coordinator.ports import Clock, Randomness
 from support.issuer import TokenIssuer
 
 _SERVICE = "google.cloud.tasks.v2.CloudTasks"
@@ -34,7 +34,7 @@ _LONGEST_LOOK = 1.0  # seconds
 class Disorder:
     """What may happen to a task: a share `twice` is delivered twice, a share `late` up to `most_delay` seconds late."""
 
-    chance: Chance
+    randomness: Randomness
     twice: float = 0.0
     late: float = 0.0
     most_delay: float = 0.0
@@ -133,10 +133,10 @@ class CloudTasksDouble:
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, "Requested entity already exists")
             copies = 1
             if self._disorder is not None:
-                chance = self._disorder.chance
-                copies += chance.uniform() < self._disorder.twice
-                if chance.uniform() < self._disorder.late:
-                    due += chance.uniform() * self._disorder.most_delay
+                randomness = self._disorder.randomness
+                copies += randomness.uniform() < self._disorder.twice
+                if randomness.uniform() < self._disorder.late:
+                    due += randomness.uniform() * self._disorder.most_delay
             self._names[task.name] = None
             self._open[task.name] = copies
             for _ in range(copies):

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from coordinator.ports import BlobInfo, Document
-from coordinator.use_cases.records import Platform
+from muster_coordinator.ports import BlobInfo, Document
+from muster_coordinator.state.records import Platform
 from support.faults import Access, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
 from support.harness import Harness
 from support.plans import sum_update

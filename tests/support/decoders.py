@@ -16,11 +16,6 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from coordinator.domain.names import RoundKey
-from coordinator.domain.slots import Ticket
-from coordinator.domain.updates import UpdateReader, rules_for, validated
-from coordinator.http.internal_routes import RoundWork, TaskWork
-from coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from muster.wire import messages
 from muster.wire.base import Message
 from muster.wire.enrolment import Enrolment, EnrolmentError, PrivateKey, PublicKeys
@@ -29,6 +24,11 @@ from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.signatures import Signatures, SigningKey, parse_signers
 from muster.wire.tensors import TensorsError, decode, encode, read_header
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.slots import Ticket
+from muster_coordinator.domain.updates import UpdateReader, rules_for, validated
+from muster_coordinator.http.internal_routes import RoundWork, TaskWork
+from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 from support.mutation import Mutator
 from support.plans import every_dtype_plan, every_dtype_update, folded_by_graphs, make_plan, sum_plan, sum_update
 

@@ -19,8 +19,8 @@ from typing import Any, Self
 import psutil
 import requests
 
-from coordinator.adapters.system import SystemClock
-from muster.held_port import HeldPort
+from muster.local.held_port import HeldPort
+from muster_coordinator.adapters.system import SystemClock
 from support import cloud
 from support.cloud_tasks_double import CloudTasksDouble
 from support.environments import outside

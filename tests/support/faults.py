@@ -14,7 +14,17 @@ from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
-from coordinator.ports import BlobInfo, Blobs, Buffer, Chance, Creation, Document, Documents, Work, WorkQueue
+from muster_coordinator.ports import (
+    BlobInfo,
+    Blobs,
+    Buffer,
+    CreateResult,
+    Document,
+    Documents,
+    Randomness,
+    WorkItem,
+    WorkQueue,
+)
 
 T = TypeVar("T")
 
@@ -119,7 +129,7 @@ class FaultyBlobs:
         self._inner = inner
         self._schedule = schedule
 
-    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+    def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
         return self._schedule.run(Access.WRITE, "blobs.create", name, lambda: self._inner.create(name, chunks))
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
@@ -145,7 +155,7 @@ class FaultyQueue:
         self._inner = inner
         self._schedule = schedule
 
-    def enqueue(self, work: Work, *, name: str, delay: float = 0.0) -> None:
+    def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
         self._schedule.run(
             Access.WRITE, "queue.enqueue", name, lambda: self._inner.enqueue(work, name=name, delay=delay)
         )
@@ -154,14 +164,16 @@ class FaultyQueue:
 class DisorderlyQueue:
     """A `WorkQueue` that does all that the port allows: delivers twice, late and out of order, but always at least once."""
 
-    def __init__(self, inner: WorkQueue, chance: Chance, *, twice: float = 0.3, most_delay: float = 5.0) -> None:
+    def __init__(
+        self, inner: WorkQueue, randomness: Randomness, *, twice: float = 0.3, most_delay: float = 5.0
+    ) -> None:
         """Wraps `inner`: a share `twice` of the work is doubled, and each delivery is up to `most_delay` seconds late."""
         self._inner = inner
-        self._chance = chance
+        self._chance = randomness
         self._twice = twice
         self._most_delay = most_delay
 
-    def enqueue(self, work: Work, *, name: str, delay: float = 0.0) -> None:
+    def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
         self._inner.enqueue(work, name=name, delay=delay + self._lateness())
         if self._chance.uniform() < self._twice:
             self._inner.enqueue(work, name=f"{name}-again", delay=delay + self._lateness())

@@ -11,15 +11,15 @@ from typing import Any
 
 from werkzeug.test import TestResponse
 
-from coordinator.adapters.clients import parse_clients
-from coordinator.adapters.oidc import OidcInvoker
-from coordinator.adapters.operators import parse_operators
-from coordinator.use_cases.enrolments import Enrolments
-from coordinator.use_cases.records import Platform
 from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Wait
 from muster.wire.plan import Plan
 from muster.wire.signatures import SigningKey
+from muster_coordinator.adapters.client_authenticators import parse_clients
+from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
+from muster_coordinator.adapters.operator_authenticators import parse_operators
+from muster_coordinator.state.records import Platform
+from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 from support.harness import POPULATION, START, Harness
 from support.issuer import TokenIssuer
 from support.plans import sum_plan
@@ -47,13 +47,13 @@ class Fortress(Harness):
 
         def guards(platform: Platform) -> dict[str, Any]:
             hashed = (hashlib.sha256(key.encode()).hexdigest() for key in (OPERATOR, VIEWER))
-            revoked = Enrolments(platform, seconds=0.0).is_revoked
+            revoked = EnrolmentRevocations(platform, seconds=0.0).is_revoked
             return {
                 "operators": parse_operators("keys:alice:operator:{},bob:viewer:{}".format(*hashed)),
                 "clients": parse_clients(
                     f"enrolment:{ENROLLER.public}", clock=platform.clock, revoked=revoked, proxy_secret=None
                 ),
-                "invoker": OidcInvoker(issuer=issuer.url, account=QUEUE, audiences=FUNCTIONS),
+                "invoker": OidcInvokerAuthenticator(issuer=issuer.url, account=QUEUE, audiences=FUNCTIONS),
                 "trusted_signers": frozenset({SIGNER.signer}),
                 "cors_origins": (ORIGIN,),
                 **self._given,

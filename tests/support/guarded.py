@@ -15,12 +15,12 @@ from typing import Any
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.split_blobs import SplitBlobs
-from coordinator.http import FUNCTIONS, router
-from coordinator.http.functions import owner
-from coordinator.ports import BlobInfo, Blobs, Buffer, Creation, DirectUploads
-from coordinator.settings import SIGNING
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.split_blobs import SplitBlobs
+from muster_coordinator.http import FUNCTIONS, router
+from muster_coordinator.http.functions import owner
+from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, DirectUploads
+from muster_coordinator.settings import SIGNING
 from support.harness import Harness
 
 ACCESS = Path(__file__).parents[2] / "infra/terraform/access.json"
@@ -69,7 +69,7 @@ class GuardedBlobs:
         self._inner = inner
         self._check = check
 
-    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+    def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
         self._check("create", name)
         self._check("list", name)
         return self._inner.create(name, chunks)

@@ -10,18 +10,6 @@ from typing import Any, cast
 from werkzeug.test import Client, TestResponse
 from werkzeug.wrappers import Request
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.application import Application, assemble
-from coordinator.domain import names
-from coordinator.domain.keys import KeyRing
-from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
-from coordinator.domain.tasks import Task
-from coordinator.http import router
-from coordinator.ports import BlobInfo, Blobs, Buffer, Creation, Documents, Work
-from coordinator.use_cases.records import Platform
 from muster.wire.messages import (
     Assignment,
     CheckinRequest,
@@ -37,6 +25,18 @@ from muster.wire.messages import (
 from muster.wire.plan import Plan
 from muster.wire.problems import CONTENT_TYPE, Problem, ProblemError, ProblemType
 from muster.wire.tensors import Array, decode, encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.application import Application, assemble
+from muster_coordinator.domain import names
+from muster_coordinator.domain.keys import KeyRing
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
+from muster_coordinator.domain.tasks import Task
+from muster_coordinator.http import router
+from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, Documents, WorkItem
+from muster_coordinator.state.records import Platform
 from support.plans import SumRuntime, sum_plan
 
 START = 1_800_000_000.0  # POSIX seconds
@@ -51,7 +51,7 @@ _MANY = 2000  # deliveries after which something goes round in circles
 class Held:
     """Work that waits for the test to deliver it, from `due` (POSIX seconds) on."""
 
-    work: Work
+    work: WorkItem
     name: str
     due: float
 
@@ -64,7 +64,7 @@ class HeldQueue:
         self._used: set[str] = set()
         self.held: list[Held] = []
 
-    def enqueue(self, work: Work, *, name: str, delay: float = 0.0) -> None:
+    def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
         if name not in self._used:
             self._used.add(name)
             self.held.append(Held(work, name, self._clock.now() + delay))
@@ -81,7 +81,7 @@ class TimedBlobs:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def create(self, name: str, chunks: Iterable[Buffer]) -> Creation:
+    def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
         made = self._inner.create(name, chunks)
         if made.created:
             self._created[name] = self._clock.now()
@@ -142,7 +142,7 @@ class Harness:
             blobs=cast("Blobs", TimedBlobs(blobs or DirectoryBlobs(root / "blobs"), self.clock)),
             queue=self.queue,
             clock=self.clock,
-            chance=SeededChance(0),
+            randomness=SeededRandomness(0),
         )
         self.platform = wrap(self.inner)
         self.secret = secret

@@ -25,12 +25,12 @@ from typing import Any
 
 from werkzeug.wrappers import Request, Response
 
-from coordinator import bootstrap
-from coordinator.application import assemble
-from coordinator.http import router
-from coordinator.ports import UnavailableError
-from coordinator.settings import Settings
-from muster.held_port import HeldPort
+from muster.local.held_port import HeldPort
+from muster_coordinator import bootstrap
+from muster_coordinator.application import assemble
+from muster_coordinator.http import router
+from muster_coordinator.ports import UnavailableError
+from muster_coordinator.settings import Settings
 from support.plans import SumRuntime
 from support.served import Loopback
 
@@ -41,7 +41,7 @@ _CONTEXT.set_forkserver_preload(
     [
         "support.instances",
         "functions_framework",
-        *(f"coordinator.adapters.{name}" for name in ("firestore", "gcs", "cloud_tasks", "oidc", "system")),
+        *(f"muster_coordinator.adapters.{name}" for name in ("firestore", "gcs", "cloud_tasks", "oidc", "system")),
     ]
 )
 
@@ -49,9 +49,9 @@ _CONTEXT.set_forkserver_preload(
 class Shaky:
     """A port of which a share of all calls fails: half of them before, half after they took effect."""
 
-    def __init__(self, inner: Any, chance: random.Random, share: float) -> None:
+    def __init__(self, inner: Any, randomness: random.Random, share: float) -> None:
         self._inner = inner
-        self._chance = chance
+        self._chance = randomness
         self._share = share
 
     def __getattr__(self, name: str) -> Any:
@@ -72,13 +72,13 @@ class Shaky:
 @cache
 def _made() -> Any:
     settings = Settings.from_environment(os.environ)
-    chance, share = random.Random(), float(os.environ[_SHARE])  # noqa: S311  not for secrets
+    randomness, share = random.Random(), float(os.environ[_SHARE])  # noqa: S311  not for secrets
     platform = bootstrap.platform(settings)
     platform = replace(
         platform,
-        documents=Shaky(platform.documents, chance, share),
-        blobs=Shaky(platform.blobs, chance, share),
-        queue=Shaky(platform.queue, chance, share),
+        documents=Shaky(platform.documents, randomness, share),
+        blobs=Shaky(platform.blobs, randomness, share),
+        queue=Shaky(platform.queue, randomness, share),
     )
     app = assemble(
         platform,

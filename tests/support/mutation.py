@@ -106,101 +106,111 @@ class Mutator:
         """The input of that number; the first ones are the valid ones themselves."""
         if number < len(self._seeds):
             return self._seeds[number]
-        chance = random.Random(self._seed * 1_000_003 + number)  # noqa: S311
-        data = chance.choice(self._seeds)
-        for _ in range(chance.choice((1, 1, 1, 2, 4))):
-            data = chance.choice(_OF_FORM)(data, chance) if chance.random() < 0.6 else self._blind(data, chance)
+        randomness = random.Random(self._seed * 1_000_003 + number)  # noqa: S311
+        data = randomness.choice(self._seeds)
+        for _ in range(randomness.choice((1, 1, 1, 2, 4))):
+            data = (
+                randomness.choice(_OF_FORM)(data, randomness)
+                if randomness.random() < 0.6
+                else self._blind(data, randomness)
+            )
         return data
 
-    def _blind(self, data: bytes, chance: random.Random) -> bytes:
-        at = chance.randrange(len(data) + 1)
-        match chance.randrange(7):
+    def _blind(self, data: bytes, randomness: random.Random) -> bytes:
+        at = randomness.randrange(len(data) + 1)
+        match randomness.randrange(7):
             case 0:  # one bit
                 return (
-                    data[:at] + bytes(byte ^ (1 << chance.randrange(8)) for byte in data[at : at + 1]) + data[at + 1 :]
+                    data[:at]
+                    + bytes(byte ^ (1 << randomness.randrange(8)) for byte in data[at : at + 1])
+                    + data[at + 1 :]
                 )
             case 1:  # one byte
-                return data[:at] + bytes([chance.choice(_BYTES)]) + data[at + 1 :]
+                return data[:at] + bytes([randomness.choice(_BYTES)]) + data[at + 1 :]
             case 2:  # cut off
                 return data[:at]
             case 3:  # a piece twice, or many times
-                piece = data[at : at + chance.randrange(1, 40)]
-                return data[:at] + piece * chance.choice((2, 2, 3, 50)) + data[at + len(piece) :]
+                piece = data[at : at + randomness.randrange(1, 40)]
+                return data[:at] + piece * randomness.choice((2, 2, 3, 50)) + data[at + len(piece) :]
             case 4:  # a piece out
-                return data[:at] + data[at + chance.randrange(1, 40) :]
+                return data[:at] + data[at + randomness.randrange(1, 40) :]
             case 5:  # the start of one and the end of another
-                other = chance.choice(self._seeds)
-                return data[:at] + other[chance.randrange(len(other) + 1) :]
+                other = randomness.choice(self._seeds)
+                return data[:at] + other[randomness.randrange(len(other) + 1) :]
             case _:  # a number of 2, 4 or 8 bytes
-                width = chance.choice((2, 4, 8))
-                number = (chance.choice(_EDGES) + chance.choice((-1, 0, 0, 1))) % (1 << (8 * width))
+                width = randomness.choice((2, 4, 8))
+                number = (randomness.choice(_EDGES) + randomness.choice((-1, 0, 0, 1))) % (1 << (8 * width))
                 return data[:at] + number.to_bytes(width, "little") + data[at + width :]
 
 
-def _text(data: bytes, chance: random.Random) -> bytes:
+def _text(data: bytes, randomness: random.Random) -> bytes:
     """A JSON value of the text exchanged for another."""
     spots = [at for at, byte in enumerate(data[:4096]) if byte in b":,[{"]
     if not spots:
-        return data + chance.choice(_TEXTS)
-    at = chance.choice(spots) + 1
+        return data + randomness.choice(_TEXTS)
+    at = randomness.choice(spots) + 1
     end = at
     while end < len(data) and data[end] not in b",]}":
         end += 1
-    return data[:at] + chance.choice(_TEXTS) + data[end:]
+    return data[:at] + randomness.choice(_TEXTS) + data[end:]
 
 
-def _nested(data: bytes, chance: random.Random) -> bytes:
-    depth, (opening, closing) = chance.choice(_DEPTHS), chance.choice(((b"[", b"]"), (b'{"a":', b"}")))
-    nested = opening * depth + b"0" + (closing * depth if chance.random() < 0.8 else b"")
-    at = data.find(b":", chance.randrange(len(data) + 1)) + 1
+def _nested(data: bytes, randomness: random.Random) -> bytes:
+    depth, (opening, closing) = randomness.choice(_DEPTHS), randomness.choice(((b"[", b"]"), (b'{"a":', b"}")))
+    nested = opening * depth + b"0" + (closing * depth if randomness.random() < 0.8 else b"")
+    at = data.find(b":", randomness.randrange(len(data) + 1)) + 1
     end = at
     while end < len(data) and data[end] not in b",]}":
         end += 1
     return data[:at] + nested + data[end:] if at else nested
 
 
-def _json(data: bytes, chance: random.Random) -> bytes:
+def _json(data: bytes, randomness: random.Random) -> bytes:
     """A value somewhere in the JSON exchanged, taken out, added or written twice; in a file of tensors, its header's."""
     size = int.from_bytes(data[:8], "little")
     framed = 8 < size + 8 <= len(data)
     text = data[8 : 8 + size] if framed else data
     try:
         document = json.loads(text)
-        changed = json.dumps(_changed(document, chance), separators=(",", ":")).encode()
+        changed = json.dumps(_changed(document, randomness), separators=(",", ":")).encode()
     except (ValueError, RecursionError):
-        return _text(data, chance)
-    if chance.random() < 0.1 and changed.startswith(b"{") and len(changed) > 2:
+        return _text(data, randomness)
+    if randomness.random() < 0.1 and changed.startswith(b"{") and len(changed) > 2:
         changed = changed[:-1] + b"," + changed[1:]  # every name twice
     return len(changed).to_bytes(8, "little") + changed + data[8 + size :] if framed else changed
 
 
-def _changed(value: Any, chance: random.Random) -> Any:
-    if isinstance(value, str) and value.startswith("{") and chance.random() < 0.8:
-        return json.dumps(_changed(json.loads(value), chance))  # JSON in JSON: a file's own metadata
-    if isinstance(value, dict) and value and chance.random() < 0.9:
-        name = chance.choice(list(value))
+def _changed(value: Any, randomness: random.Random) -> Any:
+    if isinstance(value, str) and value.startswith("{") and randomness.random() < 0.8:
+        return json.dumps(_changed(json.loads(value), randomness))  # JSON in JSON: a file's own metadata
+    if isinstance(value, dict) and value and randomness.random() < 0.9:
+        name = randomness.choice(list(value))
         rest = {key: item for key, item in value.items() if key != name}
-        action = chance.randrange(8)
+        action = randomness.randrange(8)
         if action == 0:
             return rest
         if action == 1:
-            return {**rest, chance.choice(("", "a", "__proto__", name + " ")): value[name]}
-        return {**value, name: _changed(value[name], chance)}
-    if isinstance(value, list) and value and chance.random() < 0.8:
-        at = chance.randrange(len(value))
-        return [*value[:at], *([_changed(value[at], chance)] * chance.choice((0, 1, 1, 1, 2))), *value[at + 1 :]]
-    return chance.choice(_VALUES)
+            return {**rest, randomness.choice(("", "a", "__proto__", name + " ")): value[name]}
+        return {**value, name: _changed(value[name], randomness)}
+    if isinstance(value, list) and value and randomness.random() < 0.8:
+        at = randomness.randrange(len(value))
+        return [
+            *value[:at],
+            *([_changed(value[at], randomness)] * randomness.choice((0, 1, 1, 1, 2))),
+            *value[at + 1 :],
+        ]
+    return randomness.choice(_VALUES)
 
 
-def _token(data: bytes, chance: random.Random) -> bytes:
+def _token(data: bytes, randomness: random.Random) -> bytes:
     """One part of a JSON Web Token decoded, changed and put back."""
     parts = data.split(b".")
-    at = chance.randrange(len(parts))
+    at = randomness.randrange(len(parts))
     try:
         raw = base64.urlsafe_b64decode(parts[at] + b"=" * (-len(parts[at]) % 4))
     except ValueError:
         return b".".join([*parts, parts[at]])
-    parts[at] = base64.urlsafe_b64encode(chance.choice((_json, _text, _nested))(raw, chance)).rstrip(b"=")
+    parts[at] = base64.urlsafe_b64encode(randomness.choice((_json, _text, _nested))(raw, randomness)).rstrip(b"=")
     return b".".join(parts)
 
 

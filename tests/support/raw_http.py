@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from muster.local_settings import settings_of
+from muster.local.settings import settings_of
 from support import direct
 from support.harness import SECRET
 
@@ -29,7 +29,7 @@ def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator
         "MUSTER_SECRET": SECRET.hex(),
         "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
     }
-    command = [sys.executable, "-m", "muster.serving", "web", "--address", f"127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "muster.local.serving", "web", "--address", f"127.0.0.1:{port}"]
     command += ["--internal-port", str(internal), "--workers", "1", "--threads", "2", "--patience", str(patience)]
     with (root / "web.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603

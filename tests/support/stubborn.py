@@ -12,9 +12,9 @@ from typing import Self
 import jwt
 import requests
 
-from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Committed
 from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, Receipt
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.rounds import Committed
 
 
 class StubbornClients:
@@ -78,12 +78,12 @@ class StubbornClients:
         assert promised <= counted <= self.sent[round_.key], round_.key
 
     def _live(self, client: int) -> None:
-        chance = random.Random(client)  # noqa: S311  fixed on purpose
+        randomness = random.Random(client)  # noqa: S311  fixed on purpose
         with requests.Session() as session:
             session.trust_env = False
 
             def ask(method: str, path: str, **more: object) -> requests.Response | None:
-                return self._ask(session, method, self._address(chance) + path, **more)
+                return self._ask(session, method, self._address(randomness) + path, **more)
 
             while not self._stop.is_set():
                 self._stop.wait(self._once(ask, client))

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.ports import AlreadyExistsError, Blobs, ConflictError, Documents
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.ports import AlreadyExistsError, Blobs, ConflictError, Documents
 
 BLOB_CHUNKS = 16
 BLOB_CHUNK = 64 * 1024  # bytes

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from muster.author import native
+from muster.author import tff_worker
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `computations`, which several test files share
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tff_native():
-    native.start()
+    tff_worker.start()
     yield
-    native.shutdown()
-    assert native.workers() == set()
+    tff_worker.shutdown()
+    assert tff_worker.workers() == set()

@@ -14,7 +14,7 @@ from computations import SGD, fed_avg
 
 from muster.author import Verdict, build_plan, check_plan
 from muster.author.canonical import canonicalize
-from muster.author.form import graph_of
+from muster.author.map_reduce_form import graph_of
 from muster.runtime.graphs import load_graph
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 from computations import BATCH, UNSORTED_STATE, fed_avg, regression, unsorted_clients, unsorted_keys
 
-from muster.author import build_plan, check_plan, native, restore_result, restore_state
+from muster.author import build_plan, check_plan, restore_result, restore_state, tff_worker
 from muster.runtime import Runtime
 from muster.wire.manifest import Release
 from muster.wire.problems import ProblemError, ProblemType
@@ -138,8 +138,8 @@ def test_the_check_finds_what_differs():
 
 
 def test_tffs_worker_holds_no_pipe_of_ours():
-    native.start()
-    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in native.workers() for number in (1, 2)}
+    tff_worker.start()
+    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in tff_worker.workers() for number in (1, 2)}
     assert held == {"/dev/null"}
 
 

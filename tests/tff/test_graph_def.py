@@ -91,15 +91,15 @@ def test_graphs_of_all_plans_are_read_as_tensorflow_reads_them(data):
     assert tf.compat.v1.GraphDef.FromString(ours.SerializeToString()) == theirs
 
 
-def mutated(data, chance):
+def mutated(data, randomness):
     """A graph with bytes changed, cut, doubled or moved, as an attacker may try to have two parsers disagree."""
     changed = bytearray(data)
-    for _ in range(chance.randint(1, 2)):
-        at = chance.randrange(len(changed))
-        length = chance.randint(1, 40)
-        kind = chance.randrange(6)
+    for _ in range(randomness.randint(1, 2)):
+        at = randomness.randrange(len(changed))
+        length = randomness.randint(1, 40)
+        kind = randomness.randrange(6)
         if kind == 0:
-            changed[at] = chance.choice([0, 1, 0x7F, 0x80, 0xFF, chance.randrange(256)])
+            changed[at] = randomness.choice([0, 1, 0x7F, 0x80, 0xFF, randomness.randrange(256)])
         elif kind == 1:
             del changed[at : at + length]
         elif kind == 2:
@@ -107,9 +107,9 @@ def mutated(data, chance):
         elif kind == 3:
             changed[at] = changed[at] ^ 1
         elif kind == 4:
-            changed[at] = ord(chance.choice("aRbW:^0"))
+            changed[at] = ord(randomness.choice("aRbW:^0"))
         else:
-            changed[at:at] = bytes(chance.randrange(256) for _ in range(length % 5))
+            changed[at:at] = bytes(randomness.randrange(256) for _ in range(length % 5))
         if not changed:
             changed = bytearray(b"\x0a")
     return bytes(changed)
@@ -144,8 +144,8 @@ def test_concatenated_graphs_hide_no_operation(parts):
 
 def test_some_mutations_are_read():
     """What the properties above rest on: not every mutated graph is refused."""
-    chance = random.Random(1)  # noqa: S311  no secret
-    read = [check_agreement(mutated(data, chance)) for data in GRAPHS * 10]
+    randomness = random.Random(1)  # noqa: S311  no secret
+    read = [check_agreement(mutated(data, randomness)) for data in GRAPHS * 10]
     assert 0.05 < sum(read) / len(read) < 0.9
 
 

@@ -11,12 +11,12 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from coordinator.settings import Settings
 from muster.cli.app import app
 from muster.client import BudgetRules, ClientPolicy
 from muster.wire.messages import TaskPolicy
 from muster.wire.problems import STATUS
 from muster.wire.tensors import decode
+from muster_coordinator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(

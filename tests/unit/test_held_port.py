@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from muster.held_port import LOOPBACK, HeldPort
+from muster.local.held_port import LOOPBACK, HeldPort
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are held on Linux alone")
 

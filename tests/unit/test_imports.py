@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TENSORFLOW, TFF = "tensorflow", "tensorflow_federated"
 PATH = f"import sys; sys.path[:0] = [{str(ROOT / 'client')!r}, {str(ROOT / 'functions')!r}]; "
 MAIN = "import runpy; runpy.run_path({!r}, run_name='main'); "
-ROUTES = "from coordinator.http import router, FUNCTIONS; import coordinator.application, coordinator.bootstrap; "
+ROUTES = "from muster_coordinator.http import router, FUNCTIONS; import muster_coordinator.application, muster_coordinator.bootstrap; "
 
 # A round of sums, all the way to its partials, in a coordinator that is not given a runtime.
 FOLD = f"""

@@ -12,7 +12,7 @@ from threading import Barrier
 
 import pytest
 
-from muster.local_secret import secret_of
+from muster.local.secret import secret_of
 
 NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from coordinator.http.recycling import WorkerRecycler
+from muster_coordinator.http.recycling import WorkerRecycler
 
 
 class Process:

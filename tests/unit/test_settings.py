@@ -8,12 +8,12 @@ import pytest
 from support import cloud
 from typer.testing import CliRunner
 
-from coordinator import bootstrap
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.domain.keys import KeyRing, KeyRingError
-from coordinator.http import FUNCTIONS
-from coordinator.settings import Settings, SettingsError
 from muster.cli.app import app
+from muster_coordinator import bootstrap
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.domain.keys import KeyRing, KeyRingError
+from muster_coordinator.http import FUNCTIONS
+from muster_coordinator.settings import Settings, SettingsError
 
 A, B = "0a" * 32, "1b" * 32
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.domain import names
+from muster_coordinator.domain import names
 
 TERRAFORM = Path(__file__).parents[2] / "infra" / "terraform"
 

@@ -7,10 +7,11 @@ from dataclasses import replace
 import jwt
 import pytest
 
-from coordinator.domain.keys import KeyRing
-from coordinator.domain.names import RoundKey
-from coordinator.domain.slots import Ticket
-from coordinator.tokens import (
+from muster.wire.messages import CheckinRequest
+from muster_coordinator.domain.keys import KeyRing
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.slots import Ticket
+from muster_coordinator.tokens import (
     MAX_CONTRIBUTIONS,
     SKEW,
     AssignmentClaims,
@@ -19,7 +20,6 @@ from coordinator.tokens import (
     last_of,
     last_that_separates,
 )
-from muster.wire.messages import CheckinRequest
 
 NOW = 1_800_000_000.123456  # POSIX seconds
 TOKENS = Tokens(b"k" * 32)

@@ -13,7 +13,7 @@ import muster
 from muster.author import folds, randomness, refusals
 from muster.author.canonical import CanonicalGraph, canonicalize
 from muster.author.first_state import FirstState
-from muster.author.form import graph_of, run, specs, to_leaves
+from muster.author.map_reduce_form import graph_of, run, specs, to_leaves
 from muster.author.secure import SECURE_SLOTS, SecureSumsError, apart_from_secure, clear_sums
 from muster.author.subject import Subject, subject_of
 from muster.author.types import bind, bind_tensors, elements_of, to_type

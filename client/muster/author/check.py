@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Callable, Optional, overload
 
-from muster.author import native
+from muster.author import tff_worker
 from muster.author.build import build_plan
 from muster.author.difference import Difference, difference, reordered_rows
 from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
@@ -144,7 +144,7 @@ def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, toleran
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)
     sources = sources_of(taints, subject.next)
-    with native.running():
+    with tff_worker.running():
         as_it_is = _Comparison(taints, skip=_any_draw)
         as_it_is.run(plan, subject.next, clients)
         if not sources:

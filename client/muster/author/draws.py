@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from muster.author.calls import calls_of
+from muster.author.call_graph import calls_of
+from muster.author.graph_wiring import CALLS, Body, Wire, Wiring, origin
 from muster.author.randomness import gives_resource, is_random, users_of
-from muster.author.wiring import CALLS, Body, Wire, Wiring, origin
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stages
 from muster.wire.plan import Plan

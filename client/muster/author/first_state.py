@@ -12,11 +12,11 @@ from typing import Any, Optional
 import tensorflow_federated as tff
 
 from muster.author.checkpoint_file import read_tensors
-from muster.author.form import run, specs, to_leaves
+from muster.author.graph_wiring import Wiring, origin
+from muster.author.map_reduce_form import run, specs, to_leaves
 from muster.author.refusals import in_words
 from muster.author.subject import Subject
 from muster.author.types import to_type
-from muster.author.wiring import Wiring, origin
 from muster.runtime.data import adapt
 from muster.runtime.values import check_tensors
 from muster.wire.manifest import Stage, TensorSpec

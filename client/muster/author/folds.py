@@ -16,7 +16,7 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from muster.author.wiring import CALLS, PASSES, Body, Wire, Wiring
+from muster.author.graph_wiring import CALLS, PASSES, Body, Wire, Wiring
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Stage, TensorBinding
 from muster.wire.tensors import Array

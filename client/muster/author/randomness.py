@@ -12,9 +12,9 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import dtypes, op_def_registry
 
-from muster.author.calls import Calls, calls_of
+from muster.author.call_graph import Calls, calls_of
+from muster.author.graph_wiring import CALLS, Body, Wire, Wiring
 from muster.author.types import flat_binding
-from muster.author.wiring import CALLS, Body, Wire, Wiring
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.computation.polymorphic_computation import PolymorphicComputation
 
-from muster.author.calls import Call, Calls, calls_of
+from muster.author.call_graph import Call, Calls, calls_of
 from muster.wire.problems import ProblemError, ProblemType
 
 _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Optional
 
-from muster.author.form import run, to_leaves
+from muster.author.map_reduce_form import run, to_leaves
 from muster.author.types import to_type
 from muster.runtime.paths import Leaf, leaves
 from muster.wire.manifest import ClearSum, StructType, TensorType, Type

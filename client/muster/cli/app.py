@@ -5,9 +5,10 @@ from __future__ import annotations
 import typer
 
 import muster
-from muster.cli import audit, bundle, client, enrol, key, plan, simulate, smoke, state, task, up
+from muster.cli import audit, bundle, client, enrol, key, simulate, smoke, state, task, up
 from muster.cli.annotations import evaluate
 from muster.cli.failures import Commands
+from muster.cli.plan import commands
 
 app = typer.Typer(
     cls=Commands,
@@ -18,7 +19,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed or differs, 2 wrong usage, 3 coordinator can't be reached, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
-app.add_typer(plan.app, name="plan")
+app.add_typer(commands.app, name="plan")
 app.add_typer(task.app, name="task")
 app.add_typer(client.app, name="client")
 app.add_typer(enrol.app, name="enrol")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import DEFAULT_URL, Token, Url
 from muster.cli.options import Json as JsonOption
+from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

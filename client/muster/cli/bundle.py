@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from muster.cli.options import Json as JsonOption
-from muster.cli.options import console, size, write_json
+from muster.terminal import console, size, write_json
 
 
 def bundle(

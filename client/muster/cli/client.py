@@ -12,10 +12,11 @@ from muster.cli.client_log import ClientLog, write_event
 from muster.cli.failures import FAILED, UNREACHABLE
 from muster.cli.interrupts import interruptible
 from muster.cli.loading import load_function
-from muster.cli.options import DEFAULT_URL, Data, Signers, Url, quiet_tensorflow, signers_of, write_json
+from muster.cli.options import DEFAULT_URL, Data, Signers, Url, signers_of
 from muster.cli.options import Json as JsonOption
-from muster.cli.plan_policy import policy_of
+from muster.cli.plan.policy import policy_of
 from muster.cli.token_files import checked_token, token_reader
+from muster.terminal import quiet_tensorflow, write_json
 
 app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Optional
 
-from muster.cli.options import size, write_json
+from muster.terminal import size, write_json
 
 if TYPE_CHECKING:
-    from muster.client import Event
+    from muster.client import ClientEvent
 
 _REPEATED = 600.0  # seconds between two lines with the same text
 
@@ -32,10 +32,10 @@ class ClientLog:
         self._clock = clock
         self._answered = False  # whether a coordinator has ever answered
         self._gave_back: Optional[str] = None  # reason, since the last contribution
-        self._kind: Optional[type[Event]] = None  # of the last event
+        self._kind: Optional[type[ClientEvent]] = None  # of the last event
         self._written: dict[str, float] = {}  # time of the last line by subject, since the kind changed
 
-    def write(self, event: Event) -> None:
+    def write(self, event: ClientEvent) -> None:
         """Writes an event, unless it repeats recent lines."""
         from muster.client import PolicyNote
 
@@ -59,7 +59,7 @@ class ClientLog:
         sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         sys.stdout.flush()
 
-    def _about(self, event: Event) -> Optional[str]:
+    def _about(self, event: ClientEvent) -> Optional[str]:
         """Returns the subject of a repeating event; None for any other event."""
         from muster.client import Ineligible, Unreached, Waited
 
@@ -69,7 +69,7 @@ class ClientLog:
             return event.detail
         return None
 
-    def _text_of(self, event: Event) -> str:
+    def _text_of(self, event: ClientEvent) -> str:
         from muster.client import Contributed, Failed, Unreached, Waited
 
         first = not self._answered and isinstance(event, Unreached)
@@ -98,7 +98,7 @@ class ClientLog:
         return f"no work ({reason}){more}"
 
 
-def describe(event: Event, *, quiet_errors: bool = False) -> str:
+def describe(event: ClientEvent, *, quiet_errors: bool = False) -> str:
     """Returns an event as a line."""
     from muster.client import Assigned, Computed, Contributed, Failed, Missed, PolicyNote, Sending, Waited
 
@@ -133,7 +133,7 @@ def _detail_of(failed: Any, *, quiet_errors: bool) -> str:
     return kind_of(failed.error) if quiet_errors and failed.error is not None else str(failed.detail)
 
 
-def write_event(event: Event, *, quiet_errors: bool = False) -> None:
+def write_event(event: ClientEvent, *, quiet_errors: bool = False) -> None:
     """Writes an event as JSON on one line, with the time (`at`, in seconds since 1970)."""
     from muster.client import Failed
     from muster.client.kinds import kind_of

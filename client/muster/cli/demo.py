@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 import typer
 
 from muster.cli.failures import FAILED
-from muster.cli.options import Emulators, console
+from muster.cli.options import Emulators
+from muster.terminal import console
 
 _TARGET = 0.9  # accuracy
 _ENOUGH, _MANY = 12, 10  # rounds and clients from which on the target is expected
@@ -43,15 +44,15 @@ def demo(
     coordinator, and goes on. Leaves metrics.csv, accuracy.png, the checkpoints and the final weights.
     """
     from muster.cli import main
-    from muster.demo.play import Options, play
+    from muster.demo.progress import ProgressDisplay
     from muster.demo.report import paragraph
-    from muster.demo.screen import Screen
+    from muster.demo.run import Options, run_demo
     from muster.private_files import owner_only
 
     # A stop from outside cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with Screen(console()) as screen, owner_only():
-        story = play(
+    with ProgressDisplay(console()) as screen, owner_only():
+        story = run_demo(
             Options(clients=clients, rounds=rounds, out=out, seed=seed, published=published, emulators=emulators),
             screen,
             command=main,

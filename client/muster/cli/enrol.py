@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from muster.cli.failures import LoadingError
-from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import DEFAULT_URL, Token, Url
 from muster.cli.options import Json as JsonOption
+from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
     from muster.wire.messages import RevocationView

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import sys
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Annotated, Optional
 
 import typer
 
-from muster.cli.options import Json, console, write_json
+from muster.cli.options import Json
+from muster.terminal import console, write_json
 
 _BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -61,12 +61,7 @@ def list_keys(
     as_json: Json = False,
 ) -> None:
     """Say which keys MUSTER_SECRET holds, by id and by the fingerprint that logs and tokens have; the first signs."""
-    from muster.serving import functions_folder
-
-    folder = str(functions_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    from coordinator.domain.keys import KeyRing, KeyRingError
+    from muster_coordinator.domain.keys import KeyRing, KeyRingError
 
     try:
         ring = KeyRing.parse(secret)

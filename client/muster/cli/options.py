@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from muster.wire.enrolment import PrivateKey
     from muster.wire.messages import RoundView
 
@@ -108,43 +103,8 @@ def enrolment_key_of(path: Optional[Path]) -> Optional[PrivateKey]:
         raise typer.BadParameter(str(error), param_hint="--enrolment-key") from error
 
 
-def console() -> Console:
-    """Where people read: stdout, plain where it is no terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-
-
-def write_json(document: Any) -> None:
-    """One JSON document on one line of stdout, at once."""
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
-
-
-def size(count: float) -> str:
-    """Bytes for people: `1.5 MB`."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:  # noqa: PLR2004
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
 def updates_of(view: RoundView) -> str:
     """Returns a round's number of updates as text: `3 of 10 updates`. A small round shows it once it has ended."""
     if view.reported is None:
         return f"goal of {view.goal} updates (counted when the round has ended)"
     return f"{view.reported} of {view.goal} updates"
-
-
-def quiet_tensorflow(*, threads: int | None = None) -> None:
-    """Keeps TensorFlow's start-up notes off the screen, and its threads few. Takes effect if it is not imported yet.
-
-    Args:
-      threads: Of each of its pools; None: as many as it likes.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    if threads is not None:
-        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-            os.environ[name] = str(threads)

@@ -10,21 +10,13 @@ import typer
 
 from muster.cli.failures import FAILED
 from muster.cli.loading import load_function
-from muster.cli.options import (
-    EnrolmentKey,
-    OperatorUrl,
-    PlanKey,
-    Token,
-    console,
-    enrolment_key_of,
-    quiet_tensorflow,
-    write_json,
-)
+from muster.cli.options import EnrolmentKey, OperatorUrl, PlanKey, Token, enrolment_key_of
 from muster.cli.options import Json as JsonOption
 from muster.cli.warning_lines import warnings_as_lines
+from muster.terminal import console, quiet_tensorflow, write_json
 
 if TYPE_CHECKING:
-    from muster.simulation.load import Access, LoadShape
+    from muster.load.run import Access, LoadShape
 
 _LOAD, _ROUND, _WHERE = "With --no-train: clients", "With --no-train: rounds", "With --no-train: where"
 _ONLY_LOAD = (
@@ -152,7 +144,7 @@ def simulate(
         return
     _refuse(asked & {"data", "out"}, "is not for --no-train, where nobody trains")
     _check_place(asked, url=url, served=served)
-    from muster.simulation.load import Access, LoadShape
+    from muster.load.run import Access, LoadShape
     from muster.wire.problems import ProblemError
     from muster.wire.signatures import SigningKey
 
@@ -261,11 +253,11 @@ def _load(
     task: Optional[str],
     as_json: bool,
 ) -> None:
-    from muster.cli.load_screen import Standing, show
-    from muster.simulation.load import run_load
+    from muster.cli.load_progress import LoadProgress, show
+    from muster.load.run import run_load
     from muster.wire.plan import Plan
 
-    with Standing(clients=shape.clients) as standing:
+    with LoadProgress(clients=shape.clients) as standing:
         result = run_load(
             shape,
             plan=None if plan is None else Plan.load(plan),

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from muster.cli.failures import FAILED, UNREACHABLE
-from muster.cli.options import (
-    DEFAULT_URL,
-    EnrolmentKey,
-    OperatorUrl,
-    PlanKey,
-    Token,
-    Url,
-    console,
-    enrolment_key_of,
-    quiet_tensorflow,
-    write_json,
-)
+from muster.cli.options import DEFAULT_URL, EnrolmentKey, OperatorUrl, PlanKey, Token, Url, enrolment_key_of
 from muster.cli.options import Json as JsonOption
+from muster.terminal import console, quiet_tensorflow, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,12 +14,12 @@ import typer
 
 from muster.cli.failures import LoadingError
 from muster.cli.options import Json as JsonOption
-from muster.cli.options import console, size, write_json
+from muster.terminal import console, size, write_json
 
 if TYPE_CHECKING:
-    from coordinator.domain.keys import KeyRing
-    from coordinator.use_cases.moving import Moved
-    from coordinator.use_cases.records import Platform
+    from muster_coordinator.domain.keys import KeyRing
+    from muster_coordinator.state.records import Platform
+    from muster_coordinator.task_export.transfer import TransferSummary
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -47,8 +46,8 @@ def export_task(
     if file.exists():
         raise LoadingError(f"{file} is there already; it is not overwritten")
     platform, secret = _deployment(source, make=False)
-    from coordinator.domain import tasks
-    from coordinator.use_cases.moving import export_state
+    from muster_coordinator.domain import tasks
+    from muster_coordinator.task_export.transfer import export_state
 
     if pause:
         _record(platform, "task.pause", task, lambda: platform.change_task(task, tasks.pause))
@@ -77,11 +76,11 @@ def import_task(
 ) -> None:
     """Make a task out of such a file. Nothing that is there is overwritten; a paused task stays paused until it is resumed."""
     platform, secret = _deployment(target, make=True)
-    from coordinator.use_cases.moving import import_state
-    from coordinator.use_cases.state_file import StateReader
+    from muster_coordinator.task_export.archive import ArchiveReader
+    from muster_coordinator.task_export.transfer import import_state
 
     with file.open("rb") as data:
-        with StateReader(data) as reader:
+        with ArchiveReader(data) as reader:
             task = reader.header.task
         moved = _record(platform, "task.import", task, lambda: import_state(platform, data, secret=secret))
     _show("imported", moved, as_json=as_json)
@@ -91,11 +90,11 @@ def import_task(
 
 def _record(platform: Platform, action: str, task: str, change: Callable[[], T]) -> T:
     """Does `change`, with an entry in the audit log: whoever reaches the stores is an operator, and no key says which."""
-    from coordinator.domain.operators import Principal, Role
-    from coordinator.use_cases.audit import Audit, task_state
+    from muster_coordinator.domain.operators import Principal, Role
+    from muster_coordinator.use_cases.audit_log import AuditLog, task_state
 
     who = Principal(f"{_account()} (muster state)", Role.OPERATOR)
-    return Audit(platform).record(who, action, task, change=change, look=lambda: task_state(platform, task))
+    return AuditLog(platform).record(who, action, task, change=change, look=lambda: task_state(platform, task))
 
 
 def _account() -> str:
@@ -108,7 +107,7 @@ def _account() -> str:
         return "an account without a name"
 
 
-def _show(what: str, moved: Moved, *, as_json: bool) -> None:
+def _show(what: str, moved: TransferSummary, *, as_json: bool) -> None:
     if as_json:
         write_json({"event": what, **asdict(moved)})
         return
@@ -121,13 +120,8 @@ def _show(what: str, moved: Moved, *, as_json: bool) -> None:
 
 def _deployment(place: Optional[Path], *, make: bool) -> tuple[Platform, KeyRing]:
     """The stores that the settings at `place` name, and the keys."""
-    from muster.serving import functions_folder
-
-    folder = str(functions_folder())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    from coordinator import bootstrap
-    from coordinator.settings import Settings
+    from muster_coordinator import bootstrap
+    from muster_coordinator.settings import Settings
 
     settings = Settings.from_environment({**os.environ, **_settings(place, make=make)})
     settings.check(None)
@@ -139,7 +133,7 @@ def _settings(place: Optional[Path], *, make: bool) -> Mapping[str, str]:
         return {}
     if place.is_file():
         return dict(_assignments(place))
-    from muster.local_settings import settings_of
+    from muster.local.settings import settings_of
     from muster.private_files import make_folder
 
     if make and not place.exists():

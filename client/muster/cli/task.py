@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from muster.cli.failures import FAILED, LoadingError
-from muster.cli.options import DEFAULT_URL, Token, Url, console, write_json
+from muster.cli.options import DEFAULT_URL, Token, Url
 from muster.cli.options import Json as JsonOption
+from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,7 +169,7 @@ def _show_tasks(views: Sequence[TaskView]) -> None:
 @app.command("show")
 def show(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
     """Show a task with its current round, and the last attempts at it that were abandoned."""
-    from muster.cli.round_words import ended_round
+    from muster.cli.round_text import ended_round
     from muster.operator import Operator
 
     with Operator(url, token=token) as operator:
@@ -261,7 +262,7 @@ def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
 
 
 def _show(view: TaskView) -> None:
-    from muster.cli.round_words import ended_round, open_round, waiting_for, warnings_of
+    from muster.cli.round_text import ended_round, open_round, waiting_for, warnings_of
     from muster.wire.messages import Phase
 
     screen = console()

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from muster.cli.options import Emulators, console, write_json
+from muster.cli.options import Emulators
 from muster.cli.options import Json as JsonOption
+from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
-    from muster.local_process import Died
+    from muster.local.process import Died
 
 
 def up(
@@ -39,7 +40,7 @@ def up(
 
     With --emulators state and blobs are in the emulators of Firestore and Cloud Storage, which keep nothing beyond the end.
     """
-    from muster.local import LocalCoordinator
+    from muster.local.coordinator import LocalCoordinator
     from muster.wire.signatures import parse_signers
 
     screen = console()

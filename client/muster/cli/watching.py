@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import typer
 
-from muster.cli.options import console, size, write_json
-from muster.cli.round_words import (
+from muster.cli.round_text import (
     attempt,
     ended_round,
     open_round,
@@ -20,6 +19,7 @@ from muster.cli.round_words import (
     waiting_for,
     warnings_of,
 )
+from muster.terminal import console, size, write_json
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
 if TYPE_CHECKING:

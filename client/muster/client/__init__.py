@@ -6,17 +6,15 @@ MusterClient("https://muster.example", "phones", my_dataset).run()
 
 from __future__ import annotations
 
-from muster.client.body import TensorBody
 from muster.client.budget import BudgetError
-from muster.client.failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from muster.client.client import MusterClient, SetupError
 from muster.client.limits import LimitError, Limits
 from muster.client.local_data import WorkContext
-from muster.client.muster_client import MusterClient, SetupError
 from muster.client.outcomes import (
     Assigned,
+    ClientEvent,
     Computed,
     Contributed,
-    Event,
     Failed,
     Ineligible,
     Missed,
@@ -31,18 +29,20 @@ from muster.client.plans import RuntimeFactory, Worker
 from muster.client.policy import BudgetRules, ClientPolicy
 from muster.client.policy_faults import PolicyFileError
 from muster.client.policy_guard import PolicyError
-from muster.client.sessions import new_session
-from muster.client.transport import Transport
+from muster.transport.body import TensorBody
+from muster.transport.failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from muster.transport.http import Transport
+from muster.transport.sessions import new_session
 
 __all__ = [
     "Assigned",
     "BudgetError",
     "BudgetRules",
+    "ClientEvent",
     "ClientPolicy",
     "Computed",
     "ConfigurationError",
     "Contributed",
-    "Event",
     "Failed",
     "ForeignAnswerError",
     "Ineligible",

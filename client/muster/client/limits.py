@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
-from muster.client.failures import MAX_WAIT, bounded_wait
 from muster.client.machine import WorkFailed
+from muster.transport.failures import MAX_WAIT, bounded_wait
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
 

@@ -4,7 +4,7 @@
       ▲ wait                  └── failure ──▶ Reporting ◀── refusal ──┘      │
       └───────────────────────────────────────┴──────────────────────────────┘
 
-Time and chance come in as arguments. `muster.client.muster_client` does what each phase asks for.
+Time and chance come in as arguments. `muster.client.client` does what each phase asks for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
-from muster.client.body import TensorBody
-from muster.client.failures import MAX_WAIT, bounded_wait
 from muster.client.outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
+from muster.transport.body import TensorBody
+from muster.transport.failures import MAX_WAIT, bounded_wait
 from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Receipt, Report, Wait
 from muster.wire.problems import ProblemError, ProblemType
 
@@ -111,7 +111,7 @@ class NoAnswer:
     retry_after: Optional[float] = None
 
 
-Happening = Union[CheckinResponse, Worked, WorkFailed, Receipt, ProblemError, NoAnswer]
+Event = Union[CheckinResponse, Worked, WorkFailed, Receipt, ProblemError, NoAnswer]
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,19 @@ class Step:
     outcome: Optional[Outcome] = None
 
 
-def step(phase: Phase, happened: Happening, *, chance: float) -> Step:
+def step(phase: Phase, happened: Event, *, randomness: float) -> Step:
     """Returns the step that follows an event.
 
     Args:
       phase: The client's phase.
       happened: The outcome of the phase's task.
-      chance: In [0, 1): jitter for the pauses that the coordinator did not set.
+      randomness: In [0, 1): jitter for the pauses that the coordinator did not set.
 
     Raises:
       ProblemError: a coordinator refused a check-in, for a reason that waiting does not change.
     """
     if isinstance(phase, Idle):
-        return _after_checkin(phase, happened, chance)
+        return _after_checkin(phase, happened, randomness)
     if isinstance(happened, Worked):
         return Step(Uploading(phase.cookie, phase.assignment, happened.body))
     if isinstance(happened, WorkFailed):
@@ -143,11 +143,11 @@ def step(phase: Phase, happened: Happening, *, chance: float) -> Step:
         return _after_receipt(phase, happened)
     if isinstance(phase, Reporting):
         # The report only frees the slot sooner than its expiry would; it is not worth a second outage.
-        return _give_up(phase, phase.failure, _pause(_retry_after(happened), 0, chance))
-    return _after_trouble(phase, happened, chance)
+        return _give_up(phase, phase.failure, _pause(_retry_after(happened), 0, randomness))
+    return _after_trouble(phase, happened, randomness)
 
 
-def _after_checkin(phase: Idle, happened: Happening, chance: float) -> Step:
+def _after_checkin(phase: Idle, happened: Event, randomness: float) -> Step:
     if isinstance(happened, CheckinResponse):
         answer = happened.answer
         if isinstance(answer, Wait):
@@ -155,7 +155,7 @@ def _after_checkin(phase: Idle, happened: Happening, chance: float) -> Step:
         return Step(Working(phase.cookie, answer))
     if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
         raise happened
-    pause = _pause(_retry_after(happened), phase.troubles, chance)
+    pause = _pause(_retry_after(happened), phase.troubles, randomness)
     return Step(replace(phase, troubles=phase.troubles + 1), Unreached(_text(happened), pause))
 
 
@@ -168,11 +168,11 @@ def _after_receipt(phase: Union[Working, Uploading, Reporting], receipt: Receipt
     raise AssertionError(f"a receipt in phase {type(phase).__name__}")
 
 
-def _after_trouble(phase: Union[Working, Uploading], happened: Happening, chance: float) -> Step:
+def _after_trouble(phase: Union[Working, Uploading], happened: Event, randomness: float) -> Step:
     assignment = phase.assignment
     if isinstance(happened, ProblemError) and happened.type in _OVER:
         return Step(
-            Idle(phase.cookie), Missed(assignment.task, assignment.round, happened.detail, _FIRST_PAUSE * chance)
+            Idle(phase.cookie), Missed(assignment.task, assignment.round, happened.detail, _FIRST_PAUSE * randomness)
         )
     if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
         reason = FailureReason.PLAN_REFUSED if isinstance(phase, Working) else FailureReason.COMPUTATION
@@ -180,7 +180,7 @@ def _after_trouble(phase: Union[Working, Uploading], happened: Happening, chance
         return Step(Reporting(phase.cookie, assignment, failure))
     if phase.tries + 1 >= _TRIES:
         return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, _text(happened))))
-    pause = _pause(_retry_after(happened), phase.tries, chance)
+    pause = _pause(_retry_after(happened), phase.tries, randomness)
     outcome = Unreached(_text(happened), pause, assignment.task, assignment.round)
     return Step(replace(phase, tries=phase.tries + 1), outcome)
 
@@ -193,7 +193,7 @@ def _give_up(phase: Reporting, failure: WorkFailed, retry_after: float) -> Step:
     return Step(Idle(phase.cookie), outcome)
 
 
-def _retry_after(happened: Happening) -> Optional[float]:
+def _retry_after(happened: Event) -> Optional[float]:
     if not isinstance(happened, (ProblemError, NoAnswer)):
         return None
     return bounded_wait(happened.retry_after, at_most=MAX_WAIT)
@@ -204,12 +204,12 @@ def _wait(seconds: float) -> float:
     return bounded_wait(seconds, at_most=MAX_WAIT) or 0.0
 
 
-def _text(happened: Happening) -> str:
+def _text(happened: Event) -> str:
     return happened.detail if isinstance(happened, (ProblemError, NoAnswer)) else str(happened)
 
 
-def _pause(told: Optional[float], troubles: int, chance: float) -> float:
+def _pause(told: Optional[float], troubles: int, randomness: float) -> float:
     """Seconds: what the coordinator said and up to a quarter more, or a growing time of our own, half of it by chance."""
     if told is not None:
-        return told * (1 + chance / 4)
-    return float(min(_FIRST_PAUSE * 2 ** min(troubles, 10), _LONGEST_PAUSE)) * (1 + chance) / 2
+        return told * (1 + randomness / 4)
+    return float(min(_FIRST_PAUSE * 2 ** min(troubles, 10), _LONGEST_PAUSE)) * (1 + randomness) / 2

@@ -125,7 +125,7 @@ class Sending:
     update_bytes: int
 
 
-Event = Union[PolicyNote, Assigned, Computed, Sending, Outcome]
+ClientEvent = Union[PolicyNote, Assigned, Computed, Sending, Outcome]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any, Callable, Optional, Protocol, TypeVar
 
 from muster.client.cache import BROADCAST, PLAN, Cache
 from muster.client.limits import LimitError
-from muster.client.transport import Transport
 from muster.runtime.data import DataMeter
+from muster.transport.http import Transport
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, Download
 from muster.wire.plan import Plan

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from muster.client import interruptible
-from muster.client.body import TensorBody
 from muster.client.interruptible import CallStoppedError, CallTimeoutError
 from muster.client.kinds import kind_of
 from muster.client.limits import LimitError, Limits
 from muster.client.local_data import WorkContext, not_finite
-from muster.client.machine import Happening, Worked, WorkFailed
+from muster.client.machine import Event, Worked, WorkFailed
 from muster.client.outcomes import Computed
 from muster.client.plans import PlanStore, Worker
 from muster.client.policy_guard import PolicyGuard
+from muster.transport.body import TensorBody
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import Assignment, FailureReason
 from muster.wire.problems import ProblemError, ProblemType
@@ -69,7 +69,7 @@ class AssignmentWork:
         """Returns whether a data callback or a plan's work that the client abandoned is still running."""
         return self._call is not None and self._call.running
 
-    def do(self, assignment: Assignment, validity: Validity, *, stop: Optional[threading.Event]) -> Happening:
+    def do(self, assignment: Assignment, validity: Validity, *, stop: Optional[threading.Event]) -> Event:
         """Returns the update, or the reason for its absence.
 
         Args:
@@ -88,7 +88,7 @@ class AssignmentWork:
         except LimitError as error:
             return error.failure
 
-    def _limited(self, assignment: Assignment, validity: Validity, stop: Optional[threading.Event]) -> Happening:
+    def _limited(self, assignment: Assignment, validity: Validity, stop: Optional[threading.Event]) -> Event:
         self._guard.on_assignment(assignment)
         self._limits.check_download(assignment)
 
@@ -144,7 +144,7 @@ class AssignmentWork:
         """Returns the seconds left. Raises `LimitError` if there are none."""
         return self._limits.seconds_left(validity.since, time.monotonic(), valid=validity.seconds)
 
-    def _checked(self, assignment: Assignment, update: dict[str, Array], validity: Validity) -> Happening:
+    def _checked(self, assignment: Assignment, update: dict[str, Array], validity: Validity) -> Event:
         name = None if assignment.allow_non_finite else not_finite(update)
         if name is not None:
             detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"

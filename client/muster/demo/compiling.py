@@ -87,7 +87,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    from muster.serving import end_with_parent
+    from muster.local.serving import end_with_parent
 
     end_with_parent()
     _say("importing TensorFlow Federated")

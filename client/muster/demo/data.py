@@ -68,8 +68,8 @@ def split(digits: Digits, *, clients: int, seed: int) -> Split:
     Raises:
       ValueError: There are more clients than digits.
     """
-    chance = np.random.default_rng(seed)
-    order = chance.permutation(len(digits))
+    randomness = np.random.default_rng(seed)
+    order = randomness.permutation(len(digits))
     held_out = int(len(digits) * _HELD_OUT)
     test, train = order[:held_out], order[held_out:]
     if not 1 <= clients <= len(train):
@@ -77,7 +77,7 @@ def split(digits: Digits, *, clients: int, seed: int) -> Split:
     parts: list[list[int]] = [[] for _ in range(clients)]
     for label in range(CLASSES):
         rows = train[digits.y[train] == label]
-        ends = np.rint(np.cumsum(chance.dirichlet(np.full(clients, ALPHA))) * len(rows)).astype(int)
+        ends = np.rint(np.cumsum(randomness.dirichlet(np.full(clients, ALPHA))) * len(rows)).astype(int)
         for part, piece in zip(parts, np.split(rows, ends[:-1])):
             part.extend(piece.tolist())
     # Whom chance gave nothing, gets a row of who has most.
@@ -120,8 +120,8 @@ def batches(part: Digits, *, seed: int, epochs: int = EPOCHS) -> list[dict[str, 
 
 
 def _rows(part: Digits, *, seed: int, epochs: int) -> Array:
-    chance = np.random.default_rng(seed)
-    return np.concatenate([chance.permutation(len(part)) for _ in range(epochs)])
+    randomness = np.random.default_rng(seed)
+    return np.concatenate([randomness.permutation(len(part)) for _ in range(epochs)])
 
 
 def client_dataset(context: WorkContext) -> list[dict[str, Array]]:

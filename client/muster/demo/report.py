@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from muster.cli.options import size
 from muster.demo.data import Score
 from muster.demo.published import tff_is_here
+from muster.terminal import size
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Kill:
 
 
 @dataclass(frozen=True)
-class Story:
+class DemoReport:
     """How a demo went.
 
     Attributes:
@@ -91,7 +91,7 @@ def draw(scores: Sequence[Score], kills: Sequence[Kill], *, to: Path) -> None:
     plt.close(figure)
 
 
-def paragraph(story: Story, *, seconds: float, folder: Path) -> str:
+def paragraph(story: DemoReport, *, seconds: float, folder: Path) -> str:
     """The closing words. `seconds`: what all of it took."""
     again = story.attempts - story.rounds
     check = (
@@ -115,7 +115,7 @@ def paragraph(story: Story, *, seconds: float, folder: Path) -> str:
     )
 
 
-def _survived(kill: Kill, story: Story) -> str:
+def _survived(kill: Kill, story: DemoReport) -> str:
     if kill.whom.startswith("client"):
         return f"{kill.whom} was killed while it worked on round {kill.round}, which closed without it."
     return (

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import requests
 
-from muster.client.transport import Transport
+from muster.transport.http import Transport
 from muster.wire import plan as plans
 from muster.wire.messages import (
     AuditEntry,

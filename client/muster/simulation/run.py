@@ -14,10 +14,10 @@ from muster.client import Contributed, Failed, MusterClient, Transport, Unreache
 from muster.operator import Operator
 from muster.runtime.data import DataMeter
 from muster.simulation.clients import ClientsData, Source
-from muster.simulation.deployment import DeliveryError, Deployment, deployment, transport
 from muster.simulation.ended import EndedRounds
 from muster.simulation.record import Record, Row, row_of
 from muster.simulation.repeatable import unseeded_operations
+from muster.testing.coordinator import DeliveryError, Deployment, deployment, transport
 from muster.wire.manifest import Type
 from muster.wire.messages import FailureReason, Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
@@ -103,7 +103,7 @@ def run(
             seed=seed,
             declared=loaded.manifest.data,
             clients_data=clients_data,
-            chance=random.Random(seed),  # noqa: S311  fixed on purpose
+            randomness=random.Random(seed),  # noqa: S311  fixed on purpose
             every_client=goal is None and policy is None,
         )
         result = _Collected(operator, record, progress)
@@ -198,10 +198,10 @@ class _Simulation:
         seed: int,
         declared: Type,
         clients_data: ClientsData,
-        chance: random.Random,
+        randomness: random.Random,
         every_client: bool,
     ) -> None:
-        from coordinator.bootstrap import runtimes
+        from muster_coordinator.bootstrap import runtimes
 
         self._deployed = deployed
         self._declared = declared
@@ -210,7 +210,7 @@ class _Simulation:
         self._transport: Transport = transport(deployed)
         self._runtime = runtimes(seed=seed)
         self._attempt = (0, 0)  # the current round and attempt
-        self._chance = chance
+        self._chance = randomness
         self._every_client = every_client
         self._members: dict[str, MusterClient] = {}
         self._sources: dict[str, Source] = {}

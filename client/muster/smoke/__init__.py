@@ -7,6 +7,6 @@ tests/data/rebuild.py.
 from __future__ import annotations
 
 from muster.smoke.round import run, smoke_plan
-from muster.smoke.steps import Outcome, Step
+from muster.smoke.steps import SmokeResult, Step
 
-__all__ = ["Outcome", "Step", "run", "smoke_plan"]
+__all__ = ["SmokeResult", "Step", "run", "smoke_plan"]

@@ -11,11 +11,11 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from muster.client import Assigned, Computed, Contributed, Event, Failed, Transport, UnreachableError, Unreached
+from muster.client import Assigned, ClientEvent, Computed, Contributed, Failed, Transport, UnreachableError, Unreached
 from muster.operator import Operator
 from muster.smoke import advice
-from muster.smoke.members import Member
-from muster.smoke.steps import Checklist, Outcome, Step, StepFailedError, StoppedError
+from muster.smoke.clients import SmokeClient
+from muster.smoke.steps import Checklist, SmokeResult, Step, StepFailedError, StoppedError
 from muster.wire.enrolment import Enrolment, PrivateKey
 from muster.wire.messages import Phase, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
@@ -41,7 +41,7 @@ def run(
     patience: float = 120.0,
     on_step: Callable[[Step], None] = lambda _: None,
     on_wait: Callable[[str, str], None] = lambda *_: None,
-) -> Outcome:
+) -> SmokeResult:
     """Runs one round of two clients through a deployment, and says what works.
 
     Its task and population have a name of their own, so that it disturbs nobody. However it ends, by Ctrl-C too, the task is
@@ -66,7 +66,7 @@ def run(
         smoke = _Smoke(checklist, operator, client, name, signing_key=signing_key, enrolment_key=enrolment_key)
         with contextlib.suppress(StoppedError):
             smoke.run()
-    return Outcome(name, tuple(checklist.steps))
+    return SmokeResult(name, tuple(checklist.steps))
 
 
 class _Smoke:
@@ -87,7 +87,7 @@ class _Smoke:
         self._signing_key = signing_key
         self._made = False
         self._members = tuple(
-            Member(
+            SmokeClient(
                 client.url,
                 population=name,
                 name=f"{name}-{at}",
@@ -176,7 +176,7 @@ class _Smoke:
         if self._members[1].transport.direct:
             self._direct(self._members[1])
 
-    def _await(self, name: str, kind: type[Event], look_at: tuple[str, ...]) -> None:
+    def _await(self, name: str, kind: type[ClientEvent], look_at: tuple[str, ...]) -> None:
         def standing() -> Optional[str]:
             self._check_members()
             done = sum(kind in member.seen for member in self._members)
@@ -197,7 +197,7 @@ class _Smoke:
             if member.error is not None:
                 raise StepFailedError(str(member.error), advice.TENSORFLOW)
 
-    def _direct(self, member: Member) -> None:
+    def _direct(self, member: SmokeClient) -> None:
         with self._list.step("1 of them straight to the bucket, by signed URL", fatal=False):
             if member.transport.through:
                 store = member.transport.store
@@ -301,11 +301,11 @@ def _version(transport: Transport) -> str:
     return f"version {version} of the API"
 
 
-def _unreached(member: Member) -> Optional[Unreached]:
+def _unreached(member: SmokeClient) -> Optional[Unreached]:
     found = member.seen.get(Unreached)
     return found if isinstance(found, Unreached) else None
 
 
-def _bytes(member: Member) -> str:
+def _bytes(member: SmokeClient) -> str:
     found = member.seen.get(Contributed)
     return f"{found.update_bytes} bytes" if isinstance(found, Contributed) else ""

@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SmokeResult:
     """What a smoke test came to.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.adapters.firestore import _pack, _unpack
+from muster_coordinator.adapters.firestore import _pack, _unpack
 
 KEYS = st.sampled_from(["a", "[]", "[]]", "[]]]", "[", "[]x"])
 VALUES = st.recursive(

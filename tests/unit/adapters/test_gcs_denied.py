@@ -10,8 +10,8 @@ from support.bucket import checksum
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
-from coordinator.adapters.gcs import GcsBlobs
-from coordinator.adapters.google_calls import ForbiddenError
+from muster_coordinator.adapters.gcs import GcsBlobs
+from muster_coordinator.adapters.google_calls import ForbiddenError
 
 
 class Denying:

@@ -10,9 +10,9 @@ from google.auth.credentials import AnonymousCredentials
 from support import cloud
 from support.bucket import ACCOUNT, AccountCredentials, Bucket
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
-from coordinator.ports import StoreError, UnavailableError
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from muster_coordinator.ports import StoreError, UnavailableError
 
 NAME = "updates/8f3a/digits/000003-0000/0001/0123456789abcdef0123456789abcdef"
 CANONICAL = """\

@@ -7,8 +7,8 @@ import requests
 from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from coordinator.adapters.google_calls import Attempts, harmless, if_refused, translated
-from coordinator.ports import StoreError, UnavailableError
+from muster_coordinator.adapters.google_calls import Attempts, harmless, if_refused, translated
+from muster_coordinator.ports import StoreError, UnavailableError
 
 REFUSED = [
     exceptions.Aborted("x"),

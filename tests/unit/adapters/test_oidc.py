@@ -9,17 +9,17 @@ from support.issuer import TokenIssuer
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import LocalQueue
-from coordinator.adapters.oidc import OidcInvoker
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.application import assemble
-from coordinator.bootstrap import application
-from coordinator.http import router
-from coordinator.ports import UnavailableError, UntrustedTokenError
-from coordinator.settings import Settings, SettingsError
-from coordinator.use_cases.records import Platform
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
+from muster_coordinator.adapters.local_queue import LocalQueue
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.application import assemble
+from muster_coordinator.bootstrap import application
+from muster_coordinator.http import router
+from muster_coordinator.ports import UnavailableError, UntrustedTokenError
+from muster_coordinator.settings import Settings, SettingsError
+from muster_coordinator.state.records import Platform
 
 ACCOUNT = "queue@project.iam.gserviceaccount.com"
 AGGREGATOR, COMMITTER = "https://aggregator.example", "https://committer.example"
@@ -27,7 +27,7 @@ AGGREGATOR, COMMITTER = "https://aggregator.example", "https://committer.example
 
 @pytest.fixture
 def invoker(issuer):
-    return OidcInvoker(
+    return OidcInvokerAuthenticator(
         issuer=issuer.url, account=ACCOUNT, audiences={"aggregator": AGGREGATOR + "/", "committer": COMMITTER}
     )
 
@@ -71,7 +71,7 @@ def test_tokens_that_the_issuer_did_not_sign_are_refused(issuer, invoker):
 
 def test_follows_the_issuer_to_a_new_key(monkeypatch):
     with TokenIssuer() as issuer:
-        invoker = OidcInvoker(issuer=issuer.url, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
+        invoker = OidcInvokerAuthenticator(issuer=issuer.url, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
         old = issuer.token(account=ACCOUNT, audience=AGGREGATOR)
         invoker.verify(old, function="aggregator")
         issuer.rotate()
@@ -84,7 +84,7 @@ def test_follows_the_issuer_to_a_new_key(monkeypatch):
 
 def test_an_issuer_that_does_not_answer_is_unavailable(issuer, nobodys_port):
     nobody = f"http://127.0.0.1:{nobodys_port}"
-    invoker = OidcInvoker(issuer=nobody, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
+    invoker = OidcInvokerAuthenticator(issuer=nobody, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
     with pytest.raises(UnavailableError, match="does not say where its keys are"):
         invoker.verify(issuer.token(account=ACCOUNT, audience=AGGREGATOR), function="aggregator")
 
@@ -92,7 +92,11 @@ def test_an_issuer_that_does_not_answer_is_unavailable(issuer, nobodys_port):
 def test_every_internal_route_asks_for_the_token(issuer, invoker, tmp_path):
     clock = ManualClock(1e9)
     platform = Platform(
-        SqliteDocuments.in_memory(), DirectoryBlobs(tmp_path), LocalQueue.in_memory(clock=clock), clock, SeededChance(1)
+        SqliteDocuments.in_memory(),
+        DirectoryBlobs(tmp_path),
+        LocalQueue.in_memory(clock=clock),
+        clock,
+        SeededRandomness(1),
     )
     app = assemble(
         platform, secret=b"x" * 32, runtime=lambda _: None, round_cache_seconds=0, retry_floor=1, invoker=invoker

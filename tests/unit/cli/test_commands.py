@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster import __version__
 from muster.cli.app import app
-from muster.cli.plan import release_of
+from muster.cli.plan.commands import release_of
 from muster.wire.manifest import Release
+from muster_coordinator.http import router
 
 NOWHERE = "http://127.0.0.1:9"
 

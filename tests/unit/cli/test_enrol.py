@@ -11,9 +11,9 @@ from support.served import served
 from typer.testing import CliRunner
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster.cli.app import app
 from muster.wire.enrolment import PublicKeys
+from muster_coordinator.http import router
 
 
 def run(*arguments, code=0):

@@ -122,7 +122,7 @@ def test_file_that_fails_to_load_is_not_registered() -> None:
 
 def test_muster_processes_ignore_modules_of_the_working_directory(shadows: Path) -> None:
     ran = subprocess.run(  # noqa: S603  our own command
-        command_for("muster.serving", "--help"), cwd=shadows, capture_output=True, text=True, check=False
+        command_for("muster.local.serving", "--help"), cwd=shadows, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     assert "One process of `muster up`" in ran.stdout

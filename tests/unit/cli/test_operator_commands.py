@@ -20,13 +20,13 @@ from support.served import served
 from typer.testing import CliRunner
 from werkzeug.wrappers import Request, Response
 
-from coordinator.adapters.operators import parse_operators
-from coordinator.domain.operators import Role
-from coordinator.http import router
 from muster.cli.app import app
 from muster.interpreter import command_for
 from muster.operator import Operator
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.adapters.operator_authenticators import parse_operators
+from muster_coordinator.domain.operators import Role
+from muster_coordinator.http import router
 
 
 def run(*arguments: str, code: int = 0) -> Any:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from muster.cli.plan import _name_of
+from muster.cli.plan.commands import _name_of
 
 
 @pytest.mark.parametrize(

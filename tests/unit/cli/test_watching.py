@@ -15,11 +15,11 @@ from support.served import served
 from typer.testing import CliRunner
 from werkzeug.wrappers import Request
 
-from coordinator.http import router
 from muster.cli.app import app
-from muster.cli.round_words import ended_round, open_round, short_names
+from muster.cli.round_text import ended_round, open_round, short_names
 from muster.cli.watching import task_picture
 from muster.wire.messages import FailureReason, Report, RoundView, TaskView
+from muster_coordinator.http import router
 
 START = "2026-11-30T10:00:00Z"
 

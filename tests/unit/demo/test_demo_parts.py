@@ -9,12 +9,12 @@ from rich.console import Console
 
 from muster.demo.data import Score
 from muster.demo.folder import Folder, ForeignFolderError
-from muster.demo.report import Kill, Story, draw, paragraph
-from muster.demo.screen import Screen, Standing
+from muster.demo.progress import ProgressDisplay, TrainingProgress
+from muster.demo.report import DemoReport, Kill, draw, paragraph
 from muster.wire.messages import TaskPolicy
 from muster.wire.tensors import decode
 
-STORY = Story(
+STORY = DemoReport(
     clients=10,
     rounds=2,
     scores=(Score(2.3, 0.1), Score(1.0, 0.7), Score(0.3, 0.925)),
@@ -63,11 +63,11 @@ def test_weights_are_those_of_the_model_alone(tmp_path):
 
 def test_screen_without_a_terminal_writes_plain_lines():
     stream = io.StringIO()
-    with Screen(Console(file=stream, soft_wrap=True)) as screen:
+    with ProgressDisplay(Console(file=stream, soft_wrap=True)) as screen:
         screen.doing("compiling")
-        screen.standing(Standing(1, 3))
+        screen.standing(TrainingProgress(1, 3))
         screen.round_done(
-            Standing(1, 3, clients_in=8, goal=8, alive=9, loss=0.5, accuracy=0.75, up=84_500, down=2_000_000)
+            TrainingProgress(1, 3, clients_in=8, goal=8, alive=9, loss=0.5, accuracy=0.75, up=84_500, down=2_000_000)
         )
         screen.line("SIGKILL", style="bold red")
     text = stream.getvalue()
@@ -79,8 +79,8 @@ def test_screen_without_a_terminal_writes_plain_lines():
 def test_screen_in_a_terminal_shows_a_bar():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
-    with Screen(console) as screen:
-        screen.standing(Standing(2, 3, clients_in=4, goal=8, alive=9, loss=0.5, accuracy=0.75))
+    with ProgressDisplay(console) as screen:
+        screen.standing(TrainingProgress(2, 3, clients_in=4, goal=8, alive=9, loss=0.5, accuracy=0.75))
         screen.line("an event")
         console.print(screen)
     assert "round 2 of 3" in stream.getvalue()
@@ -100,7 +100,7 @@ def test_picture_is_a_png(tmp_path):
 
 @pytest.mark.parametrize("clients", [2, 3, 10, 20, 49, 500])
 def test_policy_has_a_slot_for_every_client_and_a_goal_without_some(tmp_path, clients):
-    from muster.demo.play import Options, policy
+    from muster.demo.run import Options, policy
 
     found: TaskPolicy = policy(Options(clients=clients, rounds=2, out=tmp_path, seed=0))
     assert clients <= found.cap <= clients + 1

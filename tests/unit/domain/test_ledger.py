@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger
+from muster_coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.domain.metrics import scalar_metrics
+from muster_coordinator.domain.metrics import scalar_metrics
 
 
 def test_metrics_are_the_finite_real_scalars() -> None:

@@ -8,18 +8,19 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from coordinator.domain import names, slots
-from coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
-from coordinator.domain.names import RoundKey
-from coordinator.domain.pacing import LONGEST, pause
-from coordinator.domain.rounds import (
+from muster.wire.messages import TaskPolicy
+from muster_coordinator.domain import names, slots
+from muster_coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.pacing import LONGEST, pause
+from muster_coordinator.domain.rounds import (
     Aggregating,
     BelowMinimumError,
     BlobRef,
     Checkpoint,
-    Outcome,
+    CommitResult,
+    RoundDecision,
     Tally,
-    Verdict,
     abandon,
     close,
     commit,
@@ -28,7 +29,6 @@ from coordinator.domain.rounds import (
     next_round,
     open_round,
 )
-from muster.wire.messages import TaskPolicy
 
 BLOB = BlobRef("a", "0" * 64, 1)
 BASE = Checkpoint(0, BLOB, 0.0)
@@ -50,21 +50,21 @@ def collecting(key=KEY, opens_at=1000.0):
 
 
 def committed(key=KEY, folded=4, broadcast=BLOB):
-    outcome = Outcome(Tally(folded=folded), Checkpoint(key.number, BLOB, 1.0), BLOB, broadcast, {})
+    outcome = CommitResult(Tally(folded=folded), Checkpoint(key.number, BLOB, 1.0), BLOB, broadcast, {})
     return commit(close(collecting(key), now=1010.0), outcome, now=1020.0)
 
 
 @pytest.mark.parametrize(
     ("updates", "assigned", "now", "verdict"),
     [
-        (3, 6, 1059.9, Verdict.GO_ON),
-        (4, 6, 1000.0, Verdict.AGGREGATE),
-        (2, 6, 1060.0, Verdict.AGGREGATE),
-        (1, 6, 1060.0, Verdict.ABANDON),
-        (0, 1, 1060.0, Verdict.ABANDON),
-        (1, 0, 1060.0, Verdict.ABANDON),  # the counter of assignments is a hint, the update is there
-        (0, 0, 1060.0, Verdict.EXTEND),
-        (0, 0, 0.0, Verdict.GO_ON),  # a clock set back
+        (3, 6, 1059.9, RoundDecision.GO_ON),
+        (4, 6, 1000.0, RoundDecision.AGGREGATE),
+        (2, 6, 1060.0, RoundDecision.AGGREGATE),
+        (1, 6, 1060.0, RoundDecision.ABANDON),
+        (0, 1, 1060.0, RoundDecision.ABANDON),
+        (1, 0, 1060.0, RoundDecision.ABANDON),  # the counter of assignments is a hint, the update is there
+        (0, 0, 1060.0, RoundDecision.EXTEND),
+        (0, 0, 0.0, RoundDecision.GO_ON),  # a clock set back
     ],
 )
 def test_a_round_is_judged_by_what_came_in_and_its_deadline(updates, assigned, now, verdict):
@@ -211,21 +211,21 @@ def test_a_pause_is_never_shorter_than_its_floor_nor_much_longer_than_the_longes
         assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
 
 
-def asks(*, goal: int, heard: bool) -> int:
+def asks(*, goal: int, last_update_seen_at: bool) -> int:
     """How often a client asks from 5 s on in a round of 600 s that misses the last of its updates."""
     round_ = collecting(opens_at=0.0)
     round_ = replace(round_, terms=replace(round_.terms, goal=goal, cap=goal))
     now, count = 5.0, 0
     while now < 600.0:
-        quiet = now - 5.0 if heard else 0.0
+        quiet = now - 5.0 if last_update_seen_at else 0.0
         now += pause(round_, now=now, floor=1.0, jitter=0.0, updates=goal - 1, quiet=quiet)
         count += 1
     return count
 
 
 def test_who_waits_for_the_last_of_many_updates_asks_less_and_less_often():
-    assert asks(goal=50, heard=False) > 200
-    assert asks(goal=50, heard=True) < 60
+    assert asks(goal=50, last_update_seen_at=False) > 200
+    assert asks(goal=50, last_update_seen_at=True) < 60
 
 
 def test_a_quiet_round_is_never_found_out_later_than_by_an_eighth_of_the_quiet():

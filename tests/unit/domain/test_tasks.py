@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.domain import tasks
-from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import BlobRef, Checkpoint
-from coordinator.domain.tasks import Task, TransitionError
 from muster.wire.messages import TaskSpec, TaskStatus
+from muster_coordinator.domain import tasks
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.rounds import BlobRef, Checkpoint
+from muster_coordinator.domain.tasks import Task, TransitionError
 
 S = TaskStatus
 BASE = Checkpoint(0, BlobRef("a", "0" * 64, 1), 0.0)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from support.plans import every_dtype_plan, make_plan
 
-from coordinator.domain.updates import UpdateReader, all_finite, rules_for, sums_tell
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, TensorSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
+from muster_coordinator.domain.updates import UpdateReader, all_finite, finite_sum_implies_finite_updates, rules_for
 
 SPECS = tuple(TensorSpec(path=path, dtype=DType.FLOAT32, shape=(3,)) for path in "ab")
 PLAN = make_plan("two", state={"n": np.int64(0)}, update=SPECS, zero={path: np.zeros(3, np.float32) for path in "ab"})
@@ -81,11 +81,11 @@ def test_refuses_an_empty_file_that_comes_first():
 
 def test_only_sums_of_every_float_tell():
     rules = PLAN.manifest.folds
-    assert sums_tell(PLAN.manifest)
+    assert finite_sum_implies_finite_updates(PLAN.manifest)
     for other in (FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW):
         mixed = (rules[0], rules[1].model_copy(update={"kind": other}))
-        assert not sums_tell(PLAN.manifest.model_copy(update={"folds": mixed}))
-    assert not sums_tell(PLAN.manifest.model_copy(update={"folds": rules[:1]}))
+        assert not finite_sum_implies_finite_updates(PLAN.manifest.model_copy(update={"folds": mixed}))
+    assert not finite_sum_implies_finite_updates(PLAN.manifest.model_copy(update={"folds": rules[:1]}))
 
 
 def test_the_tensors_of_every_dtype_are_those_that_decode_gives():

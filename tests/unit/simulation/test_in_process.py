@@ -7,7 +7,7 @@ import requests
 from werkzeug.wrappers import Request, Response
 
 from muster.client import TensorBody, Transport
-from muster.simulation.in_process import InProcessAdapter
+from muster.testing.wsgi import InProcessAdapter
 
 
 @Request.application

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from muster.simulation.load_arrivals import Arriving
-from muster.simulation.load_processes import used_by
-from muster.simulation.load_shape import LoadShape
-from muster.simulation.load_times import Histogram, Times
+from muster.load.arrivals import Arriving
+from muster.load.processes import used_by
+from muster.load.shape import LoadShape
+from muster.load.times import Histogram, Times
 from muster.wire.problems import ProblemError
 
 

@@ -13,16 +13,16 @@ from support.harness import POPULATION, Harness
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
-from coordinator.http import router
-from coordinator.use_cases.records import Platform
-from muster.simulation.load_served import Access, Served
-from muster.simulation.load_shape import LoadShape
-from muster.simulation.load_steps import Steps, Turn
-from muster.simulation.load_sum import ones
-from muster.simulation.load_times import Times
+from muster.load.known_sum import ones
+from muster.load.served import Access, Served
+from muster.load.shape import LoadShape
+from muster.load.steps import Steps, Turn
+from muster.load.times import Times
 from muster.wire.tensors import encode
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
+from muster_coordinator.http import router
+from muster_coordinator.state.records import Platform
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.ports import BlobNotFoundError, BlobTooLargeError
-from coordinator.use_cases.at_once import for_all, read_ahead
+from muster_coordinator.state.parallel import map_concurrently, prefetch
+from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError
 
 SECONDS = 120.0  # that a test waits for what must come
 
@@ -56,13 +56,13 @@ def test_all_calls_are_under_way_at_once_and_answers_come_in_order(platform):
         meeting.wait(SECONDS)
         return number
 
-    assert for_all(platform, call, range(8)) == list(range(8))
+    assert map_concurrently(platform, call, range(8)) == list(range(8))
 
 
 def test_where_one_call_is_allowed_each_is_made_by_the_thread_that_asks(platform):
     alone = replace(platform, at_once=1)
-    assert set(for_all(alone, lambda _: threading.get_ident(), range(5))) == {threading.get_ident()}
-    with read_ahead(alone, NAMES, size=1) as read:
+    assert set(map_concurrently(alone, lambda _: threading.get_ident(), range(5))) == {threading.get_ident()}
+    with prefetch(alone, NAMES, size=1) as read:
         assert platform.blobs.asked == []
         assert bytes(read("b/0")) == b"0"
         assert platform.blobs.asked == ["b/0"]
@@ -73,13 +73,13 @@ def test_the_error_of_a_call_is_raised(platform):
         return 12 // number
 
     with pytest.raises(ZeroDivisionError):
-        for_all(platform, call, [3, 0, 4])
+        map_concurrently(platform, call, [3, 0, 4])
 
 
 def test_blobs_are_read_in_order_while_the_next_are_on_their_way(platform):
     meeting = threading.Barrier(7)
     platform.blobs.before = lambda name: meeting.wait(SECONDS) if name < "b/7" else None
-    with read_ahead(platform, NAMES, size=1) as read:
+    with prefetch(platform, NAMES, size=1) as read:
         assert [bytes(read(name)) for name in NAMES] == [b"%d" % number for number in range(8)]
     assert sorted(platform.blobs.asked) == NAMES
 
@@ -88,7 +88,7 @@ def test_blobs_are_read_in_order_while_the_next_are_on_their_way(platform):
 def test_what_is_read_ahead_is_bounded_by_its_bytes(size, ahead, platform):
     reached = threading.Semaphore(0)
     platform.blobs.before = lambda _: reached.release()
-    with read_ahead(platform, NAMES, size=size) as read:
+    with prefetch(platform, NAMES, size=size) as read:
         for _ in range(ahead):
             assert reached.acquire(timeout=SECONDS)
         assert sorted(platform.blobs.asked) == NAMES[:ahead]
@@ -99,18 +99,18 @@ def test_what_is_read_ahead_is_bounded_by_its_bytes(size, ahead, platform):
 
 def test_an_error_comes_to_whoever_asks_for_the_blob(platform):
     platform.blobs.delete(["b/1"])
-    with read_ahead(platform, NAMES, size=1, limit=1) as read:
+    with prefetch(platform, NAMES, size=1, limit=1) as read:
         assert bytes(read("b/0")) == b"0"
         with pytest.raises(BlobNotFoundError):
             read("b/1")
         assert bytes(read("b/2")) == b"2"
-    with read_ahead(platform, NAMES, size=1, limit=0) as read, pytest.raises(BlobTooLargeError):
+    with prefetch(platform, NAMES, size=1, limit=0) as read, pytest.raises(BlobTooLargeError):
         read("b/0")
 
 
 def test_no_read_is_left_under_way(platform):
     threads = threading.active_count()
-    with read_ahead(platform, NAMES, size=1) as read:
+    with prefetch(platform, NAMES, size=1) as read:
         read("b/0")
     assert threading.active_count() == threads
 

@@ -10,7 +10,7 @@ import pytest
 from support.harness import TASK, Harness
 from support.plans import sum_update
 
-from coordinator.use_cases import events
+from muster_coordinator import events
 
 
 @pytest.fixture

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.adapters.local_queue import LocalQueue
-from coordinator.adapters.sqlite import SqliteDocuments
-from coordinator.adapters.system import ManualClock, SeededChance
-from coordinator.domain import names
-from coordinator.domain.ledger import AgeLimit, Manifest
-from coordinator.domain.names import RoundKey
-from coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
-from coordinator.use_cases.ledgers import Ledger
-from coordinator.use_cases.records import Platform
 from muster.wire.messages import TaskPolicy
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.adapters.local_queue import LocalQueue
+from muster_coordinator.adapters.sqlite import SqliteDocuments
+from muster_coordinator.adapters.system import ManualClock, SeededRandomness
+from muster_coordinator.domain import names
+from muster_coordinator.domain.ledger import AgeLimit, Manifest
+from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
+from muster_coordinator.state.records import Platform
+from muster_coordinator.state.round_ledger import RoundLedger
 
 KEY = RoundKey("t", 1, 0)
 FAR = AgeLimit(1.0, 1e12)  # by which everything is too old
@@ -55,7 +55,7 @@ def platform(tmp_path):
         DirectoryBlobs(tmp_path),
         LocalQueue.in_memory(clock=clock),
         clock,
-        SeededChance(0),
+        SeededRandomness(0),
     )
 
 
@@ -80,7 +80,7 @@ def closing_round() -> Aggregating:
 
 
 def test_a_manifest_that_continues_another_is_no_manifest_to_an_earlier_version(platform):
-    ledger = Ledger(platform, KEY)
+    ledger = RoundLedger(platform, KEY)
     store(platform, 0, 1)
     assert ledger.freeze_chunk(0, chunk=4, limit=FAR)[1].onto is None
     first = bytes(platform.blobs.read(names.manifest_name(KEY, 0, 0)))
@@ -89,21 +89,21 @@ def test_a_manifest_that_continues_another_is_no_manifest_to_an_earlier_version(
     assert ledger.freeze_chunk(0, chunk=4, limit=FAR)[1].onto == 0
     with pytest.raises(ValidationError):
         OLD_MANIFEST.validate_json(bytes(platform.blobs.read(names.manifest_name(KEY, 0, 1))))
-    again = Ledger(platform, KEY)
+    again = RoundLedger(platform, KEY)
     assert again.manifests(0) == ledger.manifests(0)
     assert [manifest.onto for manifest in again.manifests(0)] == [None, 0]
 
 
 @pytest.mark.parametrize("aged", [False, True])
 def test_a_closing_with_superseded_parts_is_no_closing_to_an_earlier_version(platform, aged):
-    ledger = Ledger(platform, KEY)
+    ledger = RoundLedger(platform, KEY)
     store(platform, *range(4 if not aged else 2))
     ledger.freeze_chunk(0, chunk=4, limit=FAR)
     store(platform, 7)
     if aged:
         ledger.freeze_chunk(0, chunk=4, limit=FAR)
     frozen = ledger.freeze(closing_round(), Tally())
-    assert Ledger(platform, KEY).frozen() == frozen
+    assert RoundLedger(platform, KEY).frozen() == frozen
     stored = bytes(platform.blobs.read(names.closing_name(KEY)))
     if not aged:
         old = OLD_FROZEN.validate_json(stored).closing
@@ -118,21 +118,21 @@ def test_what_an_earlier_version_stored_is_read(platform):
     name = names.manifest_name(KEY, 0, 0)
     platform.blobs.create(name, [OLD_MANIFEST.dump_json(OldManifest(("a", "b")))])
     platform.blobs.create(names.manifest_name(KEY, 0, 1), [OLD_MANIFEST.dump_json(OldManifest((), sealed=True))])
-    assert Ledger(platform, KEY).manifests(0) == (Manifest(("a", "b")), Manifest((), sealed=True))
+    assert RoundLedger(platform, KEY).manifests(0) == (Manifest(("a", "b")), Manifest((), sealed=True))
     old = OldFrozen(OldClosing((1,), (("c",),), "0000-000000", 3), Tally(assigned=4))
     platform.blobs.create(names.closing_name(KEY), [OLD_FROZEN.dump_json(old)])
-    frozen = Ledger(platform, KEY).frozen()
+    frozen = RoundLedger(platform, KEY).frozen()
     assert (frozen.closing.parts(), frozen.closing.updates, frozen.tally) == (("rest-000000",), 3, Tally(assigned=4))
 
 
 def test_a_superseded_part_is_durable_where_the_part_that_continues_it_is(platform):
-    ledger = Ledger(platform, KEY)
+    ledger = RoundLedger(platform, KEY)
     store(platform, 0, 1)
     ledger.freeze_chunk(0, chunk=9, limit=FAR)
     for client in (2, 3):
         store(platform, client)
         ledger.freeze_chunk(0, chunk=9, limit=FAR)
-    stale = Ledger(platform, KEY)
+    stale = RoundLedger(platform, KEY)
     stale.part("0000-000000")
     assert [ledger.is_durable(f"0000-{index:06d}") for index in range(3)] == [False, False, False]
     platform.blobs.create(names.partial_name(KEY, "0000-000002"), [b"partial"])

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from coordinator.adapters.directory import DirectoryBlobs
-from coordinator.ports import BlobNotFoundError, UnavailableError
-from coordinator.use_cases.shared_reads import SharedReads
+from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.concurrency.single_flight import SingleFlightReader
+from muster_coordinator.ports import BlobNotFoundError, UnavailableError
 
 SECONDS = 20.0  # that a test waits for what must come
 
@@ -40,7 +40,7 @@ def blobs(tmp_path):
 
 
 def test_those_who_ask_at_once_are_given_one_copy(blobs):
-    shared = SharedReads(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, keep_last=False)
     blobs.open.clear()
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(shared.read, "a") for _ in range(8)]
@@ -52,7 +52,7 @@ def test_those_who_ask_at_once_are_given_one_copy(blobs):
 
 
 def test_a_slow_read_keeps_nobody_from_another_blob(blobs):
-    shared = SharedReads(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, keep_last=False)
     held = shared.read("b")
     blobs.open.clear()
     with ThreadPoolExecutor(2) as pool:
@@ -64,7 +64,7 @@ def test_a_slow_read_keeps_nobody_from_another_blob(blobs):
 
 
 def test_nothing_stays_in_memory_that_nobody_sends(blobs):
-    shared = SharedReads(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, keep_last=False)
     found = weakref.ref(shared.read("a"))
     gc.collect()
     assert found() is None
@@ -73,7 +73,7 @@ def test_nothing_stays_in_memory_that_nobody_sends(blobs):
 
 
 def test_the_last_one_stays_where_it_should(blobs):
-    shared = SharedReads(blobs, keep_last=True)
+    shared = SingleFlightReader(blobs, keep_last=True)
     found = weakref.ref(shared.read("a"))
     assert shared.read("a") is found()
     shared.read("b")
@@ -83,7 +83,7 @@ def test_the_last_one_stays_where_it_should(blobs):
 
 
 def test_a_read_that_fails_is_tried_again_by_the_next(blobs, monkeypatch):
-    shared = SharedReads(blobs, keep_last=True)
+    shared = SingleFlightReader(blobs, keep_last=True)
     with pytest.raises(BlobNotFoundError):
         shared.read("c")
     with monkeypatch.context() as patch:

@@ -9,11 +9,11 @@ from support.faults import FaultyBlobs, Schedule
 from support.harness import Harness
 from support.plans import sum_update
 
-from coordinator.domain import names
-from coordinator.domain.rounds import Aggregating, Tally
-from coordinator.use_cases import sweeping
-from coordinator.use_cases.ledgers import Ledger
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
+from muster_coordinator.domain.rounds import Aggregating, Tally
+from muster_coordinator.state.round_ledger import RoundLedger
+from muster_coordinator.use_cases import maintenance
 
 HOURS = 3 * 3600.0  # after which nobody can still be at work on a round
 LIST = "blobs.list "
@@ -101,7 +101,7 @@ def test_manifests_go_with_their_round_and_those_of_an_open_round_stay(harness):
 
 def test_manifests_that_an_earlier_version_left_are_removed_by_ticks_some_at_a_time(harness, monkeypatch):
     h = harness
-    monkeypatch.setattr(sweeping, "MOST_STRAY_MANIFESTS", 5)
+    monkeypatch.setattr(maintenance, "MOST_STRAY_MANIFESTS", 5)
     h.clock.advance(HOURS)
     for number in range(1, 4):
         left_by_the_version_before(h, number, 3)
@@ -116,7 +116,7 @@ def test_manifests_that_an_earlier_version_left_are_removed_by_ticks_some_at_a_t
 def test_what_a_late_aggregator_makes_of_a_swept_round_is_removed_and_changes_nothing(harness):
     h = harness
     old = h.committed()[-1]
-    late = Ledger(h.inner, old.key)
+    late = RoundLedger(h.inner, old.key)
     h.platform.blobs.create(names.update_name(old.key, 0, "0" * 32), [encode(sum_update(0))])
     assert late.freeze_chunk(0, chunk=1) is not None
     late.freeze(Aggregating(old.key, old.terms, closed_at=old.closed_at), Tally())
@@ -131,8 +131,8 @@ def test_what_a_late_aggregator_makes_of_a_swept_round_is_removed_and_changes_no
 
 def test_holders_of_a_large_round_are_removed_by_several_sweeps_and_the_salt_last(harness, monkeypatch):
     h = harness
-    monkeypatch.setattr(sweeping, "_PAGE", 4)
-    monkeypatch.setattr(sweeping, "_MOST_PAGES", 2)
+    monkeypatch.setattr(maintenance, "_PAGE", 4)
+    monkeypatch.setattr(maintenance, "_MOST_PAGES", 2)
     key = h.key()
     tokens = [h.assigned(client).token for client in range(2)]
     for number in range(17):

@@ -112,10 +112,10 @@ def test_a_changed_byte_anywhere_is_refused(at, difference):
 
 def test_two_thousand_changed_bytes_of_a_devices_signed_copy_are_refused():
     data = bytearray(SIGNED)
-    chance = random.Random(8032)  # noqa: S311  the same bytes every time
-    for at in chance.sample(range(len(data)), 2000):
+    randomness = random.Random(8032)  # noqa: S311  the same bytes every time
+    for at in randomness.sample(range(len(data)), 2000):
         was = data[at]
-        data[at] ^= chance.randrange(1, 256)
+        data[at] ^= randomness.randrange(1, 256)
         refused(bytes(data), expected=PLAN.sha256)
         data[at] = was
     assert Plan.decode(bytes(data), expected=PLAN.sha256).signatures

@@ -1,5 +1,5 @@
 # Cloud Run, Cloud Tasks and Cloud Storage measure requests, instances, queue and bytes. What becomes of rounds and updates only the
-# coordinator knows: it writes one line of JSON for each (functions/coordinator/use_cases/events.py), and these metrics count them.
+# coordinator knows: it writes one line of JSON for each (functions/muster_coordinator/events.py), and these metrics count them.
 
 locals {
   labels = merge(var.labels, { component = "monitoring" })

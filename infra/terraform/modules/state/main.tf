@@ -10,7 +10,7 @@ locals {
     sources  = { delete_after = null, soft_delete_days = 0 }
   }
 
-  # Each document is {data, write} (functions/coordinator/adapters/firestore.py), and an exemption for a map covers all in it.
+  # Each document is {data, write} (functions/muster_coordinator/adapters/firestore.py), and an exemption for a map covers all in it.
   exemptions = { for pair in setproduct(var.collections, ["data", "write"]) : "${pair[0]}.${pair[1]}" => {
     collection = pair[0]
     field      = pair[1]

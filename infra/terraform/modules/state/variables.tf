@@ -40,7 +40,7 @@ variable "database" {
 }
 
 variable "collections" {
-  description = "Ids of the collections that documents are in, at any depth (`functions/coordinator/domain/names.py`): none of them is indexed."
+  description = "Ids of the collections that documents are in, at any depth (`functions/muster_coordinator/domain/names.py`): none of them is indexed."
   type        = set(string)
   default     = ["audit", "enrolments", "holders", "keys", "populations", "rounds", "shards", "tasks", "tickets"]
 

@@ -1,0 +1,1 @@
+"""`muster plan`: compile, check, show, sign and verify plans."""

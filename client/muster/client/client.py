@@ -1,0 +1,345 @@
+"""The client: checks in, works, uploads. Keeps nothing that it could not lose; every step may be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Callable, Optional, Union
+
+import requests
+
+from muster.client import machine
+from muster.client.direct_upload import DirectSender
+from muster.client.identity import check_client_id, check_population
+from muster.client.interruptible import CallStoppedError
+from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
+from muster.client.local_data import DataCallback, bind
+from muster.client.machine import Event, Idle, NoAnswer, Reporting, Uploading, Working
+from muster.client.outcomes import (
+    Assigned,
+    ClientEvent,
+    Contributed,
+    Failed,
+    Ineligible,
+    Missed,
+    Outcome,
+    PolicyNote,
+    Sending,
+    Summary,
+)
+from muster.client.plans import PlanStore, RuntimeFactory, tensorflow_runtime
+from muster.client.policy import ClientPolicy
+from muster.client.policy_guard import PolicyGuard
+from muster.client.work import AssignmentWork, Validity
+from muster.transport.body import TensorBody
+from muster.transport.failures import ConfigurationError, ForeignAnswerError, UnreachableError
+from muster.transport.http import Transport
+from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
+from muster.wire.problems import ProblemError
+from muster.wire.signatures import need_cryptography, parse_signers
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_HURRY = 0.5  # seconds that the report of an interrupted client may take to connect, and to be answered
+_ENCODING_REFUSED = 415
+
+
+class MusterClient:
+    """Client of one population.
+
+    Not thread-safe. Use one instance for each client in a process; instances may share a session.
+
+    Args:
+      url: The coordinator's address, or a transport to it.
+      population: The population to check in to.
+      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts; called for each assignment
+        as `data()`, or as `data(context)` with a `WorkContext`. It runs in a worker thread of the thread that calls
+        `run`, so that an interrupt need not wait for it: open database connections inside it.
+      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one contribution per
+        round from it. None: a fresh random name.
+      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or OpenID Connect
+        token, or a function that returns one. The function is called before each check-in, for tokens that are renewed.
+      session: The `requests` session to use; None: a new one.
+      cache: A folder that caches plans and the last broadcasts over restarts; several clients may share it. None: only
+        loaded plans are cached, in memory.
+      on_event: Called with every event, from within the calls of `run_once` and `run`.
+      runtime_factory: Creates the runtime of a plan; the default uses TensorFlow.
+      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is
+        parsed; empty: plans need no signature.
+      limits: Limits of an assignment on this device.
+      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of its sizes and
+        `limits` applies. None: the coordinator decides which plans run here and what leaves.
+      eligible: Called before a check-in and between the phases of an assignment, which is given back if it returns
+        False.
+
+    Raises:
+      ProblemError: `invalid_request`, if `url` is not a valid address.
+      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds an invalid key.
+      ImportError: there are trusted signers, and `cryptography` is not installed.
+      PolicyFileError: the policy's file is not valid.
+      BudgetError: the file of the policy's budget can't be used.
+      TypeError: `data` is not a function of at most one argument.
+    """
+
+    def __init__(
+        self,
+        url: Union[str, Transport],
+        population: str,
+        data: DataCallback,
+        *,
+        client_id: Optional[str] = None,
+        token: Union[str, Callable[[], str], None] = None,
+        session: Optional[requests.Session] = None,
+        cache: Union[str, Path, None] = None,
+        on_event: Optional[Callable[[ClientEvent], None]] = None,
+        runtime_factory: Optional[RuntimeFactory] = None,
+        trusted_signers: Iterable[str] = (),
+        limits: Optional[Limits] = None,
+        policy: Union[ClientPolicy, str, Path, None] = None,
+        eligible: Optional[Callable[[], bool]] = None,
+    ) -> None:
+        signers = parse_signers(trusted_signers)
+        if signers:
+            need_cryptography()
+        self._guard = PolicyGuard(policy)
+        self.population = check_population(population)
+        # Without a name of its own, a client whose check-in is repeated would count as two.
+        self.client_id = secrets.token_hex(16) if client_id is None else check_client_id(client_id)
+        self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
+        self._token = token
+        bound = bind(data)
+        self._plans = PlanStore(
+            self._transport,
+            folder=None if cache is None else Path(cache),
+            runtime_factory=runtime_factory or tensorflow_runtime,
+            trusted_signers=signers,
+            vouch=self._guard.vouch,
+        )
+        self._work = AssignmentWork(self._plans, bound, self._guard.limits(limits), self._guard, self._tell)
+        self._validity = Validity(0.0)
+        self._eligible = eligible
+        self._on_event = on_event
+        self._phase: machine.Phase = Idle()
+        self._sender: Optional[DirectSender] = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    @property
+    def notes(self) -> tuple[PolicyNote, ...]:
+        """Returns the notes about the device's policy; `run` reports them at its start."""
+        return tuple(map(PolicyNote, self._guard.notes))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    @property
+    def working(self) -> bool:
+        """Returns whether a data callback or a plan's work that this client abandoned is still running."""
+        return self._work.running
+
+    def run_once(self, *, stop: Optional[threading.Event] = None) -> Outcome:
+        """Runs one cycle from check-in to receipt, or resumes one that an outage interrupted.
+
+        Waits only for answers and the computation; the outcome has the time of the next cycle.
+
+        Args:
+          stop: When set, ends the data callback and the work at once, and any other phase when it completes. The
+            assignment is then given back.
+
+        Raises:
+          ProblemError: a coordinator refused the check-in for a reason that waiting does not change.
+          ConfigurationError: this machine's proxy or certificate settings prevent requests.
+          SetupError: TensorFlow is missing.
+          KeyboardInterrupt: re-raised after the assignment was given back.
+        """
+        leave = Leave(self._eligible, stop)
+        if isinstance(self._phase, Idle) and self._work.running:
+            outcome = Ineligible("The work of an earlier assignment has not ended yet", BUSY_PAUSE)
+            self._tell(outcome)
+            return outcome
+        try:
+            while True:
+                refused = leave.refused()
+                if refused is not None and not isinstance(self._phase, Reporting):
+                    return self._break_off(refused)
+                pause = self._guard.before_checkin() if isinstance(self._phase, Idle) else None
+                if pause is not None:
+                    outcome = Ineligible(pause.detail, pause.retry_after, until=pause.until)
+                    self._tell(outcome)
+                    return outcome
+                moved = machine.step(self._phase, self._act(stop), randomness=random.random())  # noqa: S311
+                self._phase = moved.phase
+                if not isinstance(moved.phase, Uploading):
+                    self._end_sending()
+                if moved.outcome is not None:
+                    self._tell(moved.outcome)
+                    return moved.outcome
+        except CallStoppedError:
+            return self._break_off(STOPPED)
+        except (KeyboardInterrupt, SystemExit):
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
+            raise
+
+    def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
+        """Runs cycle after cycle, waiting between them as long as the coordinator requires.
+
+        Args:
+          stop: Ends the run when set: a wait at once, a cycle as in `run_once`.
+          rounds: Ends the run after this number of contributions; None: no limit.
+
+        Raises:
+          ProblemError: see `run_once`.
+        """
+        stop = threading.Event() if stop is None else stop
+        counts: Counter[type[Outcome]] = Counter()
+        for note in self.notes:
+            self._tell(note)
+        try:
+            while not stop.is_set():
+                outcome = self.run_once(stop=stop)
+                counts[type(outcome)] += 1
+                if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
+                    break
+        except (KeyboardInterrupt, SystemExit):
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)  # an assignment held over an outage
+            raise
+        if stop.is_set():
+            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
+        return Summary(contributed=counts[Contributed], missed=counts[Missed], failed=counts[Failed])
+
+    def _act(self, stop: Optional[threading.Event]) -> Event:
+        """Does what the phase asks for."""
+        phase = self._phase
+        try:
+            if isinstance(phase, Idle):
+                return self._check_in(phase.cookie)
+            if isinstance(phase, Working):
+                return self._do_work(phase.assignment, stop)
+            if isinstance(phase, Uploading):
+                return self._upload(phase.assignment, phase.body)
+            return self._report(phase.assignment, phase.report)
+        except ConfigurationError:
+            raise
+        except UnreachableError as error:
+            return NoAnswer(f"{error}. {error.fix}" if error.fix else str(error), error.retry_after)
+        except ProblemError as problem:
+            return problem
+
+    def _check_in(self, cookie: Optional[str]) -> CheckinResponse:
+        request = CheckinRequest(client=self.client_id, cookie=cookie)
+        dates: list[Optional[datetime]] = []
+        response = self._transport.call(
+            "POST",
+            f"/v1/populations/{self.population}:checkin",
+            message=request,
+            answer=CheckinResponse,
+            token=self._token() if callable(self._token) else self._token,
+            on_date=dates.append,
+        )
+        if isinstance(response.answer, Assignment):
+            answer = response.answer
+            self._validity = Validity(time.monotonic(), seconds_valid(answer, dates[-1]))
+            self._tell(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
+        return response
+
+    def _do_work(self, assignment: Assignment, stop: Optional[threading.Event]) -> Event:
+        try:
+            return self._work.do(assignment, self._validity, stop=stop)
+        except ImportError as error:
+            self._give_back(FailureReason.OTHER)
+            detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
+            raise SetupError(detail) from error
+
+    def _upload(self, assignment: Assignment, body: TensorBody) -> Receipt:
+        if assignment.direct_above is not None and len(body) > assignment.direct_above:
+            # Reused over retries of this phase, which resume where the last one broke off.
+            if self._sender is None or self._sender.token != assignment.token:
+                self._sender = self._direct(assignment, body)
+            if self._sender.send():
+                return self._report(assignment, Report(outcome="uploaded"))
+        encoded = body.encoded(assignment.update_encodings)
+        try:
+            return self._transport.upload("/v1/updates", encoded, answer=Receipt, token=assignment.token)
+        except (ProblemError, ForeignAnswerError) as error:
+            # A proxy, or an older instance, accepts no encoded body after all.
+            if error.status != _ENCODING_REFUSED or encoded.encoding is None:
+                raise
+        return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
+
+    def _direct(self, assignment: Assignment, body: TensorBody) -> DirectSender:
+        def tell(sent: int) -> None:
+            self._tell(Sending(assignment.task, assignment.round, sent, len(body)))
+
+        return DirectSender(self._transport, assignment, body, tell=tell)
+
+    def _end_sending(self, *, seconds: Optional[float] = None) -> None:
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.abandon(seconds=seconds)
+
+    def _report(
+        self,
+        assignment: Assignment,
+        report: Report,
+        *,
+        attempts: Optional[int] = None,
+        seconds: Optional[float] = None,
+    ) -> Receipt:
+        return self._transport.call(
+            "POST",
+            "/v1/updates:report",
+            message=report,
+            answer=Receipt,
+            token=assignment.token,
+            attempts=attempts,
+            seconds=seconds,
+        )
+
+    def _break_off(self, why: str) -> Ineligible:
+        """Ends the turn between two phases."""
+        phase = self._phase
+        self._give_back(FailureReason.CANCELLED, seconds=_HURRY if why == STOPPED else None)
+        if isinstance(phase, (Working, Uploading)):
+            task, number = phase.assignment.task, phase.assignment.round
+            outcome = Ineligible(f"{why}; the assignment was given back", INELIGIBLE_PAUSE, task, number)
+        else:
+            outcome = Ineligible(why, INELIGIBLE_PAUSE)
+        self._tell(outcome)
+        return outcome
+
+    def _give_back(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
+        """Reports an assignment as failed on the way out, in one attempt: it would expire by itself.
+
+        Args:
+          reason: The reported reason.
+          seconds: Longest time for the connection and longest silence; None: the transport's default.
+        """
+        phase, self._phase = self._phase, Idle(self._phase.cookie)
+        if isinstance(phase, (Working, Uploading, Reporting)):
+            with contextlib.suppress(ProblemError, UnreachableError):
+                self._report(phase.assignment, Report(reason=reason), attempts=1, seconds=seconds)
+        self._end_sending(seconds=seconds)
+
+    def _tell(self, event: ClientEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+class SetupError(RuntimeError):
+    """This installation can't do the work at all; the text says what to install."""

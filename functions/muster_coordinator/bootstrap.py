@@ -1,0 +1,324 @@
+"""Chooses the adapters that the settings name. The only module that knows them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from muster.wire.plan import Plan
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.signatures import need_cryptography
+from muster_coordinator.application import Application, assemble
+from muster_coordinator.concurrency.cache import Cache
+from muster_coordinator.domain import names
+from muster_coordinator.domain.limits import RateLimits
+from muster_coordinator.ports import (
+    Blobs,
+    ClientAuthenticator,
+    DirectUploads,
+    Documents,
+    InvokerAuthenticator,
+    OperatorAuthenticator,
+    WorkQueue,
+)
+from muster_coordinator.settings import SIGNING, Settings, SettingsError
+from muster_coordinator.state.records import Platform
+from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
+
+if TYPE_CHECKING:
+    from muster.runtime import Runtime
+
+LOG = logging.getLogger(__name__)
+Port = TypeVar("Port")
+_OPERATING = "operator_api"
+_REVOCATIONS_SECONDS = 30.0  # how long a revoked enrolment may go on, where a read costs
+AT_ONCE = 16  # calls to a bucket: each takes tens of milliseconds, whatever it is about
+_RUNTIMES = 4  # plans whose graphs an instance keeps, each with a model or two in it
+_TURN = threading.Lock()  # several first requests come at once, and `cache` would make an application for each
+_DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
+
+
+def application(settings: Settings, *, function: str | None = None) -> Application:
+    """The application that `settings` describe.
+
+    Args:
+      settings: The settings.
+      function: Which function it serves; None: all of them.
+
+    Raises:
+      SettingsError: a URL's scheme is not known, or something that it needs is not set or not installed.
+    """
+    settings.check(function)
+    direct, direct_above = _direct(settings) if function in (SIGNING, None) else (None, None)
+    made = platform(settings)
+    return assemble(
+        replace(made, direct=direct),
+        secret=settings.keys,
+        runtime=runtimes(),
+        round_cache_seconds=settings.round_cache_seconds,
+        retry_floor=settings.retry_floor,
+        longest_wait=settings.longest_wait,
+        invoker=invoker(settings),
+        direct_above=direct_above,
+        operators=operators(settings),
+        cors_origins=settings.cors_origins,
+        tensorflow_folds=settings.tensorflow_folds,
+        least_minimum=settings.minimum,
+        clients=clients(settings, made) if function in (SIGNING, None) else None,
+        rate_limits=RateLimits.parse(settings.rate_limit),
+        trusted_proxies=settings.trusted_proxies,
+        trusted_signers=_trusted(settings),
+    )
+
+
+def platform(settings: Settings) -> Platform:
+    """The ports that `settings` describe, without those that only clients' requests need.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    from muster_coordinator.adapters.system import SystemClock, SystemRandomness
+
+    return Platform(
+        documents=_documents(settings.state),
+        blobs=_stores(settings),
+        queue=_queue(settings),
+        clock=SystemClock(),
+        randomness=SystemRandomness(),
+        at_once=AT_ONCE if urlsplit(settings.blobs).scheme == "gs" else 1,
+    )
+
+
+def from_environment(function: str) -> Application:
+    """The application that this process's environment describes, for one of its functions.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    import os
+
+    settings = Settings.from_environment(os.environ)
+    settings.check(function)
+    if function == _OPERATING and operators_are_open(settings):
+        LOG.warning(
+            "MUSTER_OPERATORS is open: whoever reaches the operators' routes may make, change and read every task. Set it to "
+            "keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
+        )
+    # With keys every function is served by one application, made once, however many of them this process serves.
+    with _TURN:
+        return _made(settings, function if settings.secret is None else None)
+
+
+@cache
+def _made(settings: Settings, function: str | None) -> Application:
+    return application(settings, function=function)
+
+
+def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
+    """Gives a plan's runtime, and keeps those of the last few plans. TensorFlow is loaded with the first.
+
+    Args:
+      seed: Seeds the plan's random operations, so that a simulation repeats itself.
+    """
+    made: Cache[str, Runtime] = Cache(_RUNTIMES)
+    return lambda plan: made.get(plan.sha256, lambda: _runtime(plan, seed=seed))
+
+
+def _runtime(plan: Plan, *, seed: int | None) -> Runtime:
+    try:
+        from muster.runtime import Runtime
+    except ModuleNotFoundError as error:
+        raise ProblemError(
+            ProblemType.NOT_SUPPORTED,
+            f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
+            "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
+        ) from error
+    return Runtime(plan, seed=seed)
+
+
+def _trusted(settings: Settings) -> frozenset[str]:
+    """The plan signers that `settings` name, with what checks their signatures at hand."""
+    signers = frozenset(settings.signers)
+    if signers:
+        try:
+            need_cryptography()
+        except ImportError as error:
+            raise SettingsError(f"MUSTER_TRUSTED_SIGNERS is set, which needs a library: {error}") from error
+    return signers
+
+
+def _path(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
+
+
+def _documents(url: str) -> Documents:
+    def sqlite(url: str) -> Documents:
+        from muster_coordinator.adapters.sqlite import SqliteDocuments
+
+        return SqliteDocuments(_path(url))
+
+    def firestore(url: str) -> Documents:
+        from muster_coordinator.adapters.firestore import FirestoreDocuments
+
+        place = urlsplit(url)
+        return FirestoreDocuments(place.netloc, unquote(place.path).strip("/") or "(default)")
+
+    return _choose(url, "MUSTER_STATE", {"sqlite": sqlite, "firestore": firestore})
+
+
+def _stores(settings: Settings) -> Blobs:
+    rest = _blobs(settings.blobs, "MUSTER_BLOBS")
+    apart = {
+        prefix.rstrip("/"): _blobs(url, variable)
+        for prefix, url, variable in (
+            (names.UPDATES, settings.updates, "MUSTER_UPDATES"),
+            (names.PARTIALS, settings.partials, "MUSTER_PARTIALS"),
+        )
+        if url is not None and url != settings.blobs
+    }
+    if not apart:
+        return rest
+    from muster_coordinator.adapters.split_blobs import SplitBlobs
+
+    return SplitBlobs(rest, apart)
+
+
+def _blobs(url: str, variable: str) -> Blobs:
+    def directory(url: str) -> Blobs:
+        from muster_coordinator.adapters.directory import DirectoryBlobs
+
+        return DirectoryBlobs(_path(url))
+
+    def bucket(url: str) -> Blobs:
+        from muster_coordinator.adapters.gcs import GcsBlobs
+
+        place = urlsplit(url)
+        return GcsBlobs(place.netloc, unquote(place.path).strip("/"))
+
+    return _choose(url, variable, {"file": directory, "gs": bucket})
+
+
+def _direct(settings: Settings) -> tuple[DirectUploads | None, int | None]:
+    """The store's direct uploads, and above how many bytes clients use them."""
+    above, place = settings.direct_above, urlsplit(settings.updates or settings.blobs)
+    if place.scheme != "gs":
+        if isinstance(above, int):
+            raise SettingsError(
+                f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://… or MUSTER_UPDATES=gs://…; leave it out"
+            )
+        return None, None
+    if above == "never":
+        return None, None
+    from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads
+
+    return GcsDirectUploads(place.netloc, unquote(place.path).strip("/")), _DIRECT_ABOVE if above is None else above
+
+
+def _queue(settings: Settings) -> WorkQueue:
+    def local(url: str) -> WorkQueue:
+        from muster_coordinator.adapters.local_queue import LocalQueue
+        from muster_coordinator.adapters.system import SystemClock
+
+        return LocalQueue(_path(url), clock=SystemClock())
+
+    def cloud_tasks(url: str) -> WorkQueue:
+        from muster_coordinator.adapters.cloud_tasks import CloudTasksQueue
+        from muster_coordinator.adapters.system import SystemClock
+
+        place = urlsplit(url)
+        location, _, queue = unquote(place.path).strip("/").partition("/")
+        if not (place.netloc and location and queue) or "/" in queue:
+            raise SettingsError(f"MUSTER_QUEUE is {url!r}; it must look like cloudtasks://project/location/queue")
+        targets, account = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
+        endpoint = parse_qs(place.query).get("endpoint", [None])[0]
+        return CloudTasksQueue(
+            place.netloc, location, queue, targets=targets, account=account, clock=SystemClock(), endpoint=endpoint
+        )
+
+    return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
+
+
+def invoker(settings: Settings) -> InvokerAuthenticator | None:
+    """What checks the tokens of internal work; None where `settings` name no issuer.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    if settings.token_issuer is None:
+        return None
+    from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
+
+    audiences, account = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
+    return OidcInvokerAuthenticator(issuer=settings.token_issuer, account=account, audiences=audiences)
+
+
+def operators_are_open(settings: Settings) -> bool:
+    """Whether everybody may operate."""
+    return settings.operators == "open" or (settings.operators is None and urlsplit(settings.queue).scheme == "local")
+
+
+def operators(settings: Settings) -> OperatorAuthenticator:
+    """What knows operators. Unless `settings` say who they are, everybody is one on a laptop, and nobody in a cloud.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    from muster_coordinator.adapters.operator_authenticators import ClosedOperatorAuthenticator, parse_operators
+
+    if settings.operators is None and not operators_are_open(settings):
+        return ClosedOperatorAuthenticator()
+    try:
+        return parse_operators(settings.operators or "open")
+    except ValueError as error:
+        raise SettingsError(f"MUSTER_OPERATORS: {error}") from error
+
+
+def clients(settings: Settings, platform: Platform) -> ClientAuthenticator | None:
+    """What knows clients; None where each is who it says.
+
+    Raises:
+      SettingsError: as for `application`.
+    """
+    from muster_coordinator.adapters.client_authenticators import parse_clients
+
+    enrolments = EnrolmentRevocations(platform, seconds=_REVOCATIONS_SECONDS if settings.round_cache_seconds else 0.0)
+    try:
+        return parse_clients(
+            settings.clients,
+            clock=platform.clock,
+            revoked=enrolments.is_revoked,
+            proxy_secret=settings.proxy_secret,
+        )
+    except ValueError as error:
+        raise SettingsError(f"MUSTER_CLIENTS: {error}") from error
+
+
+def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
+    """The functions' base URLs by name, and the account that may call them."""
+    aggregator, committer, account = settings.aggregator_url, settings.committer_url, settings.invoker
+    if not (aggregator and committer and account):
+        needed = {
+            "MUSTER_AGGREGATOR_URL": aggregator,
+            "MUSTER_COMMITTER_URL": committer,
+            "MUSTER_INVOKER": account,
+        }
+        raise SettingsError(f"{because}, so set {', '.join(name for name, value in needed.items() if not value)} too")
+    return {"aggregator": aggregator, "committer": committer}, account
+
+
+def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]]) -> Port:
+    scheme = urlsplit(url).scheme
+    if scheme not in known:
+        raise SettingsError(f"{variable} is {url!r}; its scheme must be one of {', '.join(sorted(known))}")
+    try:
+        return known[scheme](url)
+    except ImportError as error:  # of a namespace that others fill, such as google.cloud, it is no ModuleNotFoundError
+        raise SettingsError(
+            f"{variable} is {url!r}, which needs a library that is not installed here ({error}): install muster-fl[cloud]"
+        ) from error

@@ -1,0 +1,1 @@
+"""Repositories and caches: how tasks, rounds, ledgers, plans and counters are read from the ports and written to them."""

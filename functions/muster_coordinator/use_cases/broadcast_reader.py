@@ -1,0 +1,62 @@
+"""The open rounds' broadcasts, as clients fetch them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.domain.rounds import BlobRef
+from muster_coordinator.ports import BlobNotFoundError
+from muster_coordinator.state.encoded_copies import EncodedCopies, EncodedCopy
+from muster_coordinator.state.records import Platform
+
+_KEPT = 1024  # broadcasts whose round an instance remembers
+
+
+@dataclass(frozen=True)
+class BroadcastReader:
+    """Broadcasts, each read from the store once by an instance, however many clients fetch it.
+
+    `seconds`: how long a reading of the round is trusted. Who fetches a broadcast just after its round has closed learns that at its upload.
+    """
+
+    platform: Platform
+    seconds: float
+    _found: dict[tuple[str, int, str], tuple[float, BlobRef]] = field(default_factory=dict)
+
+    @cached_property
+    def _variants(self) -> EncodedCopies:
+        return EncodedCopies(self.platform.blobs, keep_last=True)
+
+    def find(self, task: str, number: int, sha256: str) -> BlobRef:
+        """The broadcast of the task's open round, which has the `number` and a broadcast with the hash `sha256`.
+
+        Raises:
+          ProblemError: `round_closed`, if the round has gone on; `not_found`, if there is no such task.
+        """
+        wanted, now = (task, number, sha256), self.platform.clock.now()
+        kept = self._found.get(wanted)
+        if kept is not None and 0 <= now - kept[0] < self.seconds:
+            return kept[1]
+        current = self.platform.task(task).value.current
+        found = self.platform.round(current) if current is not None else None
+        if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
+            raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {task} is not open; check in again")
+        if len(self._found) >= _KEPT:
+            self._found.clear()
+        self._found[wanted] = (now, found.value.terms.broadcast)
+        return found.value.terms.broadcast
+
+    def read(self, broadcast: BlobRef, accepted: Iterable[str] = ()) -> EncodedCopy:
+        """Its bytes, in the first of the `accepted` encodings that there is.
+
+        Raises:
+          ProblemError: `round_closed`, if its round has gone on and the broadcast with it since it was found.
+        """
+        try:
+            return self._variants.read(broadcast.name, accepted)
+        except BlobNotFoundError:
+            detail = "The round of this broadcast is not open any more; check in again"
+            raise ProblemError(ProblemType.ROUND_CLOSED, detail) from None
