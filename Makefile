@@ -13,7 +13,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env env-with-tff demo up smoke test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements images clean
+.PHONY: help env env-with-tff demo up smoke fast test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements images clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -35,16 +35,31 @@ up: env ## Serve the coordinator on this machine
 smoke: env ## Run one real round through a deployment: make smoke URL=https://… OPERATOR_URL=https://…
 	@$(PYTHON) -m muster.cli smoke $(if $(URL),--url "$(URL)") $(if $(OPERATOR_URL),--operator-url "$(OPERATOR_URL)") $(ARGS)
 
+FAST := .venv/fast/bin/python
+fast: ## Check format, lint, types, prose and the quick unit tests, without TensorFlow (half a minute)
+	@requirements/make-fast.sh
+	@start=$$(date +%s); \
+	mkdir -p .mypy_cache; \
+	$(FAST) -m ruff format --quiet --check $(SOURCES); \
+	$(FAST) -m ruff check --quiet $(SOURCES); \
+	$(FAST) docs/check_prose.py & prose=$$!; \
+	$(FAST) -m mypy --cache-dir .mypy_cache/fast >.mypy_cache/fast.log 2>&1 & types=$$!; \
+	$(FAST) -m pytest -q -n $(WORKERS) -m "not slow" tests/unit $(ARGS) </dev/null; \
+	wait $$prose; wait $$types || { cat .mypy_cache/fast.log; exit 1; }; \
+	echo "make fast took $$(( $$(date +%s) - start )) s"
+
 check: env-with-tff tools ## Check format, lint, types, import contracts, and for known vulnerabilities
 	$(PYTHON) -m ruff format --check $(SOURCES)
 	$(PYTHON) -m ruff check $(SOURCES)
+	$(PYTHON) docs/check_prose.py
+	$(PYTHON) -m codespell_lib
 	$(PYTHON) -m mypy
 	$(LINT_IMPORTS)
 	.venv/tools/bin/python -m bandit --quiet --recursive --configfile pyproject.toml client functions docs infra
 	@requirements/audit.sh
 
 test: export TF_CPP_MIN_LOG_LEVEL := 3
-test: check ## Run the checks and all tests (at most 10 minutes on two cores)
+test: check ## Run the checks and all tests (about 15 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
 
 test-matrix: env-with-tff ## Clients on Python 3.9 to 3.13 and the newest TensorFlow of each, from a wheel (network; minutes)
@@ -84,7 +99,7 @@ tools: env-with-tff ## Make the tools' environment .venv/tools (checkov, bandit,
 
 requirements: ## Resolve requirements/*.in and those of the functions anew, with hashes, and rewrite the notices (needs uv)
 	$(RESOLVE) --override requirements/overrides.txt requirements/all.in -o requirements/all.txt
-	for name in tools build up; do $(RESOLVE) requirements/$$name.in -o requirements/$$name.txt; done
+	for name in tools build up fast docs; do $(RESOLVE) requirements/$$name.in -o requirements/$$name.txt; done
 	cd requirements/functions && for file in *.in; do $(RESOLVE) "$$file" -o "$${file%.in}.txt"; done
 	requirements/make-notices.sh
 
