@@ -25,6 +25,7 @@ from muster.wire.problems import MAX_FIELDS, ProblemError, ProblemType
 from muster.wire.tensors import encode
 from muster_coordinator.domain.updates import rules_for, validated
 from muster_coordinator.http import router
+from muster_coordinator.http.routing import Security
 
 P = ProblemType
 MUCH = 32 << 20  # bytes
@@ -62,11 +63,14 @@ def declared(body, length):
 def routes_with_bodies(h):
     """Every route that takes one: method, path and what lets the caller in."""
     words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
-    token = {"client": ENROLLER.issue(enrolment(0)), "bearer": h.assigned(0).token, "operator": OPERATOR}
+    tokens = {
+        Security.CLIENT: ENROLLER.issue(enrolment(0)),
+        Security.ASSIGNMENT: h.assigned(0).token,
+        Security.OPERATOR: OPERATOR,
+    }
     for route in router(h.app).routes:
-        if route.takes is not None:
-            who = next((token[kind] for kind in token if getattr(route, kind)), None)
-            yield route, route.path.format(**words), who
+        if route.accepts is not None:
+            yield route, route.path.format(**words), tokens.get(route.security)
 
 
 def test_a_body_that_is_too_large_is_refused_without_being_read(h):
@@ -319,7 +323,7 @@ def test_no_name_in_a_path_leads_elsewhere(h, tmp_path):
                 continue
             for climb in [*CLIMBS, "..%2f" * 8 + "secret", "../" * 8 + "secret"]:
                 path = route.path.format(**{**words, place: climb if climb.isascii() else quote(climb)})
-                token = OPERATOR if route.operator else ENROLLER.issue(enrolment(0))
+                token = OPERATOR if route.security is Security.OPERATOR else ENROLLER.issue(enrolment(0))
                 response = h.bare(route.method, path, token=token)
                 assert response.status_code in (400, 401, 404, 405), (route.method, path, response.status_code)
                 assert b"the secret of the tests" not in response.data
