@@ -159,7 +159,7 @@ def test_delete_is_fine_with_names_that_are_not_there_and_spares_the_others(blob
 )
 def test_refuses_a_name_that_is_none(blobs, name):
     for call in (blobs.read, blobs.stat, lambda name: blobs.create(name, [b""]), lambda name: blobs.delete([name])):
-        with pytest.raises(ValueError, match="is no name of a blob"):
+        with pytest.raises(ValueError, match="is not a valid name of a blob"):
             call(name)
     assert names(blobs) == []
 

@@ -7,7 +7,7 @@ import requests
 from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from muster_coordinator.adapters.google_calls import Attempts, harmless, if_refused, translated
+from muster_coordinator.adapters.google_calls import Attempts, if_idempotent, if_not_done, translated
 from muster_coordinator.ports import StoreError, UnavailableError
 
 REFUSED = [
@@ -96,8 +96,8 @@ def test_repeats_after_what_passes_and_notes_if_an_answer_may_have_been_lost(err
     attempts = Attempts(5)
     assert tries(attempts.retry, error) == 2
     assert attempts.lost == (error in LOST)
-    assert tries(harmless(5), error) == 2
-    assert tries(if_refused(5), error) == 1 + (error in REFUSED)
+    assert tries(if_idempotent(5), error) == 2
+    assert tries(if_not_done(5), error) == 1 + (error in REFUSED)
 
 
 @pytest.mark.parametrize("error", FINAL, ids=name_of)
