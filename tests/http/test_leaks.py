@@ -1,4 +1,4 @@
-"""Whatever is sent to any route, the answer tells nothing of the coordinator's insides."""
+"""Responses of every route reveal nothing of the coordinator's internals."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def judge(response, root):
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_no_answer_tells_of_the_insides(harness, tmp_path, body):
+def test_responses_reveal_no_internals(harness, tmp_path, body):
     table = router(harness.app).routes
     assert len(table) > 20
     for route in table:
@@ -92,13 +92,13 @@ def test_no_answer_tells_of_the_insides(harness, tmp_path, body):
     ],
     ids=lambda path: path[:48],
 )
-def test_no_path_or_query_gets_anywhere(harness, tmp_path, path):
+def test_hostile_paths_and_queries_are_refused(harness, tmp_path, path):
     response = harness.call("GET", path)
     assert response.status_code in (200, 400, 404, 409), response.data
     judge(response, tmp_path.parent)
 
 
-def test_a_body_that_says_it_is_no_json_is_refused(harness):
+def test_body_with_another_media_type_is_refused(harness):
     path = "/v1/populations/phones:checkin"
     for kind in (
         "text/plain",
@@ -112,7 +112,7 @@ def test_a_body_that_says_it_is_no_json_is_refused(harness):
         assert harness.call("POST", path, body=b"{}", content_type=kind).status_code == 200
 
 
-def test_a_failure_of_a_store_is_told_to_the_log_alone(tmp_path, caplog):
+def test_store_failure_is_only_logged(tmp_path, caplog):
     class Broken:
         def __getattr__(self, name):
             raise StoreError(f"/srv/muster/state.db: password is {SECRET.decode()}")
