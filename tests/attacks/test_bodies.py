@@ -316,7 +316,7 @@ def test_names_in_paths_do_not_traverse(h, tmp_path):
     (tmp_path / "secret").write_text("the secret of the tests")
     words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
     files, blobs = sorted(tmp_path.rglob("*")), h.blobs()
-    asked = 0
+    requests = 0
     for route in router(h.app).routes:
         for place in words:
             if "{" + place + "}" not in route.path:
@@ -327,8 +327,8 @@ def test_names_in_paths_do_not_traverse(h, tmp_path):
                 response = h.bare(route.method, path, token=token)
                 assert response.status_code in (400, 401, 404, 405), (route.method, path, response.status_code)
                 assert b"the secret of the tests" not in response.data
-                asked += 1
-    assert asked > 500
+                requests += 1
+    assert requests > 500
     assert h.blobs() == blobs
     # Refusals are in the audit log, in memory; nothing on disk is new.
     assert sorted(tmp_path.rglob("*")) == files

@@ -38,7 +38,7 @@ def routes_of(h, *functions):
 def world(h):
     """Returns everything that a caller could have changed."""
     places = ("tasks", f"tasks/{TASK}/rounds", f"populations/{POPULATION}/tasks", "audit", "enrolments")
-    documents = {each.path: each.data for place in places for each in h.inner.documents.list(place)}
+    documents = {document.path: document.data for place in places for document in h.inner.documents.list(place)}
     return documents, h.blobs(), len(h.queue.held)
 
 
@@ -172,8 +172,8 @@ def test_only_the_caller_over_its_rate_is_refused(tmp_path, issuer):
     # A client is limited by its identity from any address; an address despite forged hops.
     assert [ask(token, f"198.51.100.{number}") for number in range(5)] == [200, 200, 200, 429, 429]
     assert ask(other, "198.51.100.9") == 200
-    found = [ask("nonsense", f"203.0.113.{number}, 192.0.2.1") for number in range(30)]
-    assert found == [401] * 20 + [429] * 10
+    statuses = [ask("nonsense", f"203.0.113.{number}, 192.0.2.1") for number in range(30)]
+    assert statuses == [401] * 20 + [429] * 10
 
 
 # Operators.
@@ -249,10 +249,10 @@ def test_internal_routes_are_absent_from_the_public_address(tmp_path, monkeypatc
 
     def status(path, port):
         environ = {"SERVER_PORT": port, "HTTP_X_FORWARDED_PORT": "81", "HTTP_HOST": "127.0.0.1:81"}
-        found = []
+        statuses = []
         request = Request.from_values(path, method="POST").environ | environ
-        list(app(request, lambda status, *_: found.append(int(status[:3]))))
-        return found[0]
+        list(app(request, lambda status, *_: statuses.append(int(status[:3]))))
+        return statuses[0]
 
     assert status("/internal/tick", "81") == 204
     for path in ("/internal/tick", "//internal/tick", "/internal//tick", "/internal/./tick", "/v1/../internal/tick"):
@@ -286,8 +286,8 @@ def test_foreign_page_reads_and_operates_nothing(h):
     for route, path in routes_of(h, "operator_api"):
         if route.path == "/v1/plans/{sha256}":
             continue  # clients download plans from the same address
-        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": route.method}
-        response = h.bare("OPTIONS", path, headers=asked)
+        preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": route.method}
+        response = h.bare("OPTIONS", path, headers=preflight)
         assert not [name for name, _ in response.headers if name.startswith("Access-Control-")], path
 
 
@@ -337,7 +337,7 @@ def test_every_operator_change_is_logged(h):
 
 def test_no_route_changes_a_log_entry(h):
     h.operate("pause")
-    before = {each.path: each.data for each in h.inner.documents.list("audit")}
+    before = {document.path: document.data for document in h.inner.documents.list("audit")}
     assert before
     entry = next(iter(before)).partition("/")[2]
     for method in ("PUT", "POST", "PATCH", "DELETE"):
@@ -351,5 +351,5 @@ def test_no_route_changes_a_log_entry(h):
     # Names that equal the log's collection are valid names of tasks and populations.
     spec = {"name": "audit", "population": "enrolments", "plan": h.plan.sha256}
     assert h.call("POST", "/v1/tasks", json=spec).status_code == 201
-    after = {each.path: each.data for each in h.inner.documents.list("audit")}
+    after = {document.path: document.data for document in h.inner.documents.list("audit")}
     assert {path: after[path] for path in before} == before

@@ -128,9 +128,9 @@ def test_policy_below_the_plans_floor_is_refused_with_fix(tmp_path, issuer):
             h.create_task(**{"minimum": 20, "goal": 20, "rounds": 5, "separation_seconds": 3600, **policy})
         assert caught.value.type is ProblemType.INVALID_REQUEST
         assert all(
-            each.path in caught.value.detail and each.reason in caught.value.detail for each in caught.value.fields
+            field.path in caught.value.detail and field.reason in caught.value.detail for field in caught.value.fields
         )
-        return {each.path.removeprefix("policy."): each.reason for each in caught.value.fields}
+        return {field.path.removeprefix("policy."): field.reason for field in caught.value.fields}
 
     assert refused(minimum=19) == {"minimum": "is 19, and the plan's author set a minimum of 20; use 20 or more"}
     assert set(refused(goal=19, minimum=19)) == {"goal", "minimum"}

@@ -28,19 +28,19 @@ def everything(h):
             if collection == "tasks":
                 pending.append(f"{document.path}/rounds")
             elif collection.endswith("/rounds"):
-                pending += [f"{document.path}/{each}" for each in ("tickets", "shards", "keys", "holders")]
+                pending += [f"{document.path}/{counter}" for counter in ("tickets", "shards", "keys", "holders")]
     for name in h.blobs():
         texts += [name, bytes(h.inner.blobs.read(name)).decode("latin-1")]
     return texts
 
 
 def pseudonyms_of(h, *clients):
-    found = set()
+    pseudonyms = set()
     for client in clients:
         token = h.assigned(client).token
-        found.add(h.app.tokens.read_assignment(token, now=h.clock.now()).pseudonym)
+        pseudonyms.add(h.app.tokens.read_assignment(token, now=h.clock.now()).pseudonym)
         h.upload(token, sum_update(client))
-    return found
+    return pseudonyms
 
 
 def test_swept_round_does_not_reveal_its_clients(h):
@@ -86,10 +86,10 @@ def test_no_route_counts_contributors_of_an_open_small_round(h, token):
         task = json.loads(h.bare("GET", f"/v1/tasks/{TASK}", token=token).data)["current"]
         listed = json.loads(h.bare("GET", "/v1/tasks", token=token).data)["tasks"][0]["current"]
         rounds = json.loads(h.bare("GET", f"/v1/tasks/{TASK}/rounds", token=token).data)["rounds"]
-        (round_,) = [each for each in rounds if (each["round"], each["epoch"]) == (task["round"], task["epoch"])]
+        (round_,) = [view for view in rounds if (view["round"], view["epoch"]) == (task["round"], task["epoch"])]
         entries = json.loads(h.bare("GET", "/v1/audit", token=token).data)["entries"]
-        changed = [each[when] for each in entries for when in ("before", "after") if "current" in each.get(when, {})]
-        return [task, listed, round_, *(each["current"] for each in changed)]
+        changed = [view[when] for view in entries for when in ("before", "after") if "current" in view.get(when, {})]
+        return [task, listed, round_, *(view["current"] for view in changed)]
 
     for client in (0, 1):
         h.upload(h.assigned(client).token, sum_update(client))

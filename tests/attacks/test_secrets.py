@@ -59,10 +59,11 @@ def test_stores_and_logs_do_not_identify_clients(h, caplog):
     h.report(h.assigned(3).token)
     texts = [caplog.text, repr([held.work for held in h.queue.held])]
     for place in ("tasks", f"tasks/{TASK}/rounds", f"populations/{POPULATION}/tasks", "audit"):
-        texts += [f"{each.path} {each.data}" for each in h.inner.documents.list(place)]
+        texts += [f"{document.path} {document.data}" for document in h.inner.documents.list(place)]
     for counters in ("tickets", "shards", "keys", "holders"):
         texts += [
-            f"{each.path} {each.data}" for each in h.inner.documents.list(f"{names.round_path(h.key())}/{counters}")
+            f"{document.path} {document.data}"
+            for document in h.inner.documents.list(f"{names.round_path(h.key())}/{counters}")
         ]
     for name in h.blobs():
         texts += [name, bytes(h.inner.blobs.read(name)).decode("latin-1")]
@@ -199,16 +200,16 @@ def compared():
             if not any(isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for op in node.ops):
                 continue
             inside = list(ast.walk(node))
-            words = {each.id for each in inside if isinstance(each, ast.Name)}
-            words |= {each.attr for each in inside if isinstance(each, ast.Attribute)}
+            words = {node.id for node in inside if isinstance(node, ast.Name)}
+            words |= {node.attr for node in inside if isinstance(node, ast.Attribute)}
             if any(SECRETS.search(word.lower()) for word in words):
                 yield ast.unparse(node), f"{file.relative_to(ROOT)}:{node.lineno}"
 
 
 def test_secrets_are_compared_in_constant_time():
     """By `hmac.compare_digest` or a library's `verify`; all others are reviewed above."""
-    found = {text: place for text, place in compared() if text not in PUBLIC}
-    assert found == {}
-    adapters = ROOT / "functions" / "coordinator" / "adapters"
-    for name in ("operators.py", "clients.py"):
+    unreviewed = {text: place for text, place in compared() if text not in PUBLIC}
+    assert unreviewed == {}
+    adapters = ROOT / "functions" / "muster_coordinator" / "adapters"
+    for name in ("operator_authenticators.py", "client_authenticators.py"):
         assert "hmac.compare_digest(" in (adapters / name).read_text(), name

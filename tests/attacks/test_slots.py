@@ -12,7 +12,7 @@ CAP = 20
 
 
 def taken(h):
-    return sum(slots.assigned(each.data) for each in h.inner.documents.list(names.tickets_path(h.key())))
+    return sum(slots.assigned(document.data) for document in h.inner.documents.list(names.tickets_path(h.key())))
 
 
 def test_repeated_check_ins_of_one_client_take_one_slot(tmp_path, issuer):

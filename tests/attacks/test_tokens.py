@@ -25,7 +25,7 @@ P = ProblemType
 def refused(h, token, update=None):
     """Returns the problem's type, the same on every route for assignments; stores nothing."""
     before = h.blobs("updates/")
-    found = set()
+    types = set()
     for act in (
         lambda: h.upload(token, update or sum_update(9)),
         lambda: h.report(token),
@@ -35,9 +35,9 @@ def refused(h, token, update=None):
         with pytest.raises(ProblemError) as caught:
             act()
         assert token not in str(caught.value)
-        found.add(caught.value.type)
+        types.add(caught.value.type)
     assert h.blobs("updates/") == before
-    (kind,) = found
+    (kind,) = types
     return kind
 
 
@@ -146,9 +146,9 @@ def forgeries(token):
 
 @pytest.mark.filterwarnings("ignore:The HMAC key is:UserWarning")  # the key is short for HS512 on purpose
 def test_downgraded_algorithm_and_foreign_key_id_are_refused(h):
-    found = {name: refused(h, forged) for name, forged in forgeries(h.assigned(0).token)}
-    assert set(found.values()) == {P.ASSIGNMENT_INVALID}
-    assert len(found) > 40
+    refusals = {name: refused(h, forged) for name, forged in forgeries(h.assigned(0).token)}
+    assert set(refusals.values()) == {P.ASSIGNMENT_INVALID}
+    assert len(refusals) > 40
 
 
 def test_expired_assignment_is_refused(h):
@@ -243,15 +243,15 @@ def test_assignment_and_forged_cookie_are_ignored_as_cookie(h):
     h.upload(first.token, sum_update(0))
     own = h.upload(first.token, sum_update(0)).cookie
     kind, kid, _ = own.split(".")
-    (told,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
-    real = {"aud": "muster:cookie", "task": told.key.task, "round": told.key.number, "epoch": told.key.epoch}
-    real |= {"at": told.contributed_at, "exp": told.expires_at}  # signed by an earlier version
+    (entry,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
+    real = {"aud": "muster:cookie", "task": entry.key.task, "round": entry.key.number, "epoch": entry.key.epoch}
+    real |= {"at": entry.contributed_at, "exp": entry.expires_at}  # signed by an earlier version
     for cookie in (
         first.token,
         jwt.encode(real, b"x" * 32, "HS256"),
         jwt.encode(real, None, "none"),
-        Tokens(b"x" * 32).cookie(told),
-        f"{kind}.{kid}.{Tokens(b'x' * 32).cookie(told).split('.')[2]}",
+        Tokens(b"x" * 32).cookie(entry),
+        f"{kind}.{kid}.{Tokens(b'x' * 32).cookie(entry).split('.')[2]}",
         f"{kind}.{kid}.{part(real)}",
         own[:-3],
         "x" * 2000,
@@ -292,12 +292,12 @@ def test_cookie_does_not_reveal_history(tmp_path):
     h.begin(goal=3, round_seconds=86400)
     h.clock.advance(12345.5)
     cookie = h.upload(h.assigned("ward-7").token, sum_update(0)).cookie
-    (told,) = Tokens(SECRET).read_cookie(cookie, now=h.clock.now())
-    assert (told.key, told.contributed_at) == (h.key(), h.clock.now())
+    (entry,) = Tokens(SECRET).read_cookie(cookie, now=h.clock.now())
+    assert (entry.key, entry.contributed_at) == (h.key(), h.clock.now())
     kind, kid, sealed = cookie.split(".")
     assert (kind, kid) == ("muster2", KEY.fingerprint)  # the same for every client and every round
     raw = jwt.utils.base64url_decode(sealed)
-    for said in (told.key.task, told.key.id, str(int(told.contributed_at)), "round", "task", "[", "{", "ward"):
+    for said in (entry.key.task, entry.key.id, str(int(entry.contributed_at)), "round", "task", "[", "{", "ward"):
         for text in (said.encode(), part(said).encode()):
             assert text not in raw, said
             assert text not in sealed.encode() or len(said) < 3, said

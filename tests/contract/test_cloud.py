@@ -149,7 +149,7 @@ def test_large_blob_under_a_taken_name_is_not_sent(lossy_storage, lossy_blobs):
     lossy_blobs.create("a", _pieces(LARGE))
     before = lossy_storage.calls.copy()
     again, other = lossy_blobs.create("a", _pieces(LARGE)), lossy_blobs.create("a", [b"x", *_pieces(LARGE - 1)])
-    assert [(found.created, found.same) for found in (again, other)] == [(False, True), (False, False)]
+    assert [(result.created, result.same) for result in (again, other)] == [(False, True), (False, False)]
     assert lossy_storage.calls - before == {"GET": 2}
 
 
@@ -187,13 +187,13 @@ def test_missing_bucket_raises_store_error(storage_emulator, large):
 
 @pytest.mark.timeout(240)  # a call that waits for Google's own deadlines, a minute or more, exceeds this
 def test_unreachable_service_is_unavailable_within_its_patience(nobodys_port):
-    nobody = f"127.0.0.1:{nobodys_port}"
+    closed_port = f"127.0.0.1:{nobodys_port}"
     queue = CloudTasksQueue(
-        "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=nobody, patience=0.3
+        "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=closed_port, patience=0.3
     )
     with (
-        cloud.firestore(nobody, patience=0.3) as documents,
-        cloud.gcs(StorageEmulator("unused"), url=f"http://{nobody}", bucket="b", patience=0.3) as blobs,
+        cloud.firestore(closed_port, patience=0.3) as documents,
+        cloud.gcs(StorageEmulator("unused"), url=f"http://{closed_port}", bucket="b", patience=0.3) as blobs,
     ):
         for call in (
             lambda: documents.get("a/b"),

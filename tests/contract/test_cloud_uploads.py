@@ -43,11 +43,11 @@ def place(request, storage_emulator, bucket):
 @cloud.EMULATORS
 def test_direct_upload_creates_a_blob(place):
     blobs, uploads = place
-    leave = uploads.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
-    headers = dict(leave.headers)
-    if leave.resumable:
+    grant = uploads.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
+    headers = dict(grant.headers)
+    if grant.resumable:
         headers["Content-Range"] = f"bytes 0-{len(BODY) - 1}/{len(BODY)}"
-    assert direct.put(leave.url, data=BODY, headers=headers, timeout=60).status_code == 200
+    assert direct.put(grant.url, data=BODY, headers=headers, timeout=60).status_code == 200
     assert blobs.read("updates/a.b/c") == BODY
     assert [blob.size for blob in blobs.list("updates/")] == [len(BODY)]
     again = blobs.create("updates/a.b/c", [BODY])

@@ -176,9 +176,9 @@ def test_concurrent_replaces_lose_nothing(documents, at_once):
     def add(_):
         done = conflicts = 0
         while done < 25:
-            found = documents.get("a/b")
+            document = documents.get("a/b")
             try:
-                documents.replace("a/b", {"n": found.data["n"] + 1}, version=found.version)
+                documents.replace("a/b", {"n": document.data["n"] + 1}, version=document.version)
             except ConflictError:
                 conflicts += 1
             else:

@@ -99,13 +99,13 @@ def test_slow_clients_are_disconnected_and_do_not_block_others(server):
         for connection, data in zip(connections, slow, strict=True):
             connection.sendall(data)
         assert answers(server)
-        found = [read_answer(connection) for connection in connections]
+        received = [read_answer(connection) for connection in connections]
     finally:
         for connection in connections:
             connection.close()
     # The exact time limit is tested with a manual clock, in unit/test_patience.py.
-    assert found[:2] == [None, None]  # there was no request to answer
-    assert all(status == 400 and b"too slowly" in text for status, text in found[2:])
+    assert received[:2] == [None, None]  # there was no request to answer
+    assert all(status == 400 and b"too slowly" in text for status, text in received[2:])
 
 
 def test_slow_update_leaves_nothing_behind(server, home):
@@ -150,7 +150,7 @@ def test_server_errors_are_problem_documents_without_internals(server, home):
 
 
 def test_refused_body_is_not_held_in_memory(server):
-    process = next(each for each in psutil.Process().children(recursive=True) if "--internal-port" in each.cmdline())
+    process = next(child for child in psutil.Process().children(recursive=True) if "--internal-port" in child.cmdline())
     (worker,) = process.children()
     before = worker.memory_info().rss
     piece = b"x" * (1 << 20)

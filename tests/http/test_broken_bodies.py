@@ -101,7 +101,7 @@ def conversation(port, data, *, end):
 
     `end` closes the sending side first.
     """
-    found = b""
+    received = b""
     with connected(port) as connection:
         with suppress(OSError):  # the server answered and closed before it read everything
             connection.sendall(data)
@@ -109,22 +109,22 @@ def conversation(port, data, *, end):
                 connection.shutdown(socket.SHUT_WR)
         with suppress(ConnectionResetError):
             while piece := connection.recv(65536):
-                found += piece
-    return found
+                received += piece
+    return received
 
 
-def check(found, status, *, method="POST", closes=True):
+def check(received, status, *, method="POST", closes=True):
     """Checks for one response with `status` that closes the connection.
 
     A failure must be a problem document.
     """
-    start, _, body = found.partition(CRLF + CRLF)
+    start, _, body = received.partition(CRLF + CRLF)
     lines = start.decode("latin-1").lower().splitlines()
-    assert found.count(b"HTTP/1.1 ") == 1, found
-    assert lines[0].split()[1] == str(status), found
-    assert not closes or "connection: close" in lines, found
+    assert received.count(b"HTTP/1.1 ") == 1, received
+    assert lines[0].split()[1] == str(status), received
+    assert not closes or "connection: close" in lines, received
     if status >= 400:
-        assert f"content-type: {CONTENT_TYPE}" in lines, found
+        assert f"content-type: {CONTENT_TYPE}" in lines, received
     return json.loads(body) if status >= 400 and method != "HEAD" else body
 
 
@@ -173,8 +173,10 @@ def test_chunked_body_that_ends_early_is_truncated(server, home):
         problem = check(conversation(at_port, start + data, end=True), 400)
         assert problem["type"].endswith("/update_truncated"), (data, problem)
     assert harness.blobs("updates/") == []
-    found = conversation(port, upload.replace(CRLF + CRLF, CRLF + b"Connection: close" + CRLF + CRLF) + whole, end=True)
-    check(found, 200)
+    received = conversation(
+        port, upload.replace(CRLF + CRLF, CRLF + b"Connection: close" + CRLF + CRLF) + whole, end=True
+    )
+    check(received, 200)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +205,8 @@ def test_connection_stays_open_after_valid_unread_bodies(server):
     """Only a broken body closes the connection; pipelined requests are all answered."""
     port, _ = server
     good = head("GET", "/health", CHUNKED) + b"2;a=b\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n"
-    found = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
-    assert found.count(b"HTTP/1.1 200 ") == 4, found
+    received = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
+    assert received.count(b"HTTP/1.1 200 ") == 4, received
 
 
 def test_framework_may_read_the_rest_of_a_body():

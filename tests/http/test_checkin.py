@@ -11,9 +11,9 @@ from muster.wire.messages import Assignment, Wait, WaitReason
 
 @pytest.fixture
 def harness(tmp_path):
-    found = Harness(tmp_path)
-    found.begin(goal=3, minimum=3)
-    return found
+    h = Harness(tmp_path)
+    h.begin(goal=3, minimum=3)
+    return h
 
 
 def test_client_waits_after_its_upload(harness):
@@ -62,10 +62,10 @@ def test_retry_after_grows_while_last_update_is_awaited(tmp_path):
     h.clock.advance(5.0)
     for client, token in enumerate(tokens[:-1]):
         h.upload(token, sum_update(client))
-    asked, end = 0, h.clock.now() + 250.0
+    polls, end = 0, h.clock.now() + 250.0
     while h.clock.now() < end:
         answer = h.checkin("waits")
         assert answer.reason is WaitReason.ROUND_FULL
         h.clock.advance(answer.retry_after)
-        asked += 1
-    assert asked < 45  # judged by the number of updates alone, it would poll 90 times
+        polls += 1
+    assert polls < 45  # judged by the number of updates alone, it would poll 90 times

@@ -32,9 +32,9 @@ def harness_for(tmp_path, setting, *, seconds=0.0):
         revoked = EnrolmentRevocations(platform, seconds=seconds).is_revoked
         return {"clients": parse_clients(setting, clock=platform.clock, revoked=revoked, proxy_secret=SECRET)}
 
-    found = Harness(tmp_path, guards=guards)
-    found.begin(goal=10, minimum=1, over_selection=2)
-    return found
+    h = Harness(tmp_path, guards=guards)
+    h.begin(goal=10, minimum=1, over_selection=2)
+    return h
 
 
 def check_in(harness, token=None, *, body=None, **more):
@@ -137,7 +137,7 @@ def test_revocation_list_drops_expired_entries_and_is_bounded(enrolled):
     revoke(enrolled, id="0" * 32, expires_at="2027-01-16T00:00:00Z")
     revoke(enrolled, id="1" * 32)
     enrolled.clock.advance(7 * DAY)
-    assert [each.id for each in revoke(enrolled, id="2" * 32)] == ["1" * 32, "2" * 32]
+    assert [revocation.id for revocation in revoke(enrolled, id="2" * 32)] == ["1" * 32, "2" * 32]
 
 
 def test_invalid_id_is_refused(enrolled):

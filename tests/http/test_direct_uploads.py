@@ -59,9 +59,9 @@ def h(tmp_path, bucket):
     return h
 
 
-def put(leave, body, **headers):
+def put(grant, body, **headers):
     return direct.request(
-        leave.method, leave.url, data=body, headers={**leave.headers, **headers}, timeout=5
+        grant.method, grant.url, data=body, headers={**grant.headers, **headers}, timeout=5
     ).status_code
 
 
@@ -134,23 +134,23 @@ def test_unreported_direct_upload_is_counted_at_close(h):
     ],
 )
 def test_signed_url_accepts_exactly_one_file(h, body, headers, status):
-    leave = h.start(h.assigned(0).token, file_of(0))
-    assert put(leave, body, **headers) == status
+    grant = h.start(h.assigned(0).token, file_of(0))
+    assert put(grant, body, **headers) == status
     assert h.blobs("updates/") == []
-    assert put(leave, file_of(0)) == 200
-    assert put(leave, file_of(0)) == 412
+    assert put(grant, file_of(0)) == 200
+    assert put(grant, file_of(0)) == 412
 
 
 def test_signed_url_expires_with_the_assignment(h, bucket):
     assignment = h.assigned(0)
     h.clock.advance(100)
-    leave = h.start(assignment.token, file_of(0))
-    assert leave.expires_at == assignment.expires_at
-    assert "X-Goog-Expires=200" in leave.url
-    assert f"X-Goog-Credential={ACCOUNT.replace('@', '%40')}%2F" in leave.url
+    grant = h.start(assignment.token, file_of(0))
+    assert grant.expires_at == assignment.expires_at
+    assert "X-Goog-Expires=200" in grant.url
+    assert f"X-Goog-Credential={ACCOUNT.replace('@', '%40')}%2F" in grant.url
     assert len(bucket.signed) == 1
-    assert put(leave.model_copy(update={"url": leave.url.replace("Expires=200", "Expires=900")}), file_of(0)) == 403
-    assert assignment.expires_at - leave.expires_at == timedelta(0)
+    assert put(grant.model_copy(update={"url": grant.url.replace("Expires=200", "Expires=900")}), file_of(0)) == 403
+    assert assignment.expires_at - grant.expires_at == timedelta(0)
 
 
 def test_fold_drops_invalid_direct_uploads_with_reason(tmp_path, bucket):
@@ -213,20 +213,20 @@ def test_start_is_refused_like_an_upload(h, tmp_path):
 
 def test_upload_after_the_round_is_refused_and_swept(h):
     late = h.assigned("late").token
-    leave = h.start(late, file_of(9))
+    grant = h.start(late, file_of(9))
     h.operate("rollback", version=0)
     h.deliver_all()
-    assert put(leave, file_of(9)) == 200
+    assert put(grant, file_of(9)) == 200
     assert refusal(lambda: h.uploaded(late)) is P.ROUND_CLOSED
     h.deliver_all()
     assert h.blobs("updates/") == []
 
 
 def test_tick_deletes_late_unreported_uploads(h):
-    leave = h.start(h.assigned("late").token, file_of(9))
+    grant = h.start(h.assigned("late").token, file_of(9))
     h.operate("rollback", version=0)
     h.deliver_all()
-    put(leave, file_of(9))
+    put(grant, file_of(9))
     h.tick()
     assert h.blobs("updates/") == []
 
@@ -235,12 +235,12 @@ def test_upload_session_is_bound_like_a_signed_url(tmp_path, bucket):
     h = Deployment(tmp_path, bucket, resumable_above=100)
     h.begin(goal=2)
     token, body = h.assigned(0).token, file_of(0)
-    leave = h.start(token, body)
-    assert (leave.resumable, leave.headers, bucket.calls) == (True, {}, {"open": 1})
+    grant = h.start(token, body)
+    assert (grant.resumable, grant.headers, bucket.calls) == (True, {}, {"open": 1})
     (session,) = bucket.sessions.values()
     assert (session.crc32c, session.size) == (checksum(body), len(body))
     whole = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
-    assert put(leave, b"x" * len(body), **whole) == 400
+    assert put(grant, b"x" * len(body), **whole) == 400
     assert put(h.start(token, body), body, **whole) == 200
     assert refusal(lambda: h.start(token, body)) is P.CONFLICT
     assert h.uploaded(token).status == "accepted"

@@ -95,8 +95,8 @@ def test_broadcast_swept_during_a_read_is_answered_round_closed(h):
     h.call(
         "GET", url, headers={**ACCEPT, "If-None-Match": "*"}
     )  # an instance has cached the round, and has not read the broadcast
-    for number, each in enumerate((first, second)):
-        h.upload(each.token, sum_update(number))
+    for number, assignment in enumerate((first, second)):
+        h.upload(assignment.token, sum_update(number))
     h.deliver_all()
     assert len(h.blobs("broadcasts/")) == len(("as it is", "zstd", "gzip"))  # only the next round's
     for seconds in (0.0, SECONDS):

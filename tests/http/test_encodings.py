@@ -107,10 +107,10 @@ def test_dense_floats_are_stored_in_the_faster_encoding(tmp_path):
 def test_encoded_broadcasts_are_deleted_with_their_rounds(tmp_path):
     h = begun(tmp_path)
     for number in range(3):
-        found = h.blobs("broadcasts/")
-        plain = [name for name in found if "." not in name]
+        stored = h.blobs("broadcasts/")
+        plain = [name for name in stored if "." not in name]
         assert plain
-        assert sorted(found) == sorted(name + end for name in plain for end in ("", ".gzip", ".zstd"))
+        assert sorted(stored) == sorted(name + end for name in plain for end in ("", ".gzip", ".zstd"))
         h.upload(h.assigned(number).token, sum_update(number))
         h.settle()
     assert h.blobs("broadcasts/") == []

@@ -184,8 +184,8 @@ def test_stored_plan_that_is_no_longer_valid_pauses_its_task(contributed, tmp_pa
     record = h.inner.tasks.get(names.task_path(TASK))
     spec = record.value.spec.model_copy(update={"plan": plan.sha256})
     h.inner.tasks.replace(record, replace(record.value, spec=spec))
-    found = h.inner.round(h.key())
-    h.inner.rounds.replace(found, replace(found.value, terms=replace(found.value.terms, plan=plan.sha256)))
+    record = h.inner.round(h.key())
+    h.inner.rounds.replace(record, replace(record.value, terms=replace(record.value.terms, plan=plan.sha256)))
     for for_client in (True, False):
         file = plan.for_client() if for_client else plan
         h.inner.blobs.create(names.plan_name(plan.sha256, for_client=for_client), [file.encode()])
@@ -351,7 +351,7 @@ def test_hanging_fold_does_not_block_other_tasks(tmp_path):
     both.h.ask("POST", "/v1/tasks/bad:resume")
     both.upload("bad", 2, 3)
     both.h.deliver_all()
-    rounds = [found.value for found in both.h.inner.rounds.list(names.rounds_path("bad"))]
+    rounds = [record.value for record in both.h.inner.rounds.list(names.rounds_path("bad"))]
     assert [(type(round_), round_.tally.folded) for round_ in rounds[:1]] == [(Committed, 4)]
 
 

@@ -23,7 +23,7 @@ OLD, NEW, OTHER = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32, "2c" * 32)
 OLD_ALONE, BOTH, NEW_ALONE = KeyRing.parse(OLD), KeyRing.parse(f"{NEW},{OLD}"), KeyRing.parse(NEW)
 
 
-def given(h, ring):
+def restart_with_keys(h, ring):
     """Restarts the coordinator with other keys."""
     h.secret = ring
     h.restart()
@@ -44,7 +44,7 @@ def h(tmp_path):
 
 def test_client_is_counted_once_across_a_key_rotation(h):
     before = h.assigned(0).token
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     again, another = h.assigned(0).token, h.assigned(1).token
     assert jwt.get_unverified_header(before)["kid"] != jwt.get_unverified_header(again)["kid"]
     for token in (before, again):
@@ -59,7 +59,7 @@ def test_client_is_counted_once_across_a_key_rotation(h):
     h.assigned(0)
     key = h.inner.documents.get(names.pseudonym_key_path(h.key()))
     assert key.data["key"] == f"salted-{BOTH.newest.fingerprint}"
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     for client in range(3):
         h.upload(h.assigned(client).token, sum_update(client))
     h.settle()
@@ -71,7 +71,7 @@ def test_round_with_removed_key_assigns_nothing_and_commits(h):
     for client in (0, 1):
         h.upload(h.assigned(client).token, sum_update(client))
     out = h.assigned(2).token
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     assert refusal(h, out) is ProblemType.ASSIGNMENT_INVALID
     for client in (0, 3):
         answer = h.checkin(client)
@@ -96,7 +96,7 @@ def test_unassigned_round_with_removed_key_restarts_at_deadline(tmp_path):
     schedule._faults[fault.of, fault.number, fault.when] = fault.error
     with pytest.raises(Crash):
         h.checkin(0)
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     assert isinstance(h.checkin(0), Wait)
     h.clock.advance(101)
     h.settle(minutes=1)
@@ -107,12 +107,12 @@ def test_unassigned_round_with_removed_key_restarts_at_deadline(tmp_path):
 
 
 def test_instances_with_old_and_new_keys_agree_on_pseudonyms(h):
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     first = h.assigned(0).token
-    given(h, OLD_ALONE)
+    restart_with_keys(h, OLD_ALONE)
     # It does not know the round's key, so it assigns nothing rather than a second pseudonym.
     assert isinstance(h.checkin(0), Wait)
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     assert h.upload(first, sum_update(0)).status == "accepted"
 
 
@@ -128,7 +128,7 @@ def test_open_round_of_an_earlier_version_stays_valid(h):
     }
     bare = jwt.encode(old, OLD_ALONE.newest.secret, algorithm="HS256")
     h.inner.documents.delete(names.pseudonym_key_path(h.key()))
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     again = h.app.tokens.read_assignment(h.assigned(0).token, now=h.clock.now())
     assert again.pseudonym == claims.pseudonym
     assert h.upload(bare, sum_update(0)).status == "accepted"

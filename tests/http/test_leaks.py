@@ -45,18 +45,18 @@ INSIDES = re.compile(
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
-    found = Harness(tmp_path_factory.mktemp("leaks"))
-    found.begin(goal=5)
-    return found
+    h = Harness(tmp_path_factory.mktemp("leaks"))
+    h.begin(goal=5)
+    return h
 
 
-def asked(harness, method, path, body, token):
-    path = re.sub(r"\{(\w+)\}", lambda found: WORDS[found[1]], path)
+def response_of(harness, method, path, body, token):
+    path = re.sub(r"\{(\w+)\}", lambda match: WORDS[match[1]], path)
     headers = {} if token is None else {"Authorization": f"Bearer {token}".encode().decode("latin-1")}
     return harness.call(method, path, body=body, headers=headers)  # which asserts that there is no `internal`
 
 
-def judge(response, root):
+def check_response(response, root):
     if response.status_code >= 400 and response.content_type == "application/problem+json":
         text = response.get_data(as_text=True)
         assert not INSIDES.search(text), text
@@ -70,7 +70,7 @@ def test_responses_reveal_no_internals(harness, tmp_path, body):
     assert len(table) > 20
     for route in table:
         for token in TOKENS.values() if body in ("nothing", "an update") else (None,):
-            judge(asked(harness, route.method, route.path, BODIES[body], token), tmp_path.parent)
+            check_response(response_of(harness, route.method, route.path, BODIES[body], token), tmp_path.parent)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_responses_reveal_no_internals(harness, tmp_path, body):
 def test_hostile_paths_and_queries_are_refused(harness, tmp_path, path):
     response = harness.call("GET", path)
     assert response.status_code in (200, 400, 404, 409), response.data
-    judge(response, tmp_path.parent)
+    check_response(response, tmp_path.parent)
 
 
 def test_body_with_another_media_type_is_refused(harness):

@@ -24,8 +24,16 @@ KEY = RoundKey(TASK, 1, 0)
 
 def everything(h: Harness) -> tuple[Any, ...]:
     """Returns all blobs, all versions of the task's documents, and the queue's state."""
-    paths = ["tasks", names.rounds_path(TASK), *(f"{names.round_path(KEY)}/{each}" for each in ("tickets", "shards"))]
-    documents = [(each.path, each.version, dict(each.data)) for path in paths for each in h.inner.documents.list(path)]
+    paths = [
+        "tasks",
+        names.rounds_path(TASK),
+        *(f"{names.round_path(KEY)}/{counter}" for counter in ("tickets", "shards")),
+    ]
+    documents = [
+        (document.path, document.version, dict(document.data))
+        for path in paths
+        for document in h.inner.documents.list(path)
+    ]
     return h.blobs(), documents, [held.name for held in h.queue.held]
 
 
@@ -99,9 +107,9 @@ def test_tick_repairs_other_tasks_and_names_the_unreadable_one(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=2)
     key = h.key()
-    found = h.inner.documents.get(names.task_path(TASK))
+    document = h.inner.documents.get(names.task_path(TASK))
     # Before it, by name, a task that only a newer version can read.
-    h.inner.documents.create(names.task_path("a-newer"), {**found.data, "schema_version": 2})
+    h.inner.documents.create(names.task_path("a-newer"), {**document.data, "schema_version": 2})
     for client in range(2):
         h.upload(h.assigned(client).token, sum_update(client))
     h.queue.held.clear()  # all messages are lost
@@ -117,8 +125,8 @@ def test_unreadable_task_hides_no_other_task(path, tmp_path):
     h.begin(goal=2)
     h.create_task("later", goal=2)
     h.deliver_all()
-    found = h.inner.documents.get(path)
-    h.inner.documents.replace(path, {**found.data, "schema_version": 2}, version=found.version)
+    document = h.inner.documents.get(path)
+    h.inner.documents.replace(path, {**document.data, "schema_version": 2}, version=document.version)
     h.restart()
     assert {h.assigned(client).task for client in range(2)} == {TASK}
     assert h.checkin("late").status == "wait"

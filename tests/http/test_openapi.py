@@ -117,7 +117,7 @@ class Walk:
             getattr(schema.config.checks, name).enabled = False
         return schema
 
-    def help(self, case) -> None:  # noqa: C901  one case for each kind of call
+    def prepare(self, case) -> None:  # noqa: C901  one case for each kind of call
         """Gives three of four calls a valid name, plan, token or update, to pass its check."""
         if self._random.random() < 0.25:
             return
@@ -148,7 +148,7 @@ class Walk:
             for number in {"round", "version"} & case.path_parameters.keys():
                 case.path_parameters[number] = self._random.randrange(3)
 
-    def look(self, case, response) -> None:
+    def observe(self, case, response) -> None:
         """Counts the call, delivers the queue and advances the clock."""
         self.calls[case.operation.label, response.status_code] += 1
         self.harness.clock.advance(0.1)
@@ -192,10 +192,10 @@ def walk(tmp_path):
     walk = Walk(tmp_path)
 
     def before_call(context, case, kwargs):  # noqa: ARG001  schemathesis looks at the names
-        walk.help(case)
+        walk.prepare(case)
 
     def after_call(context, case, response):  # noqa: ARG001
-        walk.look(case, response)
+        walk.observe(case, response)
 
     hooks = (schemathesis.hook(before_call), schemathesis.hook(after_call))
     yield walk
@@ -235,7 +235,7 @@ def test_thousands_of_generated_calls_are_answered_as_described(walk, measured):
     assert total >= CALLS
     for label in sorted(routes):
         answers = ", ".join(
-            f"{status} × {count}" for (found, status), count in sorted(walk.calls.items()) if found == label
+            f"{status} × {count}" for (called, status), count in sorted(walk.calls.items()) if called == label
         )
         measured(f"schemathesis: {label}: {answers}")
     measured(

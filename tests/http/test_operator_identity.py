@@ -62,7 +62,7 @@ def routes_of(h):
             yield route.method, route.path.format(**example), route.method != "GET"
 
 
-def asked(h, *request, **more):
+def problem_type_of(h, *request, **more):
     try:
         h.ask(*request, **more)
     except ProblemError as problem:
@@ -84,9 +84,9 @@ def test_operator_routes_refuse_missing_and_wrong_keys(h):
 def test_viewer_reads_everything_and_changes_nothing(h):
     refusals = 0
     for method, path, changes in routes_of(h):
-        found = asked(h, method, path, token=KEYS["bob"])
-        assert (found is ProblemType.FORBIDDEN) is changes, (method, path, found)
-        assert found is not ProblemType.UNAUTHENTICATED
+        problem_type = problem_type_of(h, method, path, token=KEYS["bob"])
+        assert (problem_type is ProblemType.FORBIDDEN) is changes, (method, path, problem_type)
+        assert problem_type is not ProblemType.UNAUTHENTICATED
         refusals += changes
     assert not h.blobs()
     log = h.log()
@@ -125,7 +125,7 @@ def test_log_records_operator_action_and_both_states(h):
         h.clock.advance(1)
         h.ask("POST", f"/v1/tasks/{TASK}:{verb}", token=alice)
     h.ask("POST", f"/v1/tasks/{TASK}:rollback", body=Rollback(version=0).encode(), token=alice)
-    assert asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=alice) is ProblemType.CONFLICT
+    assert problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=alice) is ProblemType.CONFLICT
     h.ask("POST", f"/v1/tasks/{TASK}:cancel", token=alice)
     log = h.log()
     assert [(entry.who, entry.action, entry.result) for entry in log] == [
@@ -151,7 +151,7 @@ def test_log_records_operator_action_and_both_states(h):
 def test_log_is_paged_and_filtered_by_time(h):
     for _ in range(7):
         h.clock.advance(1)
-        asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
+        problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
     whole = h.log()
     pages, after = [], ""
     while True:
@@ -169,11 +169,11 @@ def test_log_is_paged_and_filtered_by_time(h):
     "query", ["since=yesterday", "since=2026-01-01T00:00:00", "after=..%2Fx", "limit=0", "limit=²"]
 )
 def test_invalid_log_query_is_refused(h, query):
-    assert asked(h, "GET", f"/v1/audit?{query}", token=KEYS["bob"]) is ProblemType.INVALID_REQUEST
+    assert problem_type_of(h, "GET", f"/v1/audit?{query}", token=KEYS["bob"]) is ProblemType.INVALID_REQUEST
 
 
 def test_log_entries_are_never_changed_or_deleted(h):
-    asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
+    problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
     for method in ("DELETE", "PUT", "POST", "PATCH"):
         assert h.call(method, "/v1/audit", token=KEYS["alice"]).status_code == 405
     assert len(h.log()) == 1
@@ -212,7 +212,7 @@ def world(h):
     """Returns everything that an action may change."""
     documents = [*h.inner.documents.list("tasks"), *h.inner.documents.list(f"populations/{POPULATION}/tasks")]
     documents += h.inner.documents.list(f"tasks/{TASK}/rounds")
-    return {each.path: each.data for each in documents}, h.blobs(), len(h.queue.held)
+    return {document.path: document.data for document in documents}, h.blobs(), len(h.queue.held)
 
 
 def faulty(h, schedule):
@@ -259,7 +259,7 @@ def test_nothing_changes_while_the_log_is_unavailable(tmp_path):
     h = prepared(tmp_path / "one", "task.pause")
     before = world(h)
     faulty(h, Schedule(Fault(1, When.BEFORE, UnavailableError)))
-    assert asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"]) is ProblemType.UNAVAILABLE
+    assert problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"]) is ProblemType.UNAVAILABLE
     assert world(h) == before
 
 
@@ -275,8 +275,8 @@ def oidc(issuer):
 
 def test_account_has_its_configured_role(issuer, oidc):
     for account, role in (("a+x@example.org", Role.OPERATOR), ("B@example.org", Role.VIEWER)):
-        found = oidc.identify(issuer.token(account=account, audience=AUDIENCE))
-        assert (found.name, found.role) == (account.lower(), role)
+        principal = oidc.identify(issuer.token(account=account, audience=AUDIENCE))
+        assert (principal.name, principal.role) == (account.lower(), role)
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def test_unreadable_document_hides_no_other_document(tmp_path, broken):
     h.call("POST", "/v1/revocations", json={"id": "1" * 32})
     h.operate("pause")
     rounds = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
-    entries = [each.id for each in h.inner.documents.list(names.AUDIT)]
+    entries = [entry.id for entry in h.inner.documents.list(names.AUDIT)]
     assert len(rounds.rounds) == 4
     assert len(entries) >= 8
     second = RoundKey(TASK, 2, 0)
@@ -308,11 +308,11 @@ def test_unreadable_document_hides_no_other_document(tmp_path, broken):
     replace(h, names.audit_path(entries[5]), BROKEN[broken])
     check_lists(h)
 
-    found = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
-    assert [each.round for each in found.rounds] == [1, 3, 4]
-    assert found.unreadable == (second.id,)
+    page = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
+    assert [round_.round for round_ in page.rounds] == [1, 3, 4]
+    assert page.unreadable == (second.id,)
     checkpoints = CheckpointList.decode(h.ask("GET", f"/v1/tasks/{TASK}/checkpoints"))
-    assert [each.version for each in checkpoints.checkpoints] == [
+    assert [checkpoint.version for checkpoint in checkpoints.checkpoints] == [
         0,
         1,
         2,
@@ -325,7 +325,7 @@ def test_unreadable_document_hides_no_other_document(tmp_path, broken):
     log = AuditList.decode(h.ask("GET", "/v1/audit"))
     assert log.unreadable == (entries[2], entries[5])
     assert len(log.entries) == len(entries) // 2 - 1
-    assert [each.result for each in log.entries].count("unknown") == 1
+    assert [entry.result for entry in log.entries].count("unknown") == 1
     paged, after = [], ""
     while True:
         page = AuditList.decode(h.ask("GET", f"/v1/audit?limit=1{after}"))
@@ -333,13 +333,13 @@ def test_unreadable_document_hides_no_other_document(tmp_path, broken):
         if page.next is None:
             break
         after = f"&after={page.next}"
-    assert [each for each in paged if isinstance(each, str)] == list(log.unreadable)
-    assert [each for each in paged if not isinstance(each, str)] == list(log.entries)
+    assert [item for item in paged if isinstance(item, str)] == list(log.unreadable)
+    assert [item for item in paged if not isinstance(item, str)] == list(log.entries)
 
     seen, after = [], ""
     while True:
         page = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds?limit=1{after}"))
-        seen += [*(RoundKey(TASK, each.round, each.epoch).id for each in page.rounds), *page.unreadable]
+        seen += [*(RoundKey(TASK, item.round, item.epoch).id for item in page.rounds), *page.unreadable]
         if page.next is None:
             break
         after = f"&after={page.next}"

@@ -15,9 +15,9 @@ CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 
 
 def harness_with(tmp_path, text, **more):
-    found = Harness(tmp_path, guards=lambda _: {"rate_limits": RateLimits.parse(text), **more})
-    found.begin(goal=10)
-    return found
+    h = Harness(tmp_path, guards=lambda _: {"rate_limits": RateLimits.parse(text), **more})
+    h.begin(goal=10)
+    return h
 
 
 def ask(harness, client="a", *, address="192.0.2.1", **headers):
@@ -87,10 +87,12 @@ def test_outermost_trusted_hop_is_the_address(trusted, header, address):
 
 def test_ipv6_addresses_of_one_subscriber_share_a_bucket(tmp_path):
     harness = harness_with(tmp_path, "address=1/m")
-    found = [ask(harness, address=address).status_code for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")]
-    assert found == [200, 429, 200]
-    found = [ask(harness, address=address).status_code for address in ("192.0.2.7", "::ffff:192.0.2.7")]
-    assert found == [200, 429]
+    statuses = [
+        ask(harness, address=address).status_code for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+    ]
+    assert statuses == [200, 429, 200]
+    statuses = [ask(harness, address=address).status_code for address in ("192.0.2.7", "::ffff:192.0.2.7")]
+    assert statuses == [200, 429]
 
 
 def test_memory_is_bounded_for_any_number_of_callers():
@@ -104,8 +106,8 @@ def test_memory_is_bounded_for_any_number_of_callers():
 
 def test_clock_set_back_changes_no_bucket():
     buckets = TokenBuckets(Rate(2, 10.0))
-    found = [buckets.take("a", now=now) for now in (100.0, 50.0, 50.0, 55.0)]
-    assert found == [0.0, 0.0, 5.0, 0.0]
+    waits = [buckets.take("a", now=now) for now in (100.0, 50.0, 50.0, 55.0)]
+    assert waits == [0.0, 0.0, 5.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -148,13 +148,13 @@ def test_ticks_enqueue_slow_work_once_per_interval(tmp_path):
     contribute(h, 0, 1)
     h.deliver(next(held for held in h.queue.held if held.work.kind == "close"))
     h.queue.held = [held for held in h.queue.held if held.work.kind != "commit"]  # lost, or slow
-    found = []
+    counts = []
     for _ in range(60):
         h.tick()
         h.clock.advance(5.0)
-        found.append(queued(h, "commit"))
-    assert found[0] == 1
-    assert found[-1] == 4  # at once, after a minute, after two, after four
+        counts.append(queued(h, "commit"))
+    assert counts[0] == 1
+    assert counts[-1] == 4  # at once, after a minute, after two, after four
     h.deliver_all()
     assert isinstance(h.round(), Committed)
 
@@ -197,11 +197,11 @@ def test_concurrent_check_ins_share_one_read(tmp_path):
     open_rounds = RoundCache(replace(h.inner, documents=Counted(h.inner.documents)), seconds=10.0)
     meeting = Barrier(8)
 
-    def look(_):
+    def read(_):
         meeting.wait(SECONDS)
         return open_rounds.of(POPULATION)
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(look, range(8)))
-    assert all(each is found[0] for each in found)
+        snapshots = list(pool.map(read, range(8)))
+    assert all(snapshot is snapshots[0] for snapshot in snapshots)
     assert calls == {"list": 2, "get": 2}

@@ -199,10 +199,10 @@ def test_reading_a_result_does_not_read_later_rounds(tmp_path, monkeypatch):
     for number in range(1, 13):
         h.upload(h.assigned(number).token, sum_update(number))
         h.deliver_all()
-    looks, read = [], h.inner.documents.list
-    monkeypatch.setattr(h.inner.documents, "list", lambda *path, **more: looks.append(read(*path, **more)) or looks[-1])
+    lists, read = [], h.inner.documents.list
+    monkeypatch.setattr(h.inner.documents, "list", lambda *path, **more: lists.append(read(*path, **more)) or lists[-1])
     assert h.result(2)["ids"] == 1 << 2
-    assert [len(found) for found in looks] == [4]
+    assert [len(documents) for documents in lists] == [4]
     assert refused(h, "GET", f"/v1/tasks/{TASK}/rounds/13/result").type is P.NOT_FOUND
 
 

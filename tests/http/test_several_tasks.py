@@ -32,7 +32,7 @@ class Device:
         self.cookie = getattr(answer, "cookie", None) or self.cookie
         return answer
 
-    def turn(self) -> Assignment | Wait:
+    def run_once(self) -> Assignment | Wait:
         answer = self.check_in()
         if isinstance(answer, Assignment):
             self.send(answer)
@@ -51,13 +51,13 @@ def begun(h, *tasks, **policy):
     return h
 
 
-def passes(h, seconds):
+def advance(h, seconds):
     """Advances the clock; rounds without clients restart."""
     h.clock.advance(seconds)
     h.settle(minutes=1)
 
 
-def worked(answers):
+def assigned_tasks(answers):
     """Returns the names of the tasks that assigned work, sorted."""
     return sorted(answer.task for answer in answers if isinstance(answer, Assignment))
 
@@ -73,14 +73,14 @@ def test_separation_applies_across_tasks_of_a_population(tmp_path):
     device = Device(h, 0)
     answers = []
     for _ in range(8):
-        answers.append(device.turn())
+        answers.append(device.run_once())
         h.clock.advance(1)
-    assert len(worked(answers)) == 1
+    assert len(assigned_tasks(answers)) == 1
     assert all(answer.reason is WaitReason.TOO_SOON for answer in answers[1:])
     # The separation ends a day after the client's last contribution to any of them.
     assert answers[1].retry_after == DAY - 1
-    passes(h, DAY)
-    assert len(worked(device.turn() for _ in range(8))) == 1
+    advance(h, DAY)
+    assert len(assigned_tasks(device.run_once() for _ in range(8))) == 1
 
 
 def test_each_task_applies_its_separation_to_all_contributions(tmp_path):
@@ -92,8 +92,8 @@ def test_each_task_applies_its_separation_to_all_contributions(tmp_path):
     device = Device(h, 0)
     tasks = []
     for _ in range(21):  # three weeks
-        tasks += worked(device.turn() for _ in range(2))
-        passes(h, DAY)
+        tasks += assigned_tasks(device.run_once() for _ in range(2))
+        advance(h, DAY)
     # The client contributes daily to the daily task, and each contribution restarts the week of the
     # weekly one, which therefore has it at most once.
     assert tasks.count("daily") >= 8
@@ -108,13 +108,13 @@ def test_contribution_is_remembered_for_the_longest_separation(tmp_path):
     h.deliver_all()
     h.ask("POST", "/v1/tasks/long:pause")
     device = Device(h, 0)
-    assert worked([device.turn()]) == ["short"]
+    assert assigned_tasks([device.run_once()]) == ["short"]
     h.ask("POST", "/v1/tasks/short:pause")
     h.ask("POST", "/v1/tasks/long:resume")
-    passes(h, 29 * DAY)  # beyond a cookie's default life of a day
-    assert worked(device.turn() for _ in range(3)) == []
-    passes(h, 2 * DAY)
-    assert worked([device.turn()]) == ["long"]
+    advance(h, 29 * DAY)  # beyond a cookie's default life of a day
+    assert assigned_tasks(device.run_once() for _ in range(3)) == []
+    advance(h, 2 * DAY)
+    assert assigned_tasks([device.run_once()]) == ["long"]
 
 
 def test_task_without_separation_is_independent(tmp_path):
@@ -123,35 +123,35 @@ def test_task_without_separation_is_independent(tmp_path):
     h.create_task("free", goal=1, rounds=99)
     h.deliver_all()
     device = Device(h, 0)
-    assert worked(device.turn() for _ in range(3)) == ["free"] * 3
+    assert assigned_tasks(device.run_once() for _ in range(3)) == ["free"] * 3
     h.create_task("apart", goal=1, rounds=9, separation_seconds=DAY)
     h.deliver_all()
-    assert worked(device.turn() for _ in range(12)).count("apart") == 1
+    assert assigned_tasks(device.run_once() for _ in range(12)).count("apart") == 1
 
 
 def test_contributors_take_no_second_slot_of_any_task(tmp_path):
     h = begun(Harness(tmp_path), "a", "b", goal=6, minimum=2, over_selection=1.0, chunk=2, rounds=1)
     early = [Device(h, number) for number in range(2)]
-    answers = [device.turn() for device in islice(cycle(early), 40)]
-    assert worked(answers) == ["a", "a", "b", "b"]
+    answers = [device.run_once() for device in islice(cycle(early), 40)]
+    assert assigned_tasks(answers) == ["a", "a", "b", "b"]
     assert {answer.reason for answer in answers[4:]} == {WaitReason.ALREADY_IN}
     assert h.blobs("updates/") == []  # they are folded, so no blob name reveals them
     for device in [Device(h, number) for number in range(2, 6)]:
-        assert worked(device.turn() for _ in range(2)) == ["a", "b"]
+        assert assigned_tasks(device.run_once() for _ in range(2)) == ["a", "b"]
     assert counts(h, "a") == counts(h, "b") == [6]
 
 
 def test_returned_or_missed_work_keeps_the_history(tmp_path):
     h = begun(Harness(tmp_path), "a", goal=1, rounds=9, separation_seconds=DAY, round_seconds=100)
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     before = device.cookie
     begun(h, "b", goal=1, rounds=9, round_seconds=100)
     given_back = device.check_in()
     assert h.report(given_back.token).cookie is None
     assert device.cookie == before
-    passes(h, 101)
-    assert worked(device.turn() for _ in range(4)) == [given_back.task] * 4
+    advance(h, 101)
+    assert assigned_tasks(device.run_once() for _ in range(4)) == [given_back.task] * 4
 
 
 def test_cookie_entry_expires_with_its_tasks_separation(tmp_path):
@@ -162,11 +162,11 @@ def test_cookie_entry_expires_with_its_tasks_separation(tmp_path):
     h.create_task("none", goal=1, rounds=99)
     h.deliver_all()
     device = Device(h, 0)
-    assert worked(device.turn() for _ in range(9)) == ["long"] + ["none"] * 8
-    passes(h, 2 * DAY)  # after the other task's entry has expired
-    assert worked(device.turn() for _ in range(3)) == ["none"] * 3
-    passes(h, DAY)
-    assert "long" in worked(device.turn() for _ in range(9))
+    assert assigned_tasks(device.run_once() for _ in range(9)) == ["long"] + ["none"] * 8
+    advance(h, 2 * DAY)  # after the other task's entry has expired
+    assert assigned_tasks(device.run_once() for _ in range(3)) == ["none"] * 3
+    advance(h, DAY)
+    assert "long" in assigned_tasks(device.run_once() for _ in range(9))
 
 
 def test_full_cookie_retains_the_longest_lasting_entries(tmp_path):
@@ -175,12 +175,12 @@ def test_full_cookie_retains_the_longest_lasting_entries(tmp_path):
     h.create_task("long", goal=1, rounds=9, separation_seconds=30 * DAY)
     h.deliver_all()
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     for number in range(12):
         h.create_task(f"t{number}", goal=1, rounds=9, separation_seconds=DAY)
     h.deliver_all()
     for _ in range(30):
-        device.turn()
+        device.run_once()
     assert counts(h, "long") == [1]
     assert len(device.cookie) < 2048
 
@@ -197,7 +197,7 @@ def test_tokens_of_the_previous_version_are_still_valid(tmp_path):
         return jwt.encode(claims, secret, "HS256", headers=kid)
 
     device = Device(h, 0)
-    first = device.turn()
+    first = device.run_once()
     claims = {"task": first.task, "round": 1, "epoch": 0, "at": START, "iat": START, "exp": START + DAY}
     device.cookie = jwt.encode({"aud": "muster:cookie", **claims}, secret, "HS256", headers=kid)
     # It does not record whether its task has a separation, so it counts for that task only.
@@ -205,8 +205,8 @@ def test_tokens_of_the_previous_version_are_still_valid(tmp_path):
     assert second.task != first.task
     # Such an assignment has no history, so the next cookie is about this task only.
     device.cookie = h.upload(aged(second.token), sum_update(0)).cookie
-    (told,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
-    assert (told.key.task, told.contributed_at) == (second.task, START)
+    (entry,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+    assert (entry.key.task, entry.contributed_at) == (second.task, START)
     # With a current token both are recorded.
     device.cookie = h.upload(second.token, sum_update(0)).cookie
     newest, earlier = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
@@ -217,7 +217,7 @@ def test_tokens_of_the_previous_version_are_still_valid(tmp_path):
 def test_cookie_history_survives_a_key_rotation(tmp_path):
     h = begun(Harness(tmp_path, secret=KeyRing.parse(OLD)), "a", "b", goal=2, rounds=9)
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     held = device.check_in()
     h.secret = KeyRing.parse(f"{NEW},{OLD}")
     h.restart()
@@ -225,7 +225,7 @@ def test_cookie_history_survives_a_key_rotation(tmp_path):
     assert isinstance(device.check_in(), Wait)
     h.secret = KeyRing.parse(NEW)
     h.restart()
-    assert {told.key.task for told in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
+    assert {entry.key.task for entry in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
 
 
 @pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
@@ -234,10 +234,10 @@ def test_assignment_carries_no_history_of_its_task(tmp_path, tasks):
     h = begun(Harness(tmp_path), *tasks, goal=1, rounds=99)
     device = Device(h, 0)
     for _ in range(12):
-        answer = device.turn()
+        answer = device.run_once()
         claims = h.app.tokens.read_assignment(answer.token, now=h.clock.now())
-        assert claims.key.task not in {told.key.task for told in claims.earlier}
-        told = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
-        assert len(told) == len({each.key.task for each in told})
-    assert len(told) == len(tasks)
+        assert claims.key.task not in {entry.key.task for entry in claims.earlier}
+        entries = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+        assert len(entries) == len({entry.key.task for entry in entries})
+    assert len(entries) == len(tasks)
     assert isinstance(h.inner.round(h.inner.task("a").value.current).value, Collecting)

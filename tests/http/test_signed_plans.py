@@ -96,7 +96,7 @@ def test_later_signature_appears_in_encoded_copies(blobs):
     plans.put(PLAN.sha256, SIGNED.encode())
     plain = plans.for_client(PLAN.sha256).data
     for encoding in ("zstd", "gzip"):
-        found = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
-        read = decoded(io.BytesIO(found.data).read, encoding) if found.encoding else io.BytesIO(found.data).read
+        copy = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
+        read = decoded(io.BytesIO(copy.data).read, encoding) if copy.encoding else io.BytesIO(copy.data).read
         assert read(1 << 20) == plain
     assert Plan.decode(bytes(plain)).signatures == SIGNED.signatures

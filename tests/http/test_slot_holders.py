@@ -26,7 +26,7 @@ CAP = 20
 
 def taken(h):
     """Returns the number of taken slots according to the counters."""
-    return sum(slots.assigned(each.data) for each in h.inner.documents.list(names.tickets_path(h.key())))
+    return sum(slots.assigned(document.data) for document in h.inner.documents.list(names.tickets_path(h.key())))
 
 
 def claims(h, answer):
@@ -58,7 +58,7 @@ def test_concurrent_check_ins_of_one_client_take_one_slot(tmp_path, shards, cach
         return [checkin(at % 4, "one") for _ in range(6)]
 
     with ThreadPoolExecutor(8) as pool:
-        answers = [answer for found in pool.map(ask, range(8)) for answer in found]
+        answers = [answer for responses in pool.map(ask, range(8)) for answer in responses]
     assigned = [answer for answer in answers if isinstance(answer, Assignment)]
     # While a losing check-in returns its slot, the counter may be full; that client retries.
     assert {answer.reason for answer in answers if isinstance(answer, Wait)} <= {WaitReason.ROUND_FULL}
@@ -82,7 +82,7 @@ def test_cap_is_exact_under_concurrent_check_ins(tmp_path):
         return [(client, checkin((thread + client) % 4, client)) for client in range(thread, 50, 5) for _ in range(2)]
 
     with ThreadPoolExecutor(10) as pool:  # two threads for each client
-        answers = [each for found in pool.map(lambda at: ask(at % 5), range(10)) for each in found]
+        answers = [answer for responses in pool.map(lambda at: ask(at % 5), range(10)) for answer in responses]
     answers += [(client, checkin(0, client)) for client in range(50) for _ in range(2)]
     held = {}
     for client, answer in answers:

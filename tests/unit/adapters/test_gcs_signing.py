@@ -40,10 +40,10 @@ def test_signature_binds_length_checksum_and_free_name(bucket):
     with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
         uploads = GcsDirectUploads("muster-bucket", "home", signer=signer)
-    leave = uploads.start(NAME, size=9_000_000, crc32c="AAAAAA==", seconds=299.9)
+    grant = uploads.start(NAME, size=9_000_000, crc32c="AAAAAA==", seconds=299.9)
     uploads.close()
     signer.close()
-    query = {key: value for key, (value,) in parse_qs(urlsplit(leave.url).query).items()}
+    query = {key: value for key, (value,) in parse_qs(urlsplit(grant.url).query).items()}
     date = query["X-Goog-Date"]
     canonical = CANONICAL.format(
         name=NAME, account=ACCOUNT.replace("@", "%40"), day=date[:8], date=date, host=urlsplit(bucket.url).netloc
@@ -51,13 +51,13 @@ def test_signature_binds_length_checksum_and_free_name(bucket):
     scope = f"{date[:8]}/auto/storage/goog4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     assert bucket.signed == [f"GOOG4-RSA-SHA256\n{date}\n{scope}\n{digest}".encode()]
-    assert leave.headers == {
+    assert grant.headers == {
         "Content-Type": "application/octet-stream",
         "x-goog-content-length-range": "9000000,9000000",
         "x-goog-hash": "crc32c=AAAAAA==",
         "x-goog-if-generation-match": "0",
     }
-    assert not leave.resumable
+    assert not grant.resumable
     assert len(bytes.fromhex(query["X-Goog-Signature"])) == 256
 
 
