@@ -19,7 +19,7 @@ from werkzeug.wrappers import Request
 from muster.local.held_port import HeldPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
-from muster_coordinator.http.bodies import guard
+from muster_coordinator.http.bodies import wrap_body
 
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 NEXT = head("GET", "/health", "Connection: close")
@@ -212,6 +212,6 @@ def test_connection_stays_open_after_valid_unread_bodies(server):
 def test_framework_may_read_the_rest_of_a_body():
     """functions-framework reads the rest of every request after its response."""
     request = Request.from_values(data=b"left over", method="POST")
-    guard(request)
+    wrap_body(request)
     assert request.stream.read(4) == b"left"
     assert request.get_data() == b" over"

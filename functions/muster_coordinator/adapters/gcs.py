@@ -256,7 +256,7 @@ class _Bounded(io.BytesIO):
 
 
 class _ChunksError(Exception):
-    """Error raised when the caller's chunks raise, to tell their errors from the service's."""
+    """Error raised when the caller's chunks raise, as opposed to an error of the service."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))

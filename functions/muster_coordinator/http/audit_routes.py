@@ -23,7 +23,7 @@ class AuditApi(OperatorApi):
     @route(
         "GET",
         "/v1/audit",
-        summary="List the entries of the audit log, oldest first: who changed what, when, from what to what.",
+        summary="List the entries of the audit log (operator, action, time, states before and after), oldest first.",
         returns=AuditList,
         query={
             "since": "Time (RFC 3339) of the oldest entry to return. Not together with `after`.",

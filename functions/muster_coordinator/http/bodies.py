@@ -60,7 +60,7 @@ class RequestBody:
         return piece
 
 
-def guard(request: Request) -> None:
+def wrap_body(request: Request) -> None:
     """Replaces the request's stream by a `RequestBody`."""
     request.stream = cast("IO[bytes]", RequestBody(request.stream, length=request.content_length))
 

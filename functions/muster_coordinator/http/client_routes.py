@@ -46,7 +46,7 @@ class ClientApi(Api):
     @route(
         "POST",
         "/v1/populations/{population}:checkin",
-        summary="Check in. The answer is an assignment, or how long to wait and why.",
+        summary="Check in. The response is an assignment, or the time to wait and the reason.",
         accepts=CheckinRequest,
         returns=CheckinResponse,
         security=Security.CLIENT,

@@ -68,7 +68,7 @@ class CommonApi(Api):
     @route(
         "GET",
         "/healthz",
-        summary="Check that the function answers, where no proxy reserves this path.",
+        summary="Check that the function answers, if no proxy reserves this path.",
         returns="text/plain",
     )
     def healthz(self, _: RoutedRequest) -> Response:

@@ -12,7 +12,7 @@ from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 
 from muster.wire.problems import ProblemError, ProblemType
-from muster_coordinator.http.bodies import close_if_broken, guard
+from muster_coordinator.http.bodies import close_if_broken, wrap_body
 from muster_coordinator.http.cors import Cors
 from muster_coordinator.http.responses import problem_response
 from muster_coordinator.http.routing import PARAMETERS, PATTERNS, Route, RoutedRequest
@@ -58,7 +58,7 @@ class Router:
 
     def __call__(self, request: Request) -> Response:
         """Returns the response to a request: the handler's, or a problem document."""
-        guard(request)
+        wrap_body(request)
         return close_if_broken(request, self._respond(request))
 
     def _respond(self, request: Request) -> Response:
