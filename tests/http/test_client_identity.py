@@ -245,9 +245,9 @@ def test_proxys_header_identifies_the_client(proxied):
 
 
 def test_header_of_an_untrusted_peer_is_refused(proxied):
-    assert "by way of a proxy" in refused(proxied, **by_proxy("ab", secret="t" * 32))
-    assert "by way of a proxy" in refused(proxied, **by_proxy("ab", secret=""))
-    assert "by way of a proxy" in refused(proxied, headers={"X-Client-Fingerprint": "ab"})
+    assert "must pass a proxy" in refused(proxied, **by_proxy("ab", secret="t" * 32))
+    assert "must pass a proxy" in refused(proxied, **by_proxy("ab", secret=""))
+    assert "must pass a proxy" in refused(proxied, headers={"X-Client-Fingerprint": "ab"})
     assert "certificate" in refused(proxied, headers={"X-Proxy-Secret": SECRET})
     assert "one plain value" in refused(proxied, **by_proxy("forged,ab"))
 
@@ -272,11 +272,11 @@ def test_proxy_is_trusted_by_its_network(tmp_path):
         ("oidc:http://issuer.example?audience=a", "https"),
         ("oidc:https://issuer.example?audience=a&jwks=http://keys.example", "https"),
         ("oidc:https://issuer.example?audience=", "audience is empty"),
-        ("oidc:https://issuer.example?audience=a&secret=b", "secret is not known"),
+        ("oidc:https://issuer.example?audience=a&secret=b", "secret is not a known option"),
         ("enrolment:", "needs a public key"),
         ("enrolment:abc", "no public key"),
         ("proxy:X-Who", "secret-header"),
-        ("proxy:X Who?from=10.0.0.0/8", "no header"),
+        ("proxy:X Who?from=10.0.0.0/8", "not a valid header name"),
         ("proxy:X-Who?from=10.0.0.1/8", "host bits"),
     ],
 )
