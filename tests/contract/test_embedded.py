@@ -247,7 +247,7 @@ def test_expired_lease_is_redelivered_and_late_failure_ignored():
     assert queue.claim("other", limit=1, lease=60, now=clock.advance(59)) == []
     (again,) = queue.claim("other", limit=1, lease=60, now=clock.advance(1))
     assert again.attempt == 2
-    queue.put_back(late, holder="slow", pause=0)
+    queue.release(late, holder="slow", backoff=0)
     assert queue.next_due() == 1120.0
     queue.finish(again)
     assert queue.next_due() is None

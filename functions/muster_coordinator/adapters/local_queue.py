@@ -99,14 +99,14 @@ class LocalQueue:
         if row is not None:
             _wake(row[0])
 
-    def next_due(self, *, but: Collection[str] = ()) -> float | None:
+    def next_due(self, *, excluded: Collection[str] = ()) -> float | None:
         """Returns the earliest due time, in POSIX seconds, or None if the queue is empty.
 
-        A leased row is due when its lease expires. Rows for the functions `but` are excluded.
+        A leased row is due when its lease expires. Rows for the functions `excluded` are excluded.
         """
-        query = f"SELECT min(due) FROM work WHERE TRUE{_but(but)}"  # noqa: S608  only placeholders  # nosec B608
+        query = f"SELECT min(due) FROM work WHERE TRUE{_not_in(excluded)}"  # noqa: S608  only placeholders  # nosec B608
         with self._database.reading() as connection:
-            due: float | None = connection.execute(query, tuple(but)).fetchone()[0]
+            due: float | None = connection.execute(query, tuple(excluded)).fetchone()[0]
         return due
 
     def announce(self, port: int) -> None:
@@ -118,7 +118,9 @@ class LocalQueue:
                 "UPDATE work SET holder = NULL, due = ?, scheduled = ? WHERE holder IS NOT NULL", (now, now)
             )
 
-    def claim(self, holder: str, *, limit: int, lease: float, now: float, but: Collection[str] = ()) -> list[Delivery]:
+    def claim(
+        self, holder: str, *, limit: int, lease: float, now: float, excluded: Collection[str] = ()
+    ) -> list[Delivery]:
         """Leases rows that are due to a pump, in order of (due, id).
 
         Args:
@@ -126,18 +128,19 @@ class LocalQueue:
           limit: Maximum number of rows.
           lease: Seconds until the lease expires.
           now: Current time, in POSIX seconds.
-          but: Functions whose rows are excluded.
+          excluded: Functions whose rows are excluded.
 
         Returns:
           One delivery per leased row.
         """
-        due, values = f"{_DUE}{_but(but)}", (now, now + _CLOCK_TOLERANCE, *but)
+        condition, values = f"{_DUE}{_not_in(excluded)}", (now, now + _CLOCK_TOLERANCE, *excluded)
         with self._database.reading() as connection:
-            if connection.execute(f"SELECT 1 {due} LIMIT 1", values).fetchone() is None:
+            if connection.execute(f"SELECT 1 {condition} LIMIT 1", values).fetchone() is None:
                 return []  # the usual case, without a write
         with self._database.writing() as connection:
             rows = connection.execute(
-                f"SELECT id, name, function, kind, payload, attempts {due} ORDER BY due, id LIMIT ?", (*values, limit)
+                f"SELECT id, name, function, kind, payload, attempts {condition} ORDER BY due, id LIMIT ?",
+                (*values, limit),
             ).fetchall()
             connection.executemany(
                 "UPDATE work SET due = ?, scheduled = ?, attempts = attempts + 1, holder = ? WHERE id = ?",
@@ -153,8 +156,8 @@ class LocalQueue:
         with self._database.writing() as connection:
             connection.execute("DELETE FROM work WHERE id = ?", (delivery.row,))
 
-    def put_back(self, delivery: Delivery, *, holder: str, pause: float) -> None:
-        """Releases the lease of a row, and makes it due in `pause` seconds.
+    def release(self, delivery: Delivery, *, holder: str, backoff: float) -> None:
+        """Releases the lease of a row, and makes it due after `backoff` seconds.
 
         Does nothing if another pump holds the lease by now.
         """
@@ -162,14 +165,14 @@ class LocalQueue:
         with self._database.writing() as connection:
             connection.execute(
                 "UPDATE work SET holder = NULL, due = ?, scheduled = ? WHERE id = ? AND holder = ?",
-                (now + pause, now, delivery.row, holder),
+                (now + backoff, now, delivery.row, holder),
             )
 
 
 _DUE = "FROM work WHERE (due <= ? OR scheduled > ?)"
 
 
-def _but(functions: Collection[str]) -> str:
+def _not_in(functions: Collection[str]) -> str:
     """Returns the condition that excludes rows for `functions`, with a placeholder for each."""
     return f" AND function NOT IN ({', '.join('?' * len(functions))})" if functions else ""
 
@@ -269,14 +272,14 @@ class Pump:
             if not free:
                 return _POLL_INTERVAL  # a thread that completes ends the wait
             now = self._queue.clock.now()
-            claimed = self._queue.claim(self._holder, limit=free, lease=self._lease, now=now, but=full)
+            claimed = self._queue.claim(self._holder, limit=free, lease=self._lease, now=now, excluded=full)
             with self._lock:
                 self._busy.update(delivery.work.function for delivery in claimed)
             for delivery in claimed:
                 done = partial(self._completed, delivery.work.function, port)
                 pool.submit(self._attempt, delivery).add_done_callback(done)
             if not claimed:
-                due = self._queue.next_due(but=full)
+                due = self._queue.next_due(excluded=full)
                 return _POLL_INTERVAL if due is None else min(max(due - self._queue.clock.now(), 0.0), _POLL_INTERVAL)
 
     def _capacity(self) -> tuple[int, list[str]]:
@@ -295,8 +298,8 @@ class Pump:
                 self._queue.finish(delivery)
             else:
                 backoff = min(_MAX_BACKOFF, _MIN_BACKOFF * 2 ** min(delivery.attempt - 1, 20))
-                self._queue.put_back(
-                    delivery, holder=self._holder, pause=backoff * (1 - self._randomness.uniform() / 2)
+                self._queue.release(
+                    delivery, holder=self._holder, backoff=backoff * (1 - self._randomness.uniform() / 2)
                 )
 
     def _completed(self, function: str, port: int, done: Future[None]) -> None:
