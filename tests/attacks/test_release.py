@@ -58,7 +58,7 @@ def nothing_is_released(h):
 
 
 @pytest.mark.parametrize(
-    "at", ["before a client comes", "before the deadline", "once it has closed", "before the commit"]
+    "at", ["before the first check-in", "before the deadline", "once it has closed", "before the commit"]
 )
 def test_minimum_lowered_in_the_store_releases_nothing(tmp_path, issuer, at):
     h = begun(tmp_path, issuer, {"minimum": 3}, goal=4, minimum=3, over_selection=2.0, rounds=2, round_seconds=1000)
@@ -68,7 +68,7 @@ def test_minimum_lowered_in_the_store_releases_nothing(tmp_path, issuer, at):
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
             edit(h, names.task_path(TASK), spec__policy__minimum=1, spec__policy__goal=1)
 
-    lowered("before a client comes")
+    lowered("before the first check-in")
     contribute(h, 0, 1)
     lowered("before the deadline")
     h.deliver_all()

@@ -54,7 +54,7 @@ def h(tmp_path, counts):
     return h
 
 
-@pytest.mark.parametrize("headers", [ACCEPT, {}, {"Range": "bytes=100-199"}], ids=["zstd", "as it is", "a part"])
+@pytest.mark.parametrize("headers", [ACCEPT, {}, {"Range": "bytes=100-199"}], ids=["zstd", "unencoded", "range"])
 def test_broadcast_is_read_once_for_all_clients(h, counts, headers):
     url = h.assigned(0).broadcast.url
     first = h.call("GET", url, headers=headers).data

@@ -64,7 +64,7 @@ def assigned_tasks(answers):
 
 def counts(h, task):
     """Returns the number of updates of each committed round of the task."""
-    rounds = [found.value for found in h.inner.rounds.list(names.rounds_path(task))]
+    rounds = [record.value for record in h.inner.rounds.list(names.rounds_path(task))]
     return [round_.tally.folded for round_ in rounds if isinstance(round_, Committed)]
 
 
