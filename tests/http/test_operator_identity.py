@@ -329,7 +329,7 @@ def test_token_without_signature_is_refused_with_advice(oidc):
         ("oidc:accounts.google.com", "the issuer's URL"),
         ("oidc:https://accounts.google.com?operators=a@x", "needs audience"),
         ("oidc:https://accounts.google.com?audience=x", "at least one address"),
-        ("oidc:https://accounts.google.com?audience=x&admins=a@x", "does not know admins"),
+        ("oidc:https://accounts.google.com?audience=x&admins=a@x", "has unknown options admins"),
         ("oidc:https://accounts.google.com?audience=x&operators=a@x&viewers=A@x", "can't be operator and viewer"),
     ],
 )

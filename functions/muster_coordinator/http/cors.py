@@ -1,4 +1,4 @@
-"""Cross-origin requests: lets pages of configured origins call the routes of clients.
+"""Allows pages of configured origins to call the routes of clients.
 
 Implements the CORS protocol of the Fetch standard (https://fetch.spec.whatwg.org/#http-cors-protocol).
 Off unless origins are configured. Routes of operators never take part. Responses never allow
@@ -39,7 +39,7 @@ class Cors:
         return self.allow(request, response)
 
     def allow(self, request: Request, response: Response) -> Response:
-        """Returns `response` with the headers that let the requesting page read it.
+        """Returns `response` with the headers that allow the requesting page to read it.
 
         The response varies by origin, so that caches do not mix the origins.
         """
