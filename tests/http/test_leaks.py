@@ -121,5 +121,5 @@ def test_store_failure_is_only_logged(tmp_path, caplog):
     harness.app = harness.application(platform=replace(harness.inner, documents=Broken()))
     response = Client(Request.application(router(harness.app))).get("/v1/tasks")
     assert response.status_code == 500
-    assert problem_of(response).detail == "The coordinator failed; its log says why"
+    assert problem_of(response).detail == "The coordinator failed; its log has the reason"
     assert "/srv/muster" in caplog.text
