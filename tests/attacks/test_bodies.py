@@ -32,7 +32,7 @@ MUCH = 32 << 20  # bytes
 LITTLE = 4 << 20  # bytes of memory that a refusal may use
 
 
-class Endless(io.RawIOBase):
+class EndlessBody(io.RawIOBase):
     """Endless body that counts the bytes read from it."""
 
     def __init__(self, start: bytes = b"") -> None:
@@ -80,10 +80,10 @@ def test_too_large_body_is_refused_unread(h):
         if route.path == "/v1/plans/{sha256}":
             continue
         for body, request in (
-            (endless := Endless(), chunked(endless)),
-            (endless := Endless(), declared(endless, 10**12)),
-            (endless := Endless(b'{"client": "' + b"x" * 70_000), chunked(endless)),
-            (endless := Endless((4 << 20).to_bytes(8, "little")), chunked(endless)),
+            (endless := EndlessBody(), chunked(endless)),
+            (endless := EndlessBody(), declared(endless, 10**12)),
+            (endless := EndlessBody(b'{"client": "' + b"x" * 70_000), chunked(endless)),
+            (endless := EndlessBody((4 << 20).to_bytes(8, "little")), chunked(endless)),
         ):
             status = h.call(route.method, path, token=token, content_type="application/json", **request).status_code
             assert status in (400, 413, 422), (path, status)
@@ -95,7 +95,7 @@ def test_too_large_body_is_refused_unread(h):
 
 def test_unauthenticated_body_is_not_read(h):
     for route, path, _ in routes_with_bodies(h):
-        body = Endless()
+        body = EndlessBody()
         response = h.bare(route.method, path, content_type="application/json", **declared(body, 10**12))
         assert response.status_code == 401, path
         assert body.taken == 0, path

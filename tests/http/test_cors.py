@@ -16,7 +16,7 @@ PAGE = "https://app.example"
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 
 
-class Shared(Harness):
+class CorsHarness(Harness):
     def restart(self):
         self.app = replace(self.application(), cors_origins=(PAGE, "http://localhost:8000"))
         self.http = Client(Request.application(router(self.app)))
@@ -24,7 +24,7 @@ class Shared(Harness):
 
 @pytest.fixture
 def h(tmp_path):
-    return Shared(tmp_path)
+    return CorsHarness(tmp_path)
 
 
 def cors(response):

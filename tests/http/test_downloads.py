@@ -16,7 +16,7 @@ ACCEPT = {"Accept-Encoding": "zstd"}
 SECONDS = 1.0  # for which an instance caches a round
 
 
-class Calls:
+class CountingPort:
     """Port that counts its calls by method and by the first segment of their subject."""
 
     def __init__(self, inner, counts):
@@ -47,7 +47,9 @@ def counts():
 @pytest.fixture
 def h(tmp_path, counts):
     def wrap(platform):
-        return replace(platform, blobs=Calls(platform.blobs, counts), documents=Calls(platform.documents, counts))
+        return replace(
+            platform, blobs=CountingPort(platform.blobs, counts), documents=CountingPort(platform.documents, counts)
+        )
 
     h = Harness(tmp_path, plan=sum_plan(), runtime=WideRuntime(), cache_seconds=SECONDS, wrap=wrap)
     h.begin(rounds=2, goal=2)

@@ -91,7 +91,7 @@ def test_problem_document_answers_what_is_not_described(client, method, path, st
     assert (response.status_code, response.content_type) == (status, "application/problem+json")
 
 
-class Walk:
+class GeneratedCalls:
     """Coordinator under generated calls, with valid names and tokens if they can't be guessed."""
 
     def __init__(self, folder: Path) -> None:
@@ -189,7 +189,7 @@ class Walk:
 
 @pytest.fixture
 def walk(tmp_path):
-    walk = Walk(tmp_path)
+    walk = GeneratedCalls(tmp_path)
 
     def before_call(context, case, kwargs):  # noqa: ARG001  schemathesis looks at the names
         walk.prepare(case)

@@ -31,7 +31,7 @@ VALUE = "keys:" + ",".join(
 AUDIENCE = "https://operators.example"
 
 
-class Kept(Harness):
+class OperatedHarness(Harness):
     """Coordinator with the operator alice and the viewer bob."""
 
     def restart(self):
@@ -51,7 +51,7 @@ class Kept(Harness):
 
 @pytest.fixture
 def h(tmp_path):
-    return Kept(tmp_path)
+    return OperatedHarness(tmp_path)
 
 
 def routes_of(h):
@@ -197,7 +197,7 @@ ACTIONS = {
 def prepared(root, action):
     """Coordinator in which `action` changes something."""
     root.mkdir()
-    h = Kept(root)
+    h = OperatedHarness(root)
     if action != "plan.store":
         ACTIONS["plan.store"](h)
     if action.startswith("task.") and action != "task.create":

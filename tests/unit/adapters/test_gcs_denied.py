@@ -17,7 +17,7 @@ from muster_coordinator.adapters.gcs import GcsBlobs
 from muster_coordinator.adapters.google_calls import ForbiddenError
 
 
-class Denying:
+class DenyingBucket:
     """Bucket that denies every upload, and lists its blobs."""
 
     def __init__(self, held: dict[str, bytes]) -> None:
@@ -39,7 +39,7 @@ class Denying:
 @pytest.mark.parametrize("size", [10, 4 << 20])
 def test_denied_create_on_a_taken_name_is_not_an_error(size):
     data = bytes(size)
-    with served(Denying({"updates/taken": data})) as url, cloud.environment(STORAGE_EMULATOR_HOST=url):
+    with served(DenyingBucket({"updates/taken": data})) as url, cloud.environment(STORAGE_EMULATOR_HOST=url):
         blobs = GcsBlobs("bucket", patience=2.0)
         for brought, same in ((data, True), (b"other", False)):
             made = blobs.create("updates/taken", [brought])
