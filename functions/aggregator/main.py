@@ -1,4 +1,4 @@
-"""The `aggregator` function: see `muster_coordinator.http` for its routes."""
+"""Entry point of the function `aggregator`; its routes are in `muster_coordinator.http`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _serve = entry_point("aggregator")
 
 @functions_framework.http
 def aggregator(request: Request) -> Response:
-    """Answers a request."""
+    """Serves one request."""
     return _serve(request)

@@ -1,4 +1,4 @@
-"""The `client_api` function: see `muster_coordinator.http` for its routes."""
+"""Entry point of the function `client_api`; its routes are in `muster_coordinator.http`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _serve = entry_point("client_api")
 
 @functions_framework.http
 def client_api(request: Request) -> Response:
-    """Answers a request."""
+    """Serves one request."""
     return _serve(request)

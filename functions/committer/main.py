@@ -1,4 +1,4 @@
-"""The `committer` function: see `muster_coordinator.http` for its routes."""
+"""Entry point of the function `committer`; its routes are in `muster_coordinator.http`."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ _serve = entry_point("committer")
 
 @functions_framework.http
 def committer(request: Request) -> Response:
-    """Answers a request."""
+    """Serves one request."""
     return _serve(request)

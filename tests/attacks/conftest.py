@@ -1,4 +1,4 @@
-"""A coordinator with every door shut, and an open round in it."""
+"""Coordinator with every protection enabled, and an open round."""
 
 from __future__ import annotations
 

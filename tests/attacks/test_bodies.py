@@ -1,4 +1,4 @@
-"""What is sent: too large, a bomb, too deep, cut or doubled, with names that lead elsewhere, and updates that would spoil a sum."""
+"""Hostile bodies: too large, bombs, deeply nested, path traversal, and poisoned updates."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from muster.wire.problems import MAX_FIELDS, ProblemError, ProblemType
 from muster.wire.tensors import encode
 from muster_coordinator.domain.updates import rules_for, validated
 from muster_coordinator.http import router
+from muster_coordinator.http.routing import Security
 
 P = ProblemType
 MUCH = 32 << 20  # bytes
-LITTLE = 4 << 20  # bytes of memory that a refusal may take
+LITTLE = 4 << 20  # bytes of memory that a refusal may use
 
 
-class Endless(io.RawIOBase):
-    """A body that never ends, and counts what was read of it."""
+class EndlessBody(io.RawIOBase):
+    """Endless body that counts the bytes read from it."""
 
     def __init__(self, start: bytes = b"") -> None:
         self._start = start
@@ -50,7 +51,7 @@ class Endless(io.RawIOBase):
 
 
 def chunked(body):
-    """A request of a body without a declared length, as chunked encoding brings it."""
+    """Returns a request whose body has no declared length, as with chunked encoding."""
     chunks = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     return {"environ_overrides": {"wsgi.input": body, **chunks}}
 
@@ -60,26 +61,29 @@ def declared(body, length):
 
 
 def routes_with_bodies(h):
-    """Every route that takes one: method, path and what lets the caller in."""
+    """Yields every route that accepts a body, with an example path and a valid token."""
     words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
-    token = {"client": ENROLLER.issue(enrolment(0)), "bearer": h.assigned(0).token, "operator": OPERATOR}
+    tokens = {
+        Security.CLIENT: ENROLLER.issue(enrolment(0)),
+        Security.ASSIGNMENT: h.assigned(0).token,
+        Security.OPERATOR: OPERATOR,
+    }
     for route in router(h.app).routes:
-        if route.takes is not None:
-            who = next((token[kind] for kind in token if getattr(route, kind)), None)
-            yield route, route.path.format(**words), who
+        if route.accepts is not None:
+            yield route, route.path.format(**words), tokens.get(route.security)
 
 
-def test_a_body_that_is_too_large_is_refused_without_being_read(h):
-    """Declared or chunked, on every route: no more is read than the route's limit and a piece; a plan's is an operator's own."""
+def test_too_large_body_is_refused_unread(h):
+    """With and without a declared length, on every route except that for plans."""
     looked_at = 0
     for route, path, token in routes_with_bodies(h):
         if route.path == "/v1/plans/{sha256}":
             continue
         for body, request in (
-            (endless := Endless(), chunked(endless)),
-            (endless := Endless(), declared(endless, 10**12)),
-            (endless := Endless(b'{"client": "' + b"x" * 70_000), chunked(endless)),
-            (endless := Endless((4 << 20).to_bytes(8, "little")), chunked(endless)),
+            (endless := EndlessBody(), chunked(endless)),
+            (endless := EndlessBody(), declared(endless, 10**12)),
+            (endless := EndlessBody(b'{"client": "' + b"x" * 70_000), chunked(endless)),
+            (endless := EndlessBody((4 << 20).to_bytes(8, "little")), chunked(endless)),
         ):
             status = h.call(route.method, path, token=token, content_type="application/json", **request).status_code
             assert status in (400, 413, 422), (path, status)
@@ -89,16 +93,16 @@ def test_a_body_that_is_too_large_is_refused_without_being_read(h):
     assert h.blobs("updates/") == []
 
 
-def test_a_strangers_body_is_not_even_read(h):
+def test_unauthenticated_body_is_not_read(h):
     for route, path, _ in routes_with_bodies(h):
-        body = Endless()
+        body = EndlessBody()
         response = h.bare(route.method, path, content_type="application/json", **declared(body, 10**12))
         assert response.status_code == 401, path
         assert body.taken == 0, path
 
 
 def bombs():
-    """Files that say they are plans, small as they come and huge as they would unpack."""
+    """Yields small plan files that would unpack to huge ones."""
 
     def archive(*entries, method=zipfile.ZIP_DEFLATED):
         buffer = io.BytesIO()
@@ -113,7 +117,7 @@ def bombs():
     yield "lzma", archive(("manifest.json", bytes(MUCH)), method=zipfile.ZIP_LZMA)
     yield "a zip in a zip", archive(("manifest.json", archive(("manifest.json", bytes(MUCH)))))
     yield "many names", archive(*((f"parts/{at}", b"") for at in range(20_000)), method=zipfile.ZIP_STORED)
-    # One entry's bytes under many names (https://www.bamsoftware.com/hacks/zipbomb/).
+    # Overlapping entries (https://www.bamsoftware.com/hacks/zipbomb/).
     data = bytearray(
         archive(*((f"parts/{at}", bytes(100_000) if at == 0 else b"") for at in range(8)), method=zipfile.ZIP_STORED)
     )
@@ -123,7 +127,7 @@ def bombs():
         data[at + 16 : at + 28], data[at + 42 : at + 46] = start[16:28], start[42:46]
         at += 46 + len("parts/0")
     yield "overlapping", bytes(data)
-    # A size that the directory only claims.
+    # A size that is only claimed by the directory.
     liar = bytearray(archive(("manifest.json", b"{}"), method=zipfile.ZIP_STORED))
     at = liar.index(b"PK\x01\x02")
     liar[at + 20 : at + 28] = b"\xf0\xff\xff\xff" * 2
@@ -131,7 +135,7 @@ def bombs():
 
 
 @pytest.mark.parametrize(("name", "bomb"), bombs(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_plan_that_is_a_bomb_is_refused_before_it_unpacks(tmp_path, name, bomb):
+def test_plan_bomb_is_refused_before_unpacking(tmp_path, name, bomb):
     del name
     h = Harness(tmp_path)
     tracemalloc.start()
@@ -146,7 +150,7 @@ def test_a_plan_that_is_a_bomb_is_refused_before_it_unpacks(tmp_path, name, bomb
 
 
 @pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
-def test_a_compressed_bomb_is_refused_before_it_unpacks(h, coding, compress):
+def test_compressed_bomb_is_refused_before_unpacking(h, coding, compress):
     bomb = compress(bytes(MUCH))
     for route, path, token in routes_with_bodies(h):
         tracemalloc.start()
@@ -160,7 +164,7 @@ def test_a_compressed_bomb_is_refused_before_it_unpacks(h, coding, compress):
     assert h.blobs("updates/") == []
 
 
-def test_a_header_that_claims_huge_tensors_takes_no_memory(h):
+def test_header_that_claims_huge_tensors_uses_no_memory(h):
     token = h.assigned(0).token
 
     def header(tensors):
@@ -187,12 +191,12 @@ def test_a_header_that_claims_huge_tensors_takes_no_memory(h):
 
 
 def of_header(text):
-    """An upload of a header alone, without a declared length."""
+    """Returns a request with a safetensors header only, without a declared length."""
     return chunked(io.BytesIO(len(text).to_bytes(8, "little") + text))
 
 
-def test_a_header_larger_than_the_plan_needs_is_not_parsed(h):
-    """50,000 tensors in 3.5 MB, for a plan of a few: an answer as short as any, and little memory."""
+def test_header_larger_than_the_plan_needs_is_not_parsed(h):
+    """50,000 tensors in 3.5 MB for a plan of a few: a short response, and little memory."""
     tensors = {f"tensor/{number}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for number in range(50_000)}
     text = json.dumps(tensors).encode()
     token = h.assigned(0).token
@@ -207,7 +211,7 @@ def test_a_header_larger_than_the_plan_needs_is_not_parsed(h):
     assert "header has" in problem.detail
     assert len(response.data) < 1000
     assert peak < LITTLE
-    # Of one that is parsed, the answer names some tensors and says how many there are.
+    # For a parsed header, the response names some tensors and their number.
     few = dict(list(tensors.items())[:600])
     few["x" * 10_000] = few.popitem()[1]
     text = json.dumps(few).encode()
@@ -220,8 +224,8 @@ def test_a_header_larger_than_the_plan_needs_is_not_parsed(h):
     assert h.blobs("updates/") == []
 
 
-def test_updates_of_text_take_memory_of_a_few_chunks():
-    """Six million strings of one to three bytes: their lengths are added up as they pass, and no string becomes an object."""
+def test_text_updates_use_memory_of_a_few_chunks():
+    """Six million short strings: their lengths are summed as a stream, without objects."""
     size = 2_000_000
     plan = make_plan("text", state={"n": 0}, update=(TensorSpec(path="s", dtype="string", shape=None),), zero={"a": 0})
     rules = rules_for(plan.manifest, allow_non_finite=False)
@@ -257,7 +261,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("body", DEEP)
-def test_json_that_is_nested_deeply_is_refused(h, body):
+def test_deeply_nested_json_is_refused(h, body):
     deep = DEEP[body]
     for route, path, token in routes_with_bodies(h):
         for data in (deep, len(deep).to_bytes(8, "little") + deep):
@@ -267,7 +271,7 @@ def test_json_that_is_nested_deeply_is_refused(h, body):
         assert h.bare("POST", CHECKIN, headers={header: deep[:7000].decode()}).status_code == 401
 
 
-# Names that lead elsewhere.
+# Path traversal.
 
 CLIMBS = [
     "..",
@@ -307,26 +311,26 @@ CLIMBS = [
 ]
 
 
-def test_no_name_in_a_path_leads_elsewhere(h, tmp_path):
-    """In every place of every route: not found, or refused, and nothing is made or read beside the stores' own folders."""
+def test_names_in_paths_do_not_traverse(h, tmp_path):
+    """In every path parameter: not found or refused, and no file outside is read or created."""
     (tmp_path / "secret").write_text("the secret of the tests")
     words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
     files, blobs = sorted(tmp_path.rglob("*")), h.blobs()
-    asked = 0
+    requests = 0
     for route in router(h.app).routes:
         for place in words:
             if "{" + place + "}" not in route.path:
                 continue
             for climb in [*CLIMBS, "..%2f" * 8 + "secret", "../" * 8 + "secret"]:
                 path = route.path.format(**{**words, place: climb if climb.isascii() else quote(climb)})
-                token = OPERATOR if route.operator else ENROLLER.issue(enrolment(0))
+                token = OPERATOR if route.security is Security.OPERATOR else ENROLLER.issue(enrolment(0))
                 response = h.bare(route.method, path, token=token)
                 assert response.status_code in (400, 401, 404, 405), (route.method, path, response.status_code)
                 assert b"the secret of the tests" not in response.data
-                asked += 1
-    assert asked > 500
+                requests += 1
+    assert requests > 500
     assert h.blobs() == blobs
-    # Refusals are in the audit log's store, in memory; on disk nothing is new.
+    # Refusals are in the audit log, in memory; nothing on disk is new.
     assert sorted(tmp_path.rglob("*")) == files
 
 
@@ -354,7 +358,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_no_name_in_a_message_leads_elsewhere(h, name):
+def test_names_in_messages_do_not_traverse(h, name):
     good = {"name": "more", "population": POPULATION, "plan": h.plan.sha256}
     for change in ({"name": name}, {"population": name}, {"plan": name}):
         response = h.call("POST", "/v1/tasks", json={**good, **change})
@@ -366,7 +370,7 @@ def test_no_name_in_a_message_leads_elsewhere(h, name):
     assert [task.path for task in h.inner.documents.list("tasks")] == [f"tasks/{TASK}"]
 
 
-def test_no_query_leads_elsewhere(h):
+def test_queries_do_not_traverse(h):
     for climb in ("../../secret", "..%2f..%2fsecret", "%00", "x" * 4000, "\u0661", "%ff"):
         for path in (
             f"/v1/tasks/{TASK}/rounds/1/broadcast?sha256=",
@@ -379,7 +383,7 @@ def test_no_query_leads_elsewhere(h):
     assert h.call("GET", f"/v1/tasks/{TASK}/rounds/1/broadcast?sha256=..%2f..%2fplans").status_code == 409
 
 
-def test_no_name_in_a_plans_archive_leads_elsewhere(tmp_path):
+def test_names_in_plan_archives_do_not_traverse(tmp_path):
     h = Harness(tmp_path)
     for name in ("../../evil", "/etc/evil", "parts/../../evil", "parts\\..\\evil", "C:\\evil", "parts/" + "0" * 64):
         buffer = io.BytesIO()
@@ -392,7 +396,7 @@ def test_no_name_in_a_plans_archive_leads_elsewhere(tmp_path):
     assert h.blobs() == []
 
 
-# Updates that would spoil a sum.
+# Poisoned updates.
 
 
 @pytest.fixture
@@ -410,7 +414,7 @@ def spoilt(name, index, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_refused(summing, value):
+def test_non_finite_value_is_refused(summing, value):
     token = summing.assigned(0).token
     for name in ("t/float16", "t/bfloat16", "t/float32", "t/float64", "t/complex64", "t/complex128"):
         with pytest.raises(ProblemError) as caught:
@@ -422,14 +426,14 @@ def test_a_value_that_is_not_finite_is_refused(summing, value):
 @pytest.mark.parametrize(
     ("name", "value"), [("secure/sum", 10), ("secure/sum", -4), ("secure/modular", 8), ("secure/modular", -1)]
 )
-def test_an_integer_outside_its_range_is_refused(summing, name, value):
+def test_integer_out_of_range_is_refused(summing, name, value):
     with pytest.raises(ProblemError) as caught:
         summing.upload(summing.assigned(0).token, spoilt(name, ..., value))
     assert caught.value.type is P.UPDATE_INVALID
     assert summing.blobs("updates/") == []
 
 
-def test_an_update_over_the_norm_bound_weighs_no_more_than_the_bound(tmp_path):
+def test_norm_bound_limits_the_weight_of_an_update(tmp_path):
     for clip, most in ((False, 2.0), (True, 2.0 + 4 / np.sqrt(3))):
         h = Harness(tmp_path / str(clip))
         h.begin(rounds=1, goal=3, max_update_norm=4.0, clip=clip)

@@ -1,4 +1,4 @@
-"""Callers who are not whom a route is for: strangers, other clients, viewers, other sites' pages, and whoever finds an inner route."""
+"""Callers without the right to a route: strangers, other clients, viewers, foreign pages."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from muster.wire.problems import ProblemType
 from muster_coordinator.adapters.client_authenticators import parse_clients
 from muster_coordinator.domain.limits import RateLimits
 from muster_coordinator.http import router
+from muster_coordinator.http.routing import Security
 
 PATHS = {"task": TASK, "population": POPULATION, "sha256": "0" * 64, "round": "1", "version": "0"}
 
@@ -35,9 +36,9 @@ def routes_of(h, *functions):
 
 
 def world(h):
-    """All that anybody could have changed."""
+    """Returns everything that a caller could have changed."""
     places = ("tasks", f"tasks/{TASK}/rounds", f"populations/{POPULATION}/tasks", "audit", "enrolments")
-    documents = {each.path: each.data for place in places for each in h.inner.documents.list(place)}
+    documents = {document.path: document.data for place in places for document in h.inner.documents.list(place)}
     return documents, h.blobs(), len(h.queue.held)
 
 
@@ -53,7 +54,7 @@ def refused(h, token=None, **more):
     return problem.detail
 
 
-def test_a_stranger_gets_no_slot(h):
+def test_unauthenticated_client_gets_no_slot(h):
     before = world(h)
     for token in (None, "nonsense", "a.b.c", PrivateKey.generate().issue(enrolment(0)), OPERATOR, VIEWER):
         refused(h, token)
@@ -62,33 +63,33 @@ def test_a_stranger_gets_no_slot(h):
     assert world(h) == before
 
 
-def test_an_assignment_lets_nobody_check_in(h):
+def test_assignment_token_is_no_credential_for_check_in(h):
     refused(h, h.assigned(0).token)
 
 
-def test_an_enrolment_of_another_population_is_refused(h):
+def test_enrolment_of_another_population_is_refused(h):
     assert "not for population phones" in refused(h, ENROLLER.issue(enrolment(0, population="tablets")))
 
 
-def test_an_enrolment_that_has_expired_or_begins_later_is_refused(h):
+def test_expired_or_future_enrolment_is_refused(h):
     assert "expired" in refused(h, ENROLLER.issue(enrolment(0, issued_at=START - 100 * DAY)))
     assert "not valid yet" in refused(h, ENROLLER.issue(enrolment(0, issued_at=START + DAY)))
 
 
-def test_a_revoked_enrolment_is_refused(h):
+def test_revoked_enrolment_is_refused(h):
     stolen = enrolment(0)
     assert isinstance(h.checkin(token=ENROLLER.issue(stolen)), Assignment)
     h.ask("POST", "/v1/revocations", json={"id": stolen.id})
     assert "revoked" in refused(h, ENROLLER.issue(stolen))
 
 
-def test_an_enrolment_with_another_algorithm_or_claim_is_refused(h):
+def test_enrolment_with_another_algorithm_or_claim_is_refused(h):
     token = ENROLLER.issue(enrolment(0))
     claims, kid = jwt.decode(token, options={"verify_signature": False}), jwt.get_unverified_header(token)["kid"]
     header, _, signature = token.split(".")
     for forged in (
         jwt.encode(claims, None, "none", headers={"kid": kid}),
-        jwt.encode(claims, ENROLLER.public, "HS256", headers={"kid": kid}),  # what is public, as a shared key
+        jwt.encode(claims, ENROLLER.public, "HS256", headers={"kid": kid}),  # the public key, as a shared key
         jwt.encode(claims, PrivateKey.generate()._key, "EdDSA", headers={"kid": kid}),
         *(
             f"{header}.{jwt.utils.base64url_encode(json.dumps({**claims, **change}).encode()).decode()}.{signature}"
@@ -98,7 +99,7 @@ def test_an_enrolment_with_another_algorithm_or_claim_is_refused(h):
         refused(h, forged)
 
 
-def test_an_issuers_token_with_another_algorithm_is_refused(tmp_path, issuer):
+def test_oidc_token_with_another_algorithm_is_refused(tmp_path, issuer):
     def clients(clock):
         setting = f"oidc:{issuer.url}?audience=muster"
         return parse_clients(setting, clock=clock, revoked=lambda _: False, proxy_secret=None)
@@ -117,7 +118,7 @@ def test_an_issuers_token_with_another_algorithm_is_refused(tmp_path, issuer):
         assert h.call("POST", CHECKIN, json={}, token=forged).status_code == 401
 
 
-def test_one_enrolled_name_is_one_contribution_however_many_tokens_it_has(h):
+def test_many_tokens_of_one_name_are_one_contribution(h):
     for number in range(4):
         answer = h.checkin(token=ENROLLER.issue(enrolment("twin")))
         if isinstance(answer, Assignment):
@@ -129,8 +130,8 @@ def test_one_enrolled_name_is_one_contribution_however_many_tokens_it_has(h):
     assert int(h.result(1)["ids"]) == 1 | 1 << 10 | 1 << 11
 
 
-def test_under_open_identity_one_device_can_be_many(tmp_path):
-    """What is not held: `MUSTER_CLIENTS=open` believes everybody, which is why its use is said loudly."""
+def test_open_identity_allows_many_identities_per_device(tmp_path):
+    """Not defended: `MUSTER_CLIENTS=open` lets clients assert any identity, and logs a warning."""
     h = Harness(tmp_path)
     h.begin(goal=3, rounds=1)
     for number in range(3):
@@ -139,7 +140,7 @@ def test_under_open_identity_one_device_can_be_many(tmp_path):
     assert int(h.result(1)["count"]) == 3
 
 
-def test_a_proxys_header_from_somebody_else_is_refused(tmp_path):
+def test_proxy_header_of_another_sender_is_refused(tmp_path):
     setting = "proxy:X-Client-Fingerprint?secret-header=X-Proxy-Secret"
 
     def guards(platform):
@@ -158,7 +159,7 @@ def test_a_proxys_header_from_somebody_else_is_refused(tmp_path):
     assert h.call("POST", CHECKIN, json={}, headers={**mine, "X-Proxy-Secret": "s" * 32}).status_code == 200
 
 
-def test_who_asks_too_often_is_refused_and_nobody_else(tmp_path, issuer):
+def test_only_the_caller_over_its_rate_is_refused(tmp_path, issuer):
     limits = RateLimits.parse("address=20/m,identity=3/m")
     h = Fortress(tmp_path, issuer, given={"rate_limits": limits, "trusted_proxies": 1})
     h.begin(goal=50)
@@ -168,17 +169,17 @@ def test_who_asks_too_often_is_refused_and_nobody_else(tmp_path, issuer):
         headers = {**bearer(token), "X-Forwarded-For": hops}
         return h.bare("POST", CHECKIN, json={}, headers=headers).status_code
 
-    # A client by its identity, from however many addresses; an address whatever it says of itself before the proxy's own word.
+    # A client is limited by its identity from any address; an address despite forged hops.
     assert [ask(token, f"198.51.100.{number}") for number in range(5)] == [200, 200, 200, 429, 429]
     assert ask(other, "198.51.100.9") == 200
-    found = [ask("nonsense", f"203.0.113.{number}, 192.0.2.1") for number in range(30)]
-    assert found == [401] * 20 + [429] * 10
+    statuses = [ask("nonsense", f"203.0.113.{number}, 192.0.2.1") for number in range(30)]
+    assert statuses == [401] * 20 + [429] * 10
 
 
 # Operators.
 
 
-def test_operators_routes_are_closed_to_strangers_clients_and_the_queue(h, issuer):
+def test_operator_routes_accept_operators_only(h, issuer):
     before = world(h)
     tokens = {
         "nobody": {},
@@ -198,7 +199,7 @@ def test_operators_routes_are_closed_to_strangers_clients_and_the_queue(h, issue
     assert world(h) == before
 
 
-def test_a_viewer_changes_nothing(h):
+def test_viewer_changes_nothing(h):
     before = world(h)
     for route, path in routes_of(h, "operator_api"):
         status = h.bare(route.method, path, headers=bearer(VIEWER)).status_code
@@ -213,7 +214,7 @@ def test_a_viewer_changes_nothing(h):
     assert all(path.startswith("audit/") for path in changed)
 
 
-def test_inner_routes_take_nobody_but_the_queues_account(h, issuer):
+def test_internal_routes_accept_the_queues_account_only(h, issuer):
     before = world(h)
     inner = routes_of(h, "aggregator", "committer")
     assert len(inner) == 6
@@ -236,7 +237,7 @@ def test_inner_routes_take_nobody_but_the_queues_account(h, issuer):
     assert world(h)[1:] == before[1:]
 
 
-def test_inner_routes_are_not_at_the_address_that_clients_reach(tmp_path, monkeypatch):
+def test_internal_routes_are_absent_from_the_public_address(tmp_path, monkeypatch):
     for name, value in {
         "MUSTER_STATE": f"sqlite://{tmp_path}/state.db",
         "MUSTER_BLOBS": f"file://{tmp_path}/blobs",
@@ -248,17 +249,17 @@ def test_inner_routes_are_not_at_the_address_that_clients_reach(tmp_path, monkey
 
     def status(path, port):
         environ = {"SERVER_PORT": port, "HTTP_X_FORWARDED_PORT": "81", "HTTP_HOST": "127.0.0.1:81"}
-        found = []
+        statuses = []
         request = Request.from_values(path, method="POST").environ | environ
-        list(app(request, lambda status, *_: found.append(int(status[:3]))))
-        return found[0]
+        list(app(request, lambda status, *_: statuses.append(int(status[:3]))))
+        return statuses[0]
 
     assert status("/internal/tick", "81") == 204
     for path in ("/internal/tick", "//internal/tick", "/internal//tick", "/internal/./tick", "/v1/../internal/tick"):
         assert status(path, "80") == 404, path
 
 
-def test_a_client_api_or_operator_api_has_no_inner_routes(h):
+def test_client_and_operator_api_have_no_internal_routes(h):
     outer = router(h.app, "client_api", "operator_api")
     assert not [route for route in outer.routes if route.path.startswith("/internal")]
     assert not outer.owns("POST", "/internal/tick")
@@ -267,7 +268,7 @@ def test_a_client_api_or_operator_api_has_no_inner_routes(h):
 # Pages.
 
 
-def test_a_page_of_another_origin_reads_nothing_and_operates_nothing(h):
+def test_foreign_page_reads_and_operates_nothing(h):
     for origin in (
         "https://evil.example",
         f"{ORIGIN}.evil.example",
@@ -281,17 +282,17 @@ def test_a_page_of_another_origin_reads_nothing_and_operates_nothing(h):
             h.bare("POST", CHECKIN, json={}, headers={"Origin": origin}),
         ):
             assert not [name for name, _ in response.headers if name.startswith("Access-Control-")]
-    # The page that may check in may not operate.
+    # A page that may check in may not operate.
     for route, path in routes_of(h, "operator_api"):
         if route.path == "/v1/plans/{sha256}":
-            continue  # clients get plans under the same address
-        asked = {"Origin": ORIGIN, "Access-Control-Request-Method": route.method}
-        response = h.bare("OPTIONS", path, headers=asked)
+            continue  # clients download plans from the same address
+        preflight = {"Origin": ORIGIN, "Access-Control-Request-Method": route.method}
+        response = h.bare("OPTIONS", path, headers=preflight)
         assert not [name for name, _ in response.headers if name.startswith("Access-Control-")], path
 
 
-def test_a_page_can_not_operate_where_everybody_may(tmp_path):
-    """Neither by a request across origins, nor as its own origin after it has had its name point here (DNS rebinding)."""
+def test_foreign_page_can_not_operate_an_open_coordinator(tmp_path):
+    """Neither by a cross-origin request, nor as its own origin by DNS rebinding."""
     h = Harness(tmp_path)
     h.begin()
     pause = f"/v1/tasks/{TASK}:pause"
@@ -309,18 +310,19 @@ def test_a_page_can_not_operate_where_everybody_may(tmp_path):
         h.operate("resume")
 
 
-# The audit log.
+# Audit log.
 
 
-def test_no_change_of_an_operator_goes_around_the_log(h):
-    """Whatever operators' route changes anything has left an entry: looked for over the table of routes itself."""
+def test_every_operator_change_is_logged(h):
+    """Every operator route that changes something leaves an entry, per the table of routes."""
     bodies = {
         "/v1/plans/{sha256}": {"data": h.plan.encode()},
         "/v1/tasks": {"json": {"name": "more", "population": POPULATION, "plan": h.plan.sha256}},
         "/v1/tasks/{task}:rollback": {"json": {"version": 0}},
         "/v1/revocations": {"json": {"id": "0" * 32}},
     }
-    changing = [route for route in router(h.app, "operator_api").routes if route.operator and route.method != "GET"]
+    routes = [route for route in router(h.app, "operator_api").routes if route.security is Security.OPERATOR]
+    changing = [route for route in routes if route.method != "GET"]
     assert len(changing) >= 7
     for route in changing:
         h.clock.advance(1)
@@ -333,9 +335,9 @@ def test_no_change_of_an_operator_goes_around_the_log(h):
     assert {entry.who for entry in log} == {"alice"}
 
 
-def test_no_route_changes_an_entry_of_the_log(h):
+def test_no_route_changes_a_log_entry(h):
     h.operate("pause")
-    before = {each.path: each.data for each in h.inner.documents.list("audit")}
+    before = {document.path: document.data for document in h.inner.documents.list("audit")}
     assert before
     entry = next(iter(before)).partition("/")[2]
     for method in ("PUT", "POST", "PATCH", "DELETE"):
@@ -346,8 +348,8 @@ def test_no_route_changes_an_entry_of_the_log(h):
             f"/v1/tasks/..%2faudit%2f{entry}",
         ):
             assert h.bare(method, path, headers=bearer(OPERATOR), json={}).status_code in (404, 405)
-    # Names that would be beside the log, or in it, are tasks and populations like others.
+    # Names that equal the log's collection are valid names of tasks and populations.
     spec = {"name": "audit", "population": "enrolments", "plan": h.plan.sha256}
     assert h.call("POST", "/v1/tasks", json=spec).status_code == 201
-    after = {each.path: each.data for each in h.inner.documents.list("audit")}
+    after = {document.path: document.data for document in h.inner.documents.list("audit")}
     assert {path: after[path] for path in before} == before

@@ -1,4 +1,4 @@
-"""Attempts to get a result over fewer clients than the plan's author allows: by policy, by the store's documents, by two tasks."""
+"""Attempts to release a result of fewer clients than the plan's author allows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def contribute(h, *clients):
 
 
 def edit(h, path, **changes):
-    """Writes to the store past the API, as whoever has the rights of a function can. Names may have dots."""
+    """Edits a stored document directly, as a caller with a function's permissions can.
+
+    `__` in a field's name stands for a level of nesting.
+    """
     document = h.inner.documents.get(path)
     data = dict(document.data)
     for name, value in changes.items():
@@ -55,9 +58,9 @@ def nothing_is_released(h):
 
 
 @pytest.mark.parametrize(
-    "at", ["before a client comes", "before the deadline", "once it has closed", "before the commit"]
+    "at", ["before the first check-in", "before the deadline", "once it has closed", "before the commit"]
 )
-def test_a_minimum_that_is_lowered_in_the_store_lets_nothing_out_below_the_plans_floor(tmp_path, issuer, at):
+def test_minimum_lowered_in_the_store_releases_nothing(tmp_path, issuer, at):
     h = begun(tmp_path, issuer, {"minimum": 3}, goal=4, minimum=3, over_selection=2.0, rounds=2, round_seconds=1000)
 
     def lowered(when):
@@ -65,7 +68,7 @@ def test_a_minimum_that_is_lowered_in_the_store_lets_nothing_out_below_the_plans
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
             edit(h, names.task_path(TASK), spec__policy__minimum=1, spec__policy__goal=1)
 
-    lowered("before a client comes")
+    lowered("before the first check-in")
     contribute(h, 0, 1)
     lowered("before the deadline")
     h.deliver_all()
@@ -78,7 +81,7 @@ def test_a_minimum_that_is_lowered_in_the_store_lets_nothing_out_below_the_plans
         h.inner.documents.replace(round_.document.path, data, version=round_.document.version)
         lowered("once it has closed")
         if at == "before the commit":
-            # A closing and partials as if two updates were enough.
+            # A closing and partials as if two updates sufficed.
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
             plans = h.app.closing.folding.plans
             lenient = replace(plans._copy(h.plan.sha256), manifest=sum_plan().manifest)
@@ -89,13 +92,13 @@ def test_a_minimum_that_is_lowered_in_the_store_lets_nothing_out_below_the_plans
     nothing_is_released(h)
     assert h.abandoned()
     assert "minimum is 3" in h.abandoned()[0].reason
-    # The next attempt opens within the floor, whatever the task's document says, and tells its clients so.
+    # The next attempt opens with the floor as its minimum, whatever the task's document says.
     again = h.assigned(0)
     assert (again.goal >= 3, again.minimum) == (True, 3)
 
 
 @pytest.mark.parametrize("task_too", [False, True])
-def test_a_round_that_is_moved_to_a_plan_without_a_floor_is_not_committed(tmp_path, issuer, task_too):
+def test_round_moved_to_a_plan_without_floor_is_not_committed(tmp_path, issuer, task_too):
     h = begun(tmp_path, issuer, {"minimum": 3}, goal=3, minimum=3, rounds=1, round_seconds=1000)
     bare = sum_plan().signed(SIGNER)
     h.ask("PUT", f"/v1/plans/{bare.sha256}", body=bare.encode())
@@ -103,7 +106,7 @@ def test_a_round_that_is_moved_to_a_plan_without_a_floor_is_not_committed(tmp_pa
     edit(h, names.round_path(h.key()), terms__plan=bare.sha256, terms__minimum=1, terms__goal=1)
     if task_too:
         edit(h, names.task_path(TASK), spec__plan=bare.sha256)
-    with pytest.raises(ProblemError) as refused:  # what was computed for one plan is no update of another
+    with pytest.raises(ProblemError) as refused:  # an update for one plan is not valid for another
         h.upload(token, sum_update(0))
     assert refused.value.type is ProblemType.ROUND_CLOSED
     if not task_too:
@@ -116,7 +119,7 @@ def test_a_round_that_is_moved_to_a_plan_without_a_floor_is_not_committed(tmp_pa
     nothing_is_released(h)
 
 
-def test_a_policy_below_the_plans_floor_is_refused_with_field_floor_and_fix(tmp_path, issuer):
+def test_policy_below_the_plans_floor_is_refused_with_fix(tmp_path, issuer):
     h = Fortress(tmp_path, issuer, plan=released(minimum=20, max_rounds=5, separation_seconds=3600))
     h.put_plan()
 
@@ -125,15 +128,15 @@ def test_a_policy_below_the_plans_floor_is_refused_with_field_floor_and_fix(tmp_
             h.create_task(**{"minimum": 20, "goal": 20, "rounds": 5, "separation_seconds": 3600, **policy})
         assert caught.value.type is ProblemType.INVALID_REQUEST
         assert all(
-            each.path in caught.value.detail and each.reason in caught.value.detail for each in caught.value.fields
+            field.path in caught.value.detail and field.reason in caught.value.detail for field in caught.value.fields
         )
-        return {each.path.removeprefix("policy."): each.reason for each in caught.value.fields}
+        return {field.path.removeprefix("policy."): field.reason for field in caught.value.fields}
 
     assert refused(minimum=19) == {"minimum": "is 19, and the plan's author set a minimum of 20; use 20 or more"}
     assert set(refused(goal=19, minimum=19)) == {"goal", "minimum"}
     assert refused(rounds=6) == {"rounds": "is 6, and the plan's author allows at most 5; use 5 or fewer"}
     assert "separation of 3600 seconds; use 3600 or more" in refused(separation_seconds=3599.5)["separation_seconds"]
-    spec = TaskSpec(name=TASK, population=POPULATION, plan=h.plan.sha256)  # as it is by default
+    spec = TaskSpec(name=TASK, population=POPULATION, plan=h.plan.sha256)  # the default
     with pytest.raises(ProblemError) as caught:
         h.ask("POST", "/v1/tasks", body=spec.encode())
     assert len(caught.value.fields) == 4
@@ -141,7 +144,7 @@ def test_a_policy_below_the_plans_floor_is_refused_with_field_floor_and_fix(tmp_
     h.create_task(minimum=20, goal=20, rounds=5, separation_seconds=3600)
 
 
-def test_no_more_rounds_than_the_plan_allows_are_opened_or_committed(tmp_path, issuer):
+def test_plan_limits_the_number_of_rounds(tmp_path, issuer):
     h = begun(tmp_path, issuer, {"minimum": 1, "max_rounds": 2}, goal=1, rounds=2)
     edit(h, names.task_path(TASK), spec__policy__rounds=9)
     contribute(h, 0)
@@ -152,7 +155,7 @@ def test_no_more_rounds_than_the_plan_allows_are_opened_or_committed(tmp_path, i
     assert [round_.key.number for round_ in h.committed()] == [1, 2]
     assert h.task().status is TaskStatus.COMPLETED
     assert len(h.rounds()) == 2
-    # A third one that somebody writes into the store gets no result either.
+    # A third round that is written into the store gets no result either.
     third = replace(second, number=3)
     round_ = dict(h.inner.documents.get(names.round_path(second)).data)
     terms = {**round_["terms"], "opened_at": h.clock.now(), "deadline": h.clock.now() + 1000}
@@ -168,7 +171,7 @@ def test_no_more_rounds_than_the_plan_allows_are_opened_or_committed(tmp_path, i
     assert len(h.blobs("results/")) == 2
 
 
-def test_a_rollback_does_not_start_the_count_of_rounds_again(tmp_path, issuer):
+def test_rollback_does_not_reset_the_round_count(tmp_path, issuer):
     h = begun(tmp_path, issuer, {"minimum": 1, "max_rounds": 2}, goal=1, rounds=2)
     contribute(h, 0)
     h.deliver_all()
@@ -180,7 +183,7 @@ def test_a_rollback_does_not_start_the_count_of_rounds_again(tmp_path, issuer):
     assert h.task().status is TaskStatus.COMPLETED
 
 
-def test_a_separation_that_is_removed_in_the_store_still_holds(tmp_path, issuer):
+def test_separation_removed_in_the_store_still_applies(tmp_path, issuer):
     h = begun(tmp_path, issuer, {"minimum": 1, "separation_seconds": DAY}, goal=1, rounds=9, separation_seconds=DAY)
     cookie = h.upload(h.assigned(0).token, sum_update(0)).cookie
     edit(h, names.task_path(TASK), spec__policy__separation_seconds=0.0)
@@ -190,8 +193,8 @@ def test_a_separation_that_is_removed_in_the_store_still_holds(tmp_path, issuer)
     assert answer.reason is WaitReason.TOO_SOON
 
 
-def test_two_tasks_of_a_population_do_not_both_have_a_client_within_its_separation(tmp_path, issuer):
-    """Results of N and of N - 1 clients would differ by one client's update. Without a separation this is not held."""
+def test_separation_applies_across_two_tasks(tmp_path, issuer):
+    """Results of N and N - 1 clients would reveal one update. Needs a separation."""
     h = Fortress(tmp_path, issuer)
     h.put_plan()
     for name, goal in (("six", 6), ("five", 5)):
@@ -201,11 +204,11 @@ def test_two_tasks_of_a_population_do_not_both_have_a_client_within_its_separati
     for client, cookie in enumerate(cookies):
         for _ in range(4):
             assert h.checkin(client, cookie=cookie).reason is WaitReason.TOO_SOON
-    # What is not held: a client that throws its cookie away, and tasks that set none.
+    # Not defended: a client that discards its cookie, and tasks without a separation.
     assert isinstance(h.checkin(0), Assignment)
 
 
-def test_a_deployments_minimum_holds_for_every_operator(tmp_path, issuer):
+def test_deployment_minimum_applies_to_every_operator(tmp_path, issuer):
     h = Fortress(tmp_path, issuer, given={"least_minimum": 10})
     h.put_plan()
     with pytest.raises(ProblemError) as caught:
@@ -214,7 +217,7 @@ def test_a_deployments_minimum_holds_for_every_operator(tmp_path, issuer):
     assert (caught.value.type, field.path) == (ProblemType.INVALID_REQUEST, "policy.minimum")
     assert "is 9, and this deployment makes no task below 10 (MUSTER_MINIMUM); use 10 or more" in caught.value.detail
     h.create_task(goal=12, minimum=10)
-    # A task from before stays, and a repeat of its making gets it.
+    # An existing task remains, and a repeated create returns it.
     h._guards["least_minimum"] = 11
     h.restart()
     assert h.create_task(goal=12, minimum=10).spec.policy == TaskPolicy(goal=12, minimum=10)

@@ -1,4 +1,4 @@
-"""What can still be learned of one participant once a round has ended, and while a small one is open."""
+"""What remains about a participant after a round, and while a small round is open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PSEUDONYM = re.compile(r"[0-9a-f]{32}")
 
 
 def everything(h):
-    """All that the stores hold: paths, documents, names of blobs and their bytes."""
+    """Returns the content of all stores: paths, documents, names of blobs and their bytes."""
     texts = []
     pending = ["tasks", "audit", "populations/phones/tasks", "enrolments"]
     while pending:
@@ -28,23 +28,23 @@ def everything(h):
             if collection == "tasks":
                 pending.append(f"{document.path}/rounds")
             elif collection.endswith("/rounds"):
-                pending += [f"{document.path}/{each}" for each in ("tickets", "shards", "keys", "holders")]
+                pending += [f"{document.path}/{counter}" for counter in ("tickets", "shards", "keys", "holders")]
     for name in h.blobs():
         texts += [name, bytes(h.inner.blobs.read(name)).decode("latin-1")]
     return texts
 
 
 def pseudonyms_of(h, *clients):
-    found = set()
+    pseudonyms = set()
     for client in clients:
         token = h.assigned(client).token
-        found.add(h.app.tokens.read_assignment(token, now=h.clock.now()).pseudonym)
+        pseudonyms.add(h.app.tokens.read_assignment(token, now=h.clock.now()).pseudonym)
         h.upload(token, sum_update(client))
-    return found
+    return pseudonyms
 
 
-def test_nobody_can_tell_who_was_in_a_round_once_it_is_swept(h):
-    """With every key, every name of a client, and all that the stores held before and hold after."""
+def test_swept_round_does_not_reveal_its_clients(h):
+    """Given every key, every client's name, and all stores before and after."""
     key = h.key()
     names_in_round = pseudonyms_of(h, 0, 1, 2)
     before = everything(h)
@@ -56,7 +56,7 @@ def test_nobody_can_tell_who_was_in_a_round_once_it_is_swept(h):
     assert h.inner.documents.get(names.pseudonym_key_path(key)) is None
     assert h.blobs("manifests/") == []
     assert h.leftovers() == []
-    # Nor does a name that was seen in time fit a client: not by this version's formula, nor by the one before it.
+    # Nor does a pseudonym match a client by the formula of this or the previous version.
     for identity in (f"client-{number}" for number in range(200)):
         text = f"{key.task}\n{key.id}\n{identity}".encode()
         digests = {hmac.new(SECRET, prefix + text, hashlib.sha256).hexdigest()[:32] for prefix in (b"", b"\0" * 32)}
@@ -64,7 +64,7 @@ def test_nobody_can_tell_who_was_in_a_round_once_it_is_swept(h):
         assert digests.isdisjoint(names_in_round)
 
 
-def test_an_instance_forgets_the_salt_of_a_round_when_the_next_one_names_a_client_or_a_minute_has_passed(h):
+def test_salt_is_forgotten_with_the_next_round_or_a_minute(h):
     cached = h.app.checkin.pseudonyms._cached
     pseudonyms_of(h, 0, 1, 2)
     (first,) = cached
@@ -79,17 +79,17 @@ def test_an_instance_forgets_the_salt_of_a_round_when_the_next_one_names_a_clien
 
 
 @pytest.mark.parametrize("token", [OPERATOR, VIEWER])
-def test_no_route_says_how_many_contributed_to_a_small_round_before_it_has_ended(h, token):
-    """A count that is live shows when one client contributed."""
+def test_no_route_counts_contributors_of_an_open_small_round(h, token):
+    """A live count would show when one client contributed."""
 
     def views():
         task = json.loads(h.bare("GET", f"/v1/tasks/{TASK}", token=token).data)["current"]
         listed = json.loads(h.bare("GET", "/v1/tasks", token=token).data)["tasks"][0]["current"]
         rounds = json.loads(h.bare("GET", f"/v1/tasks/{TASK}/rounds", token=token).data)["rounds"]
-        (round_,) = [each for each in rounds if (each["round"], each["epoch"]) == (task["round"], task["epoch"])]
+        (round_,) = [view for view in rounds if (view["round"], view["epoch"]) == (task["round"], task["epoch"])]
         entries = json.loads(h.bare("GET", "/v1/audit", token=token).data)["entries"]
-        changed = [each[when] for each in entries for when in ("before", "after") if "current" in each.get(when, {})]
-        return [task, listed, round_, *(each["current"] for each in changed)]
+        changed = [view[when] for view in entries for when in ("before", "after") if "current" in view.get(when, {})]
+        return [task, listed, round_, *(view["current"] for view in changed)]
 
     for client in (0, 1):
         h.upload(h.assigned(client).token, sum_update(client))

@@ -1,4 +1,4 @@
-"""What nobody may learn: who a client is, what one of them sent, the coordinator's insides, and secrets by the time that a refusal takes."""
+"""Confidentiality: client identities, single updates, internals, and timing of comparisons."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def routes_of(h, *functions):
     return [(route, route.path.format(**words)) for route in router(h.app, *functions).routes]
 
 
-def test_two_rounds_of_a_client_can_not_be_linked(h):
-    """Nor two attempts or two tasks; and not to its identity without the key."""
+def test_rounds_of_one_client_are_unlinkable(h):
+    """Neither two attempts, nor two tasks, nor the identity without the key."""
     seen = []
     for number in (1, 2):
         tokens = {client: h.assigned(client).token for client in range(3)}
@@ -50,8 +50,8 @@ def test_two_rounds_of_a_client_can_not_be_linked(h):
     assert names.pseudonym(b"x" * 32, key, "a") not in same
 
 
-def test_no_store_and_no_log_says_who_a_client_is(h, caplog):
-    """Looked for in every document, every blob's name and bytes, all queued work, and the log."""
+def test_stores_and_logs_do_not_identify_clients(h, caplog):
+    """Searches every document, blob, queued work item, and the log."""
     caplog.set_level(0)
     tokens = [h.assigned(client).token for client in range(3)]
     for client, token in enumerate(tokens):
@@ -59,10 +59,11 @@ def test_no_store_and_no_log_says_who_a_client_is(h, caplog):
     h.report(h.assigned(3).token)
     texts = [caplog.text, repr([held.work for held in h.queue.held])]
     for place in ("tasks", f"tasks/{TASK}/rounds", f"populations/{POPULATION}/tasks", "audit"):
-        texts += [f"{each.path} {each.data}" for each in h.inner.documents.list(place)]
+        texts += [f"{document.path} {document.data}" for document in h.inner.documents.list(place)]
     for counters in ("tickets", "shards", "keys", "holders"):
         texts += [
-            f"{each.path} {each.data}" for each in h.inner.documents.list(f"{names.round_path(h.key())}/{counters}")
+            f"{document.path} {document.data}"
+            for document in h.inner.documents.list(f"{names.round_path(h.key())}/{counters}")
         ]
     for name in h.blobs():
         texts += [name, bytes(h.inner.blobs.read(name)).decode("latin-1")]
@@ -74,8 +75,8 @@ def test_no_store_and_no_log_says_who_a_client_is(h, caplog):
         assert VIEWER not in text
 
 
-def test_no_route_gives_a_single_update(h):
-    """To nobody: neither by any route there is, nor by names that updates, partials and manifests have in the store."""
+def test_no_route_returns_a_single_update(h):
+    """Neither by any route, nor by the store's names of updates, partials and manifests."""
     marked = sum_update(0, 12345.678)
     h.upload(h.assigned(0).token, marked)
     h.upload(h.assigned(1).token, sum_update(1))
@@ -105,7 +106,7 @@ def test_no_route_gives_a_single_update(h):
                 assert needle not in h.bare(method, path, token=token).data, path
 
 
-def test_a_result_comes_of_no_fewer_than_the_minimum(h):
+def test_result_needs_at_least_the_minimum(h):
     h.upload(h.assigned(0).token, sum_update(0))
     h.clock.advance(1001)
     h.settle()
@@ -115,7 +116,7 @@ def test_a_result_comes_of_no_fewer_than_the_minimum(h):
         assert h.call("GET", path).status_code == 404
 
 
-def test_errors_tell_nothing_of_the_insides(h, tmp_path):
+def test_errors_reveal_no_internals(h, tmp_path):
     hostile = [
         "x",
         "a.b.c",
@@ -142,7 +143,7 @@ def test_errors_tell_nothing_of_the_insides(h, tmp_path):
                     assert len(text) < 20_000
 
 
-def test_a_failing_store_tells_the_log_alone(h, caplog):
+def test_failing_store_is_only_logged(h, caplog):
     class Broken:
         def __getattr__(self, name):
             raise StoreError(f"/srv/muster/state.db: password is {SECRET.decode()}")
@@ -163,7 +164,7 @@ def test_a_failing_store_tells_the_log_alone(h, caplog):
     assert "/srv/muster" in caplog.text
 
 
-def test_answers_and_reprs_hold_no_secret(h):
+def test_responses_and_reprs_contain_no_secret(h):
     assert SECRET.decode() not in repr(h.app.tokens.__dict__)
     assert OPERATOR not in repr(vars(h.app.operators))
     assert SIGNER.signer in repr(h.app.plans.trusted)
@@ -172,7 +173,7 @@ def test_answers_and_reprs_hold_no_secret(h):
 # Comparisons.
 
 SECRETS = re.compile(r"secret|password|hmac|\bmac\b|bearer|api_?key|signature|credential|digest|token|cookie")
-# Reviewed: what is compared is public, or the type of a thing, or a name of one's own; with the reason.
+# Reviewed comparisons of public values, types or own names, with the reason.
 PUBLIC = {
     "stored.signatures != wanted.signatures": "a plan's signatures are public",
     "item not in plan.signatures": "likewise",
@@ -191,7 +192,7 @@ PUBLIC = {
 
 
 def compared():
-    """Every `==`, `!=` and `in` of the code over something that is named like a secret."""
+    """Yields every `==`, `!=` and `in` over an expression that is named like a secret."""
     for file in [*(ROOT / "functions").rglob("*.py"), *(ROOT / "client").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Compare):
@@ -199,16 +200,16 @@ def compared():
             if not any(isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for op in node.ops):
                 continue
             inside = list(ast.walk(node))
-            words = {each.id for each in inside if isinstance(each, ast.Name)}
-            words |= {each.attr for each in inside if isinstance(each, ast.Attribute)}
+            words = {node.id for node in inside if isinstance(node, ast.Name)}
+            words |= {node.attr for node in inside if isinstance(node, ast.Attribute)}
             if any(SECRETS.search(word.lower()) for word in words):
                 yield ast.unparse(node), f"{file.relative_to(ROOT)}:{node.lineno}"
 
 
-def test_no_secret_is_compared_in_a_time_that_tells_of_it():
-    """By `hmac.compare_digest`, or by a library's `verify`; other comparisons of what sounds secret are reviewed one by one."""
-    found = {text: place for text, place in compared() if text not in PUBLIC}
-    assert found == {}
-    adapters = ROOT / "functions" / "coordinator" / "adapters"
-    for name in ("operators.py", "clients.py"):
+def test_secrets_are_compared_in_constant_time():
+    """By `hmac.compare_digest` or a library's `verify`; all others are reviewed above."""
+    unreviewed = {text: place for text, place in compared() if text not in PUBLIC}
+    assert unreviewed == {}
+    adapters = ROOT / "functions" / "muster_coordinator" / "adapters"
+    for name in ("operator_authenticators.py", "client_authenticators.py"):
         assert "hmac.compare_digest(" in (adapters / name).read_text(), name

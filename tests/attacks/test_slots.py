@@ -1,4 +1,4 @@
-"""Attempts to take more slots of a round than one."""
+"""Attempts to take more than one slot of a round."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ CAP = 20
 
 
 def taken(h):
-    return sum(slots.assigned(each.data) for each in h.inner.documents.list(names.tickets_path(h.key())))
+    return sum(slots.assigned(document.data) for document in h.inner.documents.list(names.tickets_path(h.key())))
 
 
-def test_repeated_checkins_of_one_client_take_one_slot(tmp_path, issuer):
+def test_repeated_check_ins_of_one_client_take_one_slot(tmp_path, issuer):
     h = Fortress(tmp_path, issuer)
     h.begin(goal=CAP, rounds=1, minimum=CAP)
     answers = [h.assigned(0) for _ in range(50)]
@@ -24,7 +24,7 @@ def test_repeated_checkins_of_one_client_take_one_slot(tmp_path, issuer):
     others = [h.checkin(client) for client in range(1, CAP + 10)]
     assert sum(not isinstance(answer, Wait) for answer in others) == CAP - 1
     assert {answer.reason for answer in others if isinstance(answer, Wait)} == {WaitReason.ROUND_FULL}
-    # A full round still has the slot of a client that lost its answer.
+    # A full round returns the slot of a client that lost its response.
     assert h.assigned(0).token == answers[0].token
     for client, answer in enumerate([answers[0], *others[: CAP - 1]]):
         h.upload(answer.token, sum_update(client))
@@ -33,7 +33,7 @@ def test_repeated_checkins_of_one_client_take_one_slot(tmp_path, issuer):
     assert h.leftovers() == []
 
 
-def test_a_client_that_reports_and_checks_in_again_frees_its_slot_for_others_alone(tmp_path, issuer):
+def test_returned_slot_is_free_for_other_clients_only(tmp_path, issuer):
     h = Fortress(tmp_path, issuer)
     h.begin(goal=2, rounds=1)
     token = h.assigned(0).token

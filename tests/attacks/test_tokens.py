@@ -1,4 +1,4 @@
-"""Assignments and cookies that are forged, changed, stolen, too old, from elsewhere, or used again."""
+"""Forged, changed, stolen, expired, foreign and replayed assignments and cookies."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ P = ProblemType
 
 
 def refused(h, token, update=None):
-    """The type of the problem, the same on every route that takes an assignment; and nothing is stored."""
+    """Returns the problem's type, the same on every route for assignments; stores nothing."""
     before = h.blobs("updates/")
-    found = set()
+    types = set()
     for act in (
         lambda: h.upload(token, update or sum_update(9)),
         lambda: h.report(token),
@@ -35,9 +35,9 @@ def refused(h, token, update=None):
         with pytest.raises(ProblemError) as caught:
             act()
         assert token not in str(caught.value)
-        found.add(caught.value.type)
+        types.add(caught.value.type)
     assert h.blobs("updates/") == before
-    (kind,) = found
+    (kind,) = types
     return kind
 
 
@@ -46,7 +46,7 @@ def claims_of(token):
 
 
 def settled(h, *clients):
-    """The next clients' updates, and what the round then gives: who is in it (a bit each), and how many."""
+    """Completes the round; returns its clients (one bit each) and the number of updates."""
     for client in clients:
         h.upload(h.assigned(client).token, sum_update(client))
     h.settle()
@@ -54,7 +54,7 @@ def settled(h, *clients):
     return int(result["ids"]), int(result["count"])
 
 
-def test_a_forged_assignment_is_refused(h):
+def test_forged_assignment_is_refused(h):
     token = h.assigned(0).token
     claims, kid = claims_of(token), jwt.get_unverified_header(token)["kid"]
     for key in (b"x" * 32, SECRET + b"x", kid.encode() * 2, b"\0" * 64):
@@ -90,8 +90,8 @@ def test_a_forged_assignment_is_refused(h):
     ],
     ids=str,
 )
-def test_an_assignment_with_another_claim_is_refused(h, change):
-    """Bound to client, round, attempt, shard, plan, slot and size: none of it can be rewritten."""
+def test_assignment_with_another_claim_is_refused(h, change):
+    """Client, round, attempt, shard, plan, slot and size can't be changed."""
     token = h.assigned(0).token
     header, _, signature = token.split(".")
     assert refused(h, f"{header}.{part({**claims_of(token), **change})}.{signature}") is P.ASSIGNMENT_INVALID
@@ -102,14 +102,14 @@ def part(data):
 
 
 def signed(header, claims, key=SECRET):
-    """A token with whatever header, by HMAC: the library would refuse to make some of these."""
+    """Returns an HMAC token with any header; the library refuses to create some of these."""
     text = f"{part(header)}.{part(claims)}"
     mac = hmac.new(key, text.encode(), hashlib.sha256).digest()
     return f"{text}.{jwt.utils.base64url_encode(mac).decode()}"
 
 
 def forgeries(token):
-    """Tokens that would pass if the token's own header were believed."""
+    """Yields tokens that would pass if the token's header were trusted."""
     claims, kid = claims_of(token), jwt.get_unverified_header(token)["kid"]
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = private.private_bytes(
@@ -144,30 +144,30 @@ def forgeries(token):
         yield f"kid {odd!r}", signed({"alg": "HS256", "kid": odd}, claims)
 
 
-@pytest.mark.filterwarnings("ignore:The HMAC key is:UserWarning")  # a key of ours that HS512 deems short is the point
-def test_a_downgraded_algorithm_or_another_key_id_is_refused(h):
-    found = {name: refused(h, forged) for name, forged in forgeries(h.assigned(0).token)}
-    assert set(found.values()) == {P.ASSIGNMENT_INVALID}
-    assert len(found) > 40
+@pytest.mark.filterwarnings("ignore:The HMAC key is:UserWarning")  # the key is short for HS512 on purpose
+def test_downgraded_algorithm_and_foreign_key_id_are_refused(h):
+    refusals = {name: refused(h, forged) for name, forged in forgeries(h.assigned(0).token)}
+    assert set(refusals.values()) == {P.ASSIGNMENT_INVALID}
+    assert len(refusals) > 40
 
 
-def test_an_expired_assignment_is_refused(h):
+def test_expired_assignment_is_refused(h):
     token = h.assigned(0).token
     h.clock.advance(999)
-    h.upload(token, sum_update(0))  # the last second is good
+    h.upload(token, sum_update(0))  # still valid in the last second
     other = h.assigned(1).token if isinstance(h.checkin(1), Assignment) else None
     h.clock.advance(1000)
     for old in filter(None, (token, other)):
         assert refused(h, old) is P.ASSIGNMENT_EXPIRED
 
 
-def test_an_assignment_from_the_future_is_refused(h):
+def test_assignment_from_the_future_is_refused(h):
     token = h.assigned(0).token
     h.clock.advance(-SKEW - 1)
     assert refused(h, token) is P.ASSIGNMENT_INVALID
 
 
-def test_a_replayed_assignment_is_counted_once(h):
+def test_replayed_assignment_is_counted_once(h):
     token = h.assigned(0).token
     for attempt in range(5):
         assert h.upload(token, sum_update(0, attempt)).status == "accepted"
@@ -176,8 +176,8 @@ def test_a_replayed_assignment_is_counted_once(h):
     assert settled(h, 1, 2) == (0b111, 3)
 
 
-def test_a_replay_after_the_update_was_folded_is_not_counted_again(tmp_path):
-    """Its name is free then; the manifests remember."""
+def test_replay_after_the_fold_is_not_counted(tmp_path):
+    """Its name is free then, but the manifests list it."""
     h = Harness(tmp_path)
     h.begin(goal=4, minimum=2, chunk=2, shards=1, rounds=1)
     tokens = [h.assigned(client).token for client in (0, 1)]
@@ -191,14 +191,14 @@ def test_a_replay_after_the_update_was_folded_is_not_counted_again(tmp_path):
     assert settled(h, 2, 3) == (0b1111, 4)
 
 
-def test_an_assignment_is_good_for_its_round_alone(h):
+def test_assignment_is_valid_for_its_round_only(h):
     held = h.assigned(5).token
     assert settled(h, 0, 1, 2) == (0b111, 3)
     assert h.key().number == 2
     assert refused(h, held) is P.ROUND_CLOSED
 
 
-def test_an_assignment_is_good_for_its_attempt_alone(h):
+def test_assignment_is_valid_for_its_attempt_only(h):
     held = h.assigned(0).token
     h.clock.advance(999.5)
     late = h.assigned(1).token  # outlives its round
@@ -210,7 +210,7 @@ def test_an_assignment_is_good_for_its_attempt_alone(h):
     assert refused(h, held) in (P.ROUND_CLOSED, P.ASSIGNMENT_EXPIRED)
 
 
-def test_an_assignment_is_good_for_its_task_and_plan_alone(tmp_path):
+def test_assignment_is_valid_for_its_task_and_plan_only(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, minimum=2, rounds=1)
     token = h.assigned(0).token
@@ -227,43 +227,43 @@ def test_an_assignment_is_good_for_its_task_and_plan_alone(tmp_path):
     assert all("/sum/" in name for name in h.blobs("updates/"))
 
 
-def test_an_assignment_of_another_deployment_is_refused(h, tmp_path):
+def test_assignment_of_another_deployment_is_refused(h, tmp_path):
     elsewhere = Harness(tmp_path / "elsewhere", secret=b"another deployment's secret, as long")
     elsewhere.begin(goal=3)
     assert refused(h, elsewhere.assigned(0).token) is P.ASSIGNMENT_INVALID
 
 
-def test_a_cookie_is_no_assignment(h):
+def test_cookie_is_not_accepted_as_assignment(h):
     assert refused(h, h.upload(h.assigned(0).token, sum_update(0)).cookie) is P.ASSIGNMENT_INVALID
 
 
-def test_an_assignment_or_a_forged_cookie_says_nothing_as_a_cookie(h):
-    """What is no cookie of ours neither helps nor harms: the check-in is that of a client without one."""
+def test_assignment_and_forged_cookie_are_ignored_as_cookie(h):
+    """An invalid cookie is ignored: the check-in is that of a client without one."""
     first = h.assigned(0)
     h.upload(first.token, sum_update(0))
     own = h.upload(first.token, sum_update(0)).cookie
     kind, kid, _ = own.split(".")
-    (told,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
-    real = {"aud": "muster:cookie", "task": told.key.task, "round": told.key.number, "epoch": told.key.epoch}
-    real |= {"at": told.contributed_at, "exp": told.expires_at}  # what an earlier version signed
+    (entry,) = Tokens(SECRET).read_cookie(own, now=h.clock.now())
+    real = {"aud": "muster:cookie", "task": entry.key.task, "round": entry.key.number, "epoch": entry.key.epoch}
+    real |= {"at": entry.contributed_at, "exp": entry.expires_at}  # signed by an earlier version
     for cookie in (
         first.token,
         jwt.encode(real, b"x" * 32, "HS256"),
         jwt.encode(real, None, "none"),
-        Tokens(b"x" * 32).cookie(told),
-        f"{kind}.{kid}.{Tokens(b'x' * 32).cookie(told).split('.')[2]}",
+        Tokens(b"x" * 32).cookie(entry),
+        f"{kind}.{kid}.{Tokens(b'x' * 32).cookie(entry).split('.')[2]}",
         f"{kind}.{kid}.{part(real)}",
         own[:-3],
         "x" * 2000,
     ):
         assert isinstance(h.checkin(1, cookie=cookie), Assignment)
-        answer = h.checkin(0, cookie=cookie)  # the ledger knows better
+        answer = h.checkin(0, cookie=cookie)  # the ledger still has it
         assert isinstance(answer, Wait)
         assert answer.reason is WaitReason.ALREADY_IN
 
 
-def test_an_assignment_tells_nobody_what_its_client_did_before(tmp_path):
-    """It carries what the cookie said of other tasks, which would link the client's pseudonyms in their rounds."""
+def test_assignment_does_not_reveal_history(tmp_path):
+    """Its history of other tasks, which would link pseudonyms, is sealed."""
     h = Harness(tmp_path)
     h.put_plan()
     for task in ("blood", "bones"):
@@ -272,7 +272,7 @@ def test_an_assignment_tells_nobody_what_its_client_did_before(tmp_path):
     first, then = h.assigned(0), h.clock.now()
     cookie = h.upload(first.token, sum_update(0)).cookie
     tokens = []
-    for client in range(2):  # one past, in two assignments
+    for client in range(2):  # one history, in two assignments
         h.clock.advance(17)
         tokens.append(h.checkin(client, cookie=cookie).token)
     carried = set()
@@ -286,25 +286,25 @@ def test_an_assignment_tells_nobody_what_its_client_did_before(tmp_path):
     assert len(carried) == 2
 
 
-def test_a_cookie_tells_nobody_who_sees_it_on_its_way_what_its_client_did(tmp_path):
-    """A check-in may carry a client's name, so that whoever reads both would know in which rounds that client was."""
+def test_cookie_does_not_reveal_history(tmp_path):
+    """Together with the name in a check-in, it would show the rounds of a client."""
     h = Harness(tmp_path)
     h.begin(goal=3, round_seconds=86400)
     h.clock.advance(12345.5)
     cookie = h.upload(h.assigned("ward-7").token, sum_update(0)).cookie
-    (told,) = Tokens(SECRET).read_cookie(cookie, now=h.clock.now())
-    assert (told.key, told.contributed_at) == (h.key(), h.clock.now())
+    (entry,) = Tokens(SECRET).read_cookie(cookie, now=h.clock.now())
+    assert (entry.key, entry.contributed_at) == (h.key(), h.clock.now())
     kind, kid, sealed = cookie.split(".")
     assert (kind, kid) == ("muster2", KEY.fingerprint)  # the same for every client and every round
     raw = jwt.utils.base64url_decode(sealed)
-    for said in (told.key.task, told.key.id, str(int(told.contributed_at)), "round", "task", "[", "{", "ward"):
+    for said in (entry.key.task, entry.key.id, str(int(entry.contributed_at)), "round", "task", "[", "{", "ward"):
         for text in (said.encode(), part(said).encode()):
             assert text not in raw, said
             assert text not in sealed.encode() or len(said) < 3, said
 
 
-def test_a_stolen_assignment_makes_its_owner_count_once_and_the_thief_not_at_all(h):
-    """It is a bearer token: whoever has it may send the one update that it is for. It opens nothing else."""
+def test_stolen_assignment_counts_its_owner_once(h):
+    """It is a bearer token for one update, and grants nothing else."""
     mine = h.assigned(0).token
     h.upload(mine, sum_update(20))  # the thief, with other data
     assert h.upload(mine, sum_update(0)).status == "accepted"
@@ -315,8 +315,8 @@ def test_a_stolen_assignment_makes_its_owner_count_once_and_the_thief_not_at_all
     assert (ids, count) == (1 << 20 | 0b110, 3)
 
 
-def test_a_client_can_not_take_the_place_of_another(h):
-    """What it says of itself is passed over where the coordinator knows better, and its own token names itself."""
+def test_client_can_not_take_the_place_of_another(h):
+    """Asserted identities are ignored, and a token names its own client."""
     victim, mine = h.assigned(0).token, h.assigned(1).token
     named = Tokens(SECRET).read_assignment(victim, now=h.clock.now()).pseudonym
     forged = jwt.encode({**claims_of(mine), "sub": named}, b"x" * 32, "HS256", headers={"kid": KEY.fingerprint})

@@ -1,5 +1,8 @@
-"""The adapters that the suites run over. Another one joins with a line in `DOCUMENTS`, `BLOBS` or `QUEUES`;
-Google's run over their emulators, and a double of Cloud Tasks."""
+"""Adapters that the contract suites test.
+
+To add one, add a line to `DOCUMENTS`, `BLOBS` or `QUEUES`. Google's adapters run on emulators and a
+double of Cloud Tasks.
+"""
 
 from __future__ import annotations
 
@@ -24,22 +27,22 @@ T = TypeVar("T")
 
 
 class DirectoryWithoutLinks(DirectoryBlobs):
-    """A directory on a file system that has no hard links."""
+    """Directory on a file system without hard links."""
 
     def _link(self, staged: Path, target: Path) -> None:
         self._rename(staged, target)
 
 
 class QueueHome(Protocol):
-    """A queue and what a test needs to see it work."""
+    """Queue with the means to deliver its work in a test."""
 
     queue: WorkQueue
 
     def deliver(self, handler: Callable[[WorkItem], bool]) -> int:
-        """Has all that is due delivered to `handler`; returns the number of deliveries."""
+        """Delivers all due work to `handler` and returns the number of deliveries."""
 
     def wait(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Advances the clock."""
 
 
 @dataclass
@@ -122,7 +125,7 @@ def home(request: Any, tmp_path: Path) -> Iterator[QueueHome]:
 
 @pytest.fixture
 def at_once() -> Callable[[Callable[[int], T]], list[T]]:
-    """Calls a function in 8 threads at once, with the number of the thread; their results, or the first error."""
+    """Calls a function in 8 threads with the thread's number; returns all results."""
 
     def run(function: Callable[[int], T]) -> list[T]:
         with ThreadPoolExecutor(8) as pool:

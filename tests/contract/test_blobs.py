@@ -1,4 +1,4 @@
-"""The contract of `Blobs`, over every adapter."""
+"""Contract of `Blobs`, over every adapter."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def test_create_streams_chunks_of_every_buffer_type(blobs):
 
 
 @pytest.mark.parametrize("chunks", [[], [b""], [memoryview(b"")]])
-def test_an_empty_blob_is_a_blob(blobs, chunks):
+def test_empty_blob_is_stored(blobs, chunks):
     assert blobs.create("empty", chunks).blob.size == 0
     assert blobs.read("empty") == b""
     assert names(blobs) == ["empty"]
 
 
 @pytest.mark.parametrize(("second", "same"), [(b"first", True), (b"fir$t", False), (b"first!", False), (b"", False)])
-def test_create_leaves_a_taken_name_as_it_is_and_says_if_it_is_the_same(blobs, second, same):
+def test_create_on_a_taken_name_reports_if_bytes_are_the_same(blobs, second, same):
     first = blobs.create("a", [b"first"])
     assert blobs.create("a", [second]) == CreateResult(first.blob, created=False, same=same)
     assert blobs.read("a") == b"first"
 
 
-def test_create_passes_an_error_of_the_chunks_through_and_no_blob_appears(blobs):
+def test_create_propagates_errors_of_chunks_and_creates_nothing(blobs):
     def broken():
         yield b"x" * 100_000
         raise OSError(28, "the client's connection, not our disk")
@@ -52,7 +52,7 @@ def test_create_passes_an_error_of_the_chunks_through_and_no_blob_appears(blobs)
     assert blobs.create("a/b", [b"x"]).created
 
 
-def test_create_shows_nothing_before_the_last_chunk(blobs):
+def test_blob_appears_only_after_the_last_chunk(blobs):
     seen = []
 
     def chunks():
@@ -65,7 +65,7 @@ def test_create_shows_nothing_before_the_last_chunk(blobs):
     assert names(blobs) == ["a/b"]
 
 
-def test_create_holds_about_one_chunk_in_memory(blobs):
+def test_create_uses_about_one_chunk_of_memory(blobs):
     tracemalloc.start()
     blobs.create("a", (bytes(1 << 20) for _ in range(32)))
     _, peak = tracemalloc.get_traced_memory()
@@ -73,7 +73,7 @@ def test_create_holds_about_one_chunk_in_memory(blobs):
     assert peak < 4 << 20
 
 
-def test_read_and_stat_of_a_name_that_is_not_there(blobs):
+def test_read_and_stat_of_a_missing_blob(blobs):
     blobs.create("a/b", [b"x"])
     for name in ("a", "a/b/c", "b"):
         with pytest.raises(BlobNotFoundError):
@@ -81,7 +81,7 @@ def test_read_and_stat_of_a_name_that_is_not_there(blobs):
         assert blobs.stat(name) is None
 
 
-def test_read_keeps_to_its_limit(blobs):
+def test_read_respects_its_limit(blobs):
     blobs.create("a", [b"12345"])
     blobs.create("large", [bytes(1 << 20)] * 3)
     assert blobs.read("a", limit=5) == b"12345"
@@ -92,7 +92,7 @@ def test_read_keeps_to_its_limit(blobs):
         blobs.read("none", limit=1)
 
 
-def test_read_may_be_given_memory_for_blobs_that_fit(blobs):
+def test_read_into_given_memory_if_the_blob_fits(blobs):
     memory = memoryview(bytearray(8))
     stored = {"fits": b"12345678", "larger": b"123456789", "short": b"abc", "empty": b""}
     for name, data in stored.items():
@@ -107,7 +107,7 @@ def test_read_may_be_given_memory_for_blobs_that_fit(blobs):
         blobs.read("none", into=memory)
 
 
-def test_read_gives_bytes_that_nobody_can_change(blobs):
+def test_read_returns_immutable_bytes(blobs):
     blobs.create("a", [b"abc"])
     view = blobs.read("a")
     assert view.readonly
@@ -116,7 +116,7 @@ def test_read_gives_bytes_that_nobody_can_change(blobs):
     assert view == b"abc"
 
 
-def test_list_goes_by_the_whole_name(blobs):
+def test_list_is_sorted_by_full_name(blobs):
     every = ["a", "a-b/x", "a.b", "a/b", "a/b-c", "a/b/c", "a/b0/c", "a0", "ab", "ab/c", "b/a"]
     for name in reversed(every):
         blobs.create(name, [name.encode()])
@@ -125,7 +125,7 @@ def test_list_goes_by_the_whole_name(blobs):
         assert names(blobs, prefix) == [name for name in every if name.startswith(prefix)]
 
 
-def test_list_sees_every_create_and_delete_that_has_returned(blobs):
+def test_list_sees_completed_creates_and_deletes(blobs):
     for number in range(5):
         blobs.create(f"a/{number}", [b""])
         assert len(names(blobs, "a/")) == number + 1
@@ -133,7 +133,7 @@ def test_list_sees_every_create_and_delete_that_has_returned(blobs):
     assert names(blobs, "a/") == ["a/0", "a/2", "a/4"]
 
 
-def test_blobs_may_be_deleted_while_they_are_listed(blobs):
+def test_blobs_may_be_deleted_during_a_list(blobs):
     for name in ("a/1", "b/1", "b/2", "c/1"):
         blobs.create(name, [b""])
     seen = []
@@ -145,7 +145,7 @@ def test_blobs_may_be_deleted_while_they_are_listed(blobs):
     assert names(blobs) == []
 
 
-def test_delete_is_fine_with_names_that_are_not_there_and_spares_the_others(blobs):
+def test_delete_ignores_missing_names(blobs):
     for name in ("a/b", "a/b/c", "a/d/e", "f"):
         blobs.create(name, [b"x"])
     blobs.delete(iter(["a/b", "none", "a/none/x", "f", "f"]))
@@ -157,26 +157,26 @@ def test_delete_is_fine_with_names_that_are_not_there_and_spares_the_others(blob
 @pytest.mark.parametrize(
     "name", ["", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/.", "a\\b", "a b", "a~", "ä", "a\0", "a\n"]
 )
-def test_refuses_a_name_that_is_none(blobs, name):
+def test_invalid_names_are_refused(blobs, name):
     for call in (blobs.read, blobs.stat, lambda name: blobs.create(name, [b""]), lambda name: blobs.delete([name])):
-        with pytest.raises(ValueError, match="is no name of a blob"):
+        with pytest.raises(ValueError, match="is not a valid name of a blob"):
             call(name)
     assert names(blobs) == []
 
 
 @pytest.mark.parametrize("prefix", ["/", "../", "a/../b", "a//", "a b", "~", "./"])
-def test_refuses_a_prefix_that_no_name_has(blobs, prefix):
+def test_invalid_prefixes_are_refused(blobs, prefix):
     with pytest.raises(ValueError, match="blob"):
         list(blobs.list(prefix))
 
 
-def test_dots_inside_names_are_fine(blobs):
+def test_dots_inside_names_are_allowed(blobs):
     for name in ("..a", "a/...", "a..b/c"):
         assert blobs.create(name, [b""]).created
     assert names(blobs, "..") == ["..a"]
 
 
-def test_of_concurrent_creates_one_wins_and_all_know_whose_bytes_are_there(blobs, at_once):
+def test_one_concurrent_create_wins_and_all_learn_the_outcome(blobs, at_once):
     def create(writer):
         return [blobs.create(f"same/{number}", [bytes([writer % 4]) * 70_000] * 3) for number in range(10)]
 
@@ -189,7 +189,7 @@ def test_of_concurrent_creates_one_wins_and_all_know_whose_bytes_are_there(blobs
         ]
 
 
-def test_concurrent_deletes_of_the_last_blob_in_a_folder_break_no_create(blobs, at_once):
+def test_deletes_that_empty_a_folder_do_not_break_creates(blobs, at_once):
     def churn(writer):
         for number in range(50):
             assert blobs.create(f"folder/{number % 3}/{writer}", [b"x"]).created

@@ -1,4 +1,4 @@
-"""What the adapters of Google's services promise beyond the ports: lost answers are recognised, calls are few, errors are ours."""
+"""Guarantees of the Google adapters beyond the ports: lost responses, few calls, port errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from muster.local.emulators import StorageEmulator
 print(StorageEmulator(sys.argv[1]).start().address, flush=True)
 sys.stdin.read()
 """
-LARGE = 3 << 20  # bytes: more than one request
+LARGE = 3 << 20  # bytes; takes more than one request
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def lossy_blobs(lossy_storage, storage_emulator):
 
 @cloud.EMULATORS
 @pytest.mark.parametrize("fate", When)
-def test_a_document_write_whose_answer_was_lost_is_known_as_ones_own(lossy_firestore, lossy_documents, fate):
+def test_document_write_with_lost_response_succeeds(lossy_firestore, lossy_documents, fate):
     lossy_firestore.plan("Commit", fate)
     made = lossy_documents.create("a/b", {"n": 1})
     assert lossy_documents.get("a/b") == made
@@ -69,7 +69,7 @@ def test_a_document_write_whose_answer_was_lost_is_known_as_ones_own(lossy_fires
 
 
 @cloud.EMULATORS
-def test_a_document_write_that_was_lost_does_not_take_anothers_equal_one_for_its_own(lossy_firestore, lossy_documents):
+def test_equal_write_of_another_call_is_a_conflict(lossy_firestore, lossy_documents):
     made = lossy_documents.create("a/b", {"n": 1})
     lossy_firestore.plan("Commit", When.BEFORE)
     with pytest.raises(AlreadyExistsError):
@@ -82,7 +82,7 @@ def test_a_document_write_that_was_lost_does_not_take_anothers_equal_one_for_its
 
 @cloud.EMULATORS
 @pytest.mark.parametrize(("fate", "counted"), [(When.BEFORE, 0), (When.AFTER, 1)])
-def test_an_increment_is_not_repeated_when_it_may_have_counted(lossy_firestore, lossy_documents, fate, counted):
+def test_increment_with_unknown_outcome_is_not_retried(lossy_firestore, lossy_documents, fate, counted):
     lossy_firestore.plan("Commit", fate)
     with pytest.raises(UnavailableError):
         lossy_documents.increment("a/b", {"n": 1})
@@ -90,7 +90,7 @@ def test_an_increment_is_not_repeated_when_it_may_have_counted(lossy_firestore, 
 
 
 @cloud.EMULATORS
-def test_each_document_call_is_one_request(lossy_firestore, lossy_documents):
+def test_each_document_call_costs_one_request(lossy_firestore, lossy_documents):
     version = lossy_documents.create("a/b", {"n": 1}).version
     lossy_documents.get("a/b")
     lossy_documents.get("a/none")
@@ -104,14 +104,14 @@ def test_each_document_call_is_one_request(lossy_firestore, lossy_documents):
 
 
 @cloud.EMULATORS
-def test_keeps_lists_in_lists_which_firestore_refuses(lossy_documents):
+def test_nested_lists_are_stored(lossy_documents):
     data = {"deep": [[1, [2, []]], {"[]": [3]}, {"[]]": {}, "x": 1}], "map": {"[]": [[4]], "a.b`": None}, "[]]": [()]}
     lossy_documents.create("a/b", data)
     assert lossy_documents.get("a/b").data == {**data, "[]]": [[]]}
 
 
 @cloud.EMULATORS
-def test_a_document_that_firestore_refuses_is_an_error_of_ours(lossy_documents):
+def test_document_that_firestore_refuses_raises_store_error(lossy_documents):
     with pytest.raises(StoreError, match="a/b: 400"):
         lossy_documents.create("a/b", {"large": "x" * 1_100_000})
 
@@ -119,7 +119,7 @@ def test_a_document_that_firestore_refuses_is_an_error_of_ours(lossy_documents):
 @cloud.EMULATORS
 @pytest.mark.parametrize("size", [1000, LARGE])
 @pytest.mark.parametrize("fate", When)
-def test_a_blob_whose_answer_was_lost_is_known_as_ones_own(lossy_storage, lossy_blobs, size, fate):
+def test_blob_create_with_lost_response_succeeds(lossy_storage, lossy_blobs, size, fate):
     lossy_storage.plan("POST", fate)
     lossy_storage.plan("PUT", None, When.BEFORE, None, When.BEFORE)
     made = lossy_blobs.create("a", _pieces(size))
@@ -129,15 +129,15 @@ def test_a_blob_whose_answer_was_lost_is_known_as_ones_own(lossy_storage, lossy_
 
 
 @cloud.EMULATORS
-def test_a_large_blob_that_arrives_corrupt_does_not_stay(lossy_storage, lossy_blobs):
-    lossy_storage.plan("PUT", None, When.AFTER)  # fake-gcs-server appends what is sent again; Cloud Storage knows it
+def test_corrupt_large_blob_is_not_stored(lossy_storage, lossy_blobs):
+    lossy_storage.plan("PUT", None, When.AFTER)  # fake-gcs-server appends a repeated chunk; Cloud Storage detects it
     with pytest.raises(UnavailableError, match="CRC32C"):
         lossy_blobs.create("a", _pieces(LARGE))
     assert lossy_blobs.create("a", _pieces(LARGE)).created
 
 
 @cloud.EMULATORS
-def test_a_blob_that_was_lost_is_not_anothers_equal_one(lossy_storage, lossy_blobs):
+def test_equal_blob_of_another_call_is_not_ones_own(lossy_storage, lossy_blobs):
     lossy_blobs.create("a", [b"same"])
     lossy_storage.plan("POST", When.BEFORE)
     again = lossy_blobs.create("a", [b"same"])
@@ -145,16 +145,16 @@ def test_a_blob_that_was_lost_is_not_anothers_equal_one(lossy_storage, lossy_blo
 
 
 @cloud.EMULATORS
-def test_a_large_blob_under_a_taken_name_is_not_sent(lossy_storage, lossy_blobs):
+def test_large_blob_under_a_taken_name_is_not_sent(lossy_storage, lossy_blobs):
     lossy_blobs.create("a", _pieces(LARGE))
     before = lossy_storage.calls.copy()
     again, other = lossy_blobs.create("a", _pieces(LARGE)), lossy_blobs.create("a", [b"x", *_pieces(LARGE - 1)])
-    assert [(found.created, found.same) for found in (again, other)] == [(False, True), (False, False)]
+    assert [(result.created, result.same) for result in (again, other)] == [(False, True), (False, False)]
     assert lossy_storage.calls - before == {"GET": 2}
 
 
 @cloud.EMULATORS
-def test_each_blob_call_is_one_request_and_deletes_are_repeated(lossy_storage, lossy_blobs):
+def test_each_blob_call_costs_one_request_and_deletes_are_retried(lossy_storage, lossy_blobs):
     for number in range(3):
         lossy_blobs.create(str(number), [b"x"] * number)
     lossy_blobs.create("3", [bytes(1_400_000)])
@@ -169,7 +169,7 @@ def test_each_blob_call_is_one_request_and_deletes_are_repeated(lossy_storage, l
 
 
 @cloud.EMULATORS
-def test_deletes_many_at_once(lossy_blobs):
+def test_many_blobs_are_deleted_concurrently(lossy_blobs):
     names = [f"a/{number:04d}" for number in range(20)]
     for name in names[:30]:
         lossy_blobs.create(name, [b""])
@@ -180,20 +180,20 @@ def test_deletes_many_at_once(lossy_blobs):
 
 @cloud.EMULATORS
 @pytest.mark.parametrize("large", [False, True])
-def test_a_bucket_that_is_missing_is_an_error(storage_emulator, large):
+def test_missing_bucket_raises_store_error(storage_emulator, large):
     with cloud.gcs(storage_emulator, bucket="nowhere") as blobs, pytest.raises(StoreError, match=r"a: 404"):
         blobs.create("a", _pieces(LARGE if large else 1))
 
 
-@pytest.mark.timeout(240)  # what waits by Google's own deadlines, a minute and more for each call, does not come so far
-def test_a_service_that_does_not_answer_is_unavailable_in_time(nobodys_port):
-    nobody = f"127.0.0.1:{nobodys_port}"
+@pytest.mark.timeout(240)  # a call that waits for Google's own deadlines, a minute or more, exceeds this
+def test_unreachable_service_is_unavailable_within_its_patience(nobodys_port):
+    closed_port = f"127.0.0.1:{nobodys_port}"
     queue = CloudTasksQueue(
-        "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=nobody, patience=0.3
+        "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=closed_port, patience=0.3
     )
     with (
-        cloud.firestore(nobody, patience=0.3) as documents,
-        cloud.gcs(StorageEmulator("unused"), url=f"http://{nobody}", bucket="b", patience=0.3) as blobs,
+        cloud.firestore(closed_port, patience=0.3) as documents,
+        cloud.gcs(StorageEmulator("unused"), url=f"http://{closed_port}", bucket="b", patience=0.3) as blobs,
     ):
         for call in (
             lambda: documents.get("a/b"),
@@ -214,7 +214,7 @@ def test_a_service_that_does_not_answer_is_unavailable_in_time(nobodys_port):
                 call()
 
 
-def test_a_delivery_carries_what_cloud_tasks_sends(issuer):
+def test_delivery_carries_cloud_tasks_headers(issuer):
     with cloud.cloud_tasks(issuer) as home:
         home.queue.enqueue(FOLD, name="näme with/odd:characters")
         assert home.deliver(lambda _: False) == 1
@@ -226,20 +226,20 @@ def test_a_delivery_carries_what_cloud_tasks_sends(issuer):
     assert headers["X-CloudTasks-TaskName"].endswith("-n-me-with-odd-characters")
 
 
-def test_names_that_look_alike_once_they_are_made_fit_are_different(issuer):
+def test_names_with_equal_sanitized_forms_stay_distinct(issuer):
     with cloud.cloud_tasks(issuer) as home:
         for name in ("a/b", "a:b", "x" * 600, "x" * 601):
             home.queue.enqueue(FOLD, name=name)
         assert home.deliver(lambda _: True) == 4
 
 
-def test_a_delay_beyond_what_cloud_tasks_takes_is_cut(issuer):
+def test_too_long_delay_is_capped(issuer):
     with cloud.cloud_tasks(issuer) as home:
         home.queue.enqueue(FOLD, name="one", delay=365 * 86400)
         assert 28 * 86400 < home.double.next_due() - home.clock.now() < 30 * 86400
 
 
-def test_a_queue_that_is_missing_and_a_function_without_address_are_errors(issuer):
+def test_missing_queue_and_unknown_function_raise_store_error(issuer):
     clock = ManualClock(1e6)
     with CloudTasksDouble("projects/p/locations/l/queues/q", clock=clock, issuer=issuer) as double:
         queue = CloudTasksQueue("p", "l", "other", targets=TARGETS, account="a", clock=clock, endpoint=double.address)
@@ -249,7 +249,7 @@ def test_a_queue_that_is_missing_and_a_function_without_address_are_errors(issue
             queue.enqueue(WorkItem("client_api", "fold", {}), name="one")
 
 
-def test_the_double_delivers_some_twice_and_some_late_but_all(issuer):
+def test_double_delivers_all_work_some_twice_or_late(issuer):
     with cloud.cloud_tasks(issuer) as home:
         home.double._disorder = Disorder(SeededRandomness(3), twice=0.3, late=0.3, most_delay=50)
         for number in range(40):
@@ -266,7 +266,7 @@ def test_the_double_delivers_some_twice_and_some_late_but_all(issuer):
     assert 45 < len(seen) < 65
 
 
-def test_an_emulator_that_ends_at_once_says_why(tmp_path):
+def test_emulator_that_exits_reports_the_reason(tmp_path):
     class Broken(StorageEmulator):
         def _command(self, _port):
             return [sys.executable, "-c", "raise SystemExit('no luck')"]
@@ -275,7 +275,7 @@ def test_an_emulator_that_ends_at_once_says_why(tmp_path):
         Broken(tmp_path).start()
 
 
-def test_an_emulator_that_is_missing_says_what_to_install(tmp_path, monkeypatch):
+def test_missing_emulator_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MissingEmulatorError, match="no `gcloud`"):
         FirestoreEmulator(tmp_path).start()
@@ -285,8 +285,8 @@ def test_an_emulator_that_is_missing_says_what_to_install(tmp_path, monkeypatch)
 
 
 @cloud.EMULATORS
-@pytest.mark.usefixtures("storage_emulator")  # which skips where it is not installed
-def test_an_emulator_ends_when_its_starter_is_killed(tmp_path):
+@pytest.mark.usefixtures("storage_emulator")  # skips if it is not installed
+def test_emulator_ends_when_its_parent_is_killed(tmp_path):
     starter = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", STARTER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

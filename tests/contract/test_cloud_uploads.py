@@ -1,4 +1,4 @@
-"""Direct uploads at fake-gcs-server, which serves signed URLs and sessions, but checks no signature, length or generation."""
+"""Direct uploads to fake-gcs-server, which does not check signatures, lengths or generations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bucket(storage_emulator):
 
 @pytest.fixture(params=["signed", "session"])
 def place(request, storage_emulator, bucket):
-    """A bucket's blobs and direct uploads."""
+    """Blobs and direct uploads of a bucket."""
     above = 1 if request.param == "session" else 1 << 30
     prefix = f"home/{request.node.name}".replace("[", "/").rstrip("]")
     with cloud.gcs(storage_emulator, bucket=bucket, prefix=prefix) as blobs:
@@ -41,13 +41,13 @@ def place(request, storage_emulator, bucket):
 
 
 @cloud.EMULATORS
-def test_what_a_client_puts_there_is_a_blob(place):
+def test_direct_upload_creates_a_blob(place):
     blobs, uploads = place
-    leave = uploads.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
-    headers = dict(leave.headers)
-    if leave.resumable:
+    grant = uploads.start("updates/a.b/c", size=len(BODY), crc32c=checksum(BODY), seconds=60)
+    headers = dict(grant.headers)
+    if grant.resumable:
         headers["Content-Range"] = f"bytes 0-{len(BODY) - 1}/{len(BODY)}"
-    assert direct.put(leave.url, data=BODY, headers=headers, timeout=60).status_code == 200
+    assert direct.put(grant.url, data=BODY, headers=headers, timeout=60).status_code == 200
     assert blobs.read("updates/a.b/c") == BODY
     assert [blob.size for blob in blobs.list("updates/")] == [len(BODY)]
     again = blobs.create("updates/a.b/c", [BODY])
@@ -60,7 +60,7 @@ class Worker:
 
 
 @cloud.EMULATORS
-def test_a_round_of_direct_uploads_commits_and_leaves_no_update(tmp_path, place):
+def test_round_of_direct_uploads_commits_and_leaves_no_update(tmp_path, place):
     blobs, direct = place
     h = Harness(tmp_path, wrap=lambda inner: replace(inner, blobs=blobs, direct=direct), direct_above=10, durable=True)
     h.begin(goal=3, chunk=2)
@@ -85,7 +85,7 @@ def test_a_round_of_direct_uploads_commits_and_leaves_no_update(tmp_path, place)
 @pytest.mark.parametrize(
     ("setting", "above"), [({}, 8 << 20), ({"direct_above": "1000"}, 1000), ({"direct_above": "never"}, None)]
 )
-def test_direct_uploads_are_for_buckets_and_can_be_turned_off(tmp_path, storage_emulator, bucket, setting, above):
+def test_direct_uploads_need_a_bucket_and_can_be_disabled(tmp_path, storage_emulator, bucket, setting, above):
     root = tmp_path.as_posix()
     fields = {"state": f"sqlite://{root}/s.db", "queue": f"local://{root}/q.db", "secret": "5" * 64, **setting}
     with cloud.environment(**storage_emulator.environment):

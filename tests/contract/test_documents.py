@@ -1,4 +1,4 @@
-"""The contract of `Documents`, over every adapter."""
+"""Contract of `Documents`, over every adapter."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ DATA = {
 }
 
 
-def test_create_makes_a_document_that_reads_back_equal(documents):
+def test_created_document_reads_back_equal(documents):
     made = documents.create(PATH, DATA)
     assert documents.get(PATH) == made
     assert (made.path, made.id, made.data) == (PATH, "000001-0000", DATA)
 
 
-def test_keeps_non_finite_floats(documents):
+def test_non_finite_floats_are_stored(documents):
     documents.create("a/b", {"nan": math.nan, "inf": -math.inf})
     data = documents.get("a/b").data
     assert math.isnan(data["nan"])
     assert data["inf"] == -math.inf
 
 
-def test_create_raises_for_a_repeat_whatever_it_holds_and_writes_nothing(documents):
+def test_repeated_create_raises_and_writes_nothing(documents):
     made = documents.create(PATH, DATA)
     for data in (DATA, {"other": 1}):
         with pytest.raises(AlreadyExistsError):
@@ -41,13 +41,13 @@ def test_create_raises_for_a_repeat_whatever_it_holds_and_writes_nothing(documen
     assert documents.get(PATH) == made
 
 
-def test_get_answers_none_for_a_document_that_is_not_there(documents):
+def test_get_returns_none_for_a_missing_document(documents):
     documents.create(PATH, DATA)
     assert documents.get("tasks/t1") is None
     assert documents.get("tasks/t1/rounds/000001-0001") is None
 
 
-def test_changing_what_was_written_or_read_changes_no_document(documents):
+def test_returned_data_is_not_shared_with_the_store(documents):
     data = {"list": [1]}
     documents.create("a/b", data).data["list"].append(2)
     data["list"].append(3)
@@ -65,7 +65,7 @@ def test_replace_writes_if_the_version_is_current(documents):
 @pytest.mark.parametrize(
     "change", ["replace", "increment", "delete", "delete and create", "nothing but a foreign version"]
 )
-def test_replace_raises_and_writes_nothing_when_the_document_has_changed(documents, change):
+def test_replace_of_a_changed_document_raises_and_writes_nothing(documents, change):
     version = documents.create(PATH, {"n": 1}).version
     if change == "replace":
         documents.replace(PATH, {"n": 1}, version=version)
@@ -83,7 +83,7 @@ def test_replace_raises_and_writes_nothing_when_the_document_has_changed(documen
     assert documents.get(PATH) == before
 
 
-def test_every_write_gives_a_version_of_its_own(documents):
+def test_every_write_has_a_new_version(documents):
     versions = []
     for _ in range(3):
         versions.append(documents.create("a/b", {"n": 0}).version)
@@ -94,14 +94,14 @@ def test_every_write_gives_a_version_of_its_own(documents):
     assert len(set(versions)) == 9
 
 
-def test_delete_is_fine_with_one_that_is_not_there(documents):
+def test_delete_ignores_a_missing_document(documents):
     documents.delete(PATH)
     documents.delete(PATH, version=documents.create("a/b", {}).version)
     documents.delete("a/b")
     assert documents.get("a/b") is None
 
 
-def test_delete_with_a_version_deletes_only_that_one(documents):
+def test_delete_with_a_version_deletes_only_that_version(documents):
     old = documents.create(PATH, {"n": 1})
     new = documents.replace(PATH, {"n": 2}, version=old.version)
     with pytest.raises(ConflictError):
@@ -111,7 +111,7 @@ def test_delete_with_a_version_deletes_only_that_one(documents):
     assert documents.get(PATH) is None
 
 
-def test_increment_makes_document_and_fields_at_0_and_changes_nothing_else(documents):
+def test_increment_creates_missing_document_and_fields_at_0(documents):
     assert documents.increment("a/b", {"x": 2, "y": 0}) == {"x": 2, "y": 0}
     assert documents.increment("a/b", {"x": -3, "z": 1}) == {"x": -1, "z": 1}
     assert documents.get("a/b").data == {"x": -1, "y": 0, "z": 1}
@@ -120,7 +120,7 @@ def test_increment_makes_document_and_fields_at_0_and_changes_nothing_else(docum
     assert documents.get("a/c").data == {"keep": "me", "n": 1}
 
 
-def test_list_gives_the_documents_directly_in_a_collection_in_order_of_id(documents):
+def test_list_returns_direct_documents_in_order_of_id(documents):
     for key in ("b", "a", "a-b", "B", "10", "9", "é"):
         documents.create(f"tasks/{key}", {"key": key})
     for other in ("tasks/a/rounds/1", "tasksx/a", "populations/p/tasks/a"):
@@ -135,7 +135,7 @@ def test_list_gives_the_documents_directly_in_a_collection_in_order_of_id(docume
 
 
 @pytest.mark.parametrize("path", ["", "a", "a/b/c", "/a", "a/", "a//b/c", "/a/b/c"])
-def test_refuses_a_path_that_does_not_alternate_collection_and_id(documents, path):
+def test_invalid_paths_are_refused(documents, path):
     for call in (
         documents.get,
         documents.delete,
@@ -148,7 +148,7 @@ def test_refuses_a_path_that_does_not_alternate_collection_and_id(documents, pat
         documents.list("a/b")
 
 
-def test_of_concurrent_creates_one_wins(documents, at_once):
+def test_one_concurrent_create_wins(documents, at_once):
     def create(writer):
         made = []
         for number in range(20):
@@ -164,7 +164,7 @@ def test_of_concurrent_creates_one_wins(documents, at_once):
     assert len(won) == 20
 
 
-def test_concurrent_increments_get_values_of_their_own(documents, at_once):
+def test_concurrent_increments_get_distinct_values(documents, at_once):
     values = at_once(lambda _: [documents.increment("a/b", {"n": 1, "m": 2}) for _ in range(25)])
     assert sorted(value["n"] for mine in values for value in mine) == list(range(1, 201))
     assert all(value["m"] == 2 * value["n"] for mine in values for value in mine)
@@ -176,9 +176,9 @@ def test_concurrent_replaces_lose_nothing(documents, at_once):
     def add(_):
         done = conflicts = 0
         while done < 25:
-            found = documents.get("a/b")
+            document = documents.get("a/b")
             try:
-                documents.replace("a/b", {"n": found.data["n"] + 1}, version=found.version)
+                documents.replace("a/b", {"n": document.data["n"] + 1}, version=document.version)
             except ConflictError:
                 conflicts += 1
             else:
@@ -189,7 +189,7 @@ def test_concurrent_replaces_lose_nothing(documents, at_once):
     assert documents.get("a/b").data == {"n": 200}
 
 
-def test_of_concurrent_deletes_with_a_version_and_replaces_one_wins(documents, at_once):
+def test_one_concurrent_versioned_delete_or_replace_wins(documents, at_once):
     for _ in range(10):
         version = documents.create("a/b", {"by": None}).version
 

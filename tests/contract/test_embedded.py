@@ -1,4 +1,4 @@
-"""What the embedded adapters promise beyond the ports: several processes, a kill at any moment, typed errors, quick wake-ups."""
+"""Guarantees of the embedded adapters beyond the ports: processes, kills, errors, wake-ups."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from muster_coordinator.adapters.sqlite import SqliteDocuments
 from muster_coordinator.adapters.system import ManualClock, SeededRandomness, SystemClock, SystemRandomness
 from muster_coordinator.ports import StoreError, UnavailableError, WorkItem
 
-HANGS = 120.0  # seconds; what takes longer hangs
+HANGS = 120.0  # seconds after which a test counts as hanging
 WORK = WorkItem("aggregator", "fold", {"task": "t1"})
 
 
-def test_processes_that_open_a_new_file_at_once_share_it(tmp_path):
+def test_processes_that_create_a_file_concurrently_share_it(tmp_path):
     path = tmp_path / "new" / "documents.db"
     outputs = writers.lines_of(writers.increments, path, 100, processes=8)
     assert sorted(int(value) for output in outputs for value in output) == list(range(1, 801))
@@ -34,7 +34,7 @@ def test_processes_that_open_a_new_file_at_once_share_it(tmp_path):
 
 
 @pytest.mark.parametrize("writer", [writers.creates, writers.replaces])
-def test_of_processes_that_write_the_same_each_write_has_one_winner(tmp_path, writer):
+def test_each_contended_document_write_has_one_winner(tmp_path, writer):
     documents = SqliteDocuments(tmp_path / "documents.db")
     documents.create("counters/r", {"n": 0})
     outputs = writers.lines_of(writer, tmp_path / "documents.db", 50, processes=8)
@@ -45,7 +45,7 @@ def test_of_processes_that_write_the_same_each_write_has_one_winner(tmp_path, wr
 
 
 @pytest.mark.parametrize("writer", [writers.blobs, writers.churns])
-def test_of_processes_that_make_the_same_blobs_each_has_one_winner(tmp_path, writer):
+def test_each_contended_blob_has_one_winner(tmp_path, writer):
     outputs = writers.lines_of(writer, tmp_path, 30, processes=8)
     stored = list(DirectoryBlobs(tmp_path).list(""))
     if writer is writers.blobs:
@@ -57,18 +57,18 @@ def test_of_processes_that_make_the_same_blobs_each_has_one_winner(tmp_path, wri
 
 @contextmanager
 def killed(writer, path, *, after):
-    """Runs a writer without end, kills it when it has printed `after` lines, and gives every line that it printed."""
+    """Runs an endless writer, kills it after some printed lines, and yields all its lines."""
     process = writers.start(writer, path, 0)
     with process:
         lines = [process.stdout.readline() for _ in range(after)]
         process.kill()
         lines += process.stdout.readlines()
-    # The last line may have been cut short; what it stands for has returned, but what it says can't be known.
+    # The last line may be incomplete: its write has completed, but its content is unknown.
     yield [line.strip() for line in lines if line.endswith("\n")]
 
 
 @pytest.mark.parametrize("after", [1, 50, 301])
-def test_a_killed_process_loses_no_document_that_it_was_told_of(tmp_path, after):
+def test_killed_process_loses_no_completed_write(tmp_path, after):
     path = tmp_path / "documents.db"
     with killed(writers.increments, path, after=after) as values:
         assert [int(value) for value in values] == list(range(1, len(values) + 1))
@@ -76,7 +76,7 @@ def test_a_killed_process_loses_no_document_that_it_was_told_of(tmp_path, after)
 
 
 @pytest.mark.parametrize("after", [1, 20, 51])
-def test_a_killed_process_leaves_whole_blobs_only(tmp_path, after):
+def test_killed_process_leaves_only_complete_blobs(tmp_path, after):
     with killed(writers.blobs, tmp_path, after=after) as names:
         blobs = DirectoryBlobs(tmp_path)
         stored = list(blobs.list(""))
@@ -87,7 +87,7 @@ def test_a_killed_process_leaves_whole_blobs_only(tmp_path, after):
             assert data == data[:1] * (writers.BLOB_CHUNK * writers.BLOB_CHUNKS)
 
 
-def test_opening_a_directory_sweeps_what_died_an_hour_ago(tmp_path):
+def test_opening_deletes_hour_old_temporary_files(tmp_path):
     DirectoryBlobs(tmp_path)
     for name, age in (("old", 3700), ("young", 3500)):
         (tmp_path / "staging" / name).write_bytes(b"half")
@@ -96,7 +96,7 @@ def test_opening_a_directory_sweeps_what_died_an_hour_ago(tmp_path):
     assert [path.name for path in (tmp_path / "staging").iterdir()] == ["young"]
 
 
-def test_directory_leaves_nothing_behind(tmp_path):
+def test_deleting_blobs_removes_empty_folders(tmp_path):
     blobs = DirectoryBlobs(tmp_path)
     for _ in range(2):
         blobs.create("a/b/c", [b"x"])
@@ -104,10 +104,10 @@ def test_directory_leaves_nothing_behind(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["blobs", "staging"]
 
 
-def test_without_links_a_create_that_meets_another_one_still_finds_the_name_taken(tmp_path, at_once):
+def test_concurrent_creates_without_hard_links_have_one_winner(tmp_path, at_once):
     class WithoutLinks(DirectoryBlobs):
         def _link(self, staged, target):
-            meeting.wait(timeout=HANGS)  # all have written their bytes, and none has published them
+            meeting.wait(timeout=HANGS)  # all threads have staged their bytes, and none has published them
             self._rename(staged, target)
 
     meeting = threading.Barrier(8)
@@ -125,7 +125,7 @@ def test_without_links_a_create_that_meets_another_one_still_finds_the_name_take
         sys.setswitchinterval(interval)
 
 
-def test_what_was_written_is_there_for_the_next_process(tmp_path):
+def test_writes_survive_reopening(tmp_path):
     first = SqliteDocuments(tmp_path / "documents.db")
     made = first.create("a/b", {"n": 1})
     first.close()
@@ -137,7 +137,7 @@ def test_what_was_written_is_there_for_the_next_process(tmp_path):
     assert second.create("a/c", {}).version != made.version
 
 
-def test_a_database_that_stays_locked_is_unavailable_for_writers_only(tmp_path):
+def test_locked_database_is_unavailable_to_writers_only(tmp_path):
     documents = SqliteDocuments(tmp_path / "documents.db", patience=0.05)
     documents.create("a/b", {"n": 1})
     other = sqlite3.connect(tmp_path / "documents.db", isolation_level=None)
@@ -149,7 +149,7 @@ def test_a_database_that_stays_locked_is_unavailable_for_writers_only(tmp_path):
     documents.create("a/c", {})
 
 
-def test_a_file_that_is_no_database_or_of_another_version_is_refused(tmp_path):
+def test_invalid_file_and_other_schema_version_are_refused(tmp_path):
     (tmp_path / "text.db").write_text("not a database " * 100)
     with pytest.raises(StoreError, match="not a database"):
         SqliteDocuments(tmp_path / "text.db")
@@ -161,7 +161,7 @@ def test_a_file_that_is_no_database_or_of_another_version_is_refused(tmp_path):
         SqliteDocuments(tmp_path / "text.db" / "below.db")
 
 
-def test_errors_of_the_file_system_are_translated(tmp_path):
+def test_file_system_errors_are_translated(tmp_path):
     blobs = DirectoryBlobs(tmp_path)
     with pytest.raises(StoreError, match="too long"):
         blobs.create("a" * 300, [b"x"])
@@ -174,7 +174,7 @@ def test_errors_of_the_file_system_are_translated(tmp_path):
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-def test_an_increment_that_raises_rolls_back_and_frees_the_database(tmp_path):
+def test_failing_increment_rolls_back_and_unlocks(tmp_path):
     documents = SqliteDocuments(tmp_path / "documents.db", patience=0.05)
     with pytest.raises(TypeError):
         documents.increment("a/b", {"n": 1, "m": "1"})
@@ -195,9 +195,9 @@ def running(pump):
         assert not thread.is_alive()
 
 
-def test_pump_delivers_at_once_what_another_handle_enqueues_and_stops_at_once(tmp_path, monkeypatch):
-    # A pump that only polled would find nothing before the test's time-out.
-    monkeypatch.setattr(local_queue, "_LONGEST_WAIT", 3600.0)
+def test_pump_is_woken_by_enqueue_and_by_stop(tmp_path, monkeypatch):
+    # A pump that only polled would exceed the test's timeout.
+    monkeypatch.setattr(local_queue, "_POLL_INTERVAL", 3600.0)
     arrived = threading.Semaphore(0)
     queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     other = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
@@ -210,7 +210,7 @@ def test_pump_delivers_at_once_what_another_handle_enqueues_and_stops_at_once(tm
     assert queue.next_due() is None
 
 
-def test_pump_tries_again_by_itself_and_delivers_side_by_side(tmp_path):
+def test_pump_retries_and_delivers_concurrently(tmp_path):
     queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     meeting = threading.Barrier(3)
     attempts = []
@@ -229,7 +229,7 @@ def test_pump_tries_again_by_itself_and_delivers_side_by_side(tmp_path):
     assert queue.next_due() is None
 
 
-def test_a_new_pump_takes_back_what_a_dead_one_had_claimed(tmp_path):
+def test_new_pump_takes_over_leases_of_a_dead_one(tmp_path):
     queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     queue.enqueue(WORK, name="one")
     assert len(queue.claim("the dead pump", limit=5, lease=600, now=time.time())) == 1
@@ -239,7 +239,7 @@ def test_a_new_pump_takes_back_what_a_dead_one_had_claimed(tmp_path):
     assert queue.next_due() is None
 
 
-def test_a_lease_that_ran_out_is_delivered_again_and_its_late_failure_changes_nothing():
+def test_expired_lease_is_redelivered_and_late_failure_ignored():
     clock = ManualClock(1000.0)
     queue = LocalQueue.in_memory(clock=clock)
     queue.enqueue(WORK, name="one")
@@ -247,20 +247,20 @@ def test_a_lease_that_ran_out_is_delivered_again_and_its_late_failure_changes_no
     assert queue.claim("other", limit=1, lease=60, now=clock.advance(59)) == []
     (again,) = queue.claim("other", limit=1, lease=60, now=clock.advance(1))
     assert again.attempt == 2
-    queue.put_back(late, holder="slow", pause=0)
+    queue.release(late, holder="slow", backoff=0)
     assert queue.next_due() == 1120.0
     queue.finish(again)
     assert queue.next_due() is None
 
 
-def test_a_clock_that_is_set_back_holds_no_work_up():
+def test_clock_set_back_delays_no_work():
     clock = ManualClock(1_000_000.0)
     queue = LocalQueue.in_memory(clock=clock)
     queue.enqueue(WORK, name="one")
     assert Pump(queue, lambda _: True, randomness=SeededRandomness(1)).drain(clock.advance(-7200)) == 1
 
 
-def test_drain_goes_by_due_time_then_by_order_of_arrival():
+def test_drain_orders_by_due_time_then_arrival():
     clock = ManualClock()
     queue = LocalQueue.in_memory(clock=clock)
     for name, delay in (("c", 2.0), ("a", 1.0), ("d", 2.0), ("b", 1.0), ("e", 3.0)):
@@ -272,7 +272,7 @@ def test_drain_goes_by_due_time_then_by_order_of_arrival():
     assert seen == ["a", "b", "c", "d"]
 
 
-def test_http_delivery_posts_json_and_goes_by_the_status():
+def test_http_delivery_posts_json_and_checks_the_status():
     requests, statuses = [], iter([204, 500, 404])
 
     class Handler(BaseHTTPRequestHandler):
@@ -306,7 +306,7 @@ def test_http_delivery_posts_json_and_goes_by_the_status():
     assert HttpDelivery({})(Delivery(WORK, "one", 5, row=1)) is False
 
 
-def test_increment_refuses_a_field_that_is_no_integer_and_counts_none_of_them():
+def test_increment_of_a_non_integer_field_changes_nothing():
     documents = SqliteDocuments.in_memory()
     documents.create("a/b", {"n": 1, "text": "1"})
     with pytest.raises(StoreError):
@@ -314,7 +314,7 @@ def test_increment_refuses_a_field_that_is_no_integer_and_counts_none_of_them():
     assert documents.get("a/b").data == {"n": 1, "text": "1"}
 
 
-def test_deliveries_that_are_slow_to_answer_hold_up_none_to_another_function(tmp_path):
+def test_slow_deliveries_do_not_block_another_function(tmp_path):
     queue = LocalQueue(tmp_path / "queue.db", clock=SystemClock())
     let_go, arrived, answered = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
     slow = []

@@ -1,4 +1,4 @@
-"""The faults strike where they are told to, once."""
+"""Injected faults happen once, at the scheduled call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from muster_coordinator.ports import UnavailableError, WorkItem
 
 
 @pytest.mark.parametrize("when", When)
-def test_numbers_run_through_all_ports_and_a_crash_strikes_before_or_after_its_write(tmp_path, when):
+def test_crash_happens_before_or_after_the_numbered_write(tmp_path, when):
     schedule = Schedule(
         Fault(3, when), Fault(1, When.AFTER, UnavailableError), Fault(1, when, UnavailableError, Access.READ)
     )
@@ -45,7 +45,7 @@ def test_numbers_run_through_all_ports_and_a_crash_strikes_before_or_after_its_w
     assert schedule.calls["blobs.delete"] == 2
 
 
-def test_disorderly_queue_delivers_everything_some_of_it_twice_and_out_of_order():
+def test_disorderly_queue_duplicates_and_reorders_but_loses_nothing():
     clock, seen = ManualClock(), []
     inner = LocalQueue.in_memory(clock=clock)
     queue = DisorderlyQueue(inner, SeededRandomness(7))

@@ -1,4 +1,4 @@
-"""The contract of `WorkQueue`, over every adapter."""
+"""Contract of `WorkQueue`, over every adapter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def delivered(home, *, answer=True):
     return seen
 
 
-def test_delivers_work_as_it_was_enqueued_and_once_it_has_arrived_no_more(home):
+def test_accepted_work_is_delivered_once(home):
     home.queue.enqueue(FOLD, name="one")
     home.queue.enqueue(COMMIT, name="two")
     assert delivered(home) == [FOLD, COMMIT]
@@ -26,7 +26,7 @@ def test_delivers_work_as_it_was_enqueued_and_once_it_has_arrived_no_more(home):
     assert delivered(home) == []
 
 
-def test_delivers_after_the_delay(home):
+def test_work_is_delivered_after_its_delay(home):
     home.queue.enqueue(COMMIT, name="later", delay=60)
     home.queue.enqueue(FOLD, name="soon", delay=10)
     home.wait(9)
@@ -37,7 +37,7 @@ def test_delivers_after_the_delay(home):
     assert delivered(home) == [COMMIT]
 
 
-def test_delivers_again_after_a_failure_with_growing_pauses(home):
+def test_failed_delivery_is_retried_with_growing_back_off(home):
     home.queue.enqueue(FOLD, name="one")
     tries = [0]
     for second in range(40):
@@ -51,7 +51,7 @@ def test_delivers_again_after_a_failure_with_growing_pauses(home):
     assert delivered(home) == [FOLD]
 
 
-def test_delivers_again_after_an_error_of_the_handler(home):
+def test_delivery_is_retried_after_a_handler_error(home):
     def broken(_work):
         raise LookupError("broken")
 
@@ -62,7 +62,7 @@ def test_delivers_again_after_an_error_of_the_handler(home):
     assert delivered(home) == [FOLD]
 
 
-def test_a_name_that_was_used_lately_is_dropped_silently(home):
+def test_recently_used_name_is_dropped_silently(home):
     home.queue.enqueue(FOLD, name="one")
     home.queue.enqueue(COMMIT, name="one")
     assert delivered(home) == [FOLD]
@@ -74,7 +74,7 @@ def test_a_name_that_was_used_lately_is_dropped_silently(home):
     assert delivered(home) == [COMMIT]
 
 
-def test_a_handler_may_enqueue(home):
+def test_handler_may_enqueue_work(home):
     home.queue.enqueue(FOLD, name="one")
 
     def handler(work):
@@ -85,7 +85,7 @@ def test_a_handler_may_enqueue(home):
     assert home.deliver(handler) + home.deliver(handler) == 2
 
 
-def test_concurrent_enqueues_of_one_name_are_delivered_once_and_others_all(home, at_once):
+def test_concurrent_enqueues_of_one_name_are_delivered_once(home, at_once):
     def enqueue(writer):
         for number in range(10):
             home.queue.enqueue(COMMIT, name=f"same-{number}")

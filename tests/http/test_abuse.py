@@ -1,4 +1,4 @@
-"""What the served coordinator does with requests that are meant to hurt: over real sockets, through gunicorn and functions-framework."""
+"""Abusive requests to the served coordinator, over sockets, gunicorn and functions-framework."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRICKLE = 400  # bytes at most, of which a thousand would buy a second
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with an open round, whose slots the harness gives out."""
+    """Folder of a deployment with an open round; the harness hands out its slots."""
     root = tmp_path_factory.mktemp("served")
     harness = Harness(root, durable=True, start=time.time())
     harness.begin(goal=50, round_seconds=3600.0, assignment_seconds=3600.0)
@@ -34,13 +34,13 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(home):
-    """The address of the served functions; one process with two threads."""
+    """Address of the served functions: one process with two threads."""
     root, _ = home
     with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=PATIENCE):
         yield port.number
 
 
-def test_a_chunked_body_is_read_and_bounded(server):
+def test_chunked_body_is_read_up_to_its_limit(server):
     lines = ("Transfer-Encoding: chunked", "Content-Type: application/json", "Connection: close")
     status, body = ask(server, head("POST", CHECKIN, *lines) + chunked(b'{"client":', b'"chunked"}'))
     assert status == 200, body
@@ -48,7 +48,7 @@ def test_a_chunked_body_is_read_and_bounded(server):
     assert status == 413, body
 
 
-def test_a_chunked_update_counts_as_any_other_and_ends_at_its_header(server, home):
+def test_chunked_update_is_counted_like_any_other(server, home):
     _, harness = home
     update = encode(sum_update(0, 1.0))
     token = harness.assigned("chunked").token
@@ -73,25 +73,25 @@ def test_a_chunked_update_counts_as_any_other_and_ends_at_its_header(server, hom
     ],
     ids=lambda lines: lines[-1][:40],
 )
-def test_headers_that_contradict_or_are_too_many_are_refused(server, lines):
+def test_contradictory_or_too_many_headers_are_refused(server, lines):
     status, _ = ask(server, head("POST", CHECKIN, *lines) + b'{"a":')
     assert 400 <= status < 500 or status == 501
     assert answers(server)
 
 
-def test_a_path_that_is_too_long_is_refused(server):
+def test_too_long_path_is_refused(server):
     assert 400 <= ask(server, head("GET", "/v1/" + "x" * 5000, "Connection: close"))[0] < 500
     longer = ask(server, head("GET", "/v1/" + "x" * 1_000_000, "Connection: close"))
     assert longer is None or 400 <= longer[0] < 500
     assert answers(server)
 
 
-def test_headers_with_underscores_never_stand_for_others():
-    """`X_Proxy_Secret` and `X-Proxy-Secret` are one in WSGI; gunicorn drops the first."""
+def test_headers_with_underscores_do_not_alias_others():
+    """WSGI can't distinguish `X_Proxy_Secret` and `X-Proxy-Secret`; gunicorn drops the first."""
     assert Config().header_map == "drop"
 
 
-def test_slow_clients_are_let_go_and_others_served_meanwhile(server):
+def test_slow_clients_are_disconnected_and_do_not_block_others(server):
     body = head("POST", CHECKIN, "Content-Length: 1000", "Content-Type: application/json") + b"{"
     slow = [b"POST /v1/upd", head("PUT", "/v1/updates", "Content-Length: 9")[:-2], body, body]
     connections = [socket.create_connection(("127.0.0.1", server), timeout=120) for _ in slow]
@@ -99,16 +99,16 @@ def test_slow_clients_are_let_go_and_others_served_meanwhile(server):
         for connection, data in zip(connections, slow, strict=True):
             connection.sendall(data)
         assert answers(server)
-        found = [read_answer(connection) for connection in connections]
+        received = [read_answer(connection) for connection in connections]
     finally:
         for connection in connections:
             connection.close()
-    # How long it lets a client wait is measured on a clock of its own, in unit/test_patience.py.
-    assert found[:2] == [None, None]  # there was no request to answer
-    assert all(status == 400 and b"too slowly" in text for status, text in found[2:])
+    # The exact time limit is tested with a manual clock, in unit/test_patience.py.
+    assert received[:2] == [None, None]  # there was no request to answer
+    assert all(status == 400 and b"too slowly" in text for status, text in received[2:])
 
 
-def test_a_slow_update_leaves_nothing_behind(server, home):
+def test_slow_update_leaves_nothing_behind(server, home):
     _, harness = home
     token = harness.assigned("slow").token
     update = encode(sum_update(1, 1.0))
@@ -122,8 +122,8 @@ def test_a_slow_update_leaves_nothing_behind(server, home):
     assert ask(server, whole)[0] == 200  # the name was free
 
 
-def test_a_trickle_is_not_a_pace(server):
-    """A byte now and then holds no thread: the server ends the connection after a few bytes, however slowly time passes here."""
+def test_trickling_body_is_refused(server):
+    """An occasional byte does not occupy a thread: the server closes the connection soon."""
     with connected(server) as connection:
         connection.settimeout(0.2)
         connection.sendall(b"GET /healthz HTTP/1.1\r\n")
@@ -141,7 +141,7 @@ def test_a_trickle_is_not_a_pace(server):
     assert ended
 
 
-def test_problems_of_the_server_are_documents_without_its_insides(server, home):
+def test_server_errors_are_problem_documents_without_internals(server, home):
     root, _ = home
     response = direct.post(f"http://127.0.0.1:{server}{CHECKIN}", data=b"[" * 60_000, timeout=60)
     assert response.headers["Content-Type"] == CONTENT_TYPE
@@ -149,12 +149,12 @@ def test_problems_of_the_server_are_documents_without_its_insides(server, home):
         assert secret not in response.text
 
 
-def test_a_refused_body_takes_no_memory_however_long_it_is(server):
-    process = next(each for each in psutil.Process().children(recursive=True) if "--internal-port" in each.cmdline())
+def test_refused_body_is_not_held_in_memory(server):
+    process = next(child for child in psutil.Process().children(recursive=True) if "--internal-port" in child.cmdline())
     (worker,) = process.children()
     before = worker.memory_info().rss
     piece = b"x" * (1 << 20)
-    with connected(server) as connection, suppress(OSError):  # it goes when it has read enough
+    with connected(server) as connection, suppress(OSError):  # the server closes once it has read enough
         connection.sendall(head("PUT", "/v1/updates", "Transfer-Encoding: chunked"))
         for _ in range(200):
             connection.sendall(f"{len(piece):x}".encode() + CRLF + piece + CRLF)

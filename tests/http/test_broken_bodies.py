@@ -1,4 +1,7 @@
-"""Bodies that are framed wrongly or break off: a problem document, a closed connection and a quiet log, on every route."""
+"""Malformed and incomplete bodies on every route.
+
+Each is answered with a problem document and a closed connection, without a traceback in the log.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from werkzeug.wrappers import Request
 from muster.local.held_port import HeldPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
-from muster_coordinator.http.bodies import guard
+from muster_coordinator.http.bodies import wrap_body
 
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 NEXT = head("GET", "/health", "Connection: close")
 UPDATE = encode(sum_update(0, 1.0))
 
-# Each is refused by gunicorn while the body is read; the comment names its error.
+# gunicorn refuses each of these while it reads the body; the comment names its error.
 MALFORMED = {
-    "hex prefix": b"0x2\r\n{}\r\n0\r\n\r\n",  # InvalidChunkSize, as the next ones
+    "hex prefix": b"0x2\r\n{}\r\n0\r\n\r\n",  # InvalidChunkSize, like the next ones
     "negative": b"-2\r\n{}\r\n0\r\n\r\n",
     "plus": b"+2\r\n{}\r\n0\r\n\r\n",
     "underscore": b"0_2\r\n{}\r\n0\r\n\r\n",
@@ -35,10 +38,10 @@ MALFORMED = {
     "other digits": "\u0662\r\n{}\r\n0\r\n\r\n".encode(),
     "size without end": b"2" * 20_000,
     "second size": b"2\r\n{}\r\nno\r\n",
-    "size too small": b"1\r\n{}\r\n0\r\n\r\n",  # ChunkMissingTerminator, as the next ones
+    "size too small": b"1\r\n{}\r\n0\r\n\r\n",  # ChunkMissingTerminator, like the next ones
     "no terminator": b"2\r\n{}0\r\n\r\n",
     "bare line feed": b"2\r\n{}\n0\r\n\r\n",
-    "extension without name": b"2;\r\n{}\r\n0\r\n\r\n",  # InvalidChunkExtension, as the next ones
+    "extension without name": b"2;\r\n{}\r\n0\r\n\r\n",  # InvalidChunkExtension, like the next ones
     "extension with control": b"2;a=\x01\r\n{}\r\n0\r\n\r\n",
     "extension with quote": b'2;a="b\r\n{}\r\n0\r\n\r\n',
     "extension with carriage return": b"2;a\r=b\r\n{}\r\n0\r\n\r\n",
@@ -50,7 +53,7 @@ MALFORMED = {
     "too many trailers": b"2\r\n{}\r\n0\r\n" + b"a: 1\r\n" * 500 + b"\r\n",  # LimitRequestHeaders
 }
 
-# Requests, each with the status that it has with a good empty body; None where the body is read, and so decides.
+# Requests with their status for a valid empty body; None if the status depends on the body.
 REQUESTS = [
     ("GET", "/health", 200),
     ("GET", "/v1/tasks", 200),
@@ -82,7 +85,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(home):
-    """The port of the served functions; at the end nothing of all this has left a traceback in the log."""
+    """Port of the served functions. Checks at the end that the log has no traceback."""
     root, _ = home
     with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=5.0):
         yield port.number, internal.number
@@ -94,37 +97,43 @@ def server(home):
 
 
 def conversation(port, data, *, end):
-    """All that comes back for `data`, up to the end of the connection. `end` ends the sending side first."""
-    found = b""
+    """Returns all bytes received for `data`.
+
+    `end` closes the sending side first.
+    """
+    received = b""
     with connected(port) as connection:
-        with suppress(OSError):  # it answered and closed before it read all
+        with suppress(OSError):  # the server answered and closed before it read everything
             connection.sendall(data)
             if end:
                 connection.shutdown(socket.SHUT_WR)
         with suppress(ConnectionResetError):
             while piece := connection.recv(65536):
-                found += piece
-    return found
+                received += piece
+    return received
 
 
-def check(found, status, *, method="POST", closes=True):
-    """One answer of this status, which says that the connection is closed; a failure is a problem document."""
-    start, _, body = found.partition(CRLF + CRLF)
+def check(received, status, *, method="POST", closes=True):
+    """Checks for one response with `status` that closes the connection.
+
+    A failure must be a problem document.
+    """
+    start, _, body = received.partition(CRLF + CRLF)
     lines = start.decode("latin-1").lower().splitlines()
-    assert found.count(b"HTTP/1.1 ") == 1, found
-    assert lines[0].split()[1] == str(status), found
-    assert not closes or "connection: close" in lines, found
+    assert received.count(b"HTTP/1.1 ") == 1, received
+    assert lines[0].split()[1] == str(status), received
+    assert not closes or "connection: close" in lines, received
     if status >= 400:
-        assert f"content-type: {CONTENT_TYPE}" in lines, found
+        assert f"content-type: {CONTENT_TYPE}" in lines, received
     return json.loads(body) if status >= 400 and method != "HEAD" else body
 
 
 @pytest.mark.parametrize(("method", "path", "status"), REQUESTS, ids=lambda value: str(value)[:40])
-def test_a_malformed_chunked_body_is_a_problem_or_does_not_change_the_answer(server, method, path, status):
+def test_malformed_chunked_body_is_refused_or_ignored(server, method, path, status):
     port, _ = server
     for name, body in MALFORMED.items():
         lines = [CHUNKED] + (["Content-Type: application/json"] if status is None else [])
-        # What follows is never taken for another request: nothing says where one would begin.
+        # The bytes that follow are never parsed as a request: its start is unknown.
         problem = check(
             conversation(port, head(method, path, *lines) + body + NEXT, end=False), status or 400, method=method
         )
@@ -133,11 +142,11 @@ def test_a_malformed_chunked_body_is_a_problem_or_does_not_change_the_answer(ser
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_chunked_update_is_truncated_and_leaves_nothing_behind(server, home, name):
+def test_malformed_chunked_update_is_truncated_without_trace(server, home, name):
     (port, _), (_, harness) = server, home
     token = harness.assigned(name).token
     lines = (f"Authorization: Bearer {token}", CHUNKED)
-    # The update itself has come whole where only the trailers are wrong.
+    # The update itself is complete if only the trailers are malformed.
     half = f"{len(UPDATE):x}".encode() + CRLF + UPDATE + CRLF
     for start in (b"", half):
         problem = check(
@@ -148,7 +157,7 @@ def test_a_malformed_chunked_update_is_truncated_and_leaves_nothing_behind(serve
     assert harness.blobs("updates/") == []
 
 
-def test_a_chunked_body_that_breaks_off_anywhere_is_truncated(server, home):
+def test_chunked_body_that_ends_early_is_truncated(server, home):
     (port, internal), (_, harness) = server, home
     token = harness.assigned("cut").token
     whole = chunked(UPDATE[:50], UPDATE[50:])
@@ -164,8 +173,10 @@ def test_a_chunked_body_that_breaks_off_anywhere_is_truncated(server, home):
         problem = check(conversation(at_port, start + data, end=True), 400)
         assert problem["type"].endswith("/update_truncated"), (data, problem)
     assert harness.blobs("updates/") == []
-    found = conversation(port, upload.replace(CRLF + CRLF, CRLF + b"Connection: close" + CRLF + CRLF) + whole, end=True)
-    check(found, 200)
+    received = conversation(
+        port, upload.replace(CRLF + CRLF, CRLF + b"Connection: close" + CRLF + CRLF) + whole, end=True
+    )
+    check(received, 200)
 
 
 @pytest.mark.parametrize(
@@ -179,28 +190,28 @@ def test_a_chunked_body_that_breaks_off_anywhere_is_truncated(server, home):
         ("PUT", f"/v1/plans/{'0' * 64}", b"PK"),
     ],
 )
-def test_a_body_shorter_than_its_declared_length_is_truncated(server, home, method, path, body):
+def test_body_shorter_than_its_declared_length_is_truncated(server, home, method, path, body):
     (port, _), (_, harness) = server, home
     before = harness.inner.documents.list("audit"), harness.inner.documents.get("enrolments/revoked")
     start = head(method, path, "Content-Length: 50", "Content-Type: application/json")
     if path.startswith("/v1/plans"):
         start = head(method, path, "Content-Length: 50")
-    problem = check(conversation(port, start + body, end=True), 400, closes=False)  # the client ended it
+    problem = check(conversation(port, start + body, end=True), 400, closes=False)  # the client closed it
     assert problem["type"].endswith("/update_truncated")
     assert (harness.inner.documents.list("audit"), harness.inner.documents.get("enrolments/revoked")) == before
 
 
-def test_a_connection_goes_on_after_good_bodies_that_were_not_read(server):
-    """Only a broken body closes it: of several requests sent at once, each is answered."""
+def test_connection_stays_open_after_valid_unread_bodies(server):
+    """Only a broken body closes the connection; pipelined requests are all answered."""
     port, _ = server
     good = head("GET", "/health", CHUNKED) + b"2;a=b\r\n{}\r\n0\r\nX-Trailer: 1\r\n\r\n"
-    found = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
-    assert found.count(b"HTTP/1.1 200 ") == 4, found
+    received = conversation(port, good + good + head("GET", "/health", "Content-Length: 3") + b"abc" + NEXT, end=False)
+    assert received.count(b"HTTP/1.1 200 ") == 4, received
 
 
-def test_a_framework_may_read_what_is_left_of_a_body():
-    """functions-framework reads the rest of every request once it is answered."""
+def test_framework_may_read_the_rest_of_a_body():
+    """functions-framework reads the rest of every request after its response."""
     request = Request.from_values(data=b"left over", method="POST")
-    guard(request)
+    wrap_body(request)
     assert request.stream.read(4) == b"left"
     assert request.get_data() == b" over"

@@ -1,4 +1,4 @@
-"""Who a client is: by an enrolment, an issuer's token or a proxy's word; and nobody else gets a slot."""
+"""Client authentication by enrolment token, OpenID Connect token or proxy header."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def harness_for(tmp_path, setting, *, seconds=0.0):
         revoked = EnrolmentRevocations(platform, seconds=seconds).is_revoked
         return {"clients": parse_clients(setting, clock=platform.clock, revoked=revoked, proxy_secret=SECRET)}
 
-    found = Harness(tmp_path, guards=guards)
-    found.begin(goal=10, minimum=1, over_selection=2)
-    return found
+    h = Harness(tmp_path, guards=guards)
+    h.begin(goal=10, minimum=1, over_selection=2)
+    return h
 
 
 def check_in(harness, token=None, *, body=None, **more):
@@ -42,7 +42,7 @@ def check_in(harness, token=None, *, body=None, **more):
 
 
 def refused(harness, token=None, **more):
-    """Why a check-in was refused; it must be for want of an identity."""
+    """Returns the detail of a check-in's refusal, which must be `unauthenticated`."""
     response = check_in(harness, token, **more)
     problem = problem_of(response)
     assert problem.type is ProblemType.UNAUTHENTICATED, problem
@@ -52,7 +52,7 @@ def refused(harness, token=None, **more):
 
 
 def pseudonym(response):
-    """The client's name in the round, which is the same for two check-ins of one identity alone."""
+    """Returns the client's pseudonym in the round, which depends on its identity only."""
     assert response.status_code == 200, response.data
     answer = CheckinResponse.decode(response.data).answer
     assert isinstance(answer, Assignment), answer
@@ -68,51 +68,51 @@ def enrolled(tmp_path):
     return harness_for(tmp_path, f"enrolment:{KEY.public}")
 
 
-def test_an_enrolled_client_is_the_same_under_every_token_of_its_name(enrolled):
+def test_all_tokens_of_one_name_identify_one_client(enrolled):
     first, renewed, other = (KEY.issue(enrolment(name)) for name in ("ward-7", "ward-7", "ward-8"))
     assert pseudonym(check_in(enrolled, first)) == pseudonym(check_in(enrolled, renewed))
     assert pseudonym(check_in(enrolled, first)) != pseudonym(check_in(enrolled, other))
 
 
-def test_what_an_enrolled_client_says_of_itself_changes_nothing(enrolled):
+def test_enrolled_client_can_not_assert_another_identity(enrolled):
     token = KEY.issue(enrolment())
     assert pseudonym(check_in(enrolled, token, body={"client": "me"})) == pseudonym(check_in(enrolled, token))
 
 
-def test_the_assignment_then_stands_for_the_client(enrolled):
+def test_assignment_token_suffices_after_the_check_in(enrolled):
     answer = CheckinResponse.decode(check_in(enrolled, KEY.issue(enrolment())).data).answer
     assert enrolled.upload(answer.token, sum_update(0)).status == "accepted"
 
 
-def test_an_enrolment_is_good_from_its_first_day_to_its_last(enrolled):
+def test_enrolment_is_valid_from_issue_to_expiry(enrolled):
     token = KEY.issue(enrolment(days=0.005))  # seven minutes
     assert check_in(enrolled, token).status_code == 200
-    enrolled.clock.advance(0.005 * DAY + 30)  # an operator's clock may be behind
+    enrolled.clock.advance(0.005 * DAY + 30)  # within the clock skew
     assert check_in(enrolled, token).status_code == 200
     enrolled.clock.advance(60)
     assert "expired" in refused(enrolled, token)
     assert "not valid yet" in refused(enrolled, KEY.issue(enrolment(issued_at=enrolled.clock.now() + 120)))
 
 
-def test_an_enrolment_is_for_one_population(enrolled):
+def test_enrolment_is_valid_for_one_population(enrolled):
     assert "not for population phones" in refused(enrolled, KEY.issue(enrolment(population="tablets")))
 
 
-def test_without_a_good_token_nobody_gets_in_nor_is_read(enrolled):
+def test_check_in_without_valid_token_is_refused_unread(enrolled):
     assert "needs the header" in refused(enrolled)
     assert "needs the header" in refused(enrolled, headers={"Authorization": "Basic YTpi"})
     assert "not valid here" in refused(enrolled, PrivateKey.generate().issue(enrolment()))
     assert "not valid here" in refused(enrolled, "none", body={"nonsense": 1})
     enrolled_token = check_in(enrolled, KEY.issue(enrolment()))
     assignment = CheckinResponse.decode(enrolled_token.data).answer
-    assert "not valid here" in refused(enrolled, assignment.token)  # one kind of token is not another
+    assert "not valid here" in refused(enrolled, assignment.token)  # an assignment is not an enrolment
 
 
 def revoke(harness, **body):
     return RevocationList.decode(harness.ask("POST", "/v1/revocations", json=body)).revocations
 
 
-def test_a_revoked_enrolment_is_refused_and_the_others_are_not(enrolled):
+def test_only_the_revoked_enrolment_is_refused(enrolled):
     bad, good = enrolment(), enrolment()
     assert check_in(enrolled, KEY.issue(bad)).status_code == 200
     for _ in range(2):
@@ -123,7 +123,7 @@ def test_a_revoked_enrolment_is_refused_and_the_others_are_not(enrolled):
     assert RevocationList.decode(enrolled.ask("GET", "/v1/revocations")).revocations == (listed,)
 
 
-def test_a_revocation_is_noticed_when_the_reading_is_old(tmp_path):
+def test_revocation_applies_once_the_cached_list_expires(tmp_path):
     harness = harness_for(tmp_path, f"enrolment:{KEY.public}", seconds=30.0)
     enrolled = enrolment()
     assert check_in(harness, KEY.issue(enrolled)).status_code == 200
@@ -133,14 +133,14 @@ def test_a_revocation_is_noticed_when_the_reading_is_old(tmp_path):
     assert "revoked" in refused(harness, KEY.issue(enrolled))
 
 
-def test_the_list_drops_what_has_expired_and_is_never_too_long(enrolled):
+def test_revocation_list_drops_expired_entries_and_is_bounded(enrolled):
     revoke(enrolled, id="0" * 32, expires_at="2027-01-16T00:00:00Z")
     revoke(enrolled, id="1" * 32)
     enrolled.clock.advance(7 * DAY)
-    assert [each.id for each in revoke(enrolled, id="2" * 32)] == ["1" * 32, "2" * 32]
+    assert [revocation.id for revocation in revoke(enrolled, id="2" * 32)] == ["1" * 32, "2" * 32]
 
 
-def test_an_id_that_is_none_is_refused(enrolled):
+def test_invalid_id_is_refused(enrolled):
     for body in ({"id": "../x"}, {"id": "A" * 32}, {}, {"id": "0" * 32, "more": 1}):
         assert problem_of(enrolled.call("POST", "/v1/revocations", json=body)).type is ProblemType.INVALID_REQUEST
 
@@ -157,7 +157,7 @@ def token_of(issuer, subject="device-1", **more):
     return issuer.token(**{"account": "a@b", "audience": "muster", "sub": subject, **more})
 
 
-def test_a_token_of_the_issuer_says_who_the_client_is(open_id, issuer):
+def test_issuers_token_identifies_the_client(open_id, issuer):
     first, again, other = (token_of(issuer, subject) for subject in ("device-1", "device-1", "device-2"))
     assert pseudonym(check_in(open_id, first)) == pseudonym(check_in(open_id, again))
     assert pseudonym(check_in(open_id, first)) != pseudonym(check_in(open_id, other))
@@ -178,16 +178,16 @@ def test_a_token_of_the_issuer_says_who_the_client_is(open_id, issuer):
     ],
     ids=str,
 )
-def test_other_tokens_of_the_issuer_are_refused(open_id, issuer, change):
+def test_unsuitable_tokens_of_the_issuer_are_refused(open_id, issuer, change):
     refused(open_id, token_of(issuer, **change))
 
 
-def test_clocks_may_differ_by_some_seconds(open_id, issuer):
+def test_token_is_valid_despite_clock_skew(open_id, issuer):
     assert check_in(open_id, token_of(issuer, age=-20)).status_code == 200
     assert check_in(open_id, token_of(issuer, age=3620)).status_code == 200
 
 
-def test_algorithms_that_need_no_private_key_are_refused(open_id, issuer):
+def test_symmetric_and_missing_algorithms_are_refused(open_id, issuer):
     good = token_of(issuer)
     kid = jwt.get_unverified_header(good)["kid"]
     claims = jwt.decode(good, options={"verify_signature": False})
@@ -198,14 +198,14 @@ def test_algorithms_that_need_no_private_key_are_refused(open_id, issuer):
         refused(open_id, token)
 
 
-def test_another_key_than_the_published_one_under_its_id_is_refused(open_id, issuer):
+def test_foreign_key_under_published_key_id_is_refused(open_id, issuer):
     good = token_of(issuer)
     claims = jwt.decode(good, options={"verify_signature": False})
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     refused(open_id, jwt.encode(claims, key, "RS256", headers={"kid": jwt.get_unverified_header(good)["kid"]}))
 
 
-def test_keys_are_fetched_once_and_not_for_every_unknown_one(tmp_path):
+def test_unknown_key_ids_do_not_refetch_keys_every_time(tmp_path):
     with TokenIssuer() as issuer:
         harness = harness_for(tmp_path, f"oidc:{issuer.url}?audience=muster")
         assert check_in(harness, token_of(issuer)).status_code == 200
@@ -214,19 +214,19 @@ def test_keys_are_fetched_once_and_not_for_every_unknown_one(tmp_path):
         assert issuer.fetches == 1
 
 
-def test_another_claim_and_another_place_for_the_keys(tmp_path, issuer):
+def test_claim_and_jwks_address_are_configurable(tmp_path, issuer):
     harness = harness_for(tmp_path, f"oidc:{issuer.url}?audience=muster&jwks={issuer.url}/certs&claim=device")
     assert check_in(harness, token_of(issuer, device=7)).status_code == 200
     assert "device" in refused(harness, token_of(issuer))
     assert "device" in refused(harness, token_of(issuer, device=True))
 
 
-def test_an_issuer_that_does_not_answer_is_not_the_clients_fault(tmp_path, issuer):
+def test_unreachable_issuer_is_answered_unavailable(tmp_path, issuer):
     harness = harness_for(tmp_path, "oidc:http://127.0.0.1:9?audience=muster")
     assert problem_of(check_in(harness, token_of(issuer))).type is ProblemType.UNAVAILABLE
 
 
-# A proxy's word.
+# Proxy header.
 
 
 @pytest.fixture
@@ -238,21 +238,21 @@ def by_proxy(who, secret=SECRET):
     return {"headers": {"X-Client-Fingerprint": who, "X-Proxy-Secret": secret}}
 
 
-def test_a_proxys_word_says_who_the_client_is(proxied):
+def test_proxys_header_identifies_the_client(proxied):
     first, again, other = (pseudonym(check_in(proxied, **by_proxy(who))) for who in ("ab:cd", "ab:cd", "ab:ce"))
     assert first == again
     assert first != other
 
 
-def test_the_word_of_others_counts_for_nothing(proxied):
-    assert "by way of a proxy" in refused(proxied, **by_proxy("ab", secret="t" * 32))
-    assert "by way of a proxy" in refused(proxied, **by_proxy("ab", secret=""))
-    assert "by way of a proxy" in refused(proxied, headers={"X-Client-Fingerprint": "ab"})
+def test_header_of_an_untrusted_peer_is_refused(proxied):
+    assert "must pass a proxy" in refused(proxied, **by_proxy("ab", secret="t" * 32))
+    assert "must pass a proxy" in refused(proxied, **by_proxy("ab", secret=""))
+    assert "must pass a proxy" in refused(proxied, headers={"X-Client-Fingerprint": "ab"})
     assert "certificate" in refused(proxied, headers={"X-Proxy-Secret": SECRET})
     assert "one plain value" in refused(proxied, **by_proxy("forged,ab"))
 
 
-def test_a_proxy_may_be_known_by_its_network(tmp_path):
+def test_proxy_is_trusted_by_its_network(tmp_path):
     harness = harness_for(tmp_path, "proxy:X-Client-Fingerprint?from=10.1.0.0/16&from=fd00::/8")
     headers = {"X-Client-Fingerprint": "ab", "X-Forwarded-For": "10.1.2.3"}
     for peer, status in (("10.1.2.3", 200), ("::ffff:10.1.2.3", 200), ("fd00::1", 200), ("10.2.2.3", 401), ("", 401)):
@@ -272,15 +272,15 @@ def test_a_proxy_may_be_known_by_its_network(tmp_path):
         ("oidc:http://issuer.example?audience=a", "https"),
         ("oidc:https://issuer.example?audience=a&jwks=http://keys.example", "https"),
         ("oidc:https://issuer.example?audience=", "audience is empty"),
-        ("oidc:https://issuer.example?audience=a&secret=b", "secret is not known"),
+        ("oidc:https://issuer.example?audience=a&secret=b", "secret is not a known option"),
         ("enrolment:", "needs a public key"),
         ("enrolment:abc", "no public key"),
         ("proxy:X-Who", "secret-header"),
-        ("proxy:X Who?from=10.0.0.0/8", "no header"),
+        ("proxy:X Who?from=10.0.0.0/8", "not a valid header name"),
         ("proxy:X-Who?from=10.0.0.1/8", "host bits"),
     ],
 )
-def test_a_setting_that_protects_nothing_is_refused(setting, reason):
+def test_setting_without_protection_is_refused(setting, reason):
     with pytest.raises(ValueError, match=reason):
         parse_clients(setting, clock=None, revoked=lambda _: False, proxy_secret=SECRET)
     with pytest.raises(ValueError, match="MUSTER_PROXY_SECRET"):
@@ -288,6 +288,6 @@ def test_a_setting_that_protects_nothing_is_refused(setting, reason):
 
 
 @given(st.text(max_size=60))
-def test_no_setting_makes_it_fail_otherwise(setting):
+def test_arbitrary_setting_raises_only_value_error(setting):
     with contextlib.suppress(ValueError):
         parse_clients(setting, clock=None, revoked=lambda _: False, proxy_secret=SECRET)

@@ -1,4 +1,4 @@
-"""Scripts of other origins' pages: kept out of everything, unless an origin is named, and then let in to clients' routes alone."""
+"""CORS: pages of configured origins may call the routes of clients, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = "https://app.example"
 CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 
 
-class Shared(Harness):
+class CorsHarness(Harness):
     def restart(self):
         self.app = replace(self.application(), cors_origins=(PAGE, "http://localhost:8000"))
         self.http = Client(Request.application(router(self.app)))
@@ -24,7 +24,7 @@ class Shared(Harness):
 
 @pytest.fixture
 def h(tmp_path):
-    return Shared(tmp_path)
+    return CorsHarness(tmp_path)
 
 
 def cors(response):
@@ -36,7 +36,7 @@ def preflight(h, path, method, origin=PAGE):
     return h.http.open(path, method="OPTIONS", headers=headers)
 
 
-def test_a_preflight_of_a_clients_route_is_answered(h):
+def test_preflight_of_a_client_route_is_answered(h):
     sha256 = h.plan.sha256
     for method, path in (
         ("POST", CHECKIN),
@@ -53,11 +53,11 @@ def test_a_preflight_of_a_clients_route_is_answered(h):
         assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
         assert "Access-Control-Allow-Credentials" not in response.headers
         assert "Origin" in response.headers["Vary"]
-    # Operators put plans to the address where clients get them.
+    # Operators store plans at the address where clients download them.
     assert "PUT" not in preflight(h, f"/v1/plans/{sha256}", "GET").headers["Access-Control-Allow-Methods"]
 
 
-def test_operators_and_internal_routes_take_no_part(h):
+def test_operator_and_internal_routes_have_no_cors(h):
     for method, path in (
         ("GET", "/v1/tasks"),
         ("POST", f"/v1/tasks/{TASK}:pause"),
@@ -70,7 +70,7 @@ def test_operators_and_internal_routes_take_no_part(h):
     assert not cors(h.http.open(f"/v1/plans/{h.plan.sha256}", method="PUT", headers={"Origin": PAGE}, data=b"x"))
 
 
-def test_answers_and_problems_may_be_read_by_the_page(h):
+def test_page_may_read_responses_and_problems(h):
     for body, status in ((b"{}", 200), (b"{", 400)):
         response = h.http.post(CHECKIN, headers={"Origin": PAGE}, data=body)
         assert response.status_code == status
@@ -81,20 +81,20 @@ def test_answers_and_problems_may_be_read_by_the_page(h):
 @pytest.mark.parametrize(
     "origin", ["https://app.example.evil", "http://app.example", "https://app.example:444", "null"]
 )
-def test_other_origins_are_told_nothing(h, origin):
+def test_other_origins_get_no_cors_headers(h, origin):
     assert preflight(h, CHECKIN, "POST", origin).status_code == 405
     response = h.http.post(CHECKIN, headers={"Origin": origin}, data=b"{}")
     assert not cors(response)
-    assert "Origin" in response.headers["Vary"]  # a cache must not give it to the page that may read it
+    assert "Origin" in response.headers["Vary"]  # a cache must not serve it to an allowed page
 
 
-def test_it_is_off_unless_origins_are_named(tmp_path):
+def test_cors_is_off_by_default(tmp_path):
     h = Harness(tmp_path)
     assert preflight(h, CHECKIN, "POST").status_code == 405
     assert not cors(h.http.post(CHECKIN, headers={"Origin": PAGE}, data=b"{}"))
 
 
-def test_one_address_hands_preflights_to_the_clients_function():
+def test_shared_address_routes_preflights_to_client_api():
     assert owner("OPTIONS", f"/v1/plans/{'0' * 64}") == "client_api"
     assert owner("OPTIONS", CHECKIN) == "client_api"
 
@@ -107,7 +107,7 @@ BASE = {
 }
 
 
-def test_the_setting_is_a_list_of_origins():
+def test_setting_is_a_list_of_origins():
     settings = Settings.from_environment({**BASE, "MUSTER_CORS_ORIGINS": f"{PAGE}, http://[::1]:8000"})
     assert settings.cors_origins == (PAGE, "http://[::1]:8000")
 
@@ -115,6 +115,6 @@ def test_the_setting_is_a_list_of_origins():
 @pytest.mark.parametrize(
     "value", ["*", "null", "app.example", f"{PAGE}/", f"{PAGE},https://App.example", "https://*.example"]
 )
-def test_what_is_no_origin_is_refused(value):
+def test_invalid_origin_is_refused(value):
     with pytest.raises(SettingsError, match=r"MUSTER_CORS_ORIGINS.*is no origin such as"):
         Settings.from_environment({**BASE, "MUSTER_CORS_ORIGINS": value})

@@ -1,4 +1,4 @@
-"""Updates that clients put into the store themselves: what is bound, what is counted, and what the fold makes of bad ones."""
+"""Direct uploads: limits of the upload, counting, and invalid updates in the fold."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ P = ProblemType
 
 
 class Deployment(Harness):
-    """A coordinator whose clients reach its bucket."""
+    """Coordinator whose clients reach its bucket directly."""
 
     def __init__(self, root, bucket, *, resumable_above=1 << 30, **more):
         with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
@@ -40,7 +40,7 @@ class Deployment(Harness):
         return Receipt.decode(self.ask("POST", "/v1/updates:report", body=body, token=token))
 
     def bring(self, client, body):
-        """A whole direct upload."""
+        """Performs a complete direct upload."""
         token = self.assigned(client).token
         assert put(self.start(token, body), body) == 200
         return self.uploaded(token)
@@ -59,9 +59,9 @@ def h(tmp_path, bucket):
     return h
 
 
-def put(leave, body, **headers):
+def put(grant, body, **headers):
     return direct.request(
-        leave.method, leave.url, data=body, headers={**leave.headers, **headers}, timeout=5
+        grant.method, grant.url, data=body, headers={**grant.headers, **headers}, timeout=5
     ).status_code
 
 
@@ -75,7 +75,7 @@ def refusal(call):
     return refused.value.type
 
 
-def test_an_update_put_into_the_store_and_reported_counts_as_one_that_was_uploaded(h):
+def test_reported_direct_upload_is_counted(h):
     assignment = h.assigned(0)
     assert assignment.direct_above == 100
     receipts = [h.bring(1, file_of(1)), h.upload(h.assigned(2).token, sum_update(2))]
@@ -92,18 +92,18 @@ def test_an_update_put_into_the_store_and_reported_counts_as_one_that_was_upload
     assert h.leftovers() == []
 
 
-def test_a_report_that_is_repeated_counts_once_and_gets_the_same_answer(h):
+def test_repeated_report_is_counted_once(h):
     token = h.assigned(0).token
     put(h.start(token, file_of(0)), file_of(0))
     assert [h.uploaded(token).status for _ in range(3)] == ["accepted"] * 3
     h.upload(token, file_of(0))
     shard = h.inner.documents.get(names.shard_path(h.key(), 0))
     assert shard.data["updates"] == 1
-    h.operate("cancel")  # the count of so small a round is published once it has ended
+    h.operate("cancel")  # the count of a small round is published after its end
     assert h.task().current.reported == 1
 
 
-def test_a_report_of_an_update_that_is_not_there_closes_no_round(h):
+def test_report_of_a_missing_update_closes_no_round(h):
     for client in range(3):
         h.uploaded(h.assigned(client).token)
     h.deliver_all()
@@ -111,7 +111,7 @@ def test_a_report_of_an_update_that_is_not_there_closes_no_round(h):
     assert h.checkin("d").status == "wait"  # the cap holds
 
 
-def test_an_update_that_is_never_reported_counts_when_the_round_closes(h):
+def test_unreported_direct_upload_is_counted_at_close(h):
     token = h.assigned(0).token
     put(h.start(token, file_of(0)), file_of(0))
     h.upload(h.assigned(1).token, sum_update(1))
@@ -133,27 +133,27 @@ def test_an_update_that_is_never_reported_counts_when_the_round_closes(h):
         pytest.param(file_of(0), {"Content-Type": "text/html"}, 403, id="another type"),
     ],
 )
-def test_a_signed_url_is_good_for_one_file_only(h, body, headers, status):
-    leave = h.start(h.assigned(0).token, file_of(0))
-    assert put(leave, body, **headers) == status
+def test_signed_url_accepts_exactly_one_file(h, body, headers, status):
+    grant = h.start(h.assigned(0).token, file_of(0))
+    assert put(grant, body, **headers) == status
     assert h.blobs("updates/") == []
-    assert put(leave, file_of(0)) == 200
-    assert put(leave, file_of(0)) == 412
+    assert put(grant, file_of(0)) == 200
+    assert put(grant, file_of(0)) == 412
 
 
-def test_a_start_is_signed_by_the_account_for_as_long_as_the_assignment_holds(h, bucket):
+def test_signed_url_expires_with_the_assignment(h, bucket):
     assignment = h.assigned(0)
     h.clock.advance(100)
-    leave = h.start(assignment.token, file_of(0))
-    assert leave.expires_at == assignment.expires_at
-    assert "X-Goog-Expires=200" in leave.url
-    assert f"X-Goog-Credential={ACCOUNT.replace('@', '%40')}%2F" in leave.url
+    grant = h.start(assignment.token, file_of(0))
+    assert grant.expires_at == assignment.expires_at
+    assert "X-Goog-Expires=200" in grant.url
+    assert f"X-Goog-Credential={ACCOUNT.replace('@', '%40')}%2F" in grant.url
     assert len(bucket.signed) == 1
-    assert put(leave.model_copy(update={"url": leave.url.replace("Expires=200", "Expires=900")}), file_of(0)) == 403
-    assert assignment.expires_at - leave.expires_at == timedelta(0)
+    assert put(grant.model_copy(update={"url": grant.url.replace("Expires=200", "Expires=900")}), file_of(0)) == 403
+    assert assignment.expires_at - grant.expires_at == timedelta(0)
 
 
-def test_what_the_store_took_unseen_is_validated_by_the_fold_and_dropped_with_its_reason(tmp_path, bucket):
+def test_fold_drops_invalid_direct_uploads_with_reason(tmp_path, bucket):
     h = Deployment(tmp_path, bucket)
     h.begin(goal=6, chunk=10)
     good = file_of(0)
@@ -175,7 +175,7 @@ def test_what_the_store_took_unseen_is_validated_by_the_fold_and_dropped_with_it
     assert h.leftovers() == []
 
 
-def test_a_blob_larger_than_an_update_can_be_is_dropped_unread(tmp_path, bucket):
+def test_oversized_blob_is_dropped_unread(tmp_path, bucket):
     h = Deployment(tmp_path, bucket)
     h.begin(goal=2)
     h.upload(h.assigned(0).token, sum_update(0))
@@ -188,7 +188,7 @@ def test_a_blob_larger_than_an_update_can_be_is_dropped_unread(tmp_path, bucket)
     assert int(h.result(1)["ids"]) == 1
 
 
-def test_a_start_is_refused_as_an_upload_would_be(h, tmp_path):
+def test_start_is_refused_like_an_upload(h, tmp_path):
     token = h.assigned(0).token
     large = UploadStart(size=1 << 20, crc32c=checksum(b"")).encode()
     assert refusal(lambda: h.ask("POST", "/v1/updates:start", body=large, token=token)) is P.TOO_LARGE
@@ -211,42 +211,42 @@ def test_a_start_is_refused_as_an_upload_would_be(h, tmp_path):
         assert refusal(lambda call=call, arguments=arguments: call(plain, *arguments)) is P.NOT_SUPPORTED
 
 
-def test_what_comes_after_the_end_of_its_round_is_refused_and_swept(h):
+def test_upload_after_the_round_is_refused_and_swept(h):
     late = h.assigned("late").token
-    leave = h.start(late, file_of(9))
+    grant = h.start(late, file_of(9))
     h.operate("rollback", version=0)
     h.deliver_all()
-    assert put(leave, file_of(9)) == 200
+    assert put(grant, file_of(9)) == 200
     assert refusal(lambda: h.uploaded(late)) is P.ROUND_CLOSED
     h.deliver_all()
     assert h.blobs("updates/") == []
 
 
-def test_what_comes_late_and_is_never_reported_is_removed_by_the_tick(h):
-    leave = h.start(h.assigned("late").token, file_of(9))
+def test_tick_deletes_late_unreported_uploads(h):
+    grant = h.start(h.assigned("late").token, file_of(9))
     h.operate("rollback", version=0)
     h.deliver_all()
-    put(leave, file_of(9))
+    put(grant, file_of(9))
     h.tick()
     assert h.blobs("updates/") == []
 
 
-def test_a_large_update_gets_a_session_that_is_bound_like_a_signed_url(tmp_path, bucket):
+def test_upload_session_is_bound_like_a_signed_url(tmp_path, bucket):
     h = Deployment(tmp_path, bucket, resumable_above=100)
     h.begin(goal=2)
     token, body = h.assigned(0).token, file_of(0)
-    leave = h.start(token, body)
-    assert (leave.resumable, leave.headers, bucket.calls) == (True, {}, {"open": 1})
+    grant = h.start(token, body)
+    assert (grant.resumable, grant.headers, bucket.calls) == (True, {}, {"open": 1})
     (session,) = bucket.sessions.values()
     assert (session.crc32c, session.size) == (checksum(body), len(body))
     whole = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
-    assert put(leave, b"x" * len(body), **whole) == 400
+    assert put(grant, b"x" * len(body), **whole) == 400
     assert put(h.start(token, body), body, **whole) == 200
     assert refusal(lambda: h.start(token, body)) is P.CONFLICT
     assert h.uploaded(token).status == "accepted"
 
 
-def test_a_failure_has_a_reason_and_an_upload_has_none(h):
+def test_only_a_failure_report_has_a_reason(h):
     token = h.assigned(0).token
     for body in (b"{}", b'{"outcome": "failed"}', b'{"outcome": "uploaded", "reason": "data"}', b'{"outcome": "lost"}'):
         assert (

@@ -1,4 +1,4 @@
-"""What many clients fetch: read from the stores once, whoever comes and however often."""
+"""Downloads: content that many clients fetch is read from the stores once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from support.plans import SumRuntime, sum_plan, sum_update
 from muster.wire.problems import ProblemType
 
 ACCEPT = {"Accept-Encoding": "zstd"}
-SECONDS = 1.0  # that an instance trusts its reading of a round
+SECONDS = 1.0  # for which an instance caches a round
 
 
-class Calls:
-    """A port whose calls are counted by method and by the first word of what they ask for."""
+class CountingPort:
+    """Port that counts its calls by method and by the first segment of their subject."""
 
     def __init__(self, inner, counts):
         self._inner, self._counts = inner, counts
@@ -33,7 +33,7 @@ class Calls:
 
 
 class WideRuntime(SumRuntime):
-    """Broadcasts something that is worth encoding beside the state."""
+    """Runtime whose broadcast is compressible."""
 
     def prepare(self, state, **limit):
         return {**super().prepare(state, **limit), "extra": np.arange(100_000, dtype=np.int32)}
@@ -47,15 +47,17 @@ def counts():
 @pytest.fixture
 def h(tmp_path, counts):
     def wrap(platform):
-        return replace(platform, blobs=Calls(platform.blobs, counts), documents=Calls(platform.documents, counts))
+        return replace(
+            platform, blobs=CountingPort(platform.blobs, counts), documents=CountingPort(platform.documents, counts)
+        )
 
     h = Harness(tmp_path, plan=sum_plan(), runtime=WideRuntime(), cache_seconds=SECONDS, wrap=wrap)
     h.begin(rounds=2, goal=2)
     return h
 
 
-@pytest.mark.parametrize("headers", [ACCEPT, {}, {"Range": "bytes=100-199"}], ids=["zstd", "as it is", "a part"])
-def test_a_broadcast_is_read_once_for_all_who_come(h, counts, headers):
+@pytest.mark.parametrize("headers", [ACCEPT, {}, {"Range": "bytes=100-199"}], ids=["zstd", "unencoded", "range"])
+def test_broadcast_is_read_once_for_all_clients(h, counts, headers):
     url = h.assigned(0).broadcast.url
     first = h.call("GET", url, headers=headers).data
     counts.clear()
@@ -64,10 +66,10 @@ def test_a_broadcast_is_read_once_for_all_who_come(h, counts, headers):
     assert not counts
     h.clock.advance(SECONDS)
     h.call("GET", url, headers=headers)
-    assert counts == {"get tasks": 2}  # the task and its round, looked at again
+    assert counts == {"get tasks": 2}  # the task and its round, read again
 
 
-def test_a_client_that_has_it_costs_no_read_of_it(h, counts):
+def test_cached_broadcast_is_answered_304_without_a_read(h, counts):
     url = h.assigned(0).broadcast.url
     tags = [h.call("GET", url, headers=headers).headers["ETag"] for headers in (ACCEPT, {})]
     h.clock.advance(SECONDS)
@@ -81,7 +83,7 @@ def test_a_client_that_has_it_costs_no_read_of_it(h, counts):
     assert counts == {"get tasks": 2}
 
 
-def test_nobody_is_told_that_what_there_is_not_has_not_changed(h):
+def test_missing_blob_is_never_answered_304(h):
     sha256 = "0" * 64
     answer = h.call("GET", f"/v1/plans/{sha256}", headers={"If-None-Match": f'"{sha256}"'})
     assert problem_of(answer).type is ProblemType.NOT_FOUND
@@ -89,14 +91,16 @@ def test_nobody_is_told_that_what_there_is_not_has_not_changed(h):
     assert problem_of(answer).type is ProblemType.ROUND_CLOSED
 
 
-def test_a_broadcast_that_is_swept_after_a_look_at_its_round_is_of_a_closed_round(h):
+def test_broadcast_swept_during_a_read_is_answered_round_closed(h):
     first, second = h.assigned(0), h.assigned(1)
     url = first.broadcast.url
-    h.call("GET", url, headers={**ACCEPT, "If-None-Match": "*"})  # an instance knows of the round, and has read nothing
-    for number, each in enumerate((first, second)):
-        h.upload(each.token, sum_update(number))
+    h.call(
+        "GET", url, headers={**ACCEPT, "If-None-Match": "*"}
+    )  # an instance has cached the round, and has not read the broadcast
+    for number, assignment in enumerate((first, second)):
+        h.upload(assignment.token, sum_update(number))
     h.deliver_all()
-    assert len(h.blobs("broadcasts/")) == len(("as it is", "zstd", "gzip"))  # the next round's alone
+    assert len(h.blobs("broadcasts/")) == len(("as it is", "zstd", "gzip"))  # only the next round's
     for seconds in (0.0, SECONDS):
         h.clock.advance(seconds)
         assert problem_of(h.call("GET", url, headers=ACCEPT)).type is ProblemType.ROUND_CLOSED

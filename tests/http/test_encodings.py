@@ -1,4 +1,4 @@
-"""Encoded downloads and uploads, by what RFC 9110 says about them."""
+"""Content encodings of downloads and uploads (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SIZE = 100_000
 
 
 class WideRuntime(SumRuntime):
-    """Broadcasts, beside the state, what compresses well or not at all."""
+    """Runtime whose broadcast is compressible or incompressible."""
 
     def __init__(self, extra) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def begun(tmp_path, *, extra=None) -> Harness:
         ("identity;q=0, br", None),
     ],
 )
-def test_a_broadcast_comes_in_the_encoding_that_is_asked_for(tmp_path, accepts, encoding):
+def test_broadcast_is_served_in_the_accepted_encoding(tmp_path, accepts, encoding):
     h = begun(tmp_path)
     announced = h.assigned(0).broadcast
     response = h.call("GET", announced.url, headers={} if accepts is None else {"Accept-Encoding": accepts})
@@ -76,7 +76,7 @@ def test_a_broadcast_comes_in_the_encoding_that_is_asked_for(tmp_path, accepts, 
     assert announced.size == len(DECODERS[encoding](response.data))
 
 
-def test_ranges_and_etags_are_of_the_encoded_bytes(tmp_path):
+def test_ranges_and_etags_belong_to_the_encoding(tmp_path):
     h = begun(tmp_path)
     url, accept = h.assigned(0).broadcast.url, {"Accept-Encoding": "zstd"}
     whole = h.call("GET", url, headers=accept)
@@ -90,7 +90,7 @@ def test_ranges_and_etags_are_of_the_encoded_bytes(tmp_path):
     assert h.call("GET", url, headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_what_hardly_gets_smaller_is_not_stored_encoded(tmp_path):
+def test_incompressible_content_is_not_stored_encoded(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, SIZE, dtype=np.uint8)
     h = begun(tmp_path, extra=noise)
     assert [name for name in h.blobs("broadcasts/") if "." in name] == []
@@ -98,25 +98,25 @@ def test_what_hardly_gets_smaller_is_not_stored_encoded(tmp_path):
     assert "Content-Encoding" not in response.headers
 
 
-def test_dense_floats_are_stored_in_the_encoding_that_is_quick_at_them(tmp_path):
+def test_dense_floats_are_stored_in_the_faster_encoding(tmp_path):
     h = begun(tmp_path, extra=np.random.default_rng(0).normal(size=SIZE).astype(np.float32))
     copies = [name.partition(".")[2] for name in h.blobs("broadcasts/") if "." in name]
     assert copies == ["zstd"]
 
 
-def test_encoded_broadcasts_go_with_their_rounds(tmp_path):
+def test_encoded_broadcasts_are_deleted_with_their_rounds(tmp_path):
     h = begun(tmp_path)
     for number in range(3):
-        found = h.blobs("broadcasts/")
-        plain = [name for name in found if "." not in name]
+        stored = h.blobs("broadcasts/")
+        plain = [name for name in stored if "." not in name]
         assert plain
-        assert sorted(found) == sorted(name + end for name in plain for end in ("", ".gzip", ".zstd"))
+        assert sorted(stored) == sorted(name + end for name in plain for end in ("", ".gzip", ".zstd"))
         h.upload(h.assigned(number).token, sum_update(number))
         h.settle()
     assert h.blobs("broadcasts/") == []
 
 
-def test_a_plan_is_served_encoded_and_as_it_is(tmp_path):
+def test_plan_is_served_encoded_and_unencoded(tmp_path):
     specs = tuple(TensorSpec(path=f"tensor/{index}", dtype=DType.FLOAT32, shape=(1,)) for index in range(300))
     zero = {spec.path: np.zeros(1, np.float32) for spec in specs}
     h = Harness(tmp_path, plan=make_plan("wide", state=zero, update=specs, zero=zero))
@@ -132,7 +132,7 @@ def test_a_plan_is_served_encoded_and_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
-def test_an_encoded_update_counts_as_itself_once(tmp_path, encoding):
+def test_encoded_update_is_counted_once(tmp_path, encoding):
     h = Harness(tmp_path)
     h.begin(rounds=1, goal=2)
     for client in (0, 0, 3):
@@ -202,7 +202,7 @@ ZSTD = zstandard.ZstdCompressor(write_checksum=True).compress(encode(sum_update(
         *("empty-gzips", "empty-zstds"),
     ],
 )
-def test_a_bad_encoded_update_is_refused_and_leaves_no_trace(tmp_path, encoding, body, kind):
+def test_invalid_encoded_update_is_refused_without_trace(tmp_path, encoding, body, kind):
     h = Harness(tmp_path)
     h.begin(rounds=1, goal=1)
     token = h.assigned(0).token
@@ -215,10 +215,10 @@ def test_a_bad_encoded_update_is_refused_and_leaves_no_trace(tmp_path, encoding,
 
 @pytest.mark.parametrize("encoding", ENCODERS)
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_bomb_is_left_at_the_bound_in_little_memory(encoding, chunked):
+def test_decompression_bomb_stops_at_the_limit(encoding, chunked):
     rules = rules_for(sum_plan().manifest, allow_non_finite=False)
     bomb = io.BytesIO(ENCODERS[encoding](encode(sum_update(0)) + bytes(64 << 20)))
-    if len(bomb.getvalue()) > rules.max_bytes:  # as a client would have it that means to get past the first look
+    if len(bomb.getvalue()) > rules.max_bytes:  # crafted to pass the first check
         rules = type(rules)(rules.specs, rules.ranges, len(bomb.getvalue()), rules.allow_non_finite)
     tracemalloc.start()
     try:
@@ -232,7 +232,7 @@ def test_a_bomb_is_left_at_the_bound_in_little_memory(encoding, chunked):
     assert peak < 4 << 20
 
 
-def test_an_instance_looks_once_for_copies_that_there_are_not(tmp_path):
+def test_missing_encoded_copies_are_looked_up_once(tmp_path):
     h = begun(tmp_path, extra=np.zeros(1, np.uint8))
     plans = PlanRepository(h.inner.blobs)
     with pytest.raises(ProblemError):

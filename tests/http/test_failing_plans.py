@@ -1,4 +1,4 @@
-"""Plans that can't run: each pauses its task with the reason, whichever graph fails and however, and holds up nothing else."""
+"""Failing plans: each pauses its own task with the reason, and blocks no other task."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from muster_coordinator.domain.rounds import Aggregating, Committed
 from muster_coordinator.use_cases.update_aggregator import FoldBusyError
 
 STAGES = ("prepare", "accumulate", "merge", "report", "update")
-# What TensorFlow, numpy and the runtime have been seen to raise, or might.
+# Errors that TensorFlow, numpy and the runtime raise, or might raise.
 FAILURES: dict[str, Callable[[], BaseException]] = {
     "an output that the graph lacks": lambda: ValueError("The name 'plan/x:0' refers to a Tensor which does not exist"),
     "a tensor that is missing": lambda: KeyError("count"),
@@ -49,7 +49,7 @@ FAILURES: dict[str, Callable[[], BaseException]] = {
 
 
 class FailingRuntime(SumRuntime):
-    """Fails in one stage as long as `failure` is set, and counts how often each stage was tried."""
+    """Runtime that fails in one stage while `failure` is set, and counts its calls per stage."""
 
     def __init__(self, stage: str, failure: Callable[[], BaseException] | None) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def contribute(h: Harness, *clients: int) -> None:
 
 
 def is_dropped(stage: str, name: str) -> bool:
-    """Whether a failure may be an update's own fault: that update is left out, and the plan goes on."""
+    """Returns whether an update may cause the failure; such an update is dropped."""
     return stage == "accumulate" and name == "tensors that do not match"
 
 
@@ -99,9 +99,7 @@ CASES = [(stage, name) for stage in STAGES for name in FAILURES if not is_droppe
 
 
 @pytest.mark.parametrize(("stage", "name"), CASES, ids=[f"{stage}-{name}" for stage, name in CASES])
-def test_a_plan_that_fails_pauses_its_task_with_the_reason_and_nothing_is_tried_before_it_is_resumed(
-    stage, name, tmp_path
-):
+def test_failing_plan_pauses_its_task_with_the_reason(stage, name, tmp_path):
     runtime = FailingRuntime(stage, FAILURES[name])
     h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=runtime)
     h.begin(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000, graph_seconds=7)
@@ -119,7 +117,7 @@ def test_a_plan_that_fails_pauses_its_task_with_the_reason_and_nothing_is_tried_
         assert f"The plan's {stage} ran for more than 7 s" in task.note
     assert runtime.seconds == {7.0}
     assert h.queue.held == [held for held in h.queue.held if held.due > h.clock.now()]
-    # Ticks are answered, deliveries repeated, and no graph runs.
+    # Ticks and repeated deliveries succeed, and no graph runs.
     tried = len(runtime.tried)
     key = h.record().current or names.RoundKey(TASK, 1, 0)
     for _ in range(3):
@@ -133,7 +131,7 @@ def test_a_plan_that_fails_pauses_its_task_with_the_reason_and_nothing_is_tried_
         h.deliver_all()
     assert len(runtime.tried) == tried
     assert h.task().note == task.note
-    # Resumed with the fault mended, the task goes on where it was.
+    # Resumed without the fault, the task continues where it stopped.
     runtime.failure = None
     h.operate("resume")
     h.deliver_all()
@@ -147,12 +145,12 @@ def test_a_plan_that_fails_pauses_its_task_with_the_reason_and_nothing_is_tried_
 
 
 @pytest.mark.parametrize("stage", ["accumulate", "merge"])
-def test_a_tick_is_answered_and_repairs_the_others_while_one_tasks_fold_fails(stage, tmp_path):
+def test_tick_repairs_other_tasks_despite_a_failing_fold(stage, tmp_path):
     runtime = FailingRuntime(stage, FAILURES["a tensor that is missing"])
     h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=runtime)
     h.begin(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000)
     contribute(h, 0, 1)
-    h.queue.held.clear()  # the fold's delivery is lost: the tick finds it
+    h.queue.held.clear()  # the fold's delivery is lost, and the tick repairs that
     h.tick()
     h.deliver_all()
     if stage == "accumulate":
@@ -160,7 +158,7 @@ def test_a_tick_is_answered_and_repairs_the_others_while_one_tasks_fold_fails(st
     h.tick()
 
 
-def test_one_update_for_which_the_fold_fails_is_left_out_and_does_not_stop_the_task(tmp_path):
+def test_update_that_breaks_the_fold_is_dropped(tmp_path):
     class Picky(FailingRuntime):
         def accumulate(self, accumulator, update, *, only, seconds=None):
             if int(update["ids"]) == 1 << 2:
@@ -176,18 +174,18 @@ def test_one_update_for_which_the_fold_fails_is_left_out_and_does_not_stop_the_t
 
 
 @pytest.mark.parametrize("contributed", [0, 2])
-def test_a_plan_that_an_earlier_version_took_and_this_one_refuses_pauses_its_task(contributed, tmp_path):
+def test_stored_plan_that_is_no_longer_valid_pauses_its_task(contributed, tmp_path):
     h = Harness(tmp_path)
     bad = h.plan.manifest.model_copy(update={"name": "n" * 5000})
     h.begin(rounds=1, goal=2, minimum=2)
     contribute(h, *range(contributed))
-    # As if it had been stored before there were checks.
+    # As if it had been stored before these checks existed.
     plan = replace(h.plan, manifest=bad)
     record = h.inner.tasks.get(names.task_path(TASK))
     spec = record.value.spec.model_copy(update={"plan": plan.sha256})
     h.inner.tasks.replace(record, replace(record.value, spec=spec))
-    found = h.inner.round(h.key())
-    h.inner.rounds.replace(found, replace(found.value, terms=replace(found.value.terms, plan=plan.sha256)))
+    record = h.inner.round(h.key())
+    h.inner.rounds.replace(record, replace(record.value, terms=replace(record.value.terms, plan=plan.sha256)))
     for for_client in (True, False):
         file = plan.for_client() if for_client else plan
         h.inner.blobs.create(names.plan_name(plan.sha256, for_client=for_client), [file.encode()])
@@ -198,7 +196,7 @@ def test_a_plan_that_an_earlier_version_took_and_this_one_refuses_pauses_its_tas
     assert h.checkin(7).status == "wait"
 
 
-def test_a_failure_of_a_round_that_was_rolled_back_meanwhile_does_not_pause_the_task(tmp_path):
+def test_failure_of_a_rolled_back_round_does_not_pause(tmp_path):
     rolled = []
 
     def roll_back_and_fail() -> None:
@@ -216,11 +214,11 @@ def test_a_failure_of_a_round_that_was_rolled_back_meanwhile_does_not_pause_the_
     assert h.task().status is TaskStatus.COMPLETED
 
 
-# One task's slow plan and the others.
+# A slow plan of one task, beside other tasks.
 
 
 class HangingRuntime(SumRuntime):
-    """Hangs in the stages `hanging` until it is let go, then says that its limit was reached."""
+    """Runtime that hangs in some stages until released, then reports its time limit."""
 
     def __init__(self, *hanging: str) -> None:
         super().__init__()
@@ -253,7 +251,7 @@ class HangingRuntime(SumRuntime):
 
 
 class Deployment:
-    """Two tasks in one process: `bad`, whose plan hangs, and `good`, whose plan does not and folds with numpy."""
+    """Two tasks in one process: `bad`, whose plan hangs, and `good`, which folds with numpy."""
 
     def __init__(self, root: Any, hanging: HangingRuntime) -> None:
         self.hanging = hanging
@@ -290,7 +288,7 @@ class Deployment:
 
 @contextmanager
 def under_way(runtime: HangingRuntime, action: Callable[[], Any]) -> Iterator[None]:
-    """Runs `action` in a thread until it hangs in the plan; lets it go at the end, and waits for it."""
+    """Runs `action` in a thread until it hangs in the plan; releases and joins it at the end."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(action)
         try:
@@ -301,7 +299,7 @@ def under_way(runtime: HangingRuntime, action: Callable[[], Any]) -> Iterator[No
         future.result(timeout=30)
 
 
-def test_a_commit_that_hangs_holds_up_no_other_task_and_a_second_delivery_returns_at_once(tmp_path):
+def test_hanging_commit_does_not_block_other_tasks(tmp_path):
     both = Deployment(tmp_path, HangingRuntime("update"))
     both.open("bad", "good")
     for task in ("bad", "good"):
@@ -309,7 +307,7 @@ def test_a_commit_that_hangs_holds_up_no_other_task_and_a_second_delivery_return
     bad, good = both.key("bad"), both.key("good")
     both.h.app.closing(bad)
     with under_way(both.hanging, lambda: both.h.app.committing.commit(bad)):
-        for _ in range(6):  # as the queue does while there is no answer
+        for _ in range(6):  # as the queue does without a response
             both.h.app.committing.commit(bad)
         assert both.hanging.runs == 1
         both.h.app.closing(good)
@@ -320,7 +318,7 @@ def test_a_commit_that_hangs_holds_up_no_other_task_and_a_second_delivery_return
     assert "The plan's update ran for more than 600 s" in both.h.inner.task("bad").value.note
 
 
-def test_an_opening_that_hangs_holds_up_no_other_opening_and_a_second_delivery_returns_at_once(tmp_path):
+def test_hanging_open_does_not_block_other_tasks(tmp_path):
     both = Deployment(tmp_path, HangingRuntime("prepare"))
     with under_way(both.hanging, lambda: both.open("bad")):
         for _ in range(6):
@@ -331,7 +329,7 @@ def test_an_opening_that_hangs_holds_up_no_other_opening_and_a_second_delivery_r
     assert both.status("bad") is TaskStatus.PAUSED
 
 
-def test_a_fold_that_hangs_holds_up_no_other_fold_and_a_second_one_of_its_task_is_refused(tmp_path):
+def test_hanging_fold_does_not_block_other_tasks(tmp_path):
     both = Deployment(tmp_path, HangingRuntime("accumulate"))
     both.open("bad", "good")
     for task in ("bad", "good"):
@@ -342,10 +340,10 @@ def test_a_fold_that_hangs_holds_up_no_other_fold_and_a_second_one_of_its_task_i
             both.folding.fold_shard(bad, 0)
         both.folding.fold_shard(good, 0)
         assert not [name for name in both.h.blobs("updates/") if "/good/" in name]
-        # A tick sees to every task: it starts no fold with graphs itself.
+        # A tick checks every task, and starts no fold that runs graphs.
         both.h.tick()
         assert both.hanging.runs == 1
-    # A limit that is reached is the plan's fault: no update is dropped one by one, and none is lost.
+    # A time limit is the plan's fault: no update is dropped or lost.
     assert both.status("bad") is TaskStatus.PAUSED
     assert both.hanging.runs == 1
     assert len([name for name in both.h.blobs("updates/") if "/bad/" in name]) == 2
@@ -353,11 +351,11 @@ def test_a_fold_that_hangs_holds_up_no_other_fold_and_a_second_one_of_its_task_i
     both.h.ask("POST", "/v1/tasks/bad:resume")
     both.upload("bad", 2, 3)
     both.h.deliver_all()
-    rounds = [found.value for found in both.h.inner.rounds.list(names.rounds_path("bad"))]
+    rounds = [record.value for record in both.h.inner.rounds.list(names.rounds_path("bad"))]
     assert [(type(round_), round_.tally.folded) for round_ in rounds[:1]] == [(Committed, 4)]
 
 
-def test_a_rollback_while_an_opening_hangs_opens_without_waiting_for_it(tmp_path):
+def test_rollback_does_not_wait_for_a_hanging_open(tmp_path):
     hanging = HangingRuntime()
     both = Deployment(tmp_path, hanging)
     both.open("bad")
@@ -374,41 +372,41 @@ def test_a_rollback_while_an_opening_hangs_opens_without_waiting_for_it(tmp_path
     assert both.h.round(both.key("bad")).terms.base.version == 1
 
 
-def test_small_runs_go_on_side_by_side_and_large_ones_one_at_a_time_unless_one_is_slow():
-    turns = MemoryBudget(budget=100, patience=0.05)
-    with turns.take(40), turns.take(40):
+def test_large_runs_are_serialized_unless_one_is_slow():
+    budget = MemoryBudget(budget=100, patience=0.05)
+    with budget.take(40), budget.take(40):
         started = threading.Event()
 
         def third() -> None:
-            with turns.take(40):
+            with budget.take(40):
                 started.set()
 
         thread = threading.Thread(target=third)
         thread.start()
         assert started.wait(30), "a run that is slow keeps the next one waiting for a moment"
         thread.join()
-    with turns.take(1000):
+    with budget.take(1000):
         pass
-    unhurried = MemoryBudget(budget=100, patience=1e6)
+    patient = MemoryBudget(budget=100, patience=1e6)
     order = []
-    with unhurried.take(1000):
-        waiting = threading.Thread(target=lambda: [order.append("next") for _ in [0] if _run(unhurried)])
+    with patient.take(1000):
+        waiting = threading.Thread(target=lambda: [order.append("next") for _ in [0] if _run(patient)])
         waiting.start()
         order.append("first")
     waiting.join(timeout=30)
     assert order == ["first", "next"]
 
 
-def _run(turns: MemoryBudget) -> bool:
-    with turns.take(1000):
+def _run(budget: MemoryBudget) -> bool:
+    with budget.take(1000):
         return True
 
 
-# A rollback keeps a pause.
+# A rollback does not end a pause.
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_a_task_that_is_rolled_back_while_it_is_paused_waits_for_its_operator(failed, tmp_path):
+def test_rollback_of_a_paused_task_stays_paused(failed, tmp_path):
     runtime = FailingRuntime("update", None)
     h = Harness(tmp_path, runtime=runtime)
     h.begin(rounds=3, goal=2)
@@ -432,7 +430,7 @@ def test_a_task_that_is_rolled_back_while_it_is_paused_waits_for_its_operator(fa
     assert int(h.result(2)["ids"]) == 0b110000
 
 
-def test_a_resume_while_a_paused_tasks_rollback_opens_lets_it_go_on(tmp_path):
+def test_resume_during_the_rollback_of_a_paused_task_applies(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=3, goal=2)
     h.operate("pause")
@@ -442,7 +440,7 @@ def test_a_resume_while_a_paused_tasks_rollback_opens_lets_it_go_on(tmp_path):
     assert h.task().status is TaskStatus.ACTIVE
 
 
-def test_a_task_that_was_rolled_back_while_it_ran_goes_on_by_itself(tmp_path):
+def test_rollback_of_a_running_task_resumes_automatically(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=3, goal=2)
     h.operate("rollback", version=0)

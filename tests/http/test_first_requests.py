@@ -1,4 +1,4 @@
-"""A cold instance, which gets several first requests at once."""
+"""Cold start with several concurrent first requests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from muster_coordinator import bootstrap
 from muster_coordinator.http.functions import entry_point
 
 THREADS = 8
-SECONDS = 20.0  # that a test waits for what must come
+SECONDS = 20.0  # timeout of an expected event
 
 
 @pytest.mark.parametrize("functions", [("client_api",), ("client_api", "operator_api")], ids=["one", "two"])
-def test_first_requests_that_come_at_once_share_one_application(tmp_path, monkeypatch, functions):
+def test_concurrent_first_requests_share_one_application(tmp_path, monkeypatch, functions):
     made, meeting = [], threading.Barrier(THREADS * len(functions))
     application = bootstrap.application
 

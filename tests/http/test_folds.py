@@ -1,4 +1,4 @@
-"""The fold of updates that reached the store past the coordinator: the bad ones drop out and leave no trace."""
+"""Fold of direct uploads: invalid updates are dropped without trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from muster_coordinator.domain import names
 
 
 class CountedBlobs(DirectoryBlobs):
-    """Counts how often each update is read."""
+    """Blobs that count the reads of each update."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -29,7 +29,7 @@ class CountedBlobs(DirectoryBlobs):
 
 
 class PassingRuntime(SumRuntime):
-    """Graphs that hand back the memory of the first update, which TensorFlow may do with what it is fed."""
+    """Runtime that returns the first update's memory, as TensorFlow may do with its inputs."""
 
     def accumulate(self, accumulator, update, *, only, **_):
         assert only == set(accumulator)
@@ -40,7 +40,7 @@ class PassingRuntime(SumRuntime):
 
 
 def fold(root, values, **options):
-    """The result, the tally and the reads of a round with an update for each of `values`, stored and not looked at."""
+    """Returns the result, tally and reads of a round with unchecked updates of `values`."""
     blobs = CountedBlobs(root / "blobs")
     h = Harness(root, wrap=lambda platform: replace(platform, blobs=blobs), **options)
     h.begin(rounds=1, goal=len(values), minimum=1, shards=1)
@@ -54,7 +54,7 @@ def fold(root, values, **options):
     return h.result(1), ended.tally, blobs.reads
 
 
-def test_updates_that_are_finite_are_read_once(tmp_path):
+def test_finite_updates_are_read_once(tmp_path):
     result, tally, reads = fold(tmp_path, [1.0, 2.0, 4.0])
     assert result["value"].tolist() == [7, 7, 7]
     assert (tally.folded, tally.dropped) == (3, {})
@@ -64,21 +64,21 @@ def test_updates_that_are_finite_are_read_once(tmp_path):
 @pytest.mark.parametrize(
     "bad", [(np.nan,), (np.inf,), (np.inf, -np.inf)], ids=["NaN", "infinity", "infinities that cancel"]
 )
-def test_updates_that_are_not_finite_are_dropped_and_leave_no_trace(bad, tmp_path):
+def test_non_finite_updates_are_dropped_without_trace(bad, tmp_path):
     result, tally, _ = fold(tmp_path, [1.0, *bad, 4.0])
     assert result["value"].tolist() == [5, 5, 5]
     assert int(result["ids"]) == 1 | 1 << (1 + len(bad))
     assert (tally.folded, tally.dropped) == (2, {"update_not_finite": len(bad)})
 
 
-def test_a_sum_that_overflows_keeps_every_update(tmp_path):
+def test_overflowing_sum_drops_no_update(tmp_path):
     result, tally, reads = fold(tmp_path, [3e38, 3e38])
     assert np.isinf(result["value"]).all()
     assert (tally.folded, tally.dropped) == (2, {})
     assert set(reads.values()) == {2}
 
 
-def test_an_accumulator_may_be_the_memory_of_an_update(tmp_path):
+def test_accumulator_may_reuse_an_updates_memory(tmp_path):
     result, tally, _ = fold(tmp_path, [1.0, 2.0, 4.0], plan=folded_by_graphs(sum_plan()), runtime=PassingRuntime())
     assert result["value"].tolist() == [7, 7, 7]
     assert (tally.folded, tally.dropped) == (3, {})

@@ -1,4 +1,4 @@
-"""Keys come and go while rounds are open, and tokens that are none of ours, not yet or no more, are refused."""
+"""Key rotation while rounds are open, and tokens of unknown, future or removed keys."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ OLD, NEW, OTHER = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32, "2c" * 32)
 OLD_ALONE, BOTH, NEW_ALONE = KeyRing.parse(OLD), KeyRing.parse(f"{NEW},{OLD}"), KeyRing.parse(NEW)
 
 
-def given(h, ring):
-    """The coordinator starts again with other keys."""
+def restart_with_keys(h, ring):
+    """Restarts the coordinator with other keys."""
     h.secret = ring
     h.restart()
 
@@ -42,9 +42,9 @@ def h(tmp_path):
     return h
 
 
-def test_a_client_counts_once_in_a_round_that_is_open_while_keys_change(h):
+def test_client_is_counted_once_across_a_key_rotation(h):
     before = h.assigned(0).token
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     again, another = h.assigned(0).token, h.assigned(1).token
     assert jwt.get_unverified_header(before)["kid"] != jwt.get_unverified_header(again)["kid"]
     for token in (before, again):
@@ -55,11 +55,11 @@ def test_a_client_counts_once_in_a_round_that_is_open_while_keys_change(h):
     h.deliver_all()
     assert int(h.result(1)["ids"]) == 0b111
     assert int(h.result(1)["count"]) == 3
-    # The next round's names are under the new key, which alone is enough from then on.
+    # The next round's pseudonyms use the new key, which suffices from then on.
     h.assigned(0)
     key = h.inner.documents.get(names.pseudonym_key_path(h.key()))
     assert key.data["key"] == f"salted-{BOTH.newest.fingerprint}"
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     for client in range(3):
         h.upload(h.assigned(client).token, sum_update(client))
     h.settle()
@@ -67,11 +67,11 @@ def test_a_client_counts_once_in_a_round_that_is_open_while_keys_change(h):
     assert h.leftovers() == []
 
 
-def test_a_round_whose_key_is_gone_gives_no_work_and_ends_on_what_it_has(h):
+def test_round_with_removed_key_assigns_nothing_and_commits(h):
     for client in (0, 1):
         h.upload(h.assigned(client).token, sum_update(client))
     out = h.assigned(2).token
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     assert refusal(h, out) is ProblemType.ASSIGNMENT_INVALID
     for client in (0, 3):
         answer = h.checkin(client)
@@ -83,7 +83,7 @@ def test_a_round_whose_key_is_gone_gives_no_work_and_ends_on_what_it_has(h):
     assert isinstance(h.checkin(0), Assignment)
 
 
-def test_a_round_whose_key_is_gone_before_anybody_had_work_starts_anew_at_its_deadline(tmp_path):
+def test_unassigned_round_with_removed_key_restarts_at_deadline(tmp_path):
     schedule = Schedule()
     h = Harness(
         tmp_path,
@@ -91,12 +91,12 @@ def test_a_round_whose_key_is_gone_before_anybody_had_work_starts_anew_at_its_de
         wrap=lambda inner: replace(inner, documents=FaultyDocuments(inner.documents, schedule)),
     )
     h.begin(rounds=3, goal=1, round_seconds=100)
-    # The key is fixed, and the process dies before it takes a slot.
+    # The round's key is fixed, and the process dies before it takes a slot.
     fault = Fault(len(schedule.writes) + 1, When.AFTER)
     schedule._faults[fault.of, fault.number, fault.when] = fault.error
     with pytest.raises(Crash):
         h.checkin(0)
-    given(h, NEW_ALONE)
+    restart_with_keys(h, NEW_ALONE)
     assert isinstance(h.checkin(0), Wait)
     h.clock.advance(101)
     h.settle(minutes=1)
@@ -106,18 +106,18 @@ def test_a_round_whose_key_is_gone_before_anybody_had_work_starts_anew_at_its_de
     assert h.leftovers() == []
 
 
-def test_two_instances_that_learn_of_a_new_key_at_different_times_name_a_client_alike(h):
-    given(h, BOTH)
+def test_instances_with_old_and_new_keys_agree_on_pseudonyms(h):
+    restart_with_keys(h, BOTH)
     first = h.assigned(0).token
-    given(h, OLD_ALONE)
-    # It does not know the round's key, so it gives no work rather than a second name.
+    restart_with_keys(h, OLD_ALONE)
+    # It does not know the round's key, so it assigns nothing rather than a second pseudonym.
     assert isinstance(h.checkin(0), Wait)
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     assert h.upload(first, sum_update(0)).status == "accepted"
 
 
-def test_what_an_earlier_version_left_open_keeps_its_names_and_its_tokens(h):
-    # As it fixed the key: without a salt.
+def test_open_round_of_an_earlier_version_stays_valid(h):
+    # As the earlier version fixed the key: without a salt.
     h.inner.documents.create(names.pseudonym_key_path(h.key()), {"key": OLD_ALONE.newest.fingerprint})
     token = h.assigned(0).token
     claims = h.app.tokens.read_assignment(token, now=h.clock.now())
@@ -128,7 +128,7 @@ def test_what_an_earlier_version_left_open_keeps_its_names_and_its_tokens(h):
     }
     bare = jwt.encode(old, OLD_ALONE.newest.secret, algorithm="HS256")
     h.inner.documents.delete(names.pseudonym_key_path(h.key()))
-    given(h, BOTH)
+    restart_with_keys(h, BOTH)
     again = h.app.tokens.read_assignment(h.assigned(0).token, now=h.clock.now())
     assert again.pseudonym == claims.pseudonym
     assert h.upload(bare, sum_update(0)).status == "accepted"
@@ -136,17 +136,17 @@ def test_what_an_earlier_version_left_open_keeps_its_names_and_its_tokens(h):
     assert h.app.tokens.read_cookie(cookie, now=h.clock.now() + 1e6) != ()
 
 
-def test_tokens_of_a_key_that_is_not_in_the_ring_are_refused(h):
+def test_tokens_of_an_unknown_key_are_refused(h):
     claims = h.app.tokens.read_assignment(h.assigned(0).token, now=h.clock.now())
     assert refusal(h, Tokens(NEW_ALONE).assignment(claims)) is ProblemType.ASSIGNMENT_INVALID
-    # Nor does it help to name a key that is there.
+    # Naming an existing key does not help either.
     body = jwt.decode(Tokens(NEW_ALONE).assignment(claims), options={"verify_signature": False})
     lie = {"kid": OLD_ALONE.newest.fingerprint}
     forged = jwt.encode(body, NEW_ALONE.newest.secret, algorithm="HS256", headers=lie)
     assert refusal(h, forged) is ProblemType.ASSIGNMENT_INVALID
 
 
-def test_another_algorithm_is_refused(h):
+def test_other_algorithms_are_refused(h):
     token = h.assigned(0).token
     body, headers = jwt.decode(token, options={"verify_signature": False}), jwt.get_unverified_header(token)
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -164,14 +164,14 @@ def test_another_algorithm_is_refused(h):
         assert refusal(h, forged) is ProblemType.ASSIGNMENT_INVALID
 
 
-def test_a_cookie_is_no_assignment_and_an_assignment_no_cookie(h):
+def test_cookie_and_assignment_are_not_interchangeable(h):
     token = h.assigned(0).token
     cookie = h.upload(token, sum_update(0)).cookie
     assert refusal(h, cookie) is ProblemType.ASSIGNMENT_INVALID
     assert h.app.tokens.read_cookie(token, now=h.clock.now()) == ()
 
 
-def test_what_was_issued_in_the_future_is_refused_beyond_the_skew_of_clocks(h):
+def test_tokens_issued_in_the_future_are_refused(h):
     token = h.assigned(0).token
     cookie = h.upload(h.assigned(1).token, sum_update(1)).cookie
     h.clock.advance(-SKEW)
@@ -183,7 +183,7 @@ def test_what_was_issued_in_the_future_is_refused_beyond_the_skew_of_clocks(h):
 
 
 @pytest.mark.parametrize(("separation", "life"), [(0, 86400), (200_000, 200_000)])
-def test_a_cookie_lasts_as_long_as_it_tells_anything(tmp_path, separation, life):
+def test_cookie_expires_with_its_content(tmp_path, separation, life):
     h = Harness(tmp_path)
     h.begin(goal=3, separation_seconds=separation)
     cookie = h.upload(h.assigned(0).token, sum_update(0)).cookie
@@ -192,7 +192,7 @@ def test_a_cookie_lasts_as_long_as_it_tells_anything(tmp_path, separation, life)
     assert read(cookie, now=h.clock.now() + life) == ()
 
 
-def test_an_assignment_is_good_for_the_size_that_it_says(h):
+def test_assignment_bounds_the_size_of_its_update(h):
     claims = h.app.tokens.read_assignment(h.assigned(0).token, now=h.clock.now())
     assert claims.max_update_bytes == h.assigned(0).max_update_bytes
     body = encode(sum_update(0))

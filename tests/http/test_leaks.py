@@ -1,4 +1,4 @@
-"""Whatever is sent to any route, the answer tells nothing of the coordinator's insides."""
+"""Responses of every route reveal nothing of the coordinator's internals."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ INSIDES = re.compile(
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory):
-    found = Harness(tmp_path_factory.mktemp("leaks"))
-    found.begin(goal=5)
-    return found
+    h = Harness(tmp_path_factory.mktemp("leaks"))
+    h.begin(goal=5)
+    return h
 
 
-def asked(harness, method, path, body, token):
-    path = re.sub(r"\{(\w+)\}", lambda found: WORDS[found[1]], path)
+def response_of(harness, method, path, body, token):
+    path = re.sub(r"\{(\w+)\}", lambda match: WORDS[match[1]], path)
     headers = {} if token is None else {"Authorization": f"Bearer {token}".encode().decode("latin-1")}
     return harness.call(method, path, body=body, headers=headers)  # which asserts that there is no `internal`
 
 
-def judge(response, root):
+def check_response(response, root):
     if response.status_code >= 400 and response.content_type == "application/problem+json":
         text = response.get_data(as_text=True)
         assert not INSIDES.search(text), text
@@ -65,12 +65,12 @@ def judge(response, root):
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_no_answer_tells_of_the_insides(harness, tmp_path, body):
+def test_responses_reveal_no_internals(harness, tmp_path, body):
     table = router(harness.app).routes
     assert len(table) > 20
     for route in table:
         for token in TOKENS.values() if body in ("nothing", "an update") else (None,):
-            judge(asked(harness, route.method, route.path, BODIES[body], token), tmp_path.parent)
+            check_response(response_of(harness, route.method, route.path, BODIES[body], token), tmp_path.parent)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_no_answer_tells_of_the_insides(harness, tmp_path, body):
     ],
     ids=lambda path: path[:48],
 )
-def test_no_path_or_query_gets_anywhere(harness, tmp_path, path):
+def test_hostile_paths_and_queries_are_refused(harness, tmp_path, path):
     response = harness.call("GET", path)
     assert response.status_code in (200, 400, 404, 409), response.data
-    judge(response, tmp_path.parent)
+    check_response(response, tmp_path.parent)
 
 
-def test_a_body_that_says_it_is_no_json_is_refused(harness):
+def test_body_with_another_media_type_is_refused(harness):
     path = "/v1/populations/phones:checkin"
     for kind in (
         "text/plain",
@@ -112,7 +112,7 @@ def test_a_body_that_says_it_is_no_json_is_refused(harness):
         assert harness.call("POST", path, body=b"{}", content_type=kind).status_code == 200
 
 
-def test_a_failure_of_a_store_is_told_to_the_log_alone(tmp_path, caplog):
+def test_store_failure_is_only_logged(tmp_path, caplog):
     class Broken:
         def __getattr__(self, name):
             raise StoreError(f"/srv/muster/state.db: password is {SECRET.decode()}")
@@ -121,5 +121,5 @@ def test_a_failure_of_a_store_is_told_to_the_log_alone(tmp_path, caplog):
     harness.app = harness.application(platform=replace(harness.inner, documents=Broken()))
     response = Client(Request.application(router(harness.app))).get("/v1/tasks")
     assert response.status_code == 500
-    assert problem_of(response).detail == "The coordinator failed; its log says why"
+    assert problem_of(response).detail == "The coordinator failed; its log has the reason"
     assert "/srv/muster" in caplog.text

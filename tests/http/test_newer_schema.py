@@ -1,4 +1,4 @@
-"""A document that a newer version of Muster wrote is refused over HTTP as such: not misread, and nothing written beside it."""
+"""Documents of a newer version are refused over HTTP, and nothing is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from muster.wire.tensors import encode
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 
-# Which requests have to read which document.
+# Requests that have to read each document.
 NEEDS = {
     "task": {"checkin", "create", "show", "pause", "open", "tick"},
     "round": {"checkin", "upload", "show", "fold", "close", "sweep", "commit", "tick"},
@@ -23,15 +23,23 @@ KEY = RoundKey(TASK, 1, 0)
 
 
 def everything(h: Harness) -> tuple[Any, ...]:
-    """All blobs by name, all documents of the task by path and version, and the queue."""
-    paths = ["tasks", names.rounds_path(TASK), *(f"{names.round_path(KEY)}/{each}" for each in ("tickets", "shards"))]
-    documents = [(each.path, each.version, dict(each.data)) for path in paths for each in h.inner.documents.list(path)]
+    """Returns all blobs, all versions of the task's documents, and the queue's state."""
+    paths = [
+        "tasks",
+        names.rounds_path(TASK),
+        *(f"{names.round_path(KEY)}/{counter}" for counter in ("tickets", "shards")),
+    ]
+    documents = [
+        (document.path, document.version, dict(document.data))
+        for path in paths
+        for document in h.inner.documents.list(path)
+    ]
     return h.blobs(), documents, [held.name for held in h.queue.held]
 
 
 @pytest.fixture(params=["task", "round"])
 def outdated(request, tmp_path):
-    """A coordinator that is older than what is written in one of its documents, and an assignment of before."""
+    """Coordinator older than one of its documents, and an assignment issued before."""
     h = Harness(tmp_path)
     h.begin(goal=4, rounds=5, over_selection=2.0, chunk=2)
     for client in (0, 3):
@@ -64,7 +72,7 @@ def requests(h: Harness, token: str) -> dict[str, tuple[tuple[str, str], dict[st
     }
 
 
-def test_what_a_newer_version_wrote_is_refused_with_both_versions_named_and_nothing_is_written(outdated):
+def test_newer_document_is_refused_and_nothing_is_written(outdated):
     h, token, path, needs = outdated
     before = everything(h)
     for name, (request, more) in requests(h, token).items():
@@ -78,14 +86,14 @@ def test_what_a_newer_version_wrote_is_refused_with_both_versions_named_and_noth
         assert everything(h) == before, name
 
 
-def test_the_queue_keeps_what_an_older_version_can_not_do_and_the_newer_one_does_it(outdated):
+def test_work_on_newer_documents_stays_queued_for_the_newer_version(outdated):
     h, token, path, needs = outdated
     due = [held for held in h.queue.held if held.work.kind == "fold"]
     assert due
     assert [h.deliver(held, keep="fold" not in needs) for held in due] == [503 if "fold" in needs else 204] * len(due)
     assert h.call("POST", "/internal/tick").status_code == 503
     assert all(held in h.queue.held for held in due)
-    # A version that reads it: here the document as it was, since nobody has touched it.
+    # A version that reads it: here the original document, which is unchanged.
     document = h.inner.documents.get(path)
     data = {name: value for name, value in document.data.items() if name != "what_only_it_knows"}
     h.inner.documents.replace(path, {**data, "schema_version": 1}, version=document.version)
@@ -95,13 +103,13 @@ def test_the_queue_keeps_what_an_older_version_can_not_do_and_the_newer_one_does
     assert int(h.result(1)["ids"]) == 0b1111
 
 
-def test_a_tick_looks_after_all_other_tasks_and_then_says_which_it_could_not_read(tmp_path):
+def test_tick_repairs_other_tasks_and_names_the_unreadable_one(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=2)
     key = h.key()
-    found = h.inner.documents.get(names.task_path(TASK))
-    # Before it, by name, one that only a newer version can read.
-    h.inner.documents.create(names.task_path("a-newer"), {**found.data, "schema_version": 2})
+    document = h.inner.documents.get(names.task_path(TASK))
+    # Before it, by name, a task that only a newer version can read.
+    h.inner.documents.create(names.task_path("a-newer"), {**document.data, "schema_version": 2})
     for client in range(2):
         h.upload(h.assigned(client).token, sum_update(client))
     h.queue.held.clear()  # all messages are lost
@@ -112,13 +120,13 @@ def test_a_tick_looks_after_all_other_tasks_and_then_says_which_it_could_not_rea
 
 
 @pytest.mark.parametrize("path", [names.task_path("later"), names.round_path(RoundKey("later", 1, 0))])
-def test_a_task_that_can_not_be_read_hides_no_other(path, tmp_path):
+def test_unreadable_task_hides_no_other_task(path, tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2)
     h.create_task("later", goal=2)
     h.deliver_all()
-    found = h.inner.documents.get(path)
-    h.inner.documents.replace(path, {**found.data, "schema_version": 2}, version=found.version)
+    document = h.inner.documents.get(path)
+    h.inner.documents.replace(path, {**document.data, "schema_version": 2}, version=document.version)
     h.restart()
     assert {h.assigned(client).task for client in range(2)} == {TASK}
     assert h.checkin("late").status == "wait"

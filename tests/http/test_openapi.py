@@ -1,4 +1,4 @@
-"""The OpenAPI document: the committed copy is the one served, and the code answers as it says."""
+"""OpenAPI document: the committed copy is served, and the code conforms to it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ SEED = 20_261_124
 CALLS = 2000  # at least
 NOT_HERE = {"POST /v1/updates:start"}  # direct uploads need a bucket; answered with 501
 TASK = "ids"
-# What schemathesis checks by itself and is not so here: whether a call may be made is a matter of the settings, everything is open in
-# this one; a method that is not described is tested below; and a header or a query that nobody asked for does no harm.
+# Checks of schemathesis that do not apply here: authorization depends on the settings, and this
+# deployment is open; undescribed methods are tested below; unknown headers and query parameters are
+# ignored.
 UNCHECKED = (
     "ignored_auth",
     "unsupported_method",
@@ -90,8 +91,8 @@ def test_problem_document_answers_what_is_not_described(client, method, path, st
     assert (response.status_code, response.content_type) == (status, "application/problem+json")
 
 
-class Walk:
-    """A coordinator under generated calls: it is given what nobody would guess, its queue is delivered, and calls are counted."""
+class GeneratedCalls:
+    """Coordinator under generated calls, with valid names and tokens if they can't be guessed."""
 
     def __init__(self, folder: Path) -> None:
         self.harness = Harness(folder)
@@ -110,14 +111,14 @@ class Walk:
         schema.config.phases.stateful.generation.max_examples = 300
         schema.config.generation.deterministic = True
         schema.config.generation.database = "none"
-        # What the document says of a deployment without a bucket; no other 5xx.
+        # The status of direct uploads without a bucket; no other 5xx.
         schema.config.checks.not_a_server_error.expected_statuses = ["2xx", "3xx", "4xx", "501"]
         for name in UNCHECKED:
             getattr(schema.config.checks, name).enabled = False
         return schema
 
-    def help(self, case) -> None:  # noqa: C901  one case for each kind of call
-        """Three of four calls get a name, a plan, a token or an update that is right, so that they come further than its check."""
+    def prepare(self, case) -> None:  # noqa: C901  one case for each kind of call
+        """Gives three of four calls a valid name, plan, token or update, to pass its check."""
         if self._random.random() < 0.25:
             return
         label = case.operation.label
@@ -147,8 +148,8 @@ class Walk:
             for number in {"round", "version"} & case.path_parameters.keys():
                 case.path_parameters[number] = self._random.randrange(3)
 
-    def look(self, case, response) -> None:
-        """Counts the call, and lets the queue and a moment go by."""
+    def observe(self, case, response) -> None:
+        """Counts the call, delivers the queue and advances the clock."""
         self.calls[case.operation.label, response.status_code] += 1
         self.harness.clock.advance(0.1)
         self.harness.deliver_all()
@@ -156,7 +157,7 @@ class Walk:
             self.create()
 
     def _assigned(self) -> Assignment:
-        """A new client's assignment, of another task where the generated calls have stopped the last one."""
+        """Returns a new client's assignment, of a new task if the last one was stopped."""
         while True:
             path = f"/v1/populations/{self._task}:checkin"
             answer = CheckinResponse.decode(self.harness.ask("POST", path, body=b"{}")).answer
@@ -165,7 +166,7 @@ class Walk:
             self.create()
 
     def _committed(self) -> Assignment:
-        """An assignment whose round has been committed since."""
+        """Returns an assignment whose round has been committed since."""
         while True:
             mine = self._assigned()
             self.harness.ask("PUT", "/v1/updates", body=encode(sum_update(0)), token=mine.token)
@@ -174,7 +175,7 @@ class Walk:
                 return mine
 
     def create(self) -> None:
-        """Makes a task that many calls can be for; another, where that one was cancelled."""
+        """Creates a task for many calls, under a new name if the last one was cancelled."""
         self._task = f"{TASK}{self._random.randrange(1 << 30)}"
         spec = TaskSpec(
             name=self._task,
@@ -188,13 +189,13 @@ class Walk:
 
 @pytest.fixture
 def walk(tmp_path):
-    walk = Walk(tmp_path)
+    walk = GeneratedCalls(tmp_path)
 
     def before_call(context, case, kwargs):  # noqa: ARG001  schemathesis looks at the names
-        walk.help(case)
+        walk.prepare(case)
 
     def after_call(context, case, response):  # noqa: ARG001
-        walk.look(case, response)
+        walk.observe(case, response)
 
     hooks = (schemathesis.hook(before_call), schemathesis.hook(after_call))
     yield walk
@@ -229,17 +230,17 @@ def test_thousands_of_generated_calls_are_answered_as_described(walk, measured):
         for path, item in json.loads(walk.harness.ask("GET", "/openapi.json"))["paths"].items()
         for m in item
     }
-    described.remove("GET /openapi.json")  # it is fetched to begin with, and not called again
+    described.remove("GET /openapi.json")  # fetched once at the start
     assert routes == described
     assert total >= CALLS
     for label in sorted(routes):
         answers = ", ".join(
-            f"{status} × {count}" for (found, status), count in sorted(walk.calls.items()) if found == label
+            f"{status} × {count}" for (called, status), count in sorted(walk.calls.items()) if called == label
         )
         measured(f"schemathesis: {label}: {answers}")
     measured(
         f"schemathesis: {total} generated calls of {len(routes)} routes, each answered as the OpenAPI document says"
     )
-    # They came past the first check of every route: each was answered with a success at least once.
+    # The calls passed the first check of every route: each succeeded at least once.
     reached = {label for label, status in walk.calls if status < 300}
     assert reached >= described - NOT_HERE

@@ -1,4 +1,4 @@
-"""Operators show who they are, do what their role allows, and leave an entry in the audit log for whatever they change."""
+"""Authentication and roles of operators, and the audit log of their changes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ VALUE = "keys:" + ",".join(
 AUDIENCE = "https://operators.example"
 
 
-class Kept(Harness):
-    """A coordinator that knows alice, an operator, and bob, a viewer."""
+class OperatedHarness(Harness):
+    """Coordinator with the operator alice and the viewer bob."""
 
     def restart(self):
         self.app = replace(self.application(), operators=parse_operators(VALUE))
         self.http = Client(Request.application(router(self.app)))
 
     def call(self, *request, **more):
-        self.clock.advance(0.001)  # entries of one moment would be in no order
+        self.clock.advance(0.001)  # entries of the same moment have no order
         return super().call(*request, **more)
 
     def log(self, query=""):
@@ -51,18 +51,18 @@ class Kept(Harness):
 
 @pytest.fixture
 def h(tmp_path):
-    return Kept(tmp_path)
+    return OperatedHarness(tmp_path)
 
 
 def routes_of(h):
-    """An example of every route for operators: method, path, and whether it changes something."""
+    """Yields every operator route: method, example path, and whether it changes something."""
     example = {"task": TASK, "sha256": h.plan.sha256, "round": "1", "version": "0"}
     for route in router(h.app, "operator_api").routes:
         if route.path.startswith("/v1/"):
             yield route.method, route.path.format(**example), route.method != "GET"
 
 
-def asked(h, *request, **more):
+def problem_type_of(h, *request, **more):
     try:
         h.ask(*request, **more)
     except ProblemError as problem:
@@ -70,7 +70,7 @@ def asked(h, *request, **more):
     return None
 
 
-def test_every_operators_route_refuses_who_shows_no_key_or_a_wrong_one(h):
+def test_operator_routes_refuse_missing_and_wrong_keys(h):
     for method, path, _ in routes_of(h):
         for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": f"Basic {KEYS['alice']}"}):
             response = h.call(method, path, headers=headers)
@@ -81,12 +81,12 @@ def test_every_operators_route_refuses_who_shows_no_key_or_a_wrong_one(h):
     assert h.inner.documents.list("audit") == []
 
 
-def test_a_viewer_sees_everything_and_changes_nothing(h):
+def test_viewer_reads_everything_and_changes_nothing(h):
     refusals = 0
     for method, path, changes in routes_of(h):
-        found = asked(h, method, path, token=KEYS["bob"])
-        assert (found is ProblemType.FORBIDDEN) is changes, (method, path, found)
-        assert found is not ProblemType.UNAUTHENTICATED
+        problem_type = problem_type_of(h, method, path, token=KEYS["bob"])
+        assert (problem_type is ProblemType.FORBIDDEN) is changes, (method, path, problem_type)
+        assert problem_type is not ProblemType.UNAUTHENTICATED
         refusals += changes
     assert not h.blobs()
     log = h.log()
@@ -94,12 +94,12 @@ def test_a_viewer_sees_everything_and_changes_nothing(h):
     assert {entry.subject for entry in log} == {TASK, h.plan.sha256, ""}
 
 
-def test_clients_routes_need_no_operators_key(h):
+def test_client_routes_need_no_operator_key(h):
     body = CheckinRequest(client="a").encode()
     assert h.call("POST", f"/v1/populations/{POPULATION}:checkin", body=body).status_code == 200
 
 
-def test_a_page_of_another_site_can_not_operate_in_the_name_of_who_looks_at_it(tmp_path):
+def test_foreign_page_can_not_operate(tmp_path):
     h = Harness(tmp_path)
     h.begin()
     for origin in ("https://elsewhere.example", "null", "http://localhost:81"):
@@ -107,7 +107,7 @@ def test_a_page_of_another_site_can_not_operate_in_the_name_of_who_looks_at_it(t
     assert h.call("POST", f"/v1/tasks/{TASK}:pause", headers={"Origin": "http://localhost"}).status_code == 200
 
 
-def test_what_operators_download_is_for_no_shared_cache(tmp_path):
+def test_operator_downloads_are_private(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=1, rounds=2)
     h.upload(h.assigned("a").token, sum_update(0))
@@ -116,7 +116,7 @@ def test_what_operators_download_is_for_no_shared_cache(tmp_path):
         assert "private" in h.call("GET", path).headers["Cache-Control"]
 
 
-def test_the_log_tells_who_changed_what_from_what_to_what(h):
+def test_log_records_operator_action_and_both_states(h):
     alice = KEYS["alice"]
     h.ask("PUT", f"/v1/plans/{h.plan.sha256}", body=h.plan.encode(), token=alice)
     h.ask("POST", "/v1/tasks", body=h.spec(), token=alice)
@@ -125,7 +125,7 @@ def test_the_log_tells_who_changed_what_from_what_to_what(h):
         h.clock.advance(1)
         h.ask("POST", f"/v1/tasks/{TASK}:{verb}", token=alice)
     h.ask("POST", f"/v1/tasks/{TASK}:rollback", body=Rollback(version=0).encode(), token=alice)
-    assert asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=alice) is ProblemType.CONFLICT
+    assert problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=alice) is ProblemType.CONFLICT
     h.ask("POST", f"/v1/tasks/{TASK}:cancel", token=alice)
     log = h.log()
     assert [(entry.who, entry.action, entry.result) for entry in log] == [
@@ -148,10 +148,10 @@ def test_the_log_tells_who_changed_what_from_what_to_what(h):
     assert [entry.id for entry in log] == sorted(entry.id for entry in log)
 
 
-def test_the_log_is_read_in_pages_and_from_a_time_on(h):
+def test_log_is_paged_and_filtered_by_time(h):
     for _ in range(7):
         h.clock.advance(1)
-        asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
+        problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
     whole = h.log()
     pages, after = [], ""
     while True:
@@ -168,12 +168,12 @@ def test_the_log_is_read_in_pages_and_from_a_time_on(h):
 @pytest.mark.parametrize(
     "query", ["since=yesterday", "since=2026-01-01T00:00:00", "after=..%2Fx", "limit=0", "limit=²"]
 )
-def test_a_query_of_the_log_that_means_nothing_is_refused(h, query):
-    assert asked(h, "GET", f"/v1/audit?{query}", token=KEYS["bob"]) is ProblemType.INVALID_REQUEST
+def test_invalid_log_query_is_refused(h, query):
+    assert problem_type_of(h, "GET", f"/v1/audit?{query}", token=KEYS["bob"]) is ProblemType.INVALID_REQUEST
 
 
-def test_nothing_changes_or_deletes_an_entry(h):
-    asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
+def test_log_entries_are_never_changed_or_deleted(h):
+    problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"])
     for method in ("DELETE", "PUT", "POST", "PATCH"):
         assert h.call(method, "/v1/audit", token=KEYS["alice"]).status_code == 405
     assert len(h.log()) == 1
@@ -195,9 +195,9 @@ ACTIONS = {
 
 
 def prepared(root, action):
-    """A coordinator in which `action` changes something."""
+    """Coordinator in which `action` changes something."""
     root.mkdir()
-    h = Kept(root)
+    h = OperatedHarness(root)
     if action != "plan.store":
         ACTIONS["plan.store"](h)
     if action.startswith("task.") and action != "task.create":
@@ -209,10 +209,10 @@ def prepared(root, action):
 
 
 def world(h):
-    """All that an action may change."""
+    """Returns everything that an action may change."""
     documents = [*h.inner.documents.list("tasks"), *h.inner.documents.list(f"populations/{POPULATION}/tasks")]
     documents += h.inner.documents.list(f"tasks/{TASK}/rounds")
-    return {each.path: each.data for each in documents}, h.blobs(), len(h.queue.held)
+    return {document.path: document.data for document in documents}, h.blobs(), len(h.queue.held)
 
 
 def faulty(h, schedule):
@@ -226,7 +226,7 @@ def faulty(h, schedule):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_no_change_is_without_its_entry_wherever_the_coordinator_dies(tmp_path, action):
+def test_no_change_without_entry_after_a_crash_at_any_write(tmp_path, action):
     whole = prepared(tmp_path / "whole", action)
     schedule = Schedule()
     faulty(whole, schedule)
@@ -249,21 +249,21 @@ def test_no_change_is_without_its_entry_wherever_the_coordinator_dies(tmp_path, 
                 assert [(entry.who, entry.action) for entry in added] == [("alice", action)], (number, when)
             ended = when is When.AFTER and number == count
             assert [entry.result for entry in added] in ([], ["done" if ended else "unknown"])
-            # Whoever repeats it gets what they wanted, and the log both attempts.
+            # A repeat succeeds, and the log has both attempts.
             ACTIONS[action](h)
             assert h.log()[-1].result == "done"
     assert changed >= 2
 
 
-def test_nothing_is_changed_while_the_log_can_not_be_written(tmp_path):
+def test_nothing_changes_while_the_log_is_unavailable(tmp_path):
     h = prepared(tmp_path / "one", "task.pause")
     before = world(h)
     faulty(h, Schedule(Fault(1, When.BEFORE, UnavailableError)))
-    assert asked(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"]) is ProblemType.UNAVAILABLE
+    assert problem_type_of(h, "POST", f"/v1/tasks/{TASK}:pause", token=KEYS["alice"]) is ProblemType.UNAVAILABLE
     assert world(h) == before
 
 
-# Tokens of OpenID Connect.
+# OpenID Connect tokens.
 
 
 @pytest.fixture
@@ -273,10 +273,10 @@ def oidc(issuer):
     )
 
 
-def test_an_account_has_the_role_that_the_setting_gives_it(issuer, oidc):
+def test_account_has_its_configured_role(issuer, oidc):
     for account, role in (("a+x@example.org", Role.OPERATOR), ("B@example.org", Role.VIEWER)):
-        found = oidc.identify(issuer.token(account=account, audience=AUDIENCE))
-        assert (found.name, found.role) == (account.lower(), role)
+        principal = oidc.identify(issuer.token(account=account, audience=AUDIENCE))
+        assert (principal.name, principal.role) == (account.lower(), role)
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_an_account_has_the_role_that_the_setting_gives_it(issuer, oidc):
         ({"email": None}, "email"),
     ],
 )
-def test_other_accounts_and_tokens_are_refused_with_the_reason(issuer, oidc, change, reason):
+def test_other_accounts_and_tokens_are_refused_with_reason(issuer, oidc, change, reason):
     token = issuer.token(**{"account": "b@example.org", "audience": AUDIENCE, **change})
     with pytest.raises(UntrustedTokenError, match=reason):
         oidc.identify(token)
 
 
-def test_a_token_signed_with_what_is_public_is_refused(issuer, oidc):
+def test_token_signed_with_a_public_key_as_secret_is_refused(issuer, oidc):
     good = issuer.token(account="b@example.org", audience=AUDIENCE)
     claims = jwt.decode(good, options={"verify_signature": False})
     header = {"kid": jwt.get_unverified_header(good)["kid"]}
@@ -310,7 +310,7 @@ def test_a_token_signed_with_what_is_public_is_refused(issuer, oidc):
             oidc.identify(forged)
 
 
-def test_a_token_without_its_signature_is_refused_with_what_to_do(oidc):
+def test_token_without_signature_is_refused_with_advice(oidc):
     with pytest.raises(UntrustedTokenError, match="X-Serverless-Authorization"):
         oidc.identify("e30.e30.SIGNATURE_REMOVED_BY_GOOGLE")
 
@@ -329,18 +329,18 @@ def test_a_token_without_its_signature_is_refused_with_what_to_do(oidc):
         ("oidc:accounts.google.com", "the issuer's URL"),
         ("oidc:https://accounts.google.com?operators=a@x", "needs audience"),
         ("oidc:https://accounts.google.com?audience=x", "at least one address"),
-        ("oidc:https://accounts.google.com?audience=x&admins=a@x", "does not know admins"),
+        ("oidc:https://accounts.google.com?audience=x&admins=a@x", "has unknown options admins"),
         ("oidc:https://accounts.google.com?audience=x&operators=a@x&viewers=A@x", "can't be operator and viewer"),
     ],
 )
-def test_a_value_that_does_not_do_is_refused_with_the_reason(value, reason):
+def test_invalid_setting_is_refused_with_reason(value, reason):
     settings = Settings(state="sqlite:///x", blobs="file:///x", queue="local:///x", secret="5" * 64, operators=value)
     with pytest.raises(SettingsError, match=reason) as caught:
         operators(settings)
     assert "MUSTER_OPERATORS" in str(caught.value)
 
 
-def test_a_cloud_without_the_setting_has_no_operators():
+def test_cloud_without_the_setting_has_no_operators():
     settings = Settings(state="firestore://p", blobs="gs://b", queue="cloudtasks://p/l/q", secret="5" * 64)
     assert isinstance(operators(settings), ClosedOperatorAuthenticator)
     with pytest.raises(UntrustedTokenError, match="set MUSTER_OPERATORS"):

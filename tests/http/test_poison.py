@@ -1,4 +1,4 @@
-"""No accepted request, and no stored document, turns a list into a failure: extreme values of every field of every message."""
+"""Extreme values in accepted requests and stored documents never break a list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LISTS = [
     "/v1/audit",
 ]
 
-# Values at the ends of what the schema allows, and beyond them.
+# Values at the limits of the schema, and beyond them.
 
 _NUMBERS = st.one_of(
     st.sampled_from(
@@ -87,7 +87,7 @@ _JSON = st.recursive(
 
 
 def _either(good, bad=_JSON):
-    """Mostly values of the declared type, so that many of the messages are accepted."""
+    """Mostly values of the declared type, so that many messages are accepted."""
     return st.one_of(*[good] * 11, bad)
 
 
@@ -127,12 +127,12 @@ _OTHERS = st.tuples(_REVOCATIONS, _CHECKINS, _REPORTS, _STARTS, _ROLLBACKS)
 
 
 def check_lists(h, name=TASK):
-    """Every list, and every page that it leads to, is answered; `Harness.call` refuses a 500 by itself."""
+    """Reads every list and all its pages; `Harness.call` fails on a 500."""
     for path in dict.fromkeys([*LISTS, *(path.replace(TASK, name) for path in LISTS)]):
         for query in ("", "?limit=1") if path.endswith(("rounds", "audit")) else ("",):
             response = h.call("GET", path + query)
             assert response.status_code in (200, 404), (path, response.data)
-            json.loads(response.data, parse_constant=pytest.fail)  # NaN and infinity are no JSON
+            json.loads(response.data, parse_constant=pytest.fail)  # NaN and infinity are not valid JSON
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def shared(tmp_path_factory):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(policy=_POLICIES, others=_OTHERS)
-def test_no_accepted_message_breaks_a_list(shared, policy, others):
+def test_accepted_messages_never_break_a_list(shared, policy, others):
     h, revocation, checkin, report, start, rollback = shared, *others
     name = f"t{len(h.inner.documents.list('tasks'))}"
     spec = {"name": name, "population": name, "plan": h.plan.sha256, "policy": policy}
@@ -174,7 +174,7 @@ def test_no_accepted_message_breaks_a_list(shared, policy, others):
         check_lists(h, name)
 
 
-def test_a_task_that_begins_at_the_last_time_is_listed_and_can_be_cancelled(tmp_path):
+def test_task_that_starts_at_the_maximum_time_is_listed(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task(starts_at=LATEST - timedelta(seconds=1), round_seconds=30 * 86400.0, interval_seconds=366 * 86400.0)
@@ -185,7 +185,7 @@ def test_a_task_that_begins_at_the_last_time_is_listed_and_can_be_cancelled(tmp_
 
 
 @pytest.mark.parametrize("never", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-12:00", "9000-01-01T00:00:00Z"])
-def test_a_time_that_means_never_is_refused_with_advice(tmp_path, never):
+def test_unreachable_start_time_is_refused_with_advice(tmp_path, never):
     h = Harness(tmp_path)
     h.put_plan()
     spec = {"name": "a", "population": "a", "plan": h.plan.sha256, "policy": {"starts_at": never}}
@@ -202,8 +202,8 @@ def replace(h, path, change):
     h.restart()
 
 
-def test_documents_that_an_earlier_version_stored_are_shown(tmp_path):
-    """With what it took: a start in the year 9999 and one without an offset, and a revocation with a time before the year 1."""
+def test_documents_of_an_earlier_version_are_listed(tmp_path):
+    """The earlier version accepted such times: year 9999, no offset, before the year 1."""
     h = Harness(tmp_path)
     h.begin()
     h.call("POST", "/v1/revocations", json={"id": "1" * 32, "expires_at": "2030-01-01T00:00:00Z"})
@@ -244,7 +244,7 @@ def test_documents_that_an_earlier_version_stored_are_shown(tmp_path):
     assert h.operate("cancel").status.value == "cancelled"
 
 
-def test_a_stored_start_without_an_offset_is_utc(tmp_path):
+def test_stored_start_time_without_offset_is_utc(tmp_path):
     h = Harness(tmp_path)
     h.begin()
 
@@ -256,7 +256,7 @@ def test_a_stored_start_without_an_offset_is_utc(tmp_path):
     assert h.record().spec.policy.starts_at == datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_stored_durations_near_zero_stop_no_check_in(tmp_path):
+def test_stored_durations_near_zero_do_not_block_check_ins(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3)
 
@@ -271,7 +271,7 @@ def test_stored_durations_near_zero_stop_no_check_in(tmp_path):
 
 @pytest.mark.parametrize("seconds", [5e-324, 1e-9, 0.5, 0.999])
 def test_durations_near_zero_are_refused(tmp_path, seconds):
-    """Work that is due again at once would keep the queue busy, and slots are counted by parts of an assignment's life."""
+    """They would keep the queue busy; slots are counted in fractions of an assignment's life."""
     h = Harness(tmp_path)
     h.put_plan()
     spec = {"name": "a", "population": "a", "plan": h.plan.sha256}
@@ -290,7 +290,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_document_that_can_not_be_read_hides_no_other_of_its_list(tmp_path, broken):
+def test_unreadable_document_hides_no_other_document(tmp_path, broken):
     h = Harness(tmp_path)
     h.begin(goal=1, rounds=4)
     for client in range(3):
@@ -299,7 +299,7 @@ def test_a_document_that_can_not_be_read_hides_no_other_of_its_list(tmp_path, br
     h.call("POST", "/v1/revocations", json={"id": "1" * 32})
     h.operate("pause")
     rounds = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
-    entries = [each.id for each in h.inner.documents.list(names.AUDIT)]
+    entries = [entry.id for entry in h.inner.documents.list(names.AUDIT)]
     assert len(rounds.rounds) == 4
     assert len(entries) >= 8
     second = RoundKey(TASK, 2, 0)
@@ -308,11 +308,11 @@ def test_a_document_that_can_not_be_read_hides_no_other_of_its_list(tmp_path, br
     replace(h, names.audit_path(entries[5]), BROKEN[broken])
     check_lists(h)
 
-    found = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
-    assert [each.round for each in found.rounds] == [1, 3, 4]
-    assert found.unreadable == (second.id,)
+    page = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds"))
+    assert [round_.round for round_ in page.rounds] == [1, 3, 4]
+    assert page.unreadable == (second.id,)
     checkpoints = CheckpointList.decode(h.ask("GET", f"/v1/tasks/{TASK}/checkpoints"))
-    assert [each.version for each in checkpoints.checkpoints] == [
+    assert [checkpoint.version for checkpoint in checkpoints.checkpoints] == [
         0,
         1,
         2,
@@ -325,7 +325,7 @@ def test_a_document_that_can_not_be_read_hides_no_other_of_its_list(tmp_path, br
     log = AuditList.decode(h.ask("GET", "/v1/audit"))
     assert log.unreadable == (entries[2], entries[5])
     assert len(log.entries) == len(entries) // 2 - 1
-    assert [each.result for each in log.entries].count("unknown") == 1
+    assert [entry.result for entry in log.entries].count("unknown") == 1
     paged, after = [], ""
     while True:
         page = AuditList.decode(h.ask("GET", f"/v1/audit?limit=1{after}"))
@@ -333,13 +333,13 @@ def test_a_document_that_can_not_be_read_hides_no_other_of_its_list(tmp_path, br
         if page.next is None:
             break
         after = f"&after={page.next}"
-    assert [each for each in paged if isinstance(each, str)] == list(log.unreadable)
-    assert [each for each in paged if not isinstance(each, str)] == list(log.entries)
+    assert [item for item in paged if isinstance(item, str)] == list(log.unreadable)
+    assert [item for item in paged if not isinstance(item, str)] == list(log.entries)
 
     seen, after = [], ""
     while True:
         page = RoundList.decode(h.ask("GET", f"/v1/tasks/{TASK}/rounds?limit=1{after}"))
-        seen += [*(RoundKey(TASK, each.round, each.epoch).id for each in page.rounds), *page.unreadable]
+        seen += [*(RoundKey(TASK, item.round, item.epoch).id for item in page.rounds), *page.unreadable]
         if page.next is None:
             break
         after = f"&after={page.next}"

@@ -1,4 +1,4 @@
-"""How often somebody may ask, by address and by identity: a bucket each, bounded in number."""
+"""Rate limits by address and by identity, with a bounded number of buckets."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CHECKIN = f"/v1/populations/{POPULATION}:checkin"
 
 
 def harness_with(tmp_path, text, **more):
-    found = Harness(tmp_path, guards=lambda _: {"rate_limits": RateLimits.parse(text), **more})
-    found.begin(goal=10)
-    return found
+    h = Harness(tmp_path, guards=lambda _: {"rate_limits": RateLimits.parse(text), **more})
+    h.begin(goal=10)
+    return h
 
 
 def ask(harness, client="a", *, address="192.0.2.1", **headers):
@@ -25,7 +25,7 @@ def ask(harness, client="a", *, address="192.0.2.1", **headers):
     return harness.call("POST", CHECKIN, json={"client": client}, environ_overrides=overrides, headers=headers)
 
 
-def test_an_address_that_asks_too_often_is_told_when_to_come_back(tmp_path):
+def test_limited_address_gets_retry_after(tmp_path):
     harness = harness_with(tmp_path, "address=3/m")
     assert [ask(harness).status_code for _ in range(5)] == [200, 200, 200, 429, 429]
     response = ask(harness)
@@ -38,29 +38,29 @@ def test_an_address_that_asks_too_often_is_told_when_to_come_back(tmp_path):
     assert ask(harness, address="192.0.2.2").status_code == 200
 
 
-def test_every_route_of_clients_counts_for_an_address(tmp_path):
+def test_every_client_route_counts_for_an_address(tmp_path):
     harness = harness_with(tmp_path, "address=1/h")
     routes = [("PUT", "/v1/updates"), ("POST", "/v1/updates:report"), ("GET", f"/v1/plans/{'0' * 64}")]
     assert ask(harness).status_code == 200
     for method, path in routes:
         response = harness.call(method, path, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
         assert response.status_code == 429
-    # Operators are others, and other functions.
+    # Operators and other functions are not limited.
     assert harness.call("GET", "/v1/tasks", environ_overrides={"REMOTE_ADDR": "192.0.2.1"}).status_code == 200
 
 
-def test_an_identity_that_asks_too_often_takes_nothing_from_others(tmp_path):
+def test_limited_identity_does_not_affect_others(tmp_path):
     harness = harness_with(tmp_path, "identity=2/m")
     assert [ask(harness, "a").status_code for _ in range(3)] == [200, 200, 429]
     assert ask(harness, "b").status_code == 200
 
 
-def test_without_limits_nothing_is_counted(tmp_path):
+def test_nothing_is_counted_without_limits(tmp_path):
     harness = harness_with(tmp_path, "")
     assert {ask(harness).status_code for _ in range(50)} == {200}
 
 
-def test_addresses_behind_a_trusted_proxy_are_told_apart_and_can_not_be_made_up(tmp_path):
+def test_forwarded_addresses_are_separate_and_unforgeable(tmp_path):
     harness = harness_with(tmp_path, "address=1/m", trusted_proxies=1)
     assert ask(harness, **{"X-Forwarded-For": "198.51.100.1"}).status_code == 200
     assert ask(harness, **{"X-Forwarded-For": "198.51.100.2"}).status_code == 200
@@ -79,21 +79,23 @@ def test_addresses_behind_a_trusted_proxy_are_told_apart_and_can_not_be_made_up(
         (1, "198.51.100.1, ", "192.0.2.1"),
     ],
 )
-def test_of_the_forwarded_hops_the_one_of_the_outermost_trusted_proxy_counts(trusted, header, address):
+def test_outermost_trusted_hop_is_the_address(trusted, header, address):
     headers = {} if header is None else {"X-Forwarded-For": header}
     environ = EnvironBuilder(headers=headers, environ_overrides={"REMOTE_ADDR": "192.0.2.1"}).get_environ()
     assert address_of(Request(environ), trusted) == address
 
 
-def test_one_subscribers_ipv6_addresses_share_a_bucket(tmp_path):
+def test_ipv6_addresses_of_one_subscriber_share_a_bucket(tmp_path):
     harness = harness_with(tmp_path, "address=1/m")
-    found = [ask(harness, address=address).status_code for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")]
-    assert found == [200, 429, 200]
-    found = [ask(harness, address=address).status_code for address in ("192.0.2.7", "::ffff:192.0.2.7")]
-    assert found == [200, 429]
+    statuses = [
+        ask(harness, address=address).status_code for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+    ]
+    assert statuses == [200, 429, 200]
+    statuses = [ask(harness, address=address).status_code for address in ("192.0.2.7", "::ffff:192.0.2.7")]
+    assert statuses == [200, 429]
 
 
-def test_memory_is_bounded_whoever_asks():
+def test_memory_is_bounded_for_any_number_of_callers():
     buckets = TokenBuckets(Rate.parse("1/m"), most=100)
     for number in range(1000):
         buckets.take(str(number), now=0.0)
@@ -102,20 +104,20 @@ def test_memory_is_bounded_whoever_asks():
     assert buckets.take("0", now=0.0) == 0.0  # forgotten
 
 
-def test_a_clock_that_jumps_back_gives_nothing_and_takes_nothing():
+def test_clock_set_back_changes_no_bucket():
     buckets = TokenBuckets(Rate(2, 10.0))
-    found = [buckets.take("a", now=now) for now in (100.0, 50.0, 50.0, 55.0)]
-    assert found == [0.0, 0.0, 5.0, 0.0]
+    waits = [buckets.take("a", now=now) for now in (100.0, 50.0, 50.0, 55.0)]
+    assert waits == [0.0, 0.0, 5.0, 0.0]
 
 
 @pytest.mark.parametrize(
     "text", ["address", "address=60", "address=0/m", "others=1/s", "address=1/s,address=2/s", "=1/s"]
 )
-def test_limits_that_can_not_be_read_are_refused(text):
+def test_invalid_limits_are_refused(text):
     with pytest.raises(ValueError, match=r"no (rate|limit)"):
         RateLimits.parse(text)
 
 
-def test_limits_are_read():
+def test_limits_are_parsed():
     assert RateLimits.parse("address=60/m, identity=10/h") == RateLimits(Rate(60, 60.0), Rate(10, 3600.0))
     assert RateLimits.parse("") == RateLimits()

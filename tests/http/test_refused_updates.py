@@ -1,4 +1,4 @@
-"""What is wrong with an update is refused with a typed problem, counted nowhere, and leaves no blob."""
+"""Invalid updates are refused with a typed problem, not counted, and leave no blob."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ FLOATS = [dtype for dtype in NUMBERS if dtype.is_floating]
 
 
 def changed(**tensors):
-    """The good update's file with some tensors replaced (`__` for `/` in a name), or left out if None."""
+    """Returns the valid update's file with tensors replaced, or left out if None.
+
+    In names, `__` stands for `/`.
+    """
     named = {name.replace("__", "/"): value for name, value in tensors.items()}
     return encode({name: value for name, value in {**GOOD, **named}.items() if value is not None})
 
@@ -36,7 +39,7 @@ def with_header(header, data=b""):
 
 
 def patched(name, raw):
-    """The good update's file with the bytes of one tensor overwritten from its start."""
+    """Returns the valid update's file with the first bytes of one tensor overwritten."""
     data = bytearray(encode(GOOD))
     header = read_header(data)
     (entry,) = [entry for entry in header.entries if entry.name == name]
@@ -45,7 +48,7 @@ def patched(name, raw):
 
 
 def undeclared(body):
-    """A request of a body without a declared length, as chunked encoding brings it."""
+    """Returns a request whose body has no declared length, as with chunked encoding."""
     overrides = {"CONTENT_LENGTH": "", "HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     return {"input_stream": io.BytesIO(body), "environ_overrides": overrides}
 
@@ -66,17 +69,47 @@ def h(shared):
 
 
 BODIES = {
-    "wrong shape": (changed(t__float32=np.ones((3, 2), np.float32)), P.UPDATE_INVALID, "t/float32", "has shape [3, 2]; the plan says [2, 3]"),
-    "wrong rank": (changed(open=np.ones(2, np.float32)), P.UPDATE_INVALID, "open", "has shape [2]; the plan says [?, 2]"),
-    "wrong dtype": (changed(t__int16=np.ones((2, 3), np.int32)), P.UPDATE_INVALID, "t/int16", "has dtype int32; the plan says int16"),
-    "number for strings": (changed(t__string=np.ones((2, 3))), P.UPDATE_INVALID, "t/string", "has dtype float64; the plan says string"),
+    "wrong shape": (
+        changed(t__float32=np.ones((3, 2), np.float32)),
+        P.UPDATE_INVALID,
+        "t/float32",
+        "has shape [3, 2]; the plan says [2, 3]",
+    ),
+    "wrong rank": (
+        changed(open=np.ones(2, np.float32)),
+        P.UPDATE_INVALID,
+        "open",
+        "has shape [2]; the plan says [?, 2]",
+    ),
+    "wrong dtype": (
+        changed(t__int16=np.ones((2, 3), np.int32)),
+        P.UPDATE_INVALID,
+        "t/int16",
+        "has dtype int32; the plan says int16",
+    ),
+    "number for strings": (
+        changed(t__string=np.ones((2, 3))),
+        P.UPDATE_INVALID,
+        "t/string",
+        "has dtype float64; the plan says string",
+    ),
     "missing": (changed(t__uint8=None), P.UPDATE_INVALID, "t/uint8", "is missing"),
     "not asked for": (changed(extra=np.ones(1)), P.UPDATE_INVALID, "extra", "the plan's updates have no such tensor"),
     "odd name": (changed(**{"a\ud800": np.ones(1)}), P.UPDATE_INVALID, None, None),
     "bool of 2": (patched("t/bool", b"\x02"), P.UPDATE_INVALID, "t/bool", "neither true nor false"),
     "bool of 255": (patched("t/bool", b"\x01\x00\xff"), P.UPDATE_INVALID, "t/bool", "neither true nor false"),
-    "above the sum's range": (changed(secure__sum=np.array([0, 10], np.int32)), P.UPDATE_INVALID, "secure/sum", "-3 to 9"),
-    "below the sum's range": (changed(secure__sum=np.array([-4, 0], np.int32)), P.UPDATE_INVALID, "secure/sum", "-3 to 9"),
+    "above the sum's range": (
+        changed(secure__sum=np.array([0, 10], np.int32)),
+        P.UPDATE_INVALID,
+        "secure/sum",
+        "-3 to 9",
+    ),
+    "below the sum's range": (
+        changed(secure__sum=np.array([-4, 0], np.int32)),
+        P.UPDATE_INVALID,
+        "secure/sum",
+        "-3 to 9",
+    ),
     "at the modulus": (changed(secure__modular=np.array(8)), P.UPDATE_INVALID, "secure/modular", "0 to 7"),
     "below the modular sum": (changed(secure__modular=np.array(-1)), P.UPDATE_INVALID, "secure/modular", "0 to 7"),
     "strings that do not add up": (patched("t/string", b"\x09"), P.UPDATE_INVALID, None, "do not add up"),
@@ -91,19 +124,44 @@ BODIES = {
     "header beyond the body": ((500).to_bytes(8, "little") + b"{}", P.UPDATE_TRUNCATED, None, None),
     "data after the update": (encode(GOOD) + b"more", P.UPDATE_INVALID, None, "header says"),
     "body cut off": (encode(GOOD)[:-1], P.UPDATE_TRUNCATED, None, "header says"),
-    "tensors that overlap": (with_header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"\0" * 4), P.UPDATE_INVALID, None, "was expected"),
-    "odd dtype": (with_header({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), P.UPDATE_INVALID, None, "dtype"),
-    "shape that overflows": (with_header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}), P.UPDATE_INVALID, None, "larger than any array"),
-    "negative size": (with_header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}), P.UPDATE_INVALID, None, "no valid shape"),
-    "open shape too large": (with_header({"open": {"dtype": "F32", "shape": [1 << 40, 2], "data_offsets": [0, 1 << 43]}}), P.UPDATE_INVALID, None, None),
-}  # fmt: skip
+    "tensors that overlap": (
+        with_header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"\0" * 4),
+        P.UPDATE_INVALID,
+        None,
+        "was expected",
+    ),
+    "odd dtype": (
+        with_header({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
+        P.UPDATE_INVALID,
+        None,
+        "dtype",
+    ),
+    "shape that overflows": (
+        with_header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}),
+        P.UPDATE_INVALID,
+        None,
+        "larger than any array",
+    ),
+    "negative size": (
+        with_header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
+        P.UPDATE_INVALID,
+        None,
+        "no valid shape",
+    ),
+    "open shape too large": (
+        with_header({"open": {"dtype": "F32", "shape": [1 << 40, 2], "data_offsets": [0, 1 << 43]}}),
+        P.UPDATE_INVALID,
+        None,
+        None,
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BODIES)
-def test_an_update_is_refused_when_it_is(case, h):
+def test_invalid_update_is_refused(case, h):
     body, kind, path, reason = BODIES[case]
     for chunked in (False, True):
-        # Without a declared length the header has to tell.
+        # Without a declared length, the safetensors header determines the size.
         more = undeclared(body) if chunked else {}
         with pytest.raises(ProblemError) as refused:
             h.upload(h.assigned().token, body, **more)
@@ -120,7 +178,7 @@ def test_an_update_is_refused_when_it_is(case, h):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_an_update_that_is_not_finite_is_refused(dtype, value, h):
+def test_non_finite_update_is_refused(dtype, value, h):
     array = np.ones((2, 3), dtype.numpy)
     array[1, 2] = complex(0, value) if dtype.value.startswith("complex") else value
     with pytest.raises(ProblemError, match="NaN or infinity") as refused:
@@ -129,14 +187,14 @@ def test_an_update_that_is_not_finite_is_refused(dtype, value, h):
     assert [field.path for field in refused.value.fields] == [f"t/{dtype.value}"]
 
 
-def test_every_bad_tensor_is_named_with_its_path(h):
+def test_every_invalid_tensor_is_named_by_its_path(h):
     body = changed(t__int8=None, t__int16=np.ones(3, np.int16), t__float64=np.ones((2, 3), np.int8), extra=np.ones(1))
     with pytest.raises(ProblemError) as refused:
         h.upload(h.assigned().token, body)
     assert {field.path for field in refused.value.fields} == {"t/int8", "t/int16", "t/float64", "extra"}
 
 
-def test_an_update_is_refused_when_it_is_larger_than_one_of_its_plan(h):
+def test_update_larger_than_its_plan_allows_is_refused(h):
     assignment = h.assigned()
     body = changed(extra=np.zeros(assignment.max_update_bytes, np.uint8))
     with pytest.raises(ProblemError, match="at most") as refused:
@@ -144,7 +202,7 @@ def test_an_update_is_refused_when_it_is_larger_than_one_of_its_plan(h):
     assert refused.value.type is P.TOO_LARGE
 
 
-def test_a_body_that_ends_before_its_declared_length_is_truncated(h):
+def test_update_that_ends_early_is_truncated(h):
     body = encode(GOOD)
     for at in (4, 100, len(body) - 1):
         stream = {"input_stream": io.BytesIO(body[:at]), "environ_overrides": {"CONTENT_LENGTH": str(len(body))}}
@@ -153,7 +211,7 @@ def test_a_body_that_ends_before_its_declared_length_is_truncated(h):
         assert refused.value.type is P.UPDATE_TRUNCATED
 
 
-def test_tokens_that_do_not_fit_are_refused(h):
+def test_unsuitable_tokens_are_refused(h):
     good = h.assigned().token
     claims = h.app.tokens.read_assignment(good, now=h.clock.now())
     other = AssignmentClaims(**{field: getattr(claims, field) for field in claims.__slots__} | {"expires_at": 9e9})
@@ -178,7 +236,7 @@ def test_tokens_that_do_not_fit_are_refused(h):
         assert refused.value.type is P.UNAUTHENTICATED, headers
 
 
-def test_a_token_is_refused_when_it_has_run_out_or_its_round_has_ended(tmp_path):
+def test_expired_token_and_token_of_ended_round_are_refused(tmp_path):
     h = Harness(tmp_path, plan=every_dtype_plan())
     h.begin(goal=3, minimum=2, round_seconds=100, assignment_seconds=50)
     expired, of_old_round = h.assigned("a").token, None
@@ -198,7 +256,7 @@ def test_a_token_is_refused_when_it_has_run_out_or_its_round_has_ended(tmp_path)
     assert h.blobs("updates/") == []
 
 
-def test_a_task_may_allow_values_that_are_not_finite(tmp_path):
+def test_task_may_allow_non_finite_values(tmp_path):
     h = Harness(tmp_path, plan=every_dtype_plan())
     h.begin(goal=2, allow_non_finite=True)
     arrays = {f"t__{dtype.value}": np.full((2, 3), np.nan, dtype.numpy) for dtype in FLOATS}
@@ -208,7 +266,7 @@ def test_a_task_may_allow_values_that_are_not_finite(tmp_path):
     assert len(h.blobs("updates/")) == 1
 
 
-def test_a_good_update_of_every_dtype_is_accepted_with_and_without_a_declared_length(tmp_path):
+def test_valid_update_of_every_dtype_is_accepted(tmp_path):
     h = Harness(tmp_path, plan=every_dtype_plan())
     h.begin(goal=9)
     body = encode(GOOD)
@@ -221,7 +279,7 @@ def test_a_good_update_of_every_dtype_is_accepted_with_and_without_a_declared_le
     assert {spec.dtype for spec in h.plan.manifest.update} == set(DType)
 
 
-def test_an_assignment_given_back_takes_no_update_and_its_slot_goes_to_another(tmp_path):
+def test_returned_assignment_frees_its_slot_and_accepts_no_update(tmp_path):
     h = Harness(tmp_path, plan=every_dtype_plan())
     h.begin(goal=1)
     token = h.assigned("a").token

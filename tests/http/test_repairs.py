@@ -1,4 +1,4 @@
-"""What a tick repairs, what it leaves alone, and that one broken task keeps no other from its repair."""
+"""Repairs by the tick: what it repairs, what it ignores, and isolation of broken tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from muster_coordinator.domain.rounds import Aggregating, Committed
 from muster_coordinator.ports import StoreError
 from muster_coordinator.state.round_cache import RoundCache
 
-SECONDS = 20.0  # that a test waits for what must come
+SECONDS = 20.0  # timeout of an expected event
 
 
 def queued(h: Harness, kind: str) -> int:
@@ -35,14 +35,14 @@ def contribute(h: Harness, *clients: int) -> None:
         h.upload(token, sum_update(clients[0]))
 
 
-def test_a_task_that_can_not_be_repaired_keeps_no_other_from_it(tmp_path):
+def test_irreparable_task_does_not_block_repairs_of_others(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=1, goal=2)
     contribute(h, 0, 1)
     h.queue.held.clear()  # the close is lost
     late = names.update_name(replace(h.key(), task="gone"), 0, "0" * 32)
     h.inner.blobs.create(late, [encode(sum_update(0))])
-    h.create_task("aaa")  # comes before the others
+    h.create_task("aaa")  # sorts before the others
     h.deliver_all()
     open_ = h.inner.rounds.get(names.round_path(h.inner.task("aaa").value.current))
     h.inner.blobs.create(names.manifest_name(open_.value.key, 0, 0), [b"no manifest"])
@@ -54,7 +54,7 @@ def test_a_task_that_can_not_be_repaired_keeps_no_other_from_it(tmp_path):
 
 
 class FailingMerge(SumRuntime):
-    """Graphs whose `merge` fails."""
+    """Runtime whose `merge` fails."""
 
     def accumulate(self, accumulator, update, *, only, **_):
         return {name: accumulator[name] + update[name] for name in only}
@@ -63,7 +63,7 @@ class FailingMerge(SumRuntime):
         raise ProblemError(ProblemType.COMPUTATION_FAILED, "merge divides by nothing")
 
 
-def test_a_round_whose_partials_can_not_be_merged_pauses_its_task_and_says_why(tmp_path):
+def test_failing_merge_pauses_the_task_with_reason(tmp_path):
     h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), runtime=FailingMerge())
     h.begin(rounds=2, goal=4, chunk=2)
     contribute(h, 0, 1, 2, 3)
@@ -80,7 +80,7 @@ def test_a_round_whose_partials_can_not_be_merged_pauses_its_task_and_says_why(t
     assert [round_.tally.folded for round_ in h.committed()] == [4]
 
 
-def test_partials_whose_sum_in_the_clear_does_not_fit_pause_the_task(tmp_path):
+def test_overflowing_clear_sum_pauses_the_task(tmp_path):
     most = (1 << 62) - 1
     clear = ClearSum(path="wide", dtype=DType.INT64, shape=(), kind="secure_sum", maximum=most)
     spec = TensorSpec(path="count", dtype=DType.INT64, shape=())
@@ -101,7 +101,7 @@ def test_partials_whose_sum_in_the_clear_does_not_fit_pause_the_task(tmp_path):
     assert "wide: the sum would not fit int64" in h.task().note
 
 
-def test_a_stopped_task_computes_nothing_before_it_is_resumed(tmp_path):
+def test_paused_task_computes_nothing_before_resume(tmp_path):
     def fail():
         raise ProblemError(ProblemType.COMPUTATION_FAILED, "no")
 
@@ -115,7 +115,7 @@ def test_a_stopped_task_computes_nothing_before_it_is_resumed(tmp_path):
     assert len(h.runtime.reported) == tried
 
 
-def test_closes_that_come_together_call_for_one_commit(tmp_path):
+def test_concurrent_closes_enqueue_one_commit(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=1, goal=4, over_selection=3.0)
     contribute(h, *range(12))
@@ -126,7 +126,7 @@ def test_closes_that_come_together_call_for_one_commit(tmp_path):
     assert [round_.tally.folded for round_ in h.committed()] == [12]
 
 
-def test_an_update_that_comes_after_the_close_calls_for_nothing(tmp_path):
+def test_update_after_the_close_enqueues_nothing(tmp_path):
     h = Harness(tmp_path, cache_seconds=60.0)
     h.begin(rounds=1, goal=2, over_selection=2.0)
     tokens = [h.assigned(client).token for client in range(4)]
@@ -135,31 +135,31 @@ def test_an_update_that_comes_after_the_close_calls_for_nothing(tmp_path):
     h.app.closing(h.key())
     assert isinstance(h.round(), Aggregating)
     before = len(h.queue.held)
-    # By what this instance knows, the round still collects.
+    # In this instance's cache, the round still collects.
     assert h.upload(tokens[2], sum_update(2)).status == "accepted"
     assert len(h.queue.held) == before
     h.deliver_all()
     assert h.committed()[0].tally.folded == 2
 
 
-def test_ticks_call_once_for_what_takes_long_and_again_after_a_while(tmp_path):
+def test_ticks_enqueue_slow_work_once_per_interval(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=1, goal=2)
     contribute(h, 0, 1)
     h.deliver(next(held for held in h.queue.held if held.work.kind == "close"))
-    h.queue.held = [held for held in h.queue.held if held.work.kind != "commit"]  # lost, or under way for long
-    found = []
+    h.queue.held = [held for held in h.queue.held if held.work.kind != "commit"]  # lost, or slow
+    counts = []
     for _ in range(60):
         h.tick()
         h.clock.advance(5.0)
-        found.append(queued(h, "commit"))
-    assert found[0] == 1
-    assert found[-1] == 4  # at once, after a minute, after two, after four
+        counts.append(queued(h, "commit"))
+    assert counts[0] == 1
+    assert counts[-1] == 4  # at once, after a minute, after two, after four
     h.deliver_all()
     assert isinstance(h.round(), Committed)
 
 
-def test_a_tick_costs_no_more_after_a_thousand_attempts_of_a_round(tmp_path):
+def test_tick_cost_does_not_grow_with_attempts(tmp_path):
     schedule = Schedule()
     h = Harness(
         tmp_path, wrap=lambda platform: replace(platform, documents=FaultyDocuments(platform.documents, schedule))
@@ -178,7 +178,7 @@ def test_a_tick_costs_no_more_after_a_thousand_attempts_of_a_round(tmp_path):
     assert costs[1] <= costs[0]
 
 
-def test_those_who_check_in_at_once_share_one_reading(tmp_path):
+def test_concurrent_check_ins_share_one_read(tmp_path):
     calls = Counter()
 
     class Counted:
@@ -197,11 +197,11 @@ def test_those_who_check_in_at_once_share_one_reading(tmp_path):
     open_rounds = RoundCache(replace(h.inner, documents=Counted(h.inner.documents)), seconds=10.0)
     meeting = Barrier(8)
 
-    def look(_):
+    def read(_):
         meeting.wait(SECONDS)
         return open_rounds.of(POPULATION)
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(look, range(8)))
-    assert all(each is found[0] for each in found)
+        snapshots = list(pool.map(read, range(8)))
+    assert all(snapshot is snapshots[0] for snapshot in snapshots)
     assert calls == {"list": 2, "get": 2}

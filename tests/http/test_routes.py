@@ -1,4 +1,4 @@
-"""Every route: what it answers, and what it refuses, as a client sees it."""
+"""Responses and refusals of every route, as a client sees them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ P = ProblemType
 
 @pytest.fixture(scope="module")
 def h(tmp_path_factory):
-    """A task in its third round, with clients 0 and 1 in each of the first two."""
+    """Task in its third round, with clients 0 and 1 in each of the first two."""
     h = Harness(tmp_path_factory.mktemp("routes"))
     h.begin(goal=2, rounds=5, over_selection=10.0)
     for _ in range(2):
@@ -36,24 +36,24 @@ def refused(h, *request, **more):
     return error.value
 
 
-def test_every_function_answers_whether_it_is_there(h):
+def test_every_function_serves_health_checks(h):
     for function in FUNCTIONS:
         routes = {(route.method, route.path) for route in router(h.app, function).routes}
         assert {("GET", "/health"), ("GET", "/healthz")} <= set(routes)
     assert h.ask("GET", "/health") == h.ask("GET", "/healthz") == b"ok\n"
 
 
-def test_each_route_has_one_owner_and_is_served_by_it(h):
+def test_each_route_is_served_by_exactly_one_function(h):
     example = {"task": "t", "population": "p", "sha256": "0" * 64, "round": "1", "version": "1"}
     for function in FUNCTIONS:
         for route in router(h.app, function).routes:
             path = route.path.format(**example)
             assert router(h.app, function).owns(route.method, path)
-            if path.startswith(("/v1/", "/internal/")):  # not what every function serves
+            if path.startswith(("/v1/", "/internal/")):  # without the common routes
                 assert owner(route.method, path) == function, (route.method, path)
 
 
-def test_a_method_that_a_route_has_not_names_those_that_it_has(h):
+def test_405_lists_allowed_methods(h):
     for method, path, allowed in (
         ("DELETE", f"/v1/tasks/{TASK}", {"GET", "HEAD"}),
         ("GET", "/v1/updates", {"PUT"}),
@@ -100,11 +100,11 @@ NOT_THERE = (
 
 
 @pytest.mark.parametrize(("method", "path"), NOT_THERE)
-def test_what_is_not_there_is_not_found(method, path, h):
+def test_missing_resources_are_not_found(method, path, h):
     assert refused(h, method, path).type is P.NOT_FOUND
 
 
-def test_a_checkin_says_which_field_is_bad(h):
+def test_invalid_check_in_names_the_field(h):
     path = f"/v1/populations/{POPULATION}:checkin"
     for body, fields in (
         (b"", {"(document)"}),
@@ -123,7 +123,7 @@ def test_a_checkin_says_which_field_is_bad(h):
     assert refused(h, "POST", path, body=b" " * (1 << 17)).type is P.TOO_LARGE
 
 
-def test_a_task_says_which_fields_are_bad(h):
+def test_invalid_task_names_the_fields(h):
     spec = {"name": "Bad name", "population": POPULATION, "plan": "x", "policy": {"goal": 0, "chunk": 1, "rouds": 3}}
     problem = refused(h, "POST", "/v1/tasks", json=spec)
     assert {field.path for field in problem.fields} == {"name", "plan", "policy.goal", "policy.chunk", "policy.rouds"}
@@ -137,7 +137,7 @@ def test_a_task_says_which_fields_are_bad(h):
         assert refused(h, "POST", "/v1/tasks", body=body).type is P.INVALID_REQUEST
 
 
-def test_internal_work_says_which_fields_are_bad(h):
+def test_invalid_internal_work_names_the_fields(h):
     for kind in ("fold", "close", "sweep", "commit"):
         problem = refused(h, "POST", f"/internal/{kind}", json={"task": "../x", "round": "one"})
         assert {field.path for field in problem.fields} == {"task", "round", "epoch"}
@@ -148,7 +148,7 @@ def test_internal_work_says_which_fields_are_bad(h):
         assert h.call("POST", "/internal/fold", json=body).status_code in (204, 400), part
 
 
-def test_a_client_gets_the_plan_that_its_assignment_names_and_no_more_of_it(h):
+def test_client_gets_its_plan_without_server_parts(h):
     assignment = h.assigned(50)
     response = h.call("GET", assignment.plan.url)
     assert response.content_type == CONTENT_TYPE
@@ -158,7 +158,7 @@ def test_a_client_gets_the_plan_that_its_assignment_names_and_no_more_of_it(h):
     assert set(plan.parts) == {h.plan.manifest.stages.work.graph.sha256}
 
 
-def test_a_client_gets_the_broadcast_of_the_open_round_alone(h):
+def test_only_the_open_rounds_broadcast_is_served(h):
     broadcast = h.assigned(51).broadcast
     data = h.ask("GET", broadcast.url)
     assert (len(data), hashlib.sha256(data).hexdigest()) == (broadcast.size, broadcast.sha256)
@@ -173,7 +173,7 @@ def test_a_client_gets_the_broadcast_of_the_open_round_alone(h):
         assert refused(h, "GET", url).type is kind
 
 
-def test_what_never_changes_is_cached_and_comes_in_ranges(h):
+def test_immutable_content_has_etag_and_ranges(h):
     for url in (f"/v1/plans/{h.plan.sha256}", h.assigned(52).broadcast.url, f"/v1/tasks/{TASK}/checkpoints/1"):
         whole = h.call("GET", url)
         assert whole.status_code == 200
@@ -193,20 +193,20 @@ def test_what_never_changes_is_cached_and_comes_in_ranges(h):
         assert (head.status_code, head.data, head.headers["Content-Length"]) == (200, b"", str(len(whole.data)))
 
 
-def test_one_rounds_result_costs_no_look_at_all_later_rounds(tmp_path, monkeypatch):
+def test_reading_a_result_does_not_read_later_rounds(tmp_path, monkeypatch):
     h = Harness(tmp_path)
     h.begin(rounds=12, goal=1)
     for number in range(1, 13):
         h.upload(h.assigned(number).token, sum_update(number))
         h.deliver_all()
-    looks, read = [], h.inner.documents.list
-    monkeypatch.setattr(h.inner.documents, "list", lambda *path, **more: looks.append(read(*path, **more)) or looks[-1])
+    lists, read = [], h.inner.documents.list
+    monkeypatch.setattr(h.inner.documents, "list", lambda *path, **more: lists.append(read(*path, **more)) or lists[-1])
     assert h.result(2)["ids"] == 1 << 2
-    assert [len(found) for found in looks] == [4]
+    assert [len(documents) for documents in lists] == [4]
     assert refused(h, "GET", f"/v1/tasks/{TASK}/rounds/13/result").type is P.NOT_FOUND
 
 
-def test_an_operator_sees_tasks_rounds_results_and_checkpoints(h):
+def test_operator_reads_tasks_rounds_results_and_checkpoints(h):
     assert [task.spec.name for task in TaskList.decode(h.ask("GET", "/v1/tasks")).tasks] == [TASK]
     assert (h.task().checkpoint, h.task().current.round, h.task().plan_name) == (2, 3, "client_ids")
     path = f"/v1/tasks/{TASK}/rounds"
@@ -227,7 +227,7 @@ def test_an_operator_sees_tasks_rounds_results_and_checkpoints(h):
     assert [int(decode(h.checkpoint(version))["total"]) for version in (0, 1, 2)] == [0, 3, 6]
 
 
-def test_a_plan_is_stored_once_and_only_whole_and_under_its_own_name(tmp_path):
+def test_plan_is_stored_once_complete_and_under_its_hash(tmp_path):
     h = Harness(tmp_path)
     data, path = h.plan.encode(), f"/v1/plans/{h.plan.sha256}"
     other = every_dtype_plan().encode()
@@ -245,7 +245,7 @@ def test_a_plan_is_stored_once_and_only_whole_and_under_its_own_name(tmp_path):
     assert h.call("PUT", path, body=data).status_code == 200
 
 
-def test_a_task_is_made_once_under_its_name(tmp_path):
+def test_task_is_created_once_under_its_name(tmp_path):
     h = Harness(tmp_path)
     with pytest.raises(ProblemError, match="no plan") as error:
         h.create_task()
@@ -258,7 +258,7 @@ def test_a_task_is_made_once_under_its_name(tmp_path):
     assert len(h.rounds()) == 1
 
 
-def test_a_task_takes_only_what_its_status_allows(tmp_path):
+def test_task_status_restricts_operations(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task(goal=1, rounds=1)
@@ -287,7 +287,7 @@ def test_a_task_takes_only_what_its_status_allows(tmp_path):
     assert len(h.checkpoint(1)) == len(h.checkpoint(0))
 
 
-def test_a_cancelled_task_keeps_its_checkpoints_and_nothing_else(tmp_path):
+def test_cancelled_task_retains_only_its_checkpoints(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=3)
     for client in (0, 1):
@@ -302,7 +302,7 @@ def test_a_cancelled_task_keeps_its_checkpoints_and_nothing_else(tmp_path):
     assert h.task().current.phase.value == "ABANDONED"
 
 
-def test_a_client_that_contributed_lately_waits_as_its_cookie_says(tmp_path):
+def test_recent_contributor_waits_according_to_its_cookie(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=1, rounds=3, separation_seconds=100)
     receipt = h.upload(h.assigned("a").token, sum_update(0))

@@ -1,4 +1,4 @@
-"""Several tasks of one population: a client's cookie remembers what it did for each of them, through an assignment of another."""
+"""Several tasks of one population: a cookie records contributions to all of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OLD, NEW = ("2026-03:" + "0a" * 32, "2026-09:" + "1b" * 32)
 
 @dataclass
 class Device:
-    """An honest client: it hands the newest cookie back, and uploads whatever it gets work for."""
+    """Honest client that returns its newest cookie, and uploads for every assignment."""
 
     h: Harness
     number: int
@@ -32,7 +32,7 @@ class Device:
         self.cookie = getattr(answer, "cookie", None) or self.cookie
         return answer
 
-    def turn(self) -> Assignment | Wait:
+    def run_once(self) -> Assignment | Wait:
         answer = self.check_in()
         if isinstance(answer, Assignment):
             self.send(answer)
@@ -51,39 +51,39 @@ def begun(h, *tasks, **policy):
     return h
 
 
-def passes(h, seconds):
-    """Time goes by, in which rounds that nobody comes to begin anew."""
+def advance(h, seconds):
+    """Advances the clock; rounds without clients restart."""
     h.clock.advance(seconds)
     h.settle(minutes=1)
 
 
-def worked(answers):
-    """The tasks that there was work for, in order of their names."""
+def assigned_tasks(answers):
+    """Returns the names of the tasks that assigned work, sorted."""
     return sorted(answer.task for answer in answers if isinstance(answer, Assignment))
 
 
 def counts(h, task):
-    """How many updates each of the task's committed rounds has."""
-    rounds = [found.value for found in h.inner.rounds.list(names.rounds_path(task))]
+    """Returns the number of updates of each committed round of the task."""
+    rounds = [record.value for record in h.inner.rounds.list(names.rounds_path(task))]
     return [round_.tally.folded for round_ in rounds if isinstance(round_, Committed)]
 
 
-def test_a_separation_counts_over_all_tasks_of_a_population_that_have_one(tmp_path):
+def test_separation_applies_across_tasks_of_a_population(tmp_path):
     h = begun(Harness(tmp_path), "a", "b", goal=1, rounds=9, separation_seconds=DAY)
     device = Device(h, 0)
     answers = []
     for _ in range(8):
-        answers.append(device.turn())
+        answers.append(device.run_once())
         h.clock.advance(1)
-    assert len(worked(answers)) == 1
+    assert len(assigned_tasks(answers)) == 1
     assert all(answer.reason is WaitReason.TOO_SOON for answer in answers[1:])
-    # It ends a day after the client's last contribution to any of them.
+    # The separation ends a day after the client's last contribution to any of them.
     assert answers[1].retry_after == DAY - 1
-    passes(h, DAY)
-    assert len(worked(device.turn() for _ in range(8))) == 1
+    advance(h, DAY)
+    assert len(assigned_tasks(device.run_once() for _ in range(8))) == 1
 
 
-def test_the_separation_of_each_task_is_its_own_and_the_contributions_are_those_of_all(tmp_path):
+def test_each_task_applies_its_separation_to_all_contributions(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task("daily", goal=1, rounds=9, separation_seconds=DAY)
@@ -92,14 +92,15 @@ def test_the_separation_of_each_task_is_its_own_and_the_contributions_are_those_
     device = Device(h, 0)
     tasks = []
     for _ in range(21):  # three weeks
-        tasks += worked(device.turn() for _ in range(2))
-        passes(h, DAY)
-    # The daily task has the client every day, so that the weekly one, whose week starts anew each time, has it once at most.
+        tasks += assigned_tasks(device.run_once() for _ in range(2))
+        advance(h, DAY)
+    # The client contributes daily to the daily task, and each contribution restarts the week of the
+    # weekly one, which therefore has it at most once.
     assert tasks.count("daily") >= 8
     assert tasks.count("weekly") <= 1
 
 
-def test_a_contribution_to_a_task_with_a_short_separation_is_remembered_as_long_as_another_task_needs(tmp_path):
+def test_contribution_is_remembered_for_the_longest_separation(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task("short", goal=1, rounds=9, separation_seconds=60)
@@ -107,85 +108,85 @@ def test_a_contribution_to_a_task_with_a_short_separation_is_remembered_as_long_
     h.deliver_all()
     h.ask("POST", "/v1/tasks/long:pause")
     device = Device(h, 0)
-    assert worked([device.turn()]) == ["short"]
+    assert assigned_tasks([device.run_once()]) == ["short"]
     h.ask("POST", "/v1/tasks/short:pause")
     h.ask("POST", "/v1/tasks/long:resume")
-    passes(h, 29 * DAY)  # beyond the day that a cookie lasts otherwise
-    assert worked(device.turn() for _ in range(3)) == []
-    passes(h, 2 * DAY)
-    assert worked([device.turn()]) == ["long"]
+    advance(h, 29 * DAY)  # beyond a cookie's default life of a day
+    assert assigned_tasks(device.run_once() for _ in range(3)) == []
+    advance(h, 2 * DAY)
+    assert assigned_tasks([device.run_once()]) == ["long"]
 
 
-def test_a_task_without_a_separation_neither_waits_for_the_others_nor_makes_them_wait(tmp_path):
+def test_task_without_separation_is_independent(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task("free", goal=1, rounds=99)
     h.deliver_all()
     device = Device(h, 0)
-    assert worked(device.turn() for _ in range(3)) == ["free"] * 3
+    assert assigned_tasks(device.run_once() for _ in range(3)) == ["free"] * 3
     h.create_task("apart", goal=1, rounds=9, separation_seconds=DAY)
     h.deliver_all()
-    assert worked(device.turn() for _ in range(12)).count("apart") == 1
+    assert assigned_tasks(device.run_once() for _ in range(12)).count("apart") == 1
 
 
-def test_clients_whose_updates_are_folded_take_no_second_slot_of_any_task(tmp_path):
+def test_contributors_take_no_second_slot_of_any_task(tmp_path):
     h = begun(Harness(tmp_path), "a", "b", goal=6, minimum=2, over_selection=1.0, chunk=2, rounds=1)
     early = [Device(h, number) for number in range(2)]
-    answers = [device.turn() for device in islice(cycle(early), 40)]
-    assert worked(answers) == ["a", "a", "b", "b"]
+    answers = [device.run_once() for device in islice(cycle(early), 40)]
+    assert assigned_tasks(answers) == ["a", "a", "b", "b"]
     assert {answer.reason for answer in answers[4:]} == {WaitReason.ALREADY_IN}
-    assert h.blobs("updates/") == []  # they are folded: no name tells of them
+    assert h.blobs("updates/") == []  # they are folded, so no blob name reveals them
     for device in [Device(h, number) for number in range(2, 6)]:
-        assert worked(device.turn() for _ in range(2)) == ["a", "b"]
+        assert assigned_tasks(device.run_once() for _ in range(2)) == ["a", "b"]
     assert counts(h, "a") == counts(h, "b") == [6]
 
 
-def test_a_client_that_gives_work_back_or_misses_a_round_forgets_nothing(tmp_path):
+def test_returned_or_missed_work_keeps_the_history(tmp_path):
     h = begun(Harness(tmp_path), "a", goal=1, rounds=9, separation_seconds=DAY, round_seconds=100)
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     before = device.cookie
     begun(h, "b", goal=1, rounds=9, round_seconds=100)
     given_back = device.check_in()
     assert h.report(given_back.token).cookie is None
     assert device.cookie == before
-    passes(h, 101)
-    assert worked(device.turn() for _ in range(4)) == [given_back.task] * 4
+    advance(h, 101)
+    assert assigned_tasks(device.run_once() for _ in range(4)) == [given_back.task] * 4
 
 
-def test_what_a_cookie_says_of_a_task_is_over_when_it_is_over_there(tmp_path):
-    """A task with a long separation keeps no client from one that has none."""
+def test_cookie_entry_expires_with_its_tasks_separation(tmp_path):
+    """A task with a long separation blocks no client of a task without one."""
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task("long", goal=1, rounds=9, separation_seconds=3 * DAY)
     h.create_task("none", goal=1, rounds=99)
     h.deliver_all()
     device = Device(h, 0)
-    assert worked(device.turn() for _ in range(9)) == ["long"] + ["none"] * 8
-    passes(h, 2 * DAY)  # beyond the life of what it did for the other one
-    assert worked(device.turn() for _ in range(3)) == ["none"] * 3
-    passes(h, DAY)
-    assert "long" in worked(device.turn() for _ in range(9))
+    assert assigned_tasks(device.run_once() for _ in range(9)) == ["long"] + ["none"] * 8
+    advance(h, 2 * DAY)  # after the other task's entry has expired
+    assert assigned_tasks(device.run_once() for _ in range(3)) == ["none"] * 3
+    advance(h, DAY)
+    assert "long" in assigned_tasks(device.run_once() for _ in range(9))
 
 
-def test_a_client_of_more_tasks_than_a_cookie_holds_remembers_what_matters_longest(tmp_path):
+def test_full_cookie_retains_the_longest_lasting_entries(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task("long", goal=1, rounds=9, separation_seconds=30 * DAY)
     h.deliver_all()
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     for number in range(12):
         h.create_task(f"t{number}", goal=1, rounds=9, separation_seconds=DAY)
     h.deliver_all()
     for _ in range(30):
-        device.turn()
+        device.run_once()
     assert counts(h, "long") == [1]
     assert len(device.cookie) < 2048
 
 
-def test_a_cookie_and_an_assignment_of_the_version_before_are_still_good(tmp_path):
-    """That version's cookies are signed and not sealed, and its assignments have another claim for the past."""
+def test_tokens_of_the_previous_version_are_still_valid(tmp_path):
+    """Its cookies are signed, not sealed, and its assignments have another history claim."""
     h = begun(Harness(tmp_path), "a", "b", goal=2, rounds=9, separation_seconds=DAY)
     secret, kid = h.secret, {"kid": KeyRing.of(h.secret).newest.fingerprint}
 
@@ -196,27 +197,27 @@ def test_a_cookie_and_an_assignment_of_the_version_before_are_still_good(tmp_pat
         return jwt.encode(claims, secret, "HS256", headers=kid)
 
     device = Device(h, 0)
-    first = device.turn()
+    first = device.run_once()
     claims = {"task": first.task, "round": 1, "epoch": 0, "at": START, "iat": START, "exp": START + DAY}
     device.cookie = jwt.encode({"aud": "muster:cookie", **claims}, secret, "HS256", headers=kid)
-    # It does not say whether its task separates, and counts for that task alone, as it did then.
+    # It does not record whether its task has a separation, so it counts for that task only.
     second = device.check_in()
     assert second.task != first.task
-    # An assignment of then says nothing of before: the next cookie is of this task alone, as it was then.
+    # Such an assignment has no history, so the next cookie is about this task only.
     device.cookie = h.upload(aged(second.token), sum_update(0)).cookie
-    (told,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
-    assert (told.key.task, told.contributed_at) == (second.task, START)
-    # With a token of now both are remembered.
+    (entry,) = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+    assert (entry.key.task, entry.contributed_at) == (second.task, START)
+    # With a current token both are recorded.
     device.cookie = h.upload(second.token, sum_update(0)).cookie
     newest, earlier = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
     assert (newest.key.task, newest.key.number, newest.key.epoch, newest.contributed_at) == (second.task, 1, 0, START)
     assert earlier.key.task == first.task
 
 
-def test_what_a_cookie_remembers_outlives_a_change_of_keys(tmp_path):
+def test_cookie_history_survives_a_key_rotation(tmp_path):
     h = begun(Harness(tmp_path, secret=KeyRing.parse(OLD)), "a", "b", goal=2, rounds=9)
     device = Device(h, 0)
-    device.turn()
+    device.run_once()
     held = device.check_in()
     h.secret = KeyRing.parse(f"{NEW},{OLD}")
     h.restart()
@@ -224,19 +225,19 @@ def test_what_a_cookie_remembers_outlives_a_change_of_keys(tmp_path):
     assert isinstance(device.check_in(), Wait)
     h.secret = KeyRing.parse(NEW)
     h.restart()
-    assert {told.key.task for told in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
+    assert {entry.key.task for entry in h.app.tokens.read_cookie(device.cookie, now=h.clock.now())} == {"a", "b"}
 
 
 @pytest.mark.parametrize("tasks", [("a",), ("a", "b")])
-def test_an_assignment_carries_nothing_of_its_own_task(tmp_path, tasks):
-    """A population of one task pays nothing for all this."""
+def test_assignment_carries_no_history_of_its_task(tmp_path, tasks):
+    """A population of one task has no overhead."""
     h = begun(Harness(tmp_path), *tasks, goal=1, rounds=99)
     device = Device(h, 0)
     for _ in range(12):
-        answer = device.turn()
+        answer = device.run_once()
         claims = h.app.tokens.read_assignment(answer.token, now=h.clock.now())
-        assert claims.key.task not in {told.key.task for told in claims.earlier}
-        told = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
-        assert len(told) == len({each.key.task for each in told})
-    assert len(told) == len(tasks)
+        assert claims.key.task not in {entry.key.task for entry in claims.earlier}
+        entries = h.app.tokens.read_cookie(device.cookie, now=h.clock.now())
+        assert len(entries) == len({entry.key.task for entry in entries})
+    assert len(entries) == len(tasks)
     assert isinstance(h.inner.round(h.inner.task("a").value.current).value, Collecting)

@@ -1,4 +1,4 @@
-"""A coordinator with trusted signers takes and runs the plans that they signed, and no others."""
+"""A coordinator with trusted signers accepts and runs only plans that they signed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def blobs(tmp_path: Path) -> DirectoryBlobs:
     return DirectoryBlobs(tmp_path)
 
 
-def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
+def test_plan_of_a_trusted_signer_is_accepted_and_run(blobs):
     plans = PlanRepository(blobs, TRUSTED)
     assert plans.put(PLAN.sha256, SIGNED.encode())
     assert not plans.put(PLAN.sha256, SIGNED.encode())
@@ -39,14 +39,14 @@ def test_a_plan_of_a_trusted_signer_is_taken_and_run(blobs):
 
 
 @pytest.mark.parametrize("plan", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
-def test_a_plan_of_nobody_trusted_is_not_taken(blobs, plan):
+def test_plan_without_trusted_signature_is_refused(blobs, plan):
     with pytest.raises(ProblemError, match=r"not signed|none of whom"):
         PlanRepository(blobs, TRUSTED).put(PLAN.sha256, plan.encode())
     assert not list(blobs.list("plans/"))
 
 
 @pytest.mark.parametrize("swapped", [PLAN, PLAN.signed(OTHER)], ids=["unsigned", "another signer"])
-def test_a_plan_that_was_swapped_in_the_store_is_not_run(blobs, swapped):
+def test_plan_replaced_in_the_store_is_not_run(blobs, swapped):
     PlanRepository(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
     blobs.delete([FULL])
     blobs.create(FULL, [swapped.encode()])
@@ -54,7 +54,7 @@ def test_a_plan_that_was_swapped_in_the_store_is_not_run(blobs, swapped):
         PlanRepository(blobs, TRUSTED).full(PLAN.sha256)
 
 
-def test_uploading_a_plan_again_adds_its_signatures_to_those_that_are_there(blobs):
+def test_repeated_upload_adds_signatures(blobs):
     plans = PlanRepository(blobs)
     for plan in (PLAN, PLAN.signed(OTHER), SIGNED, PLAN):
         plans.put(PLAN.sha256, plan.encode())
@@ -64,7 +64,7 @@ def test_uploading_a_plan_again_adds_its_signatures_to_those_that_are_there(blob
     assert PlanRepository(blobs, TRUSTED).full(PLAN.sha256) == both
 
 
-def test_uploading_a_plan_again_mends_what_is_broken_in_the_store(blobs):
+def test_repeated_upload_repairs_a_damaged_plan(blobs):
     for name in (FULL, COPY):
         blobs.create(name, [b"broken"])
     PlanRepository(blobs, TRUSTED).put(PLAN.sha256, SIGNED.encode())
@@ -82,7 +82,7 @@ def environment(tmp_path: Path, signers: str) -> dict[str, str]:
     }
 
 
-def test_the_setting_names_the_signers(tmp_path):
+def test_setting_names_the_trusted_signers(tmp_path):
     both = f"{KEY.signer}, {OTHER.signer}"
     app = application(Settings.from_environment(environment(tmp_path, both)))
     assert app.plans.trusted == {KEY.signer, OTHER.signer}
@@ -90,13 +90,13 @@ def test_the_setting_names_the_signers(tmp_path):
         Settings.from_environment(environment(tmp_path, "me"))
 
 
-def test_a_signature_that_comes_later_is_in_the_encoded_copies_too(blobs):
+def test_later_signature_appears_in_encoded_copies(blobs):
     plans = PlanRepository(blobs)
     plans.put(PLAN.sha256, PLAN.encode())
     plans.put(PLAN.sha256, SIGNED.encode())
     plain = plans.for_client(PLAN.sha256).data
     for encoding in ("zstd", "gzip"):
-        found = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
-        read = decoded(io.BytesIO(found.data).read, encoding) if found.encoding else io.BytesIO(found.data).read
+        copy = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
+        read = decoded(io.BytesIO(copy.data).read, encoding) if copy.encoding else io.BytesIO(copy.data).read
         assert read(1 << 20) == plain
     assert Plan.decode(bytes(plain)).signatures == SIGNED.signatures

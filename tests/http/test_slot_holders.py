@@ -1,4 +1,4 @@
-"""A client holds one slot of a round, however often and at how many instances it checks in, and wherever a process dies."""
+"""A client holds one slot of a round, at any number of instances, and despite crashes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CAP = 20
 
 
 def taken(h):
-    """The slots that the counters say are taken."""
-    return sum(slots.assigned(each.data) for each in h.inner.documents.list(names.tickets_path(h.key())))
+    """Returns the number of taken slots according to the counters."""
+    return sum(slots.assigned(document.data) for document in h.inner.documents.list(names.tickets_path(h.key())))
 
 
 def claims(h, answer):
@@ -34,7 +34,7 @@ def claims(h, answer):
 
 
 def instances(h, number):
-    """Check-ins at several processes over the same stores."""
+    """Instances over the same stores."""
     clients = [Client(Request.application(router(h.application()))) for _ in range(number)]
 
     def checkin(instance, client):
@@ -48,7 +48,7 @@ def instances(h, number):
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("cache_seconds", [0.0, 1.0])
-def test_concurrent_checkins_of_one_client_at_several_instances_take_one_slot(tmp_path, shards, cache_seconds):
+def test_concurrent_check_ins_of_one_client_take_one_slot(tmp_path, shards, cache_seconds):
     h = Harness(tmp_path, durable=True, cache_seconds=cache_seconds)
     h.begin(goal=CAP, rounds=1, shards=shards)
     checkin, start = instances(h, 4), threading.Barrier(8)
@@ -58,23 +58,21 @@ def test_concurrent_checkins_of_one_client_at_several_instances_take_one_slot(tm
         return [checkin(at % 4, "one") for _ in range(6)]
 
     with ThreadPoolExecutor(8) as pool:
-        answers = [answer for found in pool.map(ask, range(8)) for answer in found]
+        answers = [answer for responses in pool.map(ask, range(8)) for answer in responses]
     assigned = [answer for answer in answers if isinstance(answer, Assignment)]
-    # While a loser's slot is on its way back, a counter may look full: that client waits, and asks again.
+    # While a losing check-in returns its slot, the counter may be full; that client retries.
     assert {answer.reason for answer in answers if isinstance(answer, Wait)} <= {WaitReason.ROUND_FULL}
     assert len({answer.token for answer in assigned}) == 1
     assert taken(h) == 1
     assert len(h.inner.documents.list(names.holders_path(h.key()))) == 1
     others = [checkin(number % 4, number) for number in range(2 * CAP)]
-    assert (
-        sum(isinstance(answer, Assignment) for answer in others) >= CAP - 1 - shards
-    )  # of what an instance read a moment ago
+    assert sum(isinstance(answer, Assignment) for answer in others) >= CAP - 1 - shards  # of a cached read
     h.clock.advance(2)
     others += [checkin(number % 4, 100 + number) for number in range(2 * CAP)]
     assert sum(isinstance(answer, Assignment) for answer in others) == CAP - 1
 
 
-def test_the_cap_is_exact_while_fifty_clients_check_in_at_once_and_repeat(tmp_path):
+def test_cap_is_exact_under_concurrent_check_ins(tmp_path):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=CAP, rounds=1)
     checkin, start = instances(h, 4), threading.Barrier(10)
@@ -84,7 +82,7 @@ def test_the_cap_is_exact_while_fifty_clients_check_in_at_once_and_repeat(tmp_pa
         return [(client, checkin((thread + client) % 4, client)) for client in range(thread, 50, 5) for _ in range(2)]
 
     with ThreadPoolExecutor(10) as pool:  # two threads for each client
-        answers = [each for found in pool.map(lambda at: ask(at % 5), range(10)) for each in found]
+        answers = [answer for responses in pool.map(lambda at: ask(at % 5), range(10)) for answer in responses]
     answers += [(client, checkin(0, client)) for client in range(50) for _ in range(2)]
     held = {}
     for client, answer in answers:
@@ -95,7 +93,7 @@ def test_the_cap_is_exact_while_fifty_clients_check_in_at_once_and_repeat(tmp_pa
     assert taken(h) == CAP
 
 
-def test_a_repeat_gets_what_is_left_of_the_same_assignment(tmp_path):
+def test_repeated_check_in_gets_the_same_assignment(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=1, minimum=2, assignment_seconds=100)
     first = h.assigned(0)
@@ -109,13 +107,13 @@ def test_a_repeat_gets_what_is_left_of_the_same_assignment(tmp_path):
         claims(h, new).ticket.interval
         > Tokens(SECRET).read_assignment(first.token, now=h.clock.now() - 41).ticket.interval
     )
-    assert (new.seconds, taken(h)) == (100, 2)  # the old slot comes back a quarter later, as ever
+    assert (new.seconds, taken(h)) == (100, 2)  # the old slot is freed a quarter later, as usual
     h.clock.advance(30)
     assert h.assigned(1).status == "assigned"
     assert h.assigned(0).token == new.token
 
 
-def test_a_client_that_is_done_gets_no_slot_again_whether_its_assignment_has_expired_or_not(tmp_path):
+def test_client_that_is_done_gets_no_second_slot(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=9, rounds=1, assignment_seconds=100)
     h.upload(h.assigned(0).token, sum_update(0))
@@ -126,8 +124,8 @@ def test_a_client_that_is_done_gets_no_slot_again_whether_its_assignment_has_exp
         h.clock.advance(101)
 
 
-def test_the_slot_of_a_client_whose_update_is_folded_is_not_given_twice(tmp_path):
-    """Nothing is stored under its name any more; without its cookie it gets its old slot again, and can't be counted twice."""
+def test_slot_of_a_folded_update_is_not_reassigned(tmp_path):
+    """Its update's blob is gone; without a cookie it gets its old slot, and counts once."""
     h = Harness(tmp_path)
     h.begin(goal=4, rounds=1, chunk=2)
     first = [h.assigned(client) for client in (0, 1)]
@@ -141,8 +139,8 @@ def test_the_slot_of_a_client_whose_update_is_folded_is_not_given_twice(tmp_path
 
 @pytest.mark.parametrize("when", When)
 @pytest.mark.parametrize("write", range(3))
-def test_a_process_that_dies_during_a_checkin_costs_a_slot_at_most_and_gives_none_twice(tmp_path, write, when):
-    """Its writes: the round's key, the ticket, the holder."""
+def test_crash_during_check_in_costs_at_most_one_slot(tmp_path, write, when):
+    """The writes of a check-in: the round's key, the ticket, the holder."""
     schedule = Schedule()
     h = Harness(tmp_path, wrap=lambda inner: replace(inner, documents=FaultyDocuments(inner.documents, schedule)))
     h.begin(goal=3, rounds=1, assignment_seconds=100)
@@ -157,21 +155,21 @@ def test_a_process_that_dies_during_a_checkin_costs_a_slot_at_most_and_gives_non
     assert [h.checkin(client).status for client in (1, 2)] == ["assigned", "wait" if lost else "assigned"]
     for client in (0, 1):
         h.upload(h.assigned(client).token, sum_update(client))
-    h.clock.advance(126)  # the slot that was lost is back
+    h.clock.advance(126)  # the lost slot is free again
     h.upload(h.assigned(2).token, sum_update(2))
     h.deliver_all()
     assert int(h.result(1)["ids"]) == 0b111
     assert h.leftovers() == []
 
 
-def test_a_full_round_looks_up_at_most_one_client_for_each_reading(tmp_path):
+def test_full_round_checks_one_holder_per_cached_read(tmp_path):
     schedule = Schedule()
     h = Harness(tmp_path, cache_seconds=1.0, wrap=lambda platform: counted(platform, schedule))
     h.begin(goal=3, rounds=1)
     tokens = [h.assigned(client).token for client in range(3)]
     h.restart()
     assert h.assigned(1).token == tokens[1]  # at another instance
-    assert h.assigned(2).token == tokens[2]  # whoever has a slot uses up no look-up
+    assert h.assigned(2).token == tokens[2]  # a slot's holder costs no lookup
     assert h.checkin("idle").reason is WaitReason.ROUND_FULL
     schedule.calls.clear()
     assert [h.checkin(client).reason for client in ("idle", "other", 1)] == [WaitReason.ROUND_FULL] * 3
@@ -180,8 +178,8 @@ def test_a_full_round_looks_up_at_most_one_client_for_each_reading(tmp_path):
     assert h.assigned(1).token == tokens[1]
 
 
-def test_a_round_that_an_earlier_version_began_gives_no_slot_to_a_client_that_is_done(tmp_path):
-    """That version recorded no holders."""
+def test_round_of_an_earlier_version_gives_no_second_slot(tmp_path):
+    """The earlier version recorded no holders."""
     h = Harness(tmp_path)
     h.begin(goal=3, rounds=1)
     h.inner.documents.create(
@@ -195,13 +193,13 @@ def test_a_round_that_an_earlier_version_began_gives_no_slot_to_a_client_that_is
     assert taken(h) == 1
 
 
-def test_a_slot_of_the_future_or_of_the_past_is_not_valid():
+def test_slot_of_another_time_is_not_valid():
     held = HeldSlot(Ticket(0, 1), issued_at=1000.0)
     valid = {now: held.is_valid(now, assignment_seconds=100) for now in (999 - SKEW, 1000 - SKEW, 1000, 1099.9, 1100)}
     assert list(valid.values()) == [False, True, True, True, False]
 
 
-def test_of_two_records_of_one_client_the_first_stands(tmp_path):
+def test_first_of_two_records_of_a_client_is_valid(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3)
     holders, key = SlotHolders(h.inner.documents), h.key()
@@ -210,7 +208,7 @@ def test_of_two_records_of_one_client_the_first_stands(tmp_path):
     assert holders.record(key, "a" * 32, one, before=None, now=1000.0, **life) is one
     stands = holders.record(key, "a" * 32, two, before=None, now=1001.0, **life)
     assert (stands.ticket, stands.issued_at) == (one.ticket, one.issued_at)
-    # Once it has expired, one of two that replace it stands.
+    # Once it has expired, one of two replacements is valid.
     before = holders.find(key, "a" * 32, **life)
     three, four = (HeldSlot(Ticket(counter, 80), issued_at=2000.0) for counter in (2, 3))
     assert holders.record(key, "a" * 32, three, before=before, now=2000.0, **life) is three

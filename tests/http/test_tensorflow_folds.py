@@ -1,4 +1,4 @@
-"""A plan whose fold needs TensorFlow, on a deployment whose aggregator has none: refused at once, and by name."""
+"""Plans whose fold needs TensorFlow, on deployments whose aggregator has none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.plans import folded_by_graphs, sum_plan
 from muster.wire.problems import ProblemError, ProblemType
 
 
-def test_a_task_is_refused_when_it_is_made_where_the_aggregator_has_no_tensorflow(tmp_path):
+def test_task_is_refused_if_aggregator_lacks_tensorflow(tmp_path):
     h = Harness(tmp_path, plan=folded_by_graphs(sum_plan()), tensorflow_folds=False)
     h.put_plan()
     with pytest.raises(ProblemError) as refused:
@@ -25,14 +25,14 @@ def test_a_task_is_refused_when_it_is_made_where_the_aggregator_has_no_tensorflo
 
 
 @pytest.mark.parametrize(("by_graphs", "tensorflow_folds"), [(True, True), (False, False)])
-def test_a_task_is_made_where_its_fold_can_run(tmp_path, by_graphs, tensorflow_folds):
+def test_task_is_created_if_its_fold_can_run(tmp_path, by_graphs, tensorflow_folds):
     plan = folded_by_graphs(sum_plan()) if by_graphs else sum_plan()
     h = Harness(tmp_path, plan=plan, tensorflow_folds=tensorflow_folds)
     h.put_plan()
     assert h.create_task().plan_name == plan.manifest.name
 
 
-def test_a_function_without_tensorflow_says_what_to_deploy_when_it_has_to_run_a_graph():
+def test_function_without_tensorflow_names_what_to_deploy():
     script = (
         "import sys\n"
         "sys.modules['tensorflow'] = None  # as where it is not installed\n"

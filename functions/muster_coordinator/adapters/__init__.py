@@ -1,1 +1,4 @@
-"""Adapters: the ports on a laptop (SQLite, a directory, a local queue) and, later, in the cloud. Only `bootstrap` names them."""
+"""Adapters: implementations of the ports on SQLite, a directory, Google Cloud and OpenID Connect.
+
+Only `bootstrap` imports them. `tests/contract` runs one suite of tests over all of them.
+"""

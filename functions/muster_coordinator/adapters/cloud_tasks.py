@@ -1,4 +1,8 @@
-"""Work in a Cloud Tasks queue, which POSTs it to the functions with an OIDC token of the account that may call them."""
+"""Work queue on Google Cloud Tasks.
+
+The service POSTs each work item to its function, with an OpenID Connect token of the account that
+may invoke the functions.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,23 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from muster_coordinator.adapters.google_calls import PATIENCE, harmless, translated
+from muster_coordinator.adapters.google_calls import PATIENCE, if_idempotent, translated
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
 from muster_coordinator.ports import Clock, StoreError, WorkItem
 
-# Seconds that a delivery may take: the most there is; a function that dies is noticed at once.
-_DISPATCH_DEADLINE = 1800
-_LONGEST_DELAY = 29 * 86400.0  # seconds; the service refuses more than 30 days
-_LONGEST_NAME = 400  # characters, of the service's 500
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]")
+_DISPATCH_DEADLINE = 1800  # seconds of a delivery, the service's maximum
+_MAX_DELAY = 29 * 86400.0  # seconds; the service refuses more than 30 days
+_MAX_NAME = 400  # characters; the service allows 500
+_NOT_IN_TASK_ID = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class CloudTasksQueue:
-    """`WorkQueue` in Cloud Tasks. A name stays blocked for up to a day after its work has been done."""
+    """`WorkQueue` on Cloud Tasks.
+
+    Delivery is at least once, in any order. A name stays reserved for up to a day after its work is
+    done. Calls are retried with back-off for `patience` seconds, then raise `UnavailableError`;
+    other failures raise `StoreError`.
+    """
 
     def __init__(
         self,
@@ -40,21 +48,22 @@ class CloudTasksQueue:
         endpoint: str | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        """Connects with the first call, under the credentials of the environment.
+        """Creates a queue with the environment's credentials; it connects with the first call.
 
         Args:
-          project: The Google Cloud project.
-          location: The queue's region.
-          queue: The queue's name; it must be there.
-          targets: Function name to base URL, such as `{"committer": "https://committer-….run.app"}`; also the audience of the
-            tokens.
-          account: The service account whose token deliveries carry; the functions' account must be allowed to act as it.
-          clock: Tells when a delayed delivery is due.
-          endpoint: `host:port` of a stand-in for the service, spoken to without TLS and credentials.
-          patience: Seconds that a call may take, its repeats included.
+          project: Google Cloud project.
+          location: Region of the queue.
+          queue: Name of the queue, which must exist.
+          targets: Base URL of each function, such as
+            `{"committer": "https://committer-….run.app"}`; also the audience of its tokens.
+          account: Service account whose token deliveries carry. The functions' account must be
+            allowed to act as it.
+          clock: Source of the current time, for delayed deliveries.
+          endpoint: `host:port` of an emulator, which is called without TLS and credentials.
+          patience: Seconds that a call may take, retries included.
 
         Raises:
-          StoreError: there are no credentials.
+          StoreError: There are no credentials.
         """
         exclude_loopback_from_proxies()
         self._parent = f"projects/{project}/locations/{location}/queues/{queue}"
@@ -70,7 +79,10 @@ class CloudTasksQueue:
                 self._client = tasks_v2.CloudTasksClient(transport=transport)
 
     def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
-        """See `WorkQueue.enqueue`. Delays are cut at 29 days: what comes early sees that it does."""
+        """See `WorkQueue.enqueue`.
+
+        Delays are capped at 29 days; work that arrives early detects it.
+        """
         task = tasks_v2.Task(
             name=f"{self._parent}/tasks/{_task_id(name)}",
             http_request=tasks_v2.HttpRequest(
@@ -84,15 +96,15 @@ class CloudTasksQueue:
         )
         if delay > 0:
             due = Timestamp()
-            due.FromNanoseconds(int((self._clock.now() + min(delay, _LONGEST_DELAY)) * 1e9))
+            due.FromNanoseconds(int((self._clock.now() + min(delay, _MAX_DELAY)) * 1e9))
             task.schedule_time = due
         with translated(f"{self._parent}: {name}"):
             try:
                 self._client.create_task(
-                    parent=self._parent, task=task, retry=harmless(self._patience), timeout=self._patience
+                    parent=self._parent, task=task, retry=if_idempotent(self._patience), timeout=self._patience
                 )
             except exceptions.AlreadyExists:
-                return  # a repeat, or our own work whose answer was lost
+                return  # a repeat, or a retry of this call after a lost response
 
     def close(self) -> None:
         """Closes the connection."""
@@ -106,6 +118,6 @@ class CloudTasksQueue:
 
 
 def _task_id(name: str) -> str:
-    """The task's id. It starts with a hash: Cloud Tasks is slow with ids that follow one another."""
+    """Returns a task's id: a hash, since Cloud Tasks is slow with sequential ids, and the name."""
     digest = hashlib.sha256(name.encode()).hexdigest()
-    return f"{digest[:16]}-{_NOT_IN_NAMES.sub('-', name)[:_LONGEST_NAME]}"
+    return f"{digest[:16]}-{_NOT_IN_TASK_ID.sub('-', name)[:_MAX_NAME]}"

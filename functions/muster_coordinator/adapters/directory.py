@@ -1,7 +1,7 @@
-"""Blobs as files under one directory, made by several threads and processes at once.
+"""Blobs as files under one directory, for several concurrent threads and processes.
 
-A blob is written under a temporary name and then linked to its own, which either succeeds whole or finds the name taken. So no
-reader ever sees a part of one, whatever is killed.
+A blob is written under a temporary name and then hard-linked to its final name, which is atomic and
+fails if the name is taken. No reader ever sees a partial blob, whichever process is killed.
 """
 
 from __future__ import annotations
@@ -27,25 +27,31 @@ from muster_coordinator.ports import (
     UnavailableError,
 )
 
-# Ends the name of every file: no name may hold it, so a blob `a` and a folder of blobs `a/…` live side by side.
-_MARK = "~"
+# Suffix of every file. No blob's name may contain it, so that a blob `a` and a folder `a/…` can
+# coexist.
+_SUFFIX = "~"
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
-_STALE = 3600.0  # seconds without a write after which nobody can still be writing a temporary file
-_COMPARED = 1 << 20  # bytes at a time
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
+_MAX_STAGED_AGE = 3600.0  # seconds without a write after which a temporary file is abandoned
+_COMPARE_SIZE = 1 << 20  # bytes
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
-_RACES = 1000  # how often another process may remove the folder before we give in
+_MAX_LINK_ATTEMPTS = 1000  # while other processes remove the blob's folder
 
 
 class DirectoryBlobs:
-    """`Blobs` in a directory. Names with empty parts, `.`, `..` or other characters than the port allows raise `ValueError`."""
+    """`Blobs` in a directory.
+
+    Reads and lists see every completed write, in all processes. Nothing is retried: a full disk and
+    other transient errors of the operating system raise `UnavailableError`, the rest `StoreError`.
+    Invalid names raise `ValueError`.
+    """
 
     def __init__(self, root: Path | str) -> None:
-        """Makes the directory where missing, and removes what killed processes left half-written there an hour ago or longer.
+        """Creates the directory if needed, and deletes temporary files that are an hour old.
 
         Raises:
-          StoreError: The directory can't be made or read.
+          StoreError: The directory can't be created or read.
         """
         self._blobs = Path(root) / "blobs"
         self._staging = Path(root) / "staging"
@@ -67,11 +73,11 @@ class DirectoryBlobs:
                 staged.unlink()
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
-        """See `Blobs.read`. A mapped view stays valid after the blob is deleted."""
+        """See `Blobs.read`. Maps the file; the view stays valid after the blob is deleted."""
         path = self._path(name)
         with _translated(name):
             try:
-                file = os.open(path, _READ)
+                file = os.open(path, _READ_FLAGS)
             except FileNotFoundError as error:
                 raise BlobNotFoundError(f"There is no blob {name}") from error
             try:
@@ -79,8 +85,8 @@ class DirectoryBlobs:
                 if limit is not None and size > limit:
                     raise BlobTooLargeError(f"{name} has {size} bytes, and at most {limit} are read")
                 if not size:
-                    return memoryview(b"")  # nothing can't be mapped
-                if sys.platform == "win32":  # where a file that is mapped can't be deleted
+                    return memoryview(b"")  # an empty file can't be mapped
+                if sys.platform == "win32":  # a mapped file can't be deleted there
                     return memoryview(Path(path).read_bytes())
                 if into is not None and size <= len(into):
                     view = into[:size]
@@ -106,7 +112,7 @@ class DirectoryBlobs:
         return self._walk(folder + "/" if folder else "", start)
 
     def delete(self, names: Iterable[str]) -> None:
-        """See `Blobs.delete`. Removes folders that it leaves empty."""
+        """See `Blobs.delete`. Removes folders that become empty."""
         parents: dict[str, None] = {}
         try:
             for name in names:
@@ -130,21 +136,24 @@ class DirectoryBlobs:
                         rest = rest[file.write(rest) :]
 
     def _publish(self, staged: Path, target: Path, name: str) -> CreateResult:
-        mine = _info(name, staged.stat())
-        for _ in range(_RACES):
+        info = _info(name, staged.stat())
+        for _ in range(_MAX_LINK_ATTEMPTS):
             try:
                 self._link(staged, target)
             except FileExistsError:
-                # Between our attempt and our look the blob may have been deleted: then the name is free, and we try again.
+                # The blob may have been deleted since. Then the name is free again.
                 with suppress(FileNotFoundError):
-                    return CreateResult(_info(name, target.stat()), created=False, same=_same(staged, target))
+                    return CreateResult(
+                        _info(name, target.stat()), created=False, same=_have_same_bytes(staged, target)
+                    )
             except FileNotFoundError:
-                # Most often the folder is there; else it is new, or a concurrent delete removed it, empty as it was.
-                with suppress(FileNotFoundError, FileExistsError):  # which may be there or gone while we make it
+                # The folder is new, or a concurrent delete removed it because it was empty, and may
+                # do so again while it is created.
+                with suppress(FileNotFoundError, FileExistsError):
                     target.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             else:
-                return CreateResult(mine, created=True, same=True)
-        raise UnavailableError(f"{name}: others kept deleting its folder; try again")
+                return CreateResult(info, created=True, same=True)
+        raise UnavailableError(f"{name}: other processes keep deleting its folder; try again")
 
     def _link(self, staged: Path, target: Path) -> None:
         try:
@@ -155,8 +164,11 @@ class DirectoryBlobs:
             self._rename(staged, target)
 
     def _rename(self, staged: Path, target: Path) -> None:
-        """What `_link` does, where the file system has no hard links: the lock makes look and rename one step."""
-        import fcntl  # not on Windows, whose file systems have links
+        """Publishes like `_link`, on a file system without hard links.
+
+        A file lock makes the check and the rename atomic.
+        """
+        import fcntl  # not on Windows, whose file systems have hard links
 
         with open(self._staging / "lock", "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -165,52 +177,58 @@ class DirectoryBlobs:
             staged.rename(target)
 
     def _walk(self, folder: str, start: str) -> Iterator[BlobInfo]:
-        """The blobs under `folder` (empty, or with `/` at its end) whose next part starts with `start`, in order of name."""
-        found: list[tuple[str, os.stat_result | None]] = []
+        """Yields the blobs under `folder` whose next segment starts with `start`, in order of name.
+
+        `folder` is empty or ends with `/`.
+        """
+        children: list[tuple[str, os.stat_result | None]] = []
         with _translated(folder), suppress(FileNotFoundError), os.scandir(self._blobs / folder) as entries:
             for entry in entries:
                 if not entry.name.startswith(start):
                     continue
-                if not entry.name.endswith(_MARK):
-                    # With its `/` a folder sorts among the files as the names of its blobs do: `a-b`, `a/b`, `ab`.
-                    found.append((entry.name + "/", None))
+                if not entry.name.endswith(_SUFFIX):
+                    # With its `/`, a folder sorts like the names of its blobs: `a-b`, `a/b`, `ab`.
+                    children.append((entry.name + "/", None))
                 elif len(entry.name) > len(start):
                     with suppress(FileNotFoundError):
-                        found.append((entry.name[:-1], entry.stat()))
-        for part, status in sorted(found, key=lambda pair: pair[0]):
+                        children.append((entry.name[:-1], entry.stat()))
+        for name, status in sorted(children, key=lambda child: child[0]):
             if status is None:
-                yield from self._walk(folder + part, "")
+                yield from self._walk(folder + name, "")
             else:
-                yield _info(folder + part, status)
+                yield _info(folder + name, status)
 
     def _prune(self, folder: str) -> None:
         while folder:
             try:
                 (self._blobs / folder).rmdir()
             except FileNotFoundError:
-                pass  # another delete was faster; what is above may be ours to remove
+                pass  # a concurrent delete removed it; its parent may be empty now
             except OSError:
-                return  # it holds something again, or has to stay for another reason, which is harmless
+                return  # it is not empty any more, or can't be removed, which is harmless
             folder = folder.rpartition("/")[0]
 
     def _sweep(self) -> None:
         with os.scandir(self._staging) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    if entry.name != "lock" and entry.stat().st_mtime < time.time() - _STALE:
+                    if entry.name != "lock" and entry.stat().st_mtime < time.time() - _MAX_STAGED_AGE:
                         Path(entry.path).unlink()
 
     def _file(self, name: str) -> Path:
         return Path(self._path(name))
 
     def _path(self, name: str) -> str:
-        """The file's path as text, which costs a tenth of a `Path`: a fold asks for it once an update."""
+        """Returns the file's path as text; a fold needs one per update, and a `Path` is slow."""
         check_blob(name)
-        return f"{self._blobs}/{name}{_MARK}"
+        return f"{self._blobs}/{name}{_SUFFIX}"
 
 
 def _private(path: str, flags: int) -> int:
-    """Opens a file; a new one is readable only by its owner, whatever the umask, since updates are private."""
+    """Opens a file; a new one is readable only by its owner, whatever the umask.
+
+    Updates are private.
+    """
     return os.open(path, flags, _FILE_MODE)
 
 
@@ -218,12 +236,12 @@ def _info(name: str, status: os.stat_result) -> BlobInfo:
     return BlobInfo(name, status.st_size, status.st_mtime)
 
 
-def _same(one: Path, other: Path) -> bool:
-    with one.open("rb", buffering=0) as left, other.open("rb", buffering=0) as right:
+def _have_same_bytes(first: Path, second: Path) -> bool:
+    with first.open("rb", buffering=0) as left, second.open("rb", buffering=0) as right:
         if os.fstat(left.fileno()).st_size != os.fstat(right.fileno()).st_size:
             return False
-        while chunk := left.read(_COMPARED):
-            if chunk != right.read(_COMPARED):
+        while chunk := left.read(_COMPARE_SIZE):
+            if chunk != right.read(_COMPARE_SIZE):
                 return False
     return True
 
@@ -233,5 +251,5 @@ def _translated(name: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind = UnavailableError if error.errno in _PASSING else StoreError
+        kind = UnavailableError if error.errno in _TRANSIENT else StoreError
         raise kind(f"{name}: {error.strerror}") from error

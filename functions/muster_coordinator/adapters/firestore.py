@@ -1,9 +1,10 @@
 """Documents in Firestore.
 
-A document is stored as `{data: {…}, write: "…"}`. `data` is a single map, so that one index exemption covers all that it holds,
-and so that a compare-and-set can replace it whole. `write` is drawn anew with each write: it tells a write whose answer was
-lost from somebody else's, and gives a write that changes nothing a version of its own (Firestore would keep the old one).
-No transactions: they lock, and fail under contention.
+A document is stored as `{data: {…}, write: "…"}`. `data` is a single map, so that one index
+exemption covers all its fields and a compare-and-set can replace it as a whole. `write` is a random
+id of each write. It identifies a write after a lost response, and gives a write that changes
+nothing a new version, which Firestore otherwise would not. Transactions are not used: they lock
+documents and fail under contention.
 """
 
 from __future__ import annotations
@@ -17,37 +18,45 @@ from google.api_core import exceptions
 from google.cloud import firestore
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from muster_coordinator.adapters.google_calls import PATIENCE, Attempts, harmless, if_refused, translated
+from muster_coordinator.adapters.google_calls import PATIENCE, Attempts, if_idempotent, if_not_done, translated
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
 from muster_coordinator.adapters.paths import check_collection, check_document
 from muster_coordinator.ports import AlreadyExistsError, ConflictError, Document, StoreError
 
 _DATA, _WRITE = "data", "write"
-_SECOND = 1_000_000_000  # nanoseconds
-_NEVER = Timestamp(seconds=1)  # no document's update time
-_STALE = (exceptions.FailedPrecondition, exceptions.NotFound)
-# Firestore takes no list directly in a list: such a one goes into a map under this key, and a map that has just a key which
-# looks so gets one more bracket.
-_LIST = "[]"
-_LIKE_LIST = re.compile(r"\[\]+\Z")
+_NANOS_PER_SECOND = 1_000_000_000
+_NEVER = Timestamp(seconds=1)  # update time that no document has
+_VERSION_MISMATCH = (exceptions.FailedPrecondition, exceptions.NotFound)
+# Firestore refuses a list directly inside a list. Such a list is wrapped in a map under this key. A
+# map whose only key looks like it is escaped by one more bracket.
+_LIST_KEY = "[]"
+_LIKE_LIST_KEY = re.compile(r"\[\]+\Z")
 
 
 class FirestoreDocuments:
-    """`Documents` in a Firestore database. Paths that do not alternate collection and id raise `ValueError`.
+    """`Documents` in a Firestore database.
 
-    A version is the document's update time, in nanoseconds. Field names must not be empty nor look like `__name__`.
+    Reads are strongly consistent. Calls are retried with back-off for `patience` seconds, then
+    raise `UnavailableError`; other failures raise `StoreError`. A guarded write that is retried
+    after a lost response recognizes its earlier attempt by the write id, and succeeds. A version is
+    the document's update time, in nanoseconds.
+
+    Paths that do not alternate collection and id raise `ValueError`. Field names must not be empty
+    or of the form `__name__`.
     """
 
     def __init__(self, project: str, database: str = "(default)", *, patience: float = PATIENCE) -> None:
-        """Connects with the first call, under the credentials of the environment, or to `FIRESTORE_EMULATOR_HOST`.
+        """Creates a client with the environment's credentials; it connects with the first call.
+
+        Uses the emulator at `FIRESTORE_EMULATOR_HOST` if that is set.
 
         Args:
-          project: The Google Cloud project.
-          database: The database in it.
-          patience: Seconds that a call may take, its repeats included.
+          project: Google Cloud project.
+          database: Database in the project.
+          patience: Seconds that a call may take, retries included.
 
         Raises:
-          StoreError: there are no credentials.
+          StoreError: There are no credentials.
         """
         exclude_loopback_from_proxies()
         self._patience = patience
@@ -63,9 +72,9 @@ class FirestoreDocuments:
             try:
                 done = reference.create(fields, retry=attempts.retry, timeout=self._patience)
             except exceptions.AlreadyExists as error:
-                version = self._version_if_ours(reference, fields) if attempts.lost else None
+                version = self._version_if_written(reference, fields) if attempts.lost else None
                 if version is None:
-                    raise AlreadyExistsError(f"{path} is there already") from error
+                    raise AlreadyExistsError(f"{path} exists already") from error
             else:
                 version = _version(done.update_time)
         return Document(path, _unpack(fields[_DATA]), version)
@@ -88,8 +97,8 @@ class FirestoreDocuments:
                     retry=attempts.retry,
                     timeout=self._patience,
                 )
-            except _STALE as error:
-                written = self._version_if_ours(reference, fields) if attempts.lost else None
+            except _VERSION_MISMATCH as error:
+                written = self._version_if_written(reference, fields) if attempts.lost else None
                 if written is None:
                     raise stale from error
             else:
@@ -99,51 +108,53 @@ class FirestoreDocuments:
     def delete(self, path: str, *, version: str | None = None) -> None:
         """See `Documents.delete`."""
         reference = self._reference(path)
-        held = None if version is None else _timestamp(version)
         with translated(path):
             try:
-                option = None if version is None else self._client.write_option(last_update_time=held)
-                reference.delete(option=option, retry=harmless(self._patience), timeout=self._patience)
-            except _STALE as error:
+                option = None
+                if version is not None:
+                    option = self._client.write_option(last_update_time=_timestamp(version))
+                reference.delete(option=option, retry=if_idempotent(self._patience), timeout=self._patience)
+            except _VERSION_MISMATCH as error:
                 if self._read(reference).exists:
                     raise ConflictError(f"{path} has changed since version {version}") from error
 
     def increment(self, path: str, by: Mapping[str, int]) -> Mapping[str, int]:
-        """See `Documents.increment`. A field that holds something else than a number is overwritten, as Firestore does.
+        """See `Documents.increment`.
 
-        Repeated only where Firestore says that it did nothing. Raises `StoreError` if a field holds a float.
+        Retried only after a response that says that nothing was written. A field that is not a
+        number is overwritten, as Firestore does. Raises `StoreError` if a field is a float.
         """
         reference = self._reference(path)
         fields: dict[str, Any] = {}
         if by:
             fields[_DATA] = {field: firestore.Increment(step) for field, step in by.items()}
         if not any(by.values()):
-            fields[_WRITE] = secrets.token_hex(8)  # else nothing would change, and so the version would not
+            fields[_WRITE] = secrets.token_hex(8)  # otherwise the write would not change the version
         batch = self._client.batch()
         batch.set(reference, fields, merge=True)
         with translated(path):
-            (done,) = batch.commit(retry=if_refused(self._patience), timeout=self._patience)
+            (done,) = batch.commit(retry=if_not_done(self._patience), timeout=self._patience)
         values: dict[str, int] = {}
-        for field, value in zip(sorted(by), done.transform_results, strict=True):  # the client sends them in this order
+        for field, value in zip(sorted(by), done.transform_results, strict=True):  # in the client's order
             if "integer_value" not in value:
-                raise StoreError(f"{path}: {field} is no integer and can't be counted up")
+                raise StoreError(f"{path}: {field} is not an integer and can't be incremented")
             values[field] = value.integer_value
         return values
 
     def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
-        """See `Documents.list`. Costs one read for each document; needs no index but the one of ids, which is always there."""
+        """See `Documents.list`. Costs one read per document; needs no additional index."""
         check_collection(collection)
         if limit == 0:
-            return []  # for Firestore it means: no limit
+            return []  # 0 means no limit to Firestore
         query = self._client.collection(collection).order_by("__name__")
         if after:
             query = query.start_after({"__name__": after})
         if limit is not None:
             query = query.limit(limit)
         with translated(collection):
-            snapshots = query.get(retry=harmless(self._patience), timeout=self._patience)
-        found = (_document(f"{collection}/{snapshot.id}", snapshot) for snapshot in snapshots)
-        return [document for document in found if document is not None]
+            snapshots = query.get(retry=if_idempotent(self._patience), timeout=self._patience)
+        documents = (_document(f"{collection}/{snapshot.id}", snapshot) for snapshot in snapshots)
+        return [document for document in documents if document is not None]
 
     def close(self) -> None:
         """Closes the connection."""
@@ -155,13 +166,13 @@ class FirestoreDocuments:
 
     def _read(self, reference: firestore.DocumentReference) -> firestore.DocumentSnapshot:
         with translated(reference.path):
-            return reference.get(retry=harmless(self._patience), timeout=self._patience)
+            return reference.get(retry=if_idempotent(self._patience), timeout=self._patience)
 
-    def _version_if_ours(self, reference: firestore.DocumentReference, fields: Mapping[str, Any]) -> str | None:
-        """The version of the document that is there, if it is what `fields` wrote."""
-        found = self._read(reference)
-        stored = found.to_dict() or {}
-        return _version(found.update_time) if stored.get(_WRITE) == fields[_WRITE] else None
+    def _version_if_written(self, reference: firestore.DocumentReference, fields: Mapping[str, Any]) -> str | None:
+        """Returns the stored document's version if this call has written it, else None."""
+        snapshot = self._read(reference)
+        stored = snapshot.to_dict() or {}
+        return _version(snapshot.update_time) if stored.get(_WRITE) == fields[_WRITE] else None
 
 
 def _fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,39 +186,39 @@ def _document(path: str, snapshot: firestore.DocumentSnapshot) -> Document | Non
 
 def _version(instant: Any) -> str:
     stamp = instant.timestamp_pb()
-    return str(stamp.seconds * _SECOND + stamp.nanos)
+    return str(stamp.seconds * _NANOS_PER_SECOND + stamp.nanos)
 
 
 def _timestamp(version: str) -> Timestamp:
-    """The update time that a version stands for; for one that is not of this store, a time that no document has."""
+    """Returns the update time of a version, or one that no document has if it is not a version."""
     if not (version.isascii() and version.isdigit()):
         return _NEVER
-    seconds, nanos = divmod(int(version), _SECOND)
+    seconds, nanos = divmod(int(version), _NANOS_PER_SECOND)
     return Timestamp(seconds=seconds, nanos=nanos)
 
 
 def _pack(value: Any) -> Any:
-    """A copy of `value` that Firestore can hold."""
+    """Returns a copy of `value` that Firestore can store."""
     if isinstance(value, dict):
         packed = {key: _pack(item) for key, item in value.items()}
-        return {f"{key}]": item for key, item in packed.items()} if _is_like_list(packed) else packed
+        return {f"{key}]": item for key, item in packed.items()} if _has_list_key(packed) else packed
     if isinstance(value, list | tuple):
-        return [{_LIST: _pack(item)} if isinstance(item, list | tuple) else _pack(item) for item in value]
+        return [{_LIST_KEY: _pack(item)} if isinstance(item, list | tuple) else _pack(item) for item in value]
     return value
 
 
 def _unpack(value: Any) -> Any:
-    """What `_pack` was given."""
+    """Returns the value that `_pack` received."""
     if isinstance(value, dict):
         items = {key: _unpack(item) for key, item in value.items()}
-        if not _is_like_list(items):
+        if not _has_list_key(items):
             return items
         ((key, item),) = items.items()
-        return item if key == _LIST else {key[:-1]: item}
+        return item if key == _LIST_KEY else {key[:-1]: item}
     if isinstance(value, list):
         return [_unpack(item) for item in value]
     return value
 
 
-def _is_like_list(items: Mapping[str, Any]) -> bool:
-    return len(items) == 1 and _LIKE_LIST.match(next(iter(items))) is not None
+def _has_list_key(items: Mapping[str, Any]) -> bool:
+    return len(items) == 1 and _LIKE_LIST_KEY.match(next(iter(items))) is not None

@@ -1,8 +1,9 @@
 """Blobs in a Cloud Storage bucket.
 
-A blob is made by one request that holds if its name is free (`ifGenerationMatch=0`), or, if it is large, by a resumable upload
-with the same condition. Each carries a mark of the call that made it, by which a call whose answer was lost knows its own
-work; whether bytes are the same is told by their CRC32C. The bucket should keep no versions and no soft-deleted objects.
+A blob is created by one request under the condition that its name is free (`ifGenerationMatch=0`),
+or, if it is large, by a resumable upload under the same condition. Its metadata holds the id of the
+call that created it, by which a call recognizes its own work after a lost response. Bytes are
+compared by their CRC32C. The bucket should have neither versions nor soft delete.
 """
 
 from __future__ import annotations
@@ -37,51 +38,59 @@ from muster_coordinator.ports import (
     UnavailableError,
 )
 
-_PATIENCE = 60.0  # seconds that an operation may take, its repeats included
-_TIMEOUT = (5.0, 30.0)  # seconds to connect, and without an answer
-_SINGLE = 3 << 19  # bytes up to which a blob is sent in one request; it is held in memory
-_CHUNK = 1 << 20  # bytes of a request of a resumable upload
-_CONNECTIONS = 64  # kept open; more are made when needed
-_DELETERS = 16  # threads
-_MARK = "write"  # the metadata that tells which call made a blob
-_LISTED = "items(name,size,timeCreated),nextPageToken"
-_LOOKED_UP = "items(name,size,crc32c,timeCreated,metadata),nextPageToken"
-_ANY_PROJECT = "-"  # the client asks for one; only calls that make or list buckets use it
-# The client else reads the bucket's metadata for traces, and again whenever a blob is not there: calls that cost, and that need
-# a right to the bucket which the functions do not have.
-_NO_LOOKS = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
+_PATIENCE = 60.0  # seconds that an operation may take, retries included
+_TIMEOUT = (5.0, 30.0)  # seconds to connect, and between bytes of a response
+_MAX_SINGLE_REQUEST = 3 << 19  # bytes of a blob that is sent in one request, from memory
+_UPLOAD_CHUNK = 1 << 20  # bytes of a request of a resumable upload
+_MAX_IDLE_CONNECTIONS = 64
+_MAX_DELETE_THREADS = 16
+_WRITE_ID = "write"  # metadata key with the id of the call that created a blob
+_LIST_FIELDS = "items(name,size,timeCreated),nextPageToken"
+_FIND_FIELDS = "items(name,size,crc32c,timeCreated,metadata),nextPageToken"
+_ANY_PROJECT = "-"  # required by the client; only calls that create or list buckets use it
+# Without this the client reads the bucket's metadata for traces, and again whenever a blob is
+# missing. Such calls cost money and need a permission that the functions do not have.
+_DISABLE_BUCKET_READS = "DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA"
 _MEDIA_TYPE = "application/octet-stream"
 
 
 def open_bucket(name: str) -> Bucket:
-    """A bucket, under the credentials of the environment, or at `STORAGE_EMULATOR_HOST`; connects with the first call.
+    """Returns a bucket with the environment's credentials; it connects with the first call.
+
+    Uses the emulator at `STORAGE_EMULATOR_HOST` if that is set.
 
     Raises:
-      StoreError: there are no credentials.
+      StoreError: There are no credentials.
     """
     exclude_loopback_from_proxies()
-    os.environ.setdefault(_NO_LOOKS, "true")
+    os.environ.setdefault(_DISABLE_BUCKET_READS, "true")
     with translated(f"gs://{name}"):
         client = Client(project=_ANY_PROJECT)
-    # The client has no other way to let more than ten threads keep their connections.
-    client._http.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
-    client._http.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))  # noqa: SLF001
+    # The client offers no other way for more than ten threads to reuse their connections.
+    client._http.mount("https://", HTTPAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))  # noqa: SLF001
+    client._http.mount("http://", HTTPAdapter(pool_maxsize=_MAX_IDLE_CONNECTIONS))  # noqa: SLF001
     return client.bucket(name)
 
 
 class GcsBlobs:
-    """`Blobs` in a bucket. Names that the port does not allow raise `ValueError`."""
+    """`Blobs` in a Cloud Storage bucket.
+
+    Reads and lists are strongly consistent. Requests are retried with back-off for `patience`
+    seconds, then raise `UnavailableError`; a missing permission raises `ForbiddenError`, and other
+    failures raise `StoreError`. Invalid names raise `ValueError`.
+    """
 
     def __init__(self, bucket: str, prefix: str = "", *, patience: float = _PATIENCE) -> None:
-        """Connects with the first call, under the credentials of the environment, or to `STORAGE_EMULATOR_HOST`.
+        """Creates a store; see `open_bucket` for the credentials.
 
         Args:
-          bucket: The bucket's name; it must be there.
-          prefix: Names in the bucket start with this and a `/`, if it is not empty.
-          patience: Seconds that an operation may take, its repeats included. An upload's requests count one by one.
+          bucket: Name of the bucket, which must exist.
+          prefix: Prefix of all names in the bucket, without its final `/`; empty for none.
+          patience: Seconds that an operation may take, retries included. Each request of a
+            resumable upload counts as an operation.
 
         Raises:
-          StoreError: there are no credentials.
+          StoreError: There are no credentials.
         """
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = open_bucket(bucket)
@@ -89,33 +98,40 @@ class GcsBlobs:
         self._retry = DEFAULT_RETRY.with_timeout(patience)
 
     def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
-        """See `Blobs.create`. One operation up to 1.5 MiB; above, the name is looked up first, and bytes of a taken one not sent."""
+        """See `Blobs.create`.
+
+        Costs one operation up to 1.5 MiB. A larger blob is sent only after a check that its name is
+        free.
+        """
         check_blob(name)
         source = _Source(chunks)
-        mark = secrets.token_hex(8)
+        write_id = secrets.token_hex(8)
         try:
-            source.fill(_SINGLE + 1)
+            source.fill(_MAX_SINGLE_REQUEST + 1)
             try:
                 if source.ended:
-                    return self._create_at_once(name, source, mark)
-                found = self._look_up(name)
-                if found is None:
-                    return self._create_in_chunks(name, source, mark)
+                    return self._create_at_once(name, source, write_id)
+                existing = self._find(name)
+                if existing is None:
+                    return self._create_in_chunks(name, source, write_id)
             except (exceptions.PreconditionFailed, ForbiddenError) as error:
-                # Who may make objects and not delete them may not replace one, and can be told so before the condition is looked at.
-                found = self._look_up(name)
-                if found is None and isinstance(error, ForbiddenError):
+                # An account that may create objects but not delete them may not replace one. The
+                # service may report that before it checks the condition.
+                existing = self._find(name)
+                if existing is None and isinstance(error, ForbiddenError):
                     raise
-                if found is None:  # deleted since; what `chunks` gave can't be had again
-                    raise UnavailableError(f"{name} was taken a moment ago and is free now; try again") from error
+                if existing is None:  # deleted since; `chunks` can't be read again
+                    raise UnavailableError(f"{name} was deleted during the upload; try again") from error
             source.drain()
         except _ChunksError as error:
             raise error.cause from error.cause.__cause__
-        same = found.size == source.size and found.crc32c == source.crc32c()
-        return CreateResult(_info(found, name), created=(found.metadata or {}).get(_MARK) == mark, same=same)
+        same = existing.size == source.size and existing.crc32c == source.crc32c()
+        return CreateResult(
+            _info(existing, name), created=(existing.metadata or {}).get(_WRITE_ID) == write_id, same=same
+        )
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:  # noqa: ARG002
-        """See `Blobs.read`. The bytes are in memory of their own, once."""
+        """See `Blobs.read`. Returns new memory, of the blob's size."""
         blob = self._blob(name)
         buffer = io.BytesIO() if limit is None else _Bounded(name, limit)
         with _translated(name):
@@ -128,20 +144,20 @@ class GcsBlobs:
     def stat(self, name: str) -> BlobInfo | None:
         """See `Blobs.stat`."""
         check_blob(name)
-        found = self._look_up(name)
-        return None if found is None else _info(found, name)
+        existing = self._find(name)
+        return None if existing is None else _info(existing, name)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """See `Blobs.list`. One operation for each thousand blobs."""
+        """See `Blobs.list`. Costs one operation per thousand blobs."""
         check_prefix(prefix)
         return self._list(prefix)
 
     def delete(self, names: Iterable[str]) -> None:
-        """See `Blobs.delete`. Several at once; deletes cost nothing."""
+        """See `Blobs.delete`. Deletes concurrently; deletes are free of charge."""
         blobs = [(name, self._blob(name)) for name in dict.fromkeys(names)]
         if not blobs:
             return
-        with ThreadPoolExecutor(min(_DELETERS, len(blobs)), "gcs-delete") as pool:
+        with ThreadPoolExecutor(min(_MAX_DELETE_THREADS, len(blobs)), "gcs-delete") as pool:
             for done in [pool.submit(self._delete, name, blob) for name, blob in blobs]:
                 done.result()
 
@@ -149,15 +165,15 @@ class GcsBlobs:
         """Closes the connections."""
         self._client.close()
 
-    def _blob(self, name: str, *, mark: str | None = None, chunk_size: int | None = None) -> Blob:
+    def _blob(self, name: str, *, write_id: str | None = None, chunk_size: int | None = None) -> Blob:
         check_blob(name)
         blob = self._bucket.blob(self._prefix + name, chunk_size=chunk_size)
-        if mark is not None:
-            blob.metadata = {_MARK: mark}
+        if write_id is not None:
+            blob.metadata = {_WRITE_ID: write_id}
         return blob
 
-    def _create_at_once(self, name: str, source: _Source, mark: str) -> CreateResult:
-        blob = self._blob(name, mark=mark)
+    def _create_at_once(self, name: str, source: _Source, write_id: str) -> CreateResult:
+        blob = self._blob(name, write_id=write_id)
         with _translated(name):
             blob.upload_from_string(
                 source.read(),
@@ -169,10 +185,11 @@ class GcsBlobs:
             )
         return CreateResult(_info(blob, name), created=True, same=True)
 
-    def _create_in_chunks(self, name: str, source: _Source, mark: str) -> CreateResult:
-        # If `source` raises, the upload is never finished and nothing appears; Google forgets it after a week. (The client's
-        # own writer, `Blob.open`, finishes an upload when it is garbage-collected after an error, so it is not used here.)
-        blob = self._blob(name, mark=mark, chunk_size=_CHUNK)
+    def _create_in_chunks(self, name: str, source: _Source, write_id: str) -> CreateResult:
+        # If `source` raises, the upload is never finished and no blob appears; the session expires
+        # after a week. The client's writer `Blob.open` is not used, since its garbage collection
+        # after an error finishes the upload.
+        blob = self._blob(name, write_id=write_id, chunk_size=_UPLOAD_CHUNK)
         with _translated(name):
             try:
                 blob.upload_from_file(
@@ -183,37 +200,35 @@ class GcsBlobs:
                     timeout=_TIMEOUT,
                     retry=self._retry,
                 )
-            except (
-                ValueError
-            ) as error:  # the service kept less of a chunk than it was sent, which the client can't mend
+            except ValueError as error:  # the service stored less of a chunk than it was sent
                 raise UnavailableError(f"{name}: {error}") from error
         return CreateResult(_info(blob, name), created=True, same=True)
 
-    def _look_up(self, name: str) -> Blob | None:
-        # By a list, which costs more than a get would: who may get what is known of a blob may read the blob, and the
-        # client API, which looks up updates, must not be able to.
+    def _find(self, name: str) -> Blob | None:
+        # A list, although a get is cheaper: the permission to get metadata includes that to read
+        # the blob, which the client API must not have.
         full = self._prefix + name
         with _translated(name):
-            found = self._client.list_blobs(
-                self._bucket, prefix=full, max_results=1, fields=_LOOKED_UP, timeout=_TIMEOUT, retry=self._retry
+            blobs = self._client.list_blobs(
+                self._bucket, prefix=full, max_results=1, fields=_FIND_FIELDS, timeout=_TIMEOUT, retry=self._retry
             )
-            first: Blob | None = next(iter(found), None)
+            first: Blob | None = next(iter(blobs), None)
         return first if first is not None and first.name == full else None
 
     def _list(self, prefix: str) -> Iterator[BlobInfo]:
         with _translated(prefix):
-            found = iter(
+            blobs = iter(
                 self._client.list_blobs(
                     self._bucket,
                     prefix=self._prefix + prefix,
-                    fields=_LISTED,
+                    fields=_LIST_FIELDS,
                     timeout=_TIMEOUT,
                     retry=self._retry,
                 )
             )
         while True:
             with _translated(prefix):
-                blob = next(found, None)
+                blob = next(blobs, None)
             if blob is None:
                 return
             yield _info(blob, blob.name[len(self._prefix) :])
@@ -227,7 +242,7 @@ class GcsBlobs:
 
 
 class _Bounded(io.BytesIO):
-    """Takes no more than `limit` bytes of the blob `name`."""
+    """Buffer that raises `BlobTooLargeError` beyond `limit` bytes of the blob `name`."""
 
     def __init__(self, name: str, limit: int) -> None:
         super().__init__()
@@ -236,12 +251,12 @@ class _Bounded(io.BytesIO):
 
     def write(self, data: Any, /) -> int:
         if self.tell() + memoryview(data).nbytes > self._limit:
-            raise BlobTooLargeError(f"{self._name} has more than the {self._limit} bytes that are read")
+            raise BlobTooLargeError(f"{self._name} has more than the limit of {self._limit} bytes")
         return super().write(data)
 
 
 class _ChunksError(Exception):
-    """What the caller's chunks raised, so that nobody takes it for an error of the service."""
+    """Error raised when the caller's chunks raise, as opposed to an error of the service."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(str(cause))
@@ -249,31 +264,31 @@ class _ChunksError(Exception):
 
 
 class _Source(io.RawIOBase):
-    """The caller's chunks as a file that can be read once, and its size and checksum."""
+    """The caller's chunks as a readable stream that counts and checksums its bytes."""
 
     def __init__(self, chunks: Iterable[Buffer]) -> None:
         super().__init__()
         self._chunks = iter(chunks)
-        self._held: deque[memoryview] = deque()
-        self._holding = 0  # bytes
+        self._buffered: deque[memoryview] = deque()
+        self._buffered_size = 0  # bytes
         self._position = 0
         self._digest = google_crc32c.Checksum()
-        self.size = 0  # of what came so far
+        self.size = 0  # bytes received so far
         self.ended = False
 
     def fill(self, size: int) -> None:
-        """Takes chunks until `size` bytes are held, or there are no more."""
-        while self._holding < size and not self.ended:
+        """Buffers chunks until `size` bytes are buffered, or the chunks end."""
+        while self._buffered_size < size and not self.ended:
             self._pull()
 
     def drain(self) -> None:
-        """Takes all that is left and keeps none of it."""
+        """Reads and discards all remaining chunks."""
         while not self.ended:
-            self._held.clear()
+            self._buffered.clear()
             self._pull()
 
     def crc32c(self) -> str:
-        """Of what came so far, as Cloud Storage writes it."""
+        """Returns the checksum of the bytes received so far, in Cloud Storage's notation."""
         return base64.b64encode(self._digest.digest()).decode("ascii")
 
     def readable(self) -> bool:
@@ -283,35 +298,35 @@ class _Source(io.RawIOBase):
         return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        """The next `size` bytes; fewer only at the end. All, if `size` is negative."""
-        wanted = size if size is not None and size >= 0 else 1 << 62
-        self.fill(wanted)
-        taken: list[memoryview] = []
-        while wanted and self._held:
-            view = self._held.popleft()
-            if len(view) > wanted:
-                self._held.appendleft(view[wanted:])
-                view = view[:wanted]
-            taken.append(view)
-            wanted -= len(view)
-            self._holding -= len(view)
+        """Returns the next `size` bytes, fewer only at the end; all if `size` is negative."""
+        remaining = size if size is not None and size >= 0 else 1 << 62
+        self.fill(remaining)
+        views: list[memoryview] = []
+        while remaining and self._buffered:
+            view = self._buffered.popleft()
+            if len(view) > remaining:
+                self._buffered.appendleft(view[remaining:])
+                view = view[:remaining]
+            views.append(view)
+            remaining -= len(view)
+            self._buffered_size -= len(view)
             self._position += len(view)
-        return b"".join(taken)
+        return b"".join(views)
 
     def _pull(self) -> None:
         try:
             chunk = next(self._chunks, None)
-        except Exception as error:  # whatever it is, it goes back to the caller
+        except Exception as error:  # passed on to the caller
             raise _ChunksError(error) from error
         if chunk is None:
             self.ended = True
             return
-        data = bytes(chunk)  # a copy, unless it is bytes: the caller may use its buffer again
+        data = bytes(chunk)  # a copy unless it is bytes, since the caller may reuse its buffer
         self._digest.update(data)
         self.size += len(data)
-        self._holding += len(data)
+        self._buffered_size += len(data)
         if data:
-            self._held.append(memoryview(data))
+            self._buffered.append(memoryview(data))
 
 
 def _info(blob: Blob, name: str) -> BlobInfo:
@@ -321,13 +336,13 @@ def _info(blob: Blob, name: str) -> BlobInfo:
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    taken: exceptions.PreconditionFailed | None = None
+    name_taken: exceptions.PreconditionFailed | None = None
     with translated(what):
         try:
             yield
         except exceptions.PreconditionFailed as error:
-            taken = error  # an outcome, not an error
+            name_taken = error  # an outcome of `create`, not an error
         except DataCorruption as error:
             raise UnavailableError(f"{what}: {error}") from error
-    if taken is not None:
-        raise taken
+    if name_taken is not None:
+        raise name_taken

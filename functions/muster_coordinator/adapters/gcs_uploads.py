@@ -1,8 +1,9 @@
-"""Uploads that go straight to a Cloud Storage bucket: by a signed URL, or a large one by an upload session, which can be resumed.
+"""Direct uploads to a Cloud Storage bucket, by a signed URL or a resumable upload session.
 
-A signed URL (V4) binds the name, the length, the checksum and that the name must be free; the signature is made by the IAM
-Credentials API, so no key is ever here. A session is opened by us, and not by the client with another signed URL: what a signed
-request says of length and checksum is not held against a session's bytes, what the JSON API is told is (docs/decisions/0010).
+A signed URL (V4) fixes the name, the length and the checksum, and requires that the name is free.
+The IAM Credentials API signs it, so the functions have no private key. The coordinator itself opens
+a session for a large update: Cloud Storage checks a session's bytes against the length and checksum
+of a JSON API request, but not against those of a signed request (docs/decisions/0010).
 """
 
 from __future__ import annotations
@@ -19,34 +20,40 @@ from google.auth.transport.requests import AuthorizedSession, Request
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from muster_coordinator.adapters.gcs import open_bucket
-from muster_coordinator.adapters.google_calls import PATIENCE, harmless, translated
+from muster_coordinator.adapters.google_calls import PATIENCE, if_idempotent, translated
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
 from muster_coordinator.adapters.paths import check_blob
 from muster_coordinator.ports import AlreadyExistsError, DirectUploadTarget, StoreError
 
-RESUMABLE_ABOVE = 16 << 20  # bytes; up to so many, sending all again costs a client less than asking does
+RESUMABLE_ABOVE = 16 << 20  # bytes; below, sending all again is cheaper than resuming
 _IAM = "https://iamcredentials.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-_TIMEOUT = (5.0, 10.0)  # seconds to connect, and without an answer
-_LONGEST = 7 * 86400.0  # seconds that a signature may hold
+_TIMEOUT = (5.0, 10.0)  # seconds to connect, and between bytes of a response
+_MAX_SIGNATURE_TTL = 7 * 86400.0  # seconds; the service's maximum
 _MEDIA_TYPE = "application/octet-stream"
 
 
 class Signer(Protocol):
-    """Signs as a service account."""
+    """Signer of bytes as a service account."""
 
     @property
     def account(self) -> str:
-        """The account's e-mail address."""
+        """E-mail address of the account."""
 
     def sign(self, data: bytes) -> bytes:
-        """The signature, RSA with SHA-256. Raises `StoreError`, `UnavailableError`."""
+        """Returns the signature of `data`, RSA with SHA-256.
+
+        Raises:
+          UnavailableError: The signer does not answer now.
+          StoreError: The signer refuses.
+        """
 
 
 class IamSigner:
-    """Signs as the service account that runs us, by `signBlob` of the IAM Credentials API.
+    """Signer as the service account of this function, by `signBlob` of the IAM Credentials API.
 
-    The account needs the role Service Account Token Creator on itself. A project may have 60,000 signatures a minute.
+    The account needs the role Service Account Token Creator on itself. The quota is 60,000
+    signatures per minute and project. Calls are retried with back-off for `patience` seconds.
     """
 
     def __init__(
@@ -56,15 +63,15 @@ class IamSigner:
         endpoint: str = _IAM,
         patience: float = PATIENCE,
     ) -> None:
-        """Connects with the first call.
+        """Creates a signer; it connects with the first call.
 
         Args:
-          credentials: The account's; those of the environment if None.
-          endpoint: Where the API is.
-          patience: Seconds that a signature may take, repeats included.
+          credentials: Credentials of the account; None for the environment's.
+          endpoint: URL of the API.
+          patience: Seconds that a signature may take, retries included.
 
         Raises:
-          StoreError: there are no credentials.
+          StoreError: There are no credentials.
         """
         exclude_loopback_from_proxies()
         if credentials is None:
@@ -80,12 +87,12 @@ class IamSigner:
         """See `Signer.account`."""
         if getattr(self._credentials, "service_account_email", None) == "default":
             with translated("signing"):
-                self._credentials.refresh(Request())  # the metadata server then says who we are
+                self._credentials.refresh(Request())  # the metadata server then returns the account
         account = getattr(self._credentials, "service_account_email", None)
         if not isinstance(account, str) or "@" not in account:
             raise StoreError(
-                "Updates can't be taken by signed URL: the credentials here are of no service account. Run under one, or "
-                "set MUSTER_DIRECT_ABOVE=never"
+                "Signed URLs are not available: the credentials here are not of a service account. Run under one, "
+                "or set MUSTER_DIRECT_ABOVE=never"
             )
         return account
 
@@ -95,14 +102,14 @@ class IamSigner:
         url = f"{self._endpoint}/v1/projects/-/serviceAccounts/{account}:signBlob"
         body = {"payload": base64.b64encode(data).decode("ascii")}
 
-        def ask() -> Any:
-            answer = self._session.post(url, json=body, timeout=_TIMEOUT)
-            if not answer.ok:
-                raise exceptions.from_http_response(answer)
-            return answer.json()
+        def request_signature() -> Any:
+            response = self._session.post(url, json=body, timeout=_TIMEOUT)
+            if not response.ok:
+                raise exceptions.from_http_response(response)
+            return response.json()
 
         with translated(f"signBlob as {account}"):
-            return base64.b64decode(harmless(self._patience)(ask)()["signedBlob"])
+            return base64.b64decode(if_idempotent(self._patience)(request_signature)()["signedBlob"])
 
     def close(self) -> None:
         """Closes the connections."""
@@ -110,7 +117,7 @@ class IamSigner:
 
 
 class NoSigner:
-    """For fake-gcs-server, which checks no signature."""
+    """Signer for fake-gcs-server, which does not verify signatures."""
 
     account = "nobody@muster-emulated.iam.gserviceaccount.com"
 
@@ -120,7 +127,12 @@ class NoSigner:
 
 
 class GcsDirectUploads:
-    """`DirectUploads` of a bucket."""
+    """`DirectUploads` to a Cloud Storage bucket.
+
+    The name must be free when the upload ends, and the bytes must match the size and the checksum;
+    otherwise Cloud Storage refuses the upload. Requests are retried with back-off for `patience`
+    seconds, then raise `UnavailableError`; other failures raise `StoreError`.
+    """
 
     def __init__(
         self,
@@ -131,17 +143,17 @@ class GcsDirectUploads:
         resumable_above: int = RESUMABLE_ABOVE,
         patience: float = PATIENCE,
     ) -> None:
-        """Connects with the first call, under the credentials of the environment, or to `STORAGE_EMULATOR_HOST`.
+        """Creates the port; see `open_bucket` for the credentials.
 
         Args:
-          bucket: The bucket's name.
-          prefix: As of `GcsBlobs`.
-          signer: Who signs; the account that runs us if None.
-          resumable_above: A file of more bytes gets an upload session.
-          patience: Seconds that a start may take, repeats included.
+          bucket: Name of the bucket.
+          prefix: Prefix of all names in the bucket; see `GcsBlobs`.
+          signer: Signer of URLs; None to sign as this function's account.
+          resumable_above: Size in bytes above which an update gets an upload session.
+          patience: Seconds that a start may take, retries included.
 
         Raises:
-          StoreError: there are no credentials.
+          StoreError: There are no credentials.
         """
         self._prefix = f"{prefix}/" if prefix else ""
         self._bucket = open_bucket(bucket)
@@ -152,13 +164,17 @@ class GcsDirectUploads:
         self._retry = DEFAULT_RETRY.with_timeout(patience)
 
     def start(self, name: str, *, size: int, crc32c: str, seconds: float) -> DirectUploadTarget:
-        """See `DirectUploads.start`. One request, to sign or to open a session; a session holds for a week, whatever `seconds`."""
+        """See `DirectUploads.start`. Costs one request, to sign a URL or to open a session.
+
+        A session is valid for a week, regardless of `seconds`.
+        """
         check_blob(name)
         if size > self._resumable_above:
             return DirectUploadTarget(self._open_session(name, size=size, crc32c=crc32c), headers={}, resumable=True)
         headers = {
             "Content-Type": _MEDIA_TYPE,
-            # Cloud Storage does not hold a signed Content-Length against the body; this it does.
+            # Cloud Storage checks the body against this header, but not against a signed
+            # Content-Length.
             "x-goog-content-length-range": f"{size},{size}",
             "x-goog-hash": f"crc32c={crc32c}",
             "x-goog-if-generation-match": "0",
@@ -167,8 +183,8 @@ class GcsDirectUploads:
             url = self._bucket.blob(self._prefix + name).generate_signed_url(
                 version="v4",
                 method="PUT",
-                expiration=timedelta(seconds=int(max(1.0, min(seconds, _LONGEST)))),
-                headers=dict(headers),  # the library adds to it
+                expiration=timedelta(seconds=int(max(1.0, min(seconds, _MAX_SIGNATURE_TTL)))),
+                headers=dict(headers),  # a copy, since the library adds to it
                 credentials=self._credentials,
             )
         return DirectUploadTarget(url, headers=headers, resumable=False)
@@ -179,7 +195,7 @@ class GcsDirectUploads:
 
     def _open_session(self, name: str, *, size: int, crc32c: str) -> str:
         blob = self._bucket.blob(self._prefix + name)
-        blob.crc32c = crc32c  # what is finished with another one is refused
+        blob.crc32c = crc32c  # the service refuses bytes with another checksum
         with translated(name):
             try:
                 url: str = blob.create_resumable_upload_session(
@@ -188,12 +204,12 @@ class GcsDirectUploads:
             except exceptions.PreconditionFailed:
                 url = ""
         if not url:
-            raise AlreadyExistsError(f"{name} is there already")
+            raise AlreadyExistsError(f"{name} exists already")
         return url
 
 
 class _Signing(google_credentials.Signing):
-    """A `Signer` in the form in which Google's library takes one."""
+    """Adapter from a `Signer` to the interface of Google's library."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer

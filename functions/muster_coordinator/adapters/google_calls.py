@@ -1,4 +1,4 @@
-"""What the adapters of Google's services share: which failures pass, how long a call is tried, and our errors for theirs."""
+"""Retries calls to Google's services, and translates their errors into the ports' errors."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, Tra
 
 from muster_coordinator.ports import StoreError, UnavailableError
 
-PATIENCE = 20.0  # seconds that a call may take, its repeats included
+PATIENCE = 20.0  # seconds that a call may take, retries included
 
-# The service did nothing: whatever it was asked may be asked again.
-_REFUSED = (exceptions.Aborted, exceptions.TooManyRequests, TransportError)  # the last: there was no token to send
-# The service may have done it, and its answer was lost.
-_LOST = (
+# The service did nothing, so every call may be retried. `TransportError`: no token was fetched.
+_NOT_DONE = (exceptions.Aborted, exceptions.TooManyRequests, TransportError)
+# The service may have done it; the response was lost.
+_UNKNOWN_OUTCOME = (
     exceptions.InternalServerError,
     exceptions.BadGateway,
     exceptions.ServiceUnavailable,
@@ -29,19 +29,19 @@ _LOST = (
 
 
 class ForbiddenError(StoreError):
-    """The function's service account may not do that."""
+    """Error raised when the function's service account lacks a permission."""
 
 
 class Attempts:
-    """How one guarded write is repeated, and whether one of its answers may have been lost.
+    """Retry policy of one guarded write that records whether a response may have been lost.
 
-    After such a loss, a repeat that finds the write's place taken may have met its own work.
+    After a lost response, a retry that meets a conflict may have met its own earlier attempt.
     """
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self.lost = False
         self.retry = retry.Retry(
-            predicate=retry.if_exception_type(*_REFUSED, *_LOST),
+            predicate=retry.if_exception_type(*_NOT_DONE, *_UNKNOWN_OUTCOME),
             initial=0.05,
             maximum=2.0,
             multiplier=2.0,
@@ -50,38 +50,50 @@ class Attempts:
         )
 
     def _note(self, error: Exception) -> None:
-        self.lost = self.lost or isinstance(error, _LOST)
+        self.lost = self.lost or isinstance(error, _UNKNOWN_OUTCOME)
 
 
-def harmless(patience: float = PATIENCE) -> retry.Retry:
-    """Repeats for reads, and for writes that do no harm when they are done twice."""
+def if_idempotent(patience: float = PATIENCE) -> retry.Retry:
+    """Returns the retry policy of reads and of idempotent writes."""
     return Attempts(patience).retry
 
 
-def if_refused(patience: float = PATIENCE) -> retry.Retry:
-    """Repeats for writes that must not be done twice: only after an answer that says that nothing was done."""
+def if_not_done(patience: float = PATIENCE) -> retry.Retry:
+    """Returns the retry policy of writes that must not be done twice.
+
+    It retries only after a response that says that nothing was done.
+    """
     return retry.Retry(
-        predicate=retry.if_exception_type(*_REFUSED), initial=0.05, maximum=2.0, multiplier=2.0, timeout=patience
+        predicate=retry.if_exception_type(*_NOT_DONE), initial=0.05, maximum=2.0, multiplier=2.0, timeout=patience
     )
 
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turns Google's errors, and those of its HTTP transport, into the ports'. `what` names the thing that was asked for."""
+    """Translates errors of Google's clients, and of their HTTP transport, into the ports' errors.
+
+    Args:
+      what: Name of the object or operation, for the message.
+
+    Raises:
+      UnavailableError: The failure is transient; retries have been used up.
+      ForbiddenError: A permission is missing.
+      StoreError: Any other failure.
+    """
     try:
         yield
-    except (*_REFUSED, *_LOST, exceptions.RetryError) as error:
+    except (*_NOT_DONE, *_UNKNOWN_OUTCOME, exceptions.RetryError) as error:
         raise UnavailableError(f"{what}: {error}") from error
     except DefaultCredentialsError as error:
         raise StoreError(
-            f"{what}: there are no Google Cloud credentials here: run `gcloud auth application-default login`, or run on "
-            "Google Cloud under a service account"
+            f"{what}: there are no Google Cloud credentials here: run `gcloud auth application-default login`, "
+            "or run on Google Cloud under a service account"
         ) from error
     except GoogleAuthError as error:
         raise (UnavailableError if error.retryable else StoreError)(f"{what}: {error}") from error
     except exceptions.Forbidden as error:
         raise ForbiddenError(
-            f"{what}: {error}: grant the function's service account the role that this takes"
+            f"{what}: {error}: grant the function's service account the role that this needs"
         ) from error
     except (exceptions.GoogleAPIError, requests.RequestException) as error:
         raise StoreError(f"{what}: {error}") from error

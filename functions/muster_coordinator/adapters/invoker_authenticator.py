@@ -1,7 +1,7 @@
-"""Checks the OpenID Connect tokens that the queue's deliveries carry, against the keys that their issuer publishes.
+"""Authenticates the work queue and the scheduler by OpenID Connect tokens.
 
-For functions that anybody can reach. Cloud Run and Cloud Functions that only let an invoker in have checked the token before,
-and take its signature off, so that nothing is left to check here.
+For functions that every caller can reach. Cloud Run functions that only their invoker can reach do
+not need it: Cloud Run verifies the token and removes its signature.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from muster_coordinator.ports import UntrustedTokenError
 
 
 class OidcInvokerAuthenticator:
-    """`Invoker` by OpenID Connect."""
+    """`InvokerAuthenticator` by OpenID Connect. Errors: see `OidcTokens`."""
 
     def __init__(self, *, issuer: str, account: str, audiences: Mapping[str, str]) -> None:
-        """Makes a check.
+        """Creates an authenticator; it connects with the first token.
 
         Args:
-          issuer: The issuer's URL, such as `https://accounts.google.com`; its keys are found below it.
-          account: The e-mail address of the one account whose tokens are good.
-          audiences: Function name to the audience that a token for it must have: its base URL.
+          issuer: URL of the issuer, such as `https://accounts.google.com`.
+          account: E-mail address of the one accepted account.
+          audiences: Required audience of each function's tokens, its base URL, by function name.
         """
         self._tokens = OidcTokens(issuer)
         self._account = account
         self._audiences = {function: url.rstrip("/") for function, url in audiences.items()}
 
     def verify(self, token: str, *, function: str) -> None:
-        """See `Invoker.verify`."""
+        """See `InvokerAuthenticator.verify`."""
         if token.endswith(SIGNATURE_REMOVED):
             raise UntrustedTokenError(
-                "Cloud Run has checked this token and taken its signature off: unset MUSTER_TOKEN_ISSUER where only the "
+                "Cloud Run has verified this token and removed its signature: unset MUSTER_TOKEN_ISSUER if only the "
                 "invoker can call the function"
             )
         claims = self._tokens.claims(token, audience=self._audiences[function], require=["email"])

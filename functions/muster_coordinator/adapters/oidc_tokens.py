@@ -1,4 +1,7 @@
-"""Checks OpenID Connect tokens against the keys that their issuer publishes: OpenID Connect Discovery 1.0 and RFC 7519."""
+"""Verifies JSON Web Tokens (RFC 7519) with the published keys of their issuer.
+
+The keys are found by OpenID Connect Discovery 1.0.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +16,48 @@ import stamina
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
 from muster_coordinator.ports import UnavailableError, UntrustedTokenError
 
-_LEEWAY = 30.0  # seconds by which clocks may differ
-_TIMEOUT = 5.0  # seconds
-_LIFESPAN = 3600.0  # seconds that keys are trusted without another look
-# Asymmetric ones alone: with an HMAC among them, whoever reads the published keys could sign (RFC 8725 §2.1).
+_CLOCK_SKEW = 30.0  # seconds between the clocks of the issuer and this machine
+_TIMEOUT = 5.0  # seconds of a request to the issuer
+_KEYS_TTL = 3600.0  # seconds for which fetched keys are cached
+# Asymmetric algorithms only: with an HMAC, every reader of the published keys could sign (RFC 8725
+# §2.1).
 _ALGORITHMS = ["RS256", "ES256"]
 SIGNATURE_REMOVED = "SIGNATURE_REMOVED_BY_GOOGLE"
 
 
 class OidcTokens:
-    """The tokens of one issuer. Fetches its keys with the first token, and again for a key that it does not know."""
+    """Verifier of one issuer's tokens.
+
+    It fetches the issuer's keys with the first token, caches them for an hour, and fetches them
+    again for an unknown key. A failed discovery is tried up to three times in five seconds.
+    """
 
     def __init__(self, issuer: str, *, jwks: str | None = None) -> None:
-        """`issuer` is its URL, such as `https://accounts.google.com`; its keys are at `jwks`, or where it says below its URL."""
+        """Creates a verifier; it connects with the first token.
+
+        Args:
+          issuer: URL of the issuer, such as `https://accounts.google.com`.
+          jwks: URL of its keys; None to use its discovery document.
+        """
         exclude_loopback_from_proxies()
         self._issuer = issuer.rstrip("/")
-        # An issuer may write its name with a slash at the end; tokens have it as it does.
-        self._names = [self._issuer, self._issuer + "/"]
+        # An issuer may spell its name in tokens with a slash at the end.
+        self._spellings = [self._issuer, self._issuer + "/"]
         self._jwks = jwks
         self._keys: jwt.PyJWKClient | None = None
         self._lock = threading.Lock()
 
     def claims(self, token: str, *, audience: str | Sequence[str], require: Sequence[str] = ()) -> dict[str, Any]:
-        """What a good token says.
+        """Returns the claims of a valid token.
 
         Args:
           token: The token.
-          audience: Whom it must be for; of several, one.
-          require: Claims that it must have, besides `exp`, `iat`, `iss` and `aud`.
+          audience: Accepted audience, or several of them.
+          require: Claims that must be present, besides `exp`, `iat`, `iss` and `aud`.
 
         Raises:
-          UntrustedTokenError: it is not valid, and why.
-          UnavailableError: the issuer's keys can't be read now.
+          UntrustedTokenError: The token is not valid; the message has the reason.
+          UnavailableError: The issuer's keys can't be fetched now.
         """
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -52,12 +65,12 @@ class OidcTokens:
                 self._key_client().get_signing_key_from_jwt(token),
                 algorithms=_ALGORITHMS,
                 audience=audience,
-                issuer=self._names,
-                leeway=_LEEWAY,
+                issuer=self._spellings,
+                leeway=_CLOCK_SKEW,
                 options={"require": ["exp", "iat", "iss", "aud", *require]},
             )
         except jwt.PyJWKClientConnectionError as error:
-            raise UnavailableError(f"The keys of {self._issuer} can't be read now: {error}") from error
+            raise UnavailableError(f"The keys of {self._issuer} can't be fetched now: {error}") from error
         except (
             jwt.InvalidTokenError,
             jwt.PyJWKClientError,
@@ -72,13 +85,13 @@ class OidcTokens:
         with self._lock:
             if self._keys is None:
                 try:
-                    self._keys = jwt.PyJWKClient(self._jwks or self._discover(), lifespan=_LIFESPAN, timeout=_TIMEOUT)
+                    self._keys = jwt.PyJWKClient(self._jwks or self._discover(), lifespan=_KEYS_TTL, timeout=_TIMEOUT)
                 except (requests.RequestException, KeyError) as error:
                     raise UnavailableError(f"{self._issuer} does not say where its keys are: {error}") from error
             return self._keys
 
     @stamina.retry(on=requests.RequestException, attempts=3, timeout=_TIMEOUT)
     def _discover(self) -> str:
-        answer = requests.get(f"{self._issuer}/.well-known/openid-configuration", timeout=_TIMEOUT)
-        answer.raise_for_status()
-        return str(answer.json()["jwks_uri"])
+        response = requests.get(f"{self._issuer}/.well-known/openid-configuration", timeout=_TIMEOUT)
+        response.raise_for_status()
+        return str(response.json()["jwks_uri"])

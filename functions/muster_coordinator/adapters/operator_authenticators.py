@@ -1,4 +1,7 @@
-"""How operators show who they are: by a key that is kept as a hash, or by an OpenID Connect token. See `parse_operators`."""
+"""Authenticates operators by a key, of which a hash is stored, or by an OpenID Connect token.
+
+See `parse_operators`.
+"""
 
 from __future__ import annotations
 
@@ -16,83 +19,92 @@ from muster_coordinator.ports import OperatorAuthenticator, UntrustedTokenError
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
 _OIDC_OPTIONS = {"audience", "operators", "viewers"}
-_NEEDED = "This route is for operators and needs the header `Authorization: Bearer <key or token>` (--token or MUSTER_OPERATOR_TOKEN)"
+_NO_CREDENTIALS = (
+    "This route is for operators and needs the header `Authorization: Bearer <key or token>` "
+    "(--token or MUSTER_OPERATOR_TOKEN)"
+)
 
 
 class OpenOperatorAuthenticator:
-    """Everybody may do everything. For a coordinator that nobody else can reach."""
+    """Authenticator that accepts every caller as an operator.
+
+    For a coordinator that only its operator can reach.
+    """
 
     def identify(self, token: str | None) -> Principal:
-        """See `Operators.identify`."""
+        """See `OperatorAuthenticator.identify`."""
         del token
         return ANYBODY
 
 
 class ClosedOperatorAuthenticator:
-    """Nobody may do anything, since nothing says who may."""
+    """Authenticator that refuses every caller, since no operators are configured."""
 
     def identify(self, token: str | None) -> Principal:
-        """See `Operators.identify`."""
+        """See `OperatorAuthenticator.identify`."""
         del token
-        raise UntrustedTokenError("No operator is known here: set MUSTER_OPERATORS to keys:… or oidc:…")
+        raise UntrustedTokenError("No operators are configured here: set MUSTER_OPERATORS to keys:… or oidc:…")
 
 
 @dataclass(frozen=True, slots=True)
 class HashedKey:
-    """An operator's key: `sha256` of it, in hex, and whose it is."""
+    """SHA-256 of an operator's key, in hex, and the operator."""
 
     principal: Principal
     sha256: str
 
 
 class KeyOperatorAuthenticator:
-    """Operators with keys, of which only hashes are kept.
+    """Authenticator of operators by keys, of which only hashes are stored.
 
-    A plain SHA-256 is right here and would be wrong for passwords: a key is 256 random bits, so there is nothing to guess from
-    a hash, and nothing for a salt or a slow hash to slow down.
+    A plain SHA-256 suffices here and would not for passwords: a key has 256 random bits, so it
+    can't be guessed from its hash, and a salt or a slow hash would add nothing.
     """
 
     def __init__(self, keys: Iterable[HashedKey]) -> None:
         self._keys = tuple(keys)
 
     def identify(self, token: str | None) -> Principal:
-        """See `Operators.identify`. Compares with every key, each in constant time."""
+        """See `OperatorAuthenticator.identify`. Compares every key, each in constant time."""
         if token is None:
-            raise UntrustedTokenError(_NEEDED)
-        given = hashlib.sha256(token.encode()).hexdigest()
-        found: Principal | None = None
+            raise UntrustedTokenError(_NO_CREDENTIALS)
+        sha256 = hashlib.sha256(token.encode()).hexdigest()
+        principal: Principal | None = None
         for key in self._keys:
-            if hmac.compare_digest(key.sha256, given):
-                found = key.principal
-        if found is None:
+            if hmac.compare_digest(key.sha256, sha256):
+                principal = key.principal
+        if principal is None:
             raise UntrustedTokenError(
-                "The key is none that is known here: `muster key operator` makes one, and its hash goes into MUSTER_OPERATORS"
+                "The key is unknown here: `muster key operator` makes one; add its hash to MUSTER_OPERATORS"
             )
-        return found
+        return principal
 
 
 class OidcOperatorAuthenticator:
-    """Operators with an account at an issuer of OpenID Connect tokens, by their verified e-mail address."""
+    """Authenticator of operators by OpenID Connect tokens with a verified e-mail address.
+
+    Errors: see `OidcTokens`.
+    """
 
     def __init__(self, *, issuer: str, audiences: Iterable[str], roles: Mapping[str, Role]) -> None:
-        """Makes a check.
+        """Creates an authenticator; it connects with the first token.
 
         Args:
-          issuer: The issuer's URL.
-          audiences: Whom a token must be for: one of these.
-          roles: By e-mail address, in lower case.
+          issuer: URL of the issuer.
+          audiences: Accepted audiences; a token must have one of them.
+          roles: Role of each operator, by e-mail address in lower case.
         """
         self._tokens = OidcTokens(issuer)
         self._audiences = tuple(audiences)
         self._roles = dict(roles)
 
     def identify(self, token: str | None) -> Principal:
-        """See `Operators.identify`."""
+        """See `OperatorAuthenticator.identify`."""
         if token is None:
-            raise UntrustedTokenError(_NEEDED)
+            raise UntrustedTokenError(_NO_CREDENTIALS)
         if token.endswith(SIGNATURE_REMOVED):
             raise UntrustedTokenError(
-                "Cloud Run has checked this token and taken its signature off: send it to Cloud Run in "
+                "Cloud Run has verified this token and removed its signature: send it to Cloud Run in "
                 "`X-Serverless-Authorization`, and to Muster in `Authorization`, as `muster` does with --token"
             )
         claims = self._tokens.claims(token, audience=self._audiences, require=["email"])
@@ -105,13 +117,14 @@ class OidcOperatorAuthenticator:
 
 
 def parse_operators(text: str) -> OperatorAuthenticator:
-    """What checks operators, by a setting's value.
+    """Returns the authenticator that the setting MUSTER_OPERATORS describes.
 
     Args:
-      text: `open`, `keys:name:role:sha256,…`, or `oidc:https://issuer?audience=…&operators=a@x,b@x&viewers=…`.
+      text: `open`, `keys:name:role:sha256,…`, or
+        `oidc:https://issuer?audience=…&operators=a@x,b@x&viewers=…`.
 
     Raises:
-      ValueError: it is none of them; the text says where and what would do.
+      ValueError: `text` is not valid; the message has the reason and the fix.
     """
     if text == "open":
         return OpenOperatorAuthenticator()
@@ -128,41 +141,41 @@ def _keys(text: str) -> list[HashedKey]:
     for number, entry in enumerate(filter(None, (part.strip() for part in text.split(","))), 1):
         name, _, rest = entry.partition(":")
         role, _, sha256 = rest.partition(":")
-        known = [each.value for each in Role]
-        if not _NAME.match(name) or role not in known or not _HASH.match(sha256):
+        roles = [known_role.value for known_role in Role]
+        if not _NAME.match(name) or role not in roles or not _HASH.match(sha256):
             raise ValueError(
-                f"key {number} must be name:role:sha256, with a name of letters, digits, '.', '_', '@' and '-', a role of "
-                f"{' or '.join(known)}, and 64 hex digits: `muster key operator` prints it"
+                f"key {number} must be name:role:sha256, with a name of letters, digits, '.', '_', '@' and '-', a role "
+                f"of {' or '.join(roles)}, and 64 hex digits: `muster key operator` prints it"
             )
         keys.append(HashedKey(Principal(name, Role(role)), sha256))
     if not keys:
         raise ValueError("keys: needs at least one key: `muster key operator` makes one")
     if len({key.sha256 for key in keys}) < len(keys):
-        raise ValueError("keys: has one key twice; each needs a key of its own")
+        raise ValueError("keys: has one key twice; each operator needs a separate key")
     return keys
 
 
 def _oidc(text: str) -> OidcOperatorAuthenticator:
-    place = urlsplit(text)
-    # A plus is part of an e-mail address here, never a space.
-    options = parse_qs(place.query.replace("+", "%2B"))
-    if place.scheme not in ("https", "http") or not place.netloc:
+    parts = urlsplit(text)
+    # A plus belongs to an e-mail address here and is never a space.
+    options = parse_qs(parts.query.replace("+", "%2B"))
+    if parts.scheme not in ("https", "http") or not parts.netloc:
         raise ValueError(
             "oidc: needs the issuer's URL, such as oidc:https://accounts.google.com?audience=…&operators=…"
         )
     if unknown := options.keys() - _OIDC_OPTIONS:
-        raise ValueError(f"oidc: does not know {', '.join(sorted(unknown))}; it knows audience, operators and viewers")
+        raise ValueError(f"oidc: has unknown options {', '.join(sorted(unknown))}; use audience, operators and viewers")
     lists = {name: _listed(options.get(name, [])) for name in _OIDC_OPTIONS}
     if not lists["audience"] or not (lists["operators"] or lists["viewers"]):
         raise ValueError("oidc: needs audience=… and at least one address under operators=… or viewers=…")
     both = {address.lower() for address in lists["operators"]} & {address.lower() for address in lists["viewers"]}
     if both:
         raise ValueError(
-            f"oidc: {', '.join(sorted(both))} can't be operator and viewer: an operator sees all a viewer does"
+            f"oidc: {', '.join(sorted(both))} can't be operator and viewer: an operator may do all a viewer may"
         )
     roles = {address.lower(): Role.VIEWER for address in lists["viewers"]}
     roles |= {address.lower(): Role.OPERATOR for address in lists["operators"]}
-    issuer = place._replace(query="", fragment="").geturl()
+    issuer = parts._replace(query="", fragment="").geturl()
     return OidcOperatorAuthenticator(issuer=issuer, audiences=lists["audience"], roles=roles)
 
 

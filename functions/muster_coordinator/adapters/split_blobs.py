@@ -1,4 +1,4 @@
-"""Blobs of several stores under one roof: a name's first part says which store it is in."""
+"""Blobs in several stores, chosen by the first segment of a blob's name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult
 
 
 class SplitBlobs:
-    """`Blobs` that keeps `updates/…`, say, in a store of its own. Names are the same in every store; what a store refuses, this does."""
+    """`Blobs` that routes, for example, `updates/…` to a separate store.
+
+    Names are the same in every store. Consistency, errors and retries are the chosen store's.
+    """
 
     def __init__(self, rest: Blobs, parts: Mapping[str, Blobs]) -> None:
-        """Sends a name to the store in `parts` of its first part, and to `rest` if there is none."""
+        """Creates a store over others.
+
+        Args:
+          rest: Store of all other names.
+          parts: Store of the names whose first segment is the key.
+        """
         self._rest = rest
         self._parts = dict(parts)
 
@@ -30,7 +38,7 @@ class SplitBlobs:
         return self._store(name).stat(name)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """See `Blobs.list`. A prefix that leaves the first part open is looked for in every store that may have it."""
+        """See `Blobs.list`. Merges the stores' lists if `prefix` has no complete first segment."""
         first, slash, _ = prefix.partition("/")
         if slash:
             return self._store(prefix).list(prefix)
@@ -44,12 +52,12 @@ class SplitBlobs:
         for name in names:
             store = self._store(name)
             by_store.setdefault(id(store), (store, []))[1].append(name)
-        for store, mine in by_store.values():
-            store.delete(mine)
+        for store, own_names in by_store.values():
+            store.delete(own_names)
 
     def _store(self, name: str) -> Blobs:
         return self._parts.get(name.partition("/")[0], self._rest)
 
     def _own(self, store: Blobs, prefix: str) -> Iterator[BlobInfo]:
-        """What a store lists of the names that are sent to it; stores may share a place."""
+        """Yields the blobs of `store` that belong to it; two stores may share one bucket."""
         return (blob for blob in store.list(prefix) if self._store(blob.name) is store)

@@ -1,7 +1,8 @@
-"""Documents in one SQLite file that several threads and processes use at once, and that outlives a kill at any moment.
+"""Documents in one SQLite file, for several concurrent threads and processes.
 
-The file is in write-ahead mode (https://www.sqlite.org/wal.html) with `synchronous=NORMAL`: a write that has returned is safe
-from the death of a process; a power cut may take the last ones back, never half of one.
+The file is in write-ahead mode (https://www.sqlite.org/wal.html) with `synchronous=NORMAL`: a
+completed write survives the death of its process. A power cut may revert the last transactions, but
+none of them partly.
 """
 
 from __future__ import annotations
@@ -20,35 +21,39 @@ from typing import Any
 from muster_coordinator.adapters.paths import check_collection, check_document
 from muster_coordinator.ports import AlreadyExistsError, ConflictError, Document, StoreError, UnavailableError
 
-_PATIENCE = 10.0  # seconds that a writer waits for the others
+_PATIENCE = 10.0  # seconds that a writer waits for other writers
 _FILE_MODE = 0o600
-_PAUSE = 0.001  # seconds; SQLite's own waits grow to 100 ms, which is many times what a transaction here takes
-_PASSING = frozenset(
+_RETRY_INTERVAL = 0.001  # seconds; SQLite's back-off grows to 100 ms, many times a transaction here
+_TRANSIENT = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_PROTOCOL}
 )
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that can be referred to weakly, which the built-in type can't."""
+    """Connection that supports weak references, unlike the built-in type."""
 
 
 class Database:
-    """An SQLite file, or one in memory: connections for each thread, write transactions one at a time, errors of ours.
+    """SQLite database with connections per thread, and one write transaction at a time.
 
-    Not to be carried over a fork: make it in the process that uses it.
+    A writer waits up to `patience` seconds for others, then raises `UnavailableError`, as do
+    transient errors of the disk. Other errors of SQLite raise `StoreError`. An instance must not be
+    used across a fork; create it in the process that uses it.
     """
 
     def __init__(self, path: Path | str | None, *, schema: str, version: int, patience: float = _PATIENCE) -> None:
-        """Opens the database and makes what `schema` names where it is missing.
+        """Opens the database and applies `schema`.
 
         Args:
-          path: The file, made with its folder where missing; None for a database in memory, which dies with the object.
-          schema: Statements that are harmless to repeat (`CREATE TABLE IF NOT EXISTS …`), with `;` after each.
-          version: The schema's version. A file with another one is refused.
-          patience: Seconds to wait for other writers before `UnavailableError`.
+          path: The file, created with its folder if needed; None for a database in memory, which
+            exists as long as the object.
+          schema: Idempotent statements (`CREATE TABLE IF NOT EXISTS …`), each with a final `;`.
+          version: Version of the schema. A file with another version is refused.
+          patience: Seconds to wait for other writers.
 
         Raises:
-          StoreError: The file can't be opened, is no database, or has another version of the schema.
+          StoreError: The file can't be opened, is not a database, or has another version of the
+            schema.
         """
         self._name = "the database in memory" if path is None else str(path)
         self._path = path
@@ -66,7 +71,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for single reads; each sees every write that has returned."""
+        """Yields a connection for single reads, which see every completed write."""
         if self._shared is None:
             with self._translated():
                 yield self._connection()
@@ -76,19 +81,19 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: committed when the block ends, rolled back if it raises.
+        """Yields a connection in a write transaction, which an error in the block rolls back.
 
         Raises:
-          UnavailableError: Other writers held the database for too long, or the disk refused.
-          StoreError: Anything else that SQLite refuses.
+          UnavailableError: Other writers held the database for too long, or the disk failed.
+          StoreError: Any other error of SQLite.
         """
-        # Threads of a process queue up here, where the next one wakes at once; between processes there is only waiting.
+        # Threads of one process wait here, where the next one wakes at once; processes poll.
         if not self._writer.acquire(timeout=self._patience):
             raise UnavailableError(f"{self._name}: other threads have been writing for {self._patience:g} s; try again")
         try:
             with self._translated():
                 connection = self._connection(writing=True)
-                self._patiently(connection, "BEGIN IMMEDIATE")
+                self._execute_when_free(connection, "BEGIN IMMEDIATE")
                 try:
                     yield connection
                     connection.execute("COMMIT")
@@ -109,12 +114,12 @@ class Database:
     def _prepare(self, schema: str, version: int) -> None:
         if self._shared is None:
             with self._translated():
-                self._patiently(self._connection(writing=True), "PRAGMA journal_mode=WAL")
+                self._execute_when_free(self._connection(writing=True), "PRAGMA journal_mode=WAL")
         with self.writing() as connection:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, version):
+            stored_version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if stored_version not in (0, version):
                 raise StoreError(
-                    f"{self._name} has version {found} of its schema, and this Muster reads {version}: "
+                    f"{self._name} has version {stored_version} of its schema, and this Muster reads {version}: "
                     "use the Muster that wrote it, or another folder"
                 )
             for statement in filter(str.strip, schema.split(";")):
@@ -122,7 +127,7 @@ class Database:
             connection.execute(f"PRAGMA user_version={version:d}")
 
     def _connection(self, *, writing: bool = False) -> _Connection:
-        """The thread's connection; one for writing is another, since it waits for others in another way."""
+        """Returns the thread's connection for reads, or the one for writes."""
         if self._shared is not None:
             return self._shared
         name = "writer" if writing else "reader"
@@ -130,7 +135,7 @@ class Database:
         if connection is None:
             connection = self._connect(str(self._path))
             if writing:
-                connection.execute("PRAGMA busy_timeout=0")  # it waits by `_patiently`
+                connection.execute("PRAGMA busy_timeout=0")  # `_execute_when_free` waits instead
             setattr(self._local, name, connection)
         return connection
 
@@ -138,7 +143,7 @@ class Database:
         if self._closed:
             raise StoreError(f"{self._name} is closed")
         with self._translated():
-            # Autocommit, so that transactions are where this module says; closed by another thread, if at all.
+            # Autocommit: only `writing` begins transactions. `close` runs in another thread.
             connection = sqlite3.connect(
                 path, timeout=self._patience, isolation_level=None, check_same_thread=False, factory=_Connection
             )
@@ -146,8 +151,11 @@ class Database:
         self._open.add(connection)
         return connection
 
-    def _patiently(self, connection: sqlite3.Connection, statement: str) -> None:
-        """Runs `statement`, again while other processes hold the database: SQLite's own waiting is coarse and has gaps."""
+    def _execute_when_free(self, connection: sqlite3.Connection, statement: str) -> None:
+        """Executes `statement`, and retries while other processes hold the database.
+
+        SQLite's own waiting is coarse and does not cover every case.
+        """
         until = time.monotonic() + self._patience
         while True:
             try:
@@ -157,14 +165,17 @@ class Database:
                     raise
             else:
                 return
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_INTERVAL)
 
     def _make_file(self, path: Path) -> None:
-        """Creates an empty file that only its owner can read. SQLite's `-wal` and `-shm` files get the same mode."""
+        """Creates an empty file that only its owner can read.
+
+        SQLite creates its `-wal` and `-shm` files with the same mode.
+        """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{path.parent} can't be made: {error.strerror}") from error
+            raise StoreError(f"{path.parent} can't be created: {error.strerror}") from error
         # SQLite itself reports other faults of the path, such as a folder of that name.
         with suppress(OSError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE))
@@ -174,17 +185,21 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            kind = UnavailableError if _primary(error) in _PASSING else StoreError
+            kind = UnavailableError if _primary(error) in _TRANSIENT else StoreError
             raise kind(f"{self._name}: {error}") from error
 
 
 def _primary(error: sqlite3.Error) -> int | None:
-    """The error's primary result code; extended ones carry it in their lowest byte. None for errors of Python's module."""
+    """Returns the primary result code, or None for an error of Python's own module.
+
+    An extended result code has the primary one in its lowest byte.
+    """
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
-# A version comes from one sequence for all documents, so that one that is deleted and made again has a version never seen before.
+# All documents draw their versions from one sequence, so that a document that is deleted and
+# created again gets a new version.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents (
   collection TEXT NOT NULL, id TEXT NOT NULL, data TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (collection, id)
@@ -195,15 +210,19 @@ INSERT OR IGNORE INTO versions VALUES (1, 0);
 
 
 class SqliteDocuments:
-    """`Documents` in an SQLite file. Paths that do not alternate collection and id raise `ValueError`."""
+    """`Documents` in an SQLite file.
+
+    Reads see every completed write, in all processes. Errors and retries: see `Database`. Paths
+    that do not alternate collection and id raise `ValueError`.
+    """
 
     def __init__(self, path: Path | str | None, *, patience: float = _PATIENCE) -> None:
-        """Opens the file at `path`, made where missing; None: in memory. For `patience` and the errors see `Database`."""
+        """Opens the file at `path`, or a database in memory if None; see `Database`."""
         self._database = Database(path, schema=_SCHEMA, version=1, patience=patience)
 
     @classmethod
     def in_memory(cls) -> SqliteDocuments:
-        """Documents that die with the object; its threads take turns."""
+        """Returns documents that exist as long as the object; its threads share one connection."""
         return cls(None)
 
     def close(self) -> None:
@@ -220,7 +239,7 @@ class SqliteDocuments:
                 "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (collection, key, text, version)
             )
             if not done.rowcount:
-                raise AlreadyExistsError(f"{path} is there already")
+                raise AlreadyExistsError(f"{path} exists already")
         return _document(path, text, version)
 
     def get(self, path: str) -> Document | None:
@@ -236,29 +255,29 @@ class SqliteDocuments:
         collection, key = _split(path)
         text = _encode(data)
         with self._database.writing() as connection:
-            fresh = _next_version(connection)
+            new_version = _next_version(connection)
             done = connection.execute(
                 "UPDATE documents SET data = ?, version = ? WHERE collection = ? AND id = ? AND version = ?",
-                (text, fresh, collection, key, _number(version)),
+                (text, new_version, collection, key, _number(version)),
             )
             if not done.rowcount:
                 raise ConflictError(f"{path} has changed, or is gone, since version {version}")
-        return _document(path, text, fresh)
+        return _document(path, text, new_version)
 
     def delete(self, path: str, *, version: str | None = None) -> None:
         """See `Documents.delete`."""
-        place = _split(path)
+        row_key = _split(path)
         with self._database.writing() as connection:
             if version is not None:
                 row = connection.execute(
-                    "SELECT version FROM documents WHERE collection = ? AND id = ?", place
+                    "SELECT version FROM documents WHERE collection = ? AND id = ?", row_key
                 ).fetchone()
                 if row is not None and row[0] != _number(version):
                     raise ConflictError(f"{path} has changed since version {version}")
-            connection.execute("DELETE FROM documents WHERE collection = ? AND id = ?", place)
+            connection.execute("DELETE FROM documents WHERE collection = ? AND id = ?", row_key)
 
     def increment(self, path: str, by: Mapping[str, int]) -> Mapping[str, int]:
-        """See `Documents.increment`. Raises `StoreError` where a field holds something else than an integer."""
+        """See `Documents.increment`. Raises `StoreError` if a field is not an integer."""
         collection, key = _split(path)
         with self._database.writing() as connection:
             row = connection.execute(
@@ -268,10 +287,11 @@ class SqliteDocuments:
             for field, step in by.items():
                 value = data.get(field, 0)
                 if type(value) is not int:  # not a bool either
-                    raise StoreError(f"{path}: {field} is no integer and can't be counted up")
+                    raise StoreError(f"{path}: {field} is not an integer and can't be incremented")
                 data[field] = value + step
             connection.execute(
-                "INSERT INTO documents VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data, version = excluded.version",
+                "INSERT INTO documents VALUES (?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET data = excluded.data, version = excluded.version",
                 (collection, key, _encode(data), _next_version(connection)),
             )
         return {field: data[field] for field in by}
@@ -280,7 +300,7 @@ class SqliteDocuments:
         """See `Documents.list`."""
         check_collection(collection)
         with self._database.reading() as connection:
-            # Text compares by its UTF-8 bytes, which is the order of code points and so Python's.
+            # SQLite compares text by its UTF-8 bytes, that is, by code points, as Python does.
             rows = connection.execute(
                 "SELECT id, data, version FROM documents WHERE collection = ? AND id > ? ORDER BY id LIMIT ?",
                 (collection, after or "", -1 if limit is None else limit),
@@ -289,22 +309,23 @@ class SqliteDocuments:
 
 
 def _next_version(connection: sqlite3.Connection) -> int:
-    number: int = connection.execute("UPDATE versions SET last = last + 1 RETURNING last").fetchone()[0]
-    return number
+    version: int = connection.execute("UPDATE versions SET last = last + 1 RETURNING last").fetchone()[0]
+    return version
 
 
 def _document(path: str, text: str, version: int) -> Document:
-    # What was written is read back from its text, so that a writer and a reader hold equal data, and none shares an object.
+    # Decoded from the stored text, so that writer and reader have equal data and share no object.
     return Document(path, json.loads(text), str(version))
 
 
 def _encode(data: Mapping[str, Any]) -> str:
-    # NaN and infinity pass: a diverging model's loss is worth keeping, and JSON in Python reads back what it wrote.
+    # NaN and infinity are stored: the loss of a diverging model is worth recording, and Python's
+    # JSON decoder accepts what its encoder wrote.
     return json.dumps(dict(data), separators=(",", ":"), ensure_ascii=False)
 
 
 def _number(version: str) -> int:
-    """The version's number; for one that is not of this store, a number that no document has."""
+    """Returns the number of a version, or one that no document has if it is not a version."""
     return int(version) if version.isascii() and version.isdigit() else -1
 
 

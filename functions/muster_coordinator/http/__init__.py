@@ -1,4 +1,4 @@
-"""The HTTP front of the four functions: routes to use cases, problems to documents, and the OpenAPI description of it all."""
+"""HTTP front end of the four functions: routes to use cases, problem documents, OpenAPI."""
 
 from muster_coordinator.http.functions import FUNCTIONS, entry_point, owner, router
 

@@ -1,7 +1,8 @@
-"""Reads the body of a request through one stream that translates every failure into one problem.
+"""Reads the body of a request through a stream that translates every failure into one problem.
 
-Servers report a body that breaks off, arrives too slowly or is malformed by server-specific errors, which the functions
-can't name: another server may run them. gunicorn alone has a dozen, some of them not an `OSError`.
+A server reports a body that ends early, arrives too slowly or is malformed by an error of its own.
+The functions can't name these errors, since any server may run them. gunicorn alone has a dozen,
+some of which are not an `OSError`.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ class BrokenBodyError(ProblemError):
 
 
 class RequestBody:
-    """Readable stream that either reaches the body's end or raises `BrokenBodyError`, then and at every further read.
+    """Readable stream of a body that either reaches its end or raises `BrokenBodyError`.
 
-    Where the request declares a length, an end before it is an early one.
+    After an error, every further read raises it too. If the request declares a length, an end
+    before that length is an error.
     """
 
     def __init__(self, stream: IO[bytes], *, length: int | None) -> None:
@@ -38,7 +40,11 @@ class RequestBody:
         self.broken = False
 
     def read(self, size: int = -1) -> bytes:
-        """Returns up to `size` bytes, or all that are left; b"" at the end. Raises `BrokenBodyError`."""
+        """Returns up to `size` bytes, by default all that are left, and b"" at the end.
+
+        Raises:
+          BrokenBodyError: The body can't be read to its end.
+        """
         if self.broken:  # a server may treat the bytes after a bad chunk as the end
             raise BrokenBodyError
         try:
@@ -54,16 +60,20 @@ class RequestBody:
         return piece
 
 
-def guard(request: Request) -> None:
+def wrap_body(request: Request) -> None:
     """Replaces the request's stream by a `RequestBody`."""
     request.stream = cast("IO[bytes]", RequestBody(request.stream, length=request.content_length))
 
 
 def close_if_broken(request: Request, response: Response) -> Response:
-    """Closes the connection after the answer if the body broke, since the start of a next request is unknown."""
+    """Closes the connection after `response` if the request's body broke, and returns `response`.
+
+    The start of a next request on the connection is unknown then.
+    """
     if getattr(request.stream, "broken", False):
         response.headers["Connection"] = "close"
-        # gunicorn ignores this header of an application, and its versions before 27 do not detect a broken body.
+        # gunicorn ignores this header of an application, and versions before 27 do not detect a
+        # broken body.
         message = getattr(getattr(request.environ.get("wsgi.input"), "reader", None), "req", None)
         close = getattr(message, "force_close", None)
         if callable(close):

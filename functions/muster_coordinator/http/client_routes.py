@@ -1,8 +1,9 @@
-"""The routes that clients call."""
+"""Routes that clients call: check-in, plan, broadcast, upload and report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from werkzeug.wrappers import Response
@@ -12,12 +13,11 @@ from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, 
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator import events
 from muster_coordinator.application import Application
-from muster_coordinator.http import encodings
-from muster_coordinator.http.limits import Limiter
-from muster_coordinator.http.routing import Route, RouteCall, encoded_response, json_response
+from muster_coordinator.http.encodings import body_encoding
+from muster_coordinator.http.limits import RateLimiter
+from muster_coordinator.http.responses import SAFETENSORS, encoded_response, json_response
+from muster_coordinator.http.routing import Api, Route, RoutedRequest, Security, route
 from muster_coordinator.ports import ClientCredentials, UntrustedTokenError
-
-SAFETENSORS = "application/octet-stream"
 
 _TOKEN_PROBLEMS = (
     ProblemType.UNAUTHENTICATED,
@@ -27,164 +27,171 @@ _TOKEN_PROBLEMS = (
 )
 
 
-def client_routes(app: Application) -> list[Route]:
-    """Check-in, plan, broadcast, upload, start of a direct upload, and report."""
-    limiter = Limiter(app.rate_limits, clock=app.platform.clock, trusted_proxies=app.trusted_proxies)
+class ClientApi(Api):
+    """Routes of clients, limited in rate by the address of the caller."""
 
-    def checkin(call: RouteCall) -> Response:
-        # Who it is comes first: what a stranger sends is not even read.
-        known = _identify(app, call)
-        request = call.message(CheckinRequest)
-        # Open identity: the client says who it is; one that does not is somebody new every time.
-        identity = known or request.client or app.platform.randomness.nonce()
-        limiter.check_identity(identity)
-        return json_response(app.checkin(call.path["population"], request, identity=identity))
+    def __init__(self, app: Application) -> None:
+        super().__init__(app)
+        self._limiter = RateLimiter(app.rate_limits, clock=app.platform.clock, trusted_proxies=app.trusted_proxies)
 
-    def get_plan(call: RouteCall) -> Response:
+    def routes(self) -> list[Route]:
+        """Returns the routes, each with the problem that a rate limit adds."""
+        return [replace(entry, problems=(*entry.problems, ProblemType.RATE_LIMITED)) for entry in super().routes()]
+
+    def admit(self, call: RoutedRequest) -> RoutedRequest:
+        """Counts the request for its address. Raises `ProblemError` (`rate_limited`)."""
+        self._limiter.check_address(call.request)
+        return call
+
+    @route(
+        "POST",
+        "/v1/populations/{population}:checkin",
+        summary="Check in. The response is an assignment, or the time to wait and the reason.",
+        accepts=CheckinRequest,
+        returns=CheckinResponse,
+        security=Security.CLIENT,
+        problems=(ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.UNAUTHENTICATED),
+    )
+    def check_in(self, call: RoutedRequest) -> Response:
+        """Identifies the client before it reads the body, then asks for an assignment."""
+        authenticated = self._authenticate(call)
+        checkin = call.message(CheckinRequest)
+        # A client without any identity counts as a new client at every check-in.
+        identity = authenticated or checkin.client or self.app.platform.randomness.nonce()
+        self._limiter.check_identity(identity)
+        return json_response(self.app.checkin(call.path["population"], checkin, identity=identity))
+
+    @route(
+        "GET",
+        "/v1/plans/{sha256}",
+        summary="Download a plan, without the parts that only the coordinator uses.",
+        returns=plan.CONTENT_TYPE,
+        encoded=True,
+        problems=(ProblemType.NOT_FOUND,),
+    )
+    def get_plan(self, call: RoutedRequest) -> Response:
+        """Returns the plan's file, or 304."""
         sha256 = call.path["sha256"]
-        app.plans.manifest(sha256)  # raises `not_found`, also where the client says that it has the plan
+        self.app.plans.manifest(sha256)  # raises `not_found`, so that a missing plan is never answered with 304
         return encoded_response(
-            call,
-            lambda accepted: app.plans.for_client(sha256, accepted=accepted),
+            call.request,
+            lambda encodings: self.app.plans.for_client(sha256, accepted=encodings),
             sha256=sha256,
             content_type=plan.CONTENT_TYPE,
         )
 
-    def broadcast(call: RouteCall) -> Response:
+    @route(
+        "GET",
+        "/v1/tasks/{task}/rounds/{round}/broadcast",
+        summary="Download the broadcast of an open round, as safetensors.",
+        returns=SAFETENSORS,
+        encoded=True,
+        query={"sha256": "Hash of the broadcast, from the assignment."},
+        problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.ROUND_CLOSED),
+    )
+    def get_broadcast(self, call: RoutedRequest) -> Response:
+        """Returns the broadcast, or 304."""
         sha256 = call.request.args.get("sha256", "")
         if not sha256:
             raise ProblemError(
                 ProblemType.INVALID_REQUEST, "The query needs sha256=…, which the assignment's URL carries"
             )
-        found = app.broadcasts.find(call.path["task"], call.path["round"], sha256)
+        broadcast = self.app.broadcasts.find(call.path["task"], call.path["round"], sha256)
         return encoded_response(
-            call, lambda accepted: app.broadcasts.read(found, accepted), sha256=sha256, content_type=SAFETENSORS
+            call.request,
+            lambda encodings: self.app.broadcasts.read(broadcast, encodings),
+            sha256=sha256,
+            content_type=SAFETENSORS,
         )
 
-    def upload(call: RouteCall) -> Response:
-        encoding = encodings.of_body(call.request)
-        request = call.request
-        return json_response(
-            app.uploads.upload(call.bearer(), request.stream.read, length=request.content_length, encoding=encoding)
-        )
-
-    def start(call: RouteCall) -> Response:
-        return json_response(app.uploads.start(call.bearer(), call.message(UploadStart)))
-
-    def report(call: RouteCall) -> Response:
-        return json_response(app.uploads.report(call.bearer(), call.message(Report)))
-
-    routes = [
-        Route(
-            "POST",
-            "/v1/populations/{population}:checkin",
-            "Ask for work: an assignment, or how long to wait and why",
-            checkin,
-            takes=CheckinRequest,
-            gives=CheckinResponse,
-            client=True,
-            problems=(ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE, ProblemType.UNAUTHENTICATED),
+    @route(
+        "PUT",
+        "/v1/updates",
+        summary="Upload the update of an assignment, as safetensors. Idempotent; a repeat is counted once.",
+        accepts=SAFETENSORS,
+        encoded=True,
+        returns=Receipt,
+        security=Security.ASSIGNMENT,
+        problems=(
+            *_TOKEN_PROBLEMS,
+            ProblemType.TOO_LARGE,
+            ProblemType.ENCODING_NOT_SUPPORTED,
+            ProblemType.UPDATE_INVALID,
+            ProblemType.UPDATE_NOT_FINITE,
+            ProblemType.UPDATE_TRUNCATED,
         ),
-        Route(
-            "GET",
-            "/v1/plans/{sha256}",
-            "The plan, as a client needs it",
-            get_plan,
-            gives=plan.CONTENT_TYPE,
-            encoded=True,
-            problems=(ProblemType.NOT_FOUND,),
-        ),
-        Route(
-            "GET",
-            "/v1/tasks/{task}/rounds/{round}/broadcast",
-            "The open round's broadcast, as safetensors",
-            broadcast,
-            gives=SAFETENSORS,
-            encoded=True,
-            query={"sha256": "the broadcast's hash, as the assignment gives it"},
-            problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.ROUND_CLOSED),
-        ),
-        Route(
-            "PUT",
-            "/v1/updates",
-            "Upload the update of an assignment, as safetensors; a repeat is answered the same and counted once",
-            _telling(upload),
-            takes=SAFETENSORS,
-            encoded=True,
-            gives=Receipt,
-            bearer=True,
-            problems=(
-                *_TOKEN_PROBLEMS,
-                ProblemType.TOO_LARGE,
-                ProblemType.ENCODING_NOT_SUPPORTED,
-                ProblemType.UPDATE_INVALID,
-                ProblemType.UPDATE_NOT_FINITE,
-                ProblemType.UPDATE_TRUNCATED,
-            ),
-        ),
-        Route(
-            "POST",
-            "/v1/updates:start",
-            "Ask where to put a large update, past the coordinator; `updates:report` then says that it is there",
-            _telling(start),
-            takes=UploadStart,
-            gives=DirectUpload,
-            bearer=True,
-            problems=(
-                *_TOKEN_PROBLEMS,
-                ProblemType.INVALID_REQUEST,
-                ProblemType.CONFLICT,
-                ProblemType.TOO_LARGE,
-                ProblemType.NOT_SUPPORTED,
-            ),
-        ),
-        Route(
-            "POST",
-            "/v1/updates:report",
-            "Give an assignment back, so that its slot is free at once; or say that its update is in the store",
-            report,
-            takes=Report,
-            gives=Receipt,
-            bearer=True,
-            problems=(
-                *_TOKEN_PROBLEMS,
-                ProblemType.INVALID_REQUEST,
-                ProblemType.TOO_LARGE,
-                ProblemType.NOT_SUPPORTED,
-            ),
-        ),
-    ]
-    return [
-        replace(route, handler=limiter.limited(route.handler), problems=(*route.problems, ProblemType.RATE_LIMITED))
-        for route in routes
-    ]
-
-
-def _telling(handler: Callable[[RouteCall], Response]) -> Callable[[RouteCall], Response]:
-    """The handler of an upload, whose refusals are told to whoever watches."""
-
-    def told(call: RouteCall) -> Response:
-        try:
-            return handler(call)
-        except ProblemError as problem:
-            events.update_refused(problem.type, at="upload")
-            raise
-
-    return told
-
-
-def _identify(app: Application, call: RouteCall) -> str | None:
-    """Who checks in; None where each is who it says. Raises `ProblemError` (`unauthenticated`)."""
-    if app.clients is None:
-        return None
-    request = call.request
-    caller = ClientCredentials(
-        population=call.path["population"],
-        token=call.bearer() if "Authorization" in request.headers else None,
-        peer=request.remote_addr or "",
-        header=request.headers.get,
     )
+    def upload(self, call: RoutedRequest) -> Response:
+        """Streams the body to the store and returns a receipt."""
+        with _refusals_logged():
+            encoding = body_encoding(call.request)
+            length = call.request.content_length
+            receipt = self.app.uploads.upload(call.bearer(), call.request.stream.read, length=length, encoding=encoding)
+            return json_response(receipt)
+
+    @route(
+        "POST",
+        "/v1/updates:start",
+        summary="Start a direct upload of a large update to the store. Finish it with `updates:report`.",
+        accepts=UploadStart,
+        returns=DirectUpload,
+        security=Security.ASSIGNMENT,
+        problems=(
+            *_TOKEN_PROBLEMS,
+            ProblemType.INVALID_REQUEST,
+            ProblemType.CONFLICT,
+            ProblemType.TOO_LARGE,
+            ProblemType.NOT_SUPPORTED,
+        ),
+    )
+    def start_upload(self, call: RoutedRequest) -> Response:
+        """Returns the address in the store to which the client sends its update."""
+        with _refusals_logged():
+            return json_response(self.app.uploads.start(call.bearer(), call.message(UploadStart)))
+
+    @route(
+        "POST",
+        "/v1/updates:report",
+        summary="Return an assignment, which frees its slot, or report a finished direct upload.",
+        accepts=Report,
+        returns=Receipt,
+        security=Security.ASSIGNMENT,
+        problems=(
+            *_TOKEN_PROBLEMS,
+            ProblemType.INVALID_REQUEST,
+            ProblemType.TOO_LARGE,
+            ProblemType.NOT_SUPPORTED,
+        ),
+    )
+    def report(self, call: RoutedRequest) -> Response:
+        """Records the report and returns a receipt."""
+        return json_response(self.app.uploads.report(call.bearer(), call.message(Report)))
+
+    def _authenticate(self, call: RoutedRequest) -> str | None:
+        """Returns the client's identity, or None if the deployment lets clients assert their own.
+
+        Raises:
+          ProblemError: `unauthenticated`.
+        """
+        if self.app.clients is None:
+            return None
+        credentials = ClientCredentials(
+            population=call.path["population"],
+            token=call.optional_bearer(),
+            peer=call.request.remote_addr or "",
+            header=call.request.headers.get,
+        )
+        try:
+            return self.app.clients.identify(credentials)
+        except UntrustedTokenError as error:
+            raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+
+
+@contextmanager
+def _refusals_logged() -> Iterator[None]:
+    """Logs an `update_refused` event for a `ProblemError` that the block raises."""
     try:
-        return app.clients.identify(caller)
-    except UntrustedTokenError as error:
-        raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+        yield
+    except ProblemError as problem:
+        events.update_refused(problem.type, at="upload")
+        raise

@@ -1,7 +1,8 @@
-"""Cross-origin requests (the Fetch standard's CORS protocol): which pages' scripts may call the routes of clients.
+"""Allows pages of configured origins to call the routes of clients.
 
-Off unless origins are named. Operators' routes never take part, and no answer allows credentials: a browser sends no cookie, and
-a page has nothing but the tokens that it was given.
+Implements the CORS protocol of the Fetch standard (https://fetch.spec.whatwg.org/#http-cors-protocol).
+Off unless origins are configured. Routes of operators never take part. Responses never allow
+credentials, so a browser sends no cookie, and a page can use only the tokens that it was issued.
 """
 
 from __future__ import annotations
@@ -10,41 +11,44 @@ from collections.abc import Iterable
 
 from werkzeug.wrappers import Request, Response
 
-_MAX_AGE = 7200  # seconds that a browser may go on without asking again; no browser takes more
-_TAKEN = "Authorization, Content-Encoding, Content-Type, If-None-Match, Range"
-_SHOWN = "Accept-Ranges, Content-Range, ETag, Retry-After, WWW-Authenticate"
+_MAX_AGE = 7200  # seconds for which a browser may cache a preflight; browsers cap it at this
+_ALLOWED_HEADERS = "Authorization, Content-Encoding, Content-Type, If-None-Match, Range"
+_EXPOSED_HEADERS = "Accept-Ranges, Content-Range, ETag, Retry-After, WWW-Authenticate"
 
 
 class Cors:
-    """The rule of one deployment."""
+    """CORS policy of one deployment."""
 
     def __init__(self, origins: Iterable[str] = ()) -> None:
-        """`origins`: those whose pages may call, each exactly as a browser sends it."""
+        """Creates a policy that allows `origins`, each exactly as a browser sends it."""
         self.origins = frozenset(origins)
 
     def preflight(self, request: Request, *, methods: Iterable[str]) -> Response | None:
-        """The answer to a browser's question whether it may send a request; None if the origin is not allowed or none asks.
+        """Returns the response to a preflight, or None for another request or origin.
 
         Args:
           request: An OPTIONS request.
-          methods: What the path takes of clients.
+          methods: The methods of the path that other origins may use.
         """
         if "Access-Control-Request-Method" not in request.headers or not self._allows(request):
             return None
         response = Response(status=204)
         response.headers["Access-Control-Allow-Methods"] = ", ".join(methods)
-        response.headers["Access-Control-Allow-Headers"] = _TAKEN
+        response.headers["Access-Control-Allow-Headers"] = _ALLOWED_HEADERS
         response.headers["Access-Control-Max-Age"] = str(_MAX_AGE)
         return self.allow(request, response)
 
     def allow(self, request: Request, response: Response) -> Response:
-        """Lets the page that asked read the response. Caches are told that it depends on who asks."""
+        """Returns `response` with the headers that allow the requesting page to read it.
+
+        The response varies by origin, so that caches do not mix the origins.
+        """
         if not self.origins:
             return response
         response.vary.add("Origin")
         if self._allows(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = _SHOWN
+            response.headers["Access-Control-Expose-Headers"] = _EXPOSED_HEADERS
         return response
 
     def _allows(self, request: Request) -> bool:

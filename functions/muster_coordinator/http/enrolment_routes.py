@@ -1,45 +1,44 @@
-"""The routes by which operators take enrolment tokens back. Tokens are made elsewhere: no function has the key for it."""
+"""Routes of operators that revoke enrolment tokens.
+
+Tokens are issued elsewhere (`muster enrol issue`): no function has the private key.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from werkzeug.wrappers import Response
 
 from muster.wire.messages import Revocation, RevocationList
 from muster.wire.problems import ProblemType
-from muster_coordinator.application import Application
-from muster_coordinator.http.operator_access import AuditedChange, OperatorAccess
-from muster_coordinator.http.routing import Route, RouteCall, json_response
+from muster_coordinator.http.operator_access import OperatorApi, OperatorRequest
+from muster_coordinator.http.responses import json_response
+from muster_coordinator.http.routing import route
 
 
-def enrolment_routes(app: Application, access: OperatorAccess) -> list[Route]:
-    """Revoke, and what is revoked."""
+class RevocationApi(OperatorApi):
+    """Routes of operators for revoked enrolment tokens."""
 
-    def revoke(call: RouteCall, begin: Callable[[str], AuditedChange]) -> Response:
+    @route(
+        "POST",
+        "/v1/revocations",
+        summary="Revoke an enrolment token. Idempotent.",
+        action="enrolment.revoke",
+        accepts=Revocation,
+        returns=RevocationList,
+        problems=(ProblemType.INVALID_REQUEST, ProblemType.CONFLICT, ProblemType.TOO_LARGE),
+    )
+    def revoke(self, call: OperatorRequest) -> Response:
+        """Revokes the token and returns all revocations."""
         revocation = call.message(Revocation)
-        revoked = begin(revocation.id).record(
-            lambda: app.enrolments.revoke(revocation),
-            look=lambda: {"revoked": app.enrolments.is_revoked(revocation.id)},
+        revocations = self.audited(
+            call,
+            revocation.id,
+            lambda: self.app.enrolments.revoke(revocation),
+            state=lambda: {"revoked": self.app.enrolments.is_revoked(revocation.id)},
             request=revocation.to_dict(),
         )
-        return json_response(revoked)
+        return json_response(revocations)
 
-    return [
-        Route(
-            "POST",
-            "/v1/revocations",
-            "Have an enrolment token be good no more; a repeat changes nothing",
-            access.changing("enrolment.revoke", revoke),
-            takes=Revocation,
-            gives=RevocationList,
-            problems=(ProblemType.INVALID_REQUEST, ProblemType.CONFLICT, ProblemType.TOO_LARGE),
-        ),
-        Route(
-            "GET",
-            "/v1/revocations",
-            "The enrolment tokens that are revoked",
-            access.viewing(lambda _: json_response(app.enrolments.list())),
-            gives=RevocationList,
-        ),
-    ]
+    @route("GET", "/v1/revocations", summary="List the revoked enrolment tokens.", returns=RevocationList)
+    def list(self, _: OperatorRequest) -> Response:
+        """Returns all revocations."""
+        return json_response(self.app.enrolments.list())

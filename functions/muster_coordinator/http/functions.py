@@ -1,4 +1,4 @@
-"""The four functions as routers, and as the entry points that functions-framework calls."""
+"""The four functions: their tables of routes, their routers, and their entry points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from io import BytesIO
 from typing import Any
 
@@ -16,111 +16,127 @@ from werkzeug.wrappers import Request, Response
 from muster_coordinator import events
 from muster_coordinator.application import Application
 from muster_coordinator.http import openapi
+from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
-from muster_coordinator.http.client_routes import client_routes
+from muster_coordinator.http.client_routes import ClientApi
 from muster_coordinator.http.cors import Cors
-from muster_coordinator.http.internal_routes import aggregator_routes, committer_routes
-from muster_coordinator.http.operator_routes import operator_routes
+from muster_coordinator.http.enrolment_routes import RevocationApi
+from muster_coordinator.http.internal_routes import AggregatorApi, CommitterApi
+from muster_coordinator.http.operator_routes import TaskApi
 from muster_coordinator.http.recycling import WorkerRecycler
-from muster_coordinator.http.routing import Route, RouteCall, Router
+from muster_coordinator.http.router import Router
+from muster_coordinator.http.routing import Api, Route, RoutedRequest, route
 
-_READ_OUT = 64 << 20  # bytes
-_PIECE = 1 << 18  # bytes
+MAX_DRAINED_BODY = 64 << 20  # bytes
+_READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
-FUNCTIONS: dict[str, Callable[[Application], list[Route]]] = {
-    "client_api": client_routes,
-    "operator_api": operator_routes,
-    "aggregator": aggregator_routes,
-    "committer": committer_routes,
+FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
+    "client_api": (ClientApi,),
+    "operator_api": (TaskApi, RevocationApi, AuditApi),
+    "aggregator": (AggregatorApi,),
+    "committer": (CommitterApi,),
 }
 _CLIENTS = "client_api"
-_RECYCLER = WorkerRecycler()  # of this process, which may serve several functions
+_RECYCLER = WorkerRecycler()  # one per process, which may serve several functions
 
 
 def router(app: Application, *functions: str) -> Router:
-    """What serves the routes of `functions` (of all four, if none is named), and `/health`."""
-    routes = [
-        replace(route, cors=name == _CLIENTS) for name in functions or FUNCTIONS for route in FUNCTIONS[name](app)
-    ]
-    return Router([*routes, *_common_routes(app)], cors=Cors(app.cors_origins))
+    """Returns a router for `functions`, by default all four, and the common routes."""
+    routes = [replace(entry, cors=name == _CLIENTS) for name in functions or FUNCTIONS for entry in _routes(app, name)]
+    return Router([*routes, *CommonApi(app).routes()], cors=Cors(app.cors_origins))
 
 
 def description(app: Application) -> dict[str, Any]:
-    """The OpenAPI document of all four functions."""
-    functions = {name: routes(app) for name, routes in FUNCTIONS.items()}
-    return openapi.document({**functions, openapi.EVERY_FUNCTION: _common_routes(app)})
+    """Returns the OpenAPI document of all four functions."""
+    functions = {name: _routes(app, name) for name in FUNCTIONS}
+    return openapi.document({**functions, openapi.EVERY_FUNCTION: CommonApi(app).routes()})
 
 
-def _common_routes(app: Application) -> list[Route]:
-    @cache
-    def encoded() -> bytes:
-        return openapi.encode(description(app))
-
-    def describe(_: RouteCall) -> Response:
-        return Response(encoded(), content_type="application/json")
-
-    return [
-        Route("GET", "/health", "Whether the function answers", _healthy, gives="text/plain"),
-        # For Kubernetes, by its custom. Google's front end before Cloud Run keeps this path for itself and answers 404.
-        Route(
-            "GET",
-            "/healthz",
-            "The same, where nothing before the function takes this path",
-            _healthy,
-            gives="text/plain",
-        ),
-        Route("GET", "/openapi.json", "This document", describe, gives="application/json"),
-    ]
+def _routes(app: Application, function: str) -> list[Route]:
+    return [entry for api in FUNCTIONS[function] for entry in api(app).routes()]
 
 
-def _healthy(_: RouteCall) -> Response:
+class CommonApi(Api):
+    """Routes that every function serves."""
+
+    @route("GET", "/health", summary="Check that the function answers.", returns="text/plain")
+    def health(self, _: RoutedRequest) -> Response:
+        """Returns 200."""
+        return _healthy()
+
+    # Kubernetes' conventional path. On Cloud Run, Google's front end reserves it and answers 404.
+    @route(
+        "GET",
+        "/healthz",
+        summary="Check that the function answers, if no proxy reserves this path.",
+        returns="text/plain",
+    )
+    def healthz(self, _: RoutedRequest) -> Response:
+        """Returns 200."""
+        return _healthy()
+
+    @route("GET", "/openapi.json", summary="Get this document.", returns="application/json")
+    def describe(self, _: RoutedRequest) -> Response:
+        """Returns the OpenAPI document, built with the first request."""
+        return Response(self._document, content_type="application/json")
+
+    @cached_property
+    def _document(self) -> bytes:
+        return openapi.encode(description(self.app))
+
+
+def _healthy() -> Response:
     return Response("ok\n", content_type="text/plain")
 
 
 def entry_point(function: str) -> Callable[[Request], Response]:
-    """The function that functions-framework calls; its application is made with the first request, from the environment."""
-    turn = threading.Lock()
+    """Returns the callable that functions-framework serves.
+
+    Its application is built from the environment with the first request.
+    """
+    lock = threading.Lock()
 
     @cache
-    def make() -> Router:
+    def build() -> Router:
         from muster_coordinator.bootstrap import from_environment
 
         events.write_to()
         app = from_environment(function)
-        if function == "client_api" and app.clients is None:
+        if function == _CLIENTS and app.clients is None:
             LOG.warning(
-                "MUSTER_CLIENTS is open: every client is who it says, and one device can be a thousand. Set it to enrolment:…, oidc:… "
-                "or proxy:… before strangers can reach this address"
+                "MUSTER_CLIENTS is open: client identity is self-asserted, and one device can pose as a thousand "
+                "clients. Set it to enrolment:…, oidc:… or proxy:… before strangers can reach this address"
             )
         return router(app, function)
 
     def serve(request: Request) -> Response:
-        # A cold instance gets several first requests at once, and `cache` alone would make an application for each.
-        with turn:
-            serving = make()
+        # A cold instance receives several first requests at once. `cache` alone would build an
+        # application for each.
+        with lock:
+            serving = build()
         with _RECYCLER.request():
             response = serving(request)
-            _read_out(request)
+            _drain(request)
         close_if_broken(request, response)
-        # functions-framework would read the whole rest into memory, without a limit.
+        # functions-framework would read the rest of the body into memory, without a limit.
         request.stream = BytesIO()
         return response
 
     return serve
 
 
-def _read_out(request: Request) -> None:
-    """Drains a refused body, up to a limit, so that its sender receives the answer."""
-    left = _READ_OUT
-    with suppress(BrokenBodyError):  # the answer stands
-        while left > 0 and (piece := request.stream.read(min(_PIECE, left))):
+def _drain(request: Request) -> None:
+    """Reads and discards a refused body, up to a limit, so that its sender receives the answer."""
+    left = MAX_DRAINED_BODY
+    with suppress(BrokenBodyError):  # the response is complete already
+        while left > 0 and (piece := request.stream.read(min(_READ_SIZE, left))):
             left -= len(piece)
 
 
 def owner(method: str, path: str) -> str:
-    """Which of the functions serves a request, where all are at one address."""
+    """Returns the name of the function that serves a request, if all four share one address."""
     if path.startswith("/internal/"):
         return "committer" if path.endswith(("/commit", "/open")) else "aggregator"
     if path.startswith(("/v1/populations/", "/v1/updates")) or path.endswith("/broadcast"):
-        return "client_api"
+        return _CLIENTS
     return _CLIENTS if path.startswith("/v1/plans/") and method in ("GET", "HEAD", "OPTIONS") else "operator_api"

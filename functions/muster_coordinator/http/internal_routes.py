@@ -1,10 +1,12 @@
-"""The routes that the queue and the scheduler call. They answer 204: all that matters is in the stores."""
+"""Routes that the work queue and the scheduler call.
+
+They answer 204: each step's result is in the stores. A repeated delivery is harmless.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from werkzeug.wrappers import Response
@@ -12,13 +14,18 @@ from werkzeug.wrappers import Response
 from muster.wire.base import Message
 from muster.wire.messages import Name
 from muster.wire.problems import ProblemError, ProblemType
-from muster_coordinator.application import Application
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.http.routing import Route, RouteCall
+from muster_coordinator.http.routing import Api, RoutedRequest, route
 from muster_coordinator.ports import UntrustedTokenError
 from muster_coordinator.queued_work import AGGREGATOR, COMMITTER
 
 Count = Annotated[int, Field(ge=0, le=999_999_999)]
+
+# Fields of `Route` that all routes here share.
+_INTERNAL: dict[str, Any] = {
+    "status": HTTPStatus.NO_CONTENT,
+    "problems": (ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.UNAVAILABLE),
+}
 
 
 class RoundWork(Message):
@@ -32,7 +39,7 @@ class RoundWork(Message):
 
     @property
     def key(self) -> RoundKey:
-        """The round."""
+        """Key of the round."""
         return RoundKey(self.task, self.round, self.epoch)
 
 
@@ -42,90 +49,102 @@ class TaskWork(Message):
     task: Name
 
 
-def _done() -> Response:
-    return Response(status=HTTPStatus.NO_CONTENT)
+class InternalApi(Api):
+    """Base of the routes of one function that only the queue's account may call."""
 
+    function: ClassVar[str]
 
-def aggregator_routes(app: Application) -> list[Route]:
-    """Fold, close, sweep and tick."""
-    guard = _guard(app, AGGREGATOR)
-
-    def fold(call: RouteCall) -> Response:
-        work = call.message(RoundWork)
-        if work.part is not None:
-            app.folding.fold_part(work.key, work.part)
-        else:
-            app.folding.fold_shard(work.key, work.shard or 0)
-        return _done()
-
-    def close(call: RouteCall) -> Response:
-        app.closing(call.message(RoundWork).key)
-        return _done()
-
-    def sweep(call: RouteCall) -> Response:
-        app.sweeping.sweep(call.message(RoundWork).key)
-        return _done()
-
-    def tick(_: RouteCall) -> Response:
-        app.sweeping.tick()
-        return _done()
-
-    return [
-        _internal(guard, "fold", "Fold a shard's full chunks, or one part of a closed round", fold, RoundWork),
-        _internal(guard, "close", "Judge a round; if it closes, freeze and fold what it counts", close, RoundWork),
-        _internal(guard, "sweep", "Remove what an ended round leaves behind", sweep, RoundWork),
-        _internal(guard, "tick", "Repair what got lost", tick, None),
-    ]
-
-
-def committer_routes(app: Application) -> list[Route]:
-    """Commit and open."""
-    guard = _guard(app, COMMITTER)
-
-    def commit(call: RouteCall) -> Response:
-        app.committing.commit(call.message(RoundWork).key)
-        return _done()
-
-    def open_task(call: RouteCall) -> Response:
-        app.committing.open(call.message(TaskWork).task)
-        return _done()
-
-    return [
-        _internal(guard, "commit", "Compute a round's next state from its partials", commit, RoundWork),
-        _internal(guard, "open", "Compute a task's first broadcast", open_task, TaskWork),
-    ]
-
-
-def _guard(app: Application, function: str) -> Callable[[RouteCall], None]:
-    """What lets a call to `function` pass, or raises `ProblemError`."""
-
-    def guard(call: RouteCall) -> None:
-        if app.invoker is not None:
+    def admit(self, call: RoutedRequest) -> RoutedRequest:
+        """Verifies the token of the invoker. Raises `ProblemError` (`unauthenticated`)."""
+        if self.app.invoker is not None:
             try:
-                app.invoker.verify(call.bearer(), function=function)
+                self.app.invoker.verify(call.bearer(), function=self.function)
             except UntrustedTokenError as error:
                 raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+        return call
 
-    return guard
 
+class AggregatorApi(InternalApi):
+    """Routes of the function `aggregator`."""
 
-def _internal(
-    guard: Callable[[RouteCall], None],
-    kind: str,
-    summary: str,
-    handler: Callable[[RouteCall], Response],
-    takes: type[Message] | None,
-) -> Route:
-    def guarded(call: RouteCall) -> Response:
-        guard(call)
-        return handler(call)
+    function = AGGREGATOR
 
-    return Route(
+    @route(
         "POST",
-        f"/internal/{kind}",
-        summary,
-        guarded,
-        takes=takes,
-        status=HTTPStatus.NO_CONTENT,
-        problems=(ProblemType.INVALID_REQUEST, ProblemType.NOT_FOUND, ProblemType.UNAVAILABLE),
+        "/internal/fold",
+        summary="Fold the full chunks of a shard, or one part of a closed round.",
+        accepts=RoundWork,
+        **_INTERNAL,
     )
+    def fold(self, call: RoutedRequest) -> Response:
+        """Folds what the message names."""
+        work = call.message(RoundWork)
+        if work.part is not None:
+            self.app.folding.fold_part(work.key, work.part)
+        else:
+            self.app.folding.fold_shard(work.key, work.shard or 0)
+        return _no_content()
+
+    @route(
+        "POST",
+        "/internal/close",
+        summary="Close a round if it is due: freeze and fold the updates that it counts.",
+        accepts=RoundWork,
+        **_INTERNAL,
+    )
+    def close(self, call: RoutedRequest) -> Response:
+        """Closes the round if it has reached its goal or its deadline."""
+        self.app.closing(call.message(RoundWork).key)
+        return _no_content()
+
+    @route(
+        "POST",
+        "/internal/sweep",
+        summary="Delete the data of an ended round that only an open round needs.",
+        accepts=RoundWork,
+        **_INTERNAL,
+    )
+    def sweep(self, call: RoutedRequest) -> Response:
+        """Sweeps the round."""
+        self.app.sweeping.sweep(call.message(RoundWork).key)
+        return _no_content()
+
+    @route("POST", "/internal/tick", summary="Advance every round whose queued work was lost.", **_INTERNAL)
+    def tick(self, _: RoutedRequest) -> Response:
+        """Repairs all tasks."""
+        self.app.sweeping.tick()
+        return _no_content()
+
+
+class CommitterApi(InternalApi):
+    """Routes of the function `committer`."""
+
+    function = COMMITTER
+
+    @route(
+        "POST",
+        "/internal/commit",
+        summary="Compute the next state of a round from its partials.",
+        accepts=RoundWork,
+        **_INTERNAL,
+    )
+    def commit(self, call: RoutedRequest) -> Response:
+        """Commits the round."""
+        self.app.committing.commit(call.message(RoundWork).key)
+        return _no_content()
+
+    @route(
+        "POST",
+        "/internal/open",
+        summary="Compute the first broadcast of a task.",
+        accepts=TaskWork,
+        **_INTERNAL,
+    )
+    def open(self, call: RoutedRequest) -> Response:
+        """Opens the task's first round."""
+        self.app.committing.open(call.message(TaskWork).task)
+        return _no_content()
+
+
+def _no_content() -> Response:
+    return Response(status=HTTPStatus.NO_CONTENT)

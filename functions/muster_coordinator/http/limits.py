@@ -1,66 +1,61 @@
-"""Rate limits of this instance, by address and by identity, and where a request comes from.
+"""Rate limits of one instance, by address and by client identity.
 
-They keep one caller from crowding the others out of an instance. Against a flood from many addresses they do little: that is for
-what stands before the functions.
+They stop one caller from crowding out the others. Against a flood from many addresses they do
+little; that is the task of the proxy or load balancer in front of the functions.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
 
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Request
 
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain.limits import RateLimits, TokenBuckets
-from muster_coordinator.http.routing import RouteCall
 from muster_coordinator.ports import Clock
 
-_NETWORK = 64  # bits of an IPv6 address that tell one subscriber from another
+_SUBSCRIBER_BITS = 64  # prefix length of the IPv6 network that one subscriber has
+_MAX_ADDRESS = 64  # characters
 
 
-class Limiter:
-    """Counts calls, and refuses those that are too many."""
+class RateLimiter:
+    """Token buckets by address and by identity. Thread-safe."""
 
     def __init__(self, limits: RateLimits, *, clock: Clock, trusted_proxies: int) -> None:
-        """Makes an empty one.
+        """Creates a limiter with full buckets.
 
         Args:
-          limits: What is allowed.
-          clock: The time.
-          trusted_proxies: How many proxies of the deployment's own a request passes; see `address_of`.
+          limits: Limits of an address and of an identity; either may be absent.
+          clock: Source of the current time.
+          trusted_proxies: Number of the deployment's proxies on a request's path; see `address_of`.
         """
         self._clock = clock
         self._trusted_proxies = trusted_proxies
         self._addresses = None if limits.address is None else TokenBuckets(limits.address)
         self._identities = None if limits.identity is None else TokenBuckets(limits.identity)
 
-    def limited(self, handler: Callable[[RouteCall], Response]) -> Callable[[RouteCall], Response]:
-        """The handler, for callers whose address has calls left. Raises `ProblemError` (`rate_limited`) for others."""
-
-        def guarded(call: RouteCall) -> Response:
-            if self._addresses is not None:
-                self._take(self._addresses, _subscriber(address_of(call.request, self._trusted_proxies)), "address")
-            return handler(call)
-
-        return guarded
+    def check_address(self, request: Request) -> None:
+        """Counts a request for its sender's address. Raises `ProblemError` (`rate_limited`)."""
+        if self._addresses is not None:
+            self._take(self._addresses, _subscriber(address_of(request, self._trusted_proxies)), "address")
 
     def check_identity(self, identity: str) -> None:
-        """Counts a call of a client. Raises `ProblemError` (`rate_limited`)."""
+        """Counts a request for a client. Raises `ProblemError` (`rate_limited`)."""
         if self._identities is not None:
             self._take(self._identities, identity, "identity")
 
-    def _take(self, buckets: TokenBuckets, caller: str, what: str) -> None:
-        wait = buckets.take(caller, now=self._clock.now())
+    def _take(self, buckets: TokenBuckets, key: str, kind: str) -> None:
+        wait = buckets.take(key, now=self._clock.now())
         if wait:
-            detail = f"This {what} has made too many requests; the next is taken in {wait:.1f} s"
+            detail = f"This {kind} has made too many requests; the next one is accepted in {wait:.1f} s"
             raise ProblemError(ProblemType.RATE_LIMITED, detail, retry_after=wait)
 
 
 def address_of(request: Request, trusted_proxies: int) -> str:
-    """Where a request comes from: of `X-Forwarded-For` the entry that the outermost proxy of ours has added.
+    """Returns the address that sent a request.
 
-    What stands before that entry the caller may have written itself. Without proxies of ours the header says nothing.
+    With trusted proxies, this is the entry of `X-Forwarded-For` that the outermost of them added;
+    the caller may have forged the entries before it. Without, the header is ignored.
     """
     if trusted_proxies:
         hops = [hop.strip() for hop in ",".join(request.headers.getlist("X-Forwarded-For")).split(",")]
@@ -70,11 +65,11 @@ def address_of(request: Request, trusted_proxies: int) -> str:
 
 
 def _subscriber(address: str) -> str:
-    """One bucket for all the addresses that a single subscriber has."""
+    """Returns the key of the bucket that all addresses of one subscriber share."""
     try:
-        found = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
-        return address[:_NETWORK]
-    if found.version == 6:  # noqa: PLR2004
-        return str(found.ipv4_mapped or ipaddress.ip_network((int(found), _NETWORK), strict=False))
-    return str(found)
+        return address[:_MAX_ADDRESS]
+    if parsed.version == 6:  # noqa: PLR2004
+        return str(parsed.ipv4_mapped or ipaddress.ip_network((int(parsed), _SUBSCRIBER_BITS), strict=False))
+    return str(parsed)

@@ -1,7 +1,7 @@
-"""How one answer leads to the next call: the `links` of the OpenAPI document (OpenAPI 3.1, Link Object).
+"""Links from each response to the calls that may follow it (OpenAPI 3.1, Link Object).
 
-For readers, and for tools that walk through an API by them, as the tests do. A bearer token is no parameter of an operation in
-OpenAPI, so that links name the header.
+They serve readers, and tools that explore an API by its links, as the tests do. A bearer token is
+not a parameter of an operation in OpenAPI, so links name the `Authorization` header instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ _NEXT = "$response.body#/next"
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One way on: to the route `method` `path`, with what runtime expressions find in this call and its answer."""
+    """Link to the route `method` `path`.
+
+    The values of `parameters` and `body` are runtime expressions over the call and its response.
+    """
 
     name: str
     method: str
@@ -28,8 +31,8 @@ def _with_token(name: str, method: str, path: str) -> Link:
     return Link(name, method, path, {"header.Authorization": "Bearer {$response.body#/answer/token}"})
 
 
-def _of_task(name: str) -> tuple[Link, ...]:
-    """What can be done with the task whose name the expression `name` finds."""
+def _task_links(name: str) -> tuple[Link, ...]:
+    """Returns the links to a task's routes; the runtime expression `name` yields its name."""
     task = {"path.task": name}
     return (
         Link("task", "GET", _TASK, task),
@@ -40,8 +43,8 @@ def _of_task(name: str) -> tuple[Link, ...]:
     )
 
 
-_OF_VIEW = (
-    *_of_task("$response.body#/spec/name"),
+_VIEW_LINKS = (
+    *_task_links("$response.body#/spec/name"),
     Link(
         "checkin",
         "POST",
@@ -62,7 +65,7 @@ _OF_VIEW = (
     ),
 )
 
-# By the route that is answered, where its answer is a success.
+# Links of the successful response of each route, by method and path.
 LINKS: dict[tuple[str, str], tuple[Link, ...]] = {
     ("POST", "/v1/populations/{population}:checkin"): (
         Link("plan", "GET", "/v1/plans/{sha256}", {"path.sha256": "$response.body#/answer/plan/sha256"}),
@@ -91,10 +94,10 @@ LINKS: dict[tuple[str, str], tuple[Link, ...]] = {
         Link("plan", "GET", "/v1/plans/{sha256}", {"path.sha256": "$request.path.sha256"}),
         Link("create", "POST", "/v1/tasks", {}, {"plan": "$request.path.sha256"}),
     ),
-    ("POST", "/v1/tasks"): _OF_VIEW,
-    ("GET", _TASK): _OF_VIEW,
-    **{("POST", f"{_TASK}:{verb}"): _OF_VIEW for verb in ("pause", "resume", "cancel", "rollback")},
-    ("GET", "/v1/tasks"): _of_task("$response.body#/tasks/0/spec/name"),
+    ("POST", "/v1/tasks"): _VIEW_LINKS,
+    ("GET", _TASK): _VIEW_LINKS,
+    **{("POST", f"{_TASK}:{verb}"): _VIEW_LINKS for verb in ("pause", "resume", "cancel", "rollback")},
+    ("GET", "/v1/tasks"): _task_links("$response.body#/tasks/0/spec/name"),
     ("GET", f"{_TASK}/rounds"): (
         Link("next", "GET", f"{_TASK}/rounds", {"path.task": "$request.path.task", "query.after": _NEXT}),
         Link(

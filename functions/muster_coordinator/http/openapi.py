@@ -1,7 +1,8 @@
-"""The OpenAPI 3.1 description of all routes, made from the route tables and the messages, so that it can't fall behind them.
+"""Generates the OpenAPI 3.1 document from the tables of routes and the message types.
 
-One document describes all four functions; each operation's tag names the function that serves it, and any function serves
-the document. `docs/openapi.json` is the same, for readers; a test fails when it has fallen behind (`make openapi`).
+One document describes all four functions, and each function serves it. The tag of an operation
+names the function that serves the operation. `docs/openapi.json` is a copy for readers; a test
+fails when it is out of date (`make openapi` rewrites it).
 """
 
 from __future__ import annotations
@@ -19,46 +20,52 @@ from muster.wire import plan, problems
 from muster.wire.base import Message
 from muster.wire.problems import STATUS, Problem, ProblemType
 from muster_coordinator.http.links import LINKS, Link
-from muster_coordinator.http.routing import PARAMETERS, PATTERNS, Route
+from muster_coordinator.http.responses import SAFETENSORS
+from muster_coordinator.http.routing import PARAMETERS, PATTERNS, Route, Security
 
 Json = dict[str, Any]
 
 EVERY_FUNCTION = "every function"
-_SAFETENSORS = "application/octet-stream"
 _SCHEMA = "#/components/schemas/"
-_BEARER = "assignment"
-_OPERATOR = "operator"
-_CLIENT = "client"
 
 _TAGS = {
-    "client_api": "What clients call: check-in, plan, broadcast, upload, start, report.",
-    "operator_api": "What operators call: plans, tasks, rounds, results, checkpoints, the audit log.",
-    "aggregator": "Called by the queue and the scheduler alone: fold, close, sweep, tick.",
-    "committer": "Called by the queue alone: commit, open.",
-    EVERY_FUNCTION: "Served by each of the four.",
+    "client_api": "Routes of clients: check-in, plan, broadcast, upload, start, report.",
+    "operator_api": "Routes of operators: plans, tasks, rounds, results, checkpoints, the audit log.",
+    "aggregator": "Routes that only the queue and the scheduler call: fold, close, sweep, tick.",
+    "committer": "Routes that only the queue calls: commit, open.",
+    EVERY_FUNCTION: "Routes that each of the four functions serves.",
 }
 _PARAMETERS = {
-    "population": "The population's name.",
-    "task": "The task's name.",
-    "sha256": "The plan's address: the SHA-256 of its manifest, in hex.",
-    "round": "The round's number, from 1.",
-    "version": "The version of the server state: 0 is the initial one, n the state after round n.",
+    "population": "Name of the population.",
+    "task": "Name of the task.",
+    "sha256": "Address of the plan: the SHA-256 of its manifest, in hex.",
+    "round": "Number of the round, from 1.",
+    "version": "Version of the server state: 0 is the initial state, n the state after round n.",
+}
+_SECURITY_SCHEMES = {
+    Security.ASSIGNMENT: "Token of an assignment, from the check-in.",
+    Security.OPERATOR: "An operator's key or OpenID Connect token. Not needed if MUSTER_OPERATORS is `open`.",
+    Security.CLIENT: "A client's enrolment or OpenID Connect token. Not needed if MUSTER_CLIENTS is `open`.",
 }
 _BINARY = {
-    _SAFETENSORS: "A safetensors file; see docs/protocol.md.",
+    SAFETENSORS: "A safetensors file; see docs/protocol.md.",
     plan.CONTENT_TYPE: "A plan's file; see docs/protocol.md.",
 }
-# What any route may answer, whatever it does.
-_ANYWHERE = (ProblemType.METHOD_NOT_ALLOWED, ProblemType.UNAVAILABLE, ProblemType.INTERNAL)
+# Problems that every route may return.
+_COMMON_PROBLEMS = (ProblemType.METHOD_NOT_ALLOWED, ProblemType.UNAVAILABLE, ProblemType.INTERNAL)
 _INFO = """\
 Muster's coordinator. Bodies are JSON unless a media type says otherwise; times are RFC 3339, durations are seconds.
 Every error is a problem document (RFC 9457) of one of the types listed with it. A path that is not described here is
-answered with 404, a method that a path does not take with 405, both as problem documents.
+answered with 404, a method that a path does not accept with 405, both as problem documents.
 """
 
 
 def document(functions: Mapping[str, Sequence[Route]]) -> Json:
-    """The description of `functions`: by name (a tag of the document), what each serves."""
+    """Returns the OpenAPI document.
+
+    Args:
+      functions: Routes of each function, by the function's name, which becomes a tag.
+    """
     paths: dict[str, Json] = {}
     for tag, routes in functions.items():
         for route in routes:
@@ -71,28 +78,15 @@ def document(functions: Mapping[str, Sequence[Route]]) -> Json:
         "components": {
             "schemas": _schemas(route for routes in functions.values() for route in routes),
             "securitySchemes": {
-                _BEARER: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "The token of an assignment, as the check-in gives it.",
-                },
-                _OPERATOR: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "An operator's key or OpenID Connect token. Not needed where MUSTER_OPERATORS is open.",
-                },
-                _CLIENT: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "Who the client is: an enrolment or OpenID Connect token, as MUSTER_CLIENTS wants it; none where that is open.",
-                },
+                security.value: {"type": "http", "scheme": "bearer", "description": text}
+                for security, text in _SECURITY_SCHEMES.items()
             },
         },
     }
 
 
 def encode(description: Json) -> bytes:
-    """The document as it is served and committed."""
+    """Returns the document as it is served and committed."""
     return (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -105,24 +99,22 @@ def _operation(route: Route, tag: str) -> Json:
     parameters = [*_path_parameters(route), *_query_parameters(route)]
     if _is_immutable(route):
         parameters += [
-            _header("If-None-Match", "An ETag: the answer is 304 if that is what there is."),
-            _header("Range", "The bytes wanted, such as `bytes=0-1023`: the answer is 206 with just them."),
+            _header("If-None-Match", "ETag of a cached copy. The response is 304 if it is current."),
+            _header("Range", "Range of bytes, such as `bytes=0-1023`. The response is 206 with this range."),
         ]
-    if route.encoded and route.takes is not None:
-        parameters.append(_header("Content-Encoding", "The body's encoding: zstd, gzip or none."))
-    if route.encoded and route.gives in _BINARY:
-        parameters.append(_header("Accept-Encoding", "The encodings that the answer may have: zstd, gzip."))
+    if route.encoded and route.accepts is not None:
+        parameters.append(_header("Content-Encoding", "Encoding of the body: zstd, gzip or none."))
+    if route.encoded and route.returns in _BINARY:
+        parameters.append(_header("Accept-Encoding", "Encodings that the client accepts: zstd, gzip."))
     if parameters:
         operation["parameters"] = parameters
-    if route.takes is not None:
-        operation["requestBody"] = {"required": True, "content": _content(route.takes)}
+    if route.accepts is not None:
+        operation["requestBody"] = {"required": True, "content": _content(route.accepts)}
     operation["responses"] = {**_successes(route), **_failures(route)}
-    if route.bearer:
-        operation["security"] = [{_BEARER: []}]
-    if route.operator:
-        operation["security"] = [{_OPERATOR: []}]
-    if route.client:
-        operation["security"] = [{}, {_CLIENT: []}]
+    if route.security is not Security.NONE:
+        credentials: list[Json] = [{route.security.value: []}]
+        # An empty requirement makes the credentials optional.
+        operation["security"] = [{}, *credentials] if route.security is Security.CLIENT else credentials
     return operation
 
 
@@ -131,12 +123,12 @@ def _operation_id(method: str, path: str) -> str:
 
 
 def _link(link: Link) -> Json:
-    found: Json = {"operationId": _operation_id(link.method, link.path)}
+    encoded: Json = {"operationId": _operation_id(link.method, link.path)}
     if link.parameters:
-        found["parameters"] = link.parameters
+        encoded["parameters"] = link.parameters
     if link.body is not None:
-        found["requestBody"] = link.body
-    return found
+        encoded["requestBody"] = link.body
+    return encoded
 
 
 def _path_parameters(route: Route) -> list[Json]:
@@ -172,7 +164,7 @@ def _header(name: str, description: str) -> Json:
 
 
 def _is_immutable(route: Route) -> bool:
-    return route.method == "GET" and route.gives in _BINARY
+    return route.method == "GET" and route.returns in _BINARY
 
 
 def _content(body: type[Message] | str) -> Json:
@@ -185,32 +177,32 @@ def _content(body: type[Message] | str) -> Json:
 
 def _successes(route: Route) -> Json:
     success: Json = {"description": HTTPStatus(route.status).phrase}
-    if route.gives is not None:
-        success["content"] = _content(route.gives)
+    if route.returns is not None:
+        success["content"] = _content(route.returns)
     links = LINKS.get((route.method, route.path))
     if links:
         success["links"] = {link.name: _link(link) for link in links}
-    found = {str(int(route.status)): success}
+    responses = {str(int(route.status)): success}
     if route.repeat_status is not None:
-        found[str(int(route.repeat_status))] = {**success, "description": "It was there already"}
+        responses[str(int(route.repeat_status))] = {**success, "description": "A repeat; it already exists"}
     if _is_immutable(route):
-        found["206"] = {**success, "description": "The bytes that `Range` asked for"}
-        found["304"] = {"description": "It has not changed; it never does"}
-    return found
+        responses["206"] = {**success, "description": "The requested range"}
+        responses["304"] = {"description": "The cached copy is current"}
+    return responses
 
 
 def _failures(route: Route) -> Json:
-    types = {*route.problems, *_ANYWHERE}
+    types = {*route.problems, *_COMMON_PROBLEMS}
     if "{" in route.path:
         types.add(ProblemType.NOT_FOUND)
-    if route.takes is not None:
+    if route.accepts is not None:
         types.update((ProblemType.TOO_LARGE, ProblemType.UPDATE_TRUNCATED))
     if _is_immutable(route):
-        types.add(ProblemType.INVALID_REQUEST)  # a range that can't be met
+        types.add(ProblemType.INVALID_REQUEST)  # a range that can't be satisfied
     by_status: dict[int, list[ProblemType]] = {}
-    for kind in ProblemType:
-        if kind in types:
-            by_status.setdefault(STATUS[kind], []).append(kind)
+    for problem in ProblemType:
+        if problem in types:
+            by_status.setdefault(STATUS[problem], []).append(problem)
     return {str(status): _failure(by_status[status]) for status in sorted(by_status)}
 
 
@@ -232,19 +224,21 @@ def _failure(kinds: Sequence[ProblemType]) -> Json:
         },
     }
     if ProblemType.METHOD_NOT_ALLOWED in kinds:
-        response["headers"] = {"Allow": {"description": "What the path takes", "schema": {"type": "string"}}}
+        response["headers"] = {"Allow": {"description": "Methods that the path accepts", "schema": {"type": "string"}}}
     if STATUS[kinds[0]] == HTTPStatus.UNAUTHORIZED:
-        response["headers"] = {"WWW-Authenticate": {"description": "What is wanted", "schema": {"type": "string"}}}
+        response["headers"] = {
+            "WWW-Authenticate": {"description": "Scheme of the required credentials", "schema": {"type": "string"}}
+        }
     if ProblemType.UNAVAILABLE in kinds or ProblemType.RATE_LIMITED in kinds:
         response["headers"] = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
     return response
 
 
 def _schemas(routes: Iterable[Route]) -> Json:
-    used: set[type[BaseModel]] = {Problem}
+    types: set[type[BaseModel]] = {Problem}
     for route in routes:
-        used.update(body for body in (route.takes, route.gives) if isinstance(body, type))
-    models = sorted(used, key=lambda model: model.__name__)
+        types.update(body for body in (route.accepts, route.returns) if isinstance(body, type))
+    models = sorted(types, key=lambda model: model.__name__)
     _, schema = models_json_schema([(model, "validation") for model in models], ref_template=_SCHEMA + "{model}")
-    found: Json = schema["$defs"]
-    return {name: found[name] for name in sorted(found)}
+    definitions: Json = schema["$defs"]
+    return {name: definitions[name] for name in sorted(definitions)}

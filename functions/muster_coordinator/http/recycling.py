@@ -1,8 +1,9 @@
 """Replaces a worker process that a plan's graph occupies permanently.
 
-TensorFlow can't interrupt every graph. One that has reached its time limit may be abandoned in a thread, where it
-occupies a processor until its process ends. So a process with such a graph ends itself, and its server starts another
-one: gunicorn does, and so does the platform that runs a container. The queue redelivers work that was in progress.
+TensorFlow can't interrupt every graph. One that has reached its time limit may be abandoned in a
+thread, where it occupies a processor until its process ends. A process with such a graph therefore
+ends itself, and gunicorn, or the platform that runs the container, starts a new one. The queue
+redelivers work that was in progress.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LOG = logging.getLogger(__name__)
-_LATEST = 60.0  # seconds after which a process is replaced although requests are under way
-_ANSWERED = 1.0  # seconds for sending the last answer
-_EXIT = 10.0  # seconds for the process to finish its requests and exit
+_MAX_WAIT = 60.0  # seconds after which a process is replaced although requests are under way
+_ANSWER_GRACE = 1.0  # seconds for sending the last answer
+_EXIT_TIMEOUT = 10.0  # seconds for the process to finish its requests and exit
 
 
 def abandoned_graphs() -> int:
-    """Returns the number of abandoned graphs of this process that are still running. Does not load TensorFlow."""
+    """Returns the number of abandoned graphs that still run in this process.
+
+    Does not load TensorFlow.
+    """
     calls = sys.modules.get("muster.runtime.calls")
     return 0 if calls is None else int(calls.abandoned_calls())
 
@@ -30,12 +34,12 @@ def abandoned_graphs() -> int:
 def _end_process() -> None:
     """Ends this process by SIGTERM, and after a timeout in any case."""
     # Python's exit may wait for the graph. SIGALRM, which has no handler here, does not.
-    signal.setitimer(signal.ITIMER_REAL, _EXIT)
+    signal.setitimer(signal.ITIMER_REAL, _EXIT_TIMEOUT)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class WorkerRecycler:
-    """Recycler that ends this process once it has an abandoned graph and no open requests, or a minute later.
+    """Ends this process once it has an abandoned graph and no open requests, or a minute later.
 
     Args:
       abandoned: Returns the number of abandoned graphs.
@@ -49,8 +53,8 @@ class WorkerRecycler:
         *,
         abandoned: Callable[[], int] = abandoned_graphs,
         end: Callable[[], None] = _end_process,
-        latest: float = _LATEST,
-        answered: float = _ANSWERED,
+        latest: float = _MAX_WAIT,
+        answered: float = _ANSWER_GRACE,
     ) -> None:
         self._abandoned = abandoned
         self._end = end

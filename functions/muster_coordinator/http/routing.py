@@ -1,122 +1,36 @@
-"""Routes: how a request finds its handler, and how what the handler gives or raises becomes a response."""
+"""Declares routes beside their handlers: `@route(...)` on the methods of an `Api`.
+
+An `Api` is one group of routes, such as those about tasks. Its table of routes is derived from its
+decorated methods, in order of definition. `Router` serves that table, and `openapi` describes it.
+"""
 
 from __future__ import annotations
 
-import logging
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
-from werkzeug.routing import BaseConverter, Map, RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 
-from muster.wire import problems
 from muster.wire.base import Message
-from muster.wire.encodings import available
 from muster.wire.problems import ProblemError, ProblemType
-from muster_coordinator.http.bodies import close_if_broken, guard
-from muster_coordinator.http.cors import Cors
-from muster_coordinator.http.encodings import accepted
-from muster_coordinator.ports import BlobNotFoundError, UnavailableError
-from muster_coordinator.state.encoded_copies import EncodedCopy
-from muster_coordinator.state.records import NewerSchemaError
+from muster_coordinator.application import Application
 
-LOG = logging.getLogger(__name__)
-BODY_LIMIT = 1 << 16  # bytes of a JSON body
-_PIECE = 1 << 18  # bytes of a response sent at a time
-_OUTDATED = 10.0  # seconds until a request that this version is too old for is tried again
-_IMMUTABLE = "max-age=31536000, immutable"
+MAX_JSON_BODY = 1 << 16  # bytes
+_READ_SIZE = 1 << 18  # bytes
+_DECLARED = "_declared_route"  # attribute of a handler method
 
 M = TypeVar("M", bound=Message)
+H = TypeVar("H", bound=Callable[..., Response])
 
+# Pattern of a path parameter, by its type. Digits are ASCII, so that a number has one spelling, and
+# at most nine: a longer number belongs to no round, and stores refuse it in a document path.
+PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}", "number": r"[0-9]{1,9}"}
 
-@dataclass(frozen=True)
-class RouteCall:
-    """A request and what its path says."""
-
-    request: Request
-    path: dict[str, Any]
-
-    def message(self, kind: type[M]) -> M:
-        """The body as a message. Raises `ProblemError`."""
-        given = self.request.mimetype
-        # A page of another site can send a form or a text from a browser without asking, but not this.
-        if given and given != "application/json":
-            detail = f"The body is said to be {given[:100]!r}; this route takes application/json"
-            raise ProblemError(ProblemType.INVALID_REQUEST, detail)
-        return kind.decode(self.body(BODY_LIMIT))
-
-    def body(self, limit: int) -> bytes:
-        """Reads the whole body of at most `limit` bytes. Raises `ProblemError` (`too_large`, `update_truncated`)."""
-        pieces, size = [], 0
-        while piece := self.request.stream.read(min(_PIECE, limit + 1 - size)):
-            pieces.append(piece)
-            size += len(piece)
-            if size > limit:
-                raise ProblemError(
-                    ProblemType.TOO_LARGE, f"The body has more than the {limit} bytes that are allowed here"
-                )
-        return b"".join(pieces)
-
-    def bearer(self) -> str:
-        """The bearer token. Raises `ProblemError` (`unauthenticated`)."""
-        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise ProblemError(
-                ProblemType.UNAUTHENTICATED, "This route needs the header `Authorization: Bearer <token>`"
-            )
-        return token
-
-
-@dataclass(frozen=True, eq=False)
-class Route:
-    """A route, as it is served and as it is described. `takes` and `gives` are messages or media types.
-
-    `path` names its parameters in braces; `{task}` and `{population}` are names, `{sha256}` a hash, `{round}` and
-    `{version}` numbers; what does not look so is not found.
-    """
-
-    method: str
-    path: str
-    summary: str
-    handler: Callable[[RouteCall], Response]
-    takes: type[Message] | str | None = None
-    gives: type[Message] | str | None = None
-    status: int = HTTPStatus.OK
-    problems: Sequence[ProblemType] = ()
-    query: dict[str, str] = field(default_factory=dict)  # name to description
-    bearer: bool = False
-    client: bool = False  # whether its caller shows who it is, as a client
-    repeat_status: int | None = None  # where a repeat is answered otherwise
-    operator: bool = False  # whether its caller shows who they are, as an operator
-    cors: bool = False  # whether pages of other origins may call it
-    encoded: bool = False  # whether what it takes, or gives, may have a content encoding
-
-
-PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}"}
-
-
-class _NameConverter(BaseConverter):
-    regex = PATTERNS["name"]
-
-
-class _HashConverter(BaseConverter):
-    regex = PATTERNS["hash"]
-
-
-class _NumberConverter(BaseConverter):
-    # ASCII, so that a number has one spelling; a longer one is no round's, and would make a name that no store takes.
-    regex = r"[0-9]{1,9}"
-
-    def to_python(self, value: str) -> int:
-        return int(value)
-
-
+# Type of each path parameter, by its name.
 PARAMETERS = {
     "task": "name",
     "population": "name",
@@ -127,162 +41,146 @@ PARAMETERS = {
 }
 
 
-class Router:
-    """Serves routes; a callable from request to response, whatever happens."""
+class Security(Enum):
+    """Credentials that a route asks for, as the bearer token of the request."""
 
-    def __init__(self, routes: Sequence[Route], *, cors: Cors | None = None) -> None:
-        self.routes = tuple(routes)
-        self._cors = cors or Cors()
-        rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
-        self._map = Map(
-            rules,
-            converters={"name": _NameConverter, "hash": _HashConverter, "number": _NumberConverter},
-            strict_slashes=True,
-            redirect_defaults=False,
-        )
+    NONE = "none"
+    ASSIGNMENT = "assignment"  # token of an assignment
+    CLIENT = "client"  # token of a client; optional, since client identity may be self-asserted
+    OPERATOR = "operator"  # an operator's key or token
 
-    def owns(self, method: str, path: str) -> bool:
-        """Whether one of the routes serves it."""
-        return bool(self._map.bind("").test(path, method))
 
-    def __call__(self, request: Request) -> Response:
-        """Answers a request; what goes wrong is a problem document."""
-        guard(request)
-        return close_if_broken(request, self._respond(request))
+@dataclass(frozen=True, eq=False)
+class Route:
+    """One route, as it is served and as it is described.
 
-    def _respond(self, request: Request) -> Response:
-        shared = self._shared(request.path)
-        if request.method == "OPTIONS" and shared:
-            answer = self._cors.preflight(request, methods=shared)
-            if answer is not None:
-                return answer
-        response = self._answer(request)
-        return self._cors.allow(request, response) if request.method in shared else response
+    Attributes:
+      method: HTTP method.
+      path: Path with its parameters in braces, such as `/v1/tasks/{task}`; see `PARAMETERS`. A
+        parameter that does not match its pattern is a 404.
+      handler: Function that answers a request.
+      summary: One sentence for the OpenAPI document, in the imperative.
+      accepts: Message type or media type of the body, or None.
+      returns: Message type or media type of a successful response, or None.
+      status: Status of a successful response.
+      repeat_status: Status of a repeated request, if it differs from `status`.
+      problems: Problem types that the handler raises.
+      query: Description of each query parameter, by name.
+      security: Credentials that the route asks for.
+      action: Name of the route's change in the audit log, such as `task.pause`; None for a route
+        that is not audited.
+      cors: Whether pages of other origins may call it.
+      encoded: Whether its binary body, or response, may have a content encoding.
+    """
 
-    def _shared(self, path: str) -> tuple[str, ...]:
-        """The methods of `path` that pages of other origins may use, where any may use one."""
-        if not self._cors.origins:
-            return ()
-        adapter, found = self._map.bind(""), []
-        for method in adapter.allowed_methods(path):
-            with suppress(HTTPException):  # a redirect is one
-                route, _ = adapter.match(path, method)
-                if route.cors:
-                    found.append(method)
-        return tuple(sorted(found))
+    method: str
+    path: str
+    handler: Callable[..., Response]
+    summary: str
+    accepts: type[Message] | str | None = None
+    returns: type[Message] | str | None = None
+    status: int = HTTPStatus.OK
+    repeat_status: int | None = None
+    problems: Sequence[ProblemType] = ()
+    query: dict[str, str] = field(default_factory=dict)
+    security: Security = Security.NONE
+    action: str | None = None
+    cors: bool = False
+    encoded: bool = False
 
-    def _answer(self, request: Request) -> Response:
-        try:
-            return self._served(request)
-        except RecursionError:
-            LOG.warning("%s %s: something is nested too deeply", request.method, request.path)
-            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, "What was sent is nested too deeply"))
-        except BlobNotFoundError:
-            return problem_response(ProblemError(ProblemType.NOT_FOUND, "What this address named is no longer kept"))
-        except NewerSchemaError as error:
-            # While a newer version is rolled out there are instances of both, and the next try may meet one that can read it.
-            LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  no fault of the code
-            return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_OUTDATED))
-        except UnavailableError:
-            LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
-            detail = "The coordinator's store does not answer now; try again"
-            return problem_response(ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0))
-        except Exception:
-            LOG.exception("%s %s failed", request.method, request.path)
-            return problem_response(ProblemError(ProblemType.INTERNAL, "The coordinator failed; its log says why"))
 
-    def _served(self, request: Request) -> Response:
-        """The handler's answer; a problem document for what is wrong with the request itself."""
-        try:
-            found, path = self._map.bind("").match(request.path, request.method)
-            route: Route = found  # werkzeug says nothing of its endpoints' type
-            return route.handler(RouteCall(request, dict(path)))
-        except ProblemError as problem:
-            return problem_response(problem)
-        except (NotFound, RequestRedirect):
-            return problem_response(
-                ProblemError(ProblemType.NOT_FOUND, f"There is no {request.method} {request.path} here")
+def route(method: str, path: str, **description: Any) -> Callable[[H], H]:
+    """Declares a method of an `Api` as the handler of a route.
+
+    Args:
+      method: HTTP method.
+      path: Path with its parameters in braces.
+      **description: The other fields of `Route`.
+    """
+
+    def declare(handler: H) -> H:
+        setattr(handler, _DECLARED, Route(method, path, handler, **description))
+        return handler
+
+    return declare
+
+
+@dataclass(frozen=True)
+class RoutedRequest:
+    """A request, its route, and the values of its path parameters, by name."""
+
+    request: Request
+    route: Route
+    path: dict[str, Any]
+
+    def message(self, kind: type[M]) -> M:
+        """Returns the JSON body as a message of type `kind`. Raises `ProblemError`."""
+        media_type = self.request.mimetype
+        # A page of another site may send a form or plain text without a preflight, but not JSON.
+        if media_type and media_type != "application/json":
+            detail = f"The body's Content-Type is {media_type[:100]!r}; this route accepts application/json"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail)
+        return kind.decode(self.body(MAX_JSON_BODY))
+
+    def body(self, limit: int) -> bytes:
+        """Returns the complete body.
+
+        Args:
+          limit: Maximum size, in bytes.
+
+        Raises:
+          ProblemError: `too_large`, or `update_truncated` if the body ends early.
+        """
+        pieces, size = [], 0
+        while piece := self.request.stream.read(min(_READ_SIZE, limit + 1 - size)):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise ProblemError(
+                    ProblemType.TOO_LARGE, f"The body has more than the {limit} bytes that are allowed here"
+                )
+        return b"".join(pieces)
+
+    def bearer(self) -> str:
+        """Returns the bearer token. Raises `ProblemError` (`unauthenticated`) if there is none."""
+        scheme, _, token = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise ProblemError(
+                ProblemType.UNAUTHENTICATED, "This route needs the header `Authorization: Bearer <token>`"
             )
-        except MethodNotAllowed as error:
-            allowed = ", ".join(error.valid_methods or ())
-            detail = f"{request.path} does not take {request.method}, but {allowed}"
-            return problem_response(ProblemError(ProblemType.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
-        except HTTPException as error:
-            return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
+        return token
+
+    def optional_bearer(self) -> str | None:
+        """Returns the bearer token, or None if the request has no `Authorization` header.
+
+        Raises:
+          ProblemError: `unauthenticated`, if the header holds something else.
+        """
+        return self.bearer() if "Authorization" in self.request.headers else None
 
 
-def _rule(path: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda found: f"<{PARAMETERS[found[1]]}:{found[1]}>", path)
+class Api:
+    """Base of a group of routes; each method with `@route` handles one of them."""
 
+    def __init__(self, app: Application) -> None:
+        self.app = app
 
-def json_response(message: Message, status: int = HTTPStatus.OK) -> Response:
-    """A message as a response."""
-    return Response(message.encode(), status=status, content_type="application/json")
+    def routes(self) -> list[Route]:
+        """Returns the routes of the decorated methods, in order of definition."""
+        members = vars(type(self)).values()
+        declared = [getattr(member, _DECLARED) for member in members if hasattr(member, _DECLARED)]
+        return [replace(entry, handler=partial(self._handle, entry.handler)) for entry in declared]
 
+    def admit(self, call: RoutedRequest) -> RoutedRequest:
+        """Checks a request before its handler reads the body; subclasses override it.
 
-def problem_response(problem: ProblemError, headers: dict[str, str] | None = None) -> Response:
-    """Returns a problem as a response, with `Retry-After` in whole seconds, rounded up, if waiting helps."""
-    body = problem.to_problem().model_dump_json(exclude_none=True)
-    response = Response(body, status=problem.status, content_type=problems.CONTENT_TYPE, headers=headers)
-    if problem.status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §11.6.1 wants one
-    if problem.type is ProblemType.ENCODING_NOT_SUPPORTED:
-        response.headers["Accept-Encoding"] = ", ".join(available())  # RFC 9110 §12.5.3
-    if problem.retry_after is not None:
-        response.headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
-    return response
+        Returns:
+          The request that the handler receives.
 
+        Raises:
+          ProblemError: The request is refused.
+        """
+        return call
 
-def immutable_response(
-    call: RouteCall,
-    data: memoryview,
-    *,
-    etag: str,
-    content_type: str,
-    private: bool = False,
-    encoding: str | None = None,
-) -> Response:
-    """Bytes that never change under their address: with an ETag, 304 and ranges, sent in pieces.
-
-    `private`: for whoever has the right to them, so that no shared cache may keep them. `encoding`: the content encoding that `data`
-    has; ranges count its bytes (RFC 9110 §14.2).
-    """
-    response = Response(_pieces(data), content_type=content_type, direct_passthrough=True)
-    response.content_length = len(data)
-    if encoding is not None:
-        response.content_encoding = encoding
-    _mark_immutable(response, etag=etag, private=private)
-    response.make_conditional(call.request.environ, accept_ranges=True, complete_length=len(data))
-    return response
-
-
-def encoded_response(
-    call: RouteCall, read: Callable[[Sequence[str]], EncodedCopy], *, sha256: str, content_type: str
-) -> Response:
-    """As `immutable_response`, of the bytes with the hash `sha256`, which exist, in an encoding that the client takes.
-
-    Each encoding has an ETag of its own, a strong one (RFC 9110 §8.8.3.3): a range of one is of no use with a range of another.
-    `read` gives the bytes in the first that there is of some encodings; nothing is read for a client that has them.
-    """
-    takes = accepted(call.request)
-    tags = [sha256, *(f"{sha256}-{encoding}" for encoding in takes)]
-    held = next((tag for tag in tags if call.request.if_none_match.contains_weak(tag)), None)
-    if held is not None:
-        response = Response(status=HTTPStatus.NOT_MODIFIED)
-        _mark_immutable(response, etag=held)
-    else:
-        found = read(takes)
-        etag = sha256 if found.encoding is None else f"{sha256}-{found.encoding}"
-        response = immutable_response(call, found.data, etag=etag, content_type=content_type, encoding=found.encoding)
-    response.vary.add("Accept-Encoding")
-    return response
-
-
-def _mark_immutable(response: Response, *, etag: str, private: bool = False) -> None:
-    response.set_etag(etag)
-    response.headers["Cache-Control"] = f"{'private' if private else 'public'}, {_IMMUTABLE}"
-
-
-def _pieces(data: memoryview) -> Iterator[bytes]:
-    for at in range(0, len(data), _PIECE):
-        yield bytes(data[at : at + _PIECE])
+    def _handle(self, handler: Callable[..., Response], call: RoutedRequest) -> Response:
+        return handler(self, self.admit(call))

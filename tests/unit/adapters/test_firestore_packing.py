@@ -1,4 +1,4 @@
-"""Whatever JSON holds goes through Firestore's types and back."""
+"""Every JSON value survives the round trip through Firestore's types."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def lists_in_lists(value):
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=3))
-def test_what_is_packed_has_no_list_in_a_list_and_unpacks_to_the_same(data):
+def test_packed_value_has_no_nested_list_and_unpacks_equal(data):
     packed = _pack(data)
     assert not lists_in_lists(packed)
     assert _unpack(packed) == data

@@ -1,4 +1,7 @@
-"""An account that may make objects and not delete them, which Cloud Storage may tell so before it looks whether a name is free."""
+"""Account that may create objects but not delete them.
+
+Cloud Storage may report that before it checks whether a name is free.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from muster_coordinator.adapters.gcs import GcsBlobs
 from muster_coordinator.adapters.google_calls import ForbiddenError
 
 
-class Denying:
-    """A bucket that denies every upload, and lists what it holds."""
+class DenyingBucket:
+    """Bucket that denies every upload, and lists its blobs."""
 
     def __init__(self, held: dict[str, bytes]) -> None:
         self._held = held
@@ -34,9 +37,9 @@ class Denying:
 
 
 @pytest.mark.parametrize("size", [10, 4 << 20])
-def test_a_denied_create_of_a_taken_name_is_a_taken_name_and_of_a_free_one_is_denied(size):
+def test_denied_create_on_a_taken_name_is_not_an_error(size):
     data = bytes(size)
-    with served(Denying({"updates/taken": data})) as url, cloud.environment(STORAGE_EMULATOR_HOST=url):
+    with served(DenyingBucket({"updates/taken": data})) as url, cloud.environment(STORAGE_EMULATOR_HOST=url):
         blobs = GcsBlobs("bucket", patience=2.0)
         for brought, same in ((data, True), (b"other", False)):
             made = blobs.create("updates/taken", [brought])

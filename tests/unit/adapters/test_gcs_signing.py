@@ -1,4 +1,4 @@
-"""What is signed for a signed URL, byte by byte, and who signs."""
+"""Signed URLs: the exact bytes that are signed, and the signing account."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def bucket(tmp_path):
         yield bucket
 
 
-def test_what_is_signed_is_the_request_with_length_checksum_and_a_free_name(bucket):
+def test_signature_binds_length_checksum_and_free_name(bucket):
     with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
         uploads = GcsDirectUploads("muster-bucket", "home", signer=signer)
-    leave = uploads.start(NAME, size=9_000_000, crc32c="AAAAAA==", seconds=299.9)
+    grant = uploads.start(NAME, size=9_000_000, crc32c="AAAAAA==", seconds=299.9)
     uploads.close()
     signer.close()
-    query = {key: value for key, (value,) in parse_qs(urlsplit(leave.url).query).items()}
+    query = {key: value for key, (value,) in parse_qs(urlsplit(grant.url).query).items()}
     date = query["X-Goog-Date"]
     canonical = CANONICAL.format(
         name=NAME, account=ACCOUNT.replace("@", "%40"), day=date[:8], date=date, host=urlsplit(bucket.url).netloc
@@ -51,26 +51,26 @@ def test_what_is_signed_is_the_request_with_length_checksum_and_a_free_name(buck
     scope = f"{date[:8]}/auto/storage/goog4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     assert bucket.signed == [f"GOOG4-RSA-SHA256\n{date}\n{scope}\n{digest}".encode()]
-    assert leave.headers == {
+    assert grant.headers == {
         "Content-Type": "application/octet-stream",
         "x-goog-content-length-range": "9000000,9000000",
         "x-goog-hash": "crc32c=AAAAAA==",
         "x-goog-if-generation-match": "0",
     }
-    assert not leave.resumable
+    assert not grant.resumable
     assert len(bytes.fromhex(query["X-Goog-Signature"])) == 256
 
 
 @pytest.mark.parametrize(("seconds", "signed"), [(-5.0, 1), (0.2, 1), (1e9, 7 * 86400)])
-def test_a_signature_holds_for_a_second_at_least_and_a_week_at_most(bucket, seconds, signed):
+def test_signature_ttl_is_between_a_second_and_a_week(bucket, seconds, signed):
     with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         uploads = GcsDirectUploads("b")
     assert f"X-Goog-Expires={signed}&" in uploads.start("a", size=1, crc32c="AAAAAA==", seconds=seconds).url
-    assert bucket.calls == {}  # an emulator checks no signature, so none is asked for
+    assert bucket.calls == {}  # an emulator checks no signature, so none is requested
     uploads.close()
 
 
-def test_names_that_the_port_does_not_allow_are_not_signed(bucket):
+def test_invalid_names_are_not_signed(bucket):
     with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         uploads = GcsDirectUploads("b")
     with pytest.raises(ValueError, match=r"\.\."):
@@ -78,7 +78,7 @@ def test_names_that_the_port_does_not_allow_are_not_signed(bucket):
     uploads.close()
 
 
-def test_a_function_learns_its_account_from_the_metadata_server():
+def test_account_is_read_from_the_metadata_server():
     class OfAFunction(AnonymousCredentials):
         service_account_email = "default"
 
@@ -88,12 +88,12 @@ def test_a_function_learns_its_account_from_the_metadata_server():
     assert IamSigner(credentials=OfAFunction()).account == ACCOUNT
 
 
-def test_credentials_of_a_person_are_refused_with_what_to_do():
+def test_credentials_of_a_person_are_refused_with_advice():
     with pytest.raises(StoreError, match="MUSTER_DIRECT_ABOVE=never"):
         IamSigner(credentials=AnonymousCredentials()).sign(b"x")
 
 
-def test_a_signature_that_is_not_to_be_had_is_an_error_of_ours(bucket):
+def test_failing_signer_raises_port_errors(bucket):
     nowhere = IamSigner(credentials=AccountCredentials(), endpoint="http://127.0.0.1:1", patience=0.2)
     with pytest.raises(UnavailableError, match="signBlob as client-api@"):
         nowhere.sign(b"x")

@@ -1,4 +1,4 @@
-"""Google's errors become the ports', and only what did nothing, or does no harm twice, is repeated."""
+"""Translation of Google's errors, and retries of idempotent or unexecuted calls only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import requests
 from google.api_core import exceptions
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
-from muster_coordinator.adapters.google_calls import Attempts, harmless, if_refused, translated
+from muster_coordinator.adapters.google_calls import Attempts, if_idempotent, if_not_done, translated
 from muster_coordinator.ports import StoreError, UnavailableError
 
 REFUSED = [
@@ -50,33 +50,33 @@ def name_of(error):
     ],
     ids=name_of,
 )
-def test_what_passes_is_unavailable(error):
+def test_transient_errors_become_unavailable(error):
     with pytest.raises(UnavailableError, match=r"tasks/t1: .*x") as caught, translated("tasks/t1"):
         raise error
     assert caught.value.__cause__ is error
 
 
 @pytest.mark.parametrize("error", [*FINAL, RefreshError("x")], ids=name_of)
-def test_what_stays_is_an_error(error):
+def test_permanent_errors_become_store_errors(error):
     with pytest.raises(StoreError, match=r"tasks/t1: .*x") as caught, translated("tasks/t1"):
         raise error
     assert not isinstance(caught.value, UnavailableError)
 
 
-def test_missing_credentials_say_what_to_do():
+def test_missing_credentials_are_reported_with_advice():
     with pytest.raises(StoreError, match="gcloud auth application-default login"), translated("gs://b"):
         raise DefaultCredentialsError("x")
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), StoreError("x"), OSError("x")], ids=name_of)
-def test_what_is_not_googles_passes_through(error):
+def test_other_errors_pass_through(error):
     with pytest.raises(type(error)) as caught, translated("tasks/t1"):
         raise error
     assert caught.value is error
 
 
 def tries(retry, error):
-    """How often a call that fails once with `error` is made."""
+    """Returns the number of attempts of a call that fails once with `error`."""
     made = []
 
     def call():
@@ -92,14 +92,14 @@ def tries(retry, error):
 
 
 @pytest.mark.parametrize("error", [*REFUSED, *LOST], ids=name_of)
-def test_repeats_after_what_passes_and_notes_if_an_answer_may_have_been_lost(error):
+def test_transient_errors_are_retried_and_lost_responses_recorded(error):
     attempts = Attempts(5)
     assert tries(attempts.retry, error) == 2
     assert attempts.lost == (error in LOST)
-    assert tries(harmless(5), error) == 2
-    assert tries(if_refused(5), error) == 1 + (error in REFUSED)
+    assert tries(if_idempotent(5), error) == 2
+    assert tries(if_not_done(5), error) == 1 + (error in REFUSED)
 
 
 @pytest.mark.parametrize("error", FINAL, ids=name_of)
-def test_does_not_repeat_what_stays(error):
+def test_permanent_errors_are_not_retried(error):
     assert tries(Attempts(5).retry, error) == 1

@@ -1,4 +1,4 @@
-"""Internal routes let in what carries a token of the queue's account, signed by its issuer, for this function."""
+"""Internal routes require a token of the queue's account for the called function."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def invoker(issuer):
     )
 
 
-def test_a_token_of_the_account_for_the_function_is_good_and_keys_are_fetched_once(issuer, invoker):
+def test_valid_token_is_accepted_and_keys_are_fetched_once(issuer, invoker):
     before = issuer.fetches
     for function, audience in (("aggregator", AGGREGATOR), ("committer", COMMITTER), ("aggregator", AGGREGATOR)):
         invoker.verify(issuer.token(account=ACCOUNT, audience=audience), function=function)
@@ -51,14 +51,14 @@ def test_a_token_of_the_account_for_the_function_is_good_and_keys_are_fetched_on
         ({"exp": None}, "exp"),
     ],
 )
-def test_other_tokens_are_refused_with_the_reason(issuer, invoker, change, reason):
+def test_invalid_tokens_are_refused_with_reason(issuer, invoker, change, reason):
     token = issuer.token(**{"account": ACCOUNT, "audience": AGGREGATOR, **change})
     with pytest.raises(UntrustedTokenError, match=reason) as caught:
         invoker.verify(token, function="aggregator")
     assert token not in str(caught.value)
 
 
-def test_tokens_that_the_issuer_did_not_sign_are_refused(issuer, invoker):
+def test_tokens_of_another_signer_are_refused(issuer, invoker):
     good = issuer.token(account=ACCOUNT, audience=AGGREGATOR)
     foreign = TokenIssuer().token(account=ACCOUNT, audience=AGGREGATOR, iss=issuer.url)
     header, claims, signature = good.split(".")
@@ -69,27 +69,27 @@ def test_tokens_that_the_issuer_did_not_sign_are_refused(issuer, invoker):
         invoker.verify(f"{header}.{claims}.SIGNATURE_REMOVED_BY_GOOGLE", function="aggregator")
 
 
-def test_follows_the_issuer_to_a_new_key(monkeypatch):
+def test_new_key_of_the_issuer_is_fetched(monkeypatch):
     with TokenIssuer() as issuer:
         invoker = OidcInvokerAuthenticator(issuer=issuer.url, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
         old = issuer.token(account=ACCOUNT, audience=AGGREGATOR)
         invoker.verify(old, function="aggregator")
         issuer.rotate()
-        later = time.monotonic() + 60  # keys are not looked for twice in a row, whatever tokens come
+        later = time.monotonic() + 60  # keys are not fetched twice in a row, for any tokens
         monkeypatch.setattr(time, "monotonic", lambda: later)
         invoker.verify(issuer.token(account=ACCOUNT, audience=AGGREGATOR), function="aggregator")
         with pytest.raises(UntrustedTokenError):
             invoker.verify(old, function="aggregator")
 
 
-def test_an_issuer_that_does_not_answer_is_unavailable(issuer, nobodys_port):
-    nobody = f"http://127.0.0.1:{nobodys_port}"
-    invoker = OidcInvokerAuthenticator(issuer=nobody, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
+def test_unreachable_issuer_is_unavailable(issuer, nobodys_port):
+    closed_port = f"http://127.0.0.1:{nobodys_port}"
+    invoker = OidcInvokerAuthenticator(issuer=closed_port, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
     with pytest.raises(UnavailableError, match="does not say where its keys are"):
         invoker.verify(issuer.token(account=ACCOUNT, audience=AGGREGATOR), function="aggregator")
 
 
-def test_every_internal_route_asks_for_the_token(issuer, invoker, tmp_path):
+def test_every_internal_route_requires_the_token(issuer, invoker, tmp_path):
     clock = ManualClock(1e9)
     platform = Platform(
         SqliteDocuments.in_memory(),
@@ -116,7 +116,7 @@ def test_every_internal_route_asks_for_the_token(issuer, invoker, tmp_path):
             for function, token in tokens.items()
         }
         assert client.post(path, json={}).status_code == 401
-        assert statuses.pop(right) in (204, 400)  # past the guard; most of them miss a body
+        assert statuses.pop(right) in (204, 400)  # authenticated; most calls lack a body
         assert set(statuses.values()) == {401}
 
 
@@ -132,7 +132,7 @@ CLOUD = {
 ISSUER = {"token_issuer": "https://accounts.google.com"}
 
 
-def test_settings_alone_choose_google_cloud(monkeypatch):
+def test_settings_select_google_cloud(monkeypatch):
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:1")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     app = application(Settings(**CLOUD))
@@ -156,7 +156,7 @@ def test_settings_alone_choose_google_cloud(monkeypatch):
         ),
     ],
 )
-def test_settings_that_do_not_fit_say_what_to_set(monkeypatch, tmp_path, change, reason):
+def test_inconsistent_settings_name_the_fix(monkeypatch, tmp_path, change, reason):
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:1")
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     if "queue" in change:
