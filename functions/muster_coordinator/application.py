@@ -13,8 +13,8 @@ from muster_coordinator.domain.pacing import LONGEST
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.plan_repository import PlanRepository
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
-from muster_coordinator.state.records import Platform
 from muster_coordinator.state.round_cache import RoundCache
 from muster_coordinator.tokens import Tokens
 from muster_coordinator.use_cases.assignment_issuer import AssignmentIssuer

@@ -28,7 +28,7 @@ from muster_coordinator.ports import (
     WorkQueue,
 )
 from muster_coordinator.settings import SIGNING, Settings, SettingsError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from muster_coordinator.application import assemble
 from muster_coordinator.domain import names
 from muster_coordinator.http import router
 from muster_coordinator.ports import Blobs, Documents
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 pytestmark = cloud.EMULATORS
 SIZE = 1000  # numbers in an update

@@ -36,7 +36,7 @@ from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting,
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.http import router
 from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, Documents, WorkItem
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from support.plans import SumRuntime, sum_plan
 
 START = 1_800_000_000.0  # POSIX seconds

@@ -19,7 +19,7 @@ from muster.testing.wsgi import InProcessAdapter, Wsgi
 if TYPE_CHECKING:
     from muster_coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
     from muster_coordinator.adapters.system import ManualClock
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
 
 URL = "http://simulation.invalid"  # a name that is never looked up (RFC 6761)
 _START = 946_684_800.0  # POSIX seconds: a fixed day, since tokens and times should repeat themselves too
@@ -83,7 +83,7 @@ def deployment(*, seed: int) -> Iterator[Deployment]:
     from muster_coordinator.adapters.sqlite import SqliteDocuments
     from muster_coordinator.adapters.system import ManualClock, SeededRandomness
     from muster_coordinator.bootstrap import runtimes
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
 
     clock = ManualClock(_START)
     with (

@@ -9,7 +9,7 @@ from muster_coordinator import queued_work
 from muster_coordinator.domain.ledger import AgeLimit
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Collecting
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 _MAX_TIMERS = 10_000  # that an instance tracks
 

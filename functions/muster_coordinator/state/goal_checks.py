@@ -9,7 +9,7 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.goal_thresholds import first_thresholds, is_due, may_be_due, next_thresholds
 from muster_coordinator.domain.rounds import Collecting
 from muster_coordinator.ports import AlreadyExistsError, ConflictError, Document
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_cache import read_shards
 
 LOOKS = "looks"  # the document's field: each shard's count at which the next look is due

@@ -22,7 +22,8 @@ from muster_coordinator.domain.rounds import (
 from muster_coordinator.domain.tasks import Task, at_round, completed
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform, Versioned
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_cache import tally_assignments
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 _READ_AHEAD = 4 << 20  # bytes: small models are read ahead, large ones would take the memory of several
 

@@ -12,7 +12,7 @@ from muster.wire.problems import ProblemError
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.plan_runner import FINAL
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 LOG = logging.getLogger(__name__)
 _MAX_NOTE = 1000  # characters: a note is read with the task at every check-in

@@ -19,7 +19,7 @@ from muster_coordinator.domain import names, slots
 from muster_coordinator.domain.keys import Key, KeyRing
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.ports import AlreadyExistsError, StoreError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 LOG = logging.getLogger(__name__)
 KEY = "key"  # the document's field: the key's fingerprint

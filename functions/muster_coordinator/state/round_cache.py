@@ -10,12 +10,13 @@ from typing import Any
 
 from muster.wire.messages import TaskPolicy
 from muster_coordinator.concurrency.named_locks import NamedLocks
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names, slots
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Round, Tally
 from muster_coordinator.domain.tasks import Task
-from muster_coordinator.state.records import Platform, UnreadableError
+from muster_coordinator.state.parallel import map_concurrently
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import UnreadableError
 
 SHARD_UPDATES = "updates"  # the field of a shard's counter: how many updates came in
 _KEPT = 10_000  # populations or rounds that an instance remembers

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger, successor
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, Round, Tally
 from muster_coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.parallel import map_concurrently
+from muster_coordinator.state.platform import Platform
 
 T = TypeVar("T")
 

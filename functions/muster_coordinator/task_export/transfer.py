@@ -21,8 +21,8 @@ from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, BlobNotFoundError, Document
 from muster_coordinator.state.lifecycle import join_population, schedule_close
 from muster_coordinator.state.plan_repository import PlanRepository
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import KEY, fingerprint_of
-from muster_coordinator.state.records import Platform
 from muster_coordinator.state.round_ledger import shards_of
 from muster_coordinator.task_export.archive import ArchiveHeader, ArchiveReader, ArchiveWriter
 

@@ -10,7 +10,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain.rounds import BlobRef
 from muster_coordinator.ports import BlobNotFoundError
 from muster_coordinator.state.encoded_copies import EncodedCopies, EncodedCopy
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 _KEPT = 1024  # broadcasts whose round an instance remembers
 

@@ -13,7 +13,8 @@ from muster.wire.times import from_posix
 from muster_coordinator.domain import names
 from muster_coordinator.domain.enrolments import Revocations, TooManyError
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
-from muster_coordinator.state.records import Platform, Records
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Records
 
 _ATTEMPTS = 20  # of a compare-and-set among a handful of operators
 _REVOCATIONS: TypeAdapter[Revocations] = TypeAdapter(Revocations)

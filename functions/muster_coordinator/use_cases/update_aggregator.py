@@ -22,7 +22,6 @@ from muster.wire.tensors import TensorsError, decode, encode_chunks, read_header
 from muster_coordinator import events, queued_work
 from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.concurrency.named_locks import NamedLocks
-from muster_coordinator.state.parallel import prefetch
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, ShardContents
 from muster_coordinator.domain.names import RoundKey, rest_part
@@ -37,9 +36,10 @@ from muster_coordinator.domain.updates import (
 from muster_coordinator.plan_runner import MemoryLimitError, PlanRunner, plan_failures
 from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError, UnavailableError
 from muster_coordinator.state.fold_timers import rearm
+from muster_coordinator.state.parallel import prefetch
 from muster_coordinator.state.pausing import at_round, is_stopped, stops_task
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_ledger import Frozen, PartContents, RoundLedger
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from muster_coordinator.bootstrap import application
 from muster_coordinator.http import router
 from muster_coordinator.ports import UnavailableError, UntrustedTokenError
 from muster_coordinator.settings import Settings, SettingsError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 ACCOUNT = "queue@project.iam.gserviceaccount.com"
 AGGREGATOR, COMMITTER = "https://aggregator.example", "https://committer.example"

@@ -16,7 +16,7 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Manifest
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_ledger import RoundLedger
 
 KEY = RoundKey("t", 1, 0)
