@@ -133,7 +133,7 @@ class UpdateAggregator:
     _patience: float = 5.0  # longest wait of a fold for graphs of the same task, in seconds
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _graph_turns: NamedLocks = field(default_factory=NamedLocks)
-    _failed: Cache[str, bool] = field(default_factory=lambda: Cache(_MAX_FAILED))
+    _failed: Cache[str, bool] = field(default_factory=lambda: Cache(max_entries=_MAX_FAILED))
     # Takes small updates, one after another, of whoever has the turn: memory that is used again costs no page faults.
     _small: memoryview = field(default_factory=lambda: np.empty(_SMALL, np.uint8).data)
 
@@ -192,7 +192,7 @@ class UpdateAggregator:
             try:
                 yield
             except ProblemError:
-                self._failed.get(key.task, lambda: True)
+                self._failed.put(key.task, True)
                 raise
 
     def is_stopped(self, round_: Open) -> bool:
