@@ -67,15 +67,15 @@ def test_nobody_can_tell_who_was_in_a_round_once_it_is_swept(h):
 def test_an_instance_forgets_the_salt_of_a_round_when_the_next_one_names_a_client_or_a_minute_has_passed(h):
     cached = h.app.checkin.pseudonyms._cached
     pseudonyms_of(h, 0, 1, 2)
-    (first,) = cached
+    (first,) = [entry.value.round for entry in cached.entries().values()]
     h.deliver_all()
     h.assigned(0)
-    assert list(cached) == [h.key()] != [first]
+    assert [entry.value.round for entry in cached.entries().values()] == [h.key()] != [first]
     h.clock.advance(61)
     h.create_task("other", goal=3)
     h.deliver_all()
     h.checkin(9)
-    assert all(naming.read_at == h.clock.now() for naming in cached.values())
+    assert all(entry.stored_at == h.clock.now() for entry in cached.entries().values())
 
 
 @pytest.mark.parametrize("token", [OPERATOR, VIEWER])

@@ -14,14 +14,19 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[V]):
-    """A cached value and the time at which it was stored: POSIX seconds, or 0.0 in a cache without a TTL."""
+    """A cached value.
+
+    Attributes:
+      value: The value.
+      stored_at: The time in POSIX seconds; 0.0 in a cache without a TTL.
+    """
 
     value: V
     stored_at: float
 
 
 class Cache(Generic[K, V]):
-    """Cache of at most `max_entries` values by key. The entry that was stored first is evicted first.
+    """Cache of at most `max_entries` values by key, which evicts the oldest entry first.
 
     With a TTL an entry is valid only while `0 <= now - stored_at < ttl`. The lower bound makes the
     cache safe against a clock that is set back: an entry from the future is invalid, and does not
@@ -117,7 +122,7 @@ class Cache(Generic[K, V]):
             return len(self._entries)
 
     def _valid_entry(self, key: K) -> Entry[V] | None:
-        """Drops expired entries and returns the key's entry if it is valid. The caller holds the lock."""
+        """Returns the key's valid entry, if any, and drops expired ones. Needs the lock."""
         now = self._clock()
         while self._entries and not self._is_valid(next(iter(self._entries.values())), now):
             self._entries.popitem(last=False)
@@ -128,7 +133,7 @@ class Cache(Generic[K, V]):
         return self._ttl is None or 0 <= now - entry.stored_at < self._ttl
 
     def _store(self, key: K, entry: Entry[V]) -> Entry[V]:
-        """Stores an entry as the newest one, and evicts the oldest beyond the bound. The caller holds the lock."""
+        """Stores an entry as the newest, and evicts the oldest. Needs the lock."""
         if self._ttl is None or self._ttl > 0:
             self._entries[key] = entry
             self._entries.move_to_end(key)

@@ -26,7 +26,7 @@ from muster_coordinator.ports import (
 )
 from muster_coordinator.state.records import Records, Versioned
 
-_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
+_MAX_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
 
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
 _ROUND: TypeAdapter[Round] = TypeAdapter(Round)
@@ -34,10 +34,17 @@ _ROUND: TypeAdapter[Round] = TypeAdapter(Round)
 
 @dataclass(frozen=True)
 class Platform:
-    """The ports, as one argument.
+    """The ports of a deployment, with typed access to tasks and rounds.
 
-    `direct` is None where clients can't reach the store. `at_once` is how many calls to the stores one piece of work may have under
-    way at a time: several where each crosses a network.
+    Attributes:
+      documents: The store of documents.
+      blobs: The store of blobs.
+      queue: The queue of work.
+      clock: The time.
+      randomness: The source of randomness.
+      direct: The store's direct uploads, or None where clients can't reach the store.
+      at_once: Number of store calls that one piece of work may run concurrently: several where each
+        call crosses a network, 1 on local stores.
     """
 
     documents: Documents
@@ -50,39 +57,48 @@ class Platform:
 
     @cached_property
     def tasks(self) -> Records[Task]:
-        """All tasks."""
+        """Repository of the tasks."""
         return Records(self.documents, _TASK)
 
     @cached_property
     def rounds(self) -> Records[Round]:
-        """All rounds."""
+        """Repository of the rounds."""
         return Records(self.documents, _ROUND)
 
     def task(self, name: str) -> Versioned[Task]:
-        """A task that must be there. Raises `ProblemError` (`not_found`)."""
-        found = self.tasks.get(names.task_path(name))
-        if found is None:
+        """Returns a task. Raises `ProblemError` (`not_found`) if it does not exist."""
+        record = self.tasks.get(names.task_path(name))
+        if record is None:
             raise ProblemError(
                 ProblemType.NOT_FOUND, f"There is no task {name!r}; `muster task list` shows those that are there"
             )
-        return found
+        return record
 
     def round(self, key: RoundKey) -> Versioned[Round] | None:
-        """A round, if it is there."""
+        """Returns a round, or None."""
         return self.rounds.get(names.round_path(key))
 
-    def change_task(self, name: str, change: Callable[[Task], Task], *, found: Versioned[Task] | None = None) -> Task:
-        """Applies `change` to the task as it then is, with compare-and-set. What `change` raises passes through.
+    def change_task(self, name: str, change: Callable[[Task], Task], *, current: Versioned[Task] | None = None) -> Task:
+        """Changes a task by compare-and-set, and retries if another writer was faster.
 
-        `found`: the task as it was a moment ago, for whoever has read it.
+        Args:
+          name: The task's name.
+          change: Returns the changed task. Its exceptions pass through.
+          current: The record that the caller has just read, which saves a read.
+
+        Returns:
+          The changed task.
+
+        Raises:
+          ProblemError: `not_found`; `unavailable`, if other writers were faster each time.
         """
-        for _ in range(_ATTEMPTS):
-            seen, found = found or self.task(name), None
-            changed = change(seen.value)
-            if changed == seen.value:
+        for _ in range(_MAX_ATTEMPTS):
+            record, current = current or self.task(name), None
+            changed = change(record.value)
+            if changed == record.value:
                 return changed
             try:
-                self.tasks.replace(seen, changed)
+                self.tasks.replace(record, changed)
             except ConflictError:
                 continue
             return changed
@@ -93,15 +109,27 @@ class Platform:
     def enqueue(
         self, work: WorkItem, key: RoundKey, *, hint: str = "", once: str | None = None, delay: float = 0.0
     ) -> None:
-        """Enqueues work on a round. Names are fresh, since a queue may block a used name for a day: repeats are harmless.
+        """Enqueues work on a round under a fresh name: a queue may block a used one for a day.
 
-        With `once` the name is not: the queue may drop all but the first of those who ask for the same with the same `once`.
+        Args:
+          work: The work.
+          key: The round.
+          hint: Text that makes the name readable.
+          once: Idempotency key that replaces the fresh component of the name. Of calls with the
+            same work, round, hint and key the queue may drop all but the first.
+          delay: Seconds until the delivery.
         """
         name = f"{work.kind}-{key.task}-{key.id}-{hint}{'-' if hint else ''}{once or self.randomness.nonce()}"
         self.queue.enqueue(work, name=name, delay=delay)
 
     def put_output(self, kind: str, key: RoundKey, data: bytes) -> BlobRef:
-        """Stores a checkpoint, result or broadcast under a name of its own, so that no two commits touch one blob."""
+        """Stores a checkpoint, result or broadcast under a name that no other commit uses.
+
+        Args:
+          kind: `checkpoints`, `results` or `broadcasts`.
+          key: The round.
+          data: The bytes.
+        """
         name = names.output_prefix(kind, key.task, key.number) + self.randomness.nonce()
         self.blobs.create(name, [data])
         return BlobRef(name, hashlib.sha256(data).hexdigest(), len(data))

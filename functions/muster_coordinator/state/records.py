@@ -1,4 +1,4 @@
-"""Typed records over documents, with the schema's version."""
+"""Typed records over documents, which carry the version of their schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Versioned(Generic[T]):
-    """A record and the version of the document that it was read from."""
+    """A record and the document, with its version, that it was read from."""
 
     value: T
     document: Document
@@ -41,27 +41,34 @@ class Page(Generic[T]):
 
 
 class UnreadableError(StoreError):
-    """The document is there and is not what this version of Muster can read."""
+    """Error raised when a document exists, and this version of Muster can't read it."""
 
 
 class NewerSchemaError(UnreadableError):
-    """The document was written by a newer version of Muster, and is not guessed at."""
+    """Error raised when a document was written by a newer version of Muster."""
 
 
 class Records(Generic[T]):
-    """Documents of one type; every one carries the schema's version."""
+    """Repository of documents of one type. Each document carries the version of its schema."""
 
     def __init__(self, documents: Documents, adapter: TypeAdapter[T]) -> None:
+        """Creates a repository over `documents`, whose records `adapter` validates and dumps."""
         self._documents = documents
         self._adapter = adapter
 
     def get(self, path: str) -> Versioned[T] | None:
-        """The record as it is now, or None."""
+        """Returns the current record, or None."""
         document = self._documents.get(path)
         return None if document is None else self.read(document)
 
     def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Versioned[T]]:
-        """The records of a collection, in order of id."""
+        """Returns the records of a collection, in order of id.
+
+        Args:
+          collection: The collection's path.
+          after: Cursor: returns only records with an id behind this one.
+          limit: Most records to return.
+        """
         return [self.read(document) for document in self._documents.list(collection, after=after, limit=limit)]
 
     def page(self, collection: str, *, after: str | None = None, limit: int | None = None) -> Page[T]:
@@ -78,35 +85,38 @@ class Records(Generic[T]):
         return Page(tuple(records), tuple(unreadable), last)
 
     def create(self, path: str, value: T) -> Versioned[T]:
-        """Makes a record; `AlreadyExistsError` if it is there."""
+        """Creates a record. Raises `AlreadyExistsError` if the document exists."""
         return Versioned(value, self._documents.create(path, self._write(value)))
 
     def ensure(self, path: str, value: T) -> Versioned[T]:
-        """Makes the record, or reads the one that somebody made before."""
+        """Creates a record, or returns the existing one."""
         try:
             return self.create(path, value)
         except AlreadyExistsError:
-            found = self.get(path)
-            if found is None:
-                raise ConflictError(f"{path} was there and is gone") from None
-            return found
+            existing = self.get(path)
+            if existing is None:
+                raise ConflictError(f"{path} existed and was deleted") from None
+            return existing
 
-    def replace(self, found: Versioned[T], value: T) -> Versioned[T]:
-        """Compare-and-set; `ConflictError` if somebody was faster."""
-        document = self._documents.replace(found.document.path, self._write(value), version=found.document.version)
+    def replace(self, current: Versioned[T], value: T) -> Versioned[T]:
+        """Replaces a record by compare-and-set.
+
+        Raises `ConflictError` if it has changed since it was read.
+        """
+        document = self._documents.replace(current.document.path, self._write(value), version=current.document.version)
         return Versioned(value, document)
 
     def _write(self, value: T) -> dict[str, Any]:
         return {"schema_version": SCHEMA_VERSION, **self._adapter.dump_python(value, mode="json")}
 
     def read(self, document: Document) -> Versioned[T]:
-        """The record in a document. Raises `UnreadableError` (`NewerSchemaError`) for one that can't be read."""
+        """Returns the record in a document. Raises `UnreadableError` or `NewerSchemaError`."""
         data = dict(document.data)
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION:
             raise NewerSchemaError(
-                f"{document.path} has schema version {version}, and this version of Muster reads {SCHEMA_VERSION}: it is left as it "
-                "is; deploy the version that wrote it"
+                f"{document.path} has schema version {version}, and this version of Muster reads {SCHEMA_VERSION}: "
+                "it is left as it is; deploy the version that wrote it"
             )
         try:
             # Lenient, since an earlier version stored times that are no longer valid in requests.

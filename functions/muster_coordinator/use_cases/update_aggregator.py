@@ -275,7 +275,7 @@ class UpdateAggregator:
           FoldBusyError: graphs of the same task have held the lock for too long.
         """
         graphs = manifest.folds_with_tensorflow
-        turn = self._graph_turns.of(key.task) if graphs else self._turn
+        turn = self._graph_turns.for_name(key.task) if graphs else self._turn
         waits = turn.locked()
         if not turn.acquire(timeout=self._patience if graphs else -1):
             raise FoldBusyError(f"Updates of task {key.task} are being folded here; try again later")
