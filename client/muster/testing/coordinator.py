@@ -122,11 +122,11 @@ def assembled_over(
       pump: Makes what delivers.
       session: Is taught to reach the application at `URL`, and keeps out of the environment's proxies.
       delivering: What every delivery is done in, by its kind.
-      **settings: See `muster_coordinator.application.assemble`.
+      **settings: The fields of `muster_coordinator.application.CoordinatorConfig`.
     """
     from werkzeug.wrappers import Request
 
-    from muster_coordinator.application import assemble
+    from muster_coordinator.application import CoordinatorConfig, assemble
     from muster_coordinator.http import router
 
     def deliver(delivery: Delivery) -> bool:
@@ -137,7 +137,7 @@ def assembled_over(
             raise DeliveryError(f"{work.kind} {dict(work.payload)} failed: {answer.text}")
         return True
 
-    app = Request.application(router(assemble(platform, **settings)))
+    app = Request.application(router(assemble(platform, CoordinatorConfig(**settings))))
     session.trust_env = False
     session.mount(URL, InProcessAdapter(app))
     return Assembled(app, session, platform, queue, pump(deliver))

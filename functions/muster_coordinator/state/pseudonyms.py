@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 from muster_coordinator.concurrency.cache import Cache
@@ -68,6 +68,7 @@ class Pseudonymizer:
     """
 
     platform: Platform
+    _: KW_ONLY
     ring: KeyRing
 
     @cached_property
