@@ -112,7 +112,7 @@ def test_a_clock_that_jumps_back_gives_nothing_and_takes_nothing():
     "text", ["address", "address=60", "address=0/m", "others=1/s", "address=1/s,address=2/s", "=1/s"]
 )
 def test_limits_that_can_not_be_read_are_refused(text):
-    with pytest.raises(ValueError, match=r"no (rate|limit)"):
+    with pytest.raises(ValueError, match=r"not a (rate|limit)"):
         RateLimits.parse(text)
 
 
