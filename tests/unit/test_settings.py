@@ -1,4 +1,4 @@
-"""Tests of settings: the ring of keys, separate stores, and the settings that each function needs."""
+"""Tests of settings: the key ring, separate stores, and the settings that a function needs."""
 
 from __future__ import annotations
 

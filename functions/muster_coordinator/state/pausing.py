@@ -11,7 +11,7 @@ from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.tasks import Task
-from muster_coordinator.plan_runner import FINAL
+from muster_coordinator.plan_runner import FINAL_PROBLEMS
 from muster_coordinator.state.platform import Platform
 
 LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[
     try:
         yield
     except ProblemError as problem:
-        if problem.type not in FINAL:
+        if problem.type not in FINAL_PROBLEMS:
             raise
         note = f"{what}: {problem.detail}"[:_MAX_NOTE]
     if note:

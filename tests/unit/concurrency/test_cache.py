@@ -201,7 +201,9 @@ class CheckThenSubscript:
 
 
 @contextmanager
-def interrupted(codes: set[CodeType], lock: threading.Lock, *, at: int, interrupt: Callable[[], None]) -> Iterator[None]:
+def interrupted(
+    codes: set[CodeType], lock: threading.Lock, *, at: int, interrupt: Callable[[], None]
+) -> Iterator[None]:
     """Calls `interrupt` before the `at`-th bytecode of `codes` that runs while `lock` is free.
 
     While the lock is held, another thread could not get in between either.
@@ -230,7 +232,10 @@ def interrupted(codes: set[CodeType], lock: threading.Lock, *, at: int, interrup
 
 
 def failures_by_interleaving(make: Callable[[], Any]) -> tuple[int, list[int]]:
-    """Evicts the key before each bytecode in turn. Returns their number, and those at which a lookup failed."""
+    """Evicts the key before each bytecode in turn.
+
+    Returns the number of bytecodes, and the indices of those at which a lookup failed.
+    """
     failed, at = [], 0
     while True:
         cache = make()

@@ -146,7 +146,7 @@ def test_outstanding_assignments_never_exceed_the_cap(data, cap, seconds):
 
 
 def ledger_of(updates, chunk, shards):
-    """Returns the manifests that folding makes while updates arrive, and the updates listed at the end.
+    """Returns the manifests that folding makes, and the updates that are stored at the end.
 
     Of the folded updates some are deleted already.
     """
@@ -217,7 +217,7 @@ def test_wait_stays_between_floor_and_longest_wait(now, jitter):
 
 
 def checkins(*, goal: int, knows_quiet: bool) -> int:
-    """Returns the number of a client's check-ins, from 5 s on, in a round of 600 s that lacks one update.
+    """Returns the number of a client's check-ins in a round of 600 s that lacks its last update.
 
     Args:
       goal: The round's goal.

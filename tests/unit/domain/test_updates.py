@@ -1,4 +1,4 @@
-"""Tests of the validation of stored updates, by their headers and, where a sum can't show it, their values."""
+"""Tests of the validation of stored updates, by their headers and values."""
 
 import numpy as np
 import pytest
