@@ -43,6 +43,7 @@ _EARLIER = "earlier"  # claim with the sealed contributions of the previous vers
 _PAST = "past"  # claim with this version's sealed contributions
 _SEALED_COOKIE = "muster2"
 MAX_CONTRIBUTIONS = 8  # in a cookie, one for each task: 2 KB with the longest names
+# Labels of key derivation. Tokens that are in use depend on their exact bytes.
 _CLAIM_LABEL = b"what a token says to the coordinator alone"
 _COOKIE_LABEL = b"what a cookie says to the coordinator alone"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from muster.cli.app import app
 from muster_coordinator import bootstrap
 from muster_coordinator.adapters.directory import DirectoryBlobs
+from muster_coordinator.application import CoordinatorConfig
 from muster_coordinator.domain.keys import KeyRing, KeyRingError
 from muster_coordinator.http import FUNCTIONS
 from muster_coordinator.settings import Settings, SettingsError
@@ -28,6 +30,11 @@ def test_every_setting_has_a_description():
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_every_field_of_the_configuration_is_documented():
+    for field in dataclasses.fields(CoordinatorConfig):
+        assert f"\n      {field.name}: " in CoordinatorConfig.__doc__, field.name
 
 
 def test_key_ring_parses_one_or_several_keys_with_or_without_ids():

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-_KEY_TEXT = b"which key this is, for a file of a task's state"
+# Text whose HMAC is the fingerprint. Stored fingerprints depend on its exact bytes.
+_FINGERPRINT_TEXT = b"which key this is, for a file of a task's state"
 FINGERPRINT = 16  # hex digits
 _ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,31}\Z")
 _HEX = re.compile(r"(?:[0-9a-f]{2}){32,}\Z")
@@ -35,7 +36,7 @@ class Key:
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits that identify the key and reveal nothing about it."""
-        return hmac.new(self.secret, _KEY_TEXT, hashlib.sha256).hexdigest()[:FINGERPRINT]
+        return hmac.new(self.secret, _FINGERPRINT_TEXT, hashlib.sha256).hexdigest()[:FINGERPRINT]
 
 
 @dataclass(frozen=True)

@@ -94,9 +94,12 @@ def shard_path(key: RoundKey, shard: int) -> str:
     return f"{shards_path(key)}/{shard:04d}"
 
 
+GOAL_THRESHOLDS = "looks"  # id of the document beside the shards' counters
+
+
 def goal_thresholds_path(key: RoundKey) -> str:
     """Returns the document of the shards' thresholds for the next goal check."""
-    return f"{shards_path(key)}/looks"
+    return f"{shards_path(key)}/{GOAL_THRESHOLDS}"
 
 
 def pseudonym_key_path(key: RoundKey) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from muster_coordinator.state.platform import Platform
 
-_MAX_PREFETCHED = 4 << 20  # bytes: prefetched blobs of large models would take the memory of several
+_MAX_PREFETCHED = 4 << 20  # bytes; blobs of large models are not prefetched, to save memory
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -79,7 +79,7 @@ class Records(Generic[T]):
             try:
                 records.append(self.read(document))
             except UnreadableError as error:
-                LOG.error("%s is left out: %s", document.path, error)  # noqa: TRY400  no fault of the code
+                LOG.error("%s is skipped: %s", document.path, error)  # noqa: TRY400  no traceback: the data is at fault
                 unreadable.append(document.id)
         last = documents[-1].id if documents and len(documents) == limit else None
         return Page(tuple(records), tuple(unreadable), last)

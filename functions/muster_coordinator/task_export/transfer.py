@@ -180,7 +180,7 @@ def _records(platform: Platform, reader: ArchiveReader) -> tuple[Task, list[Roun
     """
     name = re.escape(reader.header.task)
     own_path = re.compile(
-        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/looks|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
+        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
     )
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
@@ -247,7 +247,7 @@ def _put_blob(platform: Platform, name: str, reader: ArchiveReader) -> None:
 
 def _put_round_document(platform: Platform, path: str, data: dict[str, Any]) -> None:
     collection, name = path.split("/")[-2:]
-    if name == "looks":
+    if name == names.GOAL_THRESHOLDS:
         with suppress(AlreadyExistsError):  # the round has continued meanwhile, and has written its own
             platform.documents.create(path, data)
     elif collection in (_KEYS, _HOLDERS):
