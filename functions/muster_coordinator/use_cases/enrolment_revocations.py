@@ -63,7 +63,8 @@ class EnrolmentRevocations:
 
     def is_revoked(self, token: str) -> bool:
         """Whether the token of this id is good no more. Raises `UnavailableError`: where that can't be told, nobody is let in."""
-        return token in self._cached.get_or_load(names.REVOCATIONS, self._read).tokens
+        revocations = self._cached.get_or_load(names.REVOCATIONS, self._read)
+        return token in revocations.tokens
 
     def _read(self) -> Revocations:
         found = self._records().get(names.REVOCATIONS)
