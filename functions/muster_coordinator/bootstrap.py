@@ -115,11 +115,11 @@ def from_environment(function: str) -> Application:
             "task. Set it to keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
         )
     with _LOCK:
-        return _made(settings, function if settings.secret is None else None)
+        return _cached_application(settings, function if settings.secret is None else None)
 
 
 @cache
-def _made(settings: Settings, function: str | None) -> Application:
+def _cached_application(settings: Settings, function: str | None) -> Application:
     return application(settings, function=function)
 
 
