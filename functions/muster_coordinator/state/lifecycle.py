@@ -59,7 +59,7 @@ def follow(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: 
     following = next_round(ended, policy, now=platform.clock.now())
     if following is None:
         after = platform.change_task(
-            task.name, lambda now: completed(now, checkpoint) if now == task else now, current=record
+            task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
         )
         if after.ended:
             leave_population(platform, task)
@@ -67,10 +67,10 @@ def follow(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: 
         return
     opened = platform.rounds.ensure(names.round_path(following.key), following).value
 
-    def move(now: Task) -> Task:
+    def move(latest: Task) -> Task:
         # If the task was paused or rolled back meanwhile, resuming or opening it continues from
         # this round.
-        return at_round(now, following.key, checkpoint) if now.status is TaskStatus.ACTIVE else now
+        return at_round(latest, following.key, checkpoint) if latest.status is TaskStatus.ACTIVE else latest
 
     platform.change_task(task.name, move, current=record)
     schedule_close(platform, opened)

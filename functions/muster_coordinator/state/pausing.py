@@ -43,8 +43,10 @@ def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[
 
 
 def _stop(platform: Platform, task: str, note: str, *, concerns: Callable[[Task], bool]) -> None:
-    def stop(now: Task) -> Task:
-        return replace(now, status=TaskStatus.PAUSED, note=note) if not now.ended and concerns(now) else now
+    def stop(latest: Task) -> Task:
+        if latest.ended or not concerns(latest):
+            return latest
+        return replace(latest, status=TaskStatus.PAUSED, note=note)
 
     if platform.change_task(task, stop).note == note:
         LOG.error("task %s is paused: %s", task, note)
