@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -57,7 +57,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
     """
     settings.check(function)
     serves_clients = function in (SIGNING, None)
-    direct, direct_above = _direct(settings) if serves_clients else (None, None)
+    direct = _direct(settings) if serves_clients else None
     ports = platform(settings)
     config = CoordinatorConfig(
         runtime=runtimes(),
@@ -65,7 +65,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
         longest_wait=settings.longest_wait,
-        direct_above=direct_above,
+        direct_above=None if direct is None else direct.above,
         tensorflow_folds=settings.tensorflow_folds,
         least_minimum=settings.minimum,
         trusted_signers=_trusted(settings),
@@ -76,7 +76,7 @@ def application(settings: Settings, *, function: str | None = None) -> Applicati
         rate_limits=RateLimits.parse(settings.rate_limit),
         trusted_proxies=settings.trusted_proxies,
     )
-    return assemble(replace(ports, direct=direct), config)
+    return assemble(replace(ports, direct=None if direct is None else direct.uploads), config)
 
 
 def platform(settings: Settings) -> Platform:
@@ -213,20 +213,29 @@ def _blobs(url: str, variable: str) -> Blobs:
     return _choose(url, variable, {"file": directory, "gs": bucket})
 
 
-def _direct(settings: Settings) -> tuple[DirectUploads | None, int | None]:
-    """Returns the store's direct uploads, and the bytes above which clients use them."""
+@dataclass(frozen=True)
+class _Direct:
+    """A store's direct uploads, and the bytes above which clients use them."""
+
+    uploads: DirectUploads
+    above: int
+
+
+def _direct(settings: Settings) -> _Direct | None:
+    """Returns the direct uploads that `settings` describe, or None."""
     above, place = settings.direct_above, urlsplit(settings.updates or settings.blobs)
     if place.scheme != "gs":
         if isinstance(above, int):
             raise SettingsError(
                 f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://… or MUSTER_UPDATES=gs://…; omit it"
             )
-        return None, None
+        return None
     if above == "never":
-        return None, None
+        return None
     from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads
 
-    return GcsDirectUploads(place.netloc, unquote(place.path).strip("/")), _DIRECT_ABOVE if above is None else above
+    uploads = GcsDirectUploads(place.netloc, unquote(place.path).strip("/"))
+    return _Direct(uploads, _DIRECT_ABOVE if above is None else above)
 
 
 def _queue(settings: Settings) -> WorkQueue:
@@ -244,10 +253,16 @@ def _queue(settings: Settings) -> WorkQueue:
         location, _, queue = unquote(place.path).strip("/").partition("/")
         if not (place.netloc and location and queue) or "/" in queue:
             raise SettingsError(f"MUSTER_QUEUE is {url!r}; it must look like cloudtasks://project/location/queue")
-        targets, account = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
+        callees = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
         endpoint = parse_qs(place.query).get("endpoint", [None])[0]
         return CloudTasksQueue(
-            place.netloc, location, queue, targets=targets, account=account, clock=SystemClock(), endpoint=endpoint
+            place.netloc,
+            location,
+            queue,
+            targets=callees.urls,
+            account=callees.account,
+            clock=SystemClock(),
+            endpoint=endpoint,
         )
 
     return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
@@ -263,8 +278,8 @@ def invoker(settings: Settings) -> InvokerAuthenticator | None:
         return None
     from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
 
-    audiences, account = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
-    return OidcInvokerAuthenticator(issuer=settings.token_issuer, account=account, audiences=audiences)
+    callees = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
+    return OidcInvokerAuthenticator(issuer=settings.token_issuer, account=callees.account, audiences=callees.urls)
 
 
 def operators_are_open(settings: Settings) -> bool:
@@ -310,8 +325,21 @@ def clients(settings: Settings, platform: Platform) -> ClientAuthenticator | Non
         raise SettingsError(f"MUSTER_CLIENTS: {error}") from error
 
 
-def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
-    """Returns the functions' base URLs by name, and the account that may call them."""
+@dataclass(frozen=True)
+class _Callees:
+    """Functions that the queue calls.
+
+    Attributes:
+      urls: Their base URLs, by name.
+      account: The e-mail address of the service account that may call them.
+    """
+
+    urls: dict[str, str]
+    account: str
+
+
+def _callees(settings: Settings, reason: str) -> _Callees:
+    """Returns the functions that the queue calls. `reason` starts the text of the error."""
     aggregator, committer, account = settings.aggregator_url, settings.committer_url, settings.invoker
     if not (aggregator and committer and account):
         needed = {
@@ -319,8 +347,8 @@ def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
             "MUSTER_COMMITTER_URL": committer,
             "MUSTER_INVOKER": account,
         }
-        raise SettingsError(f"{because}, so set {', '.join(name for name, value in needed.items() if not value)} too")
-    return {"aggregator": aggregator, "committer": committer}, account
+        raise SettingsError(f"{reason}, so set {', '.join(name for name, value in needed.items() if not value)} too")
+    return _Callees({"aggregator": aggregator, "committer": committer}, account)
 
 
 def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]]) -> Port:

@@ -54,6 +54,14 @@ class TaskSnapshot:
         return _updates(self.tickets)
 
 
+@dataclass(frozen=True, slots=True)
+class _SeenCount:
+    """A round's number of updates, and when this instance first saw it."""
+
+    updates: int
+    seen_at: float  # POSIX seconds
+
+
 class RoundCache:
     """Cache of open rounds, at most `seconds` old; 0 disables caching (use it for local stores)."""
 
@@ -67,7 +75,7 @@ class RoundCache:
             max_entries=MAX_CACHED_POPULATIONS, ttl=seconds, clock=clock
         )
         self._rounds: Cache[RoundKey, Round | None] = Cache(max_entries=MAX_CACHED_ROUNDS, ttl=seconds, clock=clock)
-        self._counts: Cache[RoundKey, tuple[int, float]] = Cache(max_entries=MAX_CACHED_ROUNDS)
+        self._counts: Cache[RoundKey, _SeenCount] = Cache(max_entries=MAX_CACHED_ROUNDS)
 
     def of(self, population: str) -> list[TaskSnapshot]:
         """Returns a snapshot of each of the population's tasks that has not ended.
@@ -126,11 +134,11 @@ class RoundCache:
 
     def _seen_at(self, key: RoundKey, updates: int) -> float:
         """Returns when this instance first saw this number of updates, in POSIX seconds."""
-        last = self._counts.get(key)
-        if last is None or last[0] != updates:
-            last = (updates, self._platform.clock.now())
-            self._counts.put(key, last)
-        return last[1]
+        count = self._counts.get(key)
+        if count is None or count.updates != updates:
+            count = _SeenCount(updates, self._platform.clock.now())
+            self._counts.put(key, count)
+        return count.seen_at
 
 
 def _updates(tickets: list[Mapping[str, int]]) -> int:
