@@ -1,1 +1,1 @@
-"""The coordinator: a pure domain, use cases over small ports, adapters, and the HTTP front that the four functions share."""
+"""Muster's coordinator: domain, ports, adapters, use cases and the HTTP routes of its functions."""

@@ -1,4 +1,10 @@
-"""The use cases of one deployment, put together over its ports."""
+"""Assembles the use cases of one deployment over its ports.
+
+`bootstrap` builds a `CoordinatorConfig` from the environment's `Settings`; tests and simulations
+build one in code:
+
+    application = assemble(platform, CoordinatorConfig(runtime=runtimes(), secret=os.urandom(32)))
+"""
 
 from __future__ import annotations
 
@@ -13,8 +19,8 @@ from muster_coordinator.domain.pacing import LONGEST
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.plan_repository import PlanRepository
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
-from muster_coordinator.state.records import Platform
 from muster_coordinator.state.round_cache import RoundCache
 from muster_coordinator.tokens import Tokens
 from muster_coordinator.use_cases.assignment_issuer import AssignmentIssuer
@@ -32,9 +38,92 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorConfig:
+    """Configuration of a coordinator, beside its ports. The defaults suit a test in one process.
+
+    Attributes:
+      runtime: Returns the runtime of a plan. It is called for a commit, and for a fold that
+        requires TensorFlow; `bootstrap.runtimes()` loads TensorFlow when it is first called. A test
+        passes a function that returns a runtime in plain numpy.
+      secret: The keys of tokens and pseudonyms: a ring, or the only key as bytes (32 or more).
+        None, the default, suits a function that signs nothing; `client_api` can't work without
+        keys. Change it only by adding a new key in front of the ring, or clients lose their
+        assignments.
+      round_cache_seconds: Seconds for which an instance may serve a cached round (default 0: no
+        caching). Raise it to about a second where a read crosses a network. Clients learn of the
+        end of a round later by that time.
+      retry_floor: The shortest wait that a client is asked for between check-ins, in seconds
+        (default 1). Lower it for short rounds with few clients; raise it to save requests.
+      longest_wait: The longest wait that a client is asked for, in seconds, before jitter of up to
+        a quarter (default 60). Raise it if very many clients are always on.
+      direct_above: Clients upload updates of more bytes than this directly to the store (default
+        None: no update). Without effect if the platform has no direct uploads. Set it where
+        requests are limited in size or billed by time.
+      tensorflow_folds: True, the default, if the aggregator has TensorFlow. With False a task whose
+        plan folds with its own graphs is refused when it is created, not when it folds.
+      least_minimum: The deployment's floor for the `minimum` of a task, in updates (default 1). A
+        task with a smaller minimum is refused. Raise it to enforce a privacy rule on all operators.
+      trusted_signers: Public keys of the trusted plan signers, one of which must have signed a
+        plan. Empty, the default, accepts any plan. Set it wherever an operator's key must not be
+        enough to run code on clients.
+      invoker: Authenticates internal requests (queue and scheduler). None, the default, accepts any
+        caller: for deployments in which no other caller can reach those routes.
+      operators: Authenticates operators. None, the default, accepts any caller as an operator: for
+        deployments in which no other caller can reach those routes.
+      clients: Authenticates clients. With None, the default, identity is self-asserted: one device
+        can pose as a thousand clients.
+      cors_origins: Origins whose pages' scripts may call clients' routes (default: none). Set it
+        for clients in browsers.
+      rate_limits: Rate limits of an address and of a client, per instance (default: no limits). Set
+        them where clients are not authenticated.
+      trusted_proxies: Number of the deployment's proxies that a request passes (default 0). The
+        client's address is taken from as many entries of `X-Forwarded-For`. Too high a number lets
+        clients forge their address.
+    """
+
+    runtime: Callable[[Plan], Runtime]
+    secret: KeyRing | bytes | None = None
+    round_cache_seconds: float = 0.0
+    retry_floor: float = 1.0
+    longest_wait: float = LONGEST
+    direct_above: int | None = None
+    tensorflow_folds: bool = True
+    least_minimum: int = 1
+    trusted_signers: frozenset[str] = frozenset()
+    invoker: InvokerAuthenticator | None = None
+    operators: OperatorAuthenticator | None = None
+    clients: ClientAuthenticator | None = None
+    cors_origins: tuple[str, ...] = ()
+    rate_limits: RateLimits = NO_LIMITS
+    trusted_proxies: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Application:
-    """What the functions call."""
+    """The use cases of one deployment, and the access rules of its routes.
+
+    Attributes:
+      platform: The ports.
+      tokens: Signs and reads assignments and cookies.
+      plans: The plans.
+      checkin: Assigns work to clients that check in.
+      uploads: Receives updates and reports of failures.
+      broadcasts: Reads broadcasts.
+      tasks: Creates, reads and steers tasks.
+      folding: Folds updates into partials.
+      closing: Closes rounds.
+      sweeping: Removes what ended rounds leave behind, and repairs lost work.
+      committing: Commits rounds and opens tasks.
+      audit: The audit log of operators' actions.
+      enrolments: Revokes enrolment tokens.
+      invoker: See `CoordinatorConfig`; likewise the following.
+      operators: Authenticates operators.
+      clients: Authenticates clients.
+      cors_origins: Origins whose pages' scripts may call clients' routes.
+      rate_limits: Rate limits of an address and of a client.
+      trusted_proxies: Number of the deployment's proxies.
+    """
 
     platform: Platform
     tokens: Tokens
@@ -51,79 +140,59 @@ class Application:
     enrolments: EnrolmentRevocations
     invoker: InvokerAuthenticator | None = None
     operators: OperatorAuthenticator | None = None
-    cors_origins: tuple[str, ...] = ()
     clients: ClientAuthenticator | None = None
+    cors_origins: tuple[str, ...] = ()
     rate_limits: RateLimits = NO_LIMITS
     trusted_proxies: int = 0
 
 
-def assemble(
-    platform: Platform,
-    *,
-    secret: KeyRing | bytes | None,
-    runtime: Callable[[Plan], Runtime],
-    round_cache_seconds: float,
-    retry_floor: float,
-    invoker: InvokerAuthenticator | None = None,
-    direct_above: int | None = None,
-    operators: OperatorAuthenticator | None = None,
-    cors_origins: tuple[str, ...] = (),
-    tensorflow_folds: bool = True,
-    clients: ClientAuthenticator | None = None,
-    rate_limits: RateLimits = NO_LIMITS,
-    trusted_proxies: int = 0,
-    trusted_signers: frozenset[str] = frozenset(),
-    longest_wait: float = LONGEST,
-    least_minimum: int = 1,
-) -> Application:
-    """Puts the use cases together.
-
-    Args:
-      platform: The ports.
-      secret: The keys of tokens and pseudonyms, or the only one; None if this application signs nothing.
-      runtime: Returns the runtime of a plan; called for a commit, and for a fold that requires TensorFlow.
-      round_cache_seconds: Seconds for which a cached round is served.
-      retry_floor: The shortest wait of a client, in seconds.
-      longest_wait: The longest wait of a client, before jitter of up to a quarter.
-      direct_above: Clients upload updates of more bytes directly to the store, if the platform has `direct`; None:
-        none.
-      tensorflow_folds: Whether the aggregator has TensorFlow; if not, a task that requires it there is refused.
-      trusted_signers: Public keys, one of which must have signed a plan; empty: any plan is accepted.
-      least_minimum: The deployment's floor: a task with a smaller minimum is refused.
-      invoker: Authenticates internal requests; None if no other caller can reach those routes.
-      operators: Authenticates operators; None if no other caller can reach those routes.
-      cors_origins: The origins whose pages may call clients' routes.
-      clients: Authenticates clients; None: identity is self-asserted.
-      rate_limits: The rate limits of an address and of a client.
-      trusted_proxies: Number of the deployment's proxies that a request passes.
-    """
-    ring = KeyRing.of(secret)
-    tokens, plans = Tokens(ring), PlanRepository(platform.blobs, trusted_signers)
-    if platform.direct is None:
-        direct_above = None
-    open_rounds = RoundCache(platform, seconds=round_cache_seconds)
-    folding = UpdateAggregator(platform, plans, runtime)
-    closing = RoundCloser(platform, folding)
+def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
+    """Returns the application of a deployment: its use cases over the ports of `platform`."""
+    ring = KeyRing.of(config.secret)
+    tokens, plans = Tokens(ring), PlanRepository(platform.blobs, config.trusted_signers)
+    rounds = RoundCache(platform, seconds=config.round_cache_seconds)
+    aggregator = UpdateAggregator(platform, plans=plans, runtime=config.runtime)
+    closer = RoundCloser(platform, folding=aggregator)
     return Application(
         platform=platform,
         tokens=tokens,
         plans=plans,
         checkin=AssignmentIssuer(
-            platform, tokens, plans, open_rounds, Pseudonymizer(platform, ring), retry_floor, direct_above, longest_wait
+            platform,
+            tokens=tokens,
+            plans=plans,
+            open_rounds=rounds,
+            pseudonyms=Pseudonymizer(platform, ring=ring),
+            retry_floor=config.retry_floor,
+            direct_above=None if platform.direct is None else config.direct_above,
+            longest_wait=config.longest_wait,
         ),
-        uploads=UploadReceiver(platform, tokens, plans, open_rounds, GoalChecker(platform), retry_floor, longest_wait),
-        broadcasts=BroadcastReader(platform, round_cache_seconds),
-        tasks=TaskOperations(platform, plans, tensorflow_folds, least_minimum),
-        folding=folding,
-        closing=closing,
-        sweeping=Maintenance(platform, closing),
-        committing=RoundCommitter(platform, folding, runtime),
+        uploads=UploadReceiver(
+            platform,
+            tokens=tokens,
+            plans=plans,
+            open_rounds=rounds,
+            goals=GoalChecker(platform),
+            retry_floor=config.retry_floor,
+            longest_wait=config.longest_wait,
+        ),
+        broadcasts=BroadcastReader(platform, seconds=config.round_cache_seconds),
+        tasks=TaskOperations(
+            platform,
+            plans=plans,
+            tensorflow_folds=config.tensorflow_folds,
+            least_minimum=config.least_minimum,
+        ),
+        folding=aggregator,
+        closing=closer,
+        sweeping=Maintenance(platform, closing=closer),
+        committing=RoundCommitter(platform, folding=aggregator, runtime=config.runtime),
         audit=AuditLog(platform),
-        invoker=invoker,
-        operators=operators,
-        cors_origins=cors_origins,
         enrolments=EnrolmentRevocations(platform),
-        clients=clients,
-        rate_limits=rate_limits,
-        trusted_proxies=trusted_proxies,
+        invoker=config.invoker,
+        operators=config.operators,
+        clients=config.clients,
+        cors_origins=config.cors_origins,
+        rate_limits=config.rate_limits,
+        trusted_proxies=config.trusted_proxies,
     )

@@ -1,11 +1,11 @@
-"""Chooses the adapters that the settings name. The only module that knows them."""
+"""Builds applications from settings. The only module that imports the adapters."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import need_cryptography
-from muster_coordinator.application import Application, assemble
+from muster_coordinator.application import Application, CoordinatorConfig, assemble
 from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.domain import names
 from muster_coordinator.domain.limits import RateLimits
@@ -28,7 +28,7 @@ from muster_coordinator.ports import (
     WorkQueue,
 )
 from muster_coordinator.settings import SIGNING, Settings, SettingsError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 
 if TYPE_CHECKING:
@@ -37,48 +37,50 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
 _OPERATING = "operator_api"
-_REVOCATIONS_SECONDS = 30.0  # how long a revoked enrolment may go on, where a read costs
-AT_ONCE = 16  # calls to a bucket: each takes tens of milliseconds, whatever it is about
-_RUNTIMES = 4  # plans whose graphs an instance keeps, each with a model or two in it
-_TURN = threading.Lock()  # several first requests come at once, and `cache` would make an application for each
-_DIRECT_ABOVE = 8 << 20  # bytes; a function takes 32 MB at most, and is paid for the time that an upload takes
+_REVOCATIONS_TTL = 30.0  # seconds for which networked deployments may accept a revoked enrolment
+AT_ONCE = 16  # concurrent calls to a bucket, each of which takes tens of milliseconds
+MAX_CACHED_RUNTIMES = 4  # graphs of a plan, with a model or two each
+_LOCK = threading.Lock()  # concurrent first requests; `functools.cache` would make an application for each
+_DIRECT_ABOVE = 8 << 20  # bytes; a function accepts 32 MB at most, and is billed for the time of an upload
 
 
 def application(settings: Settings, *, function: str | None = None) -> Application:
-    """The application that `settings` describe.
+    """Returns the application that `settings` describe.
 
     Args:
       settings: The settings.
-      function: Which function it serves; None: all of them.
+      function: The function that it serves, or None for all of them.
 
     Raises:
-      SettingsError: a URL's scheme is not known, or something that it needs is not set or not installed.
+      SettingsError: the scheme of a URL is unknown, or a setting or library that it needs is
+        missing.
     """
     settings.check(function)
-    direct, direct_above = _direct(settings) if function in (SIGNING, None) else (None, None)
-    made = platform(settings)
-    return assemble(
-        replace(made, direct=direct),
-        secret=settings.keys,
+    serves_clients = function in (SIGNING, None)
+    direct = _direct(settings) if serves_clients else None
+    ports = platform(settings)
+    config = CoordinatorConfig(
         runtime=runtimes(),
+        secret=settings.keys,
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
         longest_wait=settings.longest_wait,
-        invoker=invoker(settings),
-        direct_above=direct_above,
-        operators=operators(settings),
-        cors_origins=settings.cors_origins,
+        direct_above=None if direct is None else direct.above,
         tensorflow_folds=settings.tensorflow_folds,
         least_minimum=settings.minimum,
-        clients=clients(settings, made) if function in (SIGNING, None) else None,
+        trusted_signers=_trusted(settings),
+        invoker=invoker(settings),
+        operators=operators(settings),
+        clients=clients(settings, ports) if serves_clients else None,
+        cors_origins=settings.cors_origins,
         rate_limits=RateLimits.parse(settings.rate_limit),
         trusted_proxies=settings.trusted_proxies,
-        trusted_signers=_trusted(settings),
     )
+    return assemble(replace(ports, direct=None if direct is None else direct.uploads), config)
 
 
 def platform(settings: Settings) -> Platform:
-    """The ports that `settings` describe, without those that only clients' requests need.
+    """Returns the ports that `settings` describe, without direct uploads.
 
     Raises:
       SettingsError: as for `application`.
@@ -96,7 +98,9 @@ def platform(settings: Settings) -> Platform:
 
 
 def from_environment(function: str) -> Application:
-    """The application that this process's environment describes, for one of its functions.
+    """Returns the application that this process's environment describes, for one of its functions.
+
+    With a secret, all functions that this process serves share one application.
 
     Raises:
       SettingsError: as for `application`.
@@ -107,27 +111,28 @@ def from_environment(function: str) -> Application:
     settings.check(function)
     if function == _OPERATING and operators_are_open(settings):
         LOG.warning(
-            "MUSTER_OPERATORS is open: whoever reaches the operators' routes may make, change and read every task. Set it to "
-            "keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
+            "MUSTER_OPERATORS is open: any caller that reaches the operators' routes may create, change and read every "
+            "task. Set it to keys:… (`muster key operator` makes one) or oidc:… before others can reach them"
         )
-    # With keys every function is served by one application, made once, however many of them this process serves.
-    with _TURN:
-        return _made(settings, function if settings.secret is None else None)
+    with _LOCK:
+        return _cached_application(settings, function if settings.secret is None else None)
 
 
 @cache
-def _made(settings: Settings, function: str | None) -> Application:
+def _cached_application(settings: Settings, function: str | None) -> Application:
     return application(settings, function=function)
 
 
 def runtimes(*, seed: int | None = None) -> Callable[[Plan], Runtime]:
-    """Gives a plan's runtime, and keeps those of the last few plans. TensorFlow is loaded with the first.
+    """Returns a function that returns a plan's runtime, and caches those of the last few plans.
+
+    TensorFlow is loaded by the first call of that function.
 
     Args:
-      seed: Seeds the plan's random operations, so that a simulation repeats itself.
+      seed: Seeds the plan's random operations, so that a simulation is reproducible.
     """
-    made: Cache[str, Runtime] = Cache(_RUNTIMES)
-    return lambda plan: made.get(plan.sha256, lambda: _runtime(plan, seed=seed))
+    cached: Cache[str, Runtime] = Cache(max_entries=MAX_CACHED_RUNTIMES)
+    return lambda plan: cached.get_or_load(plan.sha256, lambda: _runtime(plan, seed=seed))
 
 
 def _runtime(plan: Plan, *, seed: int | None) -> Runtime:
@@ -136,14 +141,18 @@ def _runtime(plan: Plan, *, seed: int | None) -> Runtime:
     except ModuleNotFoundError as error:
         raise ProblemError(
             ProblemType.NOT_SUPPORTED,
-            f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the bundle "
-            "aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such task is made",
+            f"Plan {plan.manifest.name!r} has to run its graphs here, and {error.name} is not installed: deploy the "
+            "bundle aggregator-tensorflow in place of aggregator, or set MUSTER_TENSORFLOW_FOLDS=false so that no such "
+            "task is created",
         ) from error
     return Runtime(plan, seed=seed)
 
 
 def _trusted(settings: Settings) -> frozenset[str]:
-    """The plan signers that `settings` name, with what checks their signatures at hand."""
+    """Returns the trusted plan signers.
+
+    Raises `SettingsError` if the library that verifies them is missing.
+    """
     signers = frozenset(settings.signers)
     if signers:
         try:
@@ -173,8 +182,8 @@ def _documents(url: str) -> Documents:
 
 
 def _stores(settings: Settings) -> Blobs:
-    rest = _blobs(settings.blobs, "MUSTER_BLOBS")
-    apart = {
+    default = _blobs(settings.blobs, "MUSTER_BLOBS")
+    by_prefix = {
         prefix.rstrip("/"): _blobs(url, variable)
         for prefix, url, variable in (
             (names.UPDATES, settings.updates, "MUSTER_UPDATES"),
@@ -182,11 +191,11 @@ def _stores(settings: Settings) -> Blobs:
         )
         if url is not None and url != settings.blobs
     }
-    if not apart:
-        return rest
+    if not by_prefix:
+        return default
     from muster_coordinator.adapters.split_blobs import SplitBlobs
 
-    return SplitBlobs(rest, apart)
+    return SplitBlobs(default, by_prefix)
 
 
 def _blobs(url: str, variable: str) -> Blobs:
@@ -204,20 +213,29 @@ def _blobs(url: str, variable: str) -> Blobs:
     return _choose(url, variable, {"file": directory, "gs": bucket})
 
 
-def _direct(settings: Settings) -> tuple[DirectUploads | None, int | None]:
-    """The store's direct uploads, and above how many bytes clients use them."""
+@dataclass(frozen=True)
+class _Direct:
+    """A store's direct uploads, and the bytes above which clients use them."""
+
+    uploads: DirectUploads
+    above: int
+
+
+def _direct(settings: Settings) -> _Direct | None:
+    """Returns the direct uploads that `settings` describe, or None."""
     above, place = settings.direct_above, urlsplit(settings.updates or settings.blobs)
     if place.scheme != "gs":
         if isinstance(above, int):
             raise SettingsError(
-                f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://… or MUSTER_UPDATES=gs://…; leave it out"
+                f"MUSTER_DIRECT_ABOVE is {above}, which needs MUSTER_BLOBS=gs://… or MUSTER_UPDATES=gs://…; omit it"
             )
-        return None, None
+        return None
     if above == "never":
-        return None, None
+        return None
     from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads
 
-    return GcsDirectUploads(place.netloc, unquote(place.path).strip("/")), _DIRECT_ABOVE if above is None else above
+    uploads = GcsDirectUploads(place.netloc, unquote(place.path).strip("/"))
+    return _Direct(uploads, _DIRECT_ABOVE if above is None else above)
 
 
 def _queue(settings: Settings) -> WorkQueue:
@@ -235,17 +253,23 @@ def _queue(settings: Settings) -> WorkQueue:
         location, _, queue = unquote(place.path).strip("/").partition("/")
         if not (place.netloc and location and queue) or "/" in queue:
             raise SettingsError(f"MUSTER_QUEUE is {url!r}; it must look like cloudtasks://project/location/queue")
-        targets, account = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
+        callees = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
         endpoint = parse_qs(place.query).get("endpoint", [None])[0]
         return CloudTasksQueue(
-            place.netloc, location, queue, targets=targets, account=account, clock=SystemClock(), endpoint=endpoint
+            place.netloc,
+            location,
+            queue,
+            targets=callees.urls,
+            account=callees.account,
+            clock=SystemClock(),
+            endpoint=endpoint,
         )
 
     return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
 
 
 def invoker(settings: Settings) -> InvokerAuthenticator | None:
-    """What checks the tokens of internal work; None where `settings` name no issuer.
+    """Builds the authenticator of internal requests, or None if `settings` name no token issuer.
 
     Raises:
       SettingsError: as for `application`.
@@ -254,17 +278,19 @@ def invoker(settings: Settings) -> InvokerAuthenticator | None:
         return None
     from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
 
-    audiences, account = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
-    return OidcInvokerAuthenticator(issuer=settings.token_issuer, account=account, audiences=audiences)
+    callees = _callees(settings, "MUSTER_TOKEN_ISSUER is set")
+    return OidcInvokerAuthenticator(issuer=settings.token_issuer, account=callees.account, audiences=callees.urls)
 
 
 def operators_are_open(settings: Settings) -> bool:
-    """Whether everybody may operate."""
+    """Returns whether any caller is an operator."""
     return settings.operators == "open" or (settings.operators is None and urlsplit(settings.queue).scheme == "local")
 
 
 def operators(settings: Settings) -> OperatorAuthenticator:
-    """What knows operators. Unless `settings` say who they are, everybody is one on a laptop, and nobody in a cloud.
+    """Builds the authenticator of operators.
+
+    By default any caller is an operator with a local queue, and none with a cloud queue.
 
     Raises:
       SettingsError: as for `application`.
@@ -280,14 +306,14 @@ def operators(settings: Settings) -> OperatorAuthenticator:
 
 
 def clients(settings: Settings, platform: Platform) -> ClientAuthenticator | None:
-    """What knows clients; None where each is who it says.
+    """Builds the client authenticator, or None if client identity is self-asserted.
 
     Raises:
       SettingsError: as for `application`.
     """
     from muster_coordinator.adapters.client_authenticators import parse_clients
 
-    enrolments = EnrolmentRevocations(platform, seconds=_REVOCATIONS_SECONDS if settings.round_cache_seconds else 0.0)
+    enrolments = EnrolmentRevocations(platform, seconds=_REVOCATIONS_TTL if settings.round_cache_seconds else 0.0)
     try:
         return parse_clients(
             settings.clients,
@@ -299,8 +325,21 @@ def clients(settings: Settings, platform: Platform) -> ClientAuthenticator | Non
         raise SettingsError(f"MUSTER_CLIENTS: {error}") from error
 
 
-def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
-    """The functions' base URLs by name, and the account that may call them."""
+@dataclass(frozen=True)
+class _Callees:
+    """Functions that the queue calls.
+
+    Attributes:
+      urls: Their base URLs, by name.
+      account: The e-mail address of the service account that may call them.
+    """
+
+    urls: dict[str, str]
+    account: str
+
+
+def _callees(settings: Settings, reason: str) -> _Callees:
+    """Returns the functions that the queue calls. `reason` starts the text of the error."""
     aggregator, committer, account = settings.aggregator_url, settings.committer_url, settings.invoker
     if not (aggregator and committer and account):
         needed = {
@@ -308,8 +347,8 @@ def _callees(settings: Settings, because: str) -> tuple[dict[str, str], str]:
             "MUSTER_COMMITTER_URL": committer,
             "MUSTER_INVOKER": account,
         }
-        raise SettingsError(f"{because}, so set {', '.join(name for name, value in needed.items() if not value)} too")
-    return {"aggregator": aggregator, "committer": committer}, account
+        raise SettingsError(f"{reason}, so set {', '.join(name for name, value in needed.items() if not value)} too")
+    return _Callees({"aggregator": aggregator, "committer": committer}, account)
 
 
 def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]]) -> Port:
@@ -318,7 +357,8 @@ def _choose(url: str, variable: str, known: Mapping[str, Callable[[str], Port]])
         raise SettingsError(f"{variable} is {url!r}; its scheme must be one of {', '.join(sorted(known))}")
     try:
         return known[scheme](url)
-    except ImportError as error:  # of a namespace that others fill, such as google.cloud, it is no ModuleNotFoundError
+    except ImportError as error:  # a namespace package such as google.cloud raises no ModuleNotFoundError
         raise SettingsError(
-            f"{variable} is {url!r}, which needs a library that is not installed here ({error}): install muster-fl[cloud]"
+            f"{variable} is {url!r}, which needs a library that is not installed here ({error}): install "
+            "muster-fl[cloud]"
         ) from error

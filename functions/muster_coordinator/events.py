@@ -1,8 +1,9 @@
-"""What happens to rounds and updates, as one line of JSON each, for a monitoring system to count.
+"""Logs events of rounds and updates, as one JSON object per line, for a monitoring system to count.
 
-Cloud Logging takes a line on standard output that is a JSON object as a structured entry, `severity` and `message` included;
-`infra/terraform/modules/monitoring` makes metrics of them by their `event`. Nothing here names a client or holds a token, and
-nothing is written until `write_to` says where: in a test, a simulation or a library there is silence.
+Cloud Logging parses a line of JSON on standard output as a structured entry, with its `severity`
+and `message`; `infra/terraform/modules/monitoring` derives metrics from the field `event`. No event
+names a client or holds a token. Nothing is written before `write_to` is called, so tests,
+simulations and libraries log nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting,
 LOG = logging.getLogger(__name__)
 LOG.addHandler(logging.NullHandler())
 
-LATE = 120.0  # seconds after which a round that should have gone on is logged; what is too late, the alert says
+LATE = 120.0  # seconds after which an overdue round is logged; the alert has its own threshold
 
 
 def write_to(stream: TextIO | None = None) -> None:
-    """Has events written to `stream` (standard output if none), once however often it is called."""
+    """Writes events to `stream`, or standard output if None. Only the first call has an effect."""
     if any(isinstance(handler, logging.StreamHandler) for handler in LOG.handlers):
         return
     handler = logging.StreamHandler(sys.stdout if stream is None else stream)
@@ -33,7 +34,7 @@ def write_to(stream: TextIO | None = None) -> None:
 
 
 def round_committed(round_: Committed) -> None:
-    """A round has ended with a new state. Times in seconds, `update_bytes` in bytes."""
+    """Logs that a round was committed."""
     key, tally = round_.key, round_.tally
     _emit(
         logging.INFO,
@@ -53,7 +54,7 @@ def round_committed(round_: Committed) -> None:
 
 
 def round_abandoned(round_: Abandoned, *, below_minimum: bool) -> None:
-    """A round's attempt was given up: with too few updates, or, not `below_minimum`, because somebody ended or moved the task."""
+    """Logs that an attempt was abandoned: with too few updates, or by an operator's action."""
     key = round_.key
     _emit(
         logging.WARNING if below_minimum else logging.INFO,
@@ -69,7 +70,12 @@ def round_abandoned(round_: Abandoned, *, below_minimum: bool) -> None:
 
 
 def round_late(round_: Collecting | Aggregating, *, now: float) -> None:
-    """Says so if a round is open though its deadline, or its close, is more than `LATE` seconds ago. `now` in POSIX seconds."""
+    """Logs a round that is open more than `LATE` seconds after its deadline or close.
+
+    Args:
+      round_: The round.
+      now: The time, in POSIX seconds.
+    """
     due = round_.terms.deadline if isinstance(round_, Collecting) else round_.closed_at
     if now - due <= LATE:
         return
@@ -77,7 +83,7 @@ def round_late(round_: Collecting | Aggregating, *, now: float) -> None:
     _emit(
         logging.ERROR,
         "round_stuck",
-        f"Round {key.number} of task {key.task} is {round_.phase} {now - due:.0f} seconds after it should have gone on",
+        f"Round {key.number} of task {key.task} is {round_.phase} {now - due:.0f} seconds after it was due to continue",
         task=key.task,
         round=key.number,
         epoch=key.epoch,
@@ -87,18 +93,18 @@ def round_late(round_: Collecting | Aggregating, *, now: float) -> None:
 
 
 def update_refused(problem: ProblemType | str, *, at: Literal["upload", "fold"]) -> None:
-    """An update was refused when it came, or left out when it was folded."""
+    """Logs that an update was refused when it was uploaded, or dropped when it was folded."""
     name = problem.value if isinstance(problem, ProblemType) else problem
     _emit(logging.WARNING, "update_refused", f"An update was refused at the {at}: {name}", problem=name, at=at)
 
 
 def task_unreadable(name: str, reason: str) -> None:
-    """The tick left a task out, since a document of it can't be read; at every tick."""
-    _emit(logging.ERROR, "task_unreadable", f"The tick left out task {name}: {reason}", task=name)
+    """Logs, at every tick, that the tick skipped a task with an unreadable document."""
+    _emit(logging.ERROR, "task_unreadable", f"The tick skipped task {name}: {reason}", task=name)
 
 
 def updates_stored(count: int, *, oldest_seconds: float) -> None:
-    """How many single updates are in the store, and the age of the oldest in seconds; at every tick."""
+    """Logs, at every tick, the number of stored updates and the age of the oldest in seconds."""
     _emit(
         logging.INFO,
         "updates_stored",

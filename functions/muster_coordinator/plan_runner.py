@@ -1,4 +1,4 @@
-"""Runs a plan's graphs for one task within its time limit, and translates every failure into a `ProblemError`."""
+"""Runs a plan's graphs within a task's time limit, and translates failures into `ProblemError`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from muster_coordinator.ports import StoreError
 if TYPE_CHECKING:
     from muster.runtime import Runtime, UpdateResult
 
-# Problems that a retry can't fix: a plan that can't run, graphs that fail, and partials that do not match.
-FINAL = frozenset(
+# Problems that a retry can't fix: an invalid plan, failing graphs, and partials that do not match.
+FINAL_PROBLEMS = frozenset(
     {
         ProblemType.PLAN_INVALID,
         ProblemType.INVALID_REQUEST,
@@ -39,7 +39,7 @@ class MemoryLimitError(ProblemError):
 
 @dataclass(frozen=True)
 class PlanRunner:
-    """Runner of the stages that belong to the coordinator, with the interface of `muster.runtime.Runtime`.
+    """Runner of the coordinator's stages, with the interface of `muster.runtime.Runtime`.
 
     Attributes:
       runtime: The plan's runtime.
@@ -87,7 +87,9 @@ class PlanRunner:
 
 @contextmanager
 def plan_failures(what: str) -> Iterator[None]:
-    """Translates the errors of a plan's graphs or tensors into a `ProblemError`. For a body that calls no store.
+    """Translates the errors of a plan's graphs or tensors into a `ProblemError`.
+
+    For a body that calls no store.
 
     Args:
       what: The subject of the problem's text: `The plan's update`.
@@ -102,11 +104,10 @@ def plan_failures(what: str) -> Iterator[None]:
         raise  # a missing library is the deployment's fault
     except (MemoryError, OSError) as error:
         raise MemoryLimitError(
-            f"{what} needs more memory than is available ({_text(error)}). Give the function more memory, or make the model smaller"
+            f"{what} needs more memory than is available ({_text(error)}). Give the function more memory, or make the "
+            "model smaller"
         ) from error
-    except (
-        Exception
-    ) as error:  # TensorFlow and numpy may raise any error for a graph, and all of them are the plan's failure
+    except Exception as error:  # a graph may raise any error of TensorFlow and numpy
         raise ProblemError(
             ProblemType.PLAN_INVALID, f"{what} does not fit what the plan's manifest declares ({_text(error)})"
         ) from error

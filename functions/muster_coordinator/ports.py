@@ -1,7 +1,8 @@
-"""What the coordinator needs of the world: documents, blobs, a work queue, time and chance.
+"""Ports of the coordinator: documents, blobs, a work queue, authenticators, time and randomness.
 
-Every write is guarded (create-only or compare-and-set) or harmless to repeat; each method says its outcomes, its errors and
-what a repeat does. Errors are these, never a vendor's. One contract suite (`tests/contract`) runs over all adapters.
+Every write is guarded (create-only or compare-and-set) or harmless to repeat. Each method documents
+its outcomes, its errors and the effect of a repeat. Adapters raise the errors of this module, never
+those of a vendor. One contract suite (`tests/contract`) runs over all adapters.
 """
 
 from __future__ import annotations
@@ -16,32 +17,44 @@ Buffer = bytes | bytearray | memoryview
 
 
 class StoreError(Exception):
-    """A port could not do what was asked."""
+    """Error raised when a port fails. Base class of the errors of stores and queues."""
 
 
 class AlreadyExistsError(StoreError):
-    """The document that should be made is there; nothing was written."""
+    """Error raised when a document to be created exists. Nothing was written."""
 
 
 class ConflictError(StoreError):
-    """The document has changed, or is gone, since the version that the caller holds; nothing was written."""
+    """Error raised when a document was changed or deleted since it was read.
+
+    Nothing was written.
+    """
 
 
 class BlobNotFoundError(StoreError):
-    """There is no blob of this name."""
+    """Error raised when a blob does not exist."""
 
 
 class BlobTooLargeError(StoreError):
-    """The blob has more bytes than the caller takes; none of them are kept in memory."""
+    """Error raised when a blob exceeds the caller's limit. None of its bytes stay in memory."""
 
 
 class UnavailableError(StoreError):
-    """The store did not answer in time, or refused for now. A write may or may not have taken effect: repeat it."""
+    """Error raised when a store does not answer in time, or refuses temporarily.
+
+    A write may or may not have taken effect: repeat it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A document as it was read. `version` is opaque; it changes with every write."""
+    """A document as it was read.
+
+    Attributes:
+      path: Its path.
+      data: Its JSON fields.
+      version: Opaque; changes with every write.
+    """
 
     path: str
     data: Mapping[str, Any]
@@ -49,51 +62,73 @@ class Document:
 
     @property
     def id(self) -> str:
-        """The last part of the path."""
+        """The last segment of the path."""
         return self.path.rpartition("/")[2]
 
 
 class Documents(Protocol):
-    """Small JSON documents under paths that alternate collection and id: `tasks/t1/rounds/000001-00`."""
+    """Store of small JSON documents.
+
+    Paths alternate collection and id: `tasks/t1/rounds/000001-0000`.
+    """
 
     def create(self, path: str, data: Mapping[str, Any]) -> Document:
-        """Makes a document that must not exist. A repeat raises `AlreadyExistsError`, whatever it holds."""
+        """Creates a document.
+
+        Raises `AlreadyExistsError` if it exists, with the same data or other.
+        """
 
     def get(self, path: str) -> Document | None:
-        """The document as it is now (a read sees every write that has returned), or None."""
+        """Returns the document, or None. A read sees every write that has returned."""
 
     def replace(self, path: str, data: Mapping[str, Any], *, version: str) -> Document:
-        """Compare-and-set: writes if the document still has `version`, else raises `ConflictError`."""
+        """Replaces a document by compare-and-set.
+
+        Raises:
+          ConflictError: the document no longer has `version`, or was deleted.
+        """
 
     def delete(self, path: str, *, version: str | None = None) -> None:
-        """Deletes the document; one that is not there is fine. With `version`: `ConflictError` if another one is there."""
+        """Deletes a document, if it exists. Idempotent.
+
+        Raises:
+          ConflictError: the document has another version than `version`, if one is given.
+        """
 
     def increment(self, path: str, by: Mapping[str, int]) -> Mapping[str, int]:
         """Adds to integer fields, atomically and together, and returns their new values.
 
-        The document and its fields are made at 0 where missing. Of concurrent increments by 1 each gets a value of its
-        own. Not idempotent: a counter is a hint or a ticket, never the record.
+        A missing document or field starts at 0. Concurrent increments by 1 return different values.
+        Not idempotent: a counter is a hint or a ticket, never the record.
         """
 
     def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
-        """The documents directly in `collection`, in order of id, from the one behind the id `after` on."""
+        """Returns the documents directly in `collection`, in order of id.
+
+        Args:
+          collection: Path of the collection.
+          after: Cursor: returns only documents with an id behind this one.
+          limit: Most documents to return.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class BlobInfo:
-    """A stored blob: `size` in bytes, `created` in POSIX seconds."""
+    """Description of a stored blob."""
 
     name: str
-    size: int
-    created: float
+    size: int  # bytes
+    created: float  # POSIX seconds
 
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """What a create-only write came to.
+    """Result of a create-only write.
 
-    `created`: this call made the blob (a lost answer to it included). `same`: the blob that is there now holds the bytes
-    that the call brought. `blob` describes the blob that is there now.
+    Attributes:
+      blob: The blob that is stored now.
+      created: Whether this call created it, including an attempt whose response was lost.
+      same: Whether the stored blob has the bytes that the call sent.
     """
 
     blob: BlobInfo
@@ -102,40 +137,54 @@ class CreateResult:
 
 
 class Blobs(Protocol):
-    """Immutable bytes under names of `/`-joined parts of `[A-Za-z0-9._-]`; `.`, `..` and empty parts raise `ValueError`."""
+    """Store of immutable blobs.
+
+    Names are segments of `[A-Za-z0-9._-]`, joined by `/`. The segments `.` and `..` and empty ones
+    raise `ValueError`.
+    """
 
     def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
-        """Streams a blob to a name that must be free; a taken name is an outcome, not an error, and stays as it is.
+        """Streams a blob to a name, if the name is free.
 
-        All or nothing: if `chunks` raises, its error passes through and no blob appears. Memory of about one chunk.
+        An existing blob is a result, not an error.
+
+        All or nothing: if `chunks` raises, its error passes through and no blob appears. Needs the
+        memory of about one chunk.
         """
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
-        """The blob's bytes, which nobody can change; mapped where the store can.
+        """Returns the blob's bytes, read-only and memory-mapped where the store supports it.
 
         Args:
           name: The blob.
-          limit: The most bytes that it may have.
-          into: Memory that the store may put a blob in that fits. What is given back then holds until `into` is used again.
+          limit: Most bytes to read.
+          into: Buffer that the store may use for a blob that fits. The result is then valid until
+            the buffer is used again.
 
         Raises:
-          BlobNotFoundError: there is none.
-          BlobTooLargeError: it has more than `limit` bytes. Memory of about `limit`.
+          BlobNotFoundError: the blob does not exist.
+          BlobTooLargeError: the blob has more than `limit` bytes. Needs memory of about `limit`.
         """
 
     def stat(self, name: str) -> BlobInfo | None:
-        """What is stored under `name`, or None."""
+        """Returns the description of a blob, or None."""
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """The blobs whose names start with `prefix`, in order of name; sees every create and delete that has returned."""
+        """Yields the blobs whose names start with `prefix`, in order of name.
+
+        A listing sees every create and delete that has returned.
+        """
 
     def delete(self, names: Iterable[str]) -> None:
-        """Deletes blobs; one that is not there is fine."""
+        """Deletes blobs, where they exist. Idempotent."""
 
 
 @dataclass(frozen=True, slots=True)
 class DirectUploadTarget:
-    """How a client brings one blob to the store itself: a PUT to `url` with `headers`; see `muster.wire.messages.DirectUpload`."""
+    """Permission to upload one blob directly to the store, by a PUT to `url` with `headers`.
+
+    See `muster.wire.messages.DirectUpload`.
+    """
 
     url: str
     headers: Mapping[str, str]
@@ -143,29 +192,34 @@ class DirectUploadTarget:
 
 
 class DirectUploads(Protocol):
-    """What a store that clients reach themselves can do besides `Blobs`: take a blob from somebody whom it does not know."""
+    """Store that clients without an account may upload to, with a signed URL."""
 
     def start(self, name: str, *, size: int, crc32c: str, seconds: float) -> DirectUploadTarget:
-        """Lets whoever has the answer make the blob `name`, create-only, of just these bytes.
+        """Returns a target at which its holder may create the blob `name`, of exactly these bytes.
 
-        Nothing is made yet, and a repeat is harmless: of several leaves for one name one can be used.
+        Creates nothing yet, and may be repeated: of several targets for one name one can be used.
 
         Args:
           name: The blob's name.
-          size: Its bytes.
-          crc32c: Their checksum, big-endian in base64.
-          seconds: How long the leave holds, at least one second.
+          size: Its size in bytes.
+          crc32c: The CRC-32C of its bytes, big-endian in base64.
+          seconds: Seconds for which the target is valid, at least 1.
 
         Raises:
-          AlreadyExistsError: the name is taken. Not every store notices that here.
+          AlreadyExistsError: the blob exists. Not every store notices that here.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class WorkItem:
-    """A piece of work for a function of ours, delivered at least once: twice, late and out of order are to be expected.
+    """A piece of work for a function.
 
-    `function` is `aggregator` or `committer`; `kind` its route, such as `fold`; `payload` JSON.
+    It is delivered at least once, possibly late and out of order.
+
+    Attributes:
+      function: `aggregator` or `committer`.
+      kind: The function's route, such as `fold`.
+      payload: JSON body of the request.
     """
 
     function: str
@@ -174,49 +228,55 @@ class WorkItem:
 
 
 class WorkQueue(Protocol):
-    """Delivers work over HTTP, again after a failure, with growing pauses."""
+    """Queue that delivers work over HTTP and retries failures with back-off."""
 
     def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
-        """Has `work` delivered after `delay` seconds. A name that was used lately may be dropped as a repeat, silently."""
+        """Enqueues `work` for delivery after `delay` seconds.
+
+        A name that was used recently may be dropped silently, as a repeat.
+        """
 
 
 class UntrustedTokenError(Exception):
-    """A token is not valid, or not of somebody who may call; the text says why, and holds nothing of the token."""
+    """Error raised when a token is not valid, or its holder lacks the permission.
+
+    The text names the reason and quotes nothing of the token.
+    """
 
 
 class InvokerAuthenticator(Protocol):
-    """Knows who may have the functions do work: the queue and the scheduler."""
+    """Authenticator of internal requests, which the queue and the scheduler send."""
 
     def verify(self, token: str, *, function: str) -> None:
-        """Returns if `token` is one that the queue's account brings to `function`.
+        """Checks that `token` is the invoker's, for `function`.
 
         Raises:
           UntrustedTokenError: it is not.
-          UnavailableError: this can't be told now.
+          UnavailableError: the token can't be checked now.
         """
 
 
 class OperatorAuthenticator(Protocol):
-    """Knows who may operate."""
+    """Authenticator of operators."""
 
     def identify(self, token: str | None) -> Principal:
-        """Who shows `token`; None: somebody who shows nothing.
+        """Returns the principal that `token` authenticates. None means no credentials were sent.
 
         Raises:
-          UntrustedTokenError: nobody who may operate.
-          UnavailableError: this can't be told now.
+          UntrustedTokenError: the caller is not an operator.
+          UnavailableError: the token can't be checked now.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """What a check-in brings that may say who it is.
+    """Credentials of a check-in.
 
     Attributes:
-      population: The population that it checks in to.
-      token: Its bearer token, if it has one.
-      peer: The address that the connection comes from: a proxy's, where there is one.
-      header: Gives a header by its name, whatever its case; None: there is none.
+      population: The population that the client checks in to.
+      token: The client's bearer token, if any.
+      peer: The address of the connection's other end: a proxy's, where there is one.
+      header: Returns a header by its case-insensitive name, or None.
     """
 
     population: str
@@ -226,32 +286,34 @@ class ClientCredentials:
 
 
 class ClientAuthenticator(Protocol):
-    """Knows who a client is."""
+    """Authenticator of clients."""
 
     def identify(self, caller: ClientCredentials) -> str:
-        """The client's identity: the same at every check-in, and no other client's. It goes into pseudonyms, and nowhere else.
+        """Returns the client's identity: unique, and the same at every check-in.
+
+        The identity is used for pseudonyms only.
 
         Raises:
-          UntrustedTokenError: nobody whom the deployment takes, and why; the text is for the client.
-          UnavailableError: this can't be told now.
+          UntrustedTokenError: the client is not admitted. The text is for the client.
+          UnavailableError: the credentials can't be checked now.
         """
 
 
 class Clock(Protocol):
-    """Time, which may jump."""
+    """Source of time, which may jump."""
 
     def now(self) -> float:
-        """POSIX seconds."""
+        """Returns the time, in POSIX seconds."""
 
 
 class Randomness(Protocol):
-    """Randomness that tests can fix."""
+    """Source of randomness, which tests can seed."""
 
     def uniform(self) -> float:
-        """A float in [0, 1)."""
+        """Returns a float in [0, 1)."""
 
     def nonce(self) -> str:
-        """A fresh name: 16 hex digits."""
+        """Returns a fresh name of 16 hex digits."""
 
     def random_bytes(self, size: int) -> bytes:
         """Returns `size` unpredictable bytes."""

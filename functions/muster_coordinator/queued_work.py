@@ -1,4 +1,4 @@
-"""The work that functions hand to one another through the queue, by name."""
+"""Constructors of the work that functions enqueue for one another."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ AGGREGATOR = "aggregator"
 COMMITTER = "committer"
 
 
-def _payload(key: RoundKey, **more: str | int) -> dict[str, str | int]:
-    return {"task": key.task, "round": key.number, "epoch": key.epoch, **more}
+def _payload(key: RoundKey, **fields: str | int) -> dict[str, str | int]:
+    return {"task": key.task, "round": key.number, "epoch": key.epoch, **fields}
 
 
 def fold_shard(key: RoundKey, shard: int) -> WorkItem:
-    """Fold the full chunks of a shard."""
+    """Returns the work to fold the full chunks of a shard."""
     return WorkItem(AGGREGATOR, "fold", _payload(key, shard=shard))
 
 
 def fold_part(key: RoundKey, part: str) -> WorkItem:
-    """Fold one part of a closed round."""
+    """Returns the work to fold one part of a closed round."""
     return WorkItem(AGGREGATOR, "fold", _payload(key, part=part))
 
 
 def close(key: RoundKey) -> WorkItem:
-    """See whether the round closes; if it does, or has, bring it to its commit."""
+    """Returns the work to close a round if it is due, and to bring a closed one to its commit."""
     return WorkItem(AGGREGATOR, "close", _payload(key))
 
 
 def sweep(key: RoundKey) -> WorkItem:
-    """Remove what an ended round leaves behind."""
+    """Returns the work to remove what an ended round leaves behind."""
     return WorkItem(AGGREGATOR, "sweep", _payload(key))
 
 
 def commit(key: RoundKey) -> WorkItem:
-    """Compute the next state from a round's partials."""
+    """Returns the work to compute the next state from a round's partials."""
     return WorkItem(COMMITTER, "commit", _payload(key))
 
 
 def open_task(task: str) -> WorkItem:
-    """Compute a task's first broadcast, or the one after a rollback."""
+    """Returns the work to compute a task's first broadcast, or that after a rollback."""
     return WorkItem(COMMITTER, "open", {"task": task})
 
 
 def tick() -> WorkItem:
-    """Repair what got lost."""
+    """Returns the work to repair what was lost."""
     return WorkItem(AGGREGATOR, "tick", {})

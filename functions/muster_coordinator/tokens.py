@@ -1,15 +1,18 @@
-"""Tokens: the assignment, which authorizes one client to upload one update, and the cookie, opaque to a client.
+"""Signs and reads assignments and cookies.
 
-An assignment is a JSON Web Token (RFC 7519), HS256, with a specific audience. `kid` names the key of the ring that
-signed it; a token without `kid` is of an earlier version and is checked against all keys of the ring. Times are checked
-against the coordinator's clock, which tests can set.
+An assignment authorizes one client to upload one update. A cookie is opaque to its client.
 
-A cookie is `muster2.<kid>.<sealed>`: its content is encrypted and authenticated (AES-SIV, RFC 5297), because only the
-coordinator reads it, and because it would link a client's identity and its rounds for any observer of a check-in.
-Cookies of earlier versions, which are JSON Web Tokens, are still accepted. An earlier version ignores a sealed cookie.
+An assignment is a JSON Web Token (RFC 7519), HS256, with a specific audience. `kid` names the key
+of the ring that signed it; a token without `kid` is of an earlier version and is checked against
+all keys of the ring. Times are checked against the coordinator's clock, which tests can set.
 
-A client has one cookie and may work for several tasks. So the content of its cookie at a check-in is carried in the
-assignment, sealed too, and from there in the cookie of its receipt.
+A cookie is `muster2.<kid>.<sealed>`: its content is encrypted and authenticated (AES-SIV, RFC
+5297), because only the coordinator reads it, and because it would link a client's identity and its
+rounds for any observer of a check-in. Cookies of earlier versions, which are JSON Web Tokens, are
+still accepted. An earlier version ignores a sealed cookie.
+
+A client has one cookie and may work for several tasks. So the content of its cookie at a check-in
+is carried in the assignment, sealed too, and from there in the cookie of its receipt.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import json
 from base64 import b64decode, urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import jwt
@@ -31,25 +35,37 @@ from muster_coordinator.domain.keys import Key, KeyRing
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.slots import Ticket
 
-SKEW = 300.0  # seconds that another instance's clock may be ahead of ours
+SKEW = 300.0  # seconds that another instance's clock may be ahead of this one's
 _ALGORITHM = "HS256"
 _ASSIGNMENT = "muster:assignment"
 _COOKIE = "muster:cookie"
-_EARLIER = "earlier"  # the claim with the previous version's sealed contributions: it can't read a row of six fields
-_PAST = "past"  # the claim with this version's sealed contributions
+_EARLIER = "earlier"  # claim with the sealed contributions of the previous version, which has fewer fields
+_PAST = "past"  # claim with this version's sealed contributions
 _SEALED_COOKIE = "muster2"
-MAX_CONTRIBUTIONS = 8  # that a cookie holds, one for each task: 2 KB with the longest names
+MAX_CONTRIBUTIONS = 8  # in a cookie, one for each task: 2 KB with the longest names
+# Labels of key derivation. Tokens that are in use depend on their exact bytes.
 _CLAIM_LABEL = b"what a token says to the coordinator alone"
 _COOKIE_LABEL = b"what a cookie says to the coordinator alone"
 
 
 @dataclass(frozen=True, slots=True)
 class AssignmentClaims:
-    """Claims of an assignment: its client (a pseudonym), round, shard, plan, size and slot.
+    """Claims of an assignment.
 
-    `separation` is the number of seconds after the contribution for which the client's cookie matters; above 0 if and
-    only if the task separates contributions. `earlier` are the contributions to other tasks that the cookie held at the
-    check-in. A token of an earlier version lacks the last four.
+    A token of an earlier version lacks the last four.
+
+    Attributes:
+      key: The round.
+      shard: The client's shard.
+      pseudonym: The client's name in the round.
+      ticket: The slot.
+      plan: SHA-256 of the plan.
+      expires_at: The expiry.
+      issued_at: The time of the assignment.
+      max_update_bytes: Size limit of the update.
+      separation: Seconds after the contribution for which the client's cookie matters; above 0 if
+        and only if the task separates contributions.
+      earlier: The contributions to other tasks that the client's cookie held at the check-in.
     """
 
     key: RoundKey
@@ -59,49 +75,61 @@ class AssignmentClaims:
     plan: str
     expires_at: float  # POSIX seconds
     issued_at: float = 0.0  # POSIX seconds
-    max_update_bytes: int | None = None
+    max_update_bytes: int | None = None  # bytes
     separation: float = 0.0  # seconds
     earlier: tuple[CookieClaims, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class CookieClaims:
-    """Claims of a cookie about one task: its holder's last contribution, with round and time, and its expiry.
+    """Claims of a cookie about one task: the last contribution of its client.
 
-    `separates`: whether the task had a separation, so that the contribution counts for every task of the population
-    that has one.
+    Attributes:
+      key: The round of the contribution.
+      contributed_at: The time of the contribution.
+      expires_at: The expiry of the claims, or None in a cookie of an earlier version.
+      separates: Whether the task separates contributions, so that this one counts for all such
+        tasks of the population. None in a cookie of an earlier version.
     """
 
     key: RoundKey
     contributed_at: float  # POSIX seconds
-    expires_at: float | None = None  # POSIX seconds; None: a cookie of an earlier version
-    separates: bool | None = None  # None: a cookie of an earlier version, which lacks it
+    expires_at: float | None = None  # POSIX seconds
+    separates: bool | None = None
 
     def holds(self, now: float) -> bool:
-        """Whether it says anything: it is neither over nor of the future."""
+        """Returns whether the claims are valid: neither expired nor from the future."""
         return (self.expires_at is None or now < self.expires_at) and self.contributed_at <= now + SKEW
 
 
 def last_that_separates(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
     """Returns a client's last contribution to `task` or to any task that separates, or None."""
-    counted = (each for each in contributions if each.key.task == task or each.separates)
-    return max(counted, key=lambda each: each.contributed_at, default=None)
+    counted = (claims for claims in contributions if claims.key.task == task or claims.separates)
+    return max(counted, key=lambda claims: claims.contributed_at, default=None)
 
 
 def last_of(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
-    """A client's last contribution to a task, if it is told of."""
-    return next((each for each in contributions if each.key.task == task), None)
+    """Returns a client's last contribution to a task, or None."""
+    return next((claims for claims in contributions if claims.key.task == task), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _SignedContent:
+    """Content of a signed token: its claims, and the contributions that were sealed in it."""
+
+    body: dict[str, Any]
+    contributions: tuple[CookieClaims, ...]
 
 
 class Tokens:
-    """Makes and reads tokens under a ring of keys."""
+    """Signer and reader of tokens, under a ring of keys."""
 
     def __init__(self, secret: KeyRing | bytes | None) -> None:
-        """With `secret`, the keys, or the only one."""
+        """Creates it with a ring of keys, the only key, or None to sign nothing."""
         self._ring = KeyRing.of(secret)
 
     def assignment(self, claims: AssignmentClaims) -> str:
-        """Returns the token of an assignment. Of the `earlier` contributions it holds those that expire last."""
+        """Returns the token of an assignment, with the `earlier` contributions that expire last."""
         return self._sign(
             {
                 "sub": claims.pseudonym,
@@ -121,28 +149,32 @@ class Tokens:
         )
 
     def read_assignment(self, token: str, *, now: float) -> AssignmentClaims:
-        """What a token says.
+        """Returns the claims of an assignment.
+
+        Args:
+          token: The token.
+          now: The time, in POSIX seconds.
 
         Raises:
           ProblemError: `assignment_invalid` or `assignment_expired`.
         """
-        read = self._read(_ASSIGNMENT, token)
-        if read is None:
+        content = self._read(_ASSIGNMENT, token)
+        if content is None:
             raise ProblemError(
                 ProblemType.ASSIGNMENT_INVALID, "The assignment token was not made here; check in for a new one"
             )
-        found, earlier = read
+        body = content.body
         claims = AssignmentClaims(
-            key=RoundKey(found["task"], found["round"], found["epoch"]),
-            shard=found["shard"],
-            pseudonym=found["sub"],
-            ticket=Ticket(found["counter"], found["interval"]),
-            plan=found["plan"],
-            expires_at=found["exp"],
-            issued_at=found.get("iat", 0.0),
-            max_update_bytes=found.get("size"),
-            separation=found.get("separation", 0.0),
-            earlier=tuple(each for each in earlier if each.holds(now)),
+            key=RoundKey(body["task"], body["round"], body["epoch"]),
+            shard=body["shard"],
+            pseudonym=body["sub"],
+            ticket=Ticket(body["counter"], body["interval"]),
+            plan=body["plan"],
+            expires_at=body["exp"],
+            issued_at=body.get("iat", 0.0),
+            max_update_bytes=body.get("size"),
+            separation=body.get("separation", 0.0),
+            earlier=tuple(earlier for earlier in content.contributions if earlier.holds(now)),
         )
         if now >= claims.expires_at:
             raise ProblemError(ProblemType.ASSIGNMENT_EXPIRED, "The assignment has expired; check in for a new one")
@@ -154,17 +186,23 @@ class Tokens:
         return claims
 
     def cookie(self, newest: CookieClaims, *earlier: CookieClaims) -> str:
-        """Returns a sealed cookie of a contribution, and of the earlier ones to other tasks that expire last."""
+        """Returns a sealed cookie of a contribution and of the earlier ones that expire last."""
         key = self._ring.newest
         sealed = _seal((newest, *_most_relevant(earlier)), key, label=_COOKIE_LABEL, context=key.fingerprint.encode())
         return f"{_SEALED_COOKIE}.{key.fingerprint}.{sealed}"
 
     def read_cookie(self, token: str | None, *, now: float) -> tuple[CookieClaims, ...]:
-        """Returns a cookie's claims, newest first, without expired and future ones; () if the cookie is not valid."""
+        """Returns the valid claims of a cookie, newest first; () if the cookie is not valid.
+
+        Args:
+          token: The cookie, or None.
+          now: The time, in POSIX seconds.
+        """
         if not token:
             return ()
-        read = self._open_cookie(token) if token.startswith(f"{_SEALED_COOKIE}.") else self._read_signed_cookie(token)
-        return tuple(each for each in read if each.holds(now))
+        sealed = token.startswith(f"{_SEALED_COOKIE}.")
+        contributions = self._open_cookie(token) if sealed else self._read_signed_cookie(token)
+        return tuple(claims for claims in contributions if claims.holds(now))
 
     def _open_cookie(self, token: str) -> tuple[CookieClaims, ...]:
         _, _, rest = token.partition(".")
@@ -177,55 +215,65 @@ class Tokens:
 
     def _read_signed_cookie(self, token: str) -> tuple[CookieClaims, ...]:
         """Reads a cookie of an earlier version."""
-        read = self._read(_COOKIE, token)
-        if read is None:
+        content = self._read(_COOKIE, token)
+        if content is None:
             return ()
-        found, earlier = read
-        newest = RoundKey(found["task"], found["round"], found["epoch"])
-        return (CookieClaims(newest, found["at"], expires_at=found.get("exp")), *earlier)
+        body = content.body
+        newest = RoundKey(body["task"], body["round"], body["epoch"])
+        return (CookieClaims(newest, body["at"], expires_at=body.get("exp")), *content.contributions)
 
     def _sign(self, claims: dict[str, Any], earlier: Iterable[CookieClaims]) -> str:
         key = self._ring.newest
         body = {"aud": _ASSIGNMENT, **claims}
-        held = _most_relevant(earlier)
-        if held:
-            # The rest of the token is the context, so that equal claims are sealed differently in each token.
-            body[_PAST] = _seal(held, key, label=_CLAIM_LABEL, context=_json(body))
+        contributions = _most_relevant(earlier)
+        if contributions:
+            # The rest of the token is the context, so that equal claims are sealed differently in
+            # each token.
+            body[_PAST] = _seal(contributions, key, label=_CLAIM_LABEL, context=_json(body))
         return jwt.encode(body, key.secret, algorithm=_ALGORITHM, headers={"kid": key.fingerprint})
 
-    def _read(self, audience: str, token: str) -> tuple[dict[str, Any], tuple[CookieClaims, ...]] | None:
-        """Returns the claims of a signed token and its sealed contributions; None if no key of the ring signed it."""
-        # Times are judged by the callers, with their clock.
+    def _read(self, audience: str, token: str) -> _SignedContent | None:
+        """Returns the content of a signed token, or None if no key of the ring signed it."""
+        # The callers check the times, by their clock.
         options: Any = {"verify_exp": False, "verify_iat": False, "verify_nbf": False, "require": ["aud"]}
-        kid = _kid(token)
-        for key in self._ring if kid is None else filter(None, [self._ring.find(kid)]):
+        for key in self._possible_keys(token):
             try:
-                found = jwt.decode(token, key.secret, algorithms=[_ALGORITHM], audience=audience, options=options)
+                body = jwt.decode(token, key.secret, algorithms=[_ALGORITHM], audience=audience, options=options)
             except jwt.InvalidTokenError:
                 continue
-            sealed = [found.pop(claim) for claim in (_EARLIER, _PAST) if claim in found]
-            context = _json(found)
-            return found, tuple(
-                each for text in sealed for each in _open(text, key, label=_CLAIM_LABEL, context=context)
-            )
+            sealed = [body.pop(claim) for claim in (_EARLIER, _PAST) if claim in body]
+            context = _json(body)
+            opened = (_open(text, key, label=_CLAIM_LABEL, context=context) for text in sealed)
+            return _SignedContent(body, tuple(chain.from_iterable(opened)))
         return None
+
+    def _possible_keys(self, token: str) -> Iterable[Key]:
+        """Returns the keys of the ring that may have signed a token."""
+        kid = _kid(token)
+        if kid is None:
+            return self._ring
+        key = self._ring.find(kid)
+        return () if key is None else (key,)
 
 
 def _most_relevant(contributions: Iterable[CookieClaims]) -> list[CookieClaims]:
-    """Returns the contributions that a token holds: those that expire last, and always the last one that separates."""
-    ranked = sorted(contributions, key=lambda each: each.expires_at or 0.0, reverse=True)
-    held = ranked[: MAX_CONTRIBUTIONS - 1]
-    last = max((each for each in ranked if each.separates), key=lambda each: each.contributed_at, default=None)
-    return held if last is None or last in held else [*held[:-1], last]
+    """Returns the contributions for a token: the last to expire, and the last that separates."""
+    ranked = sorted(contributions, key=lambda claims: claims.expires_at or 0.0, reverse=True)
+    chosen = ranked[: MAX_CONTRIBUTIONS - 1]
+    separating = (claims for claims in ranked if claims.separates)
+    last = max(separating, key=lambda claims: claims.contributed_at, default=None)
+    return chosen if last is None or last in chosen else [*chosen[:-1], last]
 
 
 def _seal(contributions: Iterable[CookieClaims], key: Key, *, label: bytes, context: bytes) -> str:
-    """Encrypts contributions, so that only the key opens them, for the same label and context."""
-    rows = [
-        (each.key.task, each.key.number, each.key.epoch, each.contributed_at, each.expires_at, each.separates)
-        for each in contributions
-    ]
+    """Encrypts contributions. Only the same key, label and context decrypt them."""
+    rows = list(map(_row, contributions))
     return urlsafe_b64encode(_cipher(key, label).encrypt(_json(rows), [context])).decode()
+
+
+def _row(claims: CookieClaims) -> tuple[object, ...]:
+    key = claims.key
+    return key.task, key.number, key.epoch, claims.contributed_at, claims.expires_at, claims.separates
 
 
 def _open(sealed: str, key: Key, *, label: bytes, context: bytes) -> tuple[CookieClaims, ...]:
@@ -247,9 +295,9 @@ def _json(value: object) -> bytes:
 
 
 def _kid(token: str) -> str | None:
-    """The key that a token says it was signed with; None if it says none, or is no token, which its decoding will show.
+    """Returns the key id in a token's header, unverified; None if it has none, or is not a token.
 
-    PyJWT has no way to that but to take the whole token apart, which a decoding does once more.
+    PyJWT's `get_unverified_header` parses the whole token, which the decoding would do once more.
     """
     head = token.partition(".")[0]
     try:

@@ -84,8 +84,8 @@ def test_minimum_lowered_in_the_store_releases_nothing(tmp_path, issuer, at):
             # A closing and partials as if two updates sufficed.
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
             plans = h.app.closing.folding.plans
-            lenient = replace(plans._copy(h.plan.sha256), manifest=sum_plan().manifest)
-            plans._copies._values[h.plan.sha256] = lenient
+            lenient = replace(plans._load_copy(h.plan.sha256), manifest=sum_plan().manifest)
+            plans._copies.put(h.plan.sha256, lenient)
             h.app.closing(h.key())
             h.restart()
     h.settle()

@@ -67,15 +67,15 @@ def test_swept_round_does_not_reveal_its_clients(h):
 def test_salt_is_forgotten_with_the_next_round_or_a_minute(h):
     cached = h.app.checkin.pseudonyms._cached
     pseudonyms_of(h, 0, 1, 2)
-    (first,) = cached
+    (first,) = [entry.value.round for entry in cached.entries().values()]
     h.deliver_all()
     h.assigned(0)
-    assert list(cached) == [h.key()] != [first]
+    assert [entry.value.round for entry in cached.entries().values()] == [h.key()] != [first]
     h.clock.advance(61)
     h.create_task("other", goal=3)
     h.deliver_all()
     h.checkin(9)
-    assert all(naming.read_at == h.clock.now() for naming in cached.values())
+    assert all(entry.stored_at == h.clock.now() for entry in cached.entries().values())
 
 
 @pytest.mark.parametrize("token", [OPERATOR, VIEWER])

@@ -29,7 +29,7 @@ from muster.wire.problems import ProblemType
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
 from muster_coordinator.http import router
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 QUARTER = 256 << 10  # bytes
 SIZE = 3 * QUARTER  # bytes of values in an update, and a header

@@ -25,11 +25,11 @@ from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 from muster_coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
 from muster_coordinator.adapters.system import SystemClock, SystemRandomness
-from muster_coordinator.application import assemble
+from muster_coordinator.application import CoordinatorConfig, assemble
 from muster_coordinator.domain import names
 from muster_coordinator.http import router
 from muster_coordinator.ports import Blobs, Documents
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 pytestmark = cloud.EMULATORS
 SIZE = 1000  # numbers in an update
@@ -112,9 +112,10 @@ class Deployment:
         self._clock = SystemClock()
         self._queue = LocalQueue.in_memory(clock=self._clock)
         platform = Platform(documents, blobs, self._queue, self._clock, SystemRandomness())
-        self.app = assemble(
-            platform, secret=SECRET, runtime=lambda _: MeanRuntime(), round_cache_seconds=0.2, retry_floor=0.05
+        config = CoordinatorConfig(
+            secret=SECRET, runtime=lambda _: MeanRuntime(), round_cache_seconds=0.2, retry_floor=0.05
         )
+        self.app = assemble(platform, config)
         self._serve = Request.application(router(self.app))
         self._stop = threading.Event()
         self.accepted: dict[str, float] = {}

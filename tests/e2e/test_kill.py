@@ -32,7 +32,7 @@ from muster_coordinator.adapters.sqlite import SqliteDocuments
 from muster_coordinator.adapters.system import SystemClock, SystemRandomness
 from muster_coordinator.domain import names
 from muster_coordinator.domain.rounds import Abandoned, Committed
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds worker processes in /proc")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")

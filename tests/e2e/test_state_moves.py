@@ -1,4 +1,4 @@
-"""A task moves from one deployment to another in the middle of a round, and nothing of it is lost or counted twice."""
+"""Tests of moving a task to another deployment during a round: nothing is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ from muster_coordinator.use_cases.audit_log import AuditLog
 
 OTHER_SECRET = b"the secret of another deployment, long"
 POLICY = {"rounds": 3, "goal": 6, "minimum": 3, "over_selection": 2.0, "chunk": 2, "shards": 2, "round_seconds": 100}
-MOVE = 5000.0  # seconds; more than a round has
+MOVE = 5000.0  # seconds; longer than a round
 
 
 def in_flight(root: Path) -> tuple[Harness, dict[str, str]]:
-    """A paused task in its second round: clients 0 to 4 are in, some of them folded; 5 gave up, and 6 and 7 are at work."""
+    """Returns a coordinator with a paused task in its second round, and tokens of its clients.
+
+    Clients 0 to 4 have uploaded, and some of their updates are folded. Client 5 has reported a
+    failure. Clients 6 and 7 are working.
+    """
     h = Harness(root)
     h.begin(**POLICY)
     for client in range(6):
@@ -56,7 +60,7 @@ def exported(h: Harness, *, secret: bytes = SECRET) -> bytes:
 
 @pytest.fixture(params=["embedded", pytest.param("emulators", marks=cloud.EMULATORS)])
 def target(request: Any, tmp_path: Path) -> Iterator[Callable[[float], Harness]]:
-    """Makes the deployment that the task moves to, with its clock at a time."""
+    """Returns a function that creates the target deployment with its clock at a time."""
     if request.param == "embedded":
         yield lambda start: Harness(tmp_path / "target", start=start)
         return
@@ -65,7 +69,7 @@ def target(request: Any, tmp_path: Path) -> Iterator[Callable[[float], Harness]]
         yield lambda start: Harness(tmp_path / "target", start=start, documents=documents, blobs=blobs)
 
 
-def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
+def test_open_round_continues_at_the_target_without_loss(tmp_path, target):
     old, tokens = in_flight(tmp_path / "source")
     state = exported(old)
     assert state == exported(old)
@@ -73,8 +77,8 @@ def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
     assert any(name.startswith("blobs/partials/") for name in zipfile.ZipFile(io.BytesIO(state)).namelist())
 
     new = target(old.clock.now() + MOVE)
-    moved = import_state(new.inner, io.BytesIO(state), secret=SECRET)
-    assert (moved.task, moved.status, moved.checkpoint, moved.round) == (TASK, "paused", 1, 2)
+    summary = import_state(new.inner, io.BytesIO(state), secret=SECRET)
+    assert (summary.task, summary.status, summary.checkpoint, summary.round) == (TASK, "paused", 1, 2)
     assert new.task().status is TaskStatus.PAUSED
     new.tick()
     new.operate("resume")
@@ -82,11 +86,10 @@ def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
     view = new.task().current
     assert view.phase is Phase.COLLECTING
     assert view.failed == {"other": 1}
-    assert (
-        tally_assignments(new.inner, new.round()).reported == 5
-    )  # which the view of so small a round hides while it is open
+    # The view of an open round hides this count, since the round is small.
+    assert tally_assignments(new.inner, new.round()).reported == 5
 
-    # Who is in already can't come in again, whether the update is folded or not.
+    # Clients that have contributed can't contribute again, whether their update is folded or not.
     for client in range(5):
         answer = new.checkin(client)
         if answer.status == "assigned":
@@ -96,12 +99,12 @@ def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
     while new.task().checkpoint == 1:
         new.upload(new.assigned(8).token, sum_update(8))
         new.deliver_all()
-    inside = [0, 1, 2, 3, 4, 8]
+    contributors = [0, 1, 2, 3, 4, 8]
     result = new.result(2)
-    assert int(result["ids"]) == sum(1 << client for client in inside)
-    assert int(result["count"]) == len(inside)
+    assert int(result["ids"]) == sum(1 << client for client in contributors)
+    assert int(result["count"]) == len(contributors)
     assert result["value"].tolist() == pytest.approx([1.0] * 3)
-    # What was out when the task moved has run out meanwhile, and is refused as such.
+    # Assignments from before the move have expired meanwhile.
     with pytest.raises(ProblemError) as refused:
         new.upload(tokens["6"], sum_update(6))
     assert refused.value.type is ProblemType.ASSIGNMENT_EXPIRED
@@ -116,7 +119,7 @@ def test_a_round_in_flight_goes_on_elsewhere_without_loss(tmp_path, target):
     assert new.leftovers() == []
 
 
-def test_clients_at_work_during_a_short_move_upload_to_the_new_place(tmp_path):
+def test_working_clients_upload_to_the_target_after_a_short_move(tmp_path):
     old, tokens = in_flight(tmp_path / "source")
     new = Harness(tmp_path / "target", start=old.clock.now() + 1)
     import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
@@ -126,7 +129,7 @@ def test_clients_at_work_during_a_short_move_upload_to_the_new_place(tmp_path):
     assert int(new.result(2)["ids"]) == 0b1011111
 
 
-def test_a_client_at_work_that_checks_in_at_the_new_place_gets_its_slot_again(tmp_path):
+def test_working_client_gets_its_slot_again_at_the_target(tmp_path):
     old, tokens = in_flight(tmp_path / "source")
     new = Harness(tmp_path / "target", start=old.clock.now() + 1)
     import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
@@ -135,22 +138,22 @@ def test_a_client_at_work_that_checks_in_at_the_new_place_gets_its_slot_again(tm
     assert new.task().current.assigned == old.task().current.assigned
 
 
-def test_an_import_that_stopped_half_way_is_carried_on(tmp_path):
+def test_interrupted_import_is_resumed_by_a_repeat(tmp_path):
     old, _ = in_flight(tmp_path / "source")
     state = exported(old)
 
     class FullError(Exception):
         pass
 
-    def stops_after(writes: int, h: Harness) -> None:
-        left = iter(range(writes))
+    def import_with_writes(writes: int, h: Harness) -> None:
+        remaining = iter(range(writes))
 
         class Stopping:
             def __init__(self, inner: Any) -> None:
                 self._inner = inner
 
             def __getattr__(self, name: str) -> Any:
-                if name in ("create", "replace") and next(left, None) is None:
+                if name in ("create", "replace") and next(remaining, None) is None:
                     raise FullError
                 return getattr(self._inner, name)
 
@@ -161,11 +164,11 @@ def test_an_import_that_stopped_half_way_is_carried_on(tmp_path):
     writes = 0
     while True:
         try:
-            stops_after(writes, new)
+            import_with_writes(writes, new)
             break
         except FullError:
             writes += 1
-            # Nobody sees anything of it yet, and no tick takes it for waste.
+            # The task is not visible yet, and the tick does not remove what was imported.
             new.tick()
             new.clock.advance(0.01)
     assert writes > 20
@@ -176,7 +179,7 @@ def test_an_import_that_stopped_half_way_is_carried_on(tmp_path):
     assert int(new.result(2)["ids"]) == 0b100011111
 
 
-def test_a_task_that_is_there_is_not_overwritten(tmp_path):
+def test_existing_task_or_blob_is_not_overwritten(tmp_path):
     old, _ = in_flight(tmp_path / "source")
     state = exported(old)
     before = old.inner.documents.get(f"tasks/{TASK}")
@@ -184,7 +187,7 @@ def test_a_task_that_is_there_is_not_overwritten(tmp_path):
         import_state(old.inner, io.BytesIO(state), secret=SECRET)
     assert old.inner.documents.get(f"tasks/{TASK}") == before
 
-    # Nor is a blob that happens to be where one of the task's should go.
+    # Nor is a blob with the name of one of the task's.
     new = Harness(tmp_path / "target")
     name = next(name for name in old.blobs("checkpoints/"))
     new.inner.blobs.create(name, [b"another's"])
@@ -194,11 +197,11 @@ def test_a_task_that_is_there_is_not_overwritten(tmp_path):
     assert new.inner.tasks.list("tasks") == []
 
 
-def test_an_active_task_and_one_that_changes_meanwhile_are_not_exported(tmp_path):
+def test_active_or_changing_task_is_not_exported(tmp_path):
     h, tokens = in_flight(tmp_path)
 
-    class Disturbed:
-        """While blobs are read, one more comes in."""
+    class UploadingBlobs:
+        """Blobs that receive an update at each of the first reads."""
 
         def __init__(self, inner: Blobs) -> None:
             self._inner = inner
@@ -212,13 +215,13 @@ def test_an_active_task_and_one_that_changes_meanwhile_are_not_exported(tmp_path
             return self._inner.read(name)
 
     with pytest.raises(ProblemError, match="changed while it was read"):
-        export_state(replace(h.inner, blobs=Disturbed(h.inner.blobs)), TASK, io.BytesIO(), secret=SECRET)
+        export_state(replace(h.inner, blobs=UploadingBlobs(h.inner.blobs)), TASK, io.BytesIO(), secret=SECRET)
     h.operate("resume")
     with pytest.raises(ProblemError, match="pause it first"):
         exported(h)
 
 
-def test_another_secret_is_refused_only_while_clients_have_work_of_the_open_round(tmp_path):
+def test_other_secret_is_refused_only_while_a_round_is_open(tmp_path):
     old, _ = in_flight(tmp_path / "source")
     new = Harness(tmp_path / "target")
     with pytest.raises(ProblemError, match="MUSTER_SECRET"):
@@ -229,7 +232,7 @@ def test_another_secret_is_refused_only_while_clients_have_work_of_the_open_roun
     assert import_state(new.inner, io.BytesIO(exported(old)), secret=OTHER_SECRET).status == "cancelled"
 
 
-def test_a_round_in_flight_keeps_its_names_where_another_key_signs(tmp_path):
+def test_open_round_keeps_its_pseudonyms_where_another_key_signs(tmp_path):
     old, tokens = in_flight(tmp_path / "source")
     ring = KeyRing((Key(OTHER_SECRET), Key(SECRET)))
     new = Harness(tmp_path / "target", start=old.clock.now() + 1, secret=ring)
@@ -239,12 +242,13 @@ def test_a_round_in_flight_keeps_its_names_where_another_key_signs(tmp_path):
         new.upload(token, sum_update(6))
     new.deliver_all()
     assert int(new.result(2)["ids"]) == 0b1011111
-    # And on from there, to a place that has only the key by which nobody is named yet.
+    # From there it moves on to a deployment with only the new key, under which no client has a
+    # pseudonym yet.
     new.operate("pause")
     assert import_state(Harness(tmp_path / "next").inner, io.BytesIO(exported(new, secret=ring)), secret=OTHER_SECRET)
 
 
-def test_a_file_that_is_damaged_or_reaches_beyond_its_task_is_refused(tmp_path):
+def test_damaged_file_or_foreign_names_are_refused(tmp_path):
     old, _ = in_flight(tmp_path / "source")
     state, new = exported(old), Harness(tmp_path / "target")
     at = state.index(b"blobs/checkpoints/") + 150
@@ -261,11 +265,11 @@ def test_a_file_that_is_damaged_or_reaches_beyond_its_task_is_refused(tmp_path):
     assert new.inner.tasks.list("tasks") == []
 
 
-def test_the_commands_move_a_task_between_folders(tmp_path):
+def test_commands_move_a_task_between_folders(tmp_path):
     def run(*arguments: str, code: int = 0) -> str:
-        done = CliRunner().invoke(app, ["state", *arguments])
-        assert done.exit_code == code, (done.output, done.stderr, done.exception)
-        return done.stdout if code == 0 else done.stderr
+        result = CliRunner().invoke(app, ["state", *arguments])
+        assert result.exit_code == code, (result.output, result.stderr, result.exception)
+        return result.stdout if code == 0 else result.stderr
 
     source, target, file = tmp_path / "my data", tmp_path / "elsewhere", tmp_path / "sum.state"
     source.mkdir()
@@ -277,8 +281,8 @@ def test_the_commands_move_a_task_between_folders(tmp_path):
     assert secret[0] == secret[1]
     assert "pause it first" in run("export", TASK, str(file), "--from", str(source), code=1)
     assert not file.exists()
-    told = json.loads(run("export", TASK, str(file), "--from", str(source), "--pause", "--json"))
-    assert (told["status"], told["round"], told["updates"]) == ("paused", 1, 3)
+    exported_event = json.loads(run("export", TASK, str(file), "--from", str(source), "--pause", "--json"))
+    assert (exported_event["status"], exported_event["round"], exported_event["updates"]) == ("paused", 1, 3)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(tmp_path.glob(".*")) == []
     assert "not overwritten" in run("export", TASK, str(file), "--from", str(source), code=2)

@@ -116,5 +116,5 @@ def test_setting_is_a_list_of_origins():
     "value", ["*", "null", "app.example", f"{PAGE}/", f"{PAGE},https://App.example", "https://*.example"]
 )
 def test_invalid_origin_is_refused(value):
-    with pytest.raises(SettingsError, match=r"MUSTER_CORS_ORIGINS.*is no origin such as"):
+    with pytest.raises(SettingsError, match=r"MUSTER_CORS_ORIGINS.*is not an origin such as"):
         Settings.from_environment({**BASE, "MUSTER_CORS_ORIGINS": value})

@@ -237,6 +237,6 @@ def test_missing_encoded_copies_are_looked_up_once(tmp_path):
     plans = PlanRepository(h.inner.blobs)
     with pytest.raises(ProblemError):
         plans.for_client("0" * 64, accepted=["br"])
-    assert plans._variants._absent == {}
+    assert plans._encoded._absent.entries() == {}
     plans.for_client(h.plan.sha256, accepted=["br"])
-    assert len(plans._variants._absent) == 1
+    assert len(plans._encoded._absent) == 1

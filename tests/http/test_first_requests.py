@@ -25,7 +25,7 @@ def test_concurrent_first_requests_share_one_application(tmp_path, monkeypatch, 
         return application(*args, **options)
 
     monkeypatch.setattr(bootstrap, "application", counted)
-    bootstrap._made.cache_clear()
+    bootstrap._cached_application.cache_clear()
     for name, value in {
         "MUSTER_STATE": f"sqlite://{tmp_path}/state.db",
         "MUSTER_BLOBS": f"file://{tmp_path}/blobs",

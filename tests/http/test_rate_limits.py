@@ -114,7 +114,7 @@ def test_clock_set_back_changes_no_bucket():
     "text", ["address", "address=60", "address=0/m", "others=1/s", "address=1/s,address=2/s", "=1/s"]
 )
 def test_invalid_limits_are_refused(text):
-    with pytest.raises(ValueError, match=r"no (rate|limit)"):
+    with pytest.raises(ValueError, match=r"not a (rate|limit)"):
         RateLimits.parse(text)
 
 

@@ -11,8 +11,8 @@ from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.ports import Buffer, CreateResult, Document
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import SALT
-from muster_coordinator.state.records import Platform
 
 
 class Archive:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from muster_coordinator.ports import BlobInfo, Document
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from support.faults import Access, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
 from support.harness import Harness
 from support.plans import sum_update

@@ -18,7 +18,7 @@ from muster.wire.signatures import SigningKey
 from muster_coordinator.adapters.client_authenticators import parse_clients
 from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthenticator
 from muster_coordinator.adapters.operator_authenticators import parse_operators
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 from support.harness import POPULATION, START, Harness
 from support.issuer import TokenIssuer

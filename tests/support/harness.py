@@ -28,7 +28,7 @@ from muster.wire.tensors import Array, decode, encode
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.sqlite import SqliteDocuments
 from muster_coordinator.adapters.system import ManualClock, SeededRandomness
-from muster_coordinator.application import Application, assemble
+from muster_coordinator.application import Application, CoordinatorConfig, assemble
 from muster_coordinator.domain import names
 from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.names import RoundKey
@@ -36,7 +36,7 @@ from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting,
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.http import router
 from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, Documents, WorkItem
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from support.plans import SumRuntime, sum_plan
 
 START = 1_800_000_000.0  # POSIX seconds
@@ -113,7 +113,7 @@ class Harness:
       documents: Overrides the documents' store. Likewise `blobs`.
       start: Initial time of the clock, in POSIX seconds.
       secret: The coordinator's keys; the attribute may be set before a `restart`.
-      guards: Returns further arguments of `assemble` for a platform: client authentication and rate limits.
+      guards: Returns further fields of `CoordinatorConfig` for a platform: client authentication and rate limits.
     """
 
     def __init__(
@@ -154,8 +154,7 @@ class Harness:
 
     def application(self, *, runtime: Any = None, platform: Platform | None = None, secret: Any = "") -> Application:
         """Another process over the same stores."""
-        return assemble(
-            platform or self.platform,
+        config = CoordinatorConfig(
             secret=self.secret if secret == "" else secret,
             runtime=lambda plan: (
                 runtime or (self.runtime[plan.sha256] if isinstance(self.runtime, dict) else self.runtime)
@@ -166,6 +165,7 @@ class Harness:
             tensorflow_folds=self._tensorflow_folds,
             **self._guards,
         )
+        return assemble(platform or self.platform, config)
 
     def restart(self) -> None:
         """Puts a fresh process in the place of the one that served so far."""

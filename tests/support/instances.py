@@ -27,7 +27,7 @@ from werkzeug.wrappers import Request, Response
 
 from muster.local.held_port import HeldPort
 from muster_coordinator import bootstrap
-from muster_coordinator.application import assemble
+from muster_coordinator.application import CoordinatorConfig, assemble
 from muster_coordinator.http import router
 from muster_coordinator.ports import UnavailableError
 from muster_coordinator.settings import Settings
@@ -80,15 +80,14 @@ def _made() -> Any:
         blobs=Shaky(platform.blobs, randomness, share),
         queue=Shaky(platform.queue, randomness, share),
     )
-    app = assemble(
-        platform,
+    config = CoordinatorConfig(
         secret=settings.keys,
         runtime=lambda _: SumRuntime(),  # type: ignore[arg-type, return-value]
         round_cache_seconds=settings.round_cache_seconds,
         retry_floor=settings.retry_floor,
         invoker=bootstrap.invoker(settings),
     )
-    return router(app, os.environ[_FUNCTION])
+    return router(assemble(platform, config), os.environ[_FUNCTION])
 
 
 def function(request: Request) -> Response:

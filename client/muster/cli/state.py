@@ -18,7 +18,7 @@ from muster.terminal import console, size, write_json
 
 if TYPE_CHECKING:
     from muster_coordinator.domain.keys import KeyRing
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
     from muster_coordinator.task_export.transfer import TransferSummary
 
 app = typer.Typer(

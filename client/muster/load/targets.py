@@ -203,7 +203,7 @@ def in_process(times: Times) -> Iterator[InProcess]:
     from muster_coordinator.adapters.sqlite import SqliteDocuments
     from muster_coordinator.adapters.system import SystemRandomness
     from muster_coordinator.bootstrap import runtimes
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
 
     clock, randomness, watched, made = SkippingClock(), SystemRandomness(), Watched(), runtimes()
     with (

@@ -19,7 +19,7 @@ from muster.testing.wsgi import InProcessAdapter, Wsgi
 if TYPE_CHECKING:
     from muster_coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
     from muster_coordinator.adapters.system import ManualClock
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
 
 URL = "http://simulation.invalid"  # a name that is never looked up (RFC 6761)
 _START = 946_684_800.0  # POSIX seconds: a fixed day, since tokens and times should repeat themselves too
@@ -83,7 +83,7 @@ def deployment(*, seed: int) -> Iterator[Deployment]:
     from muster_coordinator.adapters.sqlite import SqliteDocuments
     from muster_coordinator.adapters.system import ManualClock, SeededRandomness
     from muster_coordinator.bootstrap import runtimes
-    from muster_coordinator.state.records import Platform
+    from muster_coordinator.state.platform import Platform
 
     clock = ManualClock(_START)
     with (
@@ -122,11 +122,11 @@ def assembled_over(
       pump: Makes what delivers.
       session: Is taught to reach the application at `URL`, and keeps out of the environment's proxies.
       delivering: What every delivery is done in, by its kind.
-      **settings: See `muster_coordinator.application.assemble`.
+      **settings: The fields of `muster_coordinator.application.CoordinatorConfig`.
     """
     from werkzeug.wrappers import Request
 
-    from muster_coordinator.application import assemble
+    from muster_coordinator.application import CoordinatorConfig, assemble
     from muster_coordinator.http import router
 
     def deliver(delivery: Delivery) -> bool:
@@ -137,7 +137,7 @@ def assembled_over(
             raise DeliveryError(f"{work.kind} {dict(work.payload)} failed: {answer.text}")
         return True
 
-    app = Request.application(router(assemble(platform, **settings)))
+    app = Request.application(router(assemble(platform, CoordinatorConfig(**settings))))
     session.trust_env = False
     session.mount(URL, InProcessAdapter(app))
     return Assembled(app, session, platform, queue, pump(deliver))

@@ -1,1 +1,1 @@
-"""Caches, locks, limits and parallel store calls for the threads of one process. Nothing here is shared between processes."""
+"""Caches, locks and limits for the threads of one process. Processes share none of it."""

@@ -1,4 +1,4 @@
-"""Bounds the memory of concurrent runs, without letting a slow one block the others."""
+"""Bounds the memory of concurrent runs, without letting a slow run block the others."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_PATIENCE = 2.0  # longest time that a run may delay others, in seconds
+_PATIENCE = 2.0  # seconds
 _BUDGET = 1 << 30  # bytes
 
 
 class MemoryBudget:
-    """Limiter that admits concurrent runs within a memory budget, and a run above the budget only alone.
+    """Limiter that admits concurrent runs within a memory budget, and a larger run alone.
 
-    A run that takes longer than `patience` releases its share, and the next one starts beside it. So memory is bounded
-    while runs are short, and one that never ends delays the others by `patience` at most, once.
+    A run that takes longer than `patience` releases its share, and the next one starts beside it.
+    So memory is bounded while runs are short, and a run that never ends delays the others once, by
+    `patience` at most.
     """
 
     def __init__(self, *, budget: int = _BUDGET, patience: float = _PATIENCE) -> None:
+        """Creates a limiter.
+
+        Args:
+          budget: Bytes that concurrent runs may use together.
+          patience: Longest time that a run may delay others, in seconds.
+        """
         self._budget = budget
         self._patience = patience
-        self._free = threading.Condition()
+        self._released = threading.Condition()
         self._shares: dict[object, int] = {}
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Waits until a run of about `size` bytes may start, and holds its share while the body runs."""
+        """Holds a share of `size` bytes while the body runs, after waiting until it is free."""
         share = object()
-        with self._free:
-            self._free.wait_for(lambda: not self._shares or sum(self._shares.values()) + size <= self._budget)
+        with self._released:
+            self._released.wait_for(lambda: not self._shares or sum(self._shares.values()) + size <= self._budget)
             self._shares[share] = size
-        late = threading.Timer(self._patience, self._give_back, [share])
-        late.daemon = True
-        late.start()
+        timer = threading.Timer(self._patience, self._release, [share])
+        timer.daemon = True
+        timer.start()
         try:
             yield
         finally:
-            late.cancel()
-            self._give_back(share)
+            timer.cancel()
+            self._release(share)
 
-    def _give_back(self, share: object) -> None:
-        with self._free:
+    def _release(self, share: object) -> None:
+        with self._released:
             if self._shares.pop(share, None) is not None:
-                self._free.notify_all()
+                self._released.notify_all()

@@ -1,4 +1,4 @@
-"""A lock for each of many names."""
+"""Locks by name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from weakref import WeakValueDictionary
 
 
 class NamedLocks:
-    """Lets one thread at a time do what a name stands for. A name's lock is gone when nobody holds it or waits for it."""
+    """One lock per name. A lock is dropped once no thread holds or awaits it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
+        self._guard = threading.Lock()
+        self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
-    def of(self, name: str) -> threading.Lock:
-        """The lock of `name`."""
-        with self._lock:
-            return self._turns.setdefault(name, threading.Lock())
+    def for_name(self, name: str) -> threading.Lock:
+        """Returns the lock of `name`, the same one to all threads that use it at a time."""
+        with self._guard:
+            return self._locks.setdefault(name, threading.Lock())

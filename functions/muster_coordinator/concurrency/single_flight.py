@@ -1,4 +1,4 @@
-"""Blobs that many download at once: read once, and in memory once, however many there are."""
+"""Single-flight reads of blobs: concurrent downloads share one read and one copy in memory."""
 
 from __future__ import annotations
 
@@ -9,27 +9,33 @@ from muster_coordinator.ports import Blobs
 
 
 class SingleFlightReader:
-    """Reads of whole blobs that never change under their names.
+    """Reader of whole immutable blobs that coalesces concurrent reads of one blob.
 
-    Whoever asks for a blob that another request still reads or sends gets the same bytes. With `keep_last` those of the blob that was
-    asked for last stay, so that clients who come one after another, or for a large blob in parts, cost one read of the store. So the
-    memory is that of the blobs that are being sent, or of one; never that of the requests.
+    A blob stays in memory while any request reads or sends it. So memory grows with the number of
+    different blobs that are being sent, never with the number of requests.
     """
 
     def __init__(self, blobs: Blobs, *, keep_last: bool) -> None:
+        """Creates a reader.
+
+        Args:
+          blobs: The blobs.
+          keep_last: Caches the blob that was read last. Clients that download one blob one after
+            another, or in ranges, then cost one read of the store.
+        """
         self._blobs = blobs
         self._keep_last = keep_last
         self._last: memoryview | None = None
-        self._turns = NamedLocks()
-        self._held: WeakValueDictionary[str, memoryview] = WeakValueDictionary()
+        self._locks = NamedLocks()
+        self._in_use: WeakValueDictionary[str, memoryview] = WeakValueDictionary()
 
     def read(self, name: str) -> memoryview:
-        """The blob's bytes. Raises `BlobNotFoundError`."""
-        with self._turns.of(name):
-            found = self._held.get(name)
-            if found is None:
-                self._last = None  # before the next one is read, rather than after it
-                found = self._held[name] = self._blobs.read(name)
+        """Returns the blob's bytes. Raises `BlobNotFoundError`."""
+        with self._locks.for_name(name):
+            data = self._in_use.get(name)
+            if data is None:
+                self._last = None  # freed before the next blob is read, not after
+                data = self._in_use[name] = self._blobs.read(name)
         if self._keep_last:
-            self._last = found
-        return found
+            self._last = data
+        return data

@@ -1,1 +1,4 @@
-"""The round, pure: frozen data and functions `(state, event) -> state`. No I/O, no clock, no chance."""
+"""Pure domain logic: frozen data and functions `(state, event) -> state`.
+
+Nothing here does I/O, reads a clock or draws random numbers.
+"""

@@ -1,7 +1,8 @@
-"""Entries of the audit log. Each action is two of them: what somebody set out to do, and what came of it.
+"""Entries of the audit log. Each action of an operator has two: an intent and an outcome.
 
-The first is written before anything changes, so that there is no change without it; one without the second is an action that
-did not come to its end, whose effect is unknown. Neither is ever changed or deleted.
+The intent is written before anything changes, so there is no change without one. An intent without
+an outcome is an action that did not finish; its effect is unknown. Entries are never changed or
+deleted.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from typing import Any, Literal
 
 from muster_coordinator.domain.operators import Role
 
-_SINCE_1970 = 16  # digits of microseconds, good until the year 2286
+_TIME_DIGITS = 16  # of microseconds since 1970, enough until the year 2286
 _OUTCOME = ".outcome"
 
 
 @dataclass(frozen=True, slots=True)
 class AuditIntent:
-    """Somebody sets out to change something.
+    """Intent of an operator to change something.
 
     Attributes:
-      at: When, in POSIX seconds.
+      at: The time, in POSIX seconds.
       who: The operator.
       role: The operator's role.
-      action: What, such as `task.pause`.
-      subject: To what: a task's name, or a plan's address.
-      request: What was asked for, as the message says it.
-      before: The subject as it was just before; empty if there was none.
+      action: The action, such as `task.pause`.
+      subject: The name of the task, or the address of the plan, that the action changes.
+      request: The fields of the request.
+      before: The subject just before the action; empty if it did not exist.
+      kind: The kind of entry.
     """
 
     at: float
@@ -42,7 +44,16 @@ class AuditIntent:
 
 @dataclass(frozen=True, slots=True)
 class AuditOutcome:
-    """What came of it: `after` is the subject then; `problem` the type of the problem that it ended with, `detail` its text."""
+    """Outcome of an action.
+
+    Attributes:
+      at: The time, in POSIX seconds.
+      result: `done`; `failed`; or `refused`, if the operator lacks the permission.
+      after: The subject after the action.
+      problem: The type of the problem that ended the action, if any.
+      detail: The text of that problem.
+      kind: The kind of entry.
+    """
 
     at: float
     result: Literal["done", "failed", "refused"]
@@ -53,20 +64,20 @@ class AuditOutcome:
 
 
 def entry_id(at: float, nonce: str) -> str:
-    """An id for an intent: ids sort by time, and no two are the same."""
+    """Returns the id of a new intent. Ids are unique and sort by time."""
     return f"{since(at)}-{nonce}"
 
 
 def since(at: float) -> str:
-    """What sorts before every id of `at` (POSIX seconds) and later."""
-    return f"{max(0, round(at * 1e6)):0{_SINCE_1970}d}"
+    """Returns a cursor that sorts before every id of `at` (POSIX seconds) and later."""
+    return f"{max(0, round(at * 1e6)):0{_TIME_DIGITS}d}"
 
 
 def outcome_id(intent: str) -> str:
-    """The id of an intent's outcome, which sorts right behind it."""
+    """Returns the id of an intent's outcome, which sorts right behind the intent."""
     return intent + _OUTCOME
 
 
 def is_intent(entry: str) -> bool:
-    """Returns whether an id is an intent's."""
+    """Returns whether an id is that of an intent."""
     return not entry.endswith(_OUTCOME)

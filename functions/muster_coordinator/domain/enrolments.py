@@ -1,48 +1,53 @@
-"""Which enrolment tokens are good no more: a short list, since what has expired by itself falls out of it."""
+"""List of revoked enrolment tokens. It stays short: expired tokens are dropped from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MOST = 5000  # of them all in one document, which has at most 1 MiB
-_KEPT = 86400.0  # seconds beyond its end that a token stays listed: clocks differ
+MAX_REVOKED = 5000  # tokens in one document, which holds at most 1 MiB
+_CLOCK_SKEW = 86400.0  # seconds for which a token stays listed after it has expired
 
 
 class TooManyError(ValueError):
-    """The list is full; the text says what to do."""
+    """Error raised when the list is full. The text names the fix."""
 
 
 @dataclass(frozen=True, slots=True)
-class Revoked:
-    """One token. Times are POSIX seconds; `expires_at` None: nobody said, so it is kept for good."""
+class RevokedToken:
+    """A revoked token. It stays listed for ever if its expiry is unknown (None)."""
 
-    revoked_at: float
-    expires_at: float | None = None
+    revoked_at: float  # POSIX seconds
+    expires_at: float | None = None  # POSIX seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """All of them, by the id of the token."""
+    """The revoked tokens, by id."""
 
-    tokens: Mapping[str, Revoked] = field(default_factory=dict)
+    tokens: Mapping[str, RevokedToken] = field(default_factory=dict)
 
     def plus(self, token: str, *, now: float, expires_at: float | None) -> Revocations:
-        """With one more. A token that is listed stays as it is.
+        """Returns the list with one more token. A token that is listed already stays unchanged.
+
+        Args:
+          token: The token's id.
+          now: The time, in POSIX seconds.
+          expires_at: The token's expiry, in POSIX seconds, or None if it is unknown.
 
         Raises:
-          TooManyError: there are too many that have not expired yet.
+          TooManyError: the list is full of tokens that have not expired yet.
         """
         if token in self.tokens:
             return self
-        kept = {
-            each: revoked
-            for each, revoked in self.tokens.items()
-            if revoked.expires_at is None or now < revoked.expires_at + _KEPT
+        listed = {
+            id_: revoked
+            for id_, revoked in self.tokens.items()
+            if revoked.expires_at is None or now < revoked.expires_at + _CLOCK_SKEW
         }
-        if len(kept) >= MOST:
+        if len(listed) >= MAX_REVOKED:
             raise TooManyError(
-                f"{MOST} tokens are revoked already: make a new key (`muster enrol key`), enrol the clients that stay with it, and "
-                "take the old one out of MUSTER_CLIENTS"
+                f"{MAX_REVOKED} tokens are revoked already: make a new key (`muster enrol key`), enrol the clients "
+                "that stay with it, and take the old one out of MUSTER_CLIENTS"
             )
-        return Revocations({**kept, token: Revoked(now, expires_at)})
+        return Revocations({**listed, token: RevokedToken(now, expires_at)})

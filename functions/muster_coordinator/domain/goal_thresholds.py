@@ -1,9 +1,11 @@
-"""When to look whether a round with several shards has reached its goal, without a look for each update.
+"""Schedules goal checks for rounds with several shards, so that not every update needs one.
 
-Each shard counts its own updates, and nobody counts them all: one counter for everyone would be a hot document. So a look reads every
-shard, and sets for each the count at which the next look is due: what it has, plus an even share of what the round still lacks.
-While every shard is below its own, their sum is below the goal; so whoever brings a shard there looks again, and the goal is never
-passed unseen. As shards fill about evenly, a look halves what is missing several times over: some dozens of looks make a round.
+Each shard counts its own updates; one counter for the whole round would be a hot document. A check
+reads every shard and sets a threshold for each: its count plus an even share of what the round
+still lacks. While every shard is below its threshold, the sum is below the goal. So only the update
+that brings a shard to its threshold triggers a check, and the goal is never passed unseen. Shards
+fill about evenly, so the missing number shrinks quickly from check to check: a round takes some
+dozens of checks.
 """
 
 from __future__ import annotations
@@ -11,35 +13,43 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_SIGMAS = 6.0  # below its mean by so many standard deviations a shard is once in a thousand million
-_MANY = 100  # updates of a shard, from which on its count is near enough a normal distribution
+_SIGMAS = 6.0  # standard deviations; a count is lower than its mean by as much once in 10^9
+_MIN_NORMAL_MEAN = 100  # updates of a shard from which on the normal approximation is used
 
 
 def first_thresholds(*, goal: int, shards: int) -> tuple[int, ...]:
-    """The counts of the shards at which the first look is due."""
+    """Returns the shards' thresholds for the first check."""
     return next_thresholds((0,) * shards, goal=goal)
 
 
 def next_thresholds(counts: Sequence[int], *, goal: int) -> tuple[int, ...]:
-    """The counts at which the next look is due. The counts below them add up to less than `goal`, whatever they are.
+    """Returns the shards' thresholds for the next check.
+
+    Any counts below them sum to less than `goal`.
 
     Args:
-      counts: How many updates each shard has; their sum is below `goal`.
-      goal: Updates that close the round.
+      counts: Number of updates of each shard. Their sum is below `goal`.
+      goal: Number of updates that closes the round.
     """
     share = -(-(goal - sum(counts)) // len(counts))
     return tuple(count + share for count in counts)
 
 
-def is_due(counts: Sequence[int], looks: Sequence[int]) -> bool:
-    """Whether a shard has come to its look."""
-    return any(count >= look for count, look in zip(counts, looks, strict=True))
+def is_due(counts: Sequence[int], thresholds: Sequence[int]) -> bool:
+    """Returns whether any shard has reached its threshold."""
+    return any(count >= threshold for count, threshold in zip(counts, thresholds, strict=True))
 
 
 def may_be_due(count: int, *, goal: int, shards: int) -> bool:
-    """Whether a shard with `count` updates can be the one that brings the round to its goal, but by a chance not worth a read.
+    """Returns False if an update is very unlikely to be the one that reaches the goal.
 
-    Clients fall to shards at random, so at the goal each has about as many. A round that closes unseen waits for the tick.
+    Clients are assigned to shards at random, so at the goal all shards have about as many
+    updates. In the unlikely case the round closes at the next tick.
+
+    Args:
+      count: Number of updates of the shard, including the update.
+      goal: Number of updates that closes the round.
+      shards: Number of shards.
     """
     mean = goal / shards
-    return mean < _MANY or count >= mean - _SIGMAS * math.sqrt(mean)
+    return mean < _MIN_NORMAL_MEAN or count >= mean - _SIGMAS * math.sqrt(mean)

@@ -1,4 +1,4 @@
-"""How often somebody may ask: token buckets, which allow a burst of as many calls as the rate has in its time."""
+"""Rate limits: token buckets, whose capacity is the number of calls in the rate's period."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """So many calls in so many seconds; as many at once after a pause."""
+    """Rate of `calls` in `seconds`. After a pause as many calls are allowed at once."""
 
     calls: int
     seconds: float
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """A rate such as `60/m`. Raises `ValueError`."""
-        found = _RATE.match(text)
-        if found is None:
-            raise ValueError(f"{text!r} is no rate; one looks like 60/m (or /s, /h)")
-        return cls(int(found[1]), _SECONDS[found[2]])
+        """Parses a rate such as `60/m`. Raises `ValueError`."""
+        match = _RATE.match(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a rate such as 60/m (or /s, /h)")
+        return cls(int(match[1]), _SECONDS[match[2]])
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """What one address, and one identity, may do at one instance; None: as much as it likes."""
+    """Rate limits, per instance, of one address and of one client identity. None is no limit."""
 
     address: Rate | None = None
     identity: Rate | None = None
 
     @classmethod
     def parse(cls, text: str) -> RateLimits:
-        """Limits such as `address=60/m,identity=10/m`. Raises `ValueError`."""
+        """Parses limits such as `address=60/m,identity=10/m`. Raises `ValueError`."""
         rates: dict[str, Rate] = {}
-        for part in filter(None, (each.strip() for each in text.split(","))):
-            name, _, rate = part.partition("=")
+        for limit in filter(None, (item.strip() for item in text.split(","))):
+            name, _, rate = limit.partition("=")
             if name not in ("address", "identity") or name in rates:
-                raise ValueError(f"{part!r} is no limit; they look like address=60/m,identity=10/m")
+                raise ValueError(f"{limit!r} is not a limit; limits are written as address=60/m,identity=10/m")
             rates[name] = Rate.parse(rate)
         return cls(**rates)
 
@@ -50,23 +50,27 @@ NO_LIMITS = RateLimits()
 
 
 class TokenBuckets:
-    """A bucket for each caller. Safe for several threads.
+    """Token buckets of many callers. Thread-safe.
 
-    Memory is bounded: beyond `most` callers the one that was longest away is forgotten, and has a full bucket when it is back.
+    Memory is bounded: beyond `most` callers the least recently seen one is dropped, and starts with
+    a full bucket at its next call.
     """
 
     def __init__(self, rate: Rate, *, most: int = 50_000) -> None:
         self._rate = rate
         self._most = most
         self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # what is left, and when that was so
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens left, and POSIX seconds of then
 
     def take(self, caller: str, *, now: float) -> float:
-        """Takes a call: 0.0 if there was one left, else the seconds until there is (and nothing is taken).
+        """Takes a token from a caller's bucket, if one is left.
 
         Args:
-          caller: Whose bucket.
-          now: POSIX seconds; may jump.
+          caller: The caller.
+          now: The time, in POSIX seconds; may jump.
+
+        Returns:
+          0.0 if a token was taken, or the seconds until the next token.
         """
         pace = self._rate.calls / self._rate.seconds
         with self._lock:

@@ -1,22 +1,32 @@
 """Paths of documents and names of blobs. None of them reveals a client's identity.
 
-tasks/{task}                                     document: the task
-tasks/{task}/rounds/{round id}                   document: one attempt of one round
-tasks/{task}/rounds/{round id}/tickets/{n}       document: slots that were assigned and given back
-tasks/{task}/rounds/{round id}/shards/{n}        document: number of accepted updates
-tasks/{task}/rounds/{round id}/shards/looks      document: counts of the shards at which to check for the goal
-tasks/{task}/rounds/{round id}/keys/pseudonyms   document: the key and the salt of the round's pseudonyms
-tasks/{task}/rounds/{round id}/holders/{pseudonym}   document: the slot that a client holds; deleted with the round
-populations/{population}/tasks/{task}            document: the tasks that a check-in considers
-audit/{time}-{nonce}, audit/….outcome            document: an operator's action, and its outcome
-enrolments/revoked                               document: the revoked enrolment tokens
-plans/{sha256}/{client|full}                     blob: the plan, a device's copy and the whole
-updates/{hash}/{task}/{round id}/{shard}/{pseudonym}   blob: one update; its name is the ledger
-updates/{hash}/…/{pseudonym}.uploaded            blob, empty: the client's report of a direct upload
-manifests/{task}/{round id}/…                    blob: frozen lists of updates; deleted with the round
-partials/{task}/{round id}/{part}                blob: one accumulator
-broadcasts|checkpoints|results/{task}/{round}-{nonce}   blob
-…/client.{encoding}, broadcasts/….{encoding}    blob: the same, encoded for transfer
+Documents:
+
+tasks/{task}                          the task
+tasks/{task}/rounds/{round}           one attempt of one round
+populations/{population}/tasks/{task} a task that the population's check-ins consider
+audit/{time}-{nonce}[.outcome]        an operator's action, and its outcome
+enrolments/revoked                    the revoked enrolment tokens
+
+Documents of an attempt, under tasks/{task}/rounds/{round}:
+
+tickets/{n}                           slots that were assigned and returned
+shards/{n}                            number of accepted updates
+shards/looks                          thresholds of the shards for the next goal check
+keys/pseudonyms                       key and salt of the round's pseudonyms
+holders/{pseudonym}                   the slot that a client holds; deleted with the round
+
+Blobs:
+
+plans/{sha256}/{client|full}          the plan: the client's copy and the full plan
+updates/{hash}/{task}/{round}/{shard}/{pseudonym}
+                                      one update; its name is the ledger
+updates/{hash}/…/{pseudonym}.uploaded empty: the client's report of a direct upload
+manifests/{task}/{round}/…            frozen lists of updates; deleted with the round
+partials/{task}/{round}/{part}        one partial
+{broadcasts|checkpoints|results}/{task}/{number}-{nonce}
+…/client.{encoding}, broadcasts/….{encoding}
+                                      an encoded copy
 """
 
 from __future__ import annotations
@@ -28,7 +38,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class RoundKey:
-    """One attempt of one round. `epoch` counts the attempts and fences them: what names an older one is void."""
+    """Key of one attempt of one round.
+
+    `epoch` counts the attempts and is a fencing token: a token or blob of an older one is void.
+    """
 
     task: str
     number: int
@@ -36,54 +49,57 @@ class RoundKey:
 
     @property
     def id(self) -> str:
-        """The round's id among the task's rounds; ids sort as rounds follow one another."""
+        """Id of the attempt among those of the task. Ids sort in the order of the rounds."""
         return f"{self.number:06d}-{self.epoch:04d}"
 
     @classmethod
     def parse(cls, task: str, round_id: str) -> RoundKey:
-        """The key that `id` came from. Raises `ValueError` for anything else."""
+        """Returns the key with this `id`. Raises `ValueError` for any other text."""
         number, _, epoch = round_id.partition("-")
         return cls(task, int(number), int(epoch))
 
 
 def task_path(task: str) -> str:
-    """The task's document."""
+    """Returns the task's document."""
     return f"tasks/{task}"
 
 
 def rounds_path(task: str) -> str:
-    """The collection of the task's rounds."""
+    """Returns the collection of the task's rounds."""
     return f"tasks/{task}/rounds"
 
 
 def round_path(key: RoundKey) -> str:
-    """The round's document."""
+    """Returns the round's document."""
     return f"{rounds_path(key.task)}/{key.id}"
 
 
 def tickets_path(key: RoundKey) -> str:
-    """The collection of the round's ticket counters."""
+    """Returns the collection of the round's ticket counters."""
     return f"{round_path(key)}/tickets"
 
 
 def ticket_path(key: RoundKey, counter: int) -> str:
-    """A ticket counter's document."""
+    """Returns a ticket counter's document."""
     return f"{tickets_path(key)}/{counter:04d}"
 
 
 def shards_path(key: RoundKey) -> str:
-    """The collection of the round's shards."""
+    """Returns the collection of the round's shards."""
     return f"{round_path(key)}/shards"
 
 
 def shard_path(key: RoundKey, shard: int) -> str:
-    """A shard's counter of updates."""
+    """Returns the document that counts a shard's updates."""
     return f"{shards_path(key)}/{shard:04d}"
 
 
+GOAL_THRESHOLDS = "looks"  # id of the document beside the shards' counters
+
+
 def goal_thresholds_path(key: RoundKey) -> str:
-    """The document that says at which counts of the shards to look for the goal."""
-    return f"{shards_path(key)}/looks"
+    """Returns the document of the shards' thresholds for the next goal check."""
+    return f"{shards_path(key)}/{GOAL_THRESHOLDS}"
 
 
 def pseudonym_key_path(key: RoundKey) -> str:
@@ -102,12 +118,12 @@ def holder_path(key: RoundKey, pseudonym: str) -> str:
 
 
 def population_tasks_path(population: str) -> str:
-    """The collection of a population's tasks."""
+    """Returns the collection of a population's tasks."""
     return f"populations/{population}/tasks"
 
 
 def member_path(population: str, task: str) -> str:
-    """The document that makes a task one of a population's."""
+    """Returns the document that makes a task a member of a population."""
     return f"{population_tasks_path(population)}/{task}"
 
 
@@ -115,7 +131,7 @@ AUDIT = "audit"
 
 
 def audit_path(entry: str) -> str:
-    """An entry of the audit log."""
+    """Returns the document of an entry of the audit log."""
     return f"{AUDIT}/{entry}"
 
 
@@ -123,17 +139,17 @@ REVOCATIONS = "enrolments/revoked"
 
 
 def plan_name(sha256: str, *, for_client: bool) -> str:
-    """The blob of a plan."""
+    """Returns the blob of a plan: the client's copy or the full plan."""
     return f"plans/{sha256}/{'client' if for_client else 'full'}"
 
 
 def variant_name(name: str, encoding: str) -> str:
-    """The blob that holds the blob `name` in a content encoding."""
+    """Returns the blob of the encoded copy of `name`."""
     return f"{name}.{encoding}"
 
 
 def original_name(name: str) -> str:
-    """The blob that `name` is an encoded copy of, or itself."""
+    """Returns the blob that `name` is an encoded copy of, or `name` itself."""
     return name.partition(".")[0]
 
 
@@ -143,23 +159,29 @@ MANIFESTS = "manifests/"
 
 
 def updates_prefix(key: RoundKey, shard: int) -> str:
-    """Where a shard's updates are. The hash comes first, so that a store that splits its keys by range spreads the load."""
+    """Returns the prefix of a shard's updates.
+
+    It starts with a hash, so that a store that splits its keys by range spreads the load.
+    """
     spread = hashlib.sha256(f"{key.task}/{key.id}/{shard}".encode()).hexdigest()[:4]
     return f"{UPDATES}{spread}/{key.task}/{key.id}/{shard:04d}/"
 
 
 def update_name(key: RoundKey, shard: int, pseudonym: str) -> str:
-    """The one name under which a client's update of a round can be."""
+    """Returns the blob of a client's update. A client has only this name in a round."""
     return updates_prefix(key, shard) + pseudonym
 
 
 def uploaded_name(key: RoundKey, shard: int, pseudonym: str) -> str:
-    """The blob by which a client's word that its update is in the store is counted once. Empty, and so no update."""
+    """Returns the empty blob that makes a client's report of a direct upload idempotent."""
     return update_name(key, shard, pseudonym) + ".uploaded"
 
 
 def round_of(name: str) -> RoundKey:
-    """Returns the round that an update, a partial or a manifest belongs to. Raises `ValueError` for any other name."""
+    """Returns the round that an update, a partial or a manifest belongs to.
+
+    Raises `ValueError` for any other name.
+    """
     parts = name.split("/")
     task, round_id = parts[2:4] if name.startswith(UPDATES) else parts[1:3]
     return RoundKey.parse(task, round_id)
@@ -171,59 +193,65 @@ def round_manifests_prefix(key: RoundKey) -> str:
 
 
 def manifests_prefix(key: RoundKey, shard: int) -> str:
-    """Where a shard's manifests are."""
+    """Returns the prefix of a shard's manifests."""
     return f"{round_manifests_prefix(key)}{shard:04d}/"
 
 
 def manifest_name(key: RoundKey, shard: int, index: int) -> str:
-    """The `index`-th manifest of a shard."""
+    """Returns the blob of the `index`-th manifest of a shard."""
     return f"{manifests_prefix(key, shard)}{index:06d}"
 
 
 def closing_name(key: RoundKey) -> str:
-    """The manifest of manifests, which freezes what the round counts."""
+    """Returns the blob of the closing, which freezes the updates that the round counts."""
     return f"{round_manifests_prefix(key)}closing"
 
 
 def shard_part(shard: int, index: int) -> str:
-    """The part (name of a partial) that a shard's manifest folds into."""
+    """Returns the part (name of a partial) that a shard's manifest folds into."""
     return f"{shard:04d}-{index:06d}"
 
 
 def rest_part(index: int) -> str:
-    """The part that the `index`-th list of left-over updates folds into."""
+    """Returns the part that the `index`-th list of remaining updates folds into."""
     return f"rest-{index:06d}"
 
 
 def partials_prefix(key: RoundKey) -> str:
-    """Where a round's partials are."""
+    """Returns the prefix of a round's partials."""
     return f"{PARTIALS}{key.task}/{key.id}/"
 
 
 def partial_name(key: RoundKey, part: str) -> str:
-    """A partial's blob."""
+    """Returns the blob of a partial."""
     return partials_prefix(key) + part
 
 
 def output_prefix(kind: str, task: str, number: int) -> str:
-    """Where the blobs of `kind` (`checkpoints`, `results`, `broadcasts`) of one round are, those of lost commits included."""
+    """Returns the prefix of a round's blobs of one kind, including those of lost commits.
+
+    Args:
+      kind: `checkpoints`, `results` or `broadcasts`.
+      task: The task.
+      number: The round's number.
+    """
     return f"{kind}/{task}/{number:06d}-"
 
 
 def pseudonym(secret: bytes, key: RoundKey, identity: str, *, salt: bytes = b"") -> str:
-    """Returns a client's name in one attempt of one round: 32 hex digits that do not link one round to another.
+    """Returns a client's name in one attempt of one round, which is not linkable to other rounds.
 
     Args:
-      secret: The key of the round's names.
+      secret: The key of the round's pseudonyms.
       key: The round.
       identity: The client.
-      salt: The round's salt. Without it the name can't be computed again, not even with `secret`. Empty for a round
-        whose key was fixed by a version without salts.
+      salt: The round's salt. Without it the name can't be computed again, not even with `secret`.
+        Empty for a round whose key was fixed by a version without salts.
     """
     text = f"{key.task}\n{key.id}\n{identity}".encode()
     return hmac.new(secret, salt + text, hashlib.sha256).hexdigest()[:32]
 
 
 def shard_of(pseudonym: str, shards: int) -> int:
-    """The shard of a client: from its pseudonym, so that two assignments of one client meet under one name."""
+    """Returns a client's shard. All its assignments of a round are in one shard, under one name."""
     return int(pseudonym[:8], 16) % shards

@@ -1,4 +1,4 @@
-"""Who operates, and what they may do."""
+"""Operators and their roles."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What an operator may do: a viewer looks, an operator changes things as well."""
+    """Role of an operator. A viewer may read; an operator may change things too."""
 
     VIEWER = "viewer"
     OPERATOR = "operator"
 
     def includes(self, needed: Role) -> bool:
-        """Whether who has this role may do what needs the other."""
+        """Returns whether this role has the permissions of the role `needed`."""
         return self is Role.OPERATOR or self is needed
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An operator who has shown who they are. `name` is what the audit log says: a key's name, or an e-mail address."""
+    """An authenticated operator.
+
+    `name`, a key's name or an e-mail address, stands in the audit log.
+    """
 
     name: str
     role: Role
 
 
-ANYBODY = Principal("anybody", Role.OPERATOR)  # where operators need not show who they are
+ANYBODY = Principal("anybody", Role.OPERATOR)  # where operators are not authenticated

@@ -1,12 +1,12 @@
-"""How long a client waits before it asks again: long enough to cost little, short enough that no round waits for it."""
+"""Paces clients, which wait long enough to cost little and not so long that a round waits."""
 
 from __future__ import annotations
 
 from muster_coordinator.domain.rounds import Aggregating, Collecting, Round
 
-LONGEST = 60.0  # seconds, where a deployment does not say otherwise
-_QUIET = 8  # a client asks again no sooner than after this part of the time in which no update came in
-_PER_SECOND = 500  # check-ins a second that a round's waiting clients may make in all
+LONGEST = 60.0  # seconds; the default of the deployment's setting
+_QUIET_DIVISOR = 8  # a client waits at least this fraction of the time since the last update
+_MAX_CHECKINS_PER_SECOND = 500  # of all clients that wait for one round
 
 
 def pause(
@@ -19,24 +19,24 @@ def pause(
     quiet: float = 0.0,
     longest: float = LONGEST,
 ) -> float:
-    """Seconds until a client should check in again.
+    """Returns the seconds until a client should check in again.
 
-    Half of the time until the next round is expected (so that a round which ends early is seen early, and one that is late
-    costs few requests), at least `floor`, and spread by up to a quarter, so that clients do not come in step.
+    This is half of the time until the next round is expected: a round that ends early is noticed
+    early, and a late one costs few requests. Jitter of up to a quarter keeps clients out of step.
 
     Args:
-      round_: The population's open round; None if there is none.
-      now: POSIX seconds.
-      floor: The shortest pause of this deployment, in seconds.
-      jitter: In [0, 1).
-      updates: How many of the round's updates are in, as far as the caller knows.
-      quiet: For how many seconds none has come in, as far as the caller knows.
-      longest: The longest pause of this deployment, in seconds, before it is spread.
+      round_: The population's open round, or None.
+      now: The time, in POSIX seconds.
+      floor: The deployment's shortest wait, in seconds.
+      jitter: Random number in [0, 1).
+      updates: Number of the round's updates, as far as the caller knows.
+      quiet: Seconds since the last update, as far as the caller knows.
+      longest: The deployment's longest wait, in seconds, before jitter.
     """
     if round_ is None:
         wait = 10 * floor
     else:
-        floor = max(floor, round_.terms.cap / _PER_SECOND)
+        floor = max(floor, round_.terms.cap / _MAX_CHECKINS_PER_SECOND)
         wait = _until_next(round_, now, updates, quiet)
     return min(max(wait, floor), longest) * (1 + jitter / 4)
 
@@ -48,11 +48,13 @@ def _until_next(round_: Round, now: float, updates: int, quiet: float) -> float:
     if not isinstance(round_, Collecting) or updates >= terms.goal:
         return 0.0
     elapsed = max(0.0, now - terms.opened_at)
-    # What this round has shown so far, and what the last one took. Either may be far too long, and clients that believe it would
-    # make it come true; so nobody waits longer than the round has been open.
-    guesses = [elapsed * (terms.goal - updates) / updates] if updates else []
+    # Estimates from this round's pace and from the last round's duration. Either may be far too
+    # long, and clients that obey it would make it true. So no client waits longer than the round is
+    # open.
+    estimates = [elapsed * (terms.goal - updates) / updates] if updates else []
     if terms.expected_seconds is not None:
-        guesses.append(terms.opened_at + terms.expected_seconds - now)
-    ahead = min((guess for guess in guesses if guess > 0), default=0.0)
-    # A round that waits for its last few looks nearly done for as long as they take: what has been quiet stays so for a while.
-    return max(min(ahead or elapsed, elapsed) / 2, min(quiet, elapsed) / _QUIET)
+        estimates.append(terms.opened_at + terms.expected_seconds - now)
+    remaining = min((estimate for estimate in estimates if estimate > 0), default=0.0)
+    # A round that lacks a few updates is estimated as nearly done, however long they take. After a
+    # quiet time it is likely to stay quiet for a while.
+    return max(min(remaining or elapsed, elapsed) / 2, min(quiet, elapsed) / _QUIET_DIVISOR)

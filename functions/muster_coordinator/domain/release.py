@@ -1,8 +1,8 @@
 """Applies the floor that a plan's author sets for every task of the plan.
 
-A plan's address covers its floor: a lower floor makes another plan. The documents of a task and of its rounds can be
-edited by any caller with write access to the store. So each step that decides on a result reads the floor from the
-manifest and applies the stricter value.
+A plan's address covers its floor: a lower floor makes another plan. The documents of a task and of
+its rounds can be edited by any caller with write access to the store. So each step that decides on
+a result reads the floor from the manifest and applies the stricter value.
 """
 
 from __future__ import annotations

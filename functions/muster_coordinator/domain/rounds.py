@@ -1,7 +1,8 @@
-"""A round's life: `Collecting → Aggregating → Committed`, or `Abandoned`.
+"""Phases of a round: `Collecting → Aggregating → Committed`, or `Abandoned`.
 
-Each phase is a type of its own, with the data that only it has; each function is a transition. Whoever wants to make one
-reads the round, calls the function and writes the outcome back with compare-and-set: of two who try, one fails and reads again.
+Each phase is a type with the data of that phase, and each function is a transition. A caller reads
+the round, calls the function and writes the result by compare-and-set: of two concurrent callers
+one fails, and reads again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from muster.wire.messages import TaskPolicy
 from muster_coordinator.domain.names import RoundKey
 
 SLOTS_FOR_A_SHARD = 500
-MOST_SHARDS = 1000  # an instance reads as many counters once a second
+MAX_SHARDS = 1000  # an instance reads the counters of all shards about once a second
 
 
 @dataclass(frozen=True, slots=True)
 class BlobRef:
-    """A blob and what it must hold."""
+    """Name, hash and size of a blob."""
 
     name: str
     sha256: str
@@ -29,7 +30,7 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version of the server state: 0 is the initial one, n the state after round n."""
+    """A version of the server state: 0 is the state at the task's start, n that after round n."""
 
     version: int
     blob: BlobRef
@@ -38,9 +39,30 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a round was opened with; none of it changes while the round lasts, whatever becomes of the task's policy."""
+    """Terms of a round, fixed when it opens. Later changes of the task's policy do not affect them.
 
-    plan: str  # SHA-256
+    Attributes:
+      plan: SHA-256 of the plan.
+      base: The checkpoint that the round starts from.
+      broadcast: The broadcast's blob.
+      goal: Number of updates that closes the round.
+      minimum: Fewest updates that the round may release.
+      cap: Most assignments that may be outstanding.
+      chunk: Number of updates that are folded into one partial.
+      shards: Number of shards.
+      assignment_seconds: Seconds for which an assignment is valid.
+      allow_non_finite: Whether updates may hold NaN or infinity.
+      sums_in_the_clear: Whether the plan has sums that are computed in the clear.
+      opened_at: The start of the round.
+      deadline: The time at which the round closes or is abandoned.
+      max_update_norm: Largest L2 norm of an update, or None.
+      clip: Whether a larger update is clipped; otherwise it is dropped.
+      expected_seconds: Duration of the last round, which paces the clients that wait for the next.
+      graph_seconds: Longest time of one run of a graph, in seconds.
+      max_update_age: Seconds after which an update is folded although its chunk is not full.
+    """
+
+    plan: str
     base: Checkpoint
     broadcast: BlobRef
     goal: int
@@ -55,20 +77,30 @@ class Terms:
     deadline: float
     max_update_norm: float | None = None
     clip: bool = False
-    expected_seconds: float | None = None  # how long the last round took: what waiting clients are told
-    # Rounds that a version before 0.2 opened lack these.
+    expected_seconds: float | None = None
+    # The documents of rounds that a version before 0.2 opened lack these.
     graph_seconds: float = 600.0
     max_update_age: float = 60.0
 
     @property
     def ticket_counters(self) -> int:
-        """Over how many counters the cap is split: as many as there are shards, though a client's shard says nothing of its counter."""
+        """Number of counters that share the cap. A client's counter is independent of its shard."""
         return self.shards
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of a round's assignments and updates."""
+    """Counts of a round's assignments and updates.
+
+    Attributes:
+      assigned: Assignments issued.
+      reported: Updates that clients uploaded.
+      failed: Assignments that clients gave back, by reason.
+      folded: Updates that were folded.
+      dropped: Updates that were not folded, by reason.
+      update_bytes: Bytes of the folded updates.
+      clipped: Number of the folded updates that were clipped.
+    """
 
     assigned: int = 0
     reported: int = 0
@@ -76,10 +108,10 @@ class Tally:
     folded: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     update_bytes: int = 0
-    clipped: int = 0  # of the folded ones
+    clipped: int = 0
 
     def plus(self, other: Tally) -> Tally:
-        """Both together."""
+        """Returns the sum of both tallies."""
         return Tally(
             assigned=self.assigned + other.assigned,
             reported=self.reported + other.reported,
@@ -97,7 +129,7 @@ def _add(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """Clients are assigned and upload."""
+    """Phase in which clients are assigned and upload updates."""
 
     key: RoundKey
     terms: Terms
@@ -106,7 +138,7 @@ class Collecting:
 
 @dataclass(frozen=True, slots=True)
 class Aggregating:
-    """No update is taken any more; what is in is being folded and committed."""
+    """Phase in which updates are folded and committed. No update is accepted any more."""
 
     key: RoundKey
     terms: Terms
@@ -116,7 +148,10 @@ class Aggregating:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The state has advanced. `broadcast` is the next round's, None after the last round."""
+    """Final phase of a round that produced a checkpoint.
+
+    `broadcast` is that of the next round, or None after the last.
+    """
 
     key: RoundKey
     terms: Terms
@@ -132,7 +167,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Nothing of this attempt was computed or released; the next attempt starts from the same checkpoint."""
+    """Final phase of an attempt that produced nothing.
+
+    The next attempt starts from the same checkpoint.
+    """
 
     key: RoundKey
     terms: Terms
@@ -148,12 +186,12 @@ Round = Open | Ended
 
 
 class RoundDecision(Enum):
-    """What to do with a round that collects."""
+    """Decision on a collecting round."""
 
-    GO_ON = "go on"
+    CONTINUE = "continue"
     AGGREGATE = "aggregate"
     ABANDON = "abandon"
-    EXTEND = "extend"  # nobody has come at all: the clock starts again, and no attempt is used up
+    EXTEND = "extend"  # no client was assigned: the round's time starts again in the same attempt
 
 
 def judge(
@@ -163,41 +201,41 @@ def judge(
 
     Args:
       round_: The round.
-      updates: The number of updates in manifests and listing together (not the counters).
-      assigned: Returns the number of assignments; called only if the verdict depends on it.
-      now: POSIX seconds.
-      floor: Fewest updates that the plan's author allows in a result, whatever the round's terms are.
+      updates: Number of updates in manifests and listing together. Counters would be hints.
+      assigned: Returns the number of assignments; called only if the decision depends on it.
+      now: The time, in POSIX seconds.
+      floor: Fewest updates that the plan's author allows in a result.
     """
     terms = round_.terms
     minimum = max(terms.minimum, floor)
     if updates >= max(terms.goal, minimum):
         return RoundDecision.AGGREGATE
     if now < terms.deadline:
-        return RoundDecision.GO_ON
+        return RoundDecision.CONTINUE
     if updates >= minimum:
         return RoundDecision.AGGREGATE
     return RoundDecision.ABANDON if updates or assigned() else RoundDecision.EXTEND
 
 
 def close(round_: Collecting, *, now: float) -> Aggregating:
-    """Ends the collecting."""
+    """Closes a round to updates."""
     return Aggregating(round_.key, round_.terms, closed_at=now)
 
 
 def extend(round_: Collecting, *, now: float) -> Collecting:
-    """Starts the clock of a round to which nobody came again."""
+    """Restarts the time of a round to which no client was assigned."""
     length = round_.terms.deadline - round_.terms.opened_at
     return replace(round_, terms=replace(round_.terms, opened_at=now, deadline=now + length))
 
 
 def abandon(round_: Open, *, reason: str, tally: Tally, now: float) -> Abandoned:
-    """Gives this attempt up."""
+    """Ends an attempt without a result."""
     return Abandoned(round_.key, round_.terms, ended_at=now, reason=reason, tally=tally)
 
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """What a commit computed."""
+    """Results of the computations of a commit."""
 
     tally: Tally
     checkpoint: Checkpoint
@@ -207,14 +245,20 @@ class CommitResult:
 
 
 class BelowMinimumError(ValueError):
-    """A round with fewer folded updates than its minimum was about to be committed."""
+    """Error raised when a round with fewer folded updates than its minimum would be committed."""
 
 
 def commit(round_: Aggregating, outcome: CommitResult, *, now: float, floor: int = 1) -> Committed:
-    """Ends the round with a new state.
+    """Ends a round with a new checkpoint.
+
+    Args:
+      round_: The round.
+      outcome: The results of the commit's computations.
+      now: The time, in POSIX seconds.
+      floor: Fewest updates that the plan's author allows in a result.
 
     Raises:
-      BelowMinimumError: fewer updates than the round's minimum, or the plan author's `floor`, were folded.
+      BelowMinimumError: fewer updates than the round's minimum, or than `floor`, were folded.
     """
     minimum = max(round_.terms.minimum, floor)
     if outcome.tally.folded < minimum:
@@ -243,7 +287,7 @@ def open_round(
     opens_at: float,
     expected_seconds: float | None,
 ) -> Collecting:
-    """A round under the task's present policy, opening at `opens_at`."""
+    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds)."""
     terms = Terms(
         plan=plan,
         base=base,
@@ -252,7 +296,7 @@ def open_round(
         minimum=policy.minimum,
         cap=policy.cap,
         chunk=policy.chunk,
-        shards=policy.shards or min(MOST_SHARDS, max(1, -(-policy.cap // SLOTS_FOR_A_SHARD))),
+        shards=policy.shards or min(MAX_SHARDS, max(1, -(-policy.cap // SLOTS_FOR_A_SHARD))),
         assignment_seconds=policy.assignment_seconds,
         allow_non_finite=policy.allow_non_finite,
         sums_in_the_clear=sums_in_the_clear,
@@ -268,10 +312,10 @@ def open_round(
 
 
 def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | None:
-    """The round that follows, or None when the task's rounds are done.
+    """Returns the round that follows, or None after the task's last round.
 
-    After a commit it is the next number with the broadcast that the commit made; after an abandoned attempt the same number,
-    checkpoint and broadcast bytes in the next epoch.
+    After a commit it has the next number, and the broadcast of the commit. After an abandoned
+    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast.
     """
     terms, key = ended.terms, ended.key
     if isinstance(ended, Abandoned):

@@ -1,9 +1,11 @@
-"""The slots of a round: how many assignments may be out, counted without a document per client.
+"""Slots of a round: bounds the outstanding assignments without a document per client.
 
-The cap is split over a few ticket counters. Taking a slot adds one to `issued` and reads the new value, which no other
-taker gets; it stands if it is within the counter's limit, else the one is taken back. The limit is the counter's share of the
-cap, plus the slots that came back: failed at once, and those whose assignment ran out unused. The latter are counted by the
-interval of their issue: once an interval's last assignment has expired, what was issued in it and not used is free again.
+The cap is split over a few ticket counters. Taking a slot increments `issued` and reads the new
+value, which no other taker gets. The slot is valid if the value is within the counter's limit;
+otherwise the increment is reverted. The limit is the counter's share of the cap, plus the slots
+that were returned: those of reported failures at once, and those of unused assignments once they
+have expired. The latter are counted by interval of issue: once an interval's last assignment has
+expired, the slots that were issued in it and not used are free again.
 """
 
 from __future__ import annotations
@@ -12,9 +14,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-INTERVALS = 4  # intervals of issue in one assignment's life: an unused slot is back after 1 to 1.25 lives
+INTERVALS = 4  # per validity of an assignment: an unused slot is free after 1 to 1.25 times the validity
 
-_SHORTEST = 1e-3  # seconds of an assignment
+_MIN_ASSIGNMENT_SECONDS = 1e-3
 
 ISSUED = "issued"
 FAILED = "failed"
@@ -22,65 +24,79 @@ FAILED = "failed"
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A slot: of which counter, issued in which interval."""
+    """A slot: the number of its counter, and the interval in which it was issued."""
 
     counter: int
     interval: int
 
 
 def interval_of(now: float, *, assignment_seconds: float) -> int:
-    """The interval in which an assignment is issued."""
+    """Returns the interval of an assignment that is issued at `now` (POSIX seconds)."""
     return math.floor(now / _length(assignment_seconds))
 
 
 def _length(assignment_seconds: float) -> float:
-    """Returns the seconds of an interval. Bounded below: earlier versions stored lengths too short to divide by."""
-    return max(assignment_seconds, _SHORTEST) / INTERVALS
+    """Returns the length of an interval in seconds.
+
+    It is bounded below, since earlier versions stored lengths too short to divide by.
+    """
+    return max(assignment_seconds, _MIN_ASSIGNMENT_SECONDS) / INTERVALS
 
 
 def issued_field(interval: int) -> str:
-    """The field that counts an interval's assignments."""
+    """Returns the field that counts an interval's assignments."""
     return f"issued_{interval}"
 
 
 def used_field(interval: int) -> str:
-    """The field that counts those of an interval's assignments that ended in an update or a report."""
+    """Returns the field that counts an interval's assignments with an update or a report."""
     return f"used_{interval}"
 
 
 def failed_field(reason: str) -> str:
-    """The field that counts the failures of one reason."""
+    """Returns the field that counts the failures for one reason."""
     return f"failed_{reason}"
 
 
 def share(counter: int, *, cap: int, counters: int) -> int:
-    """A counter's share of the cap; the shares add up to it."""
+    """Returns a counter's share of the cap. The shares sum to the cap."""
     return cap // counters + (1 if counter < cap % counters else 0)
 
 
 def limit(
     fields: Mapping[str, int], counter: int, *, cap: int, counters: int, now: float, assignment_seconds: float
 ) -> int:
-    """What `issued` may reach. It only grows with time and with newer `fields`, so that a stale reading is a safe one."""
+    """Returns the largest valid value of `issued`.
+
+    The limit only grows with time and with newer `fields`, so a stale snapshot is safe.
+
+    Args:
+      fields: The counter's fields.
+      counter: The counter's number.
+      cap: The round's cap.
+      counters: Number of the round's counters.
+      now: The time, in POSIX seconds.
+      assignment_seconds: Seconds for which an assignment is valid.
+    """
     length = _length(assignment_seconds)
-    back = fields.get(FAILED, 0)
+    returned = fields.get(FAILED, 0)
     for name, issued in fields.items():
         prefix, _, interval = name.partition("_")
         if prefix == ISSUED and interval and now >= (int(interval) + 1) * length + assignment_seconds:
-            back += max(0, issued - fields.get(used_field(int(interval)), 0))
-    return share(counter, cap=cap, counters=counters) + back
+            returned += max(0, issued - fields.get(used_field(int(interval)), 0))
+    return share(counter, cap=cap, counters=counters) + returned
 
 
 def assigned(fields: Mapping[str, int]) -> int:
-    """How many assignments a counter gave out in all."""
+    """Returns the number of assignments that a counter has issued."""
     return fields.get(ISSUED, 0)
 
 
 def updates(fields: Mapping[str, int]) -> int:
-    """How many of a counter's assignments ended in an update."""
+    """Returns the number of a counter's assignments that ended in an update."""
     return sum(n for name, n in fields.items() if name.startswith("used_")) - fields.get(FAILED, 0)
 
 
 def failures(fields: Mapping[str, int]) -> dict[str, int]:
-    """How many assignments were given back, by reason."""
+    """Returns the number of a counter's reported failures, by reason."""
     return {name.removeprefix("failed_"): n for name, n in fields.items() if name.startswith("failed_")}

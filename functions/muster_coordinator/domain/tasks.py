@@ -1,4 +1,4 @@
-"""A task's life: it opens (its first broadcast is computed), is active or paused, and ends completed or cancelled."""
+"""States of a task: opening (its broadcast is computed), active, paused, completed or cancelled."""
 
 from __future__ import annotations
 
@@ -12,22 +12,37 @@ ENDED = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 
 
 class TransitionError(ValueError):
-    """The task's status does not allow what was asked; the text says why."""
+    """Error raised when the task's status does not allow a transition.
+
+    The text names the reason.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Task. `number` and `epoch` name its current round once there is one; `checkpoint` is the newest.
+    """A task and its progress.
 
-    While the status is `opening`, `restore` is the checkpoint to open from; None: the plan's initial state.
-    `pause_once_open`: it was rolled back while paused, and is paused again once its broadcast is computed.
+    Attributes:
+      spec: The specification that created it.
+      plan_name: The plan's name.
+      sums_in_the_clear: Whether the plan has sums that are computed in the clear.
+      status: The status.
+      created_at: The time of its creation, in POSIX seconds.
+      number: Number of its current round; 0 before the first.
+      epoch: Attempt of its current round.
+      checkpoint: The newest checkpoint.
+      restore: While the status is `opening`, the checkpoint to open from, or None for the plan's
+        initial state.
+      note: The reason for which it was paused, if it can't continue.
+      pause_once_open: True if it was rolled back while paused: it is paused again once its
+        broadcast is computed.
     """
 
     spec: TaskSpec
     plan_name: str
     sums_in_the_clear: bool
     status: TaskStatus
-    created_at: float  # POSIX seconds
+    created_at: float
     number: int = 0
     epoch: int = 0
     checkpoint: Checkpoint | None = None
@@ -42,46 +57,46 @@ class Task:
 
     @property
     def current(self) -> RoundKey | None:
-        """The open round, or the last one; None before the first."""
+        """Key of the open round, or of the last one; None before the first."""
         return RoundKey(self.name, self.number, self.epoch) if self.number else None
 
     @property
     def stopped(self) -> bool:
-        """Whether it was paused because it can't go on, as `note` says: nothing is tried again before it is resumed."""
+        """True if it was paused because it can't continue. Nothing is retried until it resumes."""
         return self.status is TaskStatus.PAUSED and bool(self.note)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen to it."""
+        """True if it is completed or cancelled."""
         return self.status in ENDED
 
 
 def at_round(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
-    """The task with `key` as its current round; an older round changes nothing, and a repeat neither."""
+    """Returns the task with `key` as its current round. An older round changes nothing."""
     if (key.number, key.epoch) < (task.number, task.epoch):
         return task
     return replace(task, number=key.number, epoch=key.epoch, checkpoint=checkpoint)
 
 
 def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
-    """The task with its first broadcast computed (or, after a rollback, the one it starts again from)."""
+    """Returns the task after its first broadcast, or that after a rollback, was computed."""
     status = TaskStatus.PAUSED if task.pause_once_open else TaskStatus.ACTIVE
     return replace(at_round(task, key, checkpoint), status=status, restore=None, note="", pause_once_open=False)
 
 
 def completed(task: Task, checkpoint: Checkpoint) -> Task:
-    """The task after its last round."""
+    """Returns the task after its last round."""
     return replace(task, status=TaskStatus.COMPLETED, checkpoint=checkpoint)
 
 
 def pause(task: Task) -> Task:
-    """No new assignments, no new rounds."""
+    """Pauses the task: no new assignments and no new rounds."""
     _require(task, "paused", TaskStatus.ACTIVE, TaskStatus.PAUSED)
     return replace(task, status=TaskStatus.PAUSED)
 
 
 def resume(task: Task) -> Task:
-    """Goes on after a pause; a task that was paused before its first broadcast (or after a rollback) opens again."""
+    """Resumes a paused task. A task without a broadcast, new or rolled back, opens again."""
     if task.pause_once_open and task.status is TaskStatus.OPENING:
         return replace(task, pause_once_open=False)
     _require(task, "resumed", TaskStatus.ACTIVE, TaskStatus.PAUSED)
@@ -91,14 +106,17 @@ def resume(task: Task) -> Task:
 
 
 def cancel(task: Task) -> Task:
-    """Ends the task without its remaining rounds; its checkpoints stay."""
+    """Ends the task without its remaining rounds. Its checkpoints remain."""
     if task.status is TaskStatus.COMPLETED:
         raise TransitionError(f"Task {task.name} can't be cancelled: it is completed")
     return replace(task, status=TaskStatus.CANCELLED, restore=None)
 
 
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:
-    """Rolls back to `checkpoint`. The broadcast is computed again from it; a paused task is paused again after that."""
+    """Rolls back to `checkpoint`, from which the broadcast is computed again.
+
+    A paused task is paused again after that.
+    """
     _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING)
     if not task.number:
         raise TransitionError(f"Task {task.name} can't be rolled back: it has not opened its first round yet")
@@ -106,6 +124,6 @@ def rollback(task: Task, checkpoint: Checkpoint) -> Task:
     return replace(task, status=TaskStatus.OPENING, restore=checkpoint, note="", pause_once_open=paused)
 
 
-def _require(task: Task, what: str, *allowed: TaskStatus) -> None:
+def _require(task: Task, action: str, *allowed: TaskStatus) -> None:
     if task.status not in allowed:
-        raise TransitionError(f"Task {task.name} can't be {what}: it is {task.status.value}")
+        raise TransitionError(f"Task {task.name} can't be {action}: it is {task.status.value}")

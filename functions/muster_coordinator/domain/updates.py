@@ -1,4 +1,4 @@
-"""What makes an update a valid one, judged on its bytes as they stream by: names, dtypes, shapes, size, finite values."""
+"""Validates updates as a stream of bytes: names, dtypes, shapes, size, ranges and finite values."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from muster.wire.tensors import (
     unpack,
 )
 
-# Bytes of an upload read at a time: a server copies what it has read further for each piece that is taken off it.
-CHUNK = 1 << 17
-# Bytes of a stored update looked at at a time: what a check makes on the way stays in the processor's cache.
-_LOOKED_AT = 1 << 18
+# Bytes of an upload that are read at a time. At each read a server copies the rest of its buffer.
+CHUNK_SIZE = 1 << 17
+# Bytes of a stored update that are checked at a time, so that temporary arrays fit into the cache.
+_CHECKED_SIZE = 1 << 18
 OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
-_MIN_HEADER_BOUND = 1 << 16  # bytes of a header that are parsed for any plan: a millisecond's work
+_MIN_HEADER_BOUND = 1 << 16  # bytes of a header that are parsed for any plan, in about a millisecond
 _HEADER = 1024  # bytes allowed for a header
-_HEADER_TENSOR = 256  # bytes allowed in it for each tensor, its name apart
+_HEADER_TENSOR = 256  # bytes allowed in a header for each tensor, besides its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,17 @@ class UpdateRules:
 
 
 def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
-    """The rules that `manifest` makes."""
+    """Returns the requirements of a plan on its updates.
+
+    Args:
+      manifest: The plan's manifest.
+      allow_non_finite: Whether the task accepts NaN and infinity.
+    """
     specs = {spec.path: spec for spec in manifest.update}
     ranges = {item.path: _range(item) for item in manifest.clear_sums}
     size = sum(_max_bytes(spec) for spec in manifest.update)
-    # A name occurs up to three times in a header, twice as nested JSON text, which takes up to seven bytes per letter.
+    # A name occurs up to three times in a header, twice as nested JSON text, which takes up to
+    # seven bytes per letter.
     header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in manifest.update)
     return UpdateRules(specs, ranges, size + header, allow_non_finite, max(header, _MIN_HEADER_BOUND))
 
@@ -78,7 +84,7 @@ def _max_bytes(spec: TensorSpec) -> int:
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:
-    """Raises `ProblemError` (`update_invalid`) for a header larger than updates of the plan need, before parsing it."""
+    """Raises `ProblemError` (`update_invalid`) for a header larger than the plan needs."""
     if size > rules.header_bytes:
         detail = f"The update's header has {size} bytes; one of this plan has at most {rules.header_bytes}"
         raise ProblemError(ProblemType.UPDATE_INVALID, detail)
@@ -88,15 +94,15 @@ def check_header(header: Header, rules: UpdateRules) -> None:
     """Checks names, dtypes and shapes.
 
     Raises:
-      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or unknown, up to
-        `MAX_FIELDS`.
+      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or
+        unknown, up to `MAX_FIELDS`.
     """
-    found = {entry.name: entry for entry in header.entries}
-    wrong = [name for name in found if name not in rules.specs]
-    wrong += [name for name, spec in rules.specs.items() if not _matches(found.get(name), spec)]
+    entries = {entry.name: entry for entry in header.entries}
+    wrong = [name for name in entries if name not in rules.specs]
+    wrong += [name for name, spec in rules.specs.items() if not _matches(entries.get(name), spec)]
     if wrong:
         fields = tuple(
-            FieldError(path=shortened(name), reason=shortened(_mismatch(found.get(name), rules.specs.get(name))))
+            FieldError(path=shortened(name), reason=shortened(_mismatch(entries.get(name), rules.specs.get(name))))
             for name in wrong[:MAX_FIELDS]
         )
         first = f"{fields[0].path} {fields[0].reason}"
@@ -122,7 +128,9 @@ def _mismatch(entry: Entry | None, spec: TensorSpec | None) -> str:
 def _fits(shape: tuple[int, ...], spec: tuple[int | None, ...] | None) -> bool:
     if spec is None:
         return True
-    return len(shape) == len(spec) and all(want is None or want == have for have, want in zip(shape, spec, strict=True))
+    return len(shape) == len(spec) and all(
+        size is None or size == actual for actual, size in zip(shape, spec, strict=True)
+    )
 
 
 def _text(shape: tuple[int | None, ...] | None) -> str:
@@ -130,31 +138,30 @@ def _text(shape: tuple[int | None, ...] | None) -> str:
 
 
 class UpdateReader:
-    """Checks whole stored updates of one plan.
+    """Reader and validator of stored updates of one plan.
 
-    Clients that run the same plan with the same library write the same header, byte for byte: it is read and checked once for all
-    updates in a row that have it.
+    Clients that run the same plan with the same library write the same header, byte for byte. So a
+    header that equals the last valid one is not parsed and checked again.
     """
 
     def __init__(self, rules: UpdateRules) -> None:
         self._rules = rules
-        self._start = b""  # the bytes up to the data's start, of an update that held to the rules
-        self._size = 0  # bytes of a file with that start
-        self._layout: list[_Placed] = []
+        self._start = b""  # the bytes before the tensors' data, of the last update with a valid header
+        self._size = 0  # bytes of that update
+        self._layout: list[_PlacedTensor] = []
 
     def read(self, data: memoryview) -> dict[str, Array]:
-        """An update's tensors, as views of `data` where the dtype allows it.
+        """Returns an update's tensors, as views of `data` where the dtype allows it.
 
         Raises:
-          ProblemError: what `validated` raises.
+          ProblemError: as for `validated`.
         """
         try:
             if not self._start or len(data) != self._size or data[: len(self._start)] != self._start:
                 self._learn(data)
-            found = {placed.entry.name: self._tensor(placed, data) for placed in self._layout}
+            return {placed.entry.name: self._tensor(placed, data) for placed in self._layout}
         except TensorsError as error:
             raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
-        return found
 
     def _learn(self, data: memoryview) -> None:
         rules = self._rules
@@ -162,23 +169,26 @@ class UpdateReader:
         header = read_file_header(data)
         check_header(header, rules)
         entries = {entry.name: entry for entry in header.entries}
-        self._layout = [_Placed.of(entries[name], header.data_start, rules) for name in rules.specs]
+        self._layout = [_PlacedTensor.of(entries[name], header.data_start, rules) for name in rules.specs]
         self._start, self._size = bytes(data[: header.data_start]), header.file_size
 
-    def _tensor(self, placed: _Placed, data: memoryview) -> Array:
+    def _tensor(self, placed: _PlacedTensor, data: memoryview) -> Array:
         entry = placed.entry
         if placed.checked:
             raw = data[placed.begin : placed.end]
-            for start in range(0, len(raw), _LOOKED_AT):
-                _check_values(entry, raw[start : start + _LOOKED_AT], self._rules)
+            for start in range(0, len(raw), _CHECKED_SIZE):
+                _check_values(entry, raw[start : start + _CHECKED_SIZE], self._rules)
         if entry.dtype is DType.STRING:
             return unpack(entry, data[placed.begin : placed.end])
         return np.ndarray(entry.shape, placed.dtype, data, placed.begin)
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
-    """A tensor in a file: `begin` and `end` in bytes from the file's start; `checked`: its values are looked at."""
+class _PlacedTensor:
+    """Position of a tensor in a file: `begin` and `end` are offsets in bytes from the file's start.
+
+    `checked` is true if its values must be checked.
+    """
 
     entry: Entry
     dtype: np.dtype[Any]
@@ -187,28 +197,30 @@ class _Placed:
     checked: bool
 
     @classmethod
-    def of(cls, entry: Entry, start: int, rules: UpdateRules) -> _Placed:
+    def of(cls, entry: Entry, start: int, rules: UpdateRules) -> _PlacedTensor:
         finite = entry.dtype.is_floating and not rules.allow_non_finite
         checked = finite or entry.dtype is DType.BOOL or entry.name in rules.ranges
         return cls(entry, entry.dtype.numpy, start + entry.begin, start + entry.end, checked)
 
 
 def finite_sum_implies_finite_updates(manifest: PlanManifest) -> bool:
-    """Whether `all_finite` of an accumulator says that every update in it is finite.
+    """Returns True if checking the final sum for NaN/inf is enough to validate every update.
 
-    So it is where every floating-point tensor of an update enters a proven sum: whatever is added to NaN is NaN, and to an infinity, an
-    infinity or NaN. A maximum passes over minus infinity, and a graph may do anything.
+    That holds if every floating-point tensor of an update enters a proven sum: NaN plus any value
+    is NaN, and an infinity plus any value is an infinity or NaN. It does not hold for a maximum,
+    which hides minus infinity, nor for a graph.
     """
     summed = {rule.update for rule in manifest.folds if rule.kind is FoldKind.SUM}
     return all(spec.path in summed for spec in manifest.update if spec.dtype.is_floating)
 
 
 def all_finite(tensors: Mapping[str, Array]) -> bool:
-    """Whether there is neither NaN nor infinity in the floating-point tensors, complex ones included; they are contiguous."""
+    """Returns whether contiguous tensors hold neither NaN nor infinity, complex ones included."""
     for array in tensors.values():
         if array.dtype != np.dtype(object) and (dtype := DType.of(array)).is_floating:
             raw = array.reshape(-1).view(np.uint8).data
-            if not all(_all_finite(dtype, raw[start : start + _LOOKED_AT]) for start in range(0, len(raw), _LOOKED_AT)):
+            starts = range(0, len(raw), _CHECKED_SIZE)
+            if not all(_all_finite(dtype, raw[start : start + _CHECKED_SIZE]) for start in starts):
                 return False
     return True
 
@@ -216,8 +228,8 @@ def all_finite(tensors: Mapping[str, Array]) -> bool:
 def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int | None) -> Iterator[bytes]:
     """Yields an upload in chunks, each validated first, in memory of one chunk, for strings too.
 
-    Strings are validated by their lengths, which arrive before the contents. No part of an update may be used before
-    all of it has passed.
+    Strings are validated by their lengths, which arrive before the contents. No chunk of an update
+    may be used before all of them have passed.
 
     Args:
       read: Reads up to the given number of bytes of the body; b"" at its end.
@@ -253,7 +265,7 @@ def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int |
         yield from _validated_tensor(reader, entry, rules)
     if read(1):
         raise ProblemError(
-            ProblemType.UPDATE_INVALID, f"The body goes on after the {header.file_size} bytes of the update"
+            ProblemType.UPDATE_INVALID, f"The body continues after the {header.file_size} bytes of the update"
         )
 
 
@@ -262,7 +274,7 @@ def _validated_tensor(reader: _Reader, entry: Entry, rules: UpdateRules) -> Iter
     try:
         lengths = StringLengths(entry) if entry.dtype is DType.STRING else None
         while left:
-            piece = reader.exactly(min(left, CHUNK))
+            piece = reader.exactly(min(left, CHUNK_SIZE))
             if lengths is not None:
                 lengths.feed(piece)
             _check_values(entry, memoryview(piece), rules)
@@ -279,20 +291,20 @@ def decoded_update(
 
     Args:
       read: Reads up to the given number of bytes of the encoded body; b"" at its end.
-      rules: The update's requirements. They bound the encoded body too, so that a long body with little content is
-        refused.
+      rules: The update's requirements. They bound the encoded body too, so that a long body with
+        little content is refused.
       encoding: One of `muster.wire.encodings.available`.
       length: The encoded body's declared length in bytes; None if undeclared.
 
     Raises:
-      ProblemError: `too_large`, here or while reading; while reading, `update_invalid` if it is not `encoding` or has
-        trailing bytes, and `update_truncated` if it ends early.
+      ProblemError: `too_large`, here or while reading; while reading, `update_invalid` if it is not
+        `encoding` or has trailing bytes, and `update_truncated` if it ends early.
     """
     most = rules.max_bytes
     if length is not None and length > most:
         raise ProblemError(
             ProblemType.TOO_LARGE,
-            f"The encoded update has {length} bytes; one of this plan has at most {most} as it is",
+            f"The encoded update has {length} bytes; one of this plan has at most {most} unencoded",
         )
     left = most
 
@@ -303,7 +315,7 @@ def decoded_update(
         if left < 0:
             raise ProblemError(
                 ProblemType.TOO_LARGE,
-                f"The encoded update goes on after {most} bytes, the most that one of this plan has",
+                f"The encoded update continues after {most} bytes, the most that one of this plan has",
             )
         return piece
 
@@ -322,7 +334,7 @@ def decoded_update(
 
 
 class _Reader:
-    """Reads exact amounts from a body that comes as it comes."""
+    """Reader of exact numbers of bytes from a body that arrives in pieces of any size."""
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
         self._read = read
@@ -332,13 +344,13 @@ class _Reader:
         if len(piece) == size:
             return piece
         pieces = [piece]
-        have = len(piece)
-        while have < size:
-            piece = self._read(size - have)
+        received = len(piece)
+        while received < size:
+            piece = self._read(size - received)
             if not piece:
                 raise ProblemError(ProblemType.UPDATE_TRUNCATED, "The body ended before the update did; send it again")
             pieces.append(piece)
-            have += len(piece)
+            received += len(piece)
         return b"".join(pieces)
 
 

@@ -1,1 +1,1 @@
-"""Repositories and caches: how tasks, rounds, ledgers, plans and counters are read from the ports and written to them."""
+"""Repositories and caches of tasks, rounds, ledgers, plans and counters, over the ports."""

@@ -1,6 +1,7 @@
-"""Encoded copies of what clients download: made once, where they are worth it, beside the blob that they are of.
+"""Encoded copies of what clients download, made once and stored beside the original blob.
 
-A copy is there before anybody learns of its blob, and neither ever changes. So an instance that has found none need not look again.
+A copy is stored before any client learns the name of its blob, and neither ever changes. So a copy
+that is missing beside an existing blob stays missing, and its absence may be cached for ever.
 """
 
 from __future__ import annotations
@@ -10,16 +11,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from muster.wire import encodings
+from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.domain.names import variant_name
 from muster_coordinator.ports import BlobNotFoundError, Blobs
 
-_KEPT = 1024  # names that an instance remembers
+MAX_CACHED_ABSENCES = 1024  # names
 
 
 @dataclass(frozen=True)
 class EncodedCopy:
-    """A blob's bytes in an encoding; None: as they are."""
+    """A blob's bytes in a content encoding, or unencoded if `encoding` is None."""
 
     data: memoryview
     encoding: str | None = None
@@ -27,38 +29,53 @@ class EncodedCopy:
 
 @dataclass(frozen=True)
 class EncodedCopies:
-    """The encoded copies in a blob store, which requests share. `keep_last`: see `SingleFlightReader`."""
+    """The encoded copies in a blob store, with reads that concurrent requests share.
+
+    Attributes:
+      blobs: The store.
+      keep_last: See `SingleFlightReader`.
+    """
 
     blobs: Blobs
     keep_last: bool = False
-    _absent: dict[str, None] = field(default_factory=dict)
+    _absent: Cache[str, bool] = field(default_factory=lambda: Cache(max_entries=MAX_CACHED_ABSENCES))
 
     @cached_property
-    def _shared(self) -> SingleFlightReader:
+    def _reader(self) -> SingleFlightReader:
         return SingleFlightReader(self.blobs, keep_last=self.keep_last)
 
     def make(self, name: str, data: bytes | memoryview) -> None:
-        """Stores the copies of the blob `name`, which has the bytes `data`. Safe to repeat: the first copy stands."""
+        """Stores the encoded copies of the blob `name`, in each encoding that saves bytes.
+
+        A repeat changes nothing: the first copy stays.
+
+        Args:
+          name: The blob's name.
+          data: The blob's bytes.
+        """
         for encoding in encodings.available():
-            found = encodings.compressed([data], [encoding])
-            if found is not None:
-                self.blobs.create(variant_name(name, encoding), [found[1]])
+            result = encodings.compressed([data], [encoding])
+            if result is not None:
+                self.blobs.create(variant_name(name, encoding), [result[1]])
 
     def read(self, name: str, accepted: Iterable[str] = ()) -> EncodedCopy:
-        """The blob in the first of `accepted` that there is, or as it is. Raises `BlobNotFoundError`."""
+        """Returns the blob in the first of the `accepted` encodings that is stored, or unencoded.
+
+        Raises:
+          BlobNotFoundError: the blob does not exist.
+        """
         missing = []
         for encoding in accepted:
             copy = variant_name(name, encoding)
             if copy in self._absent:
                 continue
             try:
-                return EncodedCopy(self._shared.read(copy), encoding)
+                return EncodedCopy(self._reader.read(copy), encoding)
             except BlobNotFoundError:
                 missing.append(copy)
-        data = self._shared.read(name)
-        # Only now that the blob is known to be there: before that its copies may be yet to come.
+        data = self._reader.read(name)
+        # Absences count only once the blob is known to exist: before, its copies may still be
+        # written.
         for copy in missing:
-            if len(self._absent) >= _KEPT:
-                self._absent.pop(next(iter(self._absent)), None)
-            self._absent[copy] = None
+            self._absent.put(copy, True)
         return EncodedCopy(data)

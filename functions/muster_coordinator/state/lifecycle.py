@@ -1,4 +1,4 @@
-"""What follows an ended round: the next one, the next attempt, or the task's end."""
+"""Continues a task after a round has ended: by the next round or attempt, or by the task's end."""
 
 from __future__ import annotations
 
@@ -22,23 +22,36 @@ from muster_coordinator.domain.rounds import (
 from muster_coordinator.domain.tasks import Task, at_round, completed
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform, Versioned
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_cache import tally_assignments
 
 
 def advance(platform: Platform, task_name: str, *, plans: PlanRepository) -> None:
-    """Opens the round that follows the task's current one, if that has ended. Safe to repeat, by several at once."""
-    found = platform.task(task_name)
-    if found.value.current is None:
+    """Opens the round that follows the task's current one, if that has ended.
+
+    Idempotent, and safe to call concurrently.
+    """
+    record = platform.task(task_name)
+    if record.value.current is None:
         return
-    round_ = platform.round(found.value.current)
+    round_ = platform.round(record.value.current)
     if round_ is not None and isinstance(round_.value, Ended):
-        follow(platform, found, round_.value, plans=plans)
+        follow(platform, record, round_.value, plans=plans)
 
 
-def follow(platform: Platform, found: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
-    """Opens the round that follows `ended`, the current one of the task as it was `found`. Safe to repeat, by several at once."""
-    task = found.value
+def follow(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
+    """Opens the round that follows `ended`, or completes the task after its last round.
+
+    Idempotent, and safe to call concurrently.
+
+    Args:
+      platform: The ports.
+      record: The task, as the caller has just read it.
+      ended: The task's current round.
+      plans: The plans.
+    """
+    task = record.value
     if task.status is not TaskStatus.ACTIVE:
         return
     checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
@@ -46,7 +59,7 @@ def follow(platform: Platform, found: Versioned[Task], ended: Ended, *, plans: P
     following = next_round(ended, policy, now=platform.clock.now())
     if following is None:
         after = platform.change_task(
-            task.name, lambda now: completed(now, checkpoint) if now == task else now, found=found
+            task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
         )
         if after.ended:
             leave_population(platform, task)
@@ -54,24 +67,25 @@ def follow(platform: Platform, found: Versioned[Task], ended: Ended, *, plans: P
         return
     opened = platform.rounds.ensure(names.round_path(following.key), following).value
 
-    def move(now: Task) -> Task:
-        # Paused or rolled back meanwhile: the round stays as it is, and whoever resumes or opens takes it from there.
-        return at_round(now, following.key, checkpoint) if now.status is TaskStatus.ACTIVE else now
+    def move(latest: Task) -> Task:
+        # If the task was paused or rolled back meanwhile, resuming or opening it continues from
+        # this round.
+        return at_round(latest, following.key, checkpoint) if latest.status is TaskStatus.ACTIVE else latest
 
-    platform.change_task(task.name, move, found=found)
+    platform.change_task(task.name, move, current=record)
     schedule_close(platform, opened)
-    # Last, since nobody waits for it; should it be lost, the tick sweeps.
+    # Last, since no client waits for it. If this call is lost, the tick sweeps.
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
 
 
 def schedule_close(platform: Platform, round_: Round) -> None:
-    """Has the round judged at its deadline."""
+    """Enqueues the check that closes or abandons the round at its deadline."""
     delay = max(0.0, round_.terms.deadline - platform.clock.now())
     platform.enqueue(queued_work.close(round_.key), round_.key, hint="deadline", delay=delay)
 
 
 def join_population(platform: Platform, task: Task) -> None:
-    """Puts a task where check-ins look. A repeat changes nothing."""
+    """Adds a task to the population that check-ins read. Idempotent."""
     member = names.member_path(task.spec.population, task.name)
     if platform.documents.get(member) is None:
         with suppress(AlreadyExistsError):
@@ -79,20 +93,20 @@ def join_population(platform: Platform, task: Task) -> None:
 
 
 def leave_population(platform: Platform, task: Task) -> None:
-    """Takes an ended task out of what check-ins look at."""
+    """Removes an ended task from the population that check-ins read. Idempotent."""
     platform.documents.delete(names.member_path(task.spec.population, task.name))
 
 
 def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
-    """Abandons the task's open round, if it has one. A round that has ended stays as it ended."""
+    """Abandons the task's open round, if it has one. A round that has ended stays unchanged."""
     if task.current is None:
         return
-    while (found := platform.round(task.current)) is not None and isinstance(found.value, Collecting | Aggregating):
+    while (record := platform.round(task.current)) is not None and isinstance(record.value, Collecting | Aggregating):
         abandoned: Abandoned = abandon(
-            found.value, reason=reason, tally=tally_assignments(platform, found.value), now=platform.clock.now()
+            record.value, reason=reason, tally=tally_assignments(platform, record.value), now=platform.clock.now()
         )
         try:
-            platform.rounds.replace(found, abandoned)
+            platform.rounds.replace(record, abandoned)
         except ConflictError:
             continue
         events.round_abandoned(abandoned, below_minimum=False)
@@ -100,10 +114,10 @@ def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
 
 
 def next_key(platform: Platform, task: Task) -> names.RoundKey:
-    """The key under which an opening task goes on: a number that is committed is never used again."""
+    """Returns the key of an opening task's next round: no committed number is used again."""
     if task.current is None:
         return names.RoundKey(task.name, 1, 0)
-    found = platform.round(task.current)
-    if found is not None and isinstance(found.value, Committed):
+    record = platform.round(task.current)
+    if record is not None and isinstance(record.value, Committed):
         return names.RoundKey(task.name, task.number + 1, 0)
     return replace(task.current, epoch=task.epoch + 1)

@@ -1,4 +1,4 @@
-"""Pauses a task that can't continue, with the reason, so that its work is not retried before an operator resumes it."""
+"""Pauses a task that can't continue, so that nothing is retried before an operator resumes it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.tasks import Task
-from muster_coordinator.plan_runner import FINAL
-from muster_coordinator.state.records import Platform
+from muster_coordinator.plan_runner import FINAL_PROBLEMS
+from muster_coordinator.state.platform import Platform
 
 LOG = logging.getLogger(__name__)
-_MAX_NOTE = 1000  # characters: a note is read with the task at every check-in
+_MAX_NOTE = 1000  # characters; a note is read with the task at every check-in
 
 
 @contextmanager
 def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[Task], bool]) -> Iterator[None]:
-    """Pauses the task if the body fails with a problem that a retry can't fix; any other error passes through.
+    """Pauses the task, with a note, if the body fails with a problem that a retry can't fix.
+
+    Any other error passes through.
 
     Args:
       platform: The ports.
       task: The task's name.
       what: The failed action, as the start of the note.
-      concerns: Returns whether the current task is still at the failed action: an operator may have rolled it back.
+      concerns: Returns whether the current task is still at the failed action: an operator may have
+        rolled it back.
     """
     note = ""
     try:
         yield
     except ProblemError as problem:
-        if problem.type not in FINAL:
+        if problem.type not in FINAL_PROBLEMS:
             raise
         note = f"{what}: {problem.detail}"[:_MAX_NOTE]
     if note:
@@ -40,15 +43,17 @@ def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[
 
 
 def _stop(platform: Platform, task: str, note: str, *, concerns: Callable[[Task], bool]) -> None:
-    def stop(now: Task) -> Task:
-        return replace(now, status=TaskStatus.PAUSED, note=note) if not now.ended and concerns(now) else now
+    def stop(latest: Task) -> Task:
+        if latest.ended or not concerns(latest):
+            return latest
+        return replace(latest, status=TaskStatus.PAUSED, note=note)
 
     if platform.change_task(task, stop).note == note:
         LOG.error("task %s is paused: %s", task, note)
 
 
 def at_round(key: RoundKey) -> Callable[[Task], bool]:
-    """Returns a predicate: whether a task is at the round and has not been rolled back since."""
+    """Returns a predicate that is true if a task is at the round and was not rolled back since."""
     return lambda task: task.current == key and task.status is not TaskStatus.OPENING
 
 

@@ -1,4 +1,4 @@
-"""Plans as the coordinator keeps them: whole for the committer, and a device's copy that the client API serves."""
+"""Repository of plans: full plans for the committer, and clients' copies for the client API."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from muster_coordinator.domain.updates import UpdateRules, rules_for
 from muster_coordinator.ports import BlobNotFoundError, Blobs
 from muster_coordinator.state.encoded_copies import EncodedCopies, EncodedCopy
 
-_MAX_MANIFESTS = 32  # that an instance caches
-_MAX_WHOLE = 4  # whole plans that an instance caches, each with a model or two in it
+MAX_CACHED_MANIFESTS = 32
+MAX_CACHED_PLANS = 4  # full plans, which hold a model or two each
 
 
 @dataclass(frozen=True, slots=True)
 class _ClientCopy:
-    """Contents of a device's copy of a plan, and their bytes."""
+    """Manifest of a client's copy, and the copy's size in bytes."""
 
     manifest: PlanManifest
     size: int
@@ -31,30 +31,41 @@ class _ClientCopy:
 
 @dataclass(frozen=True)
 class PlanRepository:
-    """The plans in a blob store. Being named by their hash they never change, so each is read once per instance.
+    """The plans in a blob store.
 
-    `trusted`: the signers of whom one must have signed a plan, both to be taken and to be run; empty: any plan is.
+    They are named by their hash and immutable, so an instance reads each once.
+
+    Attributes:
+      blobs: The store.
+      trusted: Public keys of the trusted signers. One of them must have signed a plan, both for the
+        plan to be stored and for it to be run. If empty, any plan is accepted.
     """
 
     blobs: Blobs
     trusted: frozenset[str] = frozenset()
-    _copies: Cache[str, _ClientCopy] = field(default_factory=lambda: Cache(_MAX_MANIFESTS))
-    _full: Cache[str, Plan] = field(default_factory=lambda: Cache(_MAX_WHOLE))
-    _rules: Cache[tuple[str, bool], UpdateRules] = field(default_factory=lambda: Cache(_MAX_MANIFESTS))
+    _copies: Cache[str, _ClientCopy] = field(default_factory=lambda: Cache(max_entries=MAX_CACHED_MANIFESTS))
+    _full: Cache[str, Plan] = field(default_factory=lambda: Cache(max_entries=MAX_CACHED_PLANS))
+    _rules: Cache[tuple[str, bool], UpdateRules] = field(
+        default_factory=lambda: Cache(max_entries=MAX_CACHED_MANIFESTS)
+    )
 
     @cached_property
-    def _variants(self) -> EncodedCopies:
+    def _encoded(self) -> EncodedCopies:
         return EncodedCopies(self.blobs)
 
     def put(self, sha256: str, data: bytes) -> bool:
         """Checks and stores a plan. A repeat may add signatures, and changes nothing else.
 
+        Args:
+          sha256: The plan's address.
+          data: The plan file.
+
         Returns:
           Whether the plan is new.
 
         Raises:
-          ProblemError: `plan_invalid`: it is not a plan, not complete, not signed by a trusted signer, or its graphs
-            hold forbidden operations.
+          ProblemError: `plan_invalid`: it is not a plan, not complete, not signed by a trusted
+            signer, or its graphs hold forbidden operations.
         """
         plan = Plan.decode(data, expected=sha256)
         plan.check_signed(self.trusted)
@@ -63,14 +74,15 @@ class PlanRepository:
         self._create_for_client(plan_name(sha256, for_client=True), plan.for_client())
         stored = self.blobs.create(plan_name(sha256, for_client=False), [data])
         if not stored.created and not stored.same:
-            self._renew(plan)
+            self._replace(plan)
         return stored.created
 
-    def _renew(self, plan: Plan) -> None:
-        """Adds signatures to a plan that is here already, and mends a file that is not its plan's.
+    def _replace(self, plan: Plan) -> None:
+        """Adds a plan's signatures to the stored copies, and replaces a damaged copy.
 
-        For the moment between the two steps there is no such blob; whoever runs into that tries again, as after any outage,
-        and a repeat of the upload heals a death in between. The plan's address stays the same throughout.
+        Between delete and create a copy is missing for a moment. A client that reads it then
+        retries, as after any outage, and a repeat of the upload recovers from a crash in between.
+        The plan's address stays the same.
         """
         for for_client in (True, False):
             name = plan_name(plan.sha256, for_client=for_client)
@@ -87,9 +99,9 @@ class PlanRepository:
                     self.blobs.create(name, [wanted.encode()])
 
     def _create_for_client(self, name: str, plan: Plan) -> None:
-        """Stores a device's copy, its encoded copies first: whoever finds it finds them."""
+        """Stores a client's copy, after its encoded copies: see `encoded_copies`."""
         data = plan.encode()
-        self._variants.make(name, data)
+        self._encoded.make(name, data)
         self.blobs.create(name, [data])
 
     def _stored(self, sha256: str, *, for_client: bool) -> Plan | None:
@@ -99,48 +111,57 @@ class PlanRepository:
             return None
 
     def has(self, sha256: str) -> bool:
-        """Whether the plan is here, whole."""
+        """Returns whether the full plan is stored."""
         return self.blobs.stat(plan_name(sha256, for_client=False)) is not None
 
     def for_client(self, sha256: str, *, accepted: Iterable[str] = ()) -> EncodedCopy:
-        """A device's copy, in the first of the `accepted` encodings that there is. Raises `ProblemError` (`not_found`)."""
+        """Returns the client's copy in the first of the `accepted` encodings, or unencoded.
+
+        Raises:
+          ProblemError: `not_found`.
+        """
         try:
-            return self._variants.read(plan_name(sha256, for_client=True), accepted)
+            return self._encoded.read(plan_name(sha256, for_client=True), accepted)
         except BlobNotFoundError:
             raise _missing(sha256) from None
 
     def client_size(self, sha256: str) -> int:
-        """Bytes of a device's copy. Raises `ProblemError` (`not_found`)."""
-        return self._copies.get(sha256, lambda: self._copy(sha256)).size
+        """Returns the size of the unencoded client's copy in bytes.
+
+        Raises `ProblemError` (`not_found`).
+        """
+        return self._copies.get_or_load(sha256, lambda: self._load_copy(sha256)).size
 
     def manifest(self, sha256: str) -> PlanManifest:
         """Returns the plan's manifest.
 
         Raises:
-          ProblemError: `not_found`; `plan_invalid`, if this version refuses a plan that an earlier one accepted.
+          ProblemError: `not_found`; `plan_invalid`, if this version refuses a plan that an earlier
+            one accepted.
         """
-        return self._copies.get(sha256, lambda: self._copy(sha256)).manifest
+        return self._copies.get_or_load(sha256, lambda: self._load_copy(sha256)).manifest
 
-    def _copy(self, sha256: str) -> _ClientCopy:
+    def _load_copy(self, sha256: str) -> _ClientCopy:
         data = bytes(self.for_client(sha256).data)
         return _ClientCopy(Plan.decode(data, expected=sha256).manifest, len(data))
 
     def full(self, sha256: str) -> Plan:
-        """The whole plan, to be run.
+        """Returns the full plan, to be run.
 
         Raises:
-          ProblemError: `not_found`; `plan_invalid`, if what the store holds is another plan or not signed by anybody trusted.
+          ProblemError: `not_found`; `plan_invalid`, if the stored file is another plan or is not
+            signed by a trusted signer.
         """
-        return self._full.get(sha256, lambda: self._whole(sha256))
+        return self._full.get_or_load(sha256, lambda: self._load_full(sha256))
 
-    def _whole(self, sha256: str) -> Plan:
+    def _load_full(self, sha256: str) -> Plan:
         plan = Plan.decode(bytes(self._read(sha256, for_client=False)), expected=sha256)
         plan.check_signed(self.trusted)
         return plan
 
     def rules(self, sha256: str, *, allow_non_finite: bool) -> UpdateRules:
         """Returns the requirements on an update of the plan. Raises the errors of `manifest`."""
-        return self._rules.get(
+        return self._rules.get_or_load(
             (sha256, allow_non_finite), lambda: rules_for(self.manifest(sha256), allow_non_finite=allow_non_finite)
         )
 

@@ -1,9 +1,10 @@
-"""Stores the ledger in the blob store: manifests, the closing and the listed updates. Every write is create-only.
+"""Stores a round's ledger as blobs: its manifests and its closing. Every write is create-only.
 
-Blobs are immutable, so a `Ledger` reads each manifest once.
+Blobs are immutable, so a `RoundLedger` reads each manifest once.
 
-A manifest that continues another one, and a closing with superseded parts, are stored in a form that versions before
-0.2 can't parse: such a version would count both partials. It fails instead, and the queue redelivers the work.
+A manifest that continues another one, and a closing with superseded parts, are stored in a form
+that versions before 0.2 can't parse: such a version would count both partials. It fails instead,
+and the queue redelivers the work.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger, successor
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, Round, Tally
 from muster_coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.parallel import map_concurrently
+from muster_coordinator.state.platform import Platform
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The closing as it is stored, with what the counters said of the round's assignments when it closed."""
+    """A round's closing, with the tally of its assignments at that time."""
 
     closing: Closing
     tally: Tally
@@ -111,7 +112,12 @@ _FROZEN: TypeAdapter[_StoredFrozen] = TypeAdapter(_StoredFrozen)
 
 @dataclass(frozen=True)
 class RoundLedger:
-    """One round's ledger. For one thread, and those that it starts itself, a shard each."""
+    """Ledger of one round. For one thread, and threads that it starts for one shard each.
+
+    Attributes:
+      platform: The ports.
+      key: The round.
+    """
 
     platform: Platform
     key: RoundKey
@@ -119,56 +125,66 @@ class RoundLedger:
     _left: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def listed(self, shard: int) -> dict[str, float]:
-        """Lists a shard's stored updates with creation times. Skips empty blobs, which are returned assignments."""
-        found = self._blobs.list(names.updates_prefix(self.key, shard))
-        return {blob.name: blob.created for blob in found if blob.size}
+        """Returns a shard's stored updates with their creation times in POSIX seconds.
+
+        Empty blobs mark returned assignments and are omitted.
+        """
+        blobs = self._blobs.list(names.updates_prefix(self.key, shard))
+        return {blob.name: blob.created for blob in blobs if blob.size}
 
     def manifests(self, shard: int) -> tuple[Manifest, ...]:
-        """The shard's manifests so far, the seal included."""
+        """Returns the shard's manifests so far, including the seal."""
         known = self._known.setdefault(shard, [])
         while not (known and known[-1].sealed):
-            found = self._read(_MANIFEST, names.manifest_name(self.key, shard, len(known)))
-            if found is None:
+            stored = self._read(_MANIFEST, names.manifest_name(self.key, shard, len(known)))
+            if stored is None:
                 break
-            known.append(found.manifest())
+            known.append(stored.manifest())
         return tuple(known)
 
     def contents(self, shard: int) -> ShardContents:
-        """What the shard holds."""
-        # Listed first: an update that is folded and deleted after its manifest was looked for would be in neither.
+        """Returns a snapshot of the shard's manifests and stored updates."""
+        # Updates are listed first. Otherwise an update that is folded and deleted in between would
+        # be in neither.
         created = self.listed(shard)
         return ShardContents(self.manifests(shard), frozenset(created), created)
 
     def all_contents(self, shards: Iterable[int]) -> list[ShardContents]:
-        """What each of `shards` holds."""
+        """Returns a snapshot of each of `shards`."""
         return map_concurrently(self.platform, self.contents, shards)
 
     def freeze_chunk(self, shard: int, *, chunk: int, limit: AgeLimit | None = None) -> tuple[int, Manifest] | None:
-        """Creates the shard's next manifest: of `chunk` updates, or of fewer if one is older than `limit`.
+        """Creates the shard's next manifest: of `chunk` updates, or fewer if one exceeds `limit`.
 
         Returns:
-          The manifest's index in its shard, and the manifest. None if there is nothing to freeze, or the shard is
-          sealed.
+          The manifest's index in its shard, and the manifest. None if there is nothing to freeze,
+          or the shard is sealed.
         """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
             created = self.listed(shard)
-            held = ShardContents(manifests, frozenset(created), created)
-            made = held.next(chunk=chunk, limit=limit)
-            if made is None:
-                self._left[shard] = {name: created[name] for name in held.pending}
+            contents = ShardContents(manifests, frozenset(created), created)
+            manifest = contents.next(chunk=chunk, limit=limit)
+            if manifest is None:
+                self._left[shard] = {name: created[name] for name in contents.pending}
                 return None
-            if self._append(shard, made):
-                return len(manifests), made
+            if self._append(shard, manifest):
+                return len(manifests), manifest
             manifests = self.manifests(shard)
         return None
 
     def left(self, shard: int) -> Mapping[str, float]:
-        """Returns the updates, with creation times, that were in no manifest when `freeze_chunk` last returned None."""
+        """Returns the updates that were in no manifest when `freeze_chunk` last returned None.
+
+        They are returned with their creation times in POSIX seconds.
+        """
         return self._left.get(shard, {})
 
     def seal(self, shard: int) -> tuple[Manifest, ...]:
-        """Ends the shard's manifests, so that nobody makes one after. Returns them, without the seal."""
+        """Seals the shard, so that no later manifest can be created.
+
+        Returns its manifests without the seal.
+        """
         manifests = self._so_far(shard)
         while not (manifests and manifests[-1].sealed):
             self._append(shard, Manifest((), sealed=True))
@@ -176,30 +192,36 @@ class RoundLedger:
         return manifests[:-1]
 
     def frozen(self) -> Frozen | None:
-        """The closing, if the round has one."""
-        found = self._read(_FROZEN, names.closing_name(self.key))
-        return None if found is None else Frozen(found.closing.closing(), found.tally)
+        """Returns the round's closing, or None."""
+        stored = self._read(_FROZEN, names.closing_name(self.key))
+        return None if stored is None else Frozen(stored.closing.closing(), stored.tally)
 
     def freeze(self, round_: Aggregating, tally: Tally, *, just_closed: bool = False) -> Frozen:
-        """Makes the round's closing, or reads the one that was made first. None is looked for if the caller has `just_closed` it."""
-        found = None if just_closed else self.frozen()
-        if found is not None:
-            return found
+        """Creates the round's closing, or returns the existing one.
+
+        Args:
+          round_: The round.
+          tally: The tally of its assignments.
+          just_closed: Skips the read of an existing closing, for the caller that closed the round.
+        """
+        existing = None if just_closed else self.frozen()
+        if existing is not None:
+            return existing
         shards = shards_of(round_)
         manifests = map_concurrently(self.platform, self.seal, shards)
-        # Listed once all are sealed: what was stored by then is counted.
+        # Updates are listed once all shards are sealed: those that are stored by then are counted.
         listed = chain.from_iterable(map_concurrently(self.platform, self.listed, shards))
-        made = Frozen(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
-        stored = _StoredFrozen(_StoredClosing.of(made.closing), tally)
+        frozen = Frozen(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
+        stored = _StoredFrozen(_StoredClosing.of(frozen.closing), tally)
         if self._create(_FROZEN, names.closing_name(self.key), stored):
-            return made
-        found = self.frozen()
-        if found is None:
-            raise StoreError(f"The closing of {self.key} is there and can't be read")
-        return found
+            return frozen
+        existing = self.frozen()
+        if existing is None:
+            raise StoreError(f"The closing of {self.key} exists and can't be read")
+        return existing
 
     def part(self, part: str, frozen: Frozen | None = None) -> PartContents | None:
-        """Returns the inputs of the fold of `part`; None if it has no manifest (yet)."""
+        """Returns the inputs of the fold of `part`, or None if it has no manifest (yet)."""
         kind, _, index = part.partition("-")
         if kind == "rest":
             if frozen is None or int(index) >= len(frozen.closing.rest):
@@ -212,24 +234,25 @@ class RoundLedger:
         return PartContents(manifest.updates, onto)
 
     def updates_of(self, part: str, frozen: Frozen | None) -> tuple[str, ...] | None:
-        """Returns the updates that fold into `part`, in order; None if it has no manifest (yet)."""
-        found = self.part(part, frozen)
-        return None if found is None else found.updates
+        """Returns the updates that fold into `part`, in order. None without a manifest (yet)."""
+        contents = self.part(part, frozen)
+        return None if contents is None else contents.updates
 
     def has_partial(self, part: str) -> bool:
         """Returns whether the part has a partial now."""
         return self._blobs.stat(names.partial_name(self.key, part)) is not None
 
     def is_durable(self, part: str, *, known: bool = False) -> bool:
-        """Returns whether the part has been folded: into its own partial, or into one that superseded it.
+        """Returns whether the part is folded: into its partial, or one that superseded it.
 
-        A partial is deleted only once the one that continues it exists, and a manifest exists before its partial. So if
-        a partial is missing and no later manifest continues it, it was never made.
+        A partial is deleted only once the one that continues it exists, and a manifest exists
+        before its partial. So if a partial is missing and no later manifest continues it, it was
+        never made.
 
         Args:
           part: The part.
-          known: Checks only the manifests that this ledger has read. May miss that another process has superseded the
-            part.
+          known: Checks only the manifests that this ledger has read. May miss that another process
+            has superseded the part.
         """
         while not self.has_partial(part):
             kind, _, index = part.partition("-")
@@ -243,7 +266,7 @@ class RoundLedger:
         return True
 
     def missing(self, parts: Collection[str]) -> list[str]:
-        """Those of `parts` that are not folded yet, by one listing."""
+        """Returns those of `parts` that are not folded yet, by one listing."""
         prefix = names.partials_prefix(self.key)
         stored = {blob.name.removeprefix(prefix) for blob in self._blobs.list(prefix)}
         return [part for part in parts if part not in stored]
@@ -252,19 +275,19 @@ class RoundLedger:
         known = self._known.get(shard, [])
         if index < len(known):
             return known[index]
-        found = self._read(_MANIFEST, names.manifest_name(self.key, shard, index))
-        return None if found is None else found.manifest()
+        stored = self._read(_MANIFEST, names.manifest_name(self.key, shard, index))
+        return None if stored is None else stored.manifest()
 
     @property
     def _blobs(self) -> Blobs:
         return self.platform.blobs
 
     def _so_far(self, shard: int) -> tuple[Manifest, ...]:
-        """The shard's manifests that are known; a look if none was had yet."""
+        """Returns the shard's manifests as last read, and reads them the first time."""
         return tuple(self._known[shard]) if shard in self._known else self.manifests(shard)
 
     def _append(self, shard: int, manifest: Manifest) -> bool:
-        """Makes the shard's next manifest behind all that are known; False if somebody else has made it."""
+        """Creates the shard's next manifest. Returns False if another process has created it."""
         known = self._known.setdefault(shard, [])
         name = names.manifest_name(self.key, shard, len(known))
         created = self._create(_MANIFEST, name, _StoredManifest.of(manifest))
@@ -285,12 +308,12 @@ class RoundLedger:
 
 
 def stored_contributions(blobs: Blobs) -> Iterator[tuple[RoundKey, BlobInfo]]:
-    """Every stored update and partial of every round, with its round."""
+    """Yields each stored update and partial of each round, with its round."""
     for prefix in (names.UPDATES, names.PARTIALS):
         for blob in blobs.list(prefix):
             yield names.round_of(blob.name), blob
 
 
 def shards_of(round_: Round) -> range:
-    """The round's shards."""
+    """Returns the numbers of the round's shards."""
     return range(round_.terms.shards)

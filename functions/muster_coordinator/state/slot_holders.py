@@ -1,8 +1,8 @@
 """Records the slot that a client holds in a round, so that a repeated check-in gets the same slot.
 
-There is one create-only document for each client and round, under the pseudonym; the sweep deletes it with the round. A
-slot is taken before it is recorded: a crash between the two costs a slot until its assignment would have expired, and
-never assigns one slot to two clients.
+There is one create-only document for each client and round, under the pseudonym; the sweep deletes
+it with the round. A slot is taken before it is recorded: a crash between the two costs a slot until
+its assignment would have expired, and never assigns one slot to two clients.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from muster_coordinator.ports import AlreadyExistsError, ConflictError, Document
 from muster_coordinator.tokens import SKEW
 
 _COUNTER, _ISSUED_AT = "counter", "issued_at"  # the document's fields
-_ATTEMPTS = 5  # of a compare-and-set, against concurrent repeats of one client
+_MAX_ATTEMPTS = 5  # of a compare-and-set, against concurrent repeats of one client
 
 
 @dataclass(frozen=True, slots=True)
 class HeldSlot:
-    """Slot and the time of its assignment, in POSIX seconds. `document` is None for a slot that is not recorded yet."""
+    """Slot that a client holds.
+
+    Attributes:
+      ticket: The slot.
+      issued_at: The time of its assignment, in POSIX seconds.
+      document: The document that records it, or None if it is not recorded yet.
+    """
 
     ticket: Ticket
     issued_at: float
     document: Document | None = None
 
     def is_valid(self, now: float, *, assignment_seconds: float) -> bool:
-        """Returns whether its assignment has not expired."""
+        """Returns whether the assignment is neither expired nor issued in the future."""
         return self.issued_at - SKEW <= now < self.issued_at + assignment_seconds
 
 
@@ -62,12 +68,12 @@ class SlotHolders:
         """Records that a client holds the slot `taken`, in place of the expired one `before`.
 
         Returns:
-          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same client recorded
-          first, in which case the caller gives `taken` back.
+          The slot that the client holds: `taken`, or the one that a concurrent check-in of the same
+          client recorded first. In that case the caller returns `taken` to its counter.
         """
         path = names.holder_path(key, pseudonym)
         data = {_COUNTER: taken.ticket.counter, _ISSUED_AT: taken.issued_at}
-        for _ in range(_ATTEMPTS):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 if before is None or before.document is None:
                     self.documents.create(path, data)
@@ -79,4 +85,4 @@ class SlotHolders:
                     return before
             else:
                 return taken
-        raise StoreError(f"{path} is changed by others again and again")
+        raise StoreError(f"{path} was changed by other check-ins at each attempt")

@@ -1,11 +1,12 @@
-"""The form of a file of a task's state: a zip, uncompressed and without times, of a header, documents and blobs.
+"""Reads and writes state archives: uncompressed zip files of a task's documents and blobs.
 
-    state.json             what it is
-    documents/{path}.json  a document, as its adapter holds it
-    blobs/{name}           a blob, byte for byte
+    state.json             the header
+    documents/{path}.json  a document's fields
+    blobs/{name}           a blob's bytes
 
-Members come in order, so that the same state gives the same bytes. The zip's own CRC-32 of each member tells a damaged file.
-It may hold single updates that are not folded yet: whoever keeps it keeps it as such.
+Members are ordered and undated, so the same state gives the same bytes. The zip's CRC-32 of each
+member reveals a damaged file. An archive may hold single updates that are not folded yet: protect
+it like them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import IO, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from muster.wire.messages import Name
 from muster.wire.problems import ProblemError, ProblemType
@@ -24,25 +25,26 @@ from muster_coordinator.ports import Buffer
 
 _HEADER, _DOCUMENTS, _BLOBS, _JSON = "state.json", "documents/", "blobs/", ".json"
 _CHUNK = 1 << 20  # bytes
-_LARGE = 1 << 31  # bytes from which a member needs the larger form of a zip
-_UNIX = 3
+_ZIP64_SIZE = 1 << 31  # bytes from which a member needs the ZIP64 format
+_UNIX = 3  # the zip format's number of the system that created a member
 
 
 class ArchiveHeader(BaseModel):
-    """What the file is. `exported_at` in POSIX seconds; `key` tells which key the deployment signed with, and nothing of it."""
+    """Header of an archive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["muster state 1"] = "muster state 1"
-    task: Name
-    exported_at: float
-    key: str
+    format: Literal["muster state 1"] = Field(default="muster state 1", description="Format and version of the file.")
+    task: Name = Field(description="The task's name.")
+    exported_at: float = Field(description="Time of the export, in POSIX seconds.")
+    key: str = Field(description="Fingerprint of the key that the deployment signed with.")
 
 
 class ArchiveWriter:
-    """Writes a file, as a context manager; an error leaves it unfinished."""
+    """Writer of an archive, as a context manager. After an error the file is incomplete."""
 
     def __init__(self, file: IO[bytes], header: ArchiveHeader) -> None:
+        """Starts an archive in the seekable `file`."""
         self._archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         self._put(_HEADER, header.model_dump_json().encode())
 
@@ -64,40 +66,42 @@ class ArchiveWriter:
 
     def _put(self, name: str, data: Buffer) -> None:
         view = memoryview(data)
-        info = zipfile.ZipInfo(name)  # dated 1980, whenever it is made
+        info = zipfile.ZipInfo(name)  # always dated 1980
         info.create_system = _UNIX
         info.external_attr = 0o600 << 16
-        with self._archive.open(info, "w", force_zip64=view.nbytes >= _LARGE) as member:
+        with self._archive.open(info, "w", force_zip64=view.nbytes >= _ZIP64_SIZE) as member:
             for start in range(0, view.nbytes, _CHUNK):
                 member.write(view[start : start + _CHUNK])
 
 
 class ArchiveReader:
-    """Reads a file, as a context manager.
+    """Reader of an archive, as a context manager.
 
     Attributes:
-      header: What it is.
-      paths: The paths of its documents.
-      blobs: The sizes of its blobs in bytes, by name.
+      header: The header.
+      paths: Paths of the documents.
+      blobs: Sizes of the blobs in bytes, by name.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        """Opens it. Raises `ProblemError` (`invalid_request`) if it is no file of a task's state."""
+        """Opens the archive. Raises `ProblemError` (`invalid_request`) if `file` is not one."""
         try:
             self._archive = zipfile.ZipFile(file)
             self.header = ArchiveHeader.model_validate_json(self._archive.read(_HEADER))
         except (zipfile.BadZipFile, KeyError, ValidationError) as error:
             raise ProblemError(
-                ProblemType.INVALID_REQUEST, f"This is no file of a task's state, or one of another version: {error}"
+                ProblemType.INVALID_REQUEST, f"This is not a file of a task's state, or one of another version: {error}"
             ) from error
         members = self._archive.infolist()
         self.blobs = {
-            each.filename.removeprefix(_BLOBS): each.file_size for each in members if each.filename.startswith(_BLOBS)
+            member.filename.removeprefix(_BLOBS): member.file_size
+            for member in members
+            if member.filename.startswith(_BLOBS)
         }
         self.paths = [
-            each.filename.removeprefix(_DOCUMENTS).removesuffix(_JSON)
-            for each in members
-            if each.filename.startswith(_DOCUMENTS)
+            member.filename.removeprefix(_DOCUMENTS).removesuffix(_JSON)
+            for member in members
+            if member.filename.startswith(_DOCUMENTS)
         ]
 
     def __enter__(self) -> Self:
@@ -109,7 +113,7 @@ class ArchiveReader:
         self._archive.close()
 
     def documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every document: its path and its data."""
+        """Yields each document's path and data."""
         for path in self.paths:
             member = b"".join(self._chunks(f"{_DOCUMENTS}{path}{_JSON}"))
             try:
@@ -118,7 +122,10 @@ class ArchiveReader:
                 raise _damaged(error) from error
 
     def chunks(self, blob: str) -> Iterator[bytes]:
-        """A blob's bytes, in pieces. A damaged one raises `ProblemError` before its last piece is given."""
+        """Yields a blob's bytes in chunks.
+
+        Raises `ProblemError` before the last one if it is damaged.
+        """
         return self._chunks(_BLOBS + blob)
 
     def _chunks(self, member: str) -> Iterator[bytes]:

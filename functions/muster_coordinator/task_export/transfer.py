@@ -1,7 +1,8 @@
-"""A task's whole state, out of one deployment's stores into a file, and out of the file into another's: embedded → cloud, say.
+"""Moves a task with its state between deployments, such as from `muster up` to a cloud, by a file.
 
-Nobody else may change the task meanwhile, so it is paused, and the export sees to it that nothing changed while it read. The
-import makes the task last of all: until then nothing at the new place touches what came before, and a repeat goes on.
+The task must not change during an export. So it must be paused, and the export checks that nothing
+has changed while it read. The import creates the task's document last: until then the target
+deployment ignores what was imported, and a repeat of the import resumes it.
 """
 
 from __future__ import annotations
@@ -21,21 +22,32 @@ from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, BlobNotFoundError, Document
 from muster_coordinator.state.lifecycle import join_population, schedule_close
 from muster_coordinator.state.plan_repository import PlanRepository
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import KEY, fingerprint_of
-from muster_coordinator.state.records import Platform
 from muster_coordinator.state.round_ledger import shards_of
 from muster_coordinator.task_export.archive import ArchiveHeader, ArchiveReader, ArchiveWriter
 
-_QUIET = (TaskStatus.PAUSED, TaskStatus.COMPLETED, TaskStatus.CANCELLED)
+_EXPORTABLE = (TaskStatus.PAUSED, TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ROUND_DEPTH = 3  # slashes in the path of a round
 _COUNTERS = ("tickets", "shards")
-_NAMING = "keys"  # the collection of the document with the key and the salt of a round's pseudonyms
+_KEYS = "keys"  # collection of the document with the key and the salt of a round's pseudonyms
 _HOLDERS = "holders"
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSummary:
-    """What a file of state holds. `updates` counts single updates that are in flight; `size` is in bytes, of all blobs."""
+    """Summary of an export or import.
+
+    Attributes:
+      task: The task's name.
+      status: The task's status.
+      checkpoint: Version of its newest checkpoint.
+      round: Number of its open round, or None.
+      updates: Number of single updates that are not folded yet.
+      documents: Number of documents.
+      blobs: Number of blobs.
+      size: Bytes of all blobs.
+    """
 
     task: str
     status: str
@@ -48,67 +60,71 @@ class TransferSummary:
 
 
 def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: KeyRing | bytes) -> TransferSummary:
-    """Writes a task's state: documents, plan, checkpoints, results, ledger, and what is in flight of the open round.
+    """Exports a task: documents, plan, checkpoints, results, and the open round with its updates.
 
     Args:
-      platform: Where the task is.
-      task: Its name.
-      file: Where to write; seekable. The same state at the same time gives the same bytes.
-      secret: The deployment's keys, or its only one; the file says which signs, without telling anything of it.
+      platform: The ports of the task's deployment.
+      task: The task's name.
+      file: Seekable file to write to. The same state at the same time gives the same bytes.
+      secret: The deployment's keys, or its only one. The file holds the fingerprint of the newest.
 
     Raises:
-      ProblemError: `not_found`; `conflict` if the task is not paused nor at its end, or something changed meanwhile.
+      ProblemError: `not_found`; `conflict` if the task is neither paused nor ended, or changed
+        during the export.
     """
-    found = _survey(platform, task)
-    if found.task.status not in _QUIET:
+    survey = _survey(platform, task)
+    if survey.task.status not in _EXPORTABLE:
         raise ProblemError(
             ProblemType.CONFLICT,
-            f"Task {task} is {found.task.status.value}: pause it first, so that nothing changes while it is read",
+            f"Task {task} is {survey.task.status.value}: pause it first, so that nothing changes while it is read",
         )
     header = ArchiveHeader(task=task, exported_at=platform.clock.now(), key=KeyRing.of(secret).newest.fingerprint)
     with ArchiveWriter(file, header) as writer:
-        for document in found.documents.values():
+        for document in survey.documents.values():
             writer.document(document.path, document.data)
-        for name in found.blobs:
+        for name in survey.blobs:
             try:
                 writer.blob(name, platform.blobs.read(name))
             except BlobNotFoundError:
                 raise _changed(task) from None
-    if _survey(platform, task) != found:
+    if _survey(platform, task) != survey:
         raise _changed(task)
-    rounds = [platform.rounds.read(each).value for each in found.documents.values() if _is_round(each.path)]
-    return _moved(found.task, rounds, list(found.blobs.items()), documents=len(found.documents))
+    documents = survey.documents.values()
+    rounds = [platform.rounds.read(document).value for document in documents if _is_round(document.path)]
+    return _summary(survey.task, rounds, list(survey.blobs.items()), documents=len(documents))
 
 
 def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes) -> TransferSummary:
-    """Makes a task out of a file. A paused task stays paused; an open round has as much time as it had at the export.
+    """Imports a task.
 
-    Nothing that is there is changed. A repeat after an import that did not come to its end goes on with it.
+    A paused task stays paused; an open round keeps the time that was left at the export.
+
+    Changes nothing that exists. A repeat resumes an import that was interrupted.
 
     Args:
-      platform: Where the task goes.
-      file: What `export_state` wrote; seekable.
+      platform: The ports of the target deployment.
+      file: Seekable file that `export_state` wrote.
       secret: The deployment's keys, or its only one.
 
     Raises:
-      ProblemError: `conflict` if the task is here already, something else is in its place, or clients have work of the
-        open round under another key; `invalid_request` if this is no file of a task's state, or a damaged one.
+      ProblemError: `conflict` if the task exists, another document or blob has one of its names, or
+        clients have assignments of the open round under another key; `invalid_request` if the file
+        is not an export, or is damaged.
     """
     with ArchiveReader(file) as reader:
         task, rounds = _records(platform, reader)
         if platform.tasks.get(names.task_path(task.name)) is not None:
-            raise ProblemError(
-                ProblemType.CONFLICT, f"There is a task {task.name} here already; nothing of it was changed"
-            )
+            raise ProblemError(ProblemType.CONFLICT, f"There is a task {task.name} here already; it was not changed")
         _check_keys(reader, rounds, KeyRing.of(secret))
         for round_ in rounds:
-            # Closed to clients, and yet no orphan for the tick to sweep, until all that belongs to it is here.
+            # Until the import is complete the round is closed: clients can't upload, and the tick
+            # does not sweep it as it would sweep data without a round.
             _put_round(platform, _closed(round_))
         for name in reader.blobs:
             _put_blob(platform, name, reader)
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
-                _put_of_round(platform, path, data)
+                _put_round_document(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
             if isinstance(round_, Collecting):
@@ -117,13 +133,19 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
             platform.tasks.create(names.task_path(task.name), task)
         except AlreadyExistsError:
             raise _taken(names.task_path(task.name)) from None
-        _go_on(platform, task)
-        return _moved(task, rounds, list(reader.blobs.items()), documents=len(reader.paths))
+        _start(platform, task)
+        return _summary(task, rounds, list(reader.blobs.items()), documents=len(reader.paths))
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """A task's documents by path and its blobs (sizes in bytes) by name, in order. Equal to another if nothing has changed."""
+    """Snapshot of a task. Two snapshots are equal if nothing has changed in between.
+
+    Attributes:
+      task: The task.
+      documents: Its documents, by path.
+      blobs: Sizes of its blobs in bytes, by name and in order of name.
+    """
 
     task: Task
     documents: dict[str, Document]
@@ -131,31 +153,34 @@ class _Survey:
 
 
 def _survey(platform: Platform, name: str) -> _Survey:
-    found = platform.task(name)
+    task = platform.task(name)
     rounds = platform.rounds.list(names.rounds_path(name))
-    documents = [found.document, *(each.document for each in rounds)]
+    documents = [task.document, *(record.document for record in rounds)]
     prefixes = [f"{kind}/{name}/" for kind in ("broadcasts", "checkpoints", "results")]
-    for each in rounds:
-        round_ = each.value
-        if isinstance(round_, Collecting | Aggregating):  # of the others, what is left is waste
-            for collection in (*_COUNTERS, _NAMING, _HOLDERS):
+    for record in rounds:
+        round_ = record.value
+        if isinstance(round_, Collecting | Aggregating):  # the others have nothing but waste
+            for collection in (*_COUNTERS, _KEYS, _HOLDERS):
                 documents += platform.documents.list(f"{names.round_path(round_.key)}/{collection}")
             prefixes += [names.partials_prefix(round_.key), names.round_manifests_prefix(round_.key)]
             prefixes += [names.updates_prefix(round_.key, shard) for shard in shards_of(round_)]
     blobs = {blob.name: blob.size for prefix in prefixes for blob in platform.blobs.list(prefix)}
-    for plan in {found.value.spec.plan, *(each.value.terms.plan for each in rounds)}:
+    for plan in {task.value.spec.plan, *(record.value.terms.plan for record in rounds)}:
         full = platform.blobs.stat(names.plan_name(plan, for_client=False))
         if full is None:
             raise ProblemError(ProblemType.NOT_FOUND, f"The plan {plan[:12]}… of task {name} is not here")
         blobs[full.name] = full.size
-    return _Survey(found.value, {each.path: each for each in documents}, dict(sorted(blobs.items())))
+    return _Survey(task.value, {document.path: document for document in documents}, dict(sorted(blobs.items())))
 
 
 def _records(platform: Platform, reader: ArchiveReader) -> tuple[Task, list[Round]]:
-    """The task and its rounds, after a look at every name: a file must not reach beyond its own task."""
+    """Returns the task and its rounds.
+
+    Refuses an archive with names that belong to another task.
+    """
     name = re.escape(reader.header.task)
     own_path = re.compile(
-        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/looks|/{_NAMING}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
+        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
     )
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
@@ -175,25 +200,26 @@ def _records(platform: Platform, reader: ArchiveReader) -> tuple[Task, list[Roun
         elif _is_round(path):
             rounds.append(platform.rounds.read(document).value)
     if task is None or task.name != reader.header.task or any(round_.key.task != task.name for round_ in rounds):
-        raise ProblemError(ProblemType.INVALID_REQUEST, "The file does not hold the task that it says")
+        raise ProblemError(ProblemType.INVALID_REQUEST, "The file does not hold the task that its header names")
     return task, rounds
 
 
 def _check_keys(reader: ArchiveReader, rounds: list[Round], ring: KeyRing) -> None:
-    """Clients' names in an open round, and their assignments, are under keys: under another one a client counts twice."""
+    """Checks that the target has an open round's keys: under others a client would count twice."""
     documents = dict(reader.documents())
     for round_ in rounds:
-        place = names.round_path(round_.key)
-        if not isinstance(round_, Collecting) or not any(path.startswith(f"{place}/") for path in documents):
+        prefix = f"{names.round_path(round_.key)}/"
+        if not isinstance(round_, Collecting) or not any(path.startswith(prefix) for path in documents):
             continue
         naming = documents.get(names.pseudonym_key_path(round_.key), {}).get(KEY, reader.header.key)
-        # A file of an earlier version has a longer fingerprint, which starts with ours.
+        # An archive of an earlier version has longer fingerprints, which start with the current
+        # ones.
         if not all(ring.find(fingerprint_of(key)[:FINGERPRINT]) for key in (reader.header.key, naming)):
             raise ProblemError(
                 ProblemType.CONFLICT,
-                f"Round {round_.key.number} of task {round_.key.task} is open, and clients have work of it under another key: "
-                "add the other one's MUSTER_SECRET to this deployment's (`muster up` keeps it in the file `secret` of its "
-                "folder), or export again once the round has ended",
+                f"Round {round_.key.number} of task {round_.key.task} is open, and clients have work of it under "
+                "another key: add the other deployment's MUSTER_SECRET to this one's (`muster up` stores it in the "
+                "file `secret` of its folder), or export again once the round has ended",
             )
 
 
@@ -203,10 +229,10 @@ def _closed(round_: Round) -> Round:
 
 def _put_round(platform: Platform, round_: Round) -> None:
     path = names.round_path(round_.key)
-    found = platform.rounds.ensure(path, round_).value
-    if isinstance(found, Collecting):  # an earlier try came as far as to open it again, with a deadline of that time
-        found = _closed(replace(found, terms=replace(found.terms, deadline=round_.terms.deadline)))
-    if found != round_:
+    stored = platform.rounds.ensure(path, round_).value
+    if isinstance(stored, Collecting):  # an interrupted import has reopened it, with a later deadline
+        stored = _closed(replace(stored, terms=replace(stored.terms, deadline=round_.terms.deadline)))
+    if stored != round_:
         raise _taken(path)
 
 
@@ -214,17 +240,17 @@ def _put_blob(platform: Platform, name: str, reader: ArchiveReader) -> None:
     if name.startswith("plans/"):
         PlanRepository(platform.blobs).put(name.split("/")[1], b"".join(reader.chunks(name)))
         return
-    creation = platform.blobs.create(name, reader.chunks(name))
-    if not (creation.created or creation.same):
+    result = platform.blobs.create(name, reader.chunks(name))
+    if not (result.created or result.same):
         raise _taken(name)
 
 
-def _put_of_round(platform: Platform, path: str, data: dict[str, Any]) -> None:
+def _put_round_document(platform: Platform, path: str, data: dict[str, Any]) -> None:
     collection, name = path.split("/")[-2:]
-    if name == "looks":
-        with suppress(AlreadyExistsError):  # the round has gone on meanwhile, and has made its own
+    if name == names.GOAL_THRESHOLDS:
+        with suppress(AlreadyExistsError):  # the round has continued meanwhile, and has written its own
             platform.documents.create(path, data)
-    elif collection in (_NAMING, _HOLDERS):
+    elif collection in (_KEYS, _HOLDERS):
         _put_unchanged(platform, path, data)
     else:
         _put_counters(platform, path, data)
@@ -234,8 +260,8 @@ def _put_counters(platform: Platform, path: str, data: dict[str, int]) -> None:
     try:
         platform.documents.create(path, data)
     except AlreadyExistsError:
-        found = platform.documents.get(path)
-        if found is None or any(found.data.get(name, 0) < value for name, value in data.items()):
+        existing = platform.documents.get(path)
+        if existing is None or any(existing.data.get(name, 0) < value for name, value in data.items()):
             raise _taken(path) from None
 
 
@@ -243,28 +269,28 @@ def _put_unchanged(platform: Platform, path: str, data: dict[str, Any]) -> None:
     try:
         platform.documents.create(path, data)
     except AlreadyExistsError:
-        found = platform.documents.get(path)
-        if found is None or dict(found.data) != data:
+        existing = platform.documents.get(path)
+        if existing is None or dict(existing.data) != data:
             raise _taken(path) from None
 
 
 def _reopen(platform: Platform, round_: Collecting, *, later: float) -> None:
-    found = platform.round(round_.key)
-    if found is not None and isinstance(found.value, Aggregating):
+    record = platform.round(round_.key)
+    if record is not None and isinstance(record.value, Aggregating):
         terms = replace(round_.terms, deadline=round_.terms.deadline + later)
-        platform.rounds.replace(found, replace(round_, terms=terms))
+        platform.rounds.replace(record, replace(round_, terms=terms))
 
 
-def _go_on(platform: Platform, task: Task) -> None:
+def _start(platform: Platform, task: Task) -> None:
     if task.ended:
         return
     join_population(platform, task)
-    found = platform.round(task.current) if task.current is not None else None
-    if found is not None and isinstance(found.value, Collecting):
-        schedule_close(platform, found.value)
+    record = platform.round(task.current) if task.current is not None else None
+    if record is not None and isinstance(record.value, Collecting):
+        schedule_close(platform, record.value)
 
 
-def _moved(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, documents: int) -> TransferSummary:
+def _summary(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, documents: int) -> TransferSummary:
     open_: list[RoundKey] = [round_.key for round_ in rounds if isinstance(round_, Collecting | Aggregating)]
     return TransferSummary(
         task=task.name,
@@ -285,9 +311,10 @@ def _is_round(path: str) -> bool:
 def _changed(task: str) -> ProblemError:
     return ProblemError(
         ProblemType.CONFLICT,
-        f"Task {task} changed while it was read: updates under way were still coming in; stop its coordinator, or try again",
+        f"Task {task} changed while it was read, since clients were still uploading: stop its coordinator, or try "
+        "again",
     )
 
 
-def _taken(place: str) -> ProblemError:
-    return ProblemError(ProblemType.CONFLICT, f"{place} is here already, and is something else; it was not changed")
+def _taken(name: str) -> ProblemError:
+    return ProblemError(ProblemType.CONFLICT, f"{name} is here already, and is something else; it was not changed")

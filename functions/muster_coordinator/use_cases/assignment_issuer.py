@@ -26,8 +26,8 @@ from muster_coordinator.domain.release import effective_minimum, effective_polic
 from muster_coordinator.domain.rounds import Collecting
 from muster_coordinator.domain.slots import Ticket
 from muster_coordinator.state.plan_repository import PlanRepository
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
-from muster_coordinator.state.records import Platform
 from muster_coordinator.state.round_cache import RoundCache, TaskSnapshot
 from muster_coordinator.state.slot_holders import HeldSlot, SlotHolders
 from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of, last_that_separates

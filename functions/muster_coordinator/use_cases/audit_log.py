@@ -16,7 +16,8 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.audit import AuditIntent, AuditOutcome, entry_id, is_intent, outcome_id, since
 from muster_coordinator.domain.operators import Principal
 from muster_coordinator.domain.tasks import Task
-from muster_coordinator.state.records import Page, Platform, Records, UnreadableError, Versioned
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Page, Records, UnreadableError, Versioned
 
 LOG = logging.getLogger(__name__)
 PAGE = 100  # entries in an answer, if the caller does not say

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from muster.wire.problems import ProblemError, ProblemType
+from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.domain.rounds import BlobRef
 from muster_coordinator.ports import BlobNotFoundError
 from muster_coordinator.state.encoded_copies import EncodedCopies, EncodedCopy
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
-_KEPT = 1024  # broadcasts whose round an instance remembers
+_MAX_CACHED_BROADCASTS = 1024
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class BroadcastReader:
 
     platform: Platform
     seconds: float
-    _found: dict[tuple[str, int, str], tuple[float, BlobRef]] = field(default_factory=dict)
+
+    @cached_property
+    def _open(self) -> Cache[tuple[str, int, str], BlobRef]:
+        return Cache(max_entries=_MAX_CACHED_BROADCASTS, ttl=self.seconds, clock=self.platform.clock.now)
 
     @cached_property
     def _variants(self) -> EncodedCopies:
@@ -36,17 +40,13 @@ class BroadcastReader:
         Raises:
           ProblemError: `round_closed`, if the round has gone on; `not_found`, if there is no such task.
         """
-        wanted, now = (task, number, sha256), self.platform.clock.now()
-        kept = self._found.get(wanted)
-        if kept is not None and 0 <= now - kept[0] < self.seconds:
-            return kept[1]
+        return self._open.get_or_load((task, number, sha256), lambda: self._read_open(task, number, sha256))
+
+    def _read_open(self, task: str, number: int, sha256: str) -> BlobRef:
         current = self.platform.task(task).value.current
         found = self.platform.round(current) if current is not None else None
         if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
             raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {task} is not open; check in again")
-        if len(self._found) >= _KEPT:
-            self._found.clear()
-        self._found[wanted] = (now, found.value.terms.broadcast)
         return found.value.terms.broadcast
 
     def read(self, broadcast: BlobRef, accepted: Iterable[str] = ()) -> EncodedCopy:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from pydantic import TypeAdapter
 
 from muster.wire.messages import Revocation, RevocationList, RevocationView
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
+from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.domain import names
 from muster_coordinator.domain.enrolments import Revocations, TooManyError
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
-from muster_coordinator.state.records import Platform, Records
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Records
 
 _ATTEMPTS = 20  # of a compare-and-set among a handful of operators
 _REVOCATIONS: TypeAdapter[Revocations] = TypeAdapter(Revocations)
@@ -25,8 +27,10 @@ class EnrolmentRevocations:
 
     platform: Platform
     seconds: float = 0.0
-    _kept: tuple[float, Revocations] | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def _cached(self) -> Cache[str, Revocations]:
+        return Cache(max_entries=1, ttl=self.seconds, clock=self.platform.clock.now)
 
     def revoke(self, revocation: Revocation) -> RevocationList:
         """Has a token be good no more. A repeat changes nothing.
@@ -59,14 +63,8 @@ class EnrolmentRevocations:
 
     def is_revoked(self, token: str) -> bool:
         """Whether the token of this id is good no more. Raises `UnavailableError`: where that can't be told, nobody is let in."""
-        now = self.platform.clock.now()
-        with self._lock:
-            kept = self._kept
-        if kept is None or not 0 <= now - kept[0] < self.seconds:
-            kept = (now, self._read())
-            with self._lock:
-                self._kept = kept
-        return token in kept[1].tokens
+        revocations = self._cached.get_or_load(names.REVOCATIONS, self._read)
+        return token in revocations.tokens
 
     def _read(self) -> Revocations:
         found = self._records().get(names.REVOCATIONS)

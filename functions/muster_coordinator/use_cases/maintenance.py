@@ -8,13 +8,14 @@ from itertools import chain
 
 from muster.wire.messages import TaskStatus
 from muster_coordinator import events, queued_work
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
-from muster_coordinator.state.records import Platform, UnreadableError
+from muster_coordinator.state.parallel import map_concurrently
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_ledger import shards_of, stored_contributions
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from muster_coordinator import events, queued_work
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, ShardContents
 from muster_coordinator.domain.names import RoundKey
@@ -27,8 +26,10 @@ from muster_coordinator.domain.rounds import (
 )
 from muster_coordinator.ports import ConflictError
 from muster_coordinator.state.lifecycle import advance, schedule_close
+from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.pausing import is_stopped
-from muster_coordinator.state.records import Platform, Versioned
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_cache import tally_assignments
 from muster_coordinator.state.round_ledger import RoundLedger, shards_of
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator

@@ -17,7 +17,6 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array, encode
 from muster_coordinator import events, queued_work
 from muster_coordinator.concurrency.memory_budget import MemoryBudget
-from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.domain import names
 from muster_coordinator.domain.metrics import scalar_metrics
 from muster_coordinator.domain.names import RoundKey
@@ -40,8 +39,10 @@ from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import abandon_current, advance, follow, next_key, schedule_close
+from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.pausing import at_round, stops_task
-from muster_coordinator.state.records import Platform, Versioned
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_ledger import Frozen, RoundLedger
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 

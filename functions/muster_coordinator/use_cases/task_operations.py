@@ -36,7 +36,8 @@ from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.lifecycle import abandon_current, advance, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform, UnreadableError
+from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
 
 LOG = logging.getLogger(__name__)

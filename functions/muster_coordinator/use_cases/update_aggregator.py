@@ -22,7 +22,6 @@ from muster.wire.tensors import TensorsError, decode, encode_chunks, read_header
 from muster_coordinator import events, queued_work
 from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.concurrency.named_locks import NamedLocks
-from muster_coordinator.state.parallel import prefetch
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, ShardContents
 from muster_coordinator.domain.names import RoundKey, rest_part
@@ -37,9 +36,10 @@ from muster_coordinator.domain.updates import (
 from muster_coordinator.plan_runner import MemoryLimitError, PlanRunner, plan_failures
 from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError, UnavailableError
 from muster_coordinator.state.fold_timers import rearm
+from muster_coordinator.state.parallel import prefetch
 from muster_coordinator.state.pausing import at_round, is_stopped, stops_task
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_ledger import Frozen, PartContents, RoundLedger
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class UpdateAggregator:
     _patience: float = 5.0  # longest wait of a fold for graphs of the same task, in seconds
     _turn: threading.Lock = field(default_factory=threading.Lock)
     _graph_turns: NamedLocks = field(default_factory=NamedLocks)
-    _failed: Cache[str, bool] = field(default_factory=lambda: Cache(_MAX_FAILED))
+    _failed: Cache[str, bool] = field(default_factory=lambda: Cache(max_entries=_MAX_FAILED))
     # Takes small updates, one after another, of whoever has the turn: memory that is used again costs no page faults.
     _small: memoryview = field(default_factory=lambda: np.empty(_SMALL, np.uint8).data)
 
@@ -192,7 +192,7 @@ class UpdateAggregator:
             try:
                 yield
             except ProblemError:
-                self._failed.get(key.task, lambda: True)
+                self._failed.put(key.task, True)
                 raise
 
     def is_stopped(self, round_: Open) -> bool:
@@ -275,7 +275,7 @@ class UpdateAggregator:
           FoldBusyError: graphs of the same task have held the lock for too long.
         """
         graphs = manifest.folds_with_tensorflow
-        turn = self._graph_turns.of(key.task) if graphs else self._turn
+        turn = self._graph_turns.for_name(key.task) if graphs else self._turn
         waits = turn.locked()
         if not turn.acquire(timeout=self._patience if graphs else -1):
             raise FoldBusyError(f"Updates of task {key.task} are being folded here; try again later")

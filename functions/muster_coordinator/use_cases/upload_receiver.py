@@ -19,7 +19,7 @@ from muster_coordinator.ports import AlreadyExistsError, DirectUploads
 from muster_coordinator.state.fold_timers import FoldTimers
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_cache import SHARD_UPDATES, RoundCache
 from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 

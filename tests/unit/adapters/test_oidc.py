@@ -14,12 +14,12 @@ from muster_coordinator.adapters.invoker_authenticator import OidcInvokerAuthent
 from muster_coordinator.adapters.local_queue import LocalQueue
 from muster_coordinator.adapters.sqlite import SqliteDocuments
 from muster_coordinator.adapters.system import ManualClock, SeededRandomness
-from muster_coordinator.application import assemble
+from muster_coordinator.application import CoordinatorConfig, assemble
 from muster_coordinator.bootstrap import application
 from muster_coordinator.http import router
 from muster_coordinator.ports import UnavailableError, UntrustedTokenError
 from muster_coordinator.settings import Settings, SettingsError
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 ACCOUNT = "queue@project.iam.gserviceaccount.com"
 AGGREGATOR, COMMITTER = "https://aggregator.example", "https://committer.example"
@@ -98,9 +98,8 @@ def test_every_internal_route_requires_the_token(issuer, invoker, tmp_path):
         clock,
         SeededRandomness(1),
     )
-    app = assemble(
-        platform, secret=b"x" * 32, runtime=lambda _: None, round_cache_seconds=0, retry_floor=1, invoker=invoker
-    )
+    config = CoordinatorConfig(secret=b"x" * 32, runtime=lambda _: None, invoker=invoker)
+    app = assemble(platform, config)
     routes = router(app)
     client = Client(Request.application(routes))
     internal = [route.path for route in routes.routes if route.path.startswith("/internal/")]

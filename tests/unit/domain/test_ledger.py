@@ -1,4 +1,4 @@
-"""The ledger's arithmetic over names."""
+"""Tests of the ledger: which updates a shard's next manifest and a round's closing count."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from muster_coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardC
         ([], "a", 1, False),
         ([], "ab", 2, True),  # a full chunk
         (["ab"], "", 2, False),  # folded, and deleted
-        (["ab"], "b", 2, True),  # its fold died between two deletes
+        (["ab"], "b", 2, True),  # its fold crashed between two deletes
         (["ab"], "c", 3, False),
         (["ab"], "cd", 4, True),
         (["ab", "cd"], "e", 5, False),
     ],
 )
-def test_a_shard_can_be_folded_where_a_chunk_is_full_or_was_left_half_done(manifests, stored, updates, can_fold):
+def test_shard_can_fold_if_a_chunk_is_full_or_half_done(manifests, stored, updates, can_fold):
     contents = ShardContents(tuple(Manifest(tuple(names)) for names in manifests), frozenset(stored))
     assert contents.updates == updates
     assert contents.can_fold(chunk=2) is can_fold
@@ -33,28 +33,28 @@ def contents(manifests, created):
 @pytest.mark.parametrize(
     ("manifests", "created", "expected"),
     [
-        ([], {"a": 0.0}, None),  # a single one, with nothing to continue
-        ([], {"a": 50.0, "b": 60.0}, None),  # none is too old
+        ([], {"a": 0.0}, None),  # a single update, with no partial to continue
+        ([], {"a": 50.0, "b": 60.0}, None),  # no update is too old
         ([], {"a": 0.0, "b": 99.0}, Manifest(("a", "b"))),
-        ([], {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, Manifest(("a", "b", "c"))),  # a full chunk comes first
+        ([], {"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.0}, Manifest(("a", "b", "c"))),  # a full chunk has priority
         ([Manifest(("x", "y"))], {"a": 0.0}, Manifest(("a",), onto=0)),
         ([Manifest(("x", "y"))], {"a": 0.0, "b": 0.0}, Manifest(("a", "b"))),  # together more than a chunk
         ([Manifest(("x", "y", "z"))], {"a": 0.0}, Manifest(("a",), onto=0)),
         ([Manifest(("x", "y")), Manifest(("z",), onto=0)], {"a": 0.0}, Manifest(("a",), onto=1)),
         ([Manifest(("v", "w")), Manifest(("x", "y", "z"))], {"a": 0.0}, Manifest(("a",), onto=0)),
         ([Manifest(("x", "y"), onto=None), Manifest((), sealed=True)], {"a": 0.0}, None),
-        ([Manifest(("a", "b"))], {"a": 0.0}, None),  # a replay
+        ([Manifest(("a", "b"))], {"a": 0.0}, None),  # a repeated update
         ([], {"a": 500.0, "b": 500.0}, Manifest(("a", "b"))),  # stored before the clock was set back
-        ([], {"a": 100.5, "b": 100.5}, None),  # another machine's clock is a little ahead
+        ([], {"a": 100.5, "b": 100.5}, None),  # another instance's clock is a little ahead
     ],
 )
-def test_what_is_too_old_is_folded_with_others_or_onto_an_earlier_partial(manifests, created, expected):
+def test_old_updates_fold_together_or_onto_an_earlier_partial(manifests, created, expected):
     limit = AgeLimit(60.0, now=100.0)
     assert contents(manifests, created).next(chunk=3, limit=limit) == expected
     assert expected == contents(manifests, created).next(chunk=3) or expected is None or len(expected.updates) < 3
 
 
-def test_a_closing_leaves_out_every_part_that_another_one_continues():
+def test_closing_omits_superseded_parts():
     shard = [Manifest(("a", "b")), Manifest(("c",), onto=0), Manifest(("d", "e")), Manifest(("f",), onto=1)]
     closing = close_ledger([shard, []], ["g"], chunk=3)
     assert closing == Closing((4, 0), (("g",),), "0000-000003", 7, ("0000-000000", "0000-000001"))

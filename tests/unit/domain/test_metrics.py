@@ -1,3 +1,5 @@
+"""Tests of the metrics that are extracted from a round's result."""
+
 from __future__ import annotations
 
 import numpy as np

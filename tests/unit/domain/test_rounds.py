@@ -1,4 +1,4 @@
-"""The round's transitions, its slots and its ledger, as pure functions."""
+"""Tests of a round's transitions, slots, ledger, names and pacing, as pure functions."""
 
 from __future__ import annotations
 
@@ -55,46 +55,46 @@ def committed(key=KEY, folded=4, broadcast=BLOB):
 
 
 @pytest.mark.parametrize(
-    ("updates", "assigned", "now", "verdict"),
+    ("updates", "assigned", "now", "decision"),
     [
-        (3, 6, 1059.9, RoundDecision.GO_ON),
+        (3, 6, 1059.9, RoundDecision.CONTINUE),
         (4, 6, 1000.0, RoundDecision.AGGREGATE),
         (2, 6, 1060.0, RoundDecision.AGGREGATE),
         (1, 6, 1060.0, RoundDecision.ABANDON),
         (0, 1, 1060.0, RoundDecision.ABANDON),
-        (1, 0, 1060.0, RoundDecision.ABANDON),  # the counter of assignments is a hint, the update is there
+        (1, 0, 1060.0, RoundDecision.ABANDON),  # the counter of assignments is only a hint
         (0, 0, 1060.0, RoundDecision.EXTEND),
-        (0, 0, 0.0, RoundDecision.GO_ON),  # a clock set back
+        (0, 0, 0.0, RoundDecision.CONTINUE),  # the clock was set back
     ],
 )
-def test_a_round_is_judged_by_what_came_in_and_its_deadline(updates, assigned, now, verdict):
-    assert judge(collecting(), updates=updates, assigned=lambda: assigned, now=now) is verdict
+def test_decision_depends_on_updates_assignments_and_deadline(updates, assigned, now, decision):
+    assert judge(collecting(), updates=updates, assigned=lambda: assigned, now=now) is decision
 
 
-def test_an_extended_round_has_its_whole_time_again():
+def test_extended_round_has_its_whole_time_again():
     later = extend(extend(collecting(), now=5000.0), now=7000.0)
     assert (later.terms.opened_at, later.terms.deadline, later.key) == (7000.0, 7060.0, KEY)
 
 
-def test_a_commit_below_the_minimum_is_refused():
+def test_commit_below_the_minimum_is_refused():
     with pytest.raises(BelowMinimumError, match="1 updates were folded, the minimum is 2"):
         committed(folded=1)
     assert committed(folded=2).phase == "COMMITTED"
 
 
-def test_after_a_commit_comes_the_next_number_not_before_its_interval():
+def test_next_round_opens_after_the_interval():
     following = next_round(committed(), POLICY, now=1030.0)
     assert (following.key, following.terms.opened_at) == (RoundKey("t", 4, 0), 1100.0)
     assert (following.terms.base.version, following.terms.expected_seconds) == (3, 20.0)
     assert next_round(committed(), POLICY, now=2000.0).terms.opened_at == 2000.0
 
 
-def test_after_the_last_commit_comes_nothing():
+def test_no_round_follows_the_last_commit():
     assert next_round(committed(RoundKey("t", 4, 0)), POLICY, now=0.0) is None
     assert next_round(committed(broadcast=None), POLICY, now=0.0) is None
 
 
-def test_an_abandoned_attempt_is_tried_again_at_once_from_the_same_state():
+def test_abandoned_attempt_is_retried_at_once_from_the_same_checkpoint():
     ended = abandon(collecting(), reason="few", tally=Tally(), now=1060.0)
     again = next_round(ended, POLICY, now=1061.0)
     assert again.key == RoundKey("t", 3, 3)
@@ -102,7 +102,7 @@ def test_an_abandoned_attempt_is_tried_again_at_once_from_the_same_state():
     assert isinstance(close(again, now=0.0), Aggregating)
 
 
-def test_a_round_is_open_until_its_shards_are_as_many_as_its_slots_need():
+def test_number_of_shards_follows_from_the_cap():
     many = TaskPolicy(goal=1000, over_selection=1.001)
     terms = open_round(
         KEY, many, plan="p", base=BASE, broadcast=BLOB, sums_in_the_clear=False, opens_at=0.0, expected_seconds=None
@@ -111,7 +111,7 @@ def test_a_round_is_open_until_its_shards_are_as_many_as_its_slots_need():
 
 
 @given(st.integers(0, 200), st.integers(1, 30))
-def test_the_shares_of_the_cap_add_up_to_it(cap, counters):
+def test_shares_sum_to_the_cap(cap, counters):
     shares = [slots.share(counter, cap=cap, counters=counters) for counter in range(counters)]
     assert sum(shares) == cap
     assert max(shares) - min(shares) <= 1
@@ -119,9 +119,9 @@ def test_the_shares_of_the_cap_add_up_to_it(cap, counters):
 
 @settings(max_examples=200)
 @given(st.data(), st.integers(1, 6), st.sampled_from([8.0, 30.0, 0.7]))
-def test_no_more_slots_are_out_than_the_cap_when_takers_are_of_one_counter(data, cap, seconds):
+def test_outstanding_assignments_never_exceed_the_cap(data, cap, seconds):
     fields: dict[str, int] = {}
-    out: list[tuple[int, float]] = []  # interval and expiry of the assignments that are out
+    out: list[tuple[int, float]] = []  # interval and expiry of the outstanding assignments
     now = 1000.0
     for _ in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.floats(0, seconds / 2))
@@ -139,29 +139,32 @@ def test_no_more_slots_are_out_than_the_cap_when_takers_are_of_one_counter(data,
             continue
         fields = {name: fields.get(name, 0) + added.get(name, 0) for name in {*fields, *added}}
         assert len(out) <= cap
-    # Nobody comes any more: what was never used is free again.
+    # Once all assignments have expired, the unused slots are free again.
     used = sum(count for name, count in fields.items() if name.startswith("used_"))
     limit = slots.limit(fields, 0, cap=cap, counters=1, now=now + 3 * seconds, assignment_seconds=seconds)
     assert limit - slots.assigned(fields) == cap - used + fields.get(slots.FAILED, 0)
 
 
 def ledger_of(updates, chunk, shards):
-    """Manifests as folding makes them while updates come in, and what is listed at the end: some folded ones are gone."""
+    """Returns the manifests that folding makes, and the updates that are stored at the end.
+
+    Of the folded updates some are deleted already.
+    """
     manifests = [[] for _ in range(shards)]
     listed = [[] for _ in range(shards)]
     for number, shard in enumerate(updates):
         listed[shard % shards].append(f"s{shard % shards}/{number:03d}")
         counted = {name for manifest in manifests[shard % shards] for name in manifest.updates}
-        made = next_chunk(listed[shard % shards], counted, chunk=chunk)
-        if made is not None:
-            manifests[shard % shards].append(Manifest(made))
-            # Folded and deleted, but for the first, which its client has sent again.
-            listed[shard % shards] = [name for name in listed[shard % shards] if name not in made[1:]]
+        full = next_chunk(listed[shard % shards], counted, chunk=chunk)
+        if full is not None:
+            manifests[shard % shards].append(Manifest(full))
+            # All are deleted but the first, which its client has uploaded again.
+            listed[shard % shards] = [name for name in listed[shard % shards] if name not in full[1:]]
     return manifests, [name for shard in listed for name in shard]
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(2, 5), st.integers(1, 4))
-def test_a_closing_counts_each_update_once_and_leaves_none_alone(updates, chunk, shards):
+def test_closing_counts_each_update_once_and_never_folds_one_alone(updates, chunk, shards):
     manifests, listed = ledger_of(updates, chunk, shards)
     closing = close_ledger(manifests, listed, chunk=chunk)
     frozen = [name for shard in manifests for manifest in shard for name in manifest.updates]
@@ -179,60 +182,67 @@ def test_a_closing_counts_each_update_once_and_leaves_none_alone(updates, chunk,
     assert closing.onto not in parts
 
 
-def test_an_empty_round_closes_with_nothing():
+def test_closing_of_an_empty_round_is_empty():
     assert close_ledger([[], []], [], chunk=2) == Closing((0, 0), (), None, 0)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 9999), st.integers(1, 10**6), st.integers(0, 9999))
-def test_round_ids_sort_as_rounds_follow(number, epoch, other_number, other_epoch):
+def test_round_ids_sort_in_the_order_of_rounds(number, epoch, other_number, other_epoch):
     one, other = RoundKey("t", number, epoch), RoundKey("t", other_number, other_epoch)
     assert RoundKey.parse("t", one.id) == one
     if max(number, other_number) < 10**6:
         assert (one < other) == (one.id < other.id)
 
 
-def test_the_names_of_contributions_tell_their_round():
+def test_round_is_parsed_from_names_of_updates_and_partials():
     for name in (names.update_name(KEY, 7, "f" * 32), names.partial_name(KEY, "rest-000000")):
         assert names.round_of(name) == KEY
 
 
-def test_a_pseudonym_is_a_clients_own_in_one_attempt_alone():
+def test_pseudonyms_differ_by_client_attempt_and_key():
     keys = [KEY, RoundKey("t", 3, 3), RoundKey("t", 4, 2), RoundKey("u", 3, 2)]
-    made = {names.pseudonym(secret, key, who) for secret in (b"a", b"b") for key in keys for who in ("x", "y")}
-    assert len(made) == 16
-    assert all(0 <= names.shard_of(name, 5) < 5 for name in made)
+    pseudonyms = {
+        names.pseudonym(secret, key, client) for secret in (b"a", b"b") for key in keys for client in ("x", "y")
+    }
+    assert len(pseudonyms) == 16
+    assert all(0 <= names.shard_of(name, 5) < 5 for name in pseudonyms)
 
 
 @given(st.floats(0, 1e9), st.floats(0, 0.999))
-def test_a_pause_is_never_shorter_than_its_floor_nor_much_longer_than_the_longest(now, jitter):
+def test_wait_stays_between_floor_and_longest_wait(now, jitter):
     round_ = collecting(opens_at=1000.0)
-    for each in (None, round_):
-        assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
-        assert 0.5 <= pause(each, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
+    for open_ in (None, round_):
+        assert 0.5 <= pause(open_, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
+        assert 0.5 <= pause(open_, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
 
 
-def asks(*, goal: int, last_update_seen_at: bool) -> int:
-    """How often a client asks from 5 s on in a round of 600 s that misses the last of its updates."""
+def checkins(*, goal: int, knows_quiet: bool) -> int:
+    """Returns the number of a client's check-ins in a round of 600 s that lacks its last update.
+
+    Args:
+      goal: The round's goal.
+      knows_quiet: Whether the coordinator knows how long ago the last update arrived.
+    """
     round_ = collecting(opens_at=0.0)
     round_ = replace(round_, terms=replace(round_.terms, goal=goal, cap=goal))
     now, count = 5.0, 0
     while now < 600.0:
-        quiet = now - 5.0 if last_update_seen_at else 0.0
+        quiet = now - 5.0 if knows_quiet else 0.0
         now += pause(round_, now=now, floor=1.0, jitter=0.0, updates=goal - 1, quiet=quiet)
         count += 1
     return count
 
 
-def test_who_waits_for_the_last_of_many_updates_asks_less_and_less_often():
-    assert asks(goal=50, last_update_seen_at=False) > 200
-    assert asks(goal=50, last_update_seen_at=True) < 60
+def test_waits_grow_while_a_round_lacks_its_last_update():
+    assert checkins(goal=50, knows_quiet=False) > 200
+    assert checkins(goal=50, knows_quiet=True) < 60
 
 
-def test_a_quiet_round_is_never_found_out_later_than_by_an_eighth_of_the_quiet():
+def test_wait_is_at_most_an_eighth_of_the_quiet_time():
     round_ = collecting(opens_at=0.0)
     for quiet in (8.0, 80.0, 400.0):
-        told = pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3, quiet=quiet)
-        assert told <= max(quiet / 8, pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3))
+        wait = pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3, quiet=quiet)
+        assert wait <= max(quiet / 8, pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3))
 
 
 def test_tallies_add_up():

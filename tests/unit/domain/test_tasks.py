@@ -1,4 +1,4 @@
-"""A task's life, as pure functions."""
+"""Tests of a task's transitions, as pure functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HELD = tasks.rollback(PAUSED, BASE)
         (PAUSED, tasks.pause, S.PAUSED),
         (PAUSED, tasks.resume, S.ACTIVE),
         (ACTIVE, tasks.resume, S.ACTIVE),
-        (replace(NEW, status=S.PAUSED), tasks.resume, S.OPENING),  # paused since its first broadcast failed
+        (replace(NEW, status=S.PAUSED), tasks.resume, S.OPENING),  # paused because its first broadcast failed
         (replace(BACK, status=S.PAUSED), tasks.resume, S.OPENING),
         (NEW, tasks.cancel, S.CANCELLED),
         (PAUSED, tasks.cancel, S.CANCELLED),
@@ -52,7 +52,7 @@ HELD = tasks.rollback(PAUSED, BASE)
         (tasks.opened(HELD, RoundKey("t", 1, 1), BASE), tasks.resume, S.ACTIVE),
     ],
 )
-def test_a_task_changes(before, change, after):
+def test_allowed_transitions(before, change, after):
     assert change(before).status is after
 
 
@@ -71,12 +71,12 @@ def test_a_task_changes(before, change, after):
         (CANCELLED, lambda task: tasks.rollback(task, BASE)),
     ],
 )
-def test_a_task_does_not_change_and_says_why(before, change):
+def test_forbidden_transitions_name_the_reason(before, change):
     with pytest.raises(TransitionError, match=r"^Task t can't be .*: it (is|has) "):
         change(before)
 
 
-def test_a_task_never_goes_back_to_an_older_round():
+def test_task_never_returns_to_an_older_round():
     later = tasks.at_round(ACTIVE, RoundKey("t", 2, 1), BASE)
     assert later.current == RoundKey("t", 2, 1)
     for old in (RoundKey("t", 1, 5), RoundKey("t", 2, 0)):

@@ -1,4 +1,4 @@
-"""Stored updates are judged by the fold: each by its own header, and their values where the sum can't tell."""
+"""Tests of the validation of stored updates, by their headers and values."""
 
 import numpy as np
 import pytest
@@ -23,21 +23,21 @@ def reader(*, allow_non_finite=False):
     return UpdateReader(rules_for(PLAN.manifest, allow_non_finite=allow_non_finite))
 
 
-def test_reads_each_update_by_its_own_header():
+def test_each_update_is_read_by_its_own_header():
     reads = reader()
     for update in (
         {"a": np.full(3, 1, np.float32), "b": np.full(3, 2, np.float32)},
         {"a": np.full(3, 3, np.float32), "b": np.full(3, 4, np.float32)},
-        {"b": np.full(3, 5, np.float32), "a": np.full(3, 6, np.float32)},  # as long, with the tensors' places swapped
+        {"b": np.full(3, 5, np.float32), "a": np.full(3, 6, np.float32)},  # same size, with the tensors swapped
     ):
-        found = reads.read(memoryview(encode(update)))
-        assert list(found) == ["a", "b"]
+        tensors = reads.read(memoryview(encode(update)))
+        assert list(tensors) == ["a", "b"]
         for name, value in update.items():
-            np.testing.assert_array_equal(found[name], value)
-            assert not found[name].flags.writeable
+            np.testing.assert_array_equal(tensors[name], value)
+            assert not tensors[name].flags.writeable
 
 
-def test_a_bad_update_after_a_good_one_is_refused_and_the_next_good_one_read():
+def test_invalid_update_between_valid_ones_is_refused():
     reads = reader()
     bad = {
         "cut off": body(1, 1)[:-1],
@@ -56,8 +56,8 @@ def test_a_bad_update_after_a_good_one_is_refused_and_the_next_good_one_read():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_a_sum_tells_that_one_of_its_addends_was_not_finite(dtype, value):
-    size = 200_000  # more than is looked at at a time
+def test_sum_shows_a_non_finite_addend(dtype, value):
+    size = 200_000  # more than is checked at a time
     bad = np.ones(size, dtype.numpy)
     bad[size - 2] = complex(0, value) if dtype.value.startswith("complex") else value
     total = np.zeros(size, dtype.numpy)
@@ -73,13 +73,13 @@ def test_a_sum_tells_that_one_of_its_addends_was_not_finite(dtype, value):
     assert not all_finite({"n": np.int64(1), "total": total})
 
 
-def test_refuses_an_empty_file_that_comes_first():
+def test_empty_first_update_is_refused():
     with pytest.raises(ProblemError) as raised:
         reader().read(memoryview(b""))
     assert raised.value.type is ProblemType.UPDATE_INVALID
 
 
-def test_only_sums_of_every_float_tell():
+def test_finite_sum_is_enough_only_if_every_float_is_summed():
     rules = PLAN.manifest.folds
     assert finite_sum_implies_finite_updates(PLAN.manifest)
     for other in (FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW):
@@ -88,7 +88,7 @@ def test_only_sums_of_every_float_tell():
     assert not finite_sum_implies_finite_updates(PLAN.manifest.model_copy(update={"folds": rules[:1]}))
 
 
-def test_the_tensors_of_every_dtype_are_those_that_decode_gives():
+def test_reader_and_decode_agree_for_every_dtype():
     plan = every_dtype_plan()
     rng = np.random.default_rng(0)
     update = {}
@@ -99,8 +99,8 @@ def test_the_tensors_of_every_dtype_are_those_that_decode_gives():
             np.full(shape, b"xy", object) if spec.dtype is DType.STRING else np.asarray(values).astype(spec.dtype.numpy)
         )
     data = memoryview(encode(update))
-    found = UpdateReader(rules_for(plan.manifest, allow_non_finite=False)).read(data)
+    tensors = UpdateReader(rules_for(plan.manifest, allow_non_finite=False)).read(data)
     expected = decode(data)
-    for name, value in found.items():
+    for name, value in tensors.items():
         assert value.dtype == expected[name].dtype
         np.testing.assert_array_equal(value, expected[name])

@@ -22,7 +22,7 @@ from muster.wire.tensors import encode
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
 from muster_coordinator.http import router
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 
 
 @pytest.fixture

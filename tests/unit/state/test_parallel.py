@@ -1,4 +1,4 @@
-"""Calls to the stores at once: in order for whoever asks, never more than may be, and none left under way."""
+"""Tests of concurrent store calls: their order, their bound, and that none is left running."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import pytest
 from support.harness import Harness
 from support.plans import sum_update
 
-from muster_coordinator.state.parallel import map_concurrently, prefetch
 from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError
+from muster_coordinator.state.parallel import map_concurrently, prefetch
 
-SECONDS = 120.0  # that a test waits for what must come
+SECONDS = 120.0  # longest wait of a test
 
 
 @dataclass
-class Watched:
-    """Blobs that remember which of them were asked for; `before` is called with each name before it is read."""
+class RecordingBlobs:
+    """Blobs that record the names of reads. `before` is called with each name before its read."""
 
     inner: object
     before: Callable[[str], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
-        self.asked: list[str] = []
+        self.reads: list[str] = []
 
     def __getattr__(self, name):
         return getattr(self.inner, name)
 
     def read(self, name, **options):
         with self.lock:
-            self.asked.append(name)
+            self.reads.append(name)
         self.before(name)
         return self.inner.read(name, **options)
 
 
 @pytest.fixture
 def platform(tmp_path):
-    """Eight blobs, `b/0` to `b/7`, each of which holds its number; eight calls may be under way."""
-    blobs = Watched(Harness(tmp_path).inner.blobs)
+    """Returns ports with blobs `b/0` to `b/7`, which hold their numbers; 8 concurrent calls."""
+    blobs = RecordingBlobs(Harness(tmp_path).inner.blobs)
     for number in range(8):
         blobs.create(f"b/{number}", [b"%d" % number])
     return replace(Harness(tmp_path).inner, blobs=blobs, at_once=8)
@@ -49,7 +49,7 @@ def platform(tmp_path):
 NAMES = [f"b/{number}" for number in range(8)]
 
 
-def test_all_calls_are_under_way_at_once_and_answers_come_in_order(platform):
+def test_calls_run_concurrently_and_results_are_in_order(platform):
     meeting = threading.Barrier(8)
 
     def call(number: int) -> int:
@@ -59,16 +59,16 @@ def test_all_calls_are_under_way_at_once_and_answers_come_in_order(platform):
     assert map_concurrently(platform, call, range(8)) == list(range(8))
 
 
-def test_where_one_call_is_allowed_each_is_made_by_the_thread_that_asks(platform):
+def test_single_calls_run_in_the_calling_thread(platform):
     alone = replace(platform, at_once=1)
     assert set(map_concurrently(alone, lambda _: threading.get_ident(), range(5))) == {threading.get_ident()}
     with prefetch(alone, NAMES, size=1) as read:
-        assert platform.blobs.asked == []
+        assert platform.blobs.reads == []
         assert bytes(read("b/0")) == b"0"
-        assert platform.blobs.asked == ["b/0"]
+        assert platform.blobs.reads == ["b/0"]
 
 
-def test_the_error_of_a_call_is_raised(platform):
+def test_error_of_a_call_is_raised(platform):
     def call(number: int) -> int:
         return 12 // number
 
@@ -76,28 +76,28 @@ def test_the_error_of_a_call_is_raised(platform):
         map_concurrently(platform, call, [3, 0, 4])
 
 
-def test_blobs_are_read_in_order_while_the_next_are_on_their_way(platform):
+def test_blobs_are_read_in_order_and_prefetched(platform):
     meeting = threading.Barrier(7)
     platform.blobs.before = lambda name: meeting.wait(SECONDS) if name < "b/7" else None
     with prefetch(platform, NAMES, size=1) as read:
         assert [bytes(read(name)) for name in NAMES] == [b"%d" % number for number in range(8)]
-    assert sorted(platform.blobs.asked) == NAMES
+    assert sorted(platform.blobs.reads) == NAMES
 
 
 @pytest.mark.parametrize(("size", "ahead"), [(1 << 20, 4), (3 << 20, 1), (4 << 20, 1), (5 << 20, 0), (1 << 40, 0)])
-def test_what_is_read_ahead_is_bounded_by_its_bytes(size, ahead, platform):
+def test_prefetched_bytes_are_bounded(size, ahead, platform):
     reached = threading.Semaphore(0)
     platform.blobs.before = lambda _: reached.release()
     with prefetch(platform, NAMES, size=size) as read:
         for _ in range(ahead):
             assert reached.acquire(timeout=SECONDS)
-        assert sorted(platform.blobs.asked) == NAMES[:ahead]
+        assert sorted(platform.blobs.reads) == NAMES[:ahead]
         read("b/0")
         assert reached.acquire(timeout=SECONDS)
-        assert len(platform.blobs.asked) == ahead + 1
+        assert len(platform.blobs.reads) == ahead + 1
 
 
-def test_an_error_comes_to_whoever_asks_for_the_blob(platform):
+def test_error_is_raised_by_the_read_of_its_blob(platform):
     platform.blobs.delete(["b/1"])
     with prefetch(platform, NAMES, size=1, limit=1) as read:
         assert bytes(read("b/0")) == b"0"
@@ -108,7 +108,7 @@ def test_an_error_comes_to_whoever_asks_for_the_blob(platform):
         read("b/0")
 
 
-def test_no_read_is_left_under_way(platform):
+def test_no_prefetch_is_left_running(platform):
     threads = threading.active_count()
     with prefetch(platform, NAMES, size=1) as read:
         read("b/0")
@@ -116,18 +116,18 @@ def test_no_read_is_left_under_way(platform):
 
 
 @pytest.mark.parametrize("at_once", [1, 8])
-def test_a_close_reads_each_manifest_once_and_counts_every_update(at_once, tmp_path):
-    blobs = Watched(Harness(tmp_path / "blobs").inner.blobs)
+def test_close_reads_each_manifest_once_and_counts_every_update(at_once, tmp_path):
+    blobs = RecordingBlobs(Harness(tmp_path / "blobs").inner.blobs)
     h = Harness(tmp_path, durable=True, wrap=lambda inner: replace(inner, blobs=blobs, at_once=at_once))
     h.begin(rounds=1, goal=40, minimum=40, shards=3, chunk=4)
     tokens = [h.assigned(client).token for client in range(40)]
     for client, token in enumerate(tokens):
-        h.deliver_all()  # full chunks are folded before the last update comes
-        blobs.asked.clear()
+        h.deliver_all()  # full chunks are folded before the last update arrives
+        blobs.reads.clear()
         h.upload(token, sum_update(client))
     (close,) = [held for held in h.queue.held if held.work.kind == "close" and held.due <= h.clock.now()]
     h.deliver(close)
-    manifests = [name for name in blobs.asked if name.startswith("manifests/") and not name.endswith("closing")]
+    manifests = [name for name in blobs.reads if name.startswith("manifests/") and not name.endswith("closing")]
     assert len(manifests) == len(set(manifests)) > 6
     h.settle()
     assert [ended.tally.folded for ended in h.committed()] == [40]
@@ -135,7 +135,7 @@ def test_a_close_reads_each_manifest_once_and_counts_every_update(at_once, tmp_p
 
 
 @pytest.mark.parametrize(("shards", "folded_here"), [(3, True), (12, False)])
-def test_a_tick_folds_a_few_shards_itself_and_has_others_fold_many(shards, folded_here, tmp_path):
+def test_tick_folds_few_shards_itself_and_enqueues_many(shards, folded_here, tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=200, shards=shards, chunk=2)
     for client in range(60):

@@ -1,4 +1,4 @@
-"""Events: what a monitoring system counts is written once, as one JSON object a line, and names no client."""
+"""Tests of events: each is logged once, as one JSON object per line, and names no client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from muster_coordinator import events
 
 @pytest.fixture
 def lines():
-    """The events of a test, as they come out of a function."""
+    """Returns a function that returns the logged events of one kind."""
     stream, before = io.StringIO(), (events.LOG.handlers[:], events.LOG.level, events.LOG.propagate)
     events.LOG.handlers = [logging.NullHandler()]
     events.write_to(stream)
@@ -26,12 +26,12 @@ def lines():
 
 @pytest.fixture
 def harness(tmp_path):
-    found = Harness(tmp_path)
-    found.begin(goal=2, minimum=2, round_seconds=600)
-    return found
+    h = Harness(tmp_path)
+    h.begin(goal=2, minimum=2, round_seconds=600)
+    return h
 
 
-def test_tells_once_of_a_committed_round(harness, lines):
+def test_committed_round_is_logged_once(harness, lines):
     for number, client in enumerate("ab"):
         harness.upload(harness.assigned(client).token, sum_update(number))
     harness.settle()
@@ -40,7 +40,7 @@ def test_tells_once_of_a_committed_round(harness, lines):
     assert line["message"] == f"Round 1 of task {TASK} is committed: 2 updates"
 
 
-def test_tells_an_attempt_below_the_minimum_from_a_cancelled_one(harness, lines):
+def test_attempt_below_minimum_and_cancelled_attempt_are_distinguished(harness, lines):
     harness.upload(harness.assigned("a").token, sum_update(1))
     harness.clock.advance(601)
     harness.settle()
@@ -52,7 +52,7 @@ def test_tells_an_attempt_below_the_minimum_from_a_cancelled_one(harness, lines)
     ]
 
 
-def test_tells_the_type_of_a_refused_update_and_not_whose_it_was(harness, lines):
+def test_refused_update_is_logged_without_its_client(harness, lines):
     assignment = harness.assigned("somebody")
     assert harness.call("PUT", "/v1/updates", body=b"no update", token=assignment.token).status_code == 422
     (line,) = lines("update_refused")
@@ -65,7 +65,7 @@ def test_tells_the_type_of_a_refused_update_and_not_whose_it_was(harness, lines)
     }
 
 
-def test_a_tick_tells_of_a_round_whose_commit_does_not_come(harness, lines):
+def test_tick_logs_a_round_whose_commit_is_late(harness, lines):
     for number, client in enumerate("ab"):
         harness.upload(harness.assigned(client).token, sum_update(number))
     harness.tick()
@@ -77,7 +77,7 @@ def test_a_tick_tells_of_a_round_whose_commit_does_not_come(harness, lines):
     assert events.LATE < line["seconds_late"] < events.LATE + 10
 
 
-def test_a_tick_counts_updates_and_no_marks(harness, lines):
+def test_tick_counts_updates_without_reports(harness, lines):
     harness.upload(harness.assigned("a").token, sum_update(1))
     harness.report(harness.assigned("b").token)
     harness.tick()
@@ -86,7 +86,7 @@ def test_a_tick_counts_updates_and_no_marks(harness, lines):
     assert "oldest_seconds" in line
 
 
-def test_is_silent_until_told_where_to_write(harness, capsys):
+def test_nothing_is_logged_before_a_stream_is_set(harness, capsys):
     harness.call("PUT", "/v1/updates", body=b"", token="no token")  # noqa: S106
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")

@@ -1,4 +1,4 @@
-"""A process in which a plan's graph was left behind is replaced: once its requests are answered, and after a minute at the latest."""
+"""Tests of the recycler, which replaces a process with abandoned graphs after its last request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from muster_coordinator.http.recycling import WorkerRecycler
 
 
 class Process:
-    """A process that notes its end."""
+    """A process that records its end."""
 
     def __init__(self, *, latest: float = 60.0) -> None:
         self.abandoned = 0
@@ -18,7 +18,7 @@ class Process:
         )
 
 
-def test_process_without_abandoned_graphs_goes_on() -> None:
+def test_process_without_abandoned_graphs_continues() -> None:
     process = Process()
     with process.recycler.request():
         pass
@@ -35,7 +35,7 @@ def test_process_ends_after_the_last_request_is_answered() -> None:
     assert process.ended.wait(60)
 
 
-def test_process_ends_although_requests_go_on() -> None:
+def test_process_ends_although_requests_continue() -> None:
     process = Process(latest=0.01)
     with process.recycler.request():
         with process.recycler.request():
@@ -43,7 +43,7 @@ def test_process_ends_although_requests_go_on() -> None:
         assert process.ended.wait(60)
 
 
-def test_process_goes_on_if_the_graph_ends_after_all() -> None:
+def test_process_continues_if_the_graph_ends_after_all() -> None:
     process = Process()
     with process.recycler.request():
         with process.recycler.request():

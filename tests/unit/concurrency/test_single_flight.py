@@ -1,4 +1,4 @@
-"""Blobs that many download at once: one read and one copy for all of them."""
+"""Tests of single-flight reads: concurrent readers share one read and one copy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.ports import BlobNotFoundError, UnavailableError
 
-SECONDS = 20.0  # that a test waits for what must come
+SECONDS = 20.0  # longest wait of a test
 
 
 class CopyingBlobs(DirectoryBlobs):
-    """Gives each reader bytes of its own, as a bucket does, and counts the reads."""
+    """Blobs that return a copy to each reader, as a bucket does, and record the reads."""
 
     def __init__(self, root):
         super().__init__(root)
@@ -33,25 +33,25 @@ class CopyingBlobs(DirectoryBlobs):
 
 @pytest.fixture
 def blobs(tmp_path):
-    found = CopyingBlobs(tmp_path)
+    blobs = CopyingBlobs(tmp_path)
     for name in ("a", "b"):
-        found.create(name, [name.encode() * 1000])
-    return found
+        blobs.create(name, [name.encode() * 1000])
+    return blobs
 
 
-def test_those_who_ask_at_once_are_given_one_copy(blobs):
+def test_concurrent_readers_share_one_copy(blobs):
     shared = SingleFlightReader(blobs, keep_last=False)
     blobs.open.clear()
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(shared.read, "a") for _ in range(8)]
+        reads = [pool.submit(shared.read, "a") for _ in range(8)]
         blobs.open.set()
-        found = [each.result(SECONDS) for each in asked]
-    assert bytes(found[0]) == b"a" * 1000
-    assert len({id(each) for each in found}) == 1
+        results = [read.result(SECONDS) for read in reads]
+    assert bytes(results[0]) == b"a" * 1000
+    assert len({id(data) for data in results}) == 1
     assert blobs.reads == ["a"]
 
 
-def test_a_slow_read_keeps_nobody_from_another_blob(blobs):
+def test_slow_read_does_not_block_other_blobs(blobs):
     shared = SingleFlightReader(blobs, keep_last=False)
     held = shared.read("b")
     blobs.open.clear()
@@ -63,26 +63,26 @@ def test_a_slow_read_keeps_nobody_from_another_blob(blobs):
         assert bytes(slow.result(SECONDS)) == b"a" * 1000
 
 
-def test_nothing_stays_in_memory_that_nobody_sends(blobs):
+def test_unused_blob_is_freed(blobs):
     shared = SingleFlightReader(blobs, keep_last=False)
-    found = weakref.ref(shared.read("a"))
+    data = weakref.ref(shared.read("a"))
     gc.collect()
-    assert found() is None
+    assert data() is None
     shared.read("a")
     assert blobs.reads == ["a", "a"]
 
 
-def test_the_last_one_stays_where_it_should(blobs):
+def test_last_blob_is_cached_if_configured(blobs):
     shared = SingleFlightReader(blobs, keep_last=True)
-    found = weakref.ref(shared.read("a"))
-    assert shared.read("a") is found()
+    data = weakref.ref(shared.read("a"))
+    assert shared.read("a") is data()
     shared.read("b")
     gc.collect()
-    assert found() is None
+    assert data() is None
     assert blobs.reads == ["a", "b"]
 
 
-def test_a_read_that_fails_is_tried_again_by_the_next(blobs, monkeypatch):
+def test_failed_read_is_retried_by_the_next(blobs, monkeypatch):
     shared = SingleFlightReader(blobs, keep_last=True)
     with pytest.raises(BlobNotFoundError):
         shared.read("c")

@@ -1,4 +1,4 @@
-"""How manifests and closings are stored: earlier ones are read, and an earlier version fails at what it would count twice."""
+"""Tests of stored ledgers: earlier forms are read, and earlier versions refuse the new forms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Manifest
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
-from muster_coordinator.state.records import Platform
+from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_ledger import RoundLedger
 
 KEY = RoundKey("t", 1, 0)
-FAR = AgeLimit(1.0, 1e12)  # by which everything is too old
+FAR = AgeLimit(1.0, 1e12)  # every update is too old
 
 
-# As version 0.1 parses them.
+# The forms that version 0.1 parses.
 @dataclass(frozen=True, slots=True)
 class OldManifest:
     updates: tuple[str, ...]
@@ -66,7 +66,7 @@ def store(platform, *clients):
 
 def closing_round() -> Aggregating:
     blob = BlobRef("b", "0" * 64, 1)
-    made: Collecting = open_round(
+    round_: Collecting = open_round(
         KEY,
         TaskPolicy(goal=9, shards=1, chunk=4),
         plan="0" * 64,
@@ -76,10 +76,10 @@ def closing_round() -> Aggregating:
         opens_at=0.0,
         expected_seconds=None,
     )
-    return close(made, now=1.0)
+    return close(round_, now=1.0)
 
 
-def test_a_manifest_that_continues_another_is_no_manifest_to_an_earlier_version(platform):
+def test_earlier_version_refuses_a_manifest_that_continues_another(platform):
     ledger = RoundLedger(platform, KEY)
     store(platform, 0, 1)
     assert ledger.freeze_chunk(0, chunk=4, limit=FAR)[1].onto is None
@@ -95,7 +95,7 @@ def test_a_manifest_that_continues_another_is_no_manifest_to_an_earlier_version(
 
 
 @pytest.mark.parametrize("aged", [False, True])
-def test_a_closing_with_superseded_parts_is_no_closing_to_an_earlier_version(platform, aged):
+def test_earlier_version_refuses_a_closing_with_superseded_parts(platform, aged):
     ledger = RoundLedger(platform, KEY)
     store(platform, *range(4 if not aged else 2))
     ledger.freeze_chunk(0, chunk=4, limit=FAR)
@@ -114,7 +114,7 @@ def test_a_closing_with_superseded_parts_is_no_closing_to_an_earlier_version(pla
         OLD_FROZEN.validate_json(stored)
 
 
-def test_what_an_earlier_version_stored_is_read(platform):
+def test_ledger_of_an_earlier_version_is_read(platform):
     name = names.manifest_name(KEY, 0, 0)
     platform.blobs.create(name, [OLD_MANIFEST.dump_json(OldManifest(("a", "b")))])
     platform.blobs.create(names.manifest_name(KEY, 0, 1), [OLD_MANIFEST.dump_json(OldManifest((), sealed=True))])
@@ -125,7 +125,7 @@ def test_what_an_earlier_version_stored_is_read(platform):
     assert (frozen.closing.parts(), frozen.closing.updates, frozen.tally) == (("rest-000000",), 3, Tally(assigned=4))
 
 
-def test_a_superseded_part_is_durable_where_the_part_that_continues_it_is(platform):
+def test_superseded_part_is_durable_if_its_successor_is(platform):
     ledger = RoundLedger(platform, KEY)
     store(platform, 0, 1)
     ledger.freeze_chunk(0, chunk=9, limit=FAR)
@@ -137,5 +137,5 @@ def test_a_superseded_part_is_durable_where_the_part_that_continues_it_is(platfo
     assert [ledger.is_durable(f"0000-{index:06d}") for index in range(3)] == [False, False, False]
     platform.blobs.create(names.partial_name(KEY, "0000-000002"), [b"partial"])
     assert [ledger.is_durable(f"0000-{index:06d}") for index in range(3)] == [True, True, True]
-    assert not stale.is_durable("0000-000000", known=True), "it has not read the manifests that came later"
+    assert not stale.is_durable("0000-000000", known=True), "it has not read the later manifests"
     assert stale.is_durable("0000-000000")

@@ -1,4 +1,4 @@
-"""What ticks cost, and what they still find, once a task's rounds have long ended."""
+"""Tests of ticks and sweeps after a task's rounds have ended: their cost, and what they remove."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from muster_coordinator.domain.rounds import Aggregating, Tally
 from muster_coordinator.state.round_ledger import RoundLedger
 from muster_coordinator.use_cases import maintenance
 
-HOURS = 3 * 3600.0  # after which nobody can still be at work on a round
+HOURS = 3 * 3600.0  # seconds after which no process can still work on a round
 LIST = "blobs.list "
 ALWAYS = {"updates/", "partials/"}  # what every tick lists
 
 
 @pytest.fixture
 def schedule():
-    """Knows what was read of the blobs."""
+    """Records the reads of blobs."""
     return Schedule()
 
 
 @pytest.fixture
 def harness(schedule, tmp_path):
-    """Four rounds of two clients have ended, and the fifth, which lasts a day, is open."""
+    """Returns a coordinator after four rounds of two clients. The fifth, of a day, is open."""
     h = Harness(tmp_path, wrap=lambda platform: replace(platform, blobs=FaultyBlobs(platform.blobs, schedule)))
     h.begin(goal=2, rounds=9, round_seconds=86_400)
     for number in range(1, 5):
@@ -40,7 +40,7 @@ def harness(schedule, tmp_path):
 
 
 def listed_by_a_tick(h: Harness, schedule: Schedule) -> set[str]:
-    """What a tick lists, but for the round that is open."""
+    """Returns the prefixes that a tick lists, without those of the open round."""
     schedule.reads.clear()
     h.tick()
     h.deliver_all()
@@ -48,7 +48,7 @@ def listed_by_a_tick(h: Harness, schedule: Schedule) -> set[str]:
     return {prefix for prefix in listed if h.key().id not in prefix} - ALWAYS
 
 
-def test_rounds_that_have_just_ended_are_swept_again(harness, schedule):
+def test_recently_ended_rounds_are_swept_again(harness, schedule):
     assert {prefix.partition("/")[0] for prefix in listed_by_a_tick(harness, schedule)} >= {
         "updates",
         "partials",
@@ -57,7 +57,7 @@ def test_rounds_that_have_just_ended_are_swept_again(harness, schedule):
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_rounds_that_ended_hours_ago_cost_no_lists(cancelled, harness, schedule):
+def test_rounds_that_ended_hours_ago_cost_no_listing(cancelled, harness, schedule):
     if cancelled:
         harness.operate("cancel")
         harness.deliver_all()
@@ -65,7 +65,7 @@ def test_rounds_that_ended_hours_ago_cost_no_lists(cancelled, harness, schedule)
     assert listed_by_a_tick(harness, schedule) == set()
 
 
-def test_an_update_that_comes_hours_after_its_round_is_removed(harness):
+def test_update_that_arrives_hours_late_is_removed(harness):
     old = next(round_ for round_ in harness.committed() if round_.key.number == 4)
     harness.clock.advance(HOURS)
     harness.platform.blobs.create(names.update_name(old.key, 0, "0" * 32), [encode(sum_update(0))])
@@ -73,47 +73,47 @@ def test_an_update_that_comes_hours_after_its_round_is_removed(harness):
     assert harness.blobs(names.UPDATES) == []
 
 
-def left_by_the_version_before(h, number, manifests):
-    """Manifests of an ended round, as that version left them for good."""
+def create_stray_manifests(h, number, manifests):
+    """Creates manifests of an ended round, which earlier versions never deleted."""
     key = replace(h.key(), number=number)
     for index in range(manifests):
         h.platform.blobs.create(names.manifest_name(key, 0, index), [b'{"updates":["updates/x"],"sealed":false}'])
     h.platform.blobs.create(names.closing_name(key), [b"{}"])
 
 
-def ticks_of_ten_minutes(h):
+def tick_for_ten_minutes(h):
     for _ in range(10):
         h.tick()
         h.clock.advance(60)
 
 
-def test_manifests_go_with_their_round_and_those_of_an_open_round_stay(harness):
+def test_manifests_of_ended_rounds_are_removed(harness):
     h = harness
     open_ = names.manifest_name(h.key(), 0, 0)
     h.platform.blobs.create(open_, [b'{"updates":[],"sealed":false}'])
-    ticks_of_ten_minutes(h)
+    tick_for_ten_minutes(h)
     assert h.blobs(names.MANIFESTS) == [open_]
-    # Every count of the rounds that have ended is in their documents.
+    # The documents of ended rounds hold all counts.
     assert [(view.assigned, view.reported, view.folded) for view in map(h.app.tasks.round_view, h.committed())] == [
         (2, 2, 2)
     ] * 4
 
 
-def test_manifests_that_an_earlier_version_left_are_removed_by_ticks_some_at_a_time(harness, monkeypatch):
+def test_ticks_remove_manifests_of_an_earlier_version_a_few_at_a_time(harness, monkeypatch):
     h = harness
     monkeypatch.setattr(maintenance, "MOST_STRAY_MANIFESTS", 5)
     h.clock.advance(HOURS)
     for number in range(1, 4):
-        left_by_the_version_before(h, number, 3)
-    left_by_the_version_before(h, 99, 3)  # of a round that is not there
+        create_stray_manifests(h, number, 3)
+    create_stray_manifests(h, 99, 3)  # of a round that does not exist
     counts = []
     for _ in range(5):
-        ticks_of_ten_minutes(h)
+        tick_for_ten_minutes(h)
         counts.append(len(h.blobs(names.MANIFESTS)))
     assert counts == [11, 6, 1, 0, 0]
 
 
-def test_what_a_late_aggregator_makes_of_a_swept_round_is_removed_and_changes_nothing(harness):
+def test_writes_of_a_late_aggregator_to_a_swept_round_are_removed(harness):
     h = harness
     old = h.committed()[-1]
     late = RoundLedger(h.inner, old.key)
@@ -124,12 +124,12 @@ def test_what_a_late_aggregator_makes_of_a_swept_round_is_removed_and_changes_no
     h.app.closing(old.key)
     h.app.committing.commit(old.key)
     assert h.round(old.key) == old
-    ticks_of_ten_minutes(h)
+    tick_for_ten_minutes(h)
     assert h.blobs(names.MANIFESTS) == []
     assert h.leftovers() == []
 
 
-def test_holders_of_a_large_round_are_removed_by_several_sweeps_and_the_salt_last(harness, monkeypatch):
+def test_large_round_is_swept_in_steps_and_its_salt_last(harness, monkeypatch):
     h = harness
     monkeypatch.setattr(maintenance, "_PAGE", 4)
     monkeypatch.setattr(maintenance, "_MOST_PAGES", 2)
