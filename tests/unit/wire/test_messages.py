@@ -12,7 +12,7 @@ from muster.wire import messages
 from muster.wire.base import Message
 from muster.wire.problems import STATUS, FieldError, Problem, ProblemError, ProblemType
 
-KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)][1:]
+KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
 SPEC = messages.TaskSpec(
     name="a", population="p", plan="0" * 64, policy=messages.TaskPolicy(starts_at="2026-01-01T00:00:00Z")
 )
