@@ -1,21 +1,25 @@
-"""Everything that can go wrong, as a closed set of types: RFC 9457 problem details (`application/problem+json`)."""
+"""Problem documents (RFC 9457) of a closed set of types, and the exception that carries them.
+
+The coordinator raises a `ProblemError` and sends it as a `Problem`; the client or operator raises
+it again. The docstring of `muster` draws the tree of exceptions.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Optional
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 CONTENT_TYPE = "application/problem+json"
-MAX_FIELDS = 20  # most bad fields that one problem document lists
+MAX_FIELDS = 20  # bad fields listed in one problem document
 _MAX_FIELD_TEXT = 300  # characters of a field's path or reason
 _MAX_DETAIL = 2000  # characters
 _TYPE_PREFIX = "https://muster.dev/problems/"
 
 
 class ProblemType(str, Enum):
-    """The type of a problem. The HTTP status of each stands in `STATUS`, and nowhere else."""
+    """Type of a problem. `STATUS` is the only place that maps a type to its HTTP status."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -66,66 +70,70 @@ _TITLE: dict[ProblemType, str] = {
     ProblemType.INVALID_REQUEST: "The request is not valid",
     ProblemType.UNAUTHENTICATED: "Credentials are missing or not valid",
     ProblemType.FORBIDDEN: "This identity may not do that",
-    ProblemType.NOT_FOUND: "There is no such thing here",
-    ProblemType.METHOD_NOT_ALLOWED: "The route does not take this method",
-    ProblemType.CONFLICT: "The state does not allow it",
-    ProblemType.ROUND_CLOSED: "The round takes no more updates",
+    ProblemType.NOT_FOUND: "The resource does not exist",
+    ProblemType.METHOD_NOT_ALLOWED: "The route does not support this method",
+    ProblemType.CONFLICT: "The current state does not permit the request",
+    ProblemType.ROUND_CLOSED: "The round accepts no more updates",
     ProblemType.ASSIGNMENT_INVALID: "The assignment token is not valid",
     ProblemType.ASSIGNMENT_EXPIRED: "The assignment has expired",
     ProblemType.TOO_LARGE: "The body is larger than allowed",
-    ProblemType.ENCODING_NOT_SUPPORTED: "The body's encoding is not known here",
+    ProblemType.ENCODING_NOT_SUPPORTED: "The body's content encoding is not supported",
     ProblemType.RATE_LIMITED: "Too many requests",
     ProblemType.UPDATE_INVALID: "The update does not match the plan",
-    ProblemType.UPDATE_NOT_FINITE: "The update holds NaN or infinity",
-    ProblemType.UPDATE_TRUNCATED: "The body did not arrive whole",
+    ProblemType.UPDATE_NOT_FINITE: "The update contains NaN or infinity",
+    ProblemType.UPDATE_TRUNCATED: "The body is incomplete",
     ProblemType.PLAN_INVALID: "The plan is not valid",
     ProblemType.COMPUTATION_FAILED: "A computation of the plan failed",
-    ProblemType.NOT_SUPPORTED: "This deployment does not support that",
-    ProblemType.UNAVAILABLE: "The service can't answer now; try again",
+    ProblemType.NOT_SUPPORTED: "This deployment does not support the request",
+    ProblemType.UNAVAILABLE: "The service is temporarily unavailable",
     ProblemType.INTERNAL: "The service failed",
 }
 
 
 def shortened(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
-    """Returns `text` in a form that a document can hold: at most `limit` characters, without lone surrogates."""
+    """Returns `text` with at most `limit` characters and without lone surrogates."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class FieldError(BaseModel):
-    """One bad field: where it is and what is wrong with it."""
+    """Fault of one field of a request."""
 
     model_config = ConfigDict(frozen=True)
-    path: str
-    reason: str
+    path: str = Field(description="Path of the field, such as `policy.goal`.")
+    reason: str = Field(description="Fault of the field.")
 
 
 class Problem(BaseModel):
-    """A problem document (RFC 9457 §3.1), with `errors` as its extension member."""
+    """Problem document (RFC 9457 §3.1), with the extension members `errors` and `retry_after`."""
 
     model_config = ConfigDict(frozen=True)
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: tuple[FieldError, ...] = ()
-    retry_after: Optional[float] = None  # seconds
+    type: str = Field(description="URI of the problem's type. Its last segment is the type's name.")
+    title: str = Field(description="Summary of the type.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="Explanation of this occurrence: the thing, the reason and, if known, the fix.")
+    errors: tuple[FieldError, ...] = Field(default=(), description="Bad fields of the request. Empty by default.")
+    retry_after: Optional[float] = Field(
+        default=None, description="Seconds after which a retry may succeed. Missing if waiting does not help."
+    )
 
 
 class ProblemError(Exception):
-    """A typed error that crosses the wire unchanged: raised by the coordinator, raised again by the client.
+    """Error raised when a coordinator refuses a request, or a check on this side fails.
+
+    It crosses the wire unchanged.
 
     Attributes:
-      type: What kind of problem it is.
-      detail: One or two sentences: the thing, the reason and, where there is one, the fix.
-      fields: Every bad field with its path.
-      retry_after: Seconds after which a repeat may succeed, if waiting can help.
+      type: Type of the problem.
+      detail: One or two sentences: the thing, the reason and, if known, the fix.
+      fields: Bad fields of the request.
+      retry_after: Seconds after which a retry may succeed; None if waiting does not help.
     """
 
     def __init__(
         self,
-        type: ProblemType,  # noqa: A002  RFC 9457 calls it so
+        type: ProblemType,  # noqa: A002  the name in RFC 9457
         detail: str,
         *,
         fields: tuple[FieldError, ...] = (),
@@ -142,11 +150,11 @@ class ProblemError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """HTTP status of the type."""
         return STATUS[self.type]
 
     def to_problem(self) -> Problem:
-        """Returns the document to send, of bounded size for any request."""
+        """Returns the problem document to send. Its size is bounded, whatever the request."""
         fields = tuple(
             FieldError(path=shortened(field.path), reason=shortened(field.reason)) for field in self.fields[:MAX_FIELDS]
         )
@@ -161,7 +169,7 @@ class ProblemError(Exception):
 
     @classmethod
     def from_problem(cls, problem: Problem) -> ProblemError:
-        """The error that `problem` stands for; a type that this version does not know becomes `internal`."""
+        """Returns the error of a problem document. An unknown type becomes `internal`."""
         name = problem.type.removeprefix(_TYPE_PREFIX)
         known = {item.value for item in ProblemType}
         return cls(
@@ -173,7 +181,10 @@ class ProblemError(Exception):
 
 
 class TimeLimitError(ProblemError):
-    """Error raised when a graph exceeds its time limit and is stopped. A retry with the same limit does not help."""
+    """Error raised when a graph exceeds its time limit and is stopped.
+
+    A retry with the same limit does not help.
+    """
 
     def __init__(self, detail: str) -> None:
         super().__init__(ProblemType.COMPUTATION_FAILED, detail)
