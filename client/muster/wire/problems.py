@@ -6,6 +6,8 @@ it again. The docstring of `muster` draws the tree of exceptions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Optional
 
@@ -19,7 +21,7 @@ _TYPE_PREFIX = "https://muster.dev/problems/"
 
 
 class ProblemType(str, Enum):
-    """Type of a problem. `STATUS` is the only place that maps a type to its HTTP status."""
+    """Type of a problem. `KINDS` states the HTTP status and the meaning of each."""
 
     INVALID_REQUEST = "invalid_request"
     UNAUTHENTICATED = "unauthenticated"
@@ -43,51 +45,112 @@ class ProblemType(str, Enum):
     INTERNAL = "internal"
 
 
-STATUS: dict[ProblemType, int] = {
-    ProblemType.INVALID_REQUEST: 400,
-    ProblemType.UNAUTHENTICATED: 401,
-    ProblemType.FORBIDDEN: 403,
-    ProblemType.NOT_FOUND: 404,
-    ProblemType.METHOD_NOT_ALLOWED: 405,
-    ProblemType.CONFLICT: 409,
-    ProblemType.ROUND_CLOSED: 409,
-    ProblemType.ASSIGNMENT_INVALID: 401,
-    ProblemType.ASSIGNMENT_EXPIRED: 401,
-    ProblemType.TOO_LARGE: 413,
-    ProblemType.ENCODING_NOT_SUPPORTED: 415,
-    ProblemType.RATE_LIMITED: 429,
-    ProblemType.UPDATE_INVALID: 422,
-    ProblemType.UPDATE_NOT_FINITE: 422,
-    ProblemType.UPDATE_TRUNCATED: 400,
-    ProblemType.PLAN_INVALID: 422,
-    ProblemType.COMPUTATION_FAILED: 500,
-    ProblemType.NOT_SUPPORTED: 501,
-    ProblemType.UNAVAILABLE: 503,
-    ProblemType.INTERNAL: 500,
-}
+@dataclass(frozen=True)
+class ProblemKind:
+    """Constants of a problem type.
 
-_TITLE: dict[ProblemType, str] = {
-    ProblemType.INVALID_REQUEST: "The request is not valid",
-    ProblemType.UNAUTHENTICATED: "Credentials are missing or not valid",
-    ProblemType.FORBIDDEN: "This identity may not do that",
-    ProblemType.NOT_FOUND: "The resource does not exist",
-    ProblemType.METHOD_NOT_ALLOWED: "The route does not support this method",
-    ProblemType.CONFLICT: "The current state does not permit the request",
-    ProblemType.ROUND_CLOSED: "The round accepts no more updates",
-    ProblemType.ASSIGNMENT_INVALID: "The assignment token is not valid",
-    ProblemType.ASSIGNMENT_EXPIRED: "The assignment has expired",
-    ProblemType.TOO_LARGE: "The body is larger than allowed",
-    ProblemType.ENCODING_NOT_SUPPORTED: "The body's content encoding is not supported",
-    ProblemType.RATE_LIMITED: "Too many requests",
-    ProblemType.UPDATE_INVALID: "The update does not match the plan",
-    ProblemType.UPDATE_NOT_FINITE: "The update contains NaN or infinity",
-    ProblemType.UPDATE_TRUNCATED: "The body is incomplete",
-    ProblemType.PLAN_INVALID: "The plan is not valid",
-    ProblemType.COMPUTATION_FAILED: "A computation of the plan failed",
-    ProblemType.NOT_SUPPORTED: "This deployment does not support the request",
-    ProblemType.UNAVAILABLE: "The service is temporarily unavailable",
-    ProblemType.INTERNAL: "The service failed",
+    Attributes:
+      status: HTTP status.
+      title: Summary, sent with every problem.
+      meaning: Occasions of the problem.
+      action: What a client does about it, as one of four strategies of docs/reference/problems.md.
+    """
+
+    status: int
+    title: str
+    meaning: str
+    action: str = "–"
+
+
+KINDS: Mapping[ProblemType, ProblemKind] = {
+    ProblemType.INVALID_REQUEST: ProblemKind(
+        400, "The request is not valid", "The message, a query parameter or a range is not valid.", "report"
+    ),
+    ProblemType.UNAUTHENTICATED: ProblemKind(
+        401,
+        "Credentials are missing or not valid",
+        "At a check-in: the client's token is missing or not valid. Elsewhere: the header `Authorization` is missing.",
+        "stop, or obtain a new token",
+    ),
+    ProblemType.FORBIDDEN: ProblemKind(
+        403, "This identity may not do that", "The identity lacks the permission for the request.", "stop"
+    ),
+    ProblemType.NOT_FOUND: ProblemKind(
+        404, "The resource does not exist", "The resource or the path does not exist.", "check in"
+    ),
+    ProblemType.METHOD_NOT_ALLOWED: ProblemKind(
+        405, "The route does not support this method", "The header `Allow` lists the methods of the route.", "stop"
+    ),
+    ProblemType.CONFLICT: ProblemKind(
+        409,
+        "The current state does not permit the request",
+        "The current state of the task or round does not permit the request.",
+        "check in",
+    ),
+    ProblemType.ROUND_CLOSED: ProblemKind(
+        409, "The round accepts no more updates", "The round has reached its goal or its deadline.", "check in"
+    ),
+    ProblemType.ASSIGNMENT_INVALID: ProblemKind(
+        401,
+        "The assignment token is not valid",
+        "The token is not from this coordinator, its key was removed, or the assignment was given back.",
+        "check in",
+    ),
+    ProblemType.ASSIGNMENT_EXPIRED: ProblemKind(
+        401, "The assignment has expired", "The update arrived after the assignment had expired.", "check in"
+    ),
+    ProblemType.TOO_LARGE: ProblemKind(
+        413, "The body is larger than allowed", "The body is larger than the route or the plan allows.", "report"
+    ),
+    ProblemType.ENCODING_NOT_SUPPORTED: ProblemKind(
+        415,
+        "The body's content encoding is not supported",
+        "`Content-Encoding` is not supported. The header `Accept-Encoding` lists the supported ones.",
+        "retry without an encoding",
+    ),
+    ProblemType.RATE_LIMITED: ProblemKind(
+        429, "Too many requests", "This address or this client has sent too many requests.", "retry"
+    ),
+    ProblemType.UPDATE_INVALID: ProblemKind(
+        422,
+        "The update does not match the plan",
+        "Names, dtypes, shapes or values of the update's tensors do not match the plan.",
+        "report",
+    ),
+    ProblemType.UPDATE_NOT_FINITE: ProblemKind(
+        422,
+        "The update contains NaN or infinity",
+        "The update contains NaN or infinity, and the task does not allow it.",
+        "report",
+    ),
+    ProblemType.UPDATE_TRUNCATED: ProblemKind(
+        400, "The body is incomplete", "The body ended early, arrived too slowly or was framed wrongly.", "retry"
+    ),
+    ProblemType.PLAN_INVALID: ProblemKind(
+        422,
+        "The plan is not valid",
+        "An uploaded plan is not a plan, contradicts itself, or contains forbidden operations.",
+    ),
+    ProblemType.COMPUTATION_FAILED: ProblemKind(
+        500, "A computation of the plan failed", "A graph of the plan failed or exceeded its time limit."
+    ),
+    ProblemType.NOT_SUPPORTED: ProblemKind(
+        501,
+        "This deployment does not support the request",
+        "The deployment lacks the feature, such as direct uploads.",
+        "stop; after `updates:start`, upload through the coordinator",
+    ),
+    ProblemType.UNAVAILABLE: ProblemKind(
+        503,
+        "The service is temporarily unavailable",
+        "A store does not respond, or contains a document of a newer version that this instance can't read.",
+        "retry",
+    ),
+    ProblemType.INTERNAL: ProblemKind(
+        500, "The service failed", "The coordinator failed. Its log has the cause.", "retry"
+    ),
 }
+STATUS: Mapping[ProblemType, int] = {kind: constants.status for kind, constants in KINDS.items()}
 
 
 def shortened(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
@@ -151,7 +214,7 @@ class ProblemError(Exception):
     @property
     def status(self) -> int:
         """HTTP status of the type."""
-        return STATUS[self.type]
+        return KINDS[self.type].status
 
     def to_problem(self) -> Problem:
         """Returns the problem document to send. Its size is bounded, whatever the request."""
@@ -160,7 +223,7 @@ class ProblemError(Exception):
         )
         return Problem(
             type=_TYPE_PREFIX + self.type.value,
-            title=_TITLE[self.type],
+            title=KINDS[self.type].title,
             status=self.status,
             detail=shortened(self.detail, limit=_MAX_DETAIL),
             errors=fields,

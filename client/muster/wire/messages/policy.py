@@ -28,10 +28,10 @@ class TaskPolicy(Message):
         description="Slots per update of the goal. A round has `ceil(goal × over_selection)` slots.",
     )
     round_seconds: Annotated[Seconds, Field(gt=0, le=30 * 86400)] = Field(
-        default=600.0, description="Seconds from a round's opening to its deadline."
+        default=600.0, description="Seconds from a round's opening to its deadline, at most 30 days."
     )
     assignment_seconds: Annotated[Seconds, Field(gt=0, le=86400)] = Field(
-        default=300.0, description="Seconds that a client has for its work and upload."
+        default=300.0, description="Seconds that a client has for its work and upload, at most one day."
     )
     chunk: Annotated[int, Field(ge=2, le=10_000)] = Field(
         default=32, description="Number of updates that are folded into one partial."
