@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-import zstandard
+from backports import zstd
 from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +43,7 @@ class Encoded:
 
 
 def _zstd(level: int) -> Encoding:
-    return Encoding(zstandard.ZstdCompressor(level=level).compress, zstandard.ZstdDecompressor().decompress)
+    return Encoding(lambda data: zstd.compress(data, level), zstd.decompress)
 
 
 def _gzip(level: int) -> Encoding:
