@@ -274,7 +274,7 @@ def test_a_proxy_may_be_known_by_its_network(tmp_path):
         ("oidc:https://issuer.example?audience=", "audience is empty"),
         ("oidc:https://issuer.example?audience=a&secret=b", "secret is not known"),
         ("enrolment:", "needs a public key"),
-        ("enrolment:abc", "no public key"),
+        ("enrolment:abc", "not a public key"),
         ("proxy:X-Who", "secret-header"),
         ("proxy:X Who?from=10.0.0.0/8", "no header"),
         ("proxy:X-Who?from=10.0.0.1/8", "host bits"),

@@ -157,7 +157,7 @@ def test_plan_show_gives_the_manifest_as_json(plan_file: str) -> None:
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.plan").write_text("hello")
-    assert "The file is no plan" in run("plan", "show", str(tmp_path / "x.plan"), code=1).stderr
+    assert "The file is not a plan" in run("plan", "show", str(tmp_path / "x.plan"), code=1).stderr
 
 
 def test_a_tasks_life(url: str, harness: Harness, plan_file: str) -> None:

@@ -58,7 +58,7 @@ def test_names_that_are_none_and_keys_that_are_none_say_so(key, tmp_path):
     assert "no client's name" in run("enrol", "issue", "--key", key[0], *named, "a b", code=2).output
     other = tmp_path / "other"
     other.write_text("no key")
-    assert "no private key" in run("enrol", "issue", "--key", other, *named, "a", code=2).output
+    assert "not a private key" in run("enrol", "issue", "--key", other, *named, "a", code=2).output
 
 
 def test_revokes_by_the_token_and_by_its_id(key, tmp_path):

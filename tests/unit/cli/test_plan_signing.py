@@ -49,7 +49,7 @@ def test_a_signed_plan_is_verified_and_shown_with_its_signers(plan: Path, tmp_pa
 
 def test_a_plan_that_is_not_signed_by_whom_one_trusts_fails(plan: Path, tmp_path: Path) -> None:
     assert "is not signed" in run("plan", "verify", plan, "--signer", made(tmp_path / "key"), code=1).output
-    assert "is no signer" in run("plan", "verify", plan, "--signer", "me", code=2).output
+    assert "is not a signer" in run("plan", "verify", plan, "--signer", "me", code=2).output
     assert "whom you trust" in run("plan", "verify", plan, code=2).output
 
 

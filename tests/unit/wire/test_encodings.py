@@ -1,4 +1,4 @@
-"""Encoded bodies: complete frames with valid checksums and nothing else, decoded in bounded memory."""
+"""Encoded bodies: complete frames with valid checksums, decoded in bounded memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def skippable(data):
 
 
 def gzip_with_all_fields(data):
-    """A member with every optional field of its header, and a checksum of the header."""
+    """Returns a gzip member with every optional field of its header, and its checksum."""
     head = b"\x1f\x8b\x08\x1e" + bytes(6) + struct.pack("<H", 4) + b"abcd" + b"a name\0" + b"a comment\0"
     head += struct.pack("<H", zlib.crc32(head) & 0xFFFF)
     body = zlib.compressobj(wbits=-15)
@@ -62,12 +62,12 @@ def encoding_of(name):
 
 def read_all(data, encoding, *, size=1 << 16, piece=1 << 20):
     source = io.BytesIO(data)
-    read, found = decoded(lambda wanted: source.read(min(wanted, piece)), encoding), []
-    while part := read(size):
-        assert len(part) <= size
-        found.append(part)
+    read, chunks = decoded(lambda requested: source.read(min(requested, piece)), encoding), []
+    while chunk := read(size):
+        assert len(chunk) <= size
+        chunks.append(chunk)
     assert read(1) == b""
-    return b"".join(found)
+    return b"".join(chunks)
 
 
 def plain(name):
@@ -184,8 +184,8 @@ def test_changed_body_is_refused_or_decodes_the_same(name, data):
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
     try:
-        found = read_all(bytes(whole), encoding_of(name))
+        contents = read_all(bytes(whole), encoding_of(name))
     except EncodingError:
         return
     if "no checksum" not in name and "two" not in name:
-        assert found == plain(name)  # the change was in a field without contents, such as a name
+        assert contents == plain(name)  # the change was in a field without contents, such as a name
