@@ -22,8 +22,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Federated learning over HTTP, with clients that open every connection themselves.",
-    epilog="Exit codes: 0 done, 1 failed or differs, 2 wrong usage, 3 coordinator can't be reached, 130 Ctrl-C.",
+    help="Federated learning over HTTP: run a coordinator, create tasks and run clients.",
+    epilog="Exit codes: 0 success, 1 failure or difference, 2 wrong usage, 3 coordinator unreachable, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
 app.add_typer(commands.app, name="plan")
@@ -45,7 +45,7 @@ def root(
     *,
     version: bool = typer.Option(False, "--version", help="Show the version and exit."),
 ) -> None:
-    """Federated learning over HTTP, with clients that open every connection themselves."""
+    """Federated learning over HTTP: run a coordinator, create tasks and run clients."""
     if version:
         typer.echo(f"muster {muster.__version__}")
         raise typer.Exit

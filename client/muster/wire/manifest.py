@@ -196,7 +196,7 @@ class Release(WireModel):
     and the task's policy. Devices read it before they run the plan.
     """
 
-    minimum: int = Field(ge=1, description="Fewest updates that may be aggregated into a result.")
+    minimum: int = Field(ge=1, description="Fewest updates in a result.")
     max_rounds: Optional[int] = Field(
         default=None, ge=1, description="Most rounds that one task may commit. By default there is no limit."
     )

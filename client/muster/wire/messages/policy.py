@@ -53,7 +53,7 @@ class TaskPolicy(Message):
         "tasks of the population that set a separation count.",
     )
     allow_non_finite: bool = Field(
-        default=False, description="Whether updates may contain NaN and infinity. By default such updates are refused."
+        default=False, description="Accept updates that contain NaN and infinity. By default they are refused."
     )
     max_update_norm: Optional[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
         default=None,
@@ -62,7 +62,7 @@ class TaskPolicy(Message):
     )
     clip: bool = Field(
         default=False,
-        description="Whether an update above `max_update_norm` is scaled down to it. By default it is dropped.",
+        description="Scale an update above `max_update_norm` down to it. By default it is dropped.",
     )
     max_update_age: Annotated[float, Field(ge=1.0, le=30 * 86400)] = Field(
         default=60.0,
