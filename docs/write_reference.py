@@ -66,8 +66,9 @@ def messages_page() -> str:
     sections += [_section(model.__name__, *_model(model), level=3) for model in (Problem, FieldError)]
     return _page(
         "Messages",
-        "JSON messages of the protocol. Times are RFC 3339, durations are seconds and sizes are bytes. [The protocol](../protocol.md) describes the requests; "
-        "[openapi.json](../openapi.json) is the same schema for programs.",
+        "JSON messages of the protocol. Times are RFC 3339, durations are seconds and sizes are bytes. "
+        "[The protocol](protocol.md) describes the requests; [openapi.json](../openapi.json) is the same schema "
+        "for programs.",
         *sections,
     )
 

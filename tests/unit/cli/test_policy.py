@@ -29,7 +29,8 @@ def policy(tmp_path: Path) -> Path:
 def test_plan_is_checked_rule_by_rule(policy: Path) -> None:
     address = Plan.load(DIGITS).sha256
     policy.write_text(
-        f'plans = ["{address}"]\nfolds = ["sum"]\nmax_update_bytes = 10_000_000\nmax_seconds = 60\n[budget]\nper_day = 3\n'
+        f'plans = ["{address}"]\nfolds = ["sum"]\nmax_update_bytes = 10_000_000\nmax_seconds = 60\n'
+        "[budget]\nper_day = 3\n"
     )
     shown = run("plan", "show", DIGITS, "--client", "--policy", policy).stdout
     assert "The policy accepts this plan" in shown
