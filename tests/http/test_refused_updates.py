@@ -93,8 +93,8 @@ BODIES = {
     "body cut off": (encode(GOOD)[:-1], P.UPDATE_TRUNCATED, None, "header says"),
     "tensors that overlap": (with_header({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for name in "ab"}, b"\0" * 4), P.UPDATE_INVALID, None, "was expected"),
     "odd dtype": (with_header({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4), P.UPDATE_INVALID, None, "dtype"),
-    "shape that overflows": (with_header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}), P.UPDATE_INVALID, None, "larger than any array"),
-    "negative size": (with_header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}), P.UPDATE_INVALID, None, "no valid shape"),
+    "shape that overflows": (with_header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}), P.UPDATE_INVALID, None, "a shape that exceeds any array"),
+    "negative size": (with_header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}), P.UPDATE_INVALID, None, "an invalid shape"),
     "open shape too large": (with_header({"open": {"dtype": "F32", "shape": [1 << 40, 2], "data_offsets": [0, 1 << 43]}}), P.UPDATE_INVALID, None, None),
 }  # fmt: skip
 
