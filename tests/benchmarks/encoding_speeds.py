@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-from backports import zstd
 from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
+from support.zstd import zstd
 
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-try:
-    from compression import zstd
-except ImportError:
-    from backports import zstd
+import sys
+from importlib import import_module
 
-__all__ = ["zstd"]
+zstd = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")

@@ -35,7 +35,8 @@ def demo(
         bool,
         typer.Option(
             "--published",
-            help="Use the compiled and signed plan that is part of Muster. By default so without TFF only.",
+            help="Use the compiled and signed plan that is part of Muster. By default it is used only where TFF is "
+            "not installed.",
         ),
     ] = False,
     emulators: Emulators = False,

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from muster.wire import messages
-from muster.wire.base import Message
+from muster.wire import manifest, messages, signatures  # noqa: F401  defines models
+from muster.wire.base import Message, WireModel
 from muster.wire.problems import STATUS, FieldError, Problem, ProblemError, ProblemType
 
 KINDS = [kind for kind in vars(messages).values() if isinstance(kind, type) and issubclass(kind, Message)]
@@ -17,6 +17,18 @@ SPEC = messages.TaskSpec(
     name="a", population="p", plan="0" * 64, policy=messages.TaskPolicy(starts_at="2026-01-01T00:00:00Z")
 )
 BYTES = SPEC.encode()
+
+
+def models(base):
+    for model in base.__subclasses__():
+        yield model
+        yield from models(model)
+
+
+@pytest.mark.parametrize("model", [*models(WireModel), Problem, FieldError], ids=lambda model: model.__name__)
+def test_model_and_every_field_are_described(model):
+    assert model.__doc__
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
 
 
 def test_message_round_trip():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
-from muster.cli.options import Json, Signers, signers_of
+from muster.cli.options import Json, signers_of
 from muster.terminal import write_json
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan to read.", exists=True, dir_okay=False)]
@@ -59,7 +59,21 @@ def sign(
         typer.echo(f"Signed {file}, plan {plan.sha256[:12]}, as {signing_key.signer}")
 
 
-def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> None:
+def verify(
+    file: PlanFile,
+    *,
+    signer: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--signer",
+            metavar="ed25519:KEY",
+            envvar="MUSTER_TRUSTED_SIGNERS",
+            help="Public key to trust. Repeat the option or separate keys by commas.",
+            show_default="none; at least one key is needed",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check a plan's integrity, signatures and operations. Exits with 1 if a check fails.
 
     One of the keys of --signer must have signed the plan.
