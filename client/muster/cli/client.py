@@ -15,6 +15,7 @@ from muster.cli.loading import load_function
 from muster.cli.options import DEFAULT_URL, Data, Signers, Url, signers_of
 from muster.cli.options import Json as JsonOption
 from muster.cli.plan.policy import policy_of
+from muster.cli.schema_help import documented_by
 from muster.cli.token_files import checked_token, token_reader
 from muster.terminal import quiet_tensorflow, write_json
 
@@ -26,7 +27,7 @@ def client() -> None:
     """Run a client that checks in, works and uploads."""
 
 
-@app.command("run")
+@app.command("run", cls=documented_by("muster.client:ClientPolicy"))
 def run(
     *,
     population: Annotated[str, typer.Option(help="Population to check in to.")],
@@ -67,21 +68,9 @@ def run(
             show_default="none",
         ),
     ] = None,
-    max_download_bytes: Annotated[
-        Optional[int],
-        typer.Option(help="Most bytes of plan and broadcast together.", min=0, show_default="no limit"),
-    ] = None,
-    max_update_bytes: Annotated[
-        Optional[int], typer.Option(help="Most bytes of an update.", min=0, show_default="no limit")
-    ] = None,
-    max_seconds: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Most seconds of the work of one assignment.",
-            min=0.0,
-            show_default="until the assignment expires",
-        ),
-    ] = None,
+    max_download_bytes: Annotated[Optional[int], typer.Option(min=0, show_default="no limit")] = None,
+    max_update_bytes: Annotated[Optional[int], typer.Option(min=0, show_default="no limit")] = None,
+    max_seconds: Annotated[Optional[float], typer.Option(min=0.0, show_default="until the assignment expires")] = None,
     quiet_errors: Annotated[
         bool,
         typer.Option(

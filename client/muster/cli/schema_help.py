@@ -27,7 +27,7 @@ class SchemaCommand(TyperCommand):
     def describe_options(self) -> None:
         """Sets the help and the shown default of each option that is named like a field.
 
-        Help of such an option's own, such as a note on its format, follows the description.
+        The option's own help, such as a note on its format, follows the description.
         """
         module, _, name = self.model.partition(":")
         fields = getattr(import_module(module), name).model_fields
@@ -39,8 +39,9 @@ class SchemaCommand(TyperCommand):
             note = option.help or ""
             if not note.startswith(description):
                 option.help = f"{description} {note}".strip()
-            if _STATES_DEFAULT not in description and not field.is_required():
-                option.show_default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+            if _STATES_DEFAULT in description or field.is_required() or field.default is None:
+                continue
+            option.show_default = f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
 def documented_by(model: str) -> type[SchemaCommand]:

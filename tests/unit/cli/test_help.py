@@ -6,9 +6,11 @@ import re
 import textwrap
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from muster.cli.app import app, leaf_commands
+from muster.client import ClientPolicy
 from muster.wire.manifest import Release
 from muster.wire.messages import TaskPolicy
 
@@ -53,8 +55,10 @@ def test_description_wraps_at_the_width_of_the_terminal(command: str, columns: i
         assert lines[at : at + len(expected)] == expected
 
 
-@pytest.mark.parametrize(("command", "model"), [("task create", TaskPolicy), ("plan build", Release)])
-def test_options_of_a_model_have_its_descriptions(command: str, model: type[TaskPolicy | Release]) -> None:
+@pytest.mark.parametrize(
+    ("command", "model"), [("task create", TaskPolicy), ("plan build", Release), ("client run", ClientPolicy)]
+)
+def test_options_of_a_model_have_its_descriptions(command: str, model: type[BaseModel]) -> None:
     options = {parameter.name: parameter for parameter in COMMANDS[command].params}
     for name, field in model.model_fields.items():
         if name in options:
