@@ -199,7 +199,7 @@ def test_missing_plan_file_is_wrong_usage() -> None:
 
 
 def test_error_names_the_unknown_task(url: str) -> None:
-    assert "nobody" in run("task", "show", "nobody", "--url", url, code=1).stderr
+    assert "unknown" in run("task", "show", "unknown", "--url", url, code=1).stderr
 
 
 SOME = ("task", "create", "--population", "phones", "--plan")
@@ -208,9 +208,9 @@ SOME = ("task", "create", "--population", "phones", "--plan")
 @pytest.mark.parametrize("policy", [["--goal", "4", "--minimum", "1"], ["--goal", "1"]], ids=["minimum", "goal"])
 def test_minimum_of_one_needs_let_single_updates_out(url: str, plan_file: str, policy: list[str]) -> None:
     result = run(*SOME, plan_file, "--url", url, *policy, code=2)
-    said = " ".join(re.sub(r"[^\w\s.;,'-]", " ", result.stderr).split())
-    assert "a result of one update is that client's update" in said
-    assert "--let-single-updates-out" in said
+    output = " ".join(re.sub(r"[^\w\s.;,'-]", " ", result.stderr).split())
+    assert "a result of one update is that client's update" in output
+    assert "--let-single-updates-out" in output
     assert "There are no tasks" in run("task", "list", "--url", url).output
 
 

@@ -41,10 +41,10 @@ def test_key_file_is_private_and_never_overwritten(key):
 def test_only_the_token_is_written_to_stdout(key):
     path, public = key
     result = run("enrol", "issue", "--key", path, "--population", "phones", "--name", "ward-7", "--expires", "12h")
-    found = PublicKeys(public).read(result.stdout.strip())
-    assert (found.population, found.name) == ("phones", "ward-7")
-    assert found.expires_at - found.issued_at == pytest.approx(12 * 3600, abs=2)
-    assert found.id in result.stderr
+    enrolment = PublicKeys(public).read(result.stdout.strip())
+    assert (enrolment.population, enrolment.name) == ("phones", "ward-7")
+    assert enrolment.expires_at - enrolment.issued_at == pytest.approx(12 * 3600, abs=2)
+    assert enrolment.id in result.stderr
 
 
 @pytest.mark.parametrize("expires", ["90", "0d", "90x", "-1d", "9999d", "1.5h"])
@@ -72,4 +72,4 @@ def test_revoke_by_token_and_by_id(key, tmp_path):
         run("enrol", "revoke", out.read_text().strip(), "--url", url)
         run("enrol", "revoke", second["id"], "--url", url)
         listed = json.loads(run("enrol", "revoked", "--url", url, "--json").stdout)
-    assert {each["id"]: "expires_at" in each for each in listed} == {first["id"]: True, second["id"]: False}
+    assert {view["id"]: "expires_at" in view for view in listed} == {first["id"]: True, second["id"]: False}

@@ -7,6 +7,7 @@ import textwrap
 
 import pytest
 from pydantic import BaseModel
+from typer import rich_utils
 from typer.testing import CliRunner
 
 from muster.cli.app import app, leaf_commands
@@ -18,8 +19,8 @@ COMMANDS = dict(leaf_commands())
 WRAPPED = ("plan check", "client run", "simulate", "task create", "up")
 
 
-def help_of(command: str, *, columns: int) -> str:
-    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": str(columns)})
+def help_of(command: str) -> str:
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     return result.output
 
@@ -45,8 +46,11 @@ def test_every_option_states_its_default(command: str) -> None:
 
 @pytest.mark.parametrize("columns", [80, 110])
 @pytest.mark.parametrize("command", WRAPPED)
-def test_description_wraps_at_the_width_of_the_terminal(command: str, columns: int) -> None:
-    description = help_of(command, columns=columns).partition("╭─")[0]
+def test_description_wraps_at_the_width_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, command: str, columns: int
+) -> None:
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", columns)
+    description = help_of(command).partition("╭─")[0]
     paragraphs = [" ".join(block.split()) for block in re.split(r"\n\s*\n", COMMANDS[command].help.replace("`", ""))]
     for paragraph in paragraphs:
         expected = textwrap.wrap(paragraph, columns - 2, break_long_words=False, break_on_hyphens=False)

@@ -67,7 +67,7 @@ def started(code: str, **more: object) -> Iterator[subprocess.Popen[str]]:
 def test_signal_ends_a_blocked_process(block: str, number: signal.Signals) -> None:
     with started(BLOCKS[block]) as process:
         process.send_signal(number)
-        # Python's own end, with a traceback, is 130 too, or the signal's.
+        # Without the handlers, Python would end with 130 too, or by the signal.
         assert process.wait(60) in (130, 1, -signal.SIGINT)
 
 
@@ -121,7 +121,7 @@ with interruptible():
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM, status
-    threading.Event().wait(1.2)  # longer than a process has after its own first signal
+    threading.Event().wait(1.2)  # longer than the grace period of a first signal
 """
     with started(code) as process:
         assert process.wait(60) == 0
@@ -140,4 +140,4 @@ thread.join()
 """
     with started(code) as process:
         assert process.wait(60) == 0
-    assert os.getpid()  # and this process has no handler more
+    assert os.getpid()  # the handlers of this process are gone

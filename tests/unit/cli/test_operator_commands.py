@@ -35,14 +35,14 @@ def run(*arguments: str, code: int = 0) -> Any:
     return result
 
 
-def made(name: str, role: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads(run("key", "operator", "--name", name, "--role", role, "--json").stdout)
-    return found
+def created_key(name: str, role: str) -> dict[str, str]:
+    key: dict[str, str] = json.loads(run("key", "operator", "--name", name, "--role", role, "--json").stdout)
+    return key
 
 
 @pytest.fixture(scope="module")
 def keys() -> dict[str, dict[str, str]]:
-    return {"alice": made("alice", "operator"), "bob": made("bob", "viewer")}
+    return {"alice": created_key("alice", "operator"), "bob": created_key("bob", "viewer")}
 
 
 @pytest.fixture
@@ -58,12 +58,12 @@ def test_printed_setting_accepts_the_printed_key() -> None:
     key = next(line.strip() for line in text.splitlines() if line.startswith("  muster-operator-"))
     value = text.partition("MUSTER_OPERATORS=")[2].strip()
     assert key not in value
-    found = parse_operators(value).identify(key)
-    assert (found.name, found.role) == ("alice", Role.VIEWER)
+    operator = parse_operators(value).identify(key)
+    assert (operator.name, operator.role) == ("alice", Role.VIEWER)
 
 
 def test_keys_are_unique() -> None:
-    assert made("a", "viewer")["key"] != made("a", "viewer")["key"]
+    assert created_key("a", "viewer")["key"] != created_key("a", "viewer")["key"]
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a,b", "-a", "a" * 65])
@@ -92,7 +92,7 @@ def test_operator_token_is_an_option_or_an_environment_variable(
         json.loads(line) for line in run("audit", "--subject", "sum", "--url", url, "--json").stdout.splitlines()
     ]
     assert [(entry["who"], entry["result"]) for entry in entries] == [("alice", "done"), ("bob", "refused")]
-    assert run("audit", "--who", "nobody", "--url", url).stdout == "There are no entries.\n"
+    assert run("audit", "--who", "mallory", "--url", url).stdout == "There are no entries.\n"
 
 
 def test_operator_reads_the_audit_log_page_by_page(url: str, keys: dict[str, dict[str, str]]) -> None:
@@ -146,7 +146,7 @@ def on_a_terminal(*arguments: str, columns: int) -> list[str]:
     )
     os.close(follow)
     written = b""
-    with suppress(OSError):  # Linux's answer to a read from a terminal that no process has open
+    with suppress(OSError):  # Linux fails to read a terminal that no process has open
         while piece := os.read(lead, 1 << 16):
             written += piece
     os.close(lead)

@@ -16,7 +16,7 @@ DIGITS = Path(__file__).parents[3] / "client/muster/demo/digits.plan"
 
 
 def run(*arguments: Any, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
