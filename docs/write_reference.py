@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -18,7 +19,7 @@ from typer.core import TyperOption
 
 from muster.cli.app import app, leaf_commands
 from muster.client import BudgetRules, ClientPolicy
-from muster.wire import messages
+from muster.wire import manifest, messages
 from muster.wire.messages import checkin, operators, tasks
 from muster.wire.problems import KINDS, FieldError, Problem
 from muster_coordinator.settings import Settings
@@ -27,7 +28,11 @@ FOLDER = Path(__file__).resolve().parent / "reference"
 WIDTH = 100  # columns of prose
 NONE = "–"
 _REF = "#/$defs/"
-_DOCUMENTED_ELSEWHERE = {"TaskPolicy": "policy.md#task-policy"}
+_DOCUMENTED_ELSEWHERE = {
+    "TaskPolicy": "policy.md#task-policy",
+    "BudgetRules": "#budget",
+    "FoldKind": "messages.md#foldkind",
+}
 
 Json = Mapping[str, Any]
 
@@ -57,13 +62,10 @@ def policy_page() -> str:
 
 def messages_page() -> str:
     """Returns the reference of all JSON messages."""
-    groups = {"Client protocol": checkin, "Tasks and rounds": tasks, "Audit log and enrolments": operators}
     sections: list[str] = []
-    for title, module in groups.items():
+    for title, models in _message_groups().items():
         sections.append(f"## {title}\n")
-        sections += [_section(model.__name__, *_model(model), level=3) for model in _defined_in(module)]
-    sections.append("## Problems\n")
-    sections += [_section(model.__name__, *_model(model), level=3) for model in (Problem, FieldError)]
+        sections += [_section(model.__name__, *_model(model), level=3) for model in models]
     return _page(
         "Messages",
         "JSON messages of the protocol. Times are RFC 3339, durations are seconds and sizes are bytes. "
@@ -71,6 +73,16 @@ def messages_page() -> str:
         "for programs.",
         *sections,
     )
+
+
+def _message_groups() -> dict[str, list[type[BaseModel | Enum]]]:
+    return {
+        "Client protocol": list(_defined_in(checkin)),
+        "Tasks and rounds": list(_defined_in(tasks)),
+        "Audit log and enrolments": list(_defined_in(operators)),
+        "Problems": [Problem, FieldError],
+        "Plan manifest": list(_defined_in(manifest)),
+    }
 
 
 def settings_page() -> str:
@@ -211,7 +223,7 @@ def _default(item: Json) -> str:
 def _type(item: Json) -> str:
     if "$ref" in item:
         name = item["$ref"].removeprefix(_REF)
-        return f"[{name}]({_DOCUMENTED_ELSEWHERE.get(name, f'#{name.lower()}')})" if hasattr(messages, name) else name
+        return f"[{name}]({_DOCUMENTED_ELSEWHERE.get(name, f'#{name.lower()}')})" if name in _documented() else name
     if "anyOf" in item or "oneOf" in item:
         options = [_type(option) for option in item.get("anyOf", item.get("oneOf", ())) if option.get("type") != "null"]
         return " or ".join(dict.fromkeys(options))
@@ -228,6 +240,14 @@ def _type(item: Json) -> str:
     if item.get("format") == "date-time":
         return "time"
     return {"string": "text"}.get(kind, kind) + _range(item)
+
+
+@cache
+def _documented() -> frozenset[str]:
+    """Returns the names of the types that have a section."""
+    return frozenset(
+        {model.__name__ for models in _message_groups().values() for model in models} | {"TaskPolicy", "BudgetRules"}
+    )
 
 
 def _range(item: Json) -> str:
