@@ -52,7 +52,7 @@ def policy_page() -> str:
     """Returns the reference of the task's policy and of a data owner's policy."""
     return _page(
         "Policies",
-        "A task's policy is set by its operator, with an option of `muster task create` for each field. A client's "
+        "A task's policy is set by its operator, such as with the options of `muster task create`. A client's "
         "policy is set by the data owner, in a TOML file on the device.",
         _section("Task policy", _summary(messages.TaskPolicy), _fields(messages.TaskPolicy)),
         _section("Client policy", _summary(ClientPolicy), _fields(ClientPolicy)),

@@ -199,7 +199,7 @@ def test_missing_plan_file_is_wrong_usage() -> None:
 
 
 def test_error_names_the_unknown_task(url: str) -> None:
-    assert "unknown" in run("task", "show", "unknown", "--url", url, code=1).stderr
+    assert "missing-task" in run("task", "show", "missing-task", "--url", url, code=1).stderr
 
 
 SOME = ("task", "create", "--population", "phones", "--plan")
