@@ -1,22 +1,20 @@
-"""Rewrites docs/openapi.json from the route tables: `make openapi`."""
+"""Writes docs/openapi.json from the route tables: `make openapi`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent / "functions"))
+from muster_coordinator import bootstrap
+from muster_coordinator.http import openapi
+from muster_coordinator.http.functions import description
+from muster_coordinator.settings import Settings
+
+FILE = Path(__file__).resolve().parent / "openapi.json"
 
 
 def main() -> None:
     """Writes the file."""
-    from muster_coordinator import bootstrap
-    from muster_coordinator.http import openapi
-    from muster_coordinator.http.functions import description
-    from muster_coordinator.settings import Settings
-
     with TemporaryDirectory() as folder:
         root = Path(folder).as_posix()
         settings = Settings(
@@ -25,7 +23,7 @@ def main() -> None:
             queue=f"local://{root}/queue.db",
             secret="0" * 64,
         )
-        (DOCS / "openapi.json").write_bytes(openapi.encode(description(bootstrap.application(settings))))
+        FILE.write_bytes(openapi.encode(description(bootstrap.application(settings))))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Builds the deployable bundles: one reproducible zip for each function, with equal bytes for equal source.
+"""Builds the deployable bundles: one zip per function, with equal bytes for equal source.
 
-A bundle holds the function's folder at its top (`main.py`), the package `muster_coordinator`, the parts of `muster` that this
-imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned packages. This is the source that Google
-Cloud Functions accept, and all that a container needs besides Python.
+A bundle contains the function's `main.py`, the package `muster_coordinator`, the packages of
+`muster` that this imports, a `requirements.txt`, and a `NOTICE` with the licenses of the pinned
+packages. Google Cloud Functions accept it as source, and a container needs nothing else but Python.
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from typing import Optional
 from muster.local.serving import functions_folder
 
 REQUIREMENTS, NOTICE = "requirements.txt", "NOTICE"
-# The coordinator imports of muster the wire and the runtime alone, which an import contract holds it to. The APIs need the
-# runtime's numpy half: all functions share one application, the fold included.
-_PARTS = ("wire", "runtime")
+# An import contract limits the coordinator to these packages of muster. The APIs need the runtime
+# too, without TensorFlow: all functions share one application, which includes the fold.
+_PACKAGES = ("wire", "runtime")
 _NOT_DEPLOYED = "task_export/"  # only `muster state` imports it
 _COORDINATOR_BEFORE_0_2 = "coordinator"  # the package's name in older checkouts
-_OLDEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip can hold
-_MODE = 0o100644  # a regular file; everyone reads
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # earliest date of a zip
+_MODE = 0o100644  # regular file, readable by everyone
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A bundle to build: its function's name, which is its target too, and the file of its requirements, without `.txt`."""
+    """Kind of bundle.
+
+    Attributes:
+      function: Name of the function, which is its entry point too.
+      requirements: Name of the file of its requirements, without `.txt`.
+    """
 
     function: str
     requirements: str
@@ -52,10 +57,10 @@ class Bundle:
 
     Attributes:
       name: One of `KINDS`.
-      path: The zip.
-      code_bytes: Bytes of its files, without `requirements.txt` and `NOTICE`.
-      files: Number of its files.
-      sha256: The zip's hash, in hex. Equal for equal source.
+      path: Path of the zip.
+      code_bytes: Bytes of the files, without `requirements.txt` and `NOTICE`.
+      files: Number of files.
+      sha256: SHA-256 of the zip, in hex. Equal for equal source.
     """
 
     name: str
@@ -66,31 +71,33 @@ class Bundle:
 
 
 class SourceError(FileNotFoundError):
-    """What a bundle is made of is not there; the text says what and where."""
+    """Error raised when a source file of a bundle is missing. The text has its path."""
 
 
 @dataclass(frozen=True)
 class _Tree:
-    functions: Path  # holds a folder with `main.py` for each function
+    """Source of bundles."""
+
+    functions: Path  # folder with a folder of each function
     coordinator: Path
     package: Path
     requirements: Path
-    older: bool  # a checkout that may predate some of today's files
+    older: bool  # whether it is a checkout that may predate some files
 
 
 def build(source: Optional[Path] = None, *, out: Path) -> list[Bundle]:
     """Builds all bundles.
 
     Args:
-      source: The root of a checkout, such as an older one; None: this very Muster, installed or in its checkout. A checkout of before
-        there were requirements for functions gets this Muster's.
-      out: The folder to write to, made where missing. What it holds under a bundle's name is replaced, whole or not at all.
+      source: Root of a checkout, such as an older one; None: this installation or its checkout. A
+        checkout without requirements for functions uses those of this installation.
+      out: Folder to write to, created if missing. An existing bundle is replaced atomically.
 
     Returns:
       The bundles, in the order of `KINDS`.
 
     Raises:
-      SourceError: `source` holds no Muster, or an installation is not complete.
+      SourceError: `source` is not a checkout of Muster, or the installation is incomplete.
     """
     tree = _tree(source)
     out.mkdir(parents=True, exist_ok=True)
@@ -118,7 +125,7 @@ def _tree(source: Optional[Path]) -> _Tree:
 def _coordinator_package() -> Path:
     spec = importlib.util.find_spec("muster_coordinator")
     if spec is None or spec.origin is None:
-        raise SourceError("The package muster_coordinator is missing: install muster-fl[server] again")
+        raise SourceError("The package muster_coordinator is missing: install muster-fl[server]")
     return Path(spec.origin).parent
 
 
@@ -148,16 +155,14 @@ def _files(kind: Kind, tree: _Tree) -> Iterator[tuple[str, bytes]]:
         if not name.startswith(_NOT_DEPLOYED):
             yield f"{tree.coordinator.name}/{name}", data
     yield "muster/__init__.py", _read(tree.package / "__init__.py")
-    for part in _PARTS:
-        yield from _folder(tree.package / part, f"muster/{part}/")
+    for package in _PACKAGES:
+        yield from _folder(tree.package / package, f"muster/{package}/")
 
 
 def _folder(folder: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """A folder's files, with those below, but what Python, an editor or a system leaves there."""
+    """Yields the files of a folder and its subfolders, without caches and hidden files."""
     if not folder.is_dir():
-        raise SourceError(
-            f"There is no folder {folder}, which a bundle is made of: is its source a checkout of Muster?"
-        )
+        raise SourceError(f"The folder {folder} is missing: check that the source is a checkout of Muster")
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
         if (
@@ -172,15 +177,15 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise SourceError(f"There is no {path}, which a bundle is made of: install muster-fl[server] again") from error
+        raise SourceError(f"The file {path} is missing: install muster-fl[server] again") from error
 
 
 def _write(archive: zipfile.ZipFile, files: Mapping[str, bytes]) -> None:
     with archive:
         for name in sorted(files):
-            entry = zipfile.ZipInfo(name, _OLDEST)
-            entry.create_system = 3  # Unix, whatever this runs on: it says how to read the mode
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.create_system = 3  # Unix on every system, since it defines the meaning of the mode
             entry.external_attr = _MODE << 16
-            # Not compressed: versions of zlib differ in the bytes that they give, and there is less than a megabyte to gain.
+            # Not compressed, since versions of zlib differ in their output.
             entry.compress_type = zipfile.ZIP_STORED
             archive.writestr(entry, files[name])

@@ -1,4 +1,4 @@
-"""Writes text and JSON to the terminal, for every command."""
+"""Writes text and JSON to stdout, for all commands."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Where people read: stdout, plain where it is no terminal."""
+    """Returns the console of stdout, which writes plain text if stdout is not a terminal."""
     from rich.console import Console
 
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 def write_json(document: Any) -> None:
-    """One JSON document on one line of stdout, at once."""
+    """Writes a JSON document as one line to stdout, and flushes it."""
     sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
 def size(count: float) -> str:
-    """Bytes for people: `1.5 MB`."""
+    """Returns a number of bytes as text, such as `1.5 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:  # noqa: PLR2004
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -34,10 +34,12 @@ def size(count: float) -> str:
 
 
 def quiet_tensorflow(*, threads: int | None = None) -> None:
-    """Keeps TensorFlow's start-up notes off the screen, and its threads few. Takes effect if it is not imported yet.
+    """Silences TensorFlow's start-up messages and limits its threads.
+
+    Has no effect once TensorFlow is imported.
 
     Args:
-      threads: Of each of its pools; None: as many as it likes.
+      threads: Threads of each thread pool; None: TensorFlow's default.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-import zstandard
 from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
 from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
+from support.zstd import zstd
 
 from muster.wire.manifest import TensorSpec
 from muster.wire.messages import RoundList
@@ -149,7 +149,7 @@ def test_plan_bomb_is_refused_before_unpacking(tmp_path, name, bomb):
     assert h.blobs("plans/") == []
 
 
-@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("zstd", zstd.compress)])
 def test_compressed_bomb_is_refused_before_unpacking(h, coding, compress):
     bomb = compress(bytes(MUCH))
     for route, path, token in routes_with_bodies(h):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-import zstandard
 from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
+from support.zstd import zstd
 
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
@@ -43,7 +43,7 @@ class Encoded:
 
 
 def _zstd(level: int) -> Encoding:
-    return Encoding(zstandard.ZstdCompressor(level=level).compress, zstandard.ZstdDecompressor().decompress)
+    return Encoding(lambda data: zstd.compress(data, level), zstd.decompress)
 
 
 def _gzip(level: int) -> Encoding:

@@ -87,7 +87,7 @@ assert "tensorflow" not in sys.modules
 
 
 def test_what_is_no_signer_is_an_error_at_once(double: Double) -> None:
-    with pytest.raises(ValueError, match="is no signer"):
+    with pytest.raises(ValueError, match="is not a signer"):
         client_of(double, trusted_signers=["me"])
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 from support.double import Double, Worker, drop_after, problem
 from support.served import Loopback
+from support.zstd import zstd
 
 from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
 from muster.client.cache import BROADCAST, PLAN, Cache
@@ -25,7 +25,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
 
 FILE = np.random.default_rng(0).integers(0, 16, 3_000_000, dtype=np.uint8).tobytes()
-ENCODED = {"identity": FILE, "zstd": zstandard.ZstdCompressor().compress(FILE), "gzip": gzip.compress(FILE, 1)}
+ENCODED = {"identity": FILE, "zstd": zstd.compress(FILE), "gzip": gzip.compress(FILE, 1)}
 
 
 class Breaking(Loopback):
@@ -147,14 +147,11 @@ def test_what_is_not_as_it_is_said_to_be_encoded_is_refused():
 
 @pytest.fixture
 def without_zstd(monkeypatch) -> Iterator[None]:
-    monkeypatch.setattr(encodings, "_module", lambda _: None)
-    caches = (encodings.available, encodings._zstandard, encodings._standard_zstd)
-    for each in caches:
-        each.cache_clear()
+    monkeypatch.setattr(encodings, "_zstd", lambda: None)
+    encodings.available.cache_clear()
     yield
     monkeypatch.undo()
-    for each in caches:
-        each.cache_clear()
+    encodings.available.cache_clear()
 
 
 @pytest.mark.usefixtures("without_zstd")
@@ -214,7 +211,7 @@ def test_an_encoded_update_arrives_and_a_refused_one_is_sent_as_it_is(double, fa
     refused = fault is not None and fault is not drop_after
     if not refused:
         assert len(body) < 10_000
-        body = zstandard.ZstdDecompressor().decompressobj().decompress(body)
+        body = zstd.decompress(body)
     assert decode(body)["wide"].shape == (50_000,)
 
 

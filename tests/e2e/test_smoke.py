@@ -106,7 +106,7 @@ def test_prints_a_checklist_for_people(coordinator: LocalCoordinator) -> None:
     result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url])
     assert result.exit_code == 0, result.output
     assert result.output.count("\nok ") + 1 == 13
-    assert "All of it works" in result.output
+    assert "The deployment works" in result.output
 
 
 def test_names_the_committer_where_it_is_not_there(own: LocalCoordinator) -> None:

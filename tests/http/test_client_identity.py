@@ -274,7 +274,7 @@ def test_proxy_is_trusted_by_its_network(tmp_path):
         ("oidc:https://issuer.example?audience=", "audience is empty"),
         ("oidc:https://issuer.example?audience=a&secret=b", "secret is not a known option"),
         ("enrolment:", "needs a public key"),
-        ("enrolment:abc", "no public key"),
+        ("enrolment:abc", "not a public key"),
         ("proxy:X-Who", "secret-header"),
         ("proxy:X Who?from=10.0.0.0/8", "not a valid header name"),
         ("proxy:X-Who?from=10.0.0.1/8", "host bits"),

@@ -9,9 +9,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import zstandard
 from support.harness import Harness, problem_of
 from support.plans import SumRuntime, make_plan, sum_plan, sum_update
+from support.zstd import zstd
 
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
@@ -20,12 +20,8 @@ from muster.wire.tensors import encode
 from muster_coordinator.domain.updates import decoded_update, rules_for, validated
 from muster_coordinator.state.plan_repository import PlanRepository
 
-ENCODERS = {"zstd": zstandard.ZstdCompressor().compress, "gzip": gzip.compress}
-DECODERS = {
-    "zstd": lambda data: zstandard.ZstdDecompressor().decompressobj().decompress(data),
-    "gzip": gzip.decompress,
-    None: bytes,
-}
+ENCODERS = {"zstd": zstd.compress, "gzip": gzip.compress}
+DECODERS = {"zstd": zstd.decompress, "gzip": gzip.decompress, None: bytes}
 SIZE = 100_000
 
 
@@ -145,7 +141,7 @@ def test_encoded_update_is_counted_once(tmp_path, encoding):
 
 
 GZIPPED = gzip.compress(encode(sum_update(0)))
-ZSTD = zstandard.ZstdCompressor(write_checksum=True).compress(encode(sum_update(0)))
+ZSTD = zstd.compress(encode(sum_update(0)), options={zstd.CompressionParameter.checksum_flag: True})
 
 
 @pytest.mark.parametrize(

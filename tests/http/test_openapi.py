@@ -77,6 +77,21 @@ def test_document_names_every_schema_that_it_uses(served):
         Draft202012Validator({**schema, "components": document["components"]})
 
 
+def test_every_schema_field_and_parameter_is_described(served):
+    document = json.loads(served)
+    fields = {
+        f"{name}.{field}": schema
+        for name, model in document["components"]["schemas"].items()
+        for field, schema in model.get("properties", {}).items()
+    }
+    assert len(fields) > 100
+    assert [name for name, schema in fields.items() if not schema.get("description")] == []
+    assert [name for name, model in document["components"]["schemas"].items() if not model.get("description")] == []
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    parameters = [parameter for operation in operations for parameter in operation.get("parameters", [])]
+    assert [parameter["name"] for parameter in parameters if not parameter.get("description")] == []
+
+
 def test_operation_ids_are_unique(served):
     ids = [operation["operationId"] for path in json.loads(served)["paths"].values() for operation in path.values()]
     assert len(ids) == len(set(ids)) > 20

@@ -140,13 +140,13 @@ BODIES = {
         with_header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}),
         P.UPDATE_INVALID,
         None,
-        "larger than any array",
+        "a shape that exceeds any array",
     ),
     "negative size": (
         with_header({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}),
         P.UPDATE_INVALID,
         None,
-        "no valid shape",
+        "an invalid shape",
     ),
     "open shape too large": (
         with_header({"open": {"dtype": "F32", "shape": [1 << 40, 2], "data_offsets": [0, 1 << 43]}}),

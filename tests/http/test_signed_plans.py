@@ -86,7 +86,7 @@ def test_setting_names_the_trusted_signers(tmp_path):
     both = f"{KEY.signer}, {OTHER.signer}"
     app = application(Settings.from_environment(environment(tmp_path, both)))
     assert app.plans.trusted == {KEY.signer, OTHER.signer}
-    with pytest.raises(SettingsError, match=r"MUSTER_TRUSTED_SIGNERS: .*is no signer"):
+    with pytest.raises(SettingsError, match=r"MUSTER_TRUSTED_SIGNERS: .*is not a signer"):
         Settings.from_environment(environment(tmp_path, "me"))
 
 

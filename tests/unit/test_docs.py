@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -99,6 +100,13 @@ def test_plan_show_says_what_leaves_a_device():
     result = CliRunner().invoke(app, ["plan", "show", str(ROOT / "tests/data/mean.plan")])
     assert result.exit_code == 0
     assert "What leaves a device" in result.output
+
+
+def test_reference_pages_are_up_to_date():
+    pages = runpy.run_path(str(ROOT / "docs/write_reference.py"))["pages"]()
+    committed = {page.name: page.read_text() for page in (ROOT / "docs/reference").glob("*.md")}
+    stale = [name for name, text in pages.items() if committed.get(name) != text]
+    assert stale == [], f"docs/reference is out of date ({', '.join(stale)}): run docs/write_reference.py"
 
 
 def test_operations_lists_every_setting():

@@ -1,6 +1,7 @@
-"""The command `muster`. What a command needs is imported when it runs, so that help is there at once.
+"""The command `muster`. A command imports its dependencies when it runs, so that help is fast.
 
-Exit codes: 0 done; 1 failed, refused, or values that differ; 2 wrong usage; 3 the coordinator can't be reached; 130 Ctrl-C.
+Exit codes: 0 success; 1 failure, refusal or a difference; 2 wrong usage; 3 coordinator unreachable;
+130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Runs a command and exits.
 
     Args:
-      arguments: What follows `muster`; None: what the process was given.
+      arguments: Arguments after `muster`; None: those of this process.
 
     Raises:
       SystemExit: always, with the exit code.

@@ -1,4 +1,4 @@
-"""`python -m muster.cli`, for where scripts are not on the path."""
+"""Runs `muster` as `python -m muster.cli`, without a script on the path."""
 
 from __future__ import annotations
 

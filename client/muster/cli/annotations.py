@@ -1,7 +1,7 @@
-"""Commands whose options typer can read on Python 3.9.
+"""Makes options of commands readable for typer on Python 3.9.
 
-There, typer does not evaluate the annotations that `from __future__ import annotations` leaves as text, and would lose the names, the
-environment variables and the help of all options. Newer Pythons need nothing of this.
+There typer does not evaluate annotations that `from __future__ import annotations` leaves as text,
+and loses the names, the environment variables and the help of all options.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing_extensions import get_annotations
 
 
 def evaluate(app: typer.Typer) -> typer.Typer:
-    """Evaluates the annotations of all commands of `app` and of its groups, where typer does not; returns `app`."""
+    """Returns `app` with all annotations of its commands evaluated, on Python 3.9."""
     if sys.version_info >= (3, 10):
         return app
     for info in (*app.registered_commands, app.registered_callback):

@@ -1,22 +1,29 @@
-"""Puts the commands together."""
+"""The application `muster`: all commands, each in a module of its name."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import typer
+import typer.main
+from typer.core import TyperCommand
 
 import muster
-from muster.cli import audit, bundle, client, enrol, key, simulate, smoke, state, task, up
+from muster.cli import audit, bundle, client, demo, enrol, key, simulate, smoke, state, task, up
 from muster.cli.annotations import evaluate
 from muster.cli.failures import Commands
 from muster.cli.plan import commands
+from muster.cli.schema_help import SchemaCommand
 
 app = typer.Typer(
     cls=Commands,
     name="muster",
+    rich_markup_mode="markdown",  # joins the lines of a docstring's paragraph
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Federated learning over HTTP, with clients that open every connection themselves.",
-    epilog="Exit codes: 0 done, 1 failed or differs, 2 wrong usage, 3 coordinator can't be reached, 130 Ctrl-C.",
+    help="Federated learning over HTTP: run a coordinator, create tasks and run clients.",
+    epilog="Exit codes: 0 success, 1 failure or difference, 2 wrong usage, 3 coordinator unreachable, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
 app.add_typer(commands.app, name="plan")
@@ -29,21 +36,7 @@ app.command("audit")(audit.audit)
 app.command("simulate")(simulate.simulate)
 app.command("smoke")(smoke.smoke)
 app.command("bundle")(bundle.bundle)
-
-# The demo has options of its own, which its module reads: it is not imported for anybody else's sake.
-_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
-
-@app.command("demo", context_settings=_PASSED_ON, add_help_option=False)
-def demo(context: typer.Context) -> None:
-    """Train on real digits: a coordinator and ten client processes, some of which are killed. `--help` for its options."""
-    from muster.cli.demo import demo as command
-
-    inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    inner.command()(command)
-    evaluate(inner)
-    # Not standalone, it returns the exit code that it would have ended with; or nothing.
-    raise typer.Exit(inner(context.args, prog_name="muster demo", standalone_mode=False) or 0)
+app.command("demo")(demo.demo)
 
 
 @app.callback(invoke_without_command=True)
@@ -52,13 +45,29 @@ def root(
     *,
     version: bool = typer.Option(False, "--version", help="Show the version and exit."),
 ) -> None:
-    """Federated learning over HTTP, with clients that open every connection themselves."""
+    """Federated learning over HTTP: run a coordinator, create tasks and run clients."""
     if version:
         typer.echo(f"muster {muster.__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(2)
+
+
+def leaf_commands() -> Iterator[tuple[str, TyperCommand]]:
+    """Yields every command with its full name, such as `task create`, in the order of `--help`.
+
+    Options that set a field of a model have their help already.
+    """
+    pending: list[tuple[str, Any]] = [("", typer.main.get_command(app))]
+    while pending:
+        name, command = pending.pop(0)
+        if hasattr(command, "commands"):
+            pending[:0] = [(f"{name} {inner}".strip(), item) for inner, item in command.commands.items()]
+            continue
+        if isinstance(command, SchemaCommand):
+            command.describe_options()
+        yield name, command
 
 
 evaluate(app)

@@ -1,4 +1,4 @@
-"""`muster audit`: who changed what."""
+"""`muster audit`: shows the audit log."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ if TYPE_CHECKING:
 def audit(
     *,
     since: Annotated[
-        Optional[datetime], typer.Option(help="Nothing older, local time.", show_default="the beginning")
+        Optional[datetime], typer.Option(help="Start of the period, in local time.", show_default="the first entry")
     ] = None,
-    subject: Annotated[Optional[str], typer.Option(help="Only what concerns this task, or plan.")] = None,
-    who: Annotated[Optional[str], typer.Option(help="Only what this operator did.")] = None,
+    subject: Annotated[Optional[str], typer.Option(help="Task or plan to show.", show_default="all")] = None,
+    who: Annotated[Optional[str], typer.Option(help="Operator to show.", show_default="all")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the audit log: who changed what, when, from what to what. With --json: a line for each entry."""
+    """Show the audit log: each change with its operator, time and result.
+
+    With --json each entry is one line.
+    """
     from muster.operator import Operator
 
     with Operator(url, token=token) as operator:
@@ -47,18 +50,18 @@ def audit(
             _show(entries)
 
 
-_HEAD = ("when", "who", "action", "subject", "result", "change")
-_TABLE_WIDTH = 110  # columns below which an entry's change is on a separate line
+_COLUMNS = ("when", "who", "action", "subject", "result", "change")
+_MIN_TABLE_WIDTH = 110  # columns; on a narrower terminal an entry has two lines
 
 
 def _show(entries: Iterable[AuditEntry]) -> None:
-    """Writes the entries as they arrive: a line each, with columns, or two lines each on a narrow terminal."""
-    narrow = sys.stdout.isatty() and console().width < _TABLE_WIDTH
+    """Writes the entries as they arrive, as a table or, on a narrow terminal, in two lines each."""
+    narrow = sys.stdout.isatty() and console().width < _MIN_TABLE_WIDTH
     row = "{:19}  {:12}  {:18}  {:16}  {:10}  {}"
     count = 0
     for entry in entries:
         if not count and not narrow:
-            typer.echo(row.format(*_HEAD))
+            typer.echo(row.format(*_COLUMNS))
         count += 1
         cells = _cells(entry)
         if narrow:
@@ -81,12 +84,12 @@ def _cells(entry: AuditEntry) -> tuple[str, ...]:
 
 
 def _printable(text: str) -> str:
-    """Escapes control characters, which could move a terminal's cursor."""
+    """Escapes control characters, which could move the cursor of a terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _change(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Lists the fields that changed: `status: active → paused`."""
+    """Returns the fields that changed as text: `status: active → paused`."""
     changes = []
     for name in dict.fromkeys([*before, *after]):
         old, new = before.get(name), after.get(name)

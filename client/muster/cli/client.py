@@ -1,4 +1,4 @@
-"""`muster client`: the client as a process."""
+"""`muster client`: runs a client."""
 
 from __future__ import annotations
 
@@ -15,128 +15,133 @@ from muster.cli.loading import load_function
 from muster.cli.options import DEFAULT_URL, Data, Signers, Url, signers_of
 from muster.cli.options import Json as JsonOption
 from muster.cli.plan.policy import policy_of
+from muster.cli.schema_help import documented_by
 from muster.cli.token_files import checked_token, token_reader
 from muster.terminal import quiet_tensorflow, write_json
 
-app = typer.Typer(no_args_is_help=True, help="Run a client: check in, work, upload.")
+app = typer.Typer(no_args_is_help=True, help="Run a client that checks in, works and uploads.")
 
 
 @app.callback()
 def client() -> None:
-    """Run a client: check in, work, upload."""
+    """Run a client that checks in, works and uploads."""
 
 
-@app.command("run")
+@app.command("run", cls=documented_by("muster.client:ClientPolicy"))
 def run(
     *,
-    population: Annotated[str, typer.Option(help="The population to check in to.")],
+    population: Annotated[str, typer.Option(help="Population to check in to.")],
     data: Data,
     url: Url = DEFAULT_URL,
     client_id: Annotated[
         Optional[str],
-        typer.Option(help="This client's name; one contribution a round is taken from it. Random if not given."),
+        typer.Option(help="Name of this client. A round accepts one contribution per name.", show_default="random"),
     ] = None,
     token: Annotated[
         Optional[str],
         typer.Option(
-            envvar="MUSTER_CLIENT_TOKEN", help="What shows who this client is; better in the environment, or in a file."
+            envvar="MUSTER_CLIENT_TOKEN",
+            help="Bearer token of this client. Prefer the environment variable or --token-file. By default none is "
+            "sent.",
         ),
     ] = None,
     token_file: Annotated[
-        Optional[Path], typer.Option(help="A file that holds the token; read anew for each check-in.", dir_okay=False)
+        Optional[Path],
+        typer.Option(help="File with the token, read at each check-in.", dir_okay=False, show_default="none"),
     ] = None,
-    rounds: Annotated[Optional[int], typer.Option(help="Stop after so many contributions.", min=1)] = None,
-    once: Annotated[bool, typer.Option("--once", help="One check-in and what it leads to, without waiting.")] = False,
-    cache: Annotated[Optional[Path], typer.Option(help="A folder to keep plans and the last broadcasts in.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads that TensorFlow computes with.", min=1)] = 1,
+    rounds: Annotated[
+        Optional[int], typer.Option(help="Number of contributions after which to stop.", min=1, show_default="no limit")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Check in once, without waiting. By default repeat until Ctrl-C.")
+    ] = False,
+    cache: Annotated[
+        Optional[Path], typer.Option(help="Folder that caches plans and the last broadcasts.", show_default="no cache")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Number of TensorFlow's threads.", min=1)] = 1,
     signer: Signers = None,
     policy: Annotated[
         Optional[Path],
         typer.Option(
-            help="The data owner's rules, in TOML: which plans, how many updates together, how often. Of a rule and an option the "
-            "stricter holds.",
+            help="The data owner's policy, a TOML file. Of a rule and an option the stricter one applies.",
             metavar="FILE",
+            show_default="none",
         ),
     ] = None,
-    max_download_bytes: Annotated[
-        Optional[int], typer.Option(help="The most bytes of plan and broadcast together.", min=0)
-    ] = None,
-    max_update_bytes: Annotated[Optional[int], typer.Option(help="The most bytes of an update.", min=0)] = None,
-    max_seconds: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Longest time of the work of one assignment; never longer than the assignment is valid.",
-            min=0.0,
-        ),
-    ] = None,
+    max_download_bytes: Annotated[Optional[int], typer.Option(min=0, show_default="no limit")] = None,
+    max_update_bytes: Annotated[Optional[int], typer.Option(min=0, show_default="no limit")] = None,
+    max_seconds: Annotated[Optional[float], typer.Option(min=0.0, show_default="until the assignment expires")] = None,
     quiet_errors: Annotated[
         bool,
         typer.Option(
             "--quiet-errors",
-            help="Print the kind of an error of the data or the computation alone: its text may quote data.",
+            help="Print only the kind of an error of the data or the computation, since its text may quote data. "
+            "By default print the text too.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check in, work on the local data and upload, repeatedly, until Ctrl-C.
+    """Check in, work on local data and upload, repeatedly, until Ctrl-C.
 
-    The function of --data is called for each assignment and returns this client's data. It may take one argument with
-    the attributes `task`, `round` and `plan`. It is called in a separate thread: open database connections inside it.
+    The function of --data is called for each assignment and returns this client's data. It may
+    take one argument with the attributes `task`, `round` and `plan`. It runs in a separate thread,
+    so open database connections inside it.
 
-    The client retries through every outage and every answer that is not a coordinator's. It ends when a coordinator
-    refuses it, and on Ctrl-C or SIGTERM: within a second, after it has given its assignment back.
+    The client retries after outages and after responses of other servers than a coordinator. It
+    stops when a coordinator refuses it, and on Ctrl-C or SIGTERM: it gives its assignment back and
+    ends within a second.
     """
     from muster.client.identity import check_client_id, check_population
 
-    _checked(check_population, population, "--population")
+    _check(check_population, population, "--population")
     if client_id is not None:
-        _checked(check_client_id, client_id, "--client-id")
+        _check(check_client_id, client_id, "--client-id")
     trusted = signers_of(signer)
     rules = policy_of(policy)
     quiet_tensorflow(threads=threads)
     function = load_function(data)
-    # Before the first check-in: an assignment should not run out over the seconds that TensorFlow takes to load.
+    # Loaded before the first check-in, so that no assignment expires while TensorFlow loads.
     import muster.runtime.stages  # noqa: F401
     from muster.client import Failed, Limits, MusterClient, Unreached
 
-    shown: Union[str, Callable[[], str], None] = None
+    bearer: Union[str, Callable[[], str], None] = None
     if token_file is not None:
-        shown = token_reader(token_file)
+        bearer = token_reader(token_file)
     elif token is not None:
-        shown = checked_token(token, where="--token or MUSTER_CLIENT_TOKEN")
+        bearer = checked_token(token, where="--token or MUSTER_CLIENT_TOKEN")
     log = ClientLog(population, quiet_errors=quiet_errors)
     limits = Limits(max_download_bytes=max_download_bytes, max_update_bytes=max_update_bytes, max_seconds=max_seconds)
-    tell = (lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write
-    member = MusterClient(
+    write = (lambda event: write_event(event, quiet_errors=quiet_errors)) if as_json else log.write
+    client = MusterClient(
         url,
         population,
         function,
         client_id=client_id,
-        token=shown,
+        token=bearer,
         cache=cache,
-        on_event=tell,
+        on_event=write,
         trusted_signers=trusted,
         limits=limits,
         policy=rules,
     )
-    with interruptible(stuck=lambda: member.working), member:
+    with interruptible(stuck=lambda: client.working), client:
         if once:
-            for note in member.notes:
-                tell(note)
-            outcome = member.run_once()
+            for note in client.notes:
+                write(note)
+            outcome = client.run_once()
             if isinstance(outcome, Unreached):
                 raise typer.Exit(UNREACHABLE)
             raise typer.Exit(FAILED if isinstance(outcome, Failed) else 0)
         if not as_json:
             log.line(f"Checking in to {population} at {url}; Ctrl-C ends it.")
-        summary = member.run(rounds=rounds)
+        summary = client.run(rounds=rounds)
     if as_json:
         write_json({"event": "Summary", **dataclasses.asdict(summary)})
     else:
         log.line(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
 
 
-def _checked(check: Callable[[str], str], value: str, option: str) -> None:
+def _check(check: Callable[[str], str], value: str, option: str) -> None:
     try:
         check(value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Logs a client's events as timestamped lines or as JSON. Repeated events are logged at long intervals."""
+"""Logs a client's events as lines with the time, or as JSON. Repeated events are logged rarely."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from muster.terminal import size, write_json
 if TYPE_CHECKING:
     from muster.client import ClientEvent
 
-_REPEATED = 600.0  # seconds between two lines with the same text
+_REPEAT_SECONDS = 600.0  # between two lines with the same text
 
 
 class ClientLog:
-    """Writes the events of one client to stdout.
+    """Log of one client's events on stdout.
 
     Args:
-      population: The population that it checks in to.
-      quiet_errors: Whether errors are named by their kind alone.
-      clock: Returns seconds, monotonic.
+      population: Population of the client.
+      quiet_errors: Whether to log only the kind of an error.
+      clock: Monotonic clock, in seconds.
     """
 
     def __init__(
@@ -30,10 +30,10 @@ class ClientLog:
         self._population = population
         self._quiet = quiet_errors
         self._clock = clock
-        self._answered = False  # whether a coordinator has ever answered
-        self._gave_back: Optional[str] = None  # reason, since the last contribution
-        self._kind: Optional[type[ClientEvent]] = None  # of the last event
-        self._written: dict[str, float] = {}  # time of the last line by subject, since the kind changed
+        self._reached = False  # whether a coordinator has ever responded
+        self._failure: Optional[str] = None  # reason of the last failure since a contribution
+        self._kind: Optional[type[ClientEvent]] = None  # kind of the last event
+        self._written: dict[str, float] = {}  # time of the last line by topic, since the kind changed
 
     def write(self, event: ClientEvent) -> None:
         """Writes an event, unless it repeats recent lines."""
@@ -42,16 +42,16 @@ class ClientLog:
         if isinstance(event, PolicyNote):
             self.line(event.detail)
             return
-        text, about = self._text_of(event), self._about(event)
+        text, topic = self._text_of(event), self._topic(event)
         if type(event) is not self._kind:
             self._kind, self._written = type(event), {}
-        if about is None:
+        if topic is None:
             self.line(text)
             return
         now = self._clock()
-        if now - self._written.get(about, now - _REPEATED) >= _REPEATED:
-            self._written[about] = now
-            self.line(f"{text} (repeated every {_REPEATED / 60:.0f} minutes while it stays so)")
+        if now - self._written.get(topic, now - _REPEAT_SECONDS) >= _REPEAT_SECONDS:
+            self._written[topic] = now
+            self.line(f"{text} (repeated every {_REPEAT_SECONDS / 60:.0f} minutes while it lasts)")
 
     @staticmethod
     def line(text: str) -> None:
@@ -59,12 +59,12 @@ class ClientLog:
         sys.stdout.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         sys.stdout.flush()
 
-    def _about(self, event: ClientEvent) -> Optional[str]:
-        """Returns the subject of a repeating event; None for any other event."""
+    def _topic(self, event: ClientEvent) -> Optional[str]:
+        """Returns the topic of a repeating event, or None for other events."""
         from muster.client import Ineligible, Unreached, Waited
 
         if isinstance(event, Waited):
-            return f"{event.reason.value} {self._gave_back}"
+            return f"{event.reason.value} {self._failure}"
         if isinstance(event, (Unreached, Ineligible)):
             return event.detail
         return None
@@ -72,34 +72,38 @@ class ClientLog:
     def _text_of(self, event: ClientEvent) -> str:
         from muster.client import Contributed, Failed, Unreached, Waited
 
-        first = not self._answered and isinstance(event, Unreached)
-        self._answered = self._answered or not isinstance(event, Unreached)
+        first = not self._reached and isinstance(event, Unreached)
+        self._reached = self._reached or not isinstance(event, Unreached)
         if isinstance(event, Failed):
-            self._gave_back = event.reason.value
+            self._failure = event.reason.value
         if isinstance(event, Contributed):
-            self._gave_back = None
+            self._failure = None
         if isinstance(event, Waited):
             return f"{self._why(event.reason.value)}; next check-in in {event.retry_after:.1f} s"
         text = describe(event, quiet_errors=self._quiet)
-        return f"Warning: no coordinator has answered yet. {text}" if first else text
+        return f"Warning: no coordinator has responded yet. {text}" if first else text
 
     def _why(self, reason: str) -> str:
-        """Returns the reason for having no work, with its cause."""
+        """Returns the reason why there is no work, with an explanation."""
         more = {
-            "no_task": f": population {self._population!r} has no task; check the name, or wait for an operator to create one",
+            "no_task": f": population {self._population!r} has no task; check the name, or wait for an operator to "
+            "create one",
             "round_full": ": every slot of the open round is taken",
             "between_rounds": ": the next round has not opened yet",
             "already_in": ": this client has contributed to the open round",
             "task_paused": ": an operator has paused the task",
             "too_soon": ": the task requires more time between two contributions of one client",
         }.get(reason, "")
-        if reason == "already_in" and self._gave_back is not None:
-            more = f": this client gave its assignment of the open round back ({self._gave_back}), and waits for the next round"
+        if reason == "already_in" and self._failure is not None:
+            more = (
+                f": this client gave its assignment of the open round back ({self._failure}), "
+                "and waits for the next round"
+            )
         return f"no work ({reason}){more}"
 
 
 def describe(event: ClientEvent, *, quiet_errors: bool = False) -> str:
-    """Returns an event as a line."""
+    """Returns an event as one line of text."""
     from muster.client import Assigned, Computed, Contributed, Failed, Missed, PolicyNote, Sending, Waited
 
     if isinstance(event, PolicyNote):
@@ -108,7 +112,7 @@ def describe(event: ClientEvent, *, quiet_errors: bool = False) -> str:
         return f"no work ({event.reason.value}); next check-in in {event.retry_after:.1f} s"
     if isinstance(event, (Assigned, Computed, Sending, Contributed, Missed, Failed)):
         return f"{event.task} round {event.round}: {_progress(event, quiet_errors=quiet_errors)}"
-    return f"{event.detail}; again in {event.retry_after:.1f} s"
+    return f"{event.detail}; retry in {event.retry_after:.1f} s"
 
 
 def _progress(event: Any, *, quiet_errors: bool) -> str:
@@ -134,7 +138,7 @@ def _detail_of(failed: Any, *, quiet_errors: bool) -> str:
 
 
 def write_event(event: ClientEvent, *, quiet_errors: bool = False) -> None:
-    """Writes an event as JSON on one line, with the time (`at`, in seconds since 1970)."""
+    """Writes an event as one line of JSON, with its time `at` in POSIX seconds."""
     from muster.client import Failed
     from muster.client.kinds import kind_of
 

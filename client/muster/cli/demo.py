@@ -1,4 +1,4 @@
-"""`muster demo`: the main job, from a TFF computation to a trained model, with kills on the way."""
+"""`muster demo`: trains on real digits over client processes, some of which are killed."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from muster.cli.options import Emulators
 from muster.terminal import console
 
 _TARGET = 0.9  # accuracy
-_ENOUGH, _MANY = 12, 10  # rounds and clients from which on the target is expected
+_MIN_ROUNDS, _MIN_CLIENTS = 12, 10  # with fewer, no accuracy is expected
 
 
 def demo(
     *,
-    clients: Annotated[int, typer.Option(help="Client processes.", min=2, max=500)] = 10,
-    rounds: Annotated[int, typer.Option(help="Rounds to train.", min=2)] = 12,
-    out: Annotated[Path, typer.Option(help="The folder to leave everything in.")] = Path("muster-demo"),
-    seed: Annotated[int, typer.Option(help="Draws the split and the initial weights.", min=0)] = 0,
+    clients: Annotated[int, typer.Option(help="Number of client processes.", min=2, max=500)] = 10,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.", min=2)] = 12,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("muster-demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the data's split and of the initial weights.", min=0)] = 0,
     target: Annotated[
         Optional[float],
         typer.Option(
-            help=f"The accuracy below which the exit code is 1; {_TARGET} with {_ENOUGH} rounds and {_MANY} clients or more.",
+            help="Accuracy to reach; below it the exit code is 1.",
+            show_default=f"{_TARGET} with at least {_MIN_ROUNDS} rounds and {_MIN_CLIENTS} clients, else none",
             min=0.0,
             max=1.0,
         ),
@@ -33,15 +34,18 @@ def demo(
     published: Annotated[
         bool,
         typer.Option(
-            "--published", help="Take the signed plan that travels with Muster; so where TFF is not installed."
+            "--published",
+            help="Use the compiled and signed plan that is part of Muster. By default it is used only where TFF is "
+            "not installed.",
         ),
     ] = False,
     emulators: Emulators = False,
 ) -> None:
-    """Train on scikit-learn's digits over client processes of this machine.
+    """Train on scikit-learn's digits with a coordinator and client processes on this machine.
 
-    Compiles a TFF FedAvg process (where there is no TFF, takes the compiled and signed one that travels with Muster), starts the coordinator and the clients, kills a client in mid-round and later the whole
-    coordinator, and goes on. Leaves metrics.csv, accuracy.png, the checkpoints and the final weights.
+    Compiles a FedAvg process of TFF, or uses a compiled and signed plan where TFF is not installed.
+    Kills one client in the middle of a round and later the coordinator, and completes the training.
+    Writes metrics.csv, accuracy.png, the checkpoints and the final weights.
     """
     from muster.cli import main
     from muster.demo.progress import ProgressDisplay
@@ -49,7 +53,7 @@ def demo(
     from muster.demo.run import Options, run_demo
     from muster.private_files import owner_only
 
-    # A stop from outside cleans up as Ctrl-C does.
+    # SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ProgressDisplay(console()) as screen, owner_only():
         story = run_demo(
@@ -60,7 +64,7 @@ def demo(
         seconds = screen.elapsed
     screen.console.print()
     screen.console.print(paragraph(story, seconds=seconds, folder=out), markup=False)
-    wanted = target if target is not None else _TARGET if rounds >= _ENOUGH and clients >= _MANY else None
+    wanted = target if target is not None else _TARGET if rounds >= _MIN_ROUNDS and clients >= _MIN_CLIENTS else None
     if wanted is not None and story.accuracy < wanted:
         screen.console.print(f"The accuracy is below the {wanted:.0%} that were expected.", style="bold red")
         raise typer.Exit(FAILED)

@@ -1,4 +1,7 @@
-"""How a command fails: one line that says what, why and what to do, and an exit code. No traceback, unless it is asked for."""
+"""Reports errors of commands: one line with thing, reason and fix, and an exit code.
+
+A traceback is printed only with MUSTER_DEBUG=1.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,24 @@ import muster
 
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 _DEBUG = "MUSTER_DEBUG"
-_LONGEST = 600  # characters of an error that is not ours
+_MAX_CHARACTERS = 600  # of an error of another library
 
 
 class LoadingError(ValueError):
-    """`module:attribute` does not name what it should; the text says where the search ended."""
+    """Error raised when an argument refers to something that does not exist or is not usable."""
 
 
 class Commands(TyperGroup):
-    """The group of all commands, and the one place where their errors end."""
+    """Group of all commands, which reports their errors."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command; every error of it becomes a text on stderr and an exit code."""
+        """Runs the command. Reports an error as text on stderr and an exit code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:  # the outermost edge of the program
-            # typer's own (wrong usage, an exit) carry their code; a broken pipe is for typer to end quietly.
+        except Exception as error:  # the top level of the program
+            # typer handles its own exceptions (wrong usage, an exit) and a broken pipe.
             if (
                 hasattr(error, "exit_code")
                 or isinstance(error, (typer.Abort, BrokenPipeError))
@@ -47,19 +50,19 @@ class Commands(TyperGroup):
 
 
 def explain(error: Exception) -> tuple[int, list[str]]:
-    """The exit code of an error and the lines to show of it."""
+    """Returns the exit code of an error and the lines to print."""
     from muster.client import UnreachableError
     from muster.wire.problems import ProblemError
 
     if isinstance(error, UnreachableError):
-        fix = error.fix or "Is it running (`muster up`), and is --url or MUSTER_URL its address?"
+        fix = error.fix or "Check that it is running (`muster up`) and that --url or MUSTER_URL is its address."
         return UNREACHABLE, [f"Error: {error}", fix]
     if isinstance(error, ProblemError):
         fields = [f"  {field.path}: {field.reason}" for field in error.fields] if len(error.fields) > 1 else []
         return FAILED, [f"Error: {error}", *fields]
     if isinstance(error, LoadingError):
         return USAGE, [f"Error: {error}"]
-    if type(error).__module__.startswith(("muster.", "coordinator.")):  # ours: the text was written for this place
+    if type(error).__module__.startswith(("muster.", "muster_coordinator.")):
         return FAILED, [f"Error: {error}"]
     if isinstance(error, ImportError):
         missing = _extra_of(error)
@@ -69,13 +72,13 @@ def explain(error: Exception) -> tuple[int, list[str]]:
         named = f"{error.filename}: " if error.filename else ""
         return FAILED, [f"Error: {named}{error.strerror}"]
     text = str(error)
-    short = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
-    more = f"With {_DEBUG}=1 in the environment the traceback is shown."
+    short = text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}…"
+    more = f"Set {_DEBUG}=1 to print the traceback."
     return FAILED, [f"Error: {type(error).__name__}: {short}", *_place(error), more]
 
 
 def _place(error: Exception) -> list[str]:
-    """Where in the user's own code an error arose: the innermost frame that is neither ours nor an installed package's."""
+    """Returns the place in the user's code: the innermost frame outside installed packages."""
     installed = (str(Path(muster.__file__).parent), str(Path(sys.prefix)), sysconfig.get_path("stdlib"))
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*installed, "<"))
@@ -90,7 +93,7 @@ def _extra_of(error: ImportError) -> str | None:
         "functions_framework": "server",
         "gunicorn": "server",
         "jwt": "signing",
-        "coordinator": "server",
+        "muster_coordinator": "server",
         "cryptography": "signing",
         "protobuf": "signing",
         "ml_dtypes": "tensorflow",

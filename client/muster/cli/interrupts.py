@@ -1,10 +1,11 @@
 """Ends a command on Ctrl-C and SIGTERM within a second, even inside native code.
 
-A signal raises `KeyboardInterrupt` in the main thread, which then has a grace period to end in order. Python runs
-handlers only between its own instructions, so a main thread inside native code does not notice. The C part of the
-handler, however, writes the signal's number to a socket at once (`signal.set_wakeup_fd`). A thread reads it there, and
-ends the process if it still runs after the grace period, or at a second signal. Only native code that never releases
-the global interpreter lock blocks both.
+A signal raises `KeyboardInterrupt` in the main thread, which then has a grace period to end in
+order. Python runs handlers only between its own instructions, so a main thread inside native code
+does not notice. The C part of the handler, however, writes the signal's number to a socket at once
+(`signal.set_wakeup_fd`). A thread reads it there, and ends the process if it still runs after the
+grace period, or at a second signal. Only native code that never releases the global interpreter
+lock blocks both.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any, Callable, Optional, Union
 
 from muster.cli.failures import INTERRUPTED
 
-_MOMENT = 0.9  # seconds from the first signal to the end of the process
-_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows alone
+_GRACE_SECONDS = 0.9  # from the first signal to the end of the process
+_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # SIGBREAK exists on Windows only
 _CLOSED = b"\0"
 
 Handler = Union[Callable[[int, Optional[FrameType]], Any], int, None]
@@ -32,8 +33,8 @@ class Interrupts:
     """Signal handlers of one command.
 
     Attributes:
-      numbers: The signals.
-      interrupted: Whether one of them has arrived.
+      numbers: Numbers of the signals.
+      interrupted: Whether a signal has arrived.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Interrupts:
         self._wakeup = -1
 
     def install(self) -> None:
-        """Installs the handlers, except for an ignored SIGINT: then this command's parent handles Ctrl-C."""
+        """Installs the handlers. An ignored SIGINT stays ignored: the parent handles Ctrl-C."""
         self._writing.setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         for number in self.numbers:
@@ -82,7 +83,7 @@ class Interrupts:
             if signals > 1:
                 os._exit(INTERRUPTED)
             if signals:
-                self._reading.settimeout(_MOMENT)
+                self._reading.settimeout(_GRACE_SECONDS)
 
 
 _INSTALLED: list[Interrupts] = []
@@ -90,7 +91,7 @@ _FORKING = threading.local()
 
 
 def _hold_signals() -> None:
-    """Blocks signals during a fork: a child that still has the handlers would write to this process's thread."""
+    """Blocks signals during a fork, since a child would write them to this process's thread."""
     numbers = {number for interrupts in _INSTALLED for number in interrupts.numbers}
     _FORKING.mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers) if numbers else None
 
@@ -102,7 +103,7 @@ def _release_signals() -> None:
 
 
 def _restore_in_child() -> None:
-    """Restores the previous handlers in a forked child, for example one of a data callback."""
+    """Restores the previous handlers in a forked child, such as one of a data callback."""
     while _INSTALLED:
         interrupts = _INSTALLED.pop()
         interrupts.interrupted = True  # so the child writes nothing to the parent's thread
@@ -116,12 +117,13 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def interruptible(*, stuck: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Makes Ctrl-C and SIGTERM raise `KeyboardInterrupt` in the block, and ends the process if it does not exit.
+    """Raises `KeyboardInterrupt` in the block on Ctrl-C and SIGTERM, and ends a blocked process.
 
-    Does nothing outside the main thread, which is the only one that receives signals.
+    Does nothing outside the main thread, since no other thread receives signals.
 
     Args:
-      stuck: Returns whether a thread is running that can't be stopped. The process then ends without waiting for it.
+      stuck: Returns whether a thread runs that can't be stopped. If so, the process ends without
+        waiting for it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

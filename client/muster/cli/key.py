@@ -1,4 +1,4 @@
-"""`muster key`: the keys of a deployment, and those of its operators, of which it keeps hashes alone."""
+"""`muster key`: creates the keys of a deployment and of its operators."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from muster.terminal import console, write_json
 
 _BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_PREFIX = "muster-operator-"  # tells a reader, and a scanner for lost secrets, what it is
+_PREFIX = "muster-operator-"  # recognizable for readers and for secret scanners
 
-app = typer.Typer(
-    no_args_is_help=True, help="Keys that a deployment signs with (MUSTER_SECRET), and its operators' own."
-)
+app = typer.Typer(no_args_is_help=True, help="Create the keys of a deployment (MUSTER_SECRET) and of its operators.")
 
 
 class Role(str, Enum):
-    """What an operator may do."""
+    """Role of an operator."""
 
     OPERATOR = "operator"
     VIEWER = "viewer"
@@ -34,19 +32,25 @@ class Role(str, Enum):
 def new(
     *,
     name: Annotated[
-        Optional[str], typer.Option("--id", help="What to call it: a-z, 0-9, '.', '_', '-'; today's date if left out.")
+        Optional[str],
+        typer.Option(
+            "--id", help="Id of the key: at most 32 of a-z, 0-9, '.', '_' and '-'.", show_default="today's date"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a fresh key as `id:hex`, to put before the ones in MUSTER_SECRET, with a comma between."""
-    called = datetime.now(timezone.utc).strftime("%Y-%m-%d") if name is None else name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,31}", called):
-        raise typer.BadParameter("must be of a-z, 0-9, '.', '_' and '-', and have at most 32", param_hint="--id")
-    made = secrets.token_hex(_BYTES)
+    """Create a key, and print it as `id:hex`.
+
+    Insert it before the other keys in MUSTER_SECRET, separated by a comma.
+    """
+    key_id = datetime.now(timezone.utc).strftime("%Y-%m-%d") if name is None else name
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,31}", key_id):
+        raise typer.BadParameter("must have at most 32 characters of a-z, 0-9, '.', '_' and '-'", param_hint="--id")
+    secret = secrets.token_hex(_BYTES)
     if as_json:
-        write_json({"id": called, "key": f"{called}:{made}"})
+        write_json({"id": key_id, "key": f"{key_id}:{secret}"})
     else:
-        typer.echo(f"{called}:{made}")
+        typer.echo(f"{key_id}:{secret}")
 
 
 @app.command("list")
@@ -55,12 +59,16 @@ def list_keys(
     secret: Annotated[
         str,
         typer.Option(
-            envvar="MUSTER_SECRET", help="The keys; better set in the environment, where nobody else sees it."
+            envvar="MUSTER_SECRET",
+            help="Keys of the deployment. Prefer the environment variable: other users can see a command's options.",
         ),
     ],
     as_json: Json = False,
 ) -> None:
-    """Say which keys MUSTER_SECRET holds, by id and by the fingerprint that logs and tokens have; the first signs."""
+    """List the keys of MUSTER_SECRET with their ids and fingerprints. The first one signs.
+
+    Logs and tokens show the same fingerprints.
+    """
     from muster_coordinator.domain.keys import KeyRing, KeyRingError
 
     try:
@@ -78,22 +86,28 @@ def list_keys(
 @app.command("operator")
 def operator(
     *,
-    name: Annotated[str, typer.Option(help="Who the key is for; the audit log shows it.")],
-    role: Annotated[Role, typer.Option(help="What they may do: change everything, or look alone.")] = Role.OPERATOR,
+    name: Annotated[str, typer.Option(help="Name of the operator, as shown in the audit log.")],
+    role: Annotated[
+        Role, typer.Option(help="Role: `operator` may change everything, `viewer` may only read.")
+    ] = Role.OPERATOR,
     as_json: Json = False,
 ) -> None:
-    """Make a key for an operator. It is shown once: the coordinator gets a hash of it, in MUSTER_OPERATORS."""
+    """Create a key for an operator, and print it once.
+
+    The coordinator stores only its hash, in MUSTER_OPERATORS.
+    """
     if not _NAME.fullmatch(name):
-        raise typer.BadParameter("letters, digits, '.', '_', '@' and '-', at most 64", param_hint="--name")
+        raise typer.BadParameter("must have at most 64 letters, digits, '.', '_', '@' and '-'", param_hint="--name")
     key = _PREFIX + secrets.token_urlsafe(_BYTES)
     entry = f"{name}:{role.value}:{hashlib.sha256(key.encode()).hexdigest()}"
     if as_json:
         write_json({"name": name, "role": role.value, "key": key, "entry": entry})
         return
     console().print(
-        f"The key, shown this once:\n  {key}\n"
-        f"{name} keeps it, and gives it to `muster` in MUSTER_OPERATOR_TOKEN.\n\n"
-        f"The coordinator's setting, with the entries of others behind a comma:\n  MUSTER_OPERATORS=keys:{entry}",
+        f"The key, which is not shown again:\n  {key}\n"
+        f"{name} sets it as MUSTER_OPERATOR_TOKEN.\n\n"
+        f"The coordinator's setting, with the entries of other operators separated by commas:\n"
+        f"  MUSTER_OPERATORS=keys:{entry}",
         markup=False,
         soft_wrap=True,
     )

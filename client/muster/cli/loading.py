@@ -1,4 +1,4 @@
-"""Finds what `module:attribute` or `path/to/file.py:attribute` names."""
+"""Loads objects by reference, `module:attribute` or `path/to/file.py:attribute`."""
 
 from __future__ import annotations
 
@@ -6,66 +6,72 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any, Callable, cast
 
 from muster.cli.failures import LoadingError
 
 
 def load(reference: str) -> Any:
-    """Returns the object that `reference` names.
+    """Returns the object that a reference denotes.
 
-    A file of the working directory takes precedence over an installed module of the same name, and is then registered
-    under another name.
+    A file in the working directory takes precedence over an installed module of the same name. It
+    is then registered under another name.
 
     Raises:
-      LoadingError: the form, the module or the attribute is wrong. An error inside the module passes through.
+      LoadingError: the form, the module or the attribute is wrong. Errors of the module propagate.
     """
     where, colon, attribute = reference.rpartition(":")
-    # A colon inside a Windows drive (`c:\data.py`) is no separator.
+    # The colon of a Windows drive (`c:\data.py`) is not a separator.
     if not colon or not where or not all(part.isidentifier() for part in attribute.split(".")):
         raise LoadingError(
             f"{reference!r} should be module:attribute, such as my_model:process or path/to/file.py:process"
         )
     module = _file(Path(where)) if where.endswith(".py") else _module(where)
-    found: Any = module
+    loaded: Any = module
     for part in attribute.split("."):
-        if not hasattr(found, part):
+        if not hasattr(loaded, part):
             raise LoadingError(f"{where} has no {attribute!r}; it has {_names(module)}")
-        found = getattr(found, part)
-    return found
+        loaded = getattr(loaded, part)
+    return loaded
 
 
-def load_function(reference: str, *, most: int = 1) -> Callable[..., Any]:
-    """The function that `reference` names; it may need up to `most` arguments.
+def load_function(reference: str, *, max_arguments: int = 1) -> Callable[..., Any]:
+    """Returns the function that a reference denotes.
+
+    Args:
+      reference: `module:function` or `path/to/file.py:function`.
+      max_arguments: Number of positional arguments that the caller can pass.
 
     Raises:
-      LoadingError: see `load`; or it is no such function.
+      LoadingError: see `load`; or the object is not a function, or requires more arguments.
     """
-    found = load(reference)
-    if not callable(found):
-        raise LoadingError(f"{reference} is a {type(found).__name__}; it should be a function that gives the data")
-    needed = arguments_of(found)
-    if needed > most:
-        raise LoadingError(f"{reference} needs {needed} arguments; it is called with {most} at most")
-    function: Callable[..., Any] = found
-    return function
+    function = load(reference)
+    if not callable(function):
+        raise LoadingError(f"{reference} is a {type(function).__name__}; it should be a function that returns data")
+    required = required_arguments(function)
+    if required > max_arguments:
+        raise LoadingError(f"{reference} requires {required} arguments; it is called with at most {max_arguments}")
+    return cast("Callable[..., Any]", function)
 
 
 def load_computation(reference: str) -> Any:
-    """The TFF process or computation that `reference` names, or that the plain Python function of that name builds."""
-    found = load(reference)
-    if not inspect.isfunction(found):
-        return found
-    if arguments_of(found):
+    """Returns the TFF computation of a reference, and calls a Python function that builds it.
+
+    Raises:
+      LoadingError: see `load`; or the function requires arguments.
+    """
+    loaded = load(reference)
+    if not inspect.isfunction(loaded):
+        return loaded
+    if required_arguments(loaded):
         raise LoadingError(f"{reference} is a function with arguments; it should take none and build the computation")
-    return found()
+    return loaded()
 
 
-def arguments_of(function: Callable[..., Any]) -> int:
-    """How many positional arguments a function must get."""
+def required_arguments(function: Callable[..., Any]) -> int:
+    """Returns the number of positional arguments that a function requires."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # some built-ins have none
@@ -74,27 +80,11 @@ def arguments_of(function: Callable[..., Any]) -> int:
     return sum(item.default is item.empty and item.kind in positional for item in parameters)
 
 
-def clients_by_round(function: Callable[..., Any]) -> Callable[[int], list[Any]]:
-    """Makes a function that gives the clients' data sets, of every round or of a round that it is told, into one of rounds.
-
-    The data sets may come as a sequence, a mapping by client, or a TFF `ClientData`.
-    """
-    takes_round = arguments_of(function) > 0
-
-    def clients(number: int) -> list[Any]:
-        found = function(number) if takes_round else function()
-        if hasattr(found, "create_tf_dataset_for_client"):
-            return [found.create_tf_dataset_for_client(client) for client in found.client_ids]
-        return list(found.values()) if isinstance(found, Mapping) else list(found)
-
-    return clients
-
-
 def _module(name: str) -> ModuleType:
     """Imports a module of the working directory, or an installed one.
 
-    The working directory is searched last, so that a file there never replaces a module that Muster or a library
-    imports.
+    The working directory is searched last, so that a file there never replaces a module that Muster
+    or a library imports.
     """
     here = Path.cwd()
     neighbor = here / f"{name}.py"
@@ -104,7 +94,7 @@ def _module(name: str) -> ModuleType:
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Only if it is the module itself that is missing, and not one that it imports.
+        # Not for a missing module that the module itself imports.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         if _is_shadowed(name, here):
@@ -118,24 +108,25 @@ def _module(name: str) -> ModuleType:
 def _is_shadowed(name: str, here: Path) -> bool:
     """Returns whether `here` has a package of this name and Python has imported another one."""
     package = here / name.partition(".")[0]
-    found = sys.modules.get(package.name)
-    if found is None or not package.is_dir():
+    imported = sys.modules.get(package.name)
+    if imported is None or not package.is_dir():
         return False
-    places = [Path(place).resolve() for place in getattr(found, "__path__", ())]
+    places = [Path(place).resolve() for place in getattr(imported, "__path__", ())]
     return package.resolve() not in places
 
 
 def _shadowed(name: str, here: Path) -> LoadingError:
     package = name.partition(".")[0]
     return LoadingError(
-        f"The folder {package} in {here} has the name of an installed module, which Python imports instead: rename the folder"
+        f"The folder {package} in {here} has the name of an installed module, which Python imports instead: rename the "
+        "folder"
     )
 
 
 def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise LoadingError(f"There is no file {path}")
-    _search_last(path.resolve().parent)  # so that it may import its neighbors
+    _search_last(path.resolve().parent)  # the file may import its neighbors
     name = _free_name(path)
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
@@ -158,8 +149,8 @@ def _search_last(folder: Path) -> None:
 def _free_name(path: Path) -> str:
     """Returns the name under which to register the module of a user's file.
 
-    This is the file's own name, unless another module has it, loaded or not: a user's `queue.py` must not become the
-    `queue` that the standard library imports.
+    This is the file's own name, unless another module has it, loaded or not: a user's `queue.py`
+    must not replace the `queue` of the standard library.
     """
     name, file = path.stem, path.resolve()
     loaded = sys.modules.get(name)

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how results are written."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import typer
 
 if TYPE_CHECKING:
     from muster.wire.enrolment import PrivateKey
-    from muster.wire.messages import RoundView
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 
-Url = Annotated[str, typer.Option("--url", envvar="MUSTER_URL", help="The coordinator's address.")]
+Url = Annotated[str, typer.Option("--url", envvar="MUSTER_URL", help="URL of the coordinator.")]
 Token = Annotated[
     Optional[str],
     typer.Option(
         "--token",
         envvar="MUSTER_OPERATOR_TOKEN",
-        help="The operator's key or OpenID Connect token; rather in the environment, since others can see a command's options.",
-        show_default=False,
+        help="Operator's key or OpenID Connect token. Prefer the environment variable: other users of this machine can "
+        "see a command's options. By default none is sent.",
     ),
 ]
 OperatorUrl = Annotated[
@@ -28,7 +27,7 @@ OperatorUrl = Annotated[
     typer.Option(
         "--operator-url",
         envvar="MUSTER_OPERATOR_URL",
-        help="The operator API's address, if it has one of its own.",
+        help="URL of the operator API, if it differs from the client API's.",
         show_default="--url",
     ),
 ]
@@ -36,7 +35,8 @@ PlanKey = Annotated[
     Optional[Path],
     typer.Option(
         "--key",
-        help="Sign the plan with this key, of `muster plan keygen`: where only signed plans are taken.",
+        help="Private key of `muster plan keygen` to sign the plan with, for coordinators that require signatures. "
+        "By default the plan is not signed.",
         exists=True,
         dir_okay=False,
     ),
@@ -45,7 +45,8 @@ EnrolmentKey = Annotated[
     Optional[Path],
     typer.Option(
         "--enrolment-key",
-        help="Enrol the clients with this key, of `muster enrol key`: where clients need a token.",
+        help="Private key of `muster enrol key` to enroll the clients with, for coordinators that require tokens. "
+        "By default clients send no token.",
         exists=True,
         dir_okay=False,
     ),
@@ -54,44 +55,50 @@ Emulators = Annotated[
     bool,
     typer.Option(
         "--emulators",
-        help="Keep state and blobs in the emulators of Firestore (gcloud's) and Cloud Storage (fake-gcs-server).",
+        help="Store state and blobs in the emulators of Firestore (gcloud) and Cloud Storage (fake-gcs-server). "
+        "By default they are stored in SQLite and files.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON, for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON, for scripts. By default write text.")]
 Signers = Annotated[
     Optional[list[str]],
     typer.Option(
         "--signer",
         metavar="ed25519:KEY",
         envvar="MUSTER_TRUSTED_SIGNERS",
-        help="Trust plans that this key has signed, and no others. Repeatable; or several with commas between.",
+        help="Public key to trust: only plans signed with one of these keys are accepted. Repeat the option or "
+        "separate keys by commas. By default every plan is accepted.",
     ),
 ]
 Data = Annotated[
     str,
-    typer.Option("--data", metavar="MODULE:FUNCTION", help="What gives the data: module:function or file.py:function."),
+    typer.Option(
+        "--data",
+        metavar="MODULE:FUNCTION",
+        help="Function that returns the data, as `module:function` or `file.py:function`.",
+    ),
 ]
 
 
-def signers_of(given: Optional[list[str]]) -> tuple[str, ...]:
-    """The keys that `--signer` or the environment names.
+def signers_of(keys: Optional[list[str]]) -> tuple[str, ...]:
+    """Returns the public keys of `--signer` or its environment variable.
 
     Raises:
-      typer.BadParameter: one is no key.
+      typer.BadParameter: one of them is not a valid key.
     """
     from muster.wire.signatures import parse_signers
 
     try:
-        return parse_signers(given or ())
+        return parse_signers(keys or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--signer") from error
 
 
 def enrolment_key_of(path: Optional[Path]) -> Optional[PrivateKey]:
-    """The key that `--enrolment-key` names; None without one.
+    """Returns the key of `--enrolment-key`, or None without one.
 
     Raises:
-      typer.BadParameter: it is no key.
+      typer.BadParameter: the file is not a valid key.
     """
     if path is None:
         return None
@@ -101,10 +108,3 @@ def enrolment_key_of(path: Optional[Path]) -> Optional[PrivateKey]:
         return PrivateKey.read(path.read_bytes())
     except EnrolmentError as error:
         raise typer.BadParameter(str(error), param_hint="--enrolment-key") from error
-
-
-def updates_of(view: RoundView) -> str:
-    """Returns a round's number of updates as text: `3 of 10 updates`. A small round shows it once it has ended."""
-    if view.reported is None:
-        return f"goal of {view.goal} updates (counted when the round has ended)"
-    return f"{view.reported} of {view.goal} updates"

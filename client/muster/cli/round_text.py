@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional
 
-from muster.cli.options import updates_of
 from muster.terminal import size
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
 
-_MAX_METRICS = 4  # of a line
+_MAX_METRICS = 4  # in one line
 _COUNTS = ("num_examples", "num_batches")  # metrics that count data; listed after the others
 
 
 def short_names(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Returns the metrics to show, by path, each with its shortest unambiguous name."""
+    """Returns the shortest unambiguous name of each metric to show, by path."""
     paths = sorted(metrics, key=lambda path: path.rpartition("/")[2] in _COUNTS)[:_MAX_METRICS]
     names: dict[str, str] = {}
     for path in paths:
@@ -28,6 +27,16 @@ def short_names(metrics: Mapping[str, float]) -> dict[str, str]:
     return names
 
 
+def updates_of(view: RoundView) -> str:
+    """Returns a round's number of updates as text: `3 of 10 updates`.
+
+    A small round has that number only once it has ended.
+    """
+    if view.reported is None:
+        return f"goal of {view.goal} updates (counted when the round has ended)"
+    return f"{view.reported} of {view.goal} updates"
+
+
 def counted(reasons: Mapping[str, int]) -> str:
     """Returns counts by reason, the most frequent first: `data 3, cancelled 1`."""
     return ", ".join(
@@ -36,12 +45,12 @@ def counted(reasons: Mapping[str, int]) -> str:
 
 
 def attempt(view: RoundView) -> str:
-    """Returns the round's number and, from the second on, its attempt: `round 4 (attempt 2)`."""
+    """Returns the number of a round and, after the first, of its attempt: `round 4 (attempt 2)`."""
     return f"round {view.round}" + (f" (attempt {view.epoch + 1})" if view.epoch else "")
 
 
 def open_round(view: RoundView) -> str:
-    """Describes an open round: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, of which 2 were given back`."""
+    """Describes an open round: `round 4, COLLECTING: 2 of 3 updates; 5 assignments, …`."""
     text = f"{attempt(view)}, {view.phase.value}: {updates_of(view)}; {_many(view.assigned, 'assignment')}"
     returned = sum(view.failed.values())
     if returned:
@@ -50,7 +59,7 @@ def open_round(view: RoundView) -> str:
 
 
 def ended_round(view: RoundView) -> str:
-    """Describes a round that has ended in one line, with its counts, the reasons of failures and its first metrics."""
+    """Describes an ended round in one line: counts, reasons of failures and some metrics."""
     head = f"{attempt(view)} {view.phase.value.lower()}"
     if view.phase is Phase.ABANDONED:
         parts = [view.reason or "no reason was recorded"]
@@ -62,13 +71,13 @@ def ended_round(view: RoundView) -> str:
 
 
 def troubles(view: RoundView) -> list[str]:
-    """Describes a round's failures: those that clients reported and updates that the fold dropped, by reason."""
-    found = []
+    """Describes a round's failed assignments and dropped updates, by reason."""
+    lines = []
     if any(view.failed.values()):
-        found.append(f"failed at clients: {counted(view.failed)}")
+        lines.append(f"failed at clients: {counted(view.failed)}")
     if any(view.dropped.values()):
-        found.append(f"dropped by the fold: {counted(view.dropped)}")
-    return found
+        lines.append(f"dropped by the fold: {counted(view.dropped)}")
+    return lines
 
 
 def progress(view: TaskView) -> str:
@@ -77,17 +86,17 @@ def progress(view: TaskView) -> str:
 
 
 def warnings_of(view: TaskView) -> list[str]:
-    """Returns what an operator should know of a task's privacy."""
+    """Returns warnings about a task's privacy."""
     warnings = []
     if view.spec.policy.minimum == 1:
         warnings.append("MINIMUM 1: a round's result may be the update of a single client.")
     if view.sums_in_the_clear:
-        warnings.append("SUMS IN THE CLEAR: the plan asks for secure sums, and they are not secure here.")
+        warnings.append("SUMS IN THE CLEAR: the plan declares secure sums, and they are not secure here.")
     return warnings
 
 
 def waiting_for(view: TaskView) -> Optional[str]:
-    """Returns the condition that a task waits for and that may need an operator; None if nothing is amiss."""
+    """Returns the condition that a task waits for and that may need an operator, or None."""
     if view.status is TaskStatus.OPENING:
         return "The committer computes the first broadcast."
     current = view.current
@@ -95,11 +104,11 @@ def waiting_for(view: TaskView) -> Optional[str]:
         return None
     if not current.assigned:
         return (
-            f"No client of population {view.spec.population} has taken an assignment yet. The round closes with {current.goal} updates, "
-            f"or with {current.minimum} or more at its deadline."
+            f"No client of population {view.spec.population} has taken an assignment yet. The round closes with "
+            f"{current.goal} updates, or with {current.minimum} or more at its deadline."
         )
     return None
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")

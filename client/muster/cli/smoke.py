@@ -1,4 +1,4 @@
-"""`muster smoke`: whether a deployment works, and where not."""
+"""`muster smoke`: checks a deployment with one real round."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ def smoke(
     token: Token = None,
     key: PlanKey = None,
     enrolment_key: EnrolmentKey = None,
-    patience: Annotated[float, typer.Option(help="Longest wait of one step, in seconds.", min=1)] = 120.0,
+    patience: Annotated[float, typer.Option(help="Most seconds to wait in one step.", min=1)] = 120.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run one real round with two clients through a deployment, and say what works; exit 1 where something does not.
+    """Check a deployment with one real round of two clients. Exits with 1 if a step fails.
 
-    Makes a task in a population of its own, which is over when this ends, by Ctrl-C too. Needs TensorFlow here.
+    Creates a task in a separate population, and cancels it at the end and on Ctrl-C. Needs
+    TensorFlow on this machine.
     """
     quiet_tensorflow(threads=1)
     import dataclasses
@@ -37,15 +38,15 @@ def smoke(
     import muster.smoke
     from muster.wire.signatures import SigningKey
 
-    enrols = enrolment_key_of(enrolment_key)
-    signs = None if key is None else SigningKey.load(key)
+    client_key = enrolment_key_of(enrolment_key)
+    signing_key = None if key is None else SigningKey.load(key)
     if as_json:
         outcome = muster.smoke.run(
             url,
             operator_url=operator_url,
             token=token,
-            signing_key=signs,
-            enrolment_key=enrols,
+            signing_key=signing_key,
+            enrolment_key=client_key,
             patience=patience,
             on_step=lambda step: write_json(dataclasses.asdict(step)),
         )
@@ -54,35 +55,37 @@ def smoke(
         screen = console()
         with screen.status("Starting") as status:
 
-            def waiting(name: str, standing: str) -> None:
-                status.update(f"{name}: {standing}" if standing else name)
-                if standing and not screen.is_terminal:
-                    screen.print(f"        … {standing}", soft_wrap=True, markup=False)
+            def show_wait(name: str, state: str) -> None:
+                status.update(f"{name}: {state}" if state else name)
+                if state and not screen.is_terminal:
+                    screen.print(f"        … {state}", soft_wrap=True, markup=False)
 
             outcome = muster.smoke.run(
                 url,
                 operator_url=operator_url,
                 token=token,
-                signing_key=signs,
-                enrolment_key=enrols,
+                signing_key=signing_key,
+                enrolment_key=client_key,
                 patience=patience,
                 on_step=lambda step: show(screen, step),
-                on_wait=waiting,
+                on_wait=show_wait,
             )
-        took = sum(step.seconds for step in outcome.steps)
+        seconds = sum(step.seconds for step in outcome.steps)
         if outcome.passed:
             screen.print(
-                f"[bold green]All of it works[/], in {took:.1f} s. Task {outcome.task} is over.", soft_wrap=True
+                f"[bold green]The deployment works[/] ({seconds:.1f} s). Task {outcome.task} has ended.", soft_wrap=True
             )
         else:
             failed = next(step for step in outcome.steps if not step.passed)
-            screen.print(f"[bold red]It does not work[/]: {failed.name}. Task {outcome.task}.", soft_wrap=True)
+            screen.print(
+                f"[bold red]The deployment does not work[/]: {failed.name}. Task {outcome.task}.", soft_wrap=True
+            )
     if not outcome.passed:
         raise typer.Exit(UNREACHABLE if outcome.unreachable else FAILED)
 
 
 def show(screen: Console, step: Step) -> None:
-    """One line of the checklist and, where it failed, the reason and what to look at."""
+    """Prints the outcome of a step, with the reason and places to check if it failed."""
     from rich.markup import escape
 
     detail = f" ({escape(step.detail)})" if step.passed and step.detail else ""
@@ -91,4 +94,4 @@ def show(screen: Console, step: Step) -> None:
     if not step.passed:
         screen.print(f"        {escape(step.detail)}", soft_wrap=True)
         for line in step.look_at:
-            screen.print(f"        - look at {escape(line)}", soft_wrap=True)
+            screen.print(f"        - check {escape(line)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`muster state`: a task's state out of one deployment and into another."""
+"""`muster state`: moves a task with its state between deployments."""
 
 from __future__ import annotations
 
@@ -23,42 +23,47 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Move a task with all its state from one deployment to another, say from `muster up` to a cloud.",
+    help="Move a task with its state to another deployment, such as from `muster up` to a cloud.",
 )
 T = TypeVar("T")
-_SETTINGS = "A folder of `muster up`, or a file with a line for each setting, `MUSTER_STATE=…` and so on; else the environment's."
+_SETTINGS = "Deployment: a data folder of `muster up`, or a file with one setting such as `MUSTER_STATE=…` per line."
 
 
 @app.command("export")
 def export_task(
-    task: Annotated[str, typer.Argument(help="The task's name.")],
-    file: Annotated[Path, typer.Argument(help="The file to write; it must not be there.", dir_okay=False)],
+    task: Annotated[str, typer.Argument(help="Name of the task.")],
+    file: Annotated[Path, typer.Argument(help="File to write. It must not exist.", dir_okay=False)],
     *,
-    source: Annotated[Optional[Path], typer.Option("--from", metavar="SETTINGS", help=_SETTINGS)] = None,
-    pause: Annotated[bool, typer.Option("--pause", help="Pause the task first.")] = False,
+    source: Annotated[
+        Optional[Path],
+        typer.Option("--from", metavar="SETTINGS", help=_SETTINGS, show_default="the environment's settings"),
+    ] = None,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Pause the task first. By default it must be paused already.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a paused task's state to a file: checkpoints, results, and the open round with all that has come in.
+    """Export a paused task to a file: checkpoints, results, and the open round with its updates.
 
-    Reads the stores themselves, so the coordinator need not run, and had better not: what it accepts afterwards stays behind.
-    The file may hold single updates; keep it as you would keep them, and delete it once it is imported.
+    Reads the stores directly. Stop the coordinator first: updates that it accepts later are not
+    exported. The file may contain single updates, so protect it, and delete it after the import.
     """
     if file.exists():
-        raise LoadingError(f"{file} is there already; it is not overwritten")
+        raise LoadingError(f"{file} exists already and is not overwritten")
     platform, secret = _deployment(source, make=False)
     from muster_coordinator.domain import tasks
     from muster_coordinator.task_export.transfer import export_state
 
     if pause:
         _record(platform, "task.pause", task, lambda: platform.change_task(task, tasks.pause))
-    # Complete or not at all, and from its first byte on for its owner's eyes alone.
+    # The file is written atomically and with mode 0600.
     handle, staged = tempfile.mkstemp(dir=file.absolute().parent, prefix=f".{file.name}-")
     try:
         with os.fdopen(handle, "wb") as out:
             moved = export_state(platform, task, out, secret=secret)
         os.link(staged, file)
     except FileExistsError:
-        raise LoadingError(f"{file} is there already; it is not overwritten") from None
+        raise LoadingError(f"{file} exists already and is not overwritten") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             Path(staged).unlink()
@@ -69,12 +74,18 @@ def export_task(
 
 @app.command("import")
 def import_task(
-    file: Annotated[Path, typer.Argument(help="What `muster state export` wrote.", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="File of `muster state export`.", exists=True, dir_okay=False)],
     *,
-    target: Annotated[Optional[Path], typer.Option("--to", metavar="SETTINGS", help=_SETTINGS)] = None,
+    target: Annotated[
+        Optional[Path],
+        typer.Option("--to", metavar="SETTINGS", help=_SETTINGS, show_default="the environment's settings"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a task out of such a file. Nothing that is there is overwritten; a paused task stays paused until it is resumed."""
+    """Import a task from a file of `muster state export`.
+
+    Nothing is overwritten. The task stays paused until it is resumed.
+    """
     platform, secret = _deployment(target, make=True)
     from muster_coordinator.task_export.archive import ArchiveReader
     from muster_coordinator.task_export.transfer import import_state
@@ -89,7 +100,10 @@ def import_task(
 
 
 def _record(platform: Platform, action: str, task: str, change: Callable[[], T]) -> T:
-    """Does `change`, with an entry in the audit log: whoever reaches the stores is an operator, and no key says which."""
+    """Performs a change with an entry in the audit log.
+
+    The operator is this process's account, since no key authenticates it.
+    """
     from muster_coordinator.domain.operators import Principal, Role
     from muster_coordinator.use_cases.audit_log import AuditLog, task_state
 
@@ -98,7 +112,7 @@ def _record(platform: Platform, action: str, task: str, change: Callable[[], T])
 
 
 def _account() -> str:
-    """The name of the account that runs this; a container's may have none."""
+    """Returns the name of this process's account. In a container it may have none."""
     import getpass
 
     try:
@@ -107,19 +121,20 @@ def _account() -> str:
         return "an account without a name"
 
 
-def _show(what: str, moved: TransferSummary, *, as_json: bool) -> None:
+def _show(event: str, moved: TransferSummary, *, as_json: bool) -> None:
     if as_json:
-        write_json({"event": what, **asdict(moved)})
+        write_json({"event": event, **asdict(moved)})
         return
-    text = f"Task {moved.task} {what}: {moved.status}, checkpoint {moved.checkpoint}, {moved.blobs} blobs, {size(moved.size)}."
+    text = f"Task {moved.task} {event}: {moved.status}, checkpoint {moved.checkpoint}, {moved.blobs} blobs, "
+    text += f"{size(moved.size)}."
     if moved.round is not None:
         text += f" Round {moved.round} is open"
-        text += f", with {moved.updates} updates that are not folded yet." if moved.updates else "."
+        text += f", with {moved.updates} unfolded updates." if moved.updates else "."
     console().print(text, markup=False, soft_wrap=True)
 
 
 def _deployment(place: Optional[Path], *, make: bool) -> tuple[Platform, KeyRing]:
-    """The stores that the settings at `place` name, and the keys."""
+    """Returns the stores and the keys of the deployment with the settings at `place`."""
     from muster_coordinator import bootstrap
     from muster_coordinator.settings import Settings
 
@@ -139,7 +154,7 @@ def _settings(place: Optional[Path], *, make: bool) -> Mapping[str, str]:
     if make and not place.exists():
         make_folder(place)
     elif not (place / "state.db").exists() and not make:
-        raise LoadingError(f"{place} is neither a file of settings nor a folder of `muster up`")
+        raise LoadingError(f"{place} is neither a file of settings nor a data folder of `muster up`")
     return settings_of(place)
 
 
@@ -150,5 +165,5 @@ def _assignments(file: Path) -> Any:
             continue
         name, equals, value = text.partition("=")
         if not equals:
-            raise LoadingError(f"{file}:{number} is no setting such as MUSTER_STATE=firestore://project/database")
+            raise LoadingError(f"{file}:{number} is not a setting such as MUSTER_STATE=firestore://project/database")
         yield name.strip(), value.strip().strip("'\"")

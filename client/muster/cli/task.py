@@ -1,4 +1,4 @@
-"""`muster task`: what an operator does with tasks."""
+"""`muster task`: creates, follows and changes tasks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 from muster.cli.failures import FAILED, LoadingError
 from muster.cli.options import DEFAULT_URL, Token, Url
 from muster.cli.options import Json as JsonOption
+from muster.cli.schema_help import documented_by
 from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
@@ -22,78 +23,47 @@ if TYPE_CHECKING:
     from muster.wire.messages import RoundView, TaskPolicy, TaskView
     from muster.wire.plan import Plan
 
-app = typer.Typer(no_args_is_help=True, help="Make tasks, follow them, and change their course.")
-Name = Annotated[str, typer.Argument(help="The task's name.")]
-_MAX_ATTEMPTS = 5  # abandoned ones that `show` lists
+app = typer.Typer(no_args_is_help=True, help="Create, follow and change tasks.")
+Name = Annotated[str, typer.Argument(help="Name of the task.")]
+_MAX_ATTEMPTS = 5  # abandoned attempts that `show` lists
 
 
-@app.command("create")
+@app.command("create", cls=documented_by("muster.wire.messages:TaskPolicy"))
 def create(
     *,
-    plan: Annotated[str, typer.Option(help="The plan's file, or the SHA-256 of one that the coordinator has.")],
-    population: Annotated[str, typer.Option(help="The clients that do the work.")],
-    name: Annotated[Optional[str], typer.Option(help="The task's name; made of the plan's if not given.")] = None,
-    rounds: Annotated[Optional[int], typer.Option(help="Rounds to commit.", show_default="10")] = None,
-    goal: Annotated[Optional[int], typer.Option(help="Updates that close a round.", show_default="10")] = None,
-    minimum: Annotated[
-        Optional[int],
-        typer.Option(
-            help="Fewest updates in a result. With fewer at its deadline a round is abandoned and tried again.",
-            show_default="the goal",
-        ),
-    ] = None,
+    plan: Annotated[str, typer.Option(help="Plan: a file, or the SHA-256 of a plan that the coordinator stores.")],
+    population: Annotated[str, typer.Option(help="Population whose clients do the work.")],
+    name: Annotated[Optional[str], typer.Option(help="Name of the task.", show_default="the plan's name")] = None,
+    rounds: Optional[int] = None,
+    goal: Optional[int] = None,
+    minimum: Optional[int] = None,
     let_single_updates_out: Annotated[
         bool,
         typer.Option(
-            "--let-single-updates-out", help="Allow a minimum of 1, where a result may be one client's update."
+            "--let-single-updates-out",
+            help="Allow a minimum of 1, with which a result may be the update of one client. By default it is refused.",
         ),
     ] = False,
-    over_selection: Annotated[
-        Optional[float], typer.Option(help="Assignments for each update of the goal.", show_default="1.0")
-    ] = None,
-    round_seconds: Annotated[
-        Optional[float], typer.Option(help="From a round's opening to its deadline.", show_default="600")
-    ] = None,
-    assignment_seconds: Annotated[
-        Optional[float], typer.Option(help="Time that a client has for its work and upload.", show_default="300")
-    ] = None,
-    chunk: Annotated[
-        Optional[int], typer.Option(help="Updates that are folded into one partial.", show_default="32")
-    ] = None,
-    shards: Annotated[
-        Optional[int], typer.Option(help="Groups that are counted apart.", show_default="by size")
-    ] = None,
-    interval_seconds: Annotated[
-        Optional[float], typer.Option(help="At least so long from one round's opening to the next.", show_default="0")
-    ] = None,
-    starts_at: Annotated[
-        Optional[datetime], typer.Option(help="When the first round opens, local time.", show_default="now")
-    ] = None,
-    separation_seconds: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Least time between two contributions of a client, over all tasks of the population that set it.",
-            show_default="0",
-        ),
-    ] = None,
-    allow_non_finite: Annotated[
-        Optional[bool], typer.Option("--allow-non-finite", help="Let updates hold NaN and infinity.")
-    ] = None,
-    max_update_norm: Annotated[
-        Optional[float], typer.Option(help="Drop updates of a larger L2 norm.", show_default="any")
-    ] = None,
-    clip: Annotated[
-        Optional[bool], typer.Option("--clip", help="Scale larger updates down to --max-update-norm instead.")
-    ] = None,
+    over_selection: Optional[float] = None,
+    round_seconds: Optional[float] = None,
+    assignment_seconds: Optional[float] = None,
+    chunk: Optional[int] = None,
+    shards: Optional[int] = None,
+    interval_seconds: Optional[float] = None,
+    starts_at: Annotated[Optional[datetime], typer.Option(help="The option takes local time.")] = None,
+    separation_seconds: Optional[float] = None,
+    allow_non_finite: Annotated[Optional[bool], typer.Option("--allow-non-finite")] = None,
+    max_update_norm: Optional[float] = None,
+    clip: Annotated[Optional[bool], typer.Option("--clip")] = None,
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a task: store its plan, and open its first round."""
+    """Create a task: store its plan and open its first round."""
     from muster.operator import Operator
     from muster.wire.messages import TaskPolicy
 
-    given = {
+    options = {
         "rounds": rounds,
         "goal": goal,
         "minimum": minimum,
@@ -109,17 +79,17 @@ def create(
         "max_update_norm": max_update_norm,
         "clip": clip,
     }
-    policy = TaskPolicy.from_dict({field: value for field, value in given.items() if value is not None})
+    policy = TaskPolicy.from_dict({field: value for field, value in options.items() if value is not None})
     if policy.minimum == 1 and not let_single_updates_out:
         raise typer.BadParameter(
-            "a result over one update is that client's update; choose a minimum of 2 or more, "
-            "or pass --let-single-updates-out as well",
+            "a result of one update is that client's update; choose a minimum of 2 or more, "
+            "or add --let-single-updates-out",
             param_hint="--minimum" if minimum is not None else "--goal",
         )
     subject = _plan(plan)
     if name is None:
         if isinstance(subject, str):
-            raise typer.BadParameter("a plan given by its hash needs a name for its task", param_hint="--name")
+            raise typer.BadParameter("a task for a plan given by its SHA-256 needs a name", param_hint="--name")
         name = _slug(subject.manifest.name)
     with Operator(url, token=token) as operator:
         view = operator.create_task(name, population=population, plan=subject, policy=policy)
@@ -128,8 +98,8 @@ def create(
         return
     _show(view)
     typer.echo(_needs(view.spec.policy, by_default=goal is None))
-    where = "" if url == DEFAULT_URL else f" --url {url}"
-    console().print(f"Next: muster task watch {view.spec.name}{where}", soft_wrap=True)
+    url_option = "" if url == DEFAULT_URL else f" --url {url}"
+    console().print(f"Next: muster task watch {view.spec.name}{url_option}", soft_wrap=True)
 
 
 @app.command("list")
@@ -138,15 +108,15 @@ def list_tasks(*, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOpti
     from muster.operator import Operator
 
     with Operator(url, token=token) as operator:
-        found = operator.tasks()
+        listed = operator.tasks()
     if as_json:
-        write_json([view.to_dict() for view in found.tasks])
+        write_json([view.to_dict() for view in listed.tasks])
     else:
-        _show_tasks(found.tasks)
-    if found.unreadable:
-        names = ", ".join(found.unreadable)
-        why = "which the coordinator can't read: a newer version of Muster wrote it, most likely, and can"
-        typer.echo(f"Not shown: {names}, {why}.", err=True)
+        _show_tasks(listed.tasks)
+    if listed.unreadable:
+        names = ", ".join(listed.unreadable)
+        reason = "which a newer version of Muster wrote and this coordinator can't read"
+        typer.echo(f"Not shown: {names}, {reason}.", err=True)
 
 
 def _show_tasks(views: Sequence[TaskView]) -> None:
@@ -163,12 +133,12 @@ def _show_tasks(views: Sequence[TaskView]) -> None:
     if views:
         console().print(table)
     else:
-        typer.echo("There are no tasks. `muster task create` makes one.")
+        typer.echo("There are no tasks. `muster task create` creates one.")
 
 
 @app.command("show")
 def show(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
-    """Show a task with its current round, and the last attempts at it that were abandoned."""
+    """Show a task, its current round and the last abandoned attempts at it."""
     from muster.cli.round_text import ended_round
     from muster.operator import Operator
 
@@ -192,10 +162,9 @@ def watch(
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow a task until it is done; exit 1 if it was cancelled.
+    """Follow a task until it ends. Exits with 1 if it was cancelled.
 
-    A terminal shows a live view. Elsewhere each round that ends is one line, written at once. With --json each line is
-    JSON.
+    A terminal shows a live view. Elsewhere each ended round is one line, with --json of JSON.
     """
     from muster.cli.watching import follow_json, follow_lines, follow_live
     from muster.operator import Operator
@@ -210,19 +179,22 @@ def watch(
 
 @app.command("pause")
 def pause(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
-    """Give no new assignments and open no new rounds; updates under way are taken."""
+    """Pause a task: no new assignments and no new rounds.
+
+    Updates of outstanding assignments are accepted.
+    """
     _change("pause", name, url=url, token=token, as_json=as_json)
 
 
 @app.command("resume")
 def resume(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
-    """Go on after a pause."""
+    """Resume a paused task."""
     _change("resume", name, url=url, token=token, as_json=as_json)
 
 
 @app.command("cancel")
 def cancel(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: JsonOption = False) -> None:
-    """End a task for good; its checkpoints stay."""
+    """Cancel a task permanently. Its checkpoints are kept."""
     _change("cancel", name, url=url, token=token, as_json=as_json)
 
 
@@ -230,20 +202,20 @@ def cancel(name: Name, *, url: Url = DEFAULT_URL, token: Token = None, as_json: 
 def rollback(
     name: Name,
     *,
-    version: Annotated[int, typer.Option(help="The checkpoint to go back to; 0 is the initial state.", min=0)],
+    version: Annotated[int, typer.Option(help="Version of the checkpoint; 0 is the initial state.", min=0)],
     url: Url = DEFAULT_URL,
     token: Token = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go back to an earlier checkpoint and continue from there. A paused task stays paused until you resume it."""
+    """Continue a task from an earlier checkpoint. A paused task stays paused."""
     _change("rollback", name, url=url, token=token, as_json=as_json, version=version)
 
 
-def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bool, **more: Any) -> None:
+def _change(action: str, name: str, *, url: str, token: Optional[str], as_json: bool, **parameters: Any) -> None:
     from muster.operator import Operator
 
     with Operator(url, token=token) as operator:
-        view: TaskView = getattr(operator, what)(name, **more)
+        view: TaskView = getattr(operator, action)(name, **parameters)
     if as_json:
         write_json(view.to_dict())
     else:
@@ -251,14 +223,14 @@ def _change(what: str, name: str, *, url: str, token: Optional[str], as_json: bo
 
 
 def _needs(policy: TaskPolicy, *, by_default: bool) -> str:
-    """Returns the number of clients that a round needs, since it does not progress until they check in."""
+    """Returns a note on the number of clients that a round waits for."""
     default = ", the default: --goal sets it" if by_default else ""
     seconds = f"{policy.round_seconds:g} s"
     if policy.minimum == policy.goal:
-        late = f"with fewer after {seconds} it is tried again."
+        at_deadline = f"with fewer after {seconds} it is tried again."
     else:
-        late = f"after {seconds} {policy.minimum} are enough (minimum); with fewer it is tried again."
-    return f"A round needs {policy.goal} clients (goal{default}); {late}"
+        at_deadline = f"after {seconds} {policy.minimum} are enough (minimum); with fewer it is tried again."
+    return f"A round needs {policy.goal} clients (goal{default}); {at_deadline}"
 
 
 def _show(view: TaskView) -> None:
@@ -269,7 +241,8 @@ def _show(view: TaskView) -> None:
     spec, policy = view.spec, view.spec.policy
     screen.print(
         f"[bold]{spec.name}[/]: {view.status.value}, {view.checkpoint} of {policy.rounds} rounds\n"
-        f"plan {view.plan_name} ({spec.plan[:12]}), population {spec.population}, goal {policy.goal}, minimum {policy.minimum}",
+        f"plan {view.plan_name} ({spec.plan[:12]}), population {spec.population}, goal {policy.goal}, "
+        f"minimum {policy.minimum}",
         soft_wrap=True,
     )
     for warning in warnings_of(view):
@@ -294,20 +267,21 @@ def _abandoned(operator: Operator, view: TaskView) -> list[RoundView]:
     first = current.epoch - _MAX_ATTEMPTS
     after = f"{current.round:06d}-{first - 1:04d}" if first > 0 else f"{current.round - 1:06d}-9999"
     page = operator.rounds_page(view.spec.name, after=after, limit=_MAX_ATTEMPTS)
-    return [each for each in page.rounds if each.round == current.round and each.phase is Phase.ABANDONED]
+    return [attempt for attempt in page.rounds if attempt.round == current.round and attempt.phase is Phase.ABANDONED]
 
 
-def _plan(given: str) -> Plan | str:
+def _plan(reference: str) -> Plan | str:
+    """Returns the plan in a file, or the address that `reference` is."""
     from muster.wire.plan import Plan
 
-    if re.fullmatch(r"[0-9a-f]{64}", given):
-        return given
-    if not Path(given).is_file():
-        raise LoadingError(f"There is no plan file {given}; `muster plan build` writes one")
-    return Plan.load(given)
+    if re.fullmatch(r"[0-9a-f]{64}", reference):
+        return reference
+    if not Path(reference).is_file():
+        raise LoadingError(f"There is no plan file {reference}; `muster plan build` writes one")
+    return Plan.load(reference)
 
 
 def _slug(name: str) -> str:
-    """A task's name of a plan's: lower case, dashes for what a name may not hold."""
+    """Returns a valid task name from a plan's: lower case, with dashes for other characters."""
     slug = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")
     return (slug if slug[:1].isalpha() else f"task-{slug}")[:63].rstrip("-")

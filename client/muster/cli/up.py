@@ -1,4 +1,4 @@
-"""`muster up`: the coordinator on this machine."""
+"""`muster up`: runs a coordinator on this machine."""
 
 from __future__ import annotations
 
@@ -15,47 +15,48 @@ from muster.cli.options import Json as JsonOption
 from muster.terminal import console, write_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from muster.local import LocalCoordinator
     from muster.local.process import Died
 
 
 def up(
     *,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; 0.0.0.0 for every one of this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on; 0 for a free one.", min=0, max=65535)] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all interfaces.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free one.", min=0, max=65535)] = 8080,
     data_dir: Annotated[
         Path,
         typer.Option(
-            help="The folder of all that lasts; the same folder goes on where it was.", envvar="MUSTER_DATA_DIR"
+            help="Folder of all persistent data. A restart with the same folder resumes all tasks.",
+            envvar="MUSTER_DATA_DIR",
         ),
     ] = Path("muster-data"),
-    workers: Annotated[int, typer.Option(help="Processes that serve requests.", min=1)] = 2,
-    threads: Annotated[int, typer.Option(help="Requests that each of them serves at once.", min=1)] = 16,
-    tick: Annotated[float, typer.Option(help="Seconds from one repair of what got lost to the next.", min=0.1)] = 5.0,
+    workers: Annotated[int, typer.Option(help="Number of processes that serve requests.", min=1)] = 2,
+    threads: Annotated[int, typer.Option(help="Number of concurrent requests of each process.", min=1)] = 16,
+    tick: Annotated[float, typer.Option(help="Seconds between two ticks, which repeat lost work.", min=0.1)] = 5.0,
     emulators: Emulators = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the coordinator here: all its functions at one address, on an embedded store, until Ctrl-C.
+    """Run a coordinator on this machine, with an embedded store, until Ctrl-C.
 
-    With --emulators state and blobs are in the emulators of Firestore and Cloud Storage, which keep nothing beyond the end.
+    All functions are served at one address. With --emulators, nothing is stored beyond the end of
+    the command.
     """
-    from muster.local.coordinator import LocalCoordinator
-    from muster.wire.signatures import parse_signers
+    from muster.local import LocalCoordinator
 
     screen = console()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 
-    def died(event: Died) -> None:
+    def report_death(event: Died) -> None:
         if as_json:
             write_json({"event": "died", "process": event.name, "code": event.code, "log": str(event.log)})
         else:
-            again = f"it starts again in {event.pause:.1f} s; its log is {event.log}"
-            screen.print(f"[bold red]The {event.name} process died (code {event.code})[/]: {again}", soft_wrap=True)
+            restart = f"it restarts in {event.pause:.1f} s; its log is {event.log}"
+            screen.print(f"[bold red]The {event.name} process died (code {event.code})[/]: {restart}", soft_wrap=True)
 
-    clients = os.environ.get("MUSTER_CLIENTS", "open").partition(":")[0]
     coordinator = LocalCoordinator(
         data_dir,
         host=host,
@@ -63,59 +64,16 @@ def up(
         workers=workers,
         threads=threads,
         tick_seconds=tick,
-        on_died=died,
+        on_died=report_death,
         emulators=emulators,
     )
     if as_json:
         coordinator.start()
-        write_json(
-            {
-                "event": "started",
-                "url": coordinator.url,
-                "data_dir": str(coordinator.data_dir),
-                "pids": coordinator.pids,
-                "clients": clients,
-                **({"emulators": coordinator.emulated} if emulators else {}),
-            }
-        )
+        _write_started(coordinator, emulators=emulators)
     else:
-        with screen.status("Starting the coordinator; TensorFlow takes some seconds"):
+        with screen.status("Starting the coordinator; TensorFlow needs some seconds"):
             coordinator.start()
-        where = "" if coordinator.url.endswith(":8080") else f" --url {coordinator.url}"
-        kept = f"State and logs: {coordinator.data_dir}"
-        again = "`muster up` with the same folder goes on."
-        if emulators:
-            listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
-            kept = f"State and blobs: emulators ({listening}); logs: {coordinator.logs}"
-            again = "the emulators end with it, and keep nothing."
-        signers = parse_signers(os.environ.get("MUSTER_TRUSTED_SIGNERS", ""))
-        trust = (
-            f"Plans: signed by {', '.join(signers)}."
-            if signers
-            else "Plans: anybody's (MUSTER_TRUSTED_SIGNERS is not set)."
-        )
-        screen.print(
-            f"[bold]Muster is up[/] at {coordinator.url}\n"
-            f"{kept}\n"
-            f"{trust}\n\n"
-            f"Next, in other terminals:\n"
-            f"  muster task create --plan my.plan --population devices{where}\n"
-            f"  muster client run --population devices --data my_module:my_data{where}\n\n"
-            f"Ctrl-C ends it; {again}",
-            soft_wrap=True,
-        )
-        if os.environ.get("MUSTER_OPERATORS", "open") == "open":
-            screen.print(
-                "[bold red]Operators are not authenticated[/] (MUSTER_OPERATORS is open): whoever reaches this address may make, change "
-                "and read every task. `muster key operator` makes a key.",
-                soft_wrap=True,
-            )
-        if clients == "open":
-            screen.print(
-                "[bold red]Clients are not authenticated[/] (MUSTER_CLIENTS is open): each is who it says, and one device can be a "
-                "thousand. For development only; `muster enrol key` is a way out of it.",
-                soft_wrap=True,
-            )
+        _print_started(coordinator, screen, emulators=emulators)
     try:
         stop.wait()
     finally:
@@ -124,3 +82,58 @@ def up(
         write_json({"event": "stopped"})
     else:
         screen.print("Stopped.")
+
+
+def _client_authentication() -> str:
+    return os.environ.get("MUSTER_CLIENTS", "open").partition(":")[0]
+
+
+def _write_started(coordinator: LocalCoordinator, *, emulators: bool) -> None:
+    write_json(
+        {
+            "event": "started",
+            "url": coordinator.url,
+            "data_dir": str(coordinator.data_dir),
+            "pids": coordinator.pids,
+            "clients": _client_authentication(),
+            **({"emulators": coordinator.emulated} if emulators else {}),
+        }
+    )
+
+
+def _print_started(coordinator: LocalCoordinator, screen: Console, *, emulators: bool) -> None:
+    """Prints the address, the place of the data, the next commands and warnings."""
+    from muster.wire.signatures import parse_signers
+
+    url_option = "" if coordinator.url.endswith(":8080") else f" --url {coordinator.url}"
+    storage = f"State and logs: {coordinator.data_dir}"
+    restart = "`muster up` with the same folder resumes."
+    if emulators:
+        listening = ", ".join(f"{name} at {address}" for name, address in coordinator.emulated.items())
+        storage = f"State and blobs: emulators ({listening}); logs: {coordinator.logs}"
+        restart = "the emulators end with it, and store nothing."
+    signers = parse_signers(os.environ.get("MUSTER_TRUSTED_SIGNERS", ""))
+    trust = f"signed by {', '.join(signers)}" if signers else "of any author (MUSTER_TRUSTED_SIGNERS is not set)"
+    screen.print(
+        f"[bold]Muster is up[/] at {coordinator.url}\n"
+        f"{storage}\n"
+        f"Plans: {trust}.\n\n"
+        f"Next, in other terminals:\n"
+        f"  muster task create --plan my.plan --population devices{url_option}\n"
+        f"  muster client run --population devices --data my_module:my_data{url_option}\n\n"
+        f"Ctrl-C ends it; {restart}",
+        soft_wrap=True,
+    )
+    if os.environ.get("MUSTER_OPERATORS", "open") == "open":
+        screen.print(
+            "[bold red]Operators are not authenticated[/] (MUSTER_OPERATORS is open): any caller of this address can "
+            "create, change and read every task. `muster key operator` creates a key.",
+            soft_wrap=True,
+        )
+    if _client_authentication() == "open":
+        screen.print(
+            "[bold red]Clients are not authenticated[/] (MUSTER_CLIENTS is open): identities are self-asserted, and "
+            "one device can pose as a thousand clients. For development only; `muster enrol key` creates a key for "
+            "tokens.",
+            soft_wrap=True,
+        )

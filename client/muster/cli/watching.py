@@ -1,4 +1,4 @@
-"""Follows a task round by round: a live view on a terminal, a line for each event elsewhere, JSON lines for scripts."""
+"""Follows a task round by round: as a live view, as lines of text, or as lines of JSON."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from muster.operator import Operator
 
 _MAX_ROUNDS = 8  # in the live view
-_METRIC_WIDTH = 11  # columns that a metric takes in the live view, its gap included
-_FIXED_WIDTH = 42  # columns of the live view's table without its metrics
+_METRIC_WIDTH = 11  # columns of a metric in the live view, its gap included
+_FIXED_WIDTH = 42  # columns of the live view's table without metrics
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ENDED = (Phase.COMMITTED, Phase.ABANDONED)
 
 
 @dataclass
 class RoundFollower:
-    """Reads a task's rounds page by page and returns each ended attempt once, in order."""
+    """Cursor over a task's rounds, which returns each ended attempt once, in order."""
 
     operator: Operator
     name: str
@@ -42,35 +42,35 @@ class RoundFollower:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def ended(self) -> list[RoundView]:
-        """Returns the attempts that ended since the last call."""
-        new: list[RoundView] = []
+        """Returns the attempts that have ended since the last call."""
+        ended: list[RoundView] = []
         while True:
             page = self.operator.rounds_page(self.name, after=self.after)
-            new.extend(
+            ended.extend(
                 view for view in page.rounds if view.phase in _ENDED and (view.round, view.epoch) not in self.seen
             )
             # A full page whose rounds have all ended is not read again.
             if page.next is None or any(view.phase not in _ENDED for view in page.rounds):
                 break
             self.after = page.next
-        self.seen.update((view.round, view.epoch) for view in new)
-        return new
+        self.seen.update((view.round, view.epoch) for view in ended)
+        return ended
 
 
 def follow_json(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Writes a JSON line for each attempt of a round that ends. Returns the task once it has ended."""
+    """Writes a line of JSON for each ended attempt. Returns the task once it has ended."""
     return _follow(
         operator, name, every=every, on_ended=lambda view: write_json(view.to_dict()), on_poll=lambda _: None
     )
 
 
 def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Writes a line for each attempt that ends and for each change of the task. Returns the task once it has ended."""
+    """Writes a line for each ended attempt and change of the task. Returns the ended task."""
     last: list[str] = []
 
     def on_poll(view: TaskView) -> None:
         current = [line for line in (progress(view), view.note, waiting_for(view)) if line]
-        # The count of rounds changes with every round, which has its own line.
+        # The number of rounds is left out, since each round has its own line.
         status = [f"{view.spec.name}: {view.status.value}", *current[1:]]
         if status != last:
             for line in [] if last else warnings_of(view):
@@ -83,7 +83,7 @@ def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
 
 
 def follow_live(operator: Operator, name: str, *, every: float) -> TaskView:
-    """Shows progress and the last rounds, redrawn in place. Returns the task once it has ended."""
+    """Shows progress and the last rounds, updated in place. Returns the ended task."""
     from rich.live import Live
 
     rounds: deque[RoundView] = deque(maxlen=_MAX_ROUNDS)
@@ -112,7 +112,7 @@ def _follow(
 ) -> TaskView:
     follower, pause = RoundFollower(operator, name), threading.Event()
     while True:
-        # The task before its rounds: when it is done, so are they, and none of them is missed.
+        # The task is read before its rounds, so that none is missed when the task has ended.
         view = operator.task(name)
         for round_view in follower.ended():
             on_ended(round_view)
@@ -123,7 +123,7 @@ def _follow(
 
 
 def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any:
-    """Returns the live view of a task: progress, the open round, the last rounds and their failures."""
+    """Returns the live view of a task: progress, open round, last rounds and failures."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -146,9 +146,9 @@ def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any
     if rounds:
         parts.append(_rounds_table(rounds, width=width))
         parts += [
-            Text(f"{attempt(each)}: {'; '.join([each.reason] * bool(each.reason) + troubles(each))}", style="dim")
-            for each in rounds
-            if each.reason or troubles(each)
+            Text(f"{attempt(ended)}: {'; '.join([ended.reason] * bool(ended.reason) + troubles(ended))}", style="dim")
+            for ended in rounds
+            if ended.reason or troubles(ended)
         ]
     if view.note:
         parts.append(Text(view.note, style="yellow"))
@@ -156,12 +156,12 @@ def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any
 
 
 def _rounds_table(rounds: deque[RoundView], *, width: int) -> Any:
-    """Returns the table of the last rounds, with as many metrics as fit into `width` columns."""
+    """Returns the table of the last rounds, with the metrics that fit into `width` columns."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    room = max(0, (width - _FIXED_WIDTH) // _METRIC_WIDTH)
-    names = dict(list(short_names({path: 0.0 for view in rounds for path in view.metrics}).items())[:room])
+    max_metrics = max(0, (width - _FIXED_WIDTH) // _METRIC_WIDTH)
+    names = dict(list(short_names({path: 0.0 for view in rounds for path in view.metrics}).items())[:max_metrics])
     table.add_column("round", justify="right", no_wrap=True)
     table.add_column("outcome", no_wrap=True)
     for column in ("updates", "failed", "up"):

@@ -1,1 +1,4 @@
-"""What both sides share: messages, problems, tensors and the plan. No TensorFlow, no network, no clock."""
+"""Protocol that clients and coordinator share: messages, problems, tensors and plans.
+
+Imports no TensorFlow and no HTTP library, and reads no clock.
+"""

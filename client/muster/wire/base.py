@@ -1,4 +1,4 @@
-"""The base of every message: strict, immutable, and every bad field reported with its path."""
+"""Base classes of messages: strict, immutable, with every bad field reported by its path."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from muster.wire.times import LENIENT
 
 M = TypeVar("M", bound="Message")
 
-_NAMED = 5  # most bad fields that the text of a problem names
-_MAX_LISTED = 10_000  # errors; above that none is extracted, since pydantic can only convert all of them
+_MAX_NAMED = 5  # bad fields named in a problem's detail
+_MAX_LISTED = 10_000  # errors; beyond that none is listed, since pydantic converts all or none
 _MAX_PATH_PARTS = 12
-# Bytes; no request is longer. For a longer document pydantic would copy the enclosing object for each error.
+# Bytes; no request is longer. In a longer document pydantic copies the enclosing object per error.
 _MAX_STRICT = 1 << 16
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,62}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
@@ -39,9 +39,8 @@ _STOPPING = frozenset(
 def _stop_at_first_error(schema: Any) -> None:
     if isinstance(schema, dict):
         kind = schema.get("type")
-        if (
-            isinstance(kind, str) and kind in _STOPPING
-        ):  # in a dict of fields, `type` is the schema of a field of that name
+        # In a dict of fields, `type` is the schema of a field of that name.
+        if isinstance(kind, str) and kind in _STOPPING:
             schema["fail_fast"] = True
         for key, value in schema.items():
             if key != "metadata":
@@ -54,34 +53,34 @@ def _stop_at_first_error(schema: Any) -> None:
 class WireModel(BaseModel):
     """Frozen model that refuses unknown fields.
 
-    Validation of a collection stops at its first bad item, so refusing a document of a million bad items costs no more
-    than one.
+    Validation of a collection stops at its first bad item. Refusing a million bad items therefore
+    costs no more than refusing one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Returns pydantic's schema of the class, with `fail_fast` set on every collection in it."""
+        """Returns pydantic's schema of the class, with `fail_fast` set on every collection."""
         schema = handler(source)
         _stop_at_first_error(schema)
         return schema
 
 
 class Message(WireModel):
-    """A JSON document that both sides share. Unknown fields are refused, so a misspelt name is never silently lost."""
+    """JSON message of the protocol. Unknown fields, such as misspelled ones, are refused."""
 
-    _strict: ClassVar[bool] = (
-        True  # whether JSON values must have the declared types: no text for a number, no number for a bool
-    )
+    # Whether JSON values must have the declared types: no text for a number, no number for a bool.
+    _strict: ClassVar[bool] = True
     _context: ClassVar[Optional[dict[str, Any]]] = None
 
     @classmethod
     def decode(cls, raw: Union[bytes, str]) -> Self:
-        """Parses JSON. Each value of a request must have its declared type; an integer is a valid float.
+        """Parses and validates JSON. An integer is accepted for a float, and no other conversion.
 
         Raises:
-          ProblemError: `invalid_request`, with a `FieldError` for each bad field, up to `MAX_FIELDS` of them.
+          ProblemError: `invalid_request`, with a `FieldError` for each bad field, up to
+            `MAX_FIELDS`.
         """
         try:
             if len(raw) <= _MAX_STRICT:
@@ -92,23 +91,28 @@ class Message(WireModel):
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Validates Python values, such as keyword arguments of a caller. Numpy's numbers are accepted too."""
+        """Validates Python values, such as keyword arguments. Numpy's numbers are accepted too.
+
+        Raises:
+          ProblemError: `invalid_request`, with a `FieldError` for each bad field, up to
+            `MAX_FIELDS`.
+        """
         try:
             return cls.model_validate(data, context=cls._context)
         except ValidationError as error:
             raise invalid(cls.__name__, error) from error
 
     def encode(self) -> bytes:
-        """The message as JSON, in the declared order of its fields: equal messages give equal bytes."""
+        """Returns the message as JSON, fields in declared order: equal messages are equal bytes."""
         return self.model_dump_json(exclude_none=True).encode()
 
     def to_dict(self) -> dict[str, Any]:
-        """The message as JSON-compatible data."""
+        """Returns the message as JSON-compatible data."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 class Answer(Message):
-    """Message from a coordinator. Clients read it leniently: they ignore additions of a newer coordinator."""
+    """Message from a coordinator, read leniently: additions of a newer coordinator are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     _strict: ClassVar[bool] = False
@@ -116,19 +120,19 @@ class Answer(Message):
 
 
 def invalid(name: str, error: ValidationError) -> ProblemError:
-    """Returns the problem that lists the bad fields of `error`, up to `MAX_FIELDS`, from parsing a `name`."""
+    """Returns the problem of an invalid document `name`, with up to `MAX_FIELDS` faults."""
     count = error.error_count()
     if count > _MAX_LISTED:
         return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid in {count} places")
     items = error.errors(include_url=False, include_input=False)[:MAX_FIELDS]
     fields = tuple(FieldError(path=_path(item["loc"]), reason=shortened(_plain(item))) for item in items)
-    listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:_NAMED])
-    more = f" (and {count - _NAMED} more)" if count > _NAMED else ""
+    listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:_MAX_NAMED])
+    more = f" (and {count - _MAX_NAMED} more)" if count > _MAX_NAMED else ""
     return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid: {listed}{more}", fields=fields)
 
 
 def _plain(item: Any) -> str:
-    """Returns the fault of a field as text that names no library and no expression."""
+    """Returns the fault of a field as text for users, without library names and expressions."""
     message, kind = str(item["msg"]), item["type"]
     if kind == "value_error":
         return message.removeprefix("Value error, ")

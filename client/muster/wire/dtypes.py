@@ -1,4 +1,4 @@
-"""The dtypes that a plan may use: every one that TFF allows, under TensorFlow's names."""
+"""Element types of tensors: all that TFF allows, by TensorFlow's names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class DType(str, Enum):
-    """A tensor's element type. `numpy` gives the dtype it has in memory, `safetensors` the one it has in a file."""
+    """Element type of a tensor, by TensorFlow's name."""
 
     BOOL = "bool"
     INT8 = "int8"
@@ -31,7 +31,7 @@ class DType(str, Enum):
 
     @cached_property
     def numpy(self) -> np.dtype[Any]:
-        """The numpy dtype; strings are `object` arrays of `bytes`, as TensorFlow has them."""
+        """Numpy dtype in memory. Strings are `object` arrays of `bytes`, as in TensorFlow."""
         if self is DType.STRING:
             return np.dtype(object)
         if self is DType.BFLOAT16:
@@ -40,20 +40,20 @@ class DType(str, Enum):
 
     @cached_property
     def is_floating(self) -> bool:
-        """Whether values may be NaN or infinite (real or complex floating point)."""
+        """True for real and complex floating point, whose values may be NaN or infinite."""
         return self.value.lstrip("b").startswith(("float", "complex"))
 
     @property
     def is_integer(self) -> bool:
-        """Whether it is a signed or unsigned integer."""
+        """True for signed and unsigned integers."""
         return "int" in self.value
 
     @classmethod
     def of(cls, array: np.ndarray[Any, Any]) -> DType:
-        """The dtype of a numpy array.
+        """Returns the dtype of a numpy array.
 
         Raises:
-          TypeError: numpy has it, TensorFlow has not (dates, records).
+          TypeError: TensorFlow has no such dtype (dates, records).
         """
         if array.dtype.kind in "OSU":
             return cls.STRING
@@ -64,7 +64,7 @@ class DType(str, Enum):
 
 
 def bfloat16() -> np.dtype[Any]:
-    """Numpy's bfloat16, which `ml_dtypes` brings (TensorFlow installs it)."""
+    """Returns numpy's bfloat16, which needs `ml_dtypes` (installed with TensorFlow)."""
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)

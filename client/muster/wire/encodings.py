@@ -1,16 +1,18 @@
-"""Content encodings (RFC 9110 §8.4.1): `zstd` (RFC 8878, with the window of RFC 9659) and `gzip`; made whole, read in bounded pieces.
+"""Content encodings of bodies (RFC 9110 §8.4.1): `zstd` (RFC 8878, RFC 9659) and `gzip`.
 
-Hashes and sizes in messages are always of the bytes before they are encoded. gzip is in every Python; zstd is where the package
-`zstandard` is installed, or Python is 3.14 or newer.
+Bodies are encoded in memory and decoded as a stream in bounded memory. Hashes and sizes in messages
+are of the bytes before encoding. gzip is available in every Python. zstd needs Python 3.14 or the
+package `backports.zstd`, which has the same interface.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, BinaryIO, Callable, Optional, Union, cast
+from typing import Any, Callable, Optional, Union
 
 Buffer = Union[bytes, bytearray, memoryview]
 Read = Callable[[int], bytes]
@@ -19,45 +21,50 @@ IDENTITY = "identity"
 ZSTD = "zstd"
 GZIP = "gzip"
 ENCODINGS = (ZSTD, GZIP)
-LEAST = 4096  # bytes; of a smaller body the headers of a request are the larger part
-_SAMPLE = 1 << 18  # bytes at the start of a body that tell for all of it
-_WINDOW = 8 << 20  # bytes that a decoder of zstd may be made to hold (RFC 9659 §3)
-_GZIP_START = 0x1F  # the first byte of each member
+MIN_ENCODED_BYTES = 4096  # smaller bodies are sent as they are: their headers are larger
+_SAMPLE_BYTES = 1 << 18  # at the start of a body, to estimate how well it compresses
+_MAX_WINDOW_LOG = 23  # log2 of a zstd decoder's window in bytes: 8 MiB (RFC 9659 §3)
+_GZIP_START = 0x1F  # first byte of each member
 _GZIP_WINDOW = 16 + 15  # zlib's number for a gzip header and the largest window
-_BLOCK = 1 << 20  # bytes given to a compressor at a time
+_BLOCK = 1 << 20  # bytes passed to a compressor in one call
 _READ = 1 << 16  # bytes of one read from a gzip body
 _MAX_FRAMES = 10_000  # in one body; an encoder starts one at most every few megabytes
+_LEVELS = {GZIP: (6, 1), ZSTD: (3, 1)}  # compression levels: by default, and fast
 _ZSTD_MAGIC, _SKIPPABLE_MAGIC, _MAGIC_BYTES = 0xFD2FB528, 0x184D2A50, 4
-# The saving, as a part of the whole, from which an encoding is worth its time. Of dense float32 weights 7 % can be saved: worth it for
-# what zstd makes once and many download, not for an update, nor for gzip at 40 MB/s. docs/decisions/0022-encodings.md.
-_WORTH = 0.15
-_WORTH_FOR_MANY = 0.05
+# Least saving, as a fraction of the size, for which an encoding is used. Dense float32 weights save
+# 7 %: enough for a zstd body that is encoded once and downloaded by many clients, too little for an
+# update, and for gzip at 40 MB/s (docs/decisions/0022-encodings.md).
+_MIN_SAVING = 0.15
+_MIN_SHARED_SAVING = 0.05
 
 
 class EncodingError(ValueError):
-    """Bytes are not what their encoding says."""
+    """Error raised when bytes are not valid in their encoding."""
 
 
 class TruncatedError(EncodingError):
     """Error raised when encoded bytes end within a frame or its checksum."""
 
     def __init__(self, encoding: str) -> None:
-        super().__init__(f"its {encoding} is not whole")
+        super().__init__(f"its {encoding} data are incomplete")
 
 
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
-    """The encodings that this installation can write and read, the best one first."""
-    return (GZIP,) if _zstandard() is None and _standard_zstd() is None else ENCODINGS
+    """Returns the encodings that this installation supports, in order of preference."""
+    return (GZIP,) if _zstd() is None else ENCODINGS
 
 
 def compress(chunks: Iterable[Buffer], encoding: str, *, fast: bool = False) -> bytes:
-    """Chunks as one encoded body, in memory.
+    """Encodes chunks as one body, in memory.
 
     Args:
-      chunks: The bytes.
+      chunks: Bytes of the body, in pieces of any size.
       encoding: One of `available`.
-      fast: Spends less time: for what is sent once.
+      fast: Whether to use the fastest level, for a body that is sent once.
+
+    Raises:
+      ValueError: this installation does not support `encoding`.
     """
     compressor = _compressor(encoding, fast=fast)
     pieces: list[bytes] = []
@@ -72,50 +79,58 @@ def compress(chunks: Iterable[Buffer], encoding: str, *, fast: bool = False) -> 
 def compressed(
     chunks: Sequence[Buffer], encodings: Iterable[str], *, fast: bool = False
 ) -> Optional[tuple[str, bytes]]:
-    """The body in the first of `encodings` that is worth it, or None.
+    """Encodes a body in the first encoding that saves enough, if any does.
 
-    A sample tells whether the rest is tried, so that what does not compress costs a millisecond.
+    A sample is encoded first, so that a body that does not compress costs about a millisecond.
 
     Args:
-      chunks: The body.
-      encodings: The encodings to try, in this order; those that are not `available` are passed over.
-      fast: As for `compress`: less time, and more to be saved for it.
+      chunks: Bytes of the body, in pieces of any size.
+      encodings: Encodings to try, in order. Those that are not `available` are skipped.
+      fast: Whether to use the fastest level, for a body that is sent once. It must save more.
+
+    Returns:
+      The encoding and the encoded body; None if no encoding saves enough.
     """
     size = sum(memoryview(chunk).nbytes for chunk in chunks)
-    if size < LEAST:
+    if size < MIN_ENCODED_BYTES:
         return None
     for encoding in encodings:
         if encoding not in available():
             continue
-        most = 1.0 - (_WORTH_FOR_MANY if encoding == ZSTD and not fast else _WORTH)
-        sample = list(_start(chunks, _SAMPLE))
-        if len(compress(sample, encoding, fast=True)) > most * sum(map(len, sample)):
+        max_fraction = 1.0 - (_MIN_SHARED_SAVING if encoding == ZSTD and not fast else _MIN_SAVING)
+        sample = list(_start(chunks, _SAMPLE_BYTES))
+        if len(compress(sample, encoding, fast=True)) > max_fraction * sum(map(len, sample)):
             continue
         data = compress(chunks, encoding, fast=fast)
-        if len(data) <= most * size:
+        if len(data) <= max_fraction * size:
             return encoding, data
     return None
 
 
 def decoded(read: Read, encoding: str) -> Read:
-    """Decodes an encoded body as a stream, in memory of a few blocks and zstd's window.
+    """Decodes a body as a stream, in memory of a few blocks and zstd's window.
 
-    The body must consist of whole frames (gzip: members), one after another. Their checksums are verified.
+    The body must consist of complete frames (gzip: members) and nothing else. Their checksums are
+    verified.
 
     Args:
-      read: Reads up to the given number of bytes of the encoded body; b"" at its end. Its exceptions pass through.
+      read: Reads up to the given number of bytes of the encoded body; returns b"" at its end. Its
+        exceptions propagate.
       encoding: One of `available`.
 
     Returns:
-      A function that reads up to the given number of bytes of the body; b"" at its end, once all of the encoded body is
-      read and complete. It raises `EncodingError` if the bytes are not `encoding`, and `TruncatedError` if they end
-      early.
+      A function that reads up to the given number of bytes of the decoded body. It returns b"" once
+      the encoded body is read to its end and complete. It raises `EncodingError` for bytes that are
+      not valid, and `TruncatedError` for a body that ends early.
+
+    Raises:
+      ValueError: this installation does not support `encoding`.
     """
     if encoding == GZIP:
         return _GzipReader(read).read
     if encoding == ZSTD and ZSTD in available():
         return _zstd_reader(read)
-    raise ValueError(f"there is no encoding {encoding!r} here")
+    raise _unsupported(encoding)
 
 
 class _GzipReader:
@@ -125,22 +140,22 @@ class _GzipReader:
         self._read = read
         self._member: Any = None
         self._members = 0
-        self._pending = b""  # read, not yet decoded
+        self._pending = b""  # encoded bytes that are not decoded yet
 
     def read(self, size: int) -> bytes:
-        """See `decoded`."""
+        """Reads up to `size` bytes of the decoded body; see `decoded`."""
         while size > 0 and (self._pending or self._fill()):
             if self._member is None:
                 self._members += 1
                 _check_frames(self._members)
-                if self._pending[0] != _GZIP_START:  # zlib waits for a second byte before it refuses
+                if self._pending[0] != _GZIP_START:  # zlib reports it at the second byte only
                     raise EncodingError(f"it is not {GZIP}")
                 self._member = zlib.decompressobj(_GZIP_WINDOW)
             try:
                 data: bytes = self._member.decompress(self._pending, size)
             except zlib.error as error:
                 raise EncodingError(f"it is not {GZIP}") from error
-            if self._member.eof:  # its checksum and size have been verified
+            if self._member.eof:  # zlib has verified its checksum and size
                 self._member, self._pending = None, self._member.unused_data
             else:
                 self._pending = self._member.unconsumed_tail
@@ -156,57 +171,55 @@ class _GzipReader:
 
 
 def _zstd_reader(read: Read) -> Read:
+    zstd = _zstd()
     frames = ZstdFrames()
 
-    def followed(size: int) -> bytes:
+    def read_checked(size: int) -> bytes:
         piece = read(size)
         frames.feed(piece)
-        if not piece and not frames.whole:
+        if not piece and not frames.complete:
             raise TruncatedError(ZSTD)
         return piece
 
-    source = cast("BinaryIO", _Source(followed))
-    reader: Any
-    zstandard, standard = _zstandard(), _standard_zstd()
-    if zstandard is not None:
-        reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(source, read_across_frames=True)
-        error_type = zstandard.ZstdError
-    else:
-        bound = {standard.DecompressionParameter.window_log_max: _WINDOW.bit_length() - 1}
-        reader, error_type = standard.ZstdFile(source, options=bound), standard.ZstdError
+    options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
+    reader = zstd.ZstdFile(_ReadableFile(read_checked), options=options)
 
     def read_decoded(size: int) -> bytes:
         try:
             return bytes(reader.read(size))
         except EOFError as error:
             raise TruncatedError(ZSTD) from error
-        except error_type as error:
+        except zstd.ZstdError as error:
             raise EncodingError(f"it is not {ZSTD}") from error  # the error itself may quote the body
 
     return read_decoded
 
 
 class ZstdFrames:
-    """Parser of the frames of a zstd stream (RFC 8878 §3.1), since decoders do not report an unfinished one.
+    """Parser of the frames of a zstd stream (RFC 8878 §3.1); decoders accept an incomplete one.
 
-    Blocks are skipped by their declared sizes; the decoder verifies them and the checksums.
+    Blocks are skipped by their declared sizes. The decoder verifies them and the checksums.
     """
 
     def __init__(self) -> None:
         self._frames = 0
-        self._skip = 0  # bytes to skip before the next part
-        self._needed = _MAGIC_BYTES  # bytes of that part
-        self._part = b""
-        self._next: Callable[[bytes], None] = self._begin
+        self._skip = 0  # bytes to skip before the next field
+        self._needed = _MAGIC_BYTES  # bytes of that field
+        self._field = b""  # its bytes that have arrived
+        self._parse: Callable[[bytes], None] = self._begin
         self._checksum = False
 
     @property
-    def whole(self) -> bool:
-        """Returns whether at least one frame was read, and the last one to its end."""
-        return bool(self._frames) and not self._skip and not self._part and self._next == self._begin
+    def complete(self) -> bool:
+        """True if at least one frame was read, and the last one to its end."""
+        return bool(self._frames) and not self._skip and not self._field and self._parse == self._begin
 
     def feed(self, data: bytes) -> None:
-        """Parses the next bytes. Raises `EncodingError` if a frame should begin and none does."""
+        """Parses the next bytes.
+
+        Raises:
+          EncodingError: the bytes where a frame should start are not a frame's.
+        """
         at = 0
         while at < len(data):
             if self._skip:
@@ -214,15 +227,15 @@ class ZstdFrames:
                 self._skip -= passed
                 at += passed
                 continue
-            taken = data[at : at + self._needed - len(self._part)]
-            self._part += taken
-            at += len(taken)
-            if len(self._part) == self._needed:
-                part, self._part = self._part, b""
-                self._next(part)
+            piece = data[at : at + self._needed - len(self._field)]
+            self._field += piece
+            at += len(piece)
+            if len(self._field) == self._needed:
+                field, self._field = self._field, b""
+                self._parse(field)
 
-    def _expect(self, needed: int, then: Callable[[bytes], None], *, skip: int = 0) -> None:
-        self._needed, self._next, self._skip = needed, then, skip
+    def _expect(self, needed: int, parse: Callable[[bytes], None], *, skip: int = 0) -> None:
+        self._needed, self._parse, self._skip = needed, parse, skip
 
     def _begin(self, magic: bytes) -> None:
         number = int.from_bytes(magic, "little")
@@ -257,13 +270,13 @@ class ZstdFrames:
 
 
 def _check_frames(count: int) -> None:
-    """Raises `EncodingError` for too many frames, whose overhead alone would occupy a reader."""
+    """Raises `EncodingError` for so many frames that their overhead would occupy a reader."""
     if count > _MAX_FRAMES:
         raise EncodingError(f"it has more than {_MAX_FRAMES} frames")
 
 
-class _Source:
-    """A function that reads, as a file."""
+class _ReadableFile:
+    """File whose contents a function reads."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -282,28 +295,23 @@ def _start(chunks: Iterable[Buffer], size: int) -> Iterator[memoryview]:
 
 
 def _compressor(encoding: str, *, fast: bool) -> Any:
-    zstandard, standard = _zstandard(), _standard_zstd()
+    if encoding not in available():
+        raise _unsupported(encoding)
+    level = _LEVELS[encoding][fast]
     if encoding == GZIP:
-        return zlib.compressobj(1 if fast else 6, zlib.DEFLATED, _GZIP_WINDOW)
-    if encoding == ZSTD and zstandard is not None:
-        return zstandard.ZstdCompressor(level=1 if fast else 3, write_checksum=True).compressobj()
-    if encoding == ZSTD and standard is not None:
-        return standard.ZstdCompressor(level=1 if fast else 3)
-    raise ValueError(f"there is no encoding {encoding!r} here")
+        return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WINDOW)
+    parameter = _zstd().CompressionParameter
+    return _zstd().ZstdCompressor(options={parameter.compression_level: level, parameter.checksum_flag: True})
+
+
+def _unsupported(encoding: str) -> ValueError:
+    return ValueError(f"encoding {encoding!r} is not supported here; available: {', '.join(available())}")
 
 
 @lru_cache(maxsize=1)
-def _zstandard() -> Any:
-    return _module("zstandard")
-
-
-@lru_cache(maxsize=1)
-def _standard_zstd() -> Any:
-    return _module("compression.zstd")
-
-
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
+def _zstd() -> Any:
+    """Returns the module of zstd (the interface of Python 3.14), or None."""
+    for name in ("compression.zstd", "backports.zstd"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    return None

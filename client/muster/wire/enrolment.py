@@ -1,7 +1,8 @@
-"""Enrolment tokens: an operator's word that somebody is a client of one population, until a day, under a name.
+"""Enrolment tokens, which admit one named client to one population until they expire.
 
-JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037). The private key stays with the operator; a coordinator knows public keys
-alone, so it can check a token and make none. Needs PyJWT and cryptography (`muster-fl[signing]`), when it is used.
+They are JSON Web Tokens (RFC 7519) signed with Ed25519 (RFC 8037). The private key stays with the
+operator. A coordinator has only public keys, so it can verify tokens and issue none. Issuing and
+verifying need PyJWT and cryptography (`muster-fl[signing]`).
 """
 
 from __future__ import annotations
@@ -22,26 +23,29 @@ if TYPE_CHECKING:
 _ALGORITHM = "EdDSA"
 _AUDIENCE = "muster:enrolment"
 _KEY_BYTES = 32
-LONGEST = 4096  # characters of a token that is looked at
+_MAX_TOKEN_CHARACTERS = 4096
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}\Z")
 POPULATION = re.compile(r"[a-z][a-z0-9_-]{0,62}\Z")
 ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
 class EnrolmentError(ValueError):
-    """A token, a key or a name is not valid; the text says why, and holds nothing of a key or a token."""
+    """Error raised when an enrolment token, key or name is not valid; quotes neither."""
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What a token says.
+    """Claims of an enrolment token.
 
     Attributes:
-      population: The only population that it is good for.
-      name: Who the client is. Of all tokens under one name together a round takes one contribution.
-      issued_at: POSIX seconds.
-      expires_at: POSIX seconds.
-      id: Names this token, to revoke it by: 32 hex digits.
+      population: The only population that the token admits to.
+      name: Identity of the client. A round accepts one contribution per name, over all its tokens.
+      issued_at: Time of issue in POSIX seconds.
+      expires_at: Time of expiry in POSIX seconds.
+      id: Id of the token, 32 hexadecimal digits, by which it is revoked.
+
+    Raises:
+      EnrolmentError: a claim is not valid.
     """
 
     population: str
@@ -53,56 +57,64 @@ class Enrolment:
     def __post_init__(self) -> None:
         if not POPULATION.match(self.population):
             raise EnrolmentError(
-                f"{self.population!r} is no population's name: lower case, digits, - and _, at most 63"
+                f"{self.population!r} is not a valid population: use lower case, digits, - and _, at most 63"
             )
         if not NAME.match(self.name):
-            raise EnrolmentError(f"{self.name!r} is no client's name: letters, digits and . _ @ -, at most 128")
+            raise EnrolmentError(
+                f"{self.name!r} is not a valid client name: use letters, digits and . _ @ -, at most 128"
+            )
         if not ID.match(self.id):
-            raise EnrolmentError("an enrolment's id has 32 hex digits")
+            raise EnrolmentError("the id of an enrolment must have 32 hexadecimal digits")
         if not self.issued_at < self.expires_at:
-            raise EnrolmentError("an enrolment ends after it begins")
+            raise EnrolmentError("an enrolment must expire after it is issued")
 
 
 class PrivateKey:
-    """What signs tokens. Whoever has it can enrol anybody."""
+    """Private key that signs enrolment tokens. Its owner can enroll any client."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key."""
+        """Returns a new random key."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
     def read(cls, pem: bytes) -> Self:
-        """The key in a PEM file (PKCS #8, not encrypted). Raises `EnrolmentError`."""
+        """Reads a key from PEM (PKCS #8, not encrypted).
+
+        Raises:
+          EnrolmentError: the bytes are not such a key.
+        """
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         try:
             key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError) as error:
-            raise EnrolmentError("this is no private key in PEM form; `muster enrol key` makes one") from error
+            raise EnrolmentError(
+                "the file is not a private key in PEM format; `muster enrol key` creates one"
+            ) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise EnrolmentError("this private key is not of the kind Ed25519; `muster enrol key` makes one")
+            raise EnrolmentError("the private key is not an Ed25519 key; `muster enrol key` creates one")
         return cls(key)
 
     def pem(self) -> bytes:
-        """The key as a PEM file."""
+        """Returns the key as PEM (PKCS #8, not encrypted)."""
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     @property
     def public(self) -> str:
-        """The public key as a setting has it: 43 characters of base64url."""
+        """Public key as in MUSTER_CLIENTS: 43 characters of base64url."""
         return base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw()).rstrip(b"=").decode()
 
     def issue(self, enrolment: Enrolment) -> str:
-        """The token of an enrolment."""
+        """Returns the signed token of an enrolment."""
         import jwt
 
         claims = {
@@ -117,38 +129,38 @@ class PrivateKey:
 
 
 class PublicKeys:
-    """What checks tokens.
+    """Verifier of enrolment tokens.
 
     Args:
-      keys: Public keys as `PrivateKey.public` gives them: one, or several while a new one takes over.
+      keys: Public keys, as `PrivateKey.public` returns them: one, or several during a rotation.
 
     Raises:
-      EnrolmentError: one of them is none.
+      EnrolmentError: one of them is not a valid key.
     """
 
     def __init__(self, *keys: str) -> None:
         self._keys: Mapping[str, Ed25519PublicKey] = {_id_of(key): _public_key(key) for key in keys}
 
     def read(self, token: str) -> Enrolment:
-        """What a token says, if one of the keys has signed it. Whether it has expired is for the caller to judge.
+        """Verifies a token's signature and returns its claims. The caller checks the expiry.
 
         Raises:
-          EnrolmentError: it is no token of these keys.
+          EnrolmentError: none of the keys has signed the token, or a claim is not valid.
         """
         import jwt
 
-        if len(token) > LONGEST:
-            raise EnrolmentError("it is too long for an enrolment token")
+        if len(token) > _MAX_TOKEN_CHARACTERS:
+            raise EnrolmentError("the enrolment token is too long")
         try:
             key = self._keys.get(str(jwt.get_unverified_header(token).get("kid")))
             if key is None:
-                raise EnrolmentError("it is not signed with a key that is known here")  # noqa: TRY301  it passes through
-            found: dict[str, Any] = jwt.decode(
+                raise EnrolmentError("the enrolment token is signed with an unknown key")  # noqa: TRY301
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=[_ALGORITHM],
                 audience=_AUDIENCE,
-                # The caller's clock judges, not this machine's.
+                # The caller compares with its own clock.
                 options={
                     "verify_exp": False,
                     "verify_iat": False,
@@ -156,16 +168,16 @@ class PublicKeys:
                 },
             )
             return Enrolment(
-                population=str(found["population"]),
-                name=str(found["sub"]),
-                issued_at=float(found["iat"]),
-                expires_at=float(found["exp"]),
-                id=str(found["jti"]),
+                population=str(claims["population"]),
+                name=str(claims["sub"]),
+                issued_at=float(claims["iat"]),
+                expires_at=float(claims["exp"]),
+                id=str(claims["jti"]),
             )
         except EnrolmentError:
             raise
         except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError) as error:
-            raise EnrolmentError("it is no enrolment token, or was changed on its way") from error
+            raise EnrolmentError("the enrolment token is malformed or was changed in transit") from error
 
 
 def _public_key(text: str) -> Ed25519PublicKey:
@@ -177,7 +189,7 @@ def _public_key(text: str) -> Ed25519PublicKey:
         raw = b""
     if len(raw) != _KEY_BYTES:
         raise EnrolmentError(
-            f"{text!r} is no public key: 43 characters of base64url, as `muster enrol key` prints them"
+            f"{text!r} is not a public key: it must be 43 characters of base64url, as `muster enrol key` prints it"
         )
     return Ed25519PublicKey.from_public_bytes(raw)
 

@@ -1,8 +1,8 @@
-"""Checks the consistency of a manifest: that its parts match and that its tensors are possible.
+"""Checks that a manifest is consistent and that its tensors are possible.
 
-A manifest that parses may still contradict itself: a fold that names no tensor, a graph whose outputs are not the
-plan's, a shape that no array has. Such a plan would fail in the middle of a round, so it is refused at every entry of a
-plan. `muster.runtime.graph_check` checks the graphs themselves.
+A manifest that parses may still contradict itself: a fold may name no tensor, a graph may have
+other outputs than the plan, a shape may be impossible. Such a plan would fail in the middle of a
+round, so it is refused wherever a plan is read. `muster.runtime.graph_check` checks the graphs.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from muster.wire.problems import FieldError, ProblemError, ProblemType
 MAX_NAME = 200  # characters of a plan's name, which is stored with every task
 MAX_MADE_BY = 500  # characters
 MAX_PATH = 1000  # characters of a tensor's path, and of its name in a graph
-MAX_TENSORS = 10_000  # of one value; a file of more would exceed the limit of its header
+MAX_TENSORS = 10_000  # of one value; the header of a file limits them too
 MAX_AXES = 32  # numpy's limit
 MAX_DIMENSION = 1 << 40
-MAX_TENSOR_BYTES = 2 << 30  # the limit of a plan's file
+MAX_TENSOR_BYTES = 2 << 30  # the limit of a plan's file too
 MAX_ACCUMULATOR_BYTES = 2 << 30  # of all tensors of an accumulator, sums in the clear included
-_LISTED = 5  # most errors that a problem lists
-_QUOTED = 80  # characters of a name that an error quotes
+_MAX_LISTED = 5  # errors in a problem
+_MAX_QUOTED = 80  # characters of a name in an error
 _INT64 = (-(1 << 63), (1 << 63) - 1)
 _MAX_BITS = 64  # of a secure sum's bound
 _NOT_SUMMED = frozenset({DType.BOOL, DType.STRING})
@@ -56,16 +56,19 @@ def check_manifest(manifest: PlanManifest) -> None:
     """
     # Later checks iterate over values that earlier ones have bounded.
     for check in (_texts, _counts, _shapes, _paths, _folds, _clear_sums, _stages, _sizes):
-        found = _first(check(manifest))
-        if found:
-            listed = "; ".join(f"{item.path}: {item.reason}" for item in found)
+        errors = _first(check(manifest))
+        if errors:
+            listed = "; ".join(f"{item.path}: {item.reason}" for item in errors)
             raise ProblemError(
-                ProblemType.PLAN_INVALID, f"The plan's manifest is not consistent: {listed}", fields=tuple(found)
+                ProblemType.PLAN_INVALID, f"The plan's manifest is not consistent: {listed}", fields=tuple(errors)
             )
 
 
 def tensor_bytes(dtype: DType, shape: Shape) -> int:
-    """Returns the least bytes of a tensor in memory. A string counts as its reference, an open dimension as 1."""
+    """Returns the least bytes of a tensor in memory.
+
+    A string counts as its reference, and an axis of unknown size as 1.
+    """
     size = _item_bytes(dtype)
     for dimension in shape or ():
         size *= 1 if dimension is None else dimension
@@ -73,21 +76,21 @@ def tensor_bytes(dtype: DType, shape: Shape) -> int:
 
 
 def is_possible(shape: Shape) -> bool:
-    """Returns whether an array of any dtype may have the shape."""
+    """Returns whether some array can have the shape."""
     if shape is None:
         return True
     return len(shape) <= MAX_AXES and all(size is None or 0 <= size <= MAX_DIMENSION for size in shape)
 
 
 def _item_bytes(dtype: DType) -> int:
-    # Not `dtype.numpy.itemsize`, which for bfloat16 requires a library that a coordinator may lack.
+    # Not `dtype.numpy.itemsize`: bfloat16 needs a library that a coordinator may lack.
     bits = "".join(character for character in dtype.value if character.isdigit())
     return int(bits) // 8 if bits else {DType.BOOL: 1, DType.STRING: 8}[dtype]
 
 
-def _first(found: Iterable[FieldError]) -> list[FieldError]:
+def _first(errors: Iterable[FieldError]) -> list[FieldError]:
     """Returns the first errors. The others are not computed."""
-    return [item for item, _ in zip(found, range(_LISTED))]
+    return [item for item, _ in zip(errors, range(_MAX_LISTED))]
 
 
 def _bad(path: str, reason: str) -> FieldError:
@@ -95,7 +98,7 @@ def _bad(path: str, reason: str) -> FieldError:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+    return text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}…"
 
 
 def _values(manifest: PlanManifest) -> Iterator[tuple[str, tuple[TensorSpec, ...]]]:
@@ -114,10 +117,10 @@ def _bindings(stage: Stage) -> Iterator[tuple[str, Sequence[Any]]]:
 
 
 def _texts(manifest: PlanManifest) -> Iterator[FieldError]:
-    for field, most in (("name", MAX_NAME), ("made_by", MAX_MADE_BY)):
+    for field, limit in (("name", MAX_NAME), ("made_by", MAX_MADE_BY)):
         size = len(getattr(manifest, field))
-        if size > most:
-            yield _bad(field, f"has {size} characters; it may have {most}")
+        if size > limit:
+            yield _bad(field, f"has {size} characters; at most {limit} are allowed")
     for name, stage in _all_stages(manifest):
         if stage.initialize is not None and len(stage.initialize) > MAX_PATH:
             yield _bad(f"stages.{name}.initialize", f"is longer than {MAX_PATH} characters")
@@ -130,7 +133,7 @@ def _counts(manifest: PlanManifest) -> Iterator[FieldError]:
         counted += [(f"stages.{name}.{value}", items) for value, items in _bindings(stage)]
     for place, items in counted:
         if len(items) > MAX_TENSORS:
-            yield _bad(place, f"has {len(items)} entries; it may have {MAX_TENSORS}")
+            yield _bad(place, f"has {len(items)} entries; at most {MAX_TENSORS} are allowed")
 
 
 def _shapes(manifest: PlanManifest) -> Iterator[FieldError]:
@@ -138,7 +141,7 @@ def _shapes(manifest: PlanManifest) -> Iterator[FieldError]:
         if not is_possible(shape):
             yield _bad(place, "has a shape that no tensor can have")
         elif tensor_bytes(dtype, shape) > MAX_TENSOR_BYTES:
-            yield _bad(place, f"is larger than {MAX_TENSOR_BYTES >> 30} GB, the most that a tensor may have")
+            yield _bad(place, f"is larger than {MAX_TENSOR_BYTES >> 30} GB, the limit of a tensor")
 
 
 def _shaped(manifest: PlanManifest) -> Iterator[tuple[str, DType, Shape]]:
@@ -183,8 +186,8 @@ def _paths(manifest: PlanManifest) -> Iterator[FieldError]:
     for path in {*sums}.intersection(spec.path for spec in manifest.accumulator):
         yield _bad(f"clear_sums {path}", "is a tensor of the accumulator too")
     for name, stage in _all_stages(manifest):
-        taken = [binding.tensor for bindings in stage.inputs.values() for binding in bindings]
-        yield from _names(f"stages.{name}.inputs", taken)
+        tensors = [binding.tensor for bindings in stage.inputs.values() for binding in bindings]
+        yield from _names(f"stages.{name}.inputs", tensors)
         for value, bindings in _bindings(stage):
             yield from _names(f"stages.{name}.{value}", [binding.path for binding in bindings])
             if any(len(binding.tensor) > MAX_PATH for binding in bindings):
@@ -211,15 +214,15 @@ def _folds(manifest: PlanManifest) -> Iterator[FieldError]:
 
 
 def _unfit(rule: FoldRule, spec: TensorSpec, update: Optional[TensorSpec]) -> Optional[str]:
-    """Returns the reason for which the rule can't fold into the accumulator's tensor `spec`; None if it can."""
+    """Returns the reason why a rule can't fold into the accumulator's tensor `spec`, or None."""
     if rule.kind is FoldKind.TENSORFLOW:
         return None if rule.update is None or update is not None else "names a tensor that the update does not have"
     if update is None:
         return "names no tensor of the update"
     if spec.dtype in (_NOT_SUMMED if rule.kind is FoldKind.SUM else _NOT_ORDERED):
-        return f"is a {rule.kind.value} of {spec.dtype.value}, which has none"
+        return f"is a {rule.kind.value} of {spec.dtype.value}, which is not defined"
     if spec.shape is None or None in spec.shape:
-        return f"is a {rule.kind.value} of a tensor whose shape is open"
+        return f"is a {rule.kind.value} of a tensor of unknown shape"
     if (update.dtype, update.shape) != (spec.dtype, spec.shape):
         return f"folds {_short(update.path)}, which has another dtype or shape than the accumulator's tensor"
     return None
@@ -236,11 +239,11 @@ def _clear_sums(manifest: PlanManifest) -> Iterator[FieldError]:
         elif not item.dtype.is_integer or item.shape is None or None in item.shape:
             yield _bad(f"clear_sums {item.path}", "must be of an integer dtype and a known shape")
         elif not _has_bounds(item):
-            yield _bad(f"clear_sums {item.path}", "has bounds that no value satisfies")
+            yield _bad(f"clear_sums {item.path}", "has bounds that admit no value")
 
 
 def _has_bounds(item: ClearSum) -> bool:
-    """Returns whether the sum has the bounds of its kind, and a value can satisfy them."""
+    """Returns whether a sum has the bounds of its kind and some value is within them."""
     if item.kind == "secure_modular_sum":
         return item.maximum is None and item.modulus is not None and 0 < item.modulus <= _INT64[1] and item.minimum == 0
     if item.maximum is None or item.modulus is not None:
@@ -253,7 +256,7 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
     plain = tuple(spec for spec in manifest.update if spec.path not in sums)
     state, accumulator = manifest.state, manifest.accumulator
     report, update = manifest.stages.report, manifest.stages.update
-    taken: dict[str, dict[str, Sequence[Any]]] = {
+    inputs_of: dict[str, dict[str, Sequence[Any]]] = {
         "prepare": {"state": state},
         "work": {"broadcast": manifest.broadcast},
         "zero": {},
@@ -266,7 +269,7 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
             "clear_sums": manifest.clear_sums,
         },
     }
-    given: dict[str, dict[str, Sequence[Any]]] = {
+    outputs_of: dict[str, dict[str, Sequence[Any]]] = {
         "prepare": {"broadcast": manifest.broadcast},
         "work": {"update": manifest.update},
         "zero": {"accumulator": accumulator},
@@ -277,13 +280,13 @@ def _stages(manifest: PlanManifest) -> Iterator[FieldError]:
     }
     for name, stage in _all_stages(manifest):
         inputs = {value: items for value, items in stage.inputs.items() if (name, value) != ("work", "data")}
-        yield from _agree(f"stages.{name}.inputs", inputs, taken[name])
-        yield from _agree(f"stages.{name}.outputs", stage.outputs, given[name])
-        for value in given[name].keys() - stage.outputs.keys():
+        yield from _agree(f"stages.{name}.inputs", inputs, inputs_of[name])
+        yield from _agree(f"stages.{name}.outputs", stage.outputs, outputs_of[name])
+        for value in outputs_of[name].keys() - stage.outputs.keys():
             yield _bad(f"stages.{name}.outputs.{value}", "is missing")
     bound = [_leaf(binding) for binding in manifest.stages.work.inputs.get("data", ())]
     if bound != list(_leaves(manifest.data)):
-        yield _bad("stages.work.inputs.data", "is not what the plan's data are")
+        yield _bad("stages.work.inputs.data", "has another type than the plan's data")
 
 
 def _agree(place: str, bound: dict[str, Any], declared: dict[str, Sequence[Any]]) -> Iterator[FieldError]:
@@ -315,4 +318,4 @@ def _sizes(manifest: PlanManifest) -> Iterator[FieldError]:
     size = sum(tensor_bytes(spec.dtype, spec.shape) for spec in manifest.accumulator)
     size += sum(tensor_bytes(DType.INT64, item.shape) for item in manifest.clear_sums)
     if size > MAX_ACCUMULATOR_BYTES:
-        yield _bad("accumulator", f"has {size} bytes; it may have {MAX_ACCUMULATOR_BYTES}")
+        yield _bad("accumulator", f"has {size} bytes; at most {MAX_ACCUMULATOR_BYTES} are allowed")

@@ -1,9 +1,9 @@
-"""A plan as one file: the manifest and the parts that it names, each by its SHA-256.
+"""Plan file: the manifest of a plan, its parts by their SHA-256, and signatures.
 
-The file is a zip without compression, dates or order of its own: equal plans are equal bytes. The manifest's SHA-256 is the
-plan's address, and the manifest names every part's, so one hash vouches for all. Signatures of that address may stand
-beside it. A device gets the same file with the parts that a device needs: the manifest, the signatures and the graph of
-`work`.
+The file is a zip without compression and dates, in a fixed order: equal plans are equal bytes. The
+SHA-256 of the manifest is the plan's address. The manifest lists the SHA-256 of every part, so that
+one hash covers all. A device downloads a smaller copy: the manifest, the signatures and the graph
+of `work`.
 """
 
 from __future__ import annotations
@@ -22,27 +22,33 @@ from muster.wire.dtypes import DType
 from muster.wire.manifest import Part, PlanManifest, TensorSpec
 from muster.wire.manifest_checks import check_manifest
 from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.signatures import MOST_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
+from muster.wire.signatures import MAX_SIGNATURES, SIGNATURES_LIMIT, Signature, Signatures, SigningKey, verifies
 from muster.wire.tensors import Array, TensorsError, decode
 
 CONTENT_TYPE = "application/vnd.muster.plan"
 PLAN_LIMIT = 2 << 30  # bytes
 MANIFEST_LIMIT = 32 << 20  # bytes
 _MANIFEST, _SIGNATURES, _PARTS = "manifest.json", "signatures.json", "parts/"
-_MOST_ENTRIES = 2 + 7 + 2  # manifest and signatures; seven graphs; the initial state and the zero
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+_MAX_ENTRIES = 2 + 7 + 2  # manifest and signatures; seven graphs; the initial state and the zero
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # earliest date of a zip
+_END = struct.Struct("<4s4H2LH")  # end record of a zip without a comment (APPNOTE.TXT 4.3.16)
+_MAX_ENTRY_BYTES = 256  # of an entry in the zip's directory; a plan's have about 120
+_MAX_BUFFERED_WRITE = 64 << 10  # bytes
 
 
 def part_of(data: bytes) -> Part:
-    """The address of `data`."""
+    """Returns the address of a part with these bytes."""
     return Part(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A compiled computation. `parts` maps SHA-256 to bytes; a client's copy holds fewer parts than the manifest names.
+    """Compiled computation, content-addressed and optionally signed.
 
-    `signatures` are in order of their signers. They may be anybody's: see `check_signed`.
+    Attributes:
+      manifest: Manifest of the plan.
+      parts: Parts by their SHA-256 in hex. A device's copy lacks those that it does not need.
+      signatures: Signatures, sorted by signer. They are unverified; see `check_signed`.
     """
 
     manifest: PlanManifest
@@ -51,14 +57,14 @@ class Plan:
 
     @cached_property
     def sha256(self) -> str:
-        """The plan's address: the SHA-256 of its manifest, in hex."""
+        """Address of the plan: the SHA-256 of its manifest, in hex."""
         return hashlib.sha256(self.manifest.encode()).hexdigest()
 
     def part(self, part: Part) -> bytes:
-        """The bytes of a part.
+        """Returns the bytes of a part.
 
         Raises:
-          ProblemError: `plan_invalid`, if this copy of the plan was made without it.
+          ProblemError: `plan_invalid`, if this copy of the plan lacks it.
         """
         try:
             return self.parts[part.sha256]
@@ -68,20 +74,20 @@ class Plan:
             ) from None
 
     def initial_state(self) -> dict[str, Array]:
-        """The server state before the first round, by tensor name."""
+        """Returns the server state before the first round, by tensor name."""
         return decode(self.part(self.manifest.initial_state))
 
     def zero(self) -> dict[str, Array]:
-        """The empty accumulator, by tensor name."""
+        """Returns the empty accumulator, by tensor name."""
         return decode(self.part(self.manifest.zero))
 
     def for_client(self) -> Plan:
-        """The copy that a device gets: just the graph of `work`, and the signatures."""
+        """Returns the copy for a device, with the graph of `work` as its only part."""
         graph = self.manifest.stages.work.graph
         return Plan(self.manifest, {graph.sha256: self.part(graph)}, self.signatures)
 
     def encode(self) -> bytes:
-        """The plan's file."""
+        """Returns the bytes of the plan's file."""
         buffer = io.BytesIO()
         self._write(buffer)
         return buffer.getvalue()
@@ -96,25 +102,25 @@ class Plan:
 
     @classmethod
     def decode(cls, data: bytes, *, expected: str | None = None) -> Plan:
-        """Reads a plan's file, and takes no byte of it that `encode` would not write.
+        """Reads a plan's file, and refuses any byte that `encode` would not write.
 
-        Every hash is checked, and that the archive has just the entries, dates and order of a plan; a signature's own truth
-        is for `check_signed`. Memory: the parts, beside `data`.
+        All hashes are checked. Signatures are not verified; see `check_signed`. The parts are
+        copied, so that memory is twice the file's size.
 
         Args:
-          data: The file.
-          expected: The plan's address, where it is known.
+          data: Bytes of the file.
+          expected: Address of the plan, if it is known.
 
         Raises:
-          ProblemError: `plan_invalid`, with what is wrong.
+          ProblemError: `plan_invalid`, with the reason.
         """
         entries = _unpack(data)
         raw = entries.pop(_MANIFEST, None)
         if raw is None:
-            raise _invalid("The file is no plan: it has no manifest")
-        found = hashlib.sha256(raw).hexdigest()
-        if expected is not None and found != expected:
-            raise _invalid(f"The plan's address is {found[:12]}…, not {expected[:12]}…")
+            raise _invalid("The file is not a plan: it has no manifest")
+        address = hashlib.sha256(raw).hexdigest()
+        if expected is not None and address != expected:
+            raise _invalid(f"The plan's address is {address[:12]}…, not {expected[:12]}…")
         try:
             manifest = PlanManifest.decode(raw)
             signed = entries.pop(_SIGNATURES, None)
@@ -128,73 +134,74 @@ class Plan:
         parts = {name[len(_PARTS) :]: content for name, content in entries.items()}
         for sha256, content in parts.items():
             if named.get(sha256) != len(content) or hashlib.sha256(content).hexdigest() != sha256:
-                raise _invalid(f"Part {sha256[:12]} of the plan is not what its name says")
+                raise _invalid(f"Part {sha256[:12]} of the plan does not match its address")
         plan = cls(manifest, parts, signatures)
         if not plan._is_file(data):
             raise _invalid("The plan's file is not in the form that this version writes")
         return plan
 
     def _is_file(self, data: bytes) -> bool:
-        """Whether `encode` gives just these bytes, found out without a second copy of them."""
+        """Returns whether `encode` returns exactly these bytes, without a second copy of them."""
         comparison = _Comparison(data)
         self._write(comparison)
         return comparison.equal
 
     def signed(self, key: SigningKey) -> Plan:
-        """The plan with the signature of `key` added, or renewed.
+        """Returns the plan with the signature of `key` added or renewed.
 
         Raises:
-          ProblemError: `plan_invalid`, if it has as many signatures as a plan can have.
+          ProblemError: `plan_invalid`, if it has `MAX_SIGNATURES` already.
         """
         return self.with_signatures((key.sign(self.sha256),))
 
     def with_signatures(self, more: Iterable[Signature]) -> Plan:
-        """The plan with more signatures; of two by one signer the one in `more` stays.
+        """Returns the plan with more signatures; a new one replaces the same signer's old one.
 
         Raises:
-          ProblemError: `plan_invalid`, if that is more than a plan can have.
+          ProblemError: `plan_invalid`, if these are more than `MAX_SIGNATURES`.
         """
         by_signer = {item.signer: item for item in (*self.signatures, *more)}
-        if len(by_signer) > MOST_SIGNATURES:
-            raise _invalid(f"Plan {self.sha256[:12]} has {MOST_SIGNATURES} signatures already, which is the most")
+        if len(by_signer) > MAX_SIGNATURES:
+            raise _invalid(f"Plan {self.sha256[:12]} has {MAX_SIGNATURES} signatures already, the maximum")
         return replace(self, signatures=tuple(by_signer[signer] for signer in sorted(by_signer)))
 
     def check_signed(self, trusted: Iterable[str], *, required: int = 1) -> Optional[str]:
-        """Checks that enough of the trusted signers have signed the plan, whose hashes are checked already.
+        """Checks that enough of the trusted signers have signed the plan.
 
         Args:
-          trusted: Public keys, as `muster.wire.signatures.parse_signers` returns them; empty: any plan passes.
-          required: Number of different ones of them that must have signed.
+          trusted: Public keys, as `muster.wire.signatures.parse_signers` returns them. If empty,
+            any plan passes.
+          required: Number of different trusted signers that must have signed.
 
         Returns:
-          The first of the trusted signers; None if `trusted` is empty.
+          The first trusted signer with a valid signature; None if `trusted` is empty.
 
         Raises:
           ProblemError: `plan_invalid`, with the actual signers.
           ImportError: `cryptography` is not installed.
         """
-        wanted = frozenset(trusted)
-        if not wanted:
+        trusted_keys = frozenset(trusted)
+        if not trusted_keys:
             return None
-        theirs = [item for item in self.signatures if item.signer in wanted]
-        valid = list(dict.fromkeys(item.signer for item in theirs if verifies(item, self.sha256)))
+        candidates = [item for item in self.signatures if item.signer in trusted_keys]
+        valid = list(dict.fromkeys(item.signer for item in candidates if verifies(item, self.sha256)))
         if len(valid) >= required:
             return valid[0]
         if valid:
-            found = f"is signed by {', '.join(valid)} alone, and {required} trusted signers must have signed"
-        elif theirs:
-            found = f"bears a signature of {theirs[0].signer} that is not of this plan"
+            reason = f"is signed by {', '.join(valid)} alone, and {required} trusted signers must have signed"
+        elif candidates:
+            reason = f"bears a signature of {candidates[0].signer} that is not of this plan"
         elif self.signatures:
-            found = f"is signed by {', '.join(item.signer for item in self.signatures)}, none of whom is trusted here"
+            reason = f"is signed by {', '.join(item.signer for item in self.signatures)}, none of whom is trusted here"
         else:
-            found = "is not signed, and only signed plans are trusted here"
+            reason = "is not signed, and only signed plans are trusted here"
         raise _invalid(
-            f"Plan {self.manifest.name} ({self.sha256[:12]}) {found}. Have a trusted signer sign it (`muster plan sign`), or trust its "
-            "signer (MUSTER_TRUSTED_SIGNERS, --signer)"
+            f"Plan {self.manifest.name} ({self.sha256[:12]}) {reason}. Have a trusted signer sign it (`muster plan "
+            "sign`), or trust its signer (MUSTER_TRUSTED_SIGNERS, --signer)"
         )
 
     def check_complete(self) -> None:
-        """Checks that the manifest is consistent, all parts exist, and initial state and zero match the manifest.
+        """Checks that the plan has all its parts and that they match the manifest.
 
         Raises:
           ProblemError: `plan_invalid`.
@@ -203,18 +210,18 @@ class Plan:
         stages = self.manifest.stages
         for name in type(stages).model_fields:
             self.part(getattr(stages, name).graph)
-        for what, part, specs in (
+        for name, part, specs in (
             ("initial state", self.manifest.initial_state, self.manifest.state),
             ("zero", self.manifest.zero, self.manifest.accumulator),
         ):
             try:
-                found = decode(self.part(part))
+                tensors = decode(self.part(part))
             except TensorsError as error:
-                raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {what} can't be read: {error}") from error
-            if list(found) != [spec.path for spec in specs]:
-                raise _invalid(f"The plan's {what} does not hold the tensors that its manifest names")
-            if not all(_is(found[spec.path], spec) for spec in specs):
-                raise _invalid(f"The plan's {what} holds tensors of another dtype or shape than its manifest declares")
+                raise ProblemError(ProblemType.PLAN_INVALID, f"The plan's {name} can't be read: {error}") from error
+            if list(tensors) != [spec.path for spec in specs]:
+                raise _invalid(f"The plan's {name} has other tensors than its manifest declares")
+            if not all(_matches(tensors[spec.path], spec) for spec in specs):
+                raise _invalid(f"The plan's {name} has tensors of another dtype or shape than its manifest declares")
 
     def save(self, path: Union[str, Path]) -> None:
         """Writes the plan's file."""
@@ -231,14 +238,14 @@ class Plan:
         return cls.decode(Path(path).read_bytes())
 
 
-def _is(array: Array, spec: TensorSpec) -> bool:
-    """Returns whether a tensor has the declared dtype and a shape that the declared one allows."""
+def _matches(array: Array, spec: TensorSpec) -> bool:
+    """Returns whether a tensor has the declared dtype and a shape that the declaration permits."""
     if DType.of(array) is not spec.dtype:
         return False
     if spec.shape is None:
         return True
     return len(array.shape) == len(spec.shape) and all(
-        want is None or want == have for have, want in zip(array.shape, spec.shape)
+        declared is None or declared == actual for actual, declared in zip(array.shape, spec.shape)
     )
 
 
@@ -248,21 +255,21 @@ def _invalid(detail: str) -> ProblemError:
 
 def _entry(name: str) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.create_system = 3  # Unix, on every system: equal plans are equal bytes
+    entry.create_system = 3  # Unix, on every system, so that equal plans are equal bytes
     return entry
 
 
 def _unpack(data: bytes) -> dict[str, bytes]:
-    """The entries of a plan's archive by name, each within its limit. Reads nothing before the directory is looked over."""
-    # The end record of an archive without a comment (APPNOTE.TXT 4.3.16): an absurd number of entries is not even listed.
+    """Returns the entries of a plan's archive by name, after a check of its directory."""
+    # The end record is checked first, so that a directory of millions of entries is not listed.
     if len(data) < _END.size or len(data) > PLAN_LIMIT:
-        raise _invalid(f"The file is no plan: it has {len(data)} bytes")
+        raise _invalid(f"The file is not a plan: it has {len(data)} bytes")
     signature, _, _, _, entries, directory, _, comment = _END.unpack(data[-_END.size :])
-    if signature != b"PK\5\6" or comment or entries > _MOST_ENTRIES or directory > _MOST_ENTRIES * _LONGEST_ENTRY:
-        raise _invalid("The file is no plan: it is cut off, or has not the entries of one")
+    if signature != b"PK\5\6" or comment or entries > _MAX_ENTRIES or directory > _MAX_ENTRIES * _MAX_ENTRY_BYTES:
+        raise _invalid("The file is not a plan: it is cut off, or has other entries than one")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            _look_over(archive.infolist(), size=len(data))
+            _check_directory(archive.infolist(), size=len(data))
             return {item.filename: archive.read(item) for item in archive.infolist()}
     except (
         zipfile.BadZipFile,
@@ -273,46 +280,44 @@ def _unpack(data: bytes) -> dict[str, bytes]:
         EOFError,
         ValueError,
     ) as error:
-        raise _invalid(f"The file is no plan: {error}") from error
+        raise _invalid(f"The file is not a plan: {error}") from error
 
 
-def _look_over(items: list[zipfile.ZipInfo], *, size: int) -> None:
+def _check_directory(items: list[zipfile.ZipInfo], *, size: int) -> None:
     limits = {_MANIFEST: MANIFEST_LIMIT, _SIGNATURES: SIGNATURES_LIMIT}
     if len({item.filename for item in items}) != len(items):
-        raise _invalid("The file is no plan: it has two entries of one name")
+        raise _invalid("The file is not a plan: it has two entries of one name")
     # Entries that overlap could unpack to more than the file.
     if sum(item.file_size for item in items) > size or any(item.compress_type != zipfile.ZIP_STORED for item in items):
-        raise _invalid("The file is no plan: a plan's entries are not compressed")
+        raise _invalid("The file is not a plan: a plan's entries are not compressed")
     for item in items:
         if item.filename not in limits and not item.filename.startswith(_PARTS):
-            raise _invalid(f"The file is no plan: it has an entry {item.filename[:80]!r}")
+            raise _invalid(f"The file is not a plan: it has an entry {item.filename[:80]!r}")
         if item.file_size > limits.get(item.filename, PLAN_LIMIT):
             raise _invalid(
                 f"The plan's {item.filename} has {item.file_size} bytes; it may have {limits[item.filename]}"
             )
 
 
-_END = struct.Struct("<4s4H2LH")
-_LONGEST_ENTRY = 256  # bytes of an entry in the directory; a plan's have about 120
-_SMALL = 64 << 10  # bytes
-
-
 class _Comparison(io.BytesIO):
-    """A file that only compares what is written with what should be. Small writes are kept, since headers are mended later."""
+    """File that compares what is written to it with the expected bytes.
 
-    def __init__(self, wanted: bytes) -> None:
+    Small writes are buffered, since `zipfile` overwrites headers later.
+    """
+
+    def __init__(self, expected: bytes) -> None:
         super().__init__()
-        self._wanted = memoryview(wanted)
-        self._kept: dict[int, bytes] = {}
+        self._expected = memoryview(expected)
+        self._buffered: dict[int, bytes] = {}
         self._at = self._end = 0
-        self._same = True
+        self._equal = True
 
     def write(self, data: Any) -> int:
         at, size = self._at, len(data)
-        if size > _SMALL:
-            self._same = self._same and self._wanted[at : at + size] == data
+        if size > _MAX_BUFFERED_WRITE:
+            self._equal = self._equal and self._expected[at : at + size] == data
         else:
-            self._kept[at] = bytes(data)
+            self._buffered[at] = bytes(data)
         self._at += size
         self._end = max(self._end, self._at)
         return size
@@ -326,6 +331,6 @@ class _Comparison(io.BytesIO):
 
     @property
     def equal(self) -> bool:
-        """Whether all that was written is all that was wanted."""
-        kept = all(self._wanted[at : at + len(data)] == data for at, data in self._kept.items())
-        return self._same and kept and self._end == len(self._wanted)
+        """True if exactly the expected bytes were written."""
+        buffered_equal = all(self._expected[at : at + len(data)] == data for at, data in self._buffered.items())
+        return self._equal and buffered_equal and self._end == len(self._expected)

@@ -1,8 +1,8 @@
-"""Who made a plan: Ed25519 signatures (RFC 8032) over the plan's address, which vouches for every byte of the plan.
+"""Ed25519 signatures (RFC 8032) over a plan's address, which covers every byte of the plan.
 
-They travel in the plan's file beside the manifest and are no part of the address, so that a plan can be signed after it is
-built, by several signers, and in a device's smaller copy too. Verifying needs `cryptography` (`muster-fl[signing]`), which
-is imported only by who does it.
+Signatures are stored in the plan's file beside the manifest and are not covered by the address. So
+a plan can be signed after it is built, by several signers, and a device's smaller copy carries the
+same signatures. Signing and verifying need `cryptography` (`muster-fl[signing]`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
-MOST_SIGNATURES = 16
+MAX_SIGNATURES = 16  # of one plan
 SIGNATURES_LIMIT = 16 << 10  # bytes of the entry in a plan's file
 _KEY_BYTES, _SIGNATURE_BYTES = 32, 64  # RFC 8032 §5.1.5, §5.1.6
 _PREFIX = "ed25519:"
-# Sets these signatures apart from any other that the same key may ever make.
+# Domain separation from other signatures of the same key.
 _DOMAIN = b"muster plan v1\n"
 
 
 def _base64url(text: str, length: int) -> bytes:
-    """The `length` bytes that `text` spells (RFC 4648 §5, without padding) in the one way there is."""
+    """Decodes `length` bytes of base64url (RFC 4648 §5) without padding, in their only spelling."""
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"{text[:60]!r} is no base64url") from error
+        raise ValueError(f"{text[:60]!r} is not base64url") from error
     if len(data) != length or _text(data) != text:
         raise ValueError(f"{text[:60]!r} is not the base64url of {length} bytes")
     return data
@@ -49,7 +49,7 @@ def _text(data: bytes) -> str:
 
 def _check_signer(text: str) -> str:
     if not text.startswith(_PREFIX):
-        raise ValueError(f"{text[:60]!r} is no signer; one looks like ed25519:… with 43 characters behind the colon")
+        raise ValueError(f"{text[:60]!r} is not a signer: it must be ed25519: and 43 characters")
     _base64url(text[len(_PREFIX) :], _KEY_BYTES)
     return text
 
@@ -60,10 +60,13 @@ def _check_signature(text: str) -> str:
 
 
 def parse_signers(text: Union[str, Iterable[str]]) -> tuple[str, ...]:
-    """Public keys, `ed25519:<base64url of 32 bytes>`, from a list of them or a text with commas between.
+    """Parses public keys, `ed25519:<base64url of 32 bytes>`, from a list or a comma-separated text.
+
+    Returns:
+      The keys without duplicates, in their order.
 
     Raises:
-      ValueError: with the key that is none.
+      ValueError: one of them is not a valid key; the text quotes it.
     """
     listed = [text] if isinstance(text, str) else list(text)
     keys = [key.strip() for item in listed for key in item.split(",")]
@@ -71,39 +74,45 @@ def parse_signers(text: Union[str, Iterable[str]]) -> tuple[str, ...]:
 
 
 class Signature(Message):
-    """One signer's. `signer`: `ed25519:` and the public key; `signature`: 64 bytes; both in base64url without padding."""
+    """Signature of a plan by one signer."""
 
-    signer: Annotated[str, AfterValidator(_check_signer)]
-    signature: Annotated[str, AfterValidator(_check_signature)]
+    signer: Annotated[str, AfterValidator(_check_signer)] = Field(
+        description="Public key: `ed25519:` and its 32 bytes in base64url, without padding."
+    )
+    signature: Annotated[str, AfterValidator(_check_signature)] = Field(
+        description="Signature: 64 bytes in base64url, without padding."
+    )
 
 
 class Signatures(Message):
-    """A plan's signatures, in order of their signers, one of each."""
+    """Signatures of a plan."""
 
-    signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=MOST_SIGNATURES)]
+    signatures: Annotated[tuple[Signature, ...], Field(min_length=1, max_length=MAX_SIGNATURES)] = Field(
+        description="Signatures, sorted by signer, one per signer."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Signatures:
         signers = [item.signer for item in self.signatures]
         if signers != sorted(set(signers)):
-            raise ValueError("signatures are in order of their signers, one of each")
+            raise ValueError("signatures must be sorted by signer, one per signer")
         return self
 
 
 def message_of(sha256: str) -> bytes:
-    """What is signed: the plan's address in hex, behind a line that says what it is."""
+    """Returns the signed bytes: a line for domain separation and the plan's address in hex."""
     return _DOMAIN + sha256.encode("ascii")
 
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key."""
+    """Private key that signs plans."""
 
     _key: Ed25519PrivateKey
 
     @classmethod
     def generate(cls) -> SigningKey:
-        """A fresh key, from the system's randomness.
+        """Returns a new random key.
 
         Raises:
           ImportError: `cryptography` is not installed.
@@ -115,10 +124,10 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> SigningKey:
-        """Reads a key's file: PEM of an unencrypted PKCS #8 (RFC 8410 §7).
+        """Reads a key's file: unencrypted PKCS #8 as PEM (RFC 8410 §7).
 
         Raises:
-          ProblemError: `invalid_request`, if the file holds no such key.
+          ProblemError: `invalid_request`, if the file is not such a key.
           OSError: the file can't be read.
           ImportError: `cryptography` is not installed.
         """
@@ -132,19 +141,21 @@ class SigningKey:
             key = load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise ProblemError(
-                ProblemType.INVALID_REQUEST, f"{path} is no private key in PEM: make one with `muster plan keygen`"
+                ProblemType.INVALID_REQUEST,
+                f"{path} is not a private key in PEM format: `muster plan keygen` creates one",
             ) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise ProblemError(
-                ProblemType.INVALID_REQUEST, f"{path} holds a key of another kind: plans are signed with Ed25519"
+                ProblemType.INVALID_REQUEST, f"{path} contains a key of another kind: plans are signed with Ed25519"
             )
         return cls(key)
 
     def save(self, path: Union[str, Path]) -> None:
-        """Writes the key's file, which must not be there yet, for its owner alone (mode 0600).
+        """Writes the key's file with mode 0600.
 
         Raises:
-          OSError: the file is there, or can't be written.
+          FileExistsError: the file exists already.
+          OSError: the file can't be written.
         """
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -154,7 +165,7 @@ class SigningKey:
 
     @property
     def signer(self) -> str:
-        """The public key, `ed25519:<base64url of 32 bytes>`."""
+        """Public key, `ed25519:<base64url of 32 bytes>`."""
         return _PREFIX + _text(self._key.public_key().public_bytes_raw())
 
     def sign(self, sha256: str) -> Signature:
@@ -163,7 +174,7 @@ class SigningKey:
 
 
 def verifies(signature: Signature, sha256: str) -> bool:
-    """Whether `signature` is its signer's, of the plan with this address (RFC 8032 §5.1.7).
+    """Returns whether a signature is valid for the plan with this address (RFC 8032 §5.1.7).
 
     Raises:
       ImportError: `cryptography` is not installed.
@@ -181,11 +192,11 @@ def verifies(signature: Signature, sha256: str) -> bool:
 
 
 def need_cryptography() -> None:
-    """Raises `ImportError`, with what to install, if there is no `cryptography` here."""
+    """Raises `ImportError` with the package to install if `cryptography` is missing."""
     try:
         import cryptography  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "Signing plans and checking signatures needs cryptography: pip install 'muster-fl[signing]'",
+            "Signing plans and verifying signatures need cryptography: pip install 'muster-fl[signing]'",
             name="cryptography",
         ) from error

@@ -1,12 +1,13 @@
-"""Named tensors as safetensors bytes: how updates, broadcasts, partials, checkpoints and results travel and rest.
+"""Encodes named tensors as safetensors: updates, broadcasts, partials, checkpoints and results.
 
-The files are plain safetensors, which any safetensors library reads. What that format has no dtype for is packed, and the
-file's `__metadata__` says so: complex128 as float64 with a last axis of 2; strings as bytes, all lengths (little-endian
-uint64) before all contents. `__metadata__` holds one key, `muster`, with a JSON object: `order`, the tensors' declared
-order; `packed`, the dtype and shape of each packed one; and `notes`, whatever the writer has to say of the file as a whole.
+Any safetensors library reads these files. Dtypes that the format lacks are packed: complex128 as
+float64 with a last axis of 2; strings as bytes, all lengths (little-endian uint64) before all
+contents. `__metadata__` has one key, `muster`, with a JSON object of `order`, the declared order of
+the tensors; `packed`, the dtype and shape of each packed tensor; and `notes` of the writer.
 
-The header codec is ours, and not the safetensors package's, because an upload is judged by its header before its body has
-come, a fold reads tensors in place, and equal tensors must give equal bytes (docs/decisions/0004-tensors.md).
+The safetensors package is not used, because an update is validated by its header before its body
+arrives, a fold reads tensors in place, and equal tensors must be equal bytes
+(docs/decisions/0004-tensors.md).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ Array = np.ndarray[Any, Any]
 Buffer = Union[bytes, bytearray, memoryview]
 
 HEADER_LIMIT = 4 << 20  # bytes; a header lists tensors, a few dozen bytes each
-_PIECE = 1 << 20  # bytes that `encode_chunks` hands over at a time: a store that copies one copies no whole tensor
-_LENGTH = 8  # bytes: the header's length, little-endian
-_STRINGS = 1 << 14  # strings that are checked together
-_SHOWN = 100  # characters of a name that an error quotes
-_MOST_AXES = 32  # of a numpy 1 array
-_MOST_ELEMENTS = 1 << 48  # with axes of size 0 left out, as numpy counts them; of 16 bytes each it may address
+_PIECE = 1 << 20  # bytes that `encode_chunks` yields at a time, so that a store copies no whole tensor
+_LENGTH = 8  # bytes of a length, little-endian
+_STRINGS = 1 << 14  # strings that are processed together
+_MAX_QUOTED = 100  # characters of a name in an error
+_MAX_AXES = 32  # of a numpy 1 array
+_MAX_ELEMENTS = 1 << 48  # axes of size 0 left out, as in numpy
 _CODES: dict[DType, str] = {
     DType.BOOL: "BOOL",
     DType.INT8: "I8",
@@ -50,18 +51,26 @@ _CODES: dict[DType, str] = {
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
-def _shown(name: str) -> str:
-    """Returns a name shortened for an error: a file can hold one of megabytes."""
-    return repr(name if len(name) <= _SHOWN else name[: _SHOWN - 1] + "…")
+def _quoted(name: str) -> str:
+    """Returns a name shortened for an error. A file may contain one of megabytes."""
+    return repr(name if len(name) <= _MAX_QUOTED else name[: _MAX_QUOTED - 1] + "…")
 
 
 class TensorsError(ValueError):
-    """Bytes that are not the safetensors file they should be; the text says which tensor and why."""
+    """Error raised when bytes are not the expected safetensors file."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: `dtype` and `shape` as the reader sees them, `begin` and `end` in bytes from the data's start."""
+    """Tensor in a file.
+
+    Attributes:
+      name: Name of the tensor.
+      dtype: Dtype after unpacking.
+      shape: Shape after unpacking.
+      begin: First byte, from the start of the file's data.
+      end: Byte after the last one, from the start of the file's data.
+    """
 
     name: str
     dtype: DType
@@ -71,18 +80,26 @@ class Entry:
 
     @property
     def nbytes(self) -> int:
-        """The bytes it takes in the file."""
+        """Bytes of the tensor in the file."""
         return self.end - self.begin
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file holds. `entries` are in the order of their data; `order` is the declared order of their names."""
+    """Header of a file.
+
+    Attributes:
+      entries: Tensors, in the order of their data.
+      order: Names of the tensors, in their declared order.
+      data_start: Bytes from the start of the file to its data.
+      data_size: Bytes of the data.
+      notes: Notes of the file's writer.
+    """
 
     entries: tuple[Entry, ...]
     order: tuple[str, ...]
-    data_start: int  # bytes from the start of the file
-    data_size: int  # bytes
+    data_start: int
+    data_size: int
     notes: Mapping[str, Any]
 
     @property
@@ -92,25 +109,33 @@ class Header:
 
 
 def header_size(start: Buffer) -> int:
-    """Bytes from a file's start to its data, read from its first 8 bytes.
+    """Returns the bytes from a file's start to its data.
+
+    Args:
+      start: The first 8 bytes of the file, or more.
 
     Raises:
-      TensorsError: `start` is short, or the header is longer than `HEADER_LIMIT`.
+      TensorsError: `start` is shorter, or the header is longer than `HEADER_LIMIT`.
     """
     if len(start) < _LENGTH:
-        raise TensorsError(f"{len(start)} bytes are no safetensors file: its header's length alone takes {_LENGTH}")
+        raise TensorsError(
+            f"{len(start)} bytes are not a safetensors file: the length of its header has {_LENGTH} bytes"
+        )
     size = int.from_bytes(bytes(start[:_LENGTH]), "little")
     if size > HEADER_LIMIT:
-        raise TensorsError(f"the header says that it is {size} bytes long; at most {HEADER_LIMIT} are allowed")
+        raise TensorsError(f"the header declares a length of {size} bytes; at most {HEADER_LIMIT} are allowed")
     return _LENGTH + size
 
 
 def read_header(start: Buffer) -> Header:
-    """Reads and checks a header; `start` must reach to the data's start at least.
+    """Parses and checks a header.
+
+    Args:
+      start: Bytes from the start of the file to its data, or more.
 
     Raises:
-      TensorsError: it is cut off, is not JSON of the format's form, names an unknown dtype, or its tensors leave gaps,
-        overlap or have a size that their shape contradicts.
+      TensorsError: the header is cut off, is not JSON of the format, names an unknown dtype, or its
+        tensors have gaps, overlap or contradict their shapes.
     """
     data_start = header_size(start)
     if len(start) < data_start:
@@ -128,23 +153,23 @@ def read_header(start: Buffer) -> Header:
     position = 0
     for entry in entries:
         if entry.begin != position:
-            raise TensorsError(f"tensor {_shown(entry.name)} starts at byte {entry.begin}; {position} was expected")
+            raise TensorsError(f"tensor {_quoted(entry.name)} starts at byte {entry.begin}; {position} was expected")
         position = entry.end
     names = [entry.name for entry in entries]
     if order is not None and sorted(order) != sorted(names):
-        raise TensorsError("the declared order does not list just the tensors of the file")
+        raise TensorsError("the declared order does not list exactly the tensors of the file")
     return Header(tuple(entries), tuple(names if order is None else order), data_start, position, notes)
 
 
 def read_file_header(data: Buffer) -> Header:
-    """The header of a whole file.
+    """Parses and checks the header of a complete file.
 
     Raises:
-      TensorsError: see `read_header`, or the data is longer or shorter than the header says.
+      TensorsError: see `read_header`; or the file's size is not the one that the header declares.
     """
     header = read_header(data)
     if len(data) != header.file_size:
-        raise TensorsError(f"the file has {len(data)} bytes; its header says {header.file_size}")
+        raise TensorsError(f"the file has {len(data)} bytes; its header declares {header.file_size}")
     return header
 
 
@@ -155,63 +180,67 @@ def _read_metadata(
     if raw is None:
         return {}, None, {}
     try:
-        ours = json.loads(raw)
+        document = json.loads(raw)
         packed = {
             str(name): (DType(item["dtype"]), _shape(name, item["shape"]))
-            for name, item in ours.get("packed", {}).items()
+            for name, item in document.get("packed", {}).items()
         }
-        order = [str(name) for name in ours["order"]] if "order" in ours else None
-        notes = dict(ours.get("notes", {}))
+        order = [str(name) for name in document["order"]] if "order" in document else None
+        notes = dict(document.get("notes", {}))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TensorsError(f"__metadata__.muster can't be read: {str(error)[:_SHOWN]}") from error
+        raise TensorsError(f"__metadata__.muster can't be read: {str(error)[:_MAX_QUOTED]}") from error
     return packed, order, notes
 
 
 def _shape(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(type(size) is int and size >= 0 for size in value):
-        raise TensorsError(f"tensor {_shown(name)} has no valid shape")
-    # What no array can have is refused here, before anything multiplies it: a header has room for numbers that take minutes.
+        raise TensorsError(f"tensor {_quoted(name)} has an invalid shape")
+    # An impossible shape is refused before it is multiplied: its numbers could take minutes.
     elements = 1
-    for size in value[: _MOST_AXES + 1]:
-        elements *= min(size or 1, _MOST_ELEMENTS + 1)
-        if elements > _MOST_ELEMENTS:
+    for size in value[: _MAX_AXES + 1]:
+        elements *= min(size or 1, _MAX_ELEMENTS + 1)
+        if elements > _MAX_ELEMENTS:
             break
-    if len(value) > _MOST_AXES or elements > _MOST_ELEMENTS:
-        raise TensorsError(f"tensor {_shown(name)} has a shape that is larger than any array's")
+    if len(value) > _MAX_AXES or elements > _MAX_ELEMENTS:
+        raise TensorsError(f"tensor {_quoted(name)} has a shape that exceeds any array")
     return tuple(value)
 
 
 def _read_entry(name: str, item: Any, packed: Mapping[str, tuple[DType, tuple[int, ...]]]) -> Entry:
     if not isinstance(item, dict) or item.keys() != {"dtype", "shape", "data_offsets"}:
-        raise TensorsError(f"tensor {_shown(name)} needs just dtype, shape and data_offsets")
+        raise TensorsError(f"tensor {_quoted(name)} must have exactly dtype, shape and data_offsets")
     if any("\ud800" <= character <= "\udfff" for character in name):
-        raise TensorsError(f"tensor {_shown(name)} has half a character in its name")
+        raise TensorsError(f"tensor {_quoted(name)} has a lone surrogate in its name")
     code, shape, offsets = item["dtype"], _shape(name, item["shape"]), item["data_offsets"]
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise TensorsError(f"tensor {_shown(name)} has the unknown dtype {code!r:.40}")
+        raise TensorsError(f"tensor {_quoted(name)} has the unknown dtype {code!r:.40}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(at) is int and at >= 0 for at in offsets):  # noqa: PLR2004
-        raise TensorsError(f"tensor {_shown(name)} has no valid data_offsets")
+        raise TensorsError(f"tensor {_quoted(name)} has invalid data_offsets")
     begin, end = offsets
     if end - begin != math.prod(shape) * dtype.numpy.itemsize:
-        raise TensorsError(f"tensor {_shown(name)} takes {end - begin} bytes, which does not match its shape and dtype")
+        raise TensorsError(f"tensor {_quoted(name)} has {end - begin} bytes, which do not match its shape and dtype")
     if name in packed:
         stored = (dtype, shape)
         dtype, shape = packed[name]
-        fits = {
+        is_packed = {
             DType.COMPLEX128: stored == (DType.FLOAT64, (*shape, 2)),
             DType.STRING: stored[0] is DType.UINT8 and end - begin >= _LENGTH * math.prod(shape),
         }.get(dtype, False)
-        if not fits:
-            raise TensorsError(f"tensor {_shown(name)} is not packed as {dtype.value} of its shape should be")
+        if not is_packed:
+            raise TensorsError(f"tensor {_quoted(name)} is not packed like {dtype.value} of its shape")
     return Entry(name, dtype, shape, begin, end)
 
 
 def unpack(entry: Entry, data: Buffer) -> Array:
-    """The tensor of `entry` from its bytes: a view where the dtype allows it (read-only if `data` is), a copy if packed.
+    """Returns a tensor from its bytes: a copy if it is packed, else a view of `data`.
+
+    Args:
+      entry: Entry of the tensor.
+      data: Its bytes in the file. A view of read-only bytes is read-only.
 
     Raises:
-      TensorsError: strings whose lengths do not add up.
+      TensorsError: the lengths of strings do not add up.
     """
     if entry.dtype is DType.STRING:
         return _unpack_strings(entry, data)
@@ -219,43 +248,43 @@ def unpack(entry: Entry, data: Buffer) -> Array:
 
 
 class StringLengths:
-    """Checker of a packed string tensor as its bytes arrive, without a Python object for each string.
+    """Incremental checker of a packed string tensor, without a Python object per string.
 
-    All lengths precede all contents: once the lengths add up to the size of the contents, any contents are valid.
+    All lengths precede all contents. Once they add up to the size of the contents, any contents are
+    valid.
     """
 
     def __init__(self, entry: Entry) -> None:
         self._name = entry.name
-        self._left = _LENGTH * math.prod(entry.shape)  # bytes of lengths that have not arrived
-        self._contents = entry.nbytes - self._left
+        self._pending = _LENGTH * math.prod(entry.shape)  # bytes of lengths that have not arrived
+        self._contents = entry.nbytes - self._pending
         self._sum = 0
         self._compare()
 
     def feed(self, piece: Buffer) -> None:
-        """Checks the next piece; all pieces but the last hold a multiple of 8 bytes.
+        """Checks the next piece. All pieces but the last have a multiple of 8 bytes.
 
         Raises:
           TensorsError: the lengths do not add up to the contents.
         """
-        if not self._left:
+        if not self._pending:
             return
-        lengths = np.frombuffer(memoryview(piece)[: self._left], dtype="<u8")
-        self._left -= lengths.nbytes
+        lengths = np.frombuffer(memoryview(piece)[: self._pending], dtype="<u8")
+        self._pending -= lengths.nbytes
         for start in range(0, len(lengths), _STRINGS):
             block = lengths[start : start + _STRINGS]
-            # Lengths chosen to overflow could wrap around to the right sum, so a length above the contents' size is
-            # refused.
+            # A single length above the contents' size is refused, since an overflow could hide it.
             if int(block.max()) > self._contents:
                 raise self._error()
             self._sum += int(block.sum())
         self._compare()
 
     def _compare(self) -> None:
-        if not self._left and self._sum != self._contents:
+        if not self._pending and self._sum != self._contents:
             raise self._error()
 
     def _error(self) -> TensorsError:
-        return TensorsError(f"tensor {_shown(self._name)}: the lengths of its strings do not add up to its size")
+        return TensorsError(f"tensor {_quoted(self._name)}: the lengths of its strings do not add up to its size")
 
 
 def _unpack_strings(entry: Entry, data: Buffer) -> Array:
@@ -276,26 +305,26 @@ def _unpack_strings(entry: Entry, data: Buffer) -> Array:
 
 
 def decode(data: Buffer) -> dict[str, Array]:
-    """All tensors of a file, in their declared order, as views of `data` where the dtype allows it.
+    """Returns all tensors of a file, in their declared order, as views of `data` unless packed.
 
     Raises:
-      TensorsError: see `read_header` and `unpack`, or the data is longer or shorter than the header says.
+      TensorsError: see `read_file_header` and `unpack`.
     """
     header = read_file_header(data)
-    view = memoryview(data)
-    found = {e.name: unpack(e, view[header.data_start + e.begin : header.data_start + e.end]) for e in header.entries}
-    return {name: found[name] for name in header.order}
+    contents = memoryview(data)[header.data_start :]
+    tensors = {entry.name: unpack(entry, contents[entry.begin : entry.end]) for entry in header.entries}
+    return {name: tensors[name] for name in header.order}
 
 
 def encode(tensors: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None) -> bytes:
-    """The file of `tensors` (numpy arrays, scalars, strings); equal names, order and values give equal bytes.
+    """Encodes tensors as a file. Equal names, order and values are equal bytes.
 
     Args:
-      tensors: By name, in the order that is declared.
-      notes: JSON-compatible data that `read_header` gives back.
+      tensors: Numpy arrays, scalars or strings by name, in the order to declare.
+      notes: JSON-compatible data, which `read_header` returns.
 
     Raises:
-      TypeError: a dtype that TensorFlow has not.
+      TypeError: TensorFlow has no such dtype.
     """
     return b"".join(encode_chunks(tensors, notes=notes))
 
@@ -303,7 +332,7 @@ def encode(tensors: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None
 def encode_chunks(
     tensors: Mapping[str, Any], *, notes: Mapping[str, Any] | None = None
 ) -> Iterator[Union[bytes, memoryview]]:
-    """Like `encode`, in pieces that need no copy of the tensors: the header, then views of their memory of at most 1 MiB each."""
+    """Yields the pieces of `encode` without a copy: the header, then views of at most 1 MiB."""
     packed: dict[str, dict[str, Any]] = {}
     stored: list[tuple[str, str, Sequence[int], Union[bytes, memoryview]]] = []
     widths: dict[str, int] = {}
@@ -323,14 +352,14 @@ def encode_chunks(
             stored.append((name, "F64", [*array.shape, 2], _bytes_of(array)))
         else:
             stored.append((name, _CODES[dtype], list(array.shape), _bytes_of(array)))
-    # Wide elements first keeps every tensor aligned to its own element, so that a reader may map the file and add in place.
+    # Wide elements first, so that each tensor is aligned and a reader can add in place.
     stored.sort(key=lambda item: -widths[item[0]])
-    ours: dict[str, Any] = {"order": list(tensors)}
+    document: dict[str, Any] = {"order": list(tensors)}
     if packed:
-        ours["packed"] = packed
+        document["packed"] = packed
     if notes:
-        ours["notes"] = dict(notes)
-    header: dict[str, Any] = {"__metadata__": {"muster": json.dumps(ours, separators=(",", ":"))}}
+        document["notes"] = dict(notes)
+    header: dict[str, Any] = {"__metadata__": {"muster": json.dumps(document, separators=(",", ":"))}}
     position = 0
     for name, code, shape, raw in stored:
         header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [position, position + len(raw)]}

@@ -1,9 +1,9 @@
-"""Validates times and durations in requests: RFC 3339 with an offset, in a range that all readers can represent.
+"""Times and durations in messages: RFC 3339 with an offset, in a range that all readers support.
 
-A time without an offset is a different instant on each server, and one close to the year 9999 overflows when a duration
-is added or it is shown in another time zone. Requests with such a time are refused. Documents of an earlier version,
-and answers of an earlier coordinator, are read leniently: a missing offset means UTC, and a time out of range is
-clamped.
+A request with another time is refused: a time without an offset is a different instant on each
+server, and a time near the year 9999 overflows when a duration is added. Documents of an earlier
+version, and responses of an earlier coordinator, are read leniently: a missing offset means UTC,
+and a time out of range is clamped.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
 LATEST = datetime(9000, 1, 1, tzinfo=timezone.utc)
-SHORTEST = 1.0  # seconds
-LENIENT = {"lenient": True}  # the validation context of stored documents and of a coordinator's answers
+SHORTEST = 1.0  # seconds of a duration
+LENIENT = {"lenient": True}  # validation context of stored documents and of responses
 
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -47,7 +47,7 @@ def _parse(value: Any, info: ValidationInfo) -> Any:
         return value
     if not _is_lenient(info) and not (isinstance(value, str) and _RFC_3339.fullmatch(value)):
         raise ValueError(_EXPECTED)
-    # Parsed here, since in strict mode the field accepts no text once a validator has run before it.
+    # In strict mode the field accepts no text after a validator that runs before it.
     try:
         return _ANY.validate_python(value)
     except ValidationError as error:
@@ -73,5 +73,5 @@ def _check_length(seconds: float, info: ValidationInfo) -> float:
     return seconds
 
 
-# A duration for schedules and divisions: with one near zero, work would be due again as soon as it ended.
+# Duration of a repeated step. Near zero, the step would be due again as soon as it ends.
 Seconds = Annotated[float, AfterValidator(_check_length), Field(json_schema_extra={"minimum": SHORTEST})]

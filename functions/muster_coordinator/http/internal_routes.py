@@ -31,11 +31,13 @@ _INTERNAL: dict[str, Any] = {
 class RoundWork(Message):
     """Work on one round; `fold` names a shard or a part."""
 
-    task: Name
-    round: Count
-    epoch: Count
-    shard: Count | None = None
-    part: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    task: Name = Field(description="Name of the task.")
+    round: Count = Field(description="Number of the round, from 1.")
+    epoch: Count = Field(description="Number of the attempt at the round, from 0.")
+    shard: Count | None = Field(default=None, description="Shard to fold. Only for `fold`.")
+    part: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = Field(
+        default=None, description="Name of the closed round's partial to compute. Only for `fold`."
+    )
 
     @property
     def key(self) -> RoundKey:
@@ -46,7 +48,7 @@ class RoundWork(Message):
 class TaskWork(Message):
     """Work on one task."""
 
-    task: Name
+    task: Name = Field(description="Name of the task.")
 
 
 class InternalApi(Api):

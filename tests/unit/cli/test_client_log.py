@@ -1,4 +1,4 @@
-"""What `muster client run` prints, and what it refuses before it sends anything."""
+"""`muster client run`: its log, and options that are refused before any request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Log:
         return [re.sub(TIME, "", line) for line in lines]
 
 
-def test_an_idle_client_logs_once_and_then_every_ten_minutes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_wait_is_logged_every_ten_minutes(capsys: pytest.CaptureFixture[str]) -> None:
     log = Log(capsys)
     assert len(log.lines(*[waited(WaitReason.NO_TASK)] * 500)) == 1
     log.now = 599.0
@@ -48,24 +48,24 @@ def test_an_idle_client_logs_once_and_then_every_ten_minutes(capsys: pytest.Capt
     assert len(log.lines(*[waited(WaitReason.NO_TASK)] * 500)) == 1
 
 
-def test_waits_that_alternate_are_each_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_alternating_waits_are_each_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     pair = [waited(WaitReason.ROUND_FULL), waited(WaitReason.BETWEEN_ROUNDS)]
     assert len(Log(capsys).lines(*pair * 100)) == 2
 
 
-def test_a_change_is_logged_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_change_is_logged_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     log = Log(capsys)
     outage = Unreached("Can't reach it", 1.0)
     lines = log.lines(waited(WaitReason.NO_TASK), outage, outage, waited(WaitReason.NO_TASK), Assigned("t", 1, False))
     assert [line.split()[0] for line in lines] == ["no", "Can't", "no", "t"]
 
 
-def test_a_population_without_a_task_is_named_with_what_to_check(capsys: pytest.CaptureFixture[str]) -> None:
+def test_population_without_a_task_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = Log(capsys).lines(waited(WaitReason.NO_TASK))
     assert "population 'wards' has no task; check the name" in line
 
 
-def test_already_in_after_an_own_failure_says_which(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wait_after_a_failure_has_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     log = Log(capsys)
     assert "contributed" in log.lines(waited(WaitReason.ALREADY_IN))[0]
     assert "gave its assignment of the open round back (data)" in log.lines(FAILED, waited(WaitReason.ALREADY_IN))[1]
@@ -73,13 +73,13 @@ def test_already_in_after_an_own_failure_says_which(capsys: pytest.CaptureFixtur
     assert "this client has contributed" in last
 
 
-def test_the_first_outage_says_that_no_coordinator_has_answered_yet(capsys: pytest.CaptureFixture[str]) -> None:
+def test_first_outage_warns_that_no_coordinator_responded(capsys: pytest.CaptureFixture[str]) -> None:
     log = Log(capsys)
-    assert log.lines(Unreached("a", 1.0))[0].startswith("Warning: no coordinator has answered yet. a")
-    assert log.lines(waited(WaitReason.NO_TASK), Unreached("b", 1.0))[1].startswith("b; again in")
+    assert log.lines(Unreached("a", 1.0))[0].startswith("Warning: no coordinator has responded yet. a")
+    assert log.lines(waited(WaitReason.NO_TASK), Unreached("b", 1.0))[1].startswith("b; retry in")
 
 
-def test_the_text_of_an_error_of_the_data_can_be_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_errors_log_only_the_kind_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Anna" in Log(capsys).lines(FAILED)[0]
     assert Log(capsys, quiet_errors=True).lines(FAILED) == ["t round 3: failed (data): ValueError"]
     write_event(FAILED, quiet_errors=True)
@@ -90,7 +90,7 @@ def test_the_text_of_an_error_of_the_data_can_be_left_out(capsys: pytest.Capture
     assert "Anna" in json.loads(capsys.readouterr().out)["detail"]
 
 
-def test_an_ineligible_client_logs_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ineligible_client_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(Log(capsys).lines(*[Ineligible("not charging", 60.0)] * 5)) == 1
 
 
@@ -104,7 +104,7 @@ def test_an_ineligible_client_logs_once(capsys: pytest.CaptureFixture[str]) -> N
         (["--client-id", ""], "1 to 256 characters"),
     ],
 )
-def test_names_are_refused_before_anything_is_sent(options: list[str], text: str) -> None:
+def test_invalid_names_are_refused_before_any_request(options: list[str], text: str) -> None:
     arguments = ["client", "run", "--population", "wards", "--data", "there_is_no_module:data", *options]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
     assert result.exit_code == 2, result.output
@@ -112,9 +112,7 @@ def test_names_are_refused_before_anything_is_sent(options: list[str], text: str
     assert "pydantic" not in result.output
 
 
-def test_a_token_file_that_others_can_read_is_warned_of_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exposed_token_file_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "token"
     file.write_text("a.b.c\n")
     file.chmod(0o640)
@@ -126,6 +124,6 @@ def test_a_token_file_that_others_can_read_is_warned_of_once(
 
 
 @pytest.mark.parametrize("text", ["", "two words", "tökén", "a\nb", "\ud800"])
-def test_what_can_not_be_a_token_is_refused_before_anything_is_sent(text: str) -> None:
-    with pytest.raises(LoadingError, match="holds no token"):
+def test_invalid_token_is_refused_before_any_request(text: str) -> None:
+    with pytest.raises(LoadingError, match="contains no token"):
         checked_token(text, where="--token")

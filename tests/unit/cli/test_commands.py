@@ -1,3 +1,5 @@
+"""Commands: help, exit codes, errors, and the life cycle of a task."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +22,7 @@ from werkzeug.wrappers import Request
 
 from muster import __version__
 from muster.cli.app import app
-from muster.cli.plan.commands import release_of
+from muster.cli.plan.build import release_of
 from muster.wire.manifest import Release
 from muster_coordinator.http import router
 
@@ -101,14 +103,14 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     run(*arguments, code=2)
 
 
-def test_a_coordinator_that_is_not_there_exits_with_3_and_says_what_to_do() -> None:
+def test_unreachable_coordinator_exits_with_3_and_a_fix() -> None:
     result = run("task", "list", "--url", NOWHERE, code=3)
     assert f"Can't reach the coordinator at {NOWHERE}: Connection refused" in result.stderr
     assert "muster up" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_address_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSTER_URL", NOWHERE)
     assert NOWHERE in run("task", "show", "t", code=3).stderr
 
@@ -121,7 +123,7 @@ def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch, plan_file: str) 
     run("plan", "show", plan_file, code=130)
 
 
-def test_errors_of_the_users_own_code_say_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_user_code_has_its_file_and_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wrong.py").write_text("x = 1\nx.y\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     result = run("client", "run", "--population", "p", "--data", f"{tmp_path}/wrong.py:data", code=1)
@@ -130,37 +132,37 @@ def test_errors_of_the_users_own_code_say_where_they_are(tmp_path: Path, monkeyp
     assert "Traceback" not in result.stderr
 
 
-def test_the_traceback_is_there_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_muster_debug_prints_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MUSTER_DEBUG", "1")
     (tmp_path / "wrong2.py").write_text("1 / 0\n")
     result = CliRunner().invoke(app, ["client", "run", "--population", "p", "--data", f"{tmp_path}/wrong2.py:data"])
     assert isinstance(result.exception, ZeroDivisionError)
 
 
-def test_plan_show_lists_stages_and_what_leaves_a_device(plan_file: str) -> None:
+def test_plan_show_lists_uploads_and_folds(plan_file: str) -> None:
     text = run("plan", "show", plan_file).output
     assert "What leaves a device: 28 B" in text
-    assert "The fold is numpy alone" in text
+    assert "The fold uses numpy only" in text
     assert "CLEAR" not in text
 
 
-def test_plan_show_says_loudly_that_sums_are_in_the_clear(tmp_path: Path) -> None:
+def test_plan_show_warns_of_sums_in_the_clear(tmp_path: Path) -> None:
     every_dtype_plan().save(tmp_path / "clear.plan")
     assert "SUMS IN THE CLEAR" in run("plan", "show", str(tmp_path / "clear.plan")).output
 
 
-def test_plan_show_gives_the_manifest_as_json(plan_file: str) -> None:
+def test_plan_show_writes_the_manifest_as_json(plan_file: str) -> None:
     document = json.loads(run("plan", "show", plan_file, "--json").output)
     assert document["plan"] == sum_plan().sha256
     assert document["manifest"]["name"] == "client_ids"
 
 
-def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+def test_plan_show_refuses_another_file(tmp_path: Path) -> None:
     (tmp_path / "x.plan").write_text("hello")
-    assert "The file is no plan" in run("plan", "show", str(tmp_path / "x.plan"), code=1).stderr
+    assert "The file is not a plan" in run("plan", "show", str(tmp_path / "x.plan"), code=1).stderr
 
 
-def test_a_tasks_life(url: str, harness: Harness, plan_file: str) -> None:
+def test_task_life_cycle(url: str, harness: Harness, plan_file: str) -> None:
     policy = ["--rounds", "1", "--goal", "1", "--let-single-updates-out", "--starts-at", "2020-01-01"]
     made = run("task", "create", "--plan", plan_file, "--population", "phones", "--url", url, *policy, "--json")
     assert json.loads(made.output)["spec"]["name"] == "client_ids"
@@ -186,33 +188,33 @@ def test_watching_a_cancelled_task_exits_with_1(url: str, harness: Harness, plan
     run("task", "watch", "t", "--url", url, code=1)
 
 
-def test_a_policy_that_contradicts_itself_is_refused_here() -> None:
+def test_inconsistent_policy_is_refused_before_any_request() -> None:
     bounds = ["--goal", "2", "--minimum", "3"]
     result = run("task", "create", "--plan", "x", "--population", "p", *bounds, "--url", NOWHERE, code=1)
     assert "minimum (3) is above goal (2)" in result.stderr
 
 
-def test_a_plan_that_is_not_there_is_wrong_usage() -> None:
+def test_missing_plan_file_is_wrong_usage() -> None:
     assert "There is no plan file x" in run("task", "create", "--plan", "x", "--population", "p", code=2).stderr
 
 
-def test_a_task_that_is_not_there_fails_by_name(url: str) -> None:
-    assert "nobody" in run("task", "show", "nobody", "--url", url, code=1).stderr
+def test_error_names_the_unknown_task(url: str) -> None:
+    assert "missing-task" in run("task", "show", "missing-task", "--url", url, code=1).stderr
 
 
 SOME = ("task", "create", "--population", "phones", "--plan")
 
 
 @pytest.mark.parametrize("policy", [["--goal", "4", "--minimum", "1"], ["--goal", "1"]], ids=["minimum", "goal"])
-def test_a_minimum_of_one_needs_an_option_that_says_what_it_does(url: str, plan_file: str, policy: list[str]) -> None:
+def test_minimum_of_one_needs_let_single_updates_out(url: str, plan_file: str, policy: list[str]) -> None:
     result = run(*SOME, plan_file, "--url", url, *policy, code=2)
-    said = " ".join(re.sub(r"[^\w\s.;,'-]", " ", result.stderr).split())
-    assert "a result over one update is that client's update" in said
-    assert "--let-single-updates-out" in said
+    output = " ".join(re.sub(r"[^\w\s.;,'-]", " ", result.stderr).split())
+    assert "a result of one update is that client's update" in output
+    assert "--let-single-updates-out" in output
     assert "There are no tasks" in run("task", "list", "--url", url).output
 
 
-def test_a_task_that_lets_single_updates_out_says_so(url: str, harness: Harness, plan_file: str) -> None:
+def test_minimum_of_one_is_warned_of_everywhere(url: str, harness: Harness, plan_file: str) -> None:
     policy = ["--goal", "2", "--minimum", "1", "--let-single-updates-out", "--name", "t", "--rounds", "1"]
     warning = "MINIMUM 1: a round's result may be the update of a single client."
     assert warning in run(*SOME, plan_file, "--url", url, *policy).output
@@ -224,7 +226,7 @@ def test_a_task_that_lets_single_updates_out_says_so(url: str, harness: Harness,
     assert warning in run("task", "watch", "t", "--url", url, code=1).output
 
 
-def test_creating_a_task_says_how_many_clients_a_round_needs(url: str, plan_file: str) -> None:
+def test_task_create_prints_the_clients_that_a_round_needs(url: str, plan_file: str) -> None:
     create = [*SOME, plan_file, "--url", url, "--name"]
     by_default = run(*create, "a").output
     assert (
@@ -237,7 +239,7 @@ def test_creating_a_task_says_how_many_clients_a_round_needs(url: str, plan_file
     assert "A round needs 5 clients (goal); after 600 s 2 are enough (minimum); with fewer it is tried again." in less
 
 
-def test_a_small_round_shows_its_count_once_it_has_ended(url: str, harness: Harness, plan_file: str) -> None:
+def test_small_round_shows_its_count_only_after_its_end(url: str, harness: Harness, plan_file: str) -> None:
     run(*SOME, plan_file, "--url", url, "--name", "t", "--goal", "2", "--rounds", "1")
     harness.deliver_all()
     tokens = [
@@ -253,7 +255,7 @@ def test_a_small_round_shows_its_count_once_it_has_ended(url: str, harness: Harn
     assert "round 1 committed: 2 updates" in run("task", "show", "t", "--url", url).output
 
 
-def test_a_plans_floor_needs_no_option_and_takes_each_alone() -> None:
+def test_each_option_of_the_floor_is_independent() -> None:
     none = {"minimum": None, "max_rounds": None, "separation_seconds": None}
     assert release_of(**none) is None
     assert release_of(**{**none, "minimum": 20}) == Release(minimum=20)
@@ -261,4 +263,4 @@ def test_a_plans_floor_needs_no_option_and_takes_each_alone() -> None:
     assert release_of(**{**none, "separation_seconds": 0.0}) == Release(minimum=1, separation_seconds=0.0)
     with pytest.raises(typer.BadParameter, match="finite"):
         release_of(**{**none, "separation_seconds": float("inf")})
-    assert "covers it" in " ".join(run("plan", "build", "--help").output.replace("│", " ").split())
+    assert "cover it" in " ".join(run("plan", "build", "--help").output.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""`muster enrol`: the key and tokens as files for their owner, and revocation at a coordinator."""
+"""`muster enrol`: private files of keys and tokens, and revocation."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ def key(tmp_path):
     return path, made["public"]
 
 
-def test_key_is_its_owners_alone_and_never_overwritten(key):
+def test_key_file_is_private_and_never_overwritten(key):
     path, public = key
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
-    assert "is there already" in run("enrol", "key", "--out", path, code=2).output
+    assert "exists already" in run("enrol", "key", "--out", path, code=2).output
     assert path.read_bytes() == before
     assert public not in before.decode()
 
 
-def test_issued_token_is_alone_on_stdout(key):
+def test_only_the_token_is_written_to_stdout(key):
     path, public = key
     result = run("enrol", "issue", "--key", path, "--population", "phones", "--name", "ward-7", "--expires", "12h")
-    found = PublicKeys(public).read(result.stdout.strip())
-    assert (found.population, found.name) == ("phones", "ward-7")
-    assert found.expires_at - found.issued_at == pytest.approx(12 * 3600, abs=2)
-    assert found.id in result.stderr
+    enrolment = PublicKeys(public).read(result.stdout.strip())
+    assert (enrolment.population, enrolment.name) == ("phones", "ward-7")
+    assert enrolment.expires_at - enrolment.issued_at == pytest.approx(12 * 3600, abs=2)
+    assert enrolment.id in result.stderr
 
 
 @pytest.mark.parametrize("expires", ["90", "0d", "90x", "-1d", "9999d", "1.5h"])
-def test_a_time_that_is_none_is_wrong_usage(key, expires):
+def test_invalid_duration_is_wrong_usage(key, expires):
     arguments = ("--population", "phones", "--name", "a", "--expires", expires)
-    assert "is no time such as" in run("enrol", "issue", "--key", key[0], *arguments, code=2).output
+    assert "is not a duration such as" in run("enrol", "issue", "--key", key[0], *arguments, code=2).output
 
 
-def test_names_that_are_none_and_keys_that_are_none_say_so(key, tmp_path):
+def test_invalid_names_and_keys_are_reported(key, tmp_path):
     named = ("--population", "phones", "--name")
-    assert "no client's name" in run("enrol", "issue", "--key", key[0], *named, "a b", code=2).output
+    assert "is not a valid client name" in run("enrol", "issue", "--key", key[0], *named, "a b", code=2).output
     other = tmp_path / "other"
     other.write_text("no key")
-    assert "no private key" in run("enrol", "issue", "--key", other, *named, "a", code=2).output
+    assert "not a private key" in run("enrol", "issue", "--key", other, *named, "a", code=2).output
 
 
-def test_revokes_by_the_token_and_by_its_id(key, tmp_path):
+def test_revoke_by_token_and_by_id(key, tmp_path):
     harness = Harness(tmp_path, durable=True)  # served by threads
     out = tmp_path / "token"
     common = ("enrol", "issue", "--key", key[0], "--population", "phones", "--name", "a", "--json")
@@ -72,4 +72,4 @@ def test_revokes_by_the_token_and_by_its_id(key, tmp_path):
         run("enrol", "revoke", out.read_text().strip(), "--url", url)
         run("enrol", "revoke", second["id"], "--url", url)
         listed = json.loads(run("enrol", "revoked", "--url", url, "--json").stdout)
-    assert {each["id"]: "expires_at" in each for each in listed} == {first["id"]: True, second["id"]: False}
+    assert {view["id"]: "expires_at" in view for view in listed} == {first["id"]: True, second["id"]: False}

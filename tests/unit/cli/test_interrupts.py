@@ -1,4 +1,4 @@
-"""How a command ends on a signal, in processes of its own that need no TensorFlow."""
+"""End of a command on a signal, in separate processes without TensorFlow."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def started(code: str, **more: object) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_signal_ends_a_process_whatever_it_does(block: str, number: signal.Signals) -> None:
+def test_signal_ends_a_blocked_process(block: str, number: signal.Signals) -> None:
     with started(BLOCKS[block]) as process:
         process.send_signal(number)
-        # Python's own end, with a traceback, is 130 too, or the signal's.
+        # Without the handlers, Python would end with 130 too, or by the signal.
         assert process.wait(60) in (130, 1, -signal.SIGINT)
 
 
-def test_a_second_signal_ends_a_process_at_once() -> None:
+def test_second_signal_ends_a_process_at_once() -> None:
     code = """
 with interruptible():
     try:
@@ -89,7 +89,7 @@ with interruptible():
         assert process.wait(60) == 130
 
 
-def test_a_sigint_that_is_ignored_stays_so_and_handlers_are_put_back() -> None:
+def test_ignored_sigint_stays_ignored_and_handlers_are_restored() -> None:
     code = """
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 assert before[0] is signal.SIG_IGN
@@ -111,7 +111,7 @@ sys.stdin.read()
         assert process.wait(60) == 0
 
 
-def test_a_forked_child_answers_signals_as_before_the_command_and_leaves_its_parent_alone() -> None:
+def test_forked_child_has_the_previous_handlers() -> None:
     code = """
 with interruptible():
     child = os.fork()
@@ -121,13 +121,13 @@ with interruptible():
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGTERM, status
-    threading.Event().wait(1.2)  # longer than a process has after its own first signal
+    threading.Event().wait(1.2)  # longer than the grace period of a first signal
 """
     with started(code) as process:
         assert process.wait(60) == 0
 
 
-def test_outside_the_main_thread_nothing_is_installed() -> None:
+def test_no_handler_is_installed_outside_the_main_thread() -> None:
     code = """
 def run():
     before = signal.getsignal(signal.SIGTERM)
@@ -140,4 +140,4 @@ thread.join()
 """
     with started(code) as process:
         assert process.wait(60) == 0
-    assert os.getpid()  # and this process has no handler more
+    assert os.getpid()  # the handlers of this process are gone

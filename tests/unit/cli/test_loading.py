@@ -1,3 +1,5 @@
+"""Objects by reference: modules, files, and names that clash with installed modules."""
+
 from __future__ import annotations
 
 import importlib
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from muster.cli.failures import LoadingError
-from muster.cli.loading import clients_by_round, load, load_computation, load_function
+from muster.cli.loading import load, load_computation, load_function
 from muster.interpreter import command_for
 
 
@@ -33,7 +35,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.mark.usefixtures("module")
 @pytest.mark.parametrize("where", ["h4_sample", "h4_sample.py", "./h4_sample.py"])
-def test_loads_from_a_module_or_a_file_of_the_working_directory(where: str) -> None:
+def test_load_from_a_module_or_a_file(where: str) -> None:
     assert load(f"{where}:number") == 5
     assert load(f"{where}:Shelf.item") == 7
 
@@ -51,38 +53,33 @@ def test_loads_from_a_module_or_a_file_of_the_working_directory(where: str) -> N
         ("h4_sample:nothink", "h4_sample has no 'nothink'; it has .*nothing"),
     ],
 )
-def test_what_can_not_be_found_is_named(reference: str, text: str) -> None:
+def test_error_names_the_missing_part_of_a_reference(reference: str, text: str) -> None:
     with pytest.raises(LoadingError, match=text):
         load(reference)
 
 
 @pytest.mark.usefixtures("module")
-def test_an_error_inside_the_module_is_its_own() -> None:
+def test_errors_of_the_loaded_module_propagate() -> None:
     with pytest.raises(ModuleNotFoundError, match="h4_that_is_not_there"):
         load("h4_broken:x")
 
 
-@pytest.mark.parametrize(("name", "text"), [("number", "is a int"), ("two", "needs 2 arguments")])
-def test_what_gives_no_data_is_refused(module: str, name: str, text: str) -> None:
+@pytest.mark.parametrize(("name", "text"), [("number", "is a int"), ("two", "requires 2 arguments")])
+def test_unusable_function_is_refused(module: str, name: str, text: str) -> None:
     with pytest.raises(LoadingError, match=text):
         load_function(f"{module}:{name}")
 
 
-def test_a_computation_may_be_built_by_a_function(module: str) -> None:
+def test_computation_may_be_built_by_a_function(module: str) -> None:
     assert load_computation(f"{module}:nothing") == [1, 2]
     assert load_computation(f"{module}:number") == 5
     with pytest.raises(LoadingError, match="with arguments"):
         load_computation(f"{module}:one")
 
 
-def test_clients_come_as_a_sequence_or_a_mapping_and_by_round(module: str) -> None:
-    assert clients_by_round(load_function(f"{module}:nothing"))(3) == [1, 2]
-    assert clients_by_round(load_function(f"{module}:one"))(3) == [3]
-
-
 @pytest.fixture
 def shadows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose files have the names of modules that Muster, the standard library and installed packages use."""
+    """Returns a folder of files with the names of imported modules."""
     for name in ("muster", "queue", "secrets", "numpy", "typing", "sys", "json", "colorsys"):
         (tmp_path / f"{name}.py").write_text("def data(): return [1]\n")
     (tmp_path / "requests").mkdir()

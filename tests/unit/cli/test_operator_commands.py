@@ -1,4 +1,4 @@
-"""`muster key`, `muster audit`, and `--token` of what operators do, against a coordinator that asks who they are."""
+"""`muster key`, `muster audit` and `--token`, with a coordinator that authenticates operators."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def run(*arguments: str, code: int = 0) -> Any:
     return result
 
 
-def made(name: str, role: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads(run("key", "operator", "--name", name, "--role", role, "--json").stdout)
-    return found
+def created_key(name: str, role: str) -> dict[str, str]:
+    key: dict[str, str] = json.loads(run("key", "operator", "--name", name, "--role", role, "--json").stdout)
+    return key
 
 
 @pytest.fixture(scope="module")
 def keys() -> dict[str, dict[str, str]]:
-    return {"alice": made("alice", "operator"), "bob": made("bob", "viewer")}
+    return {"alice": created_key("alice", "operator"), "bob": created_key("bob", "viewer")}
 
 
 @pytest.fixture
@@ -53,25 +53,25 @@ def url(tmp_path: Path, keys: dict[str, dict[str, str]]) -> Iterator[str]:
         yield address
 
 
-def test_a_key_is_what_the_setting_that_is_printed_with_it_takes() -> None:
+def test_printed_setting_accepts_the_printed_key() -> None:
     text = run("key", "operator", "--name", "alice", "--role", "viewer").stdout
     key = next(line.strip() for line in text.splitlines() if line.startswith("  muster-operator-"))
     value = text.partition("MUSTER_OPERATORS=")[2].strip()
     assert key not in value
-    found = parse_operators(value).identify(key)
-    assert (found.name, found.role) == ("alice", Role.VIEWER)
+    operator = parse_operators(value).identify(key)
+    assert (operator.name, operator.role) == ("alice", Role.VIEWER)
 
 
-def test_no_two_keys_are_the_same() -> None:
-    assert made("a", "viewer")["key"] != made("a", "viewer")["key"]
+def test_keys_are_unique() -> None:
+    assert created_key("a", "viewer")["key"] != created_key("a", "viewer")["key"]
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a,b", "-a", "a" * 65])
-def test_a_name_that_would_not_fit_the_setting_is_refused(name: str) -> None:
+def test_invalid_operator_name_is_refused(name: str) -> None:
     run("key", "operator", "--name", name, code=2)
 
 
-def test_operators_commands_take_the_key_as_an_option_or_from_the_environment(
+def test_operator_token_is_an_option_or_an_environment_variable(
     url: str, keys: dict[str, dict[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = str(tmp_path / "sum.plan")
@@ -92,10 +92,10 @@ def test_operators_commands_take_the_key_as_an_option_or_from_the_environment(
         json.loads(line) for line in run("audit", "--subject", "sum", "--url", url, "--json").stdout.splitlines()
     ]
     assert [(entry["who"], entry["result"]) for entry in entries] == [("alice", "done"), ("bob", "refused")]
-    assert run("audit", "--who", "nobody", "--url", url).stdout == "There are no entries.\n"
+    assert run("audit", "--who", "mallory", "--url", url).stdout == "There are no entries.\n"
 
 
-def test_the_sdk_reads_the_log_page_by_page(url: str, keys: dict[str, dict[str, str]]) -> None:
+def test_operator_reads_the_audit_log_page_by_page(url: str, keys: dict[str, dict[str, str]]) -> None:
     with Operator(url, token=keys["alice"]["key"]) as operator:
         for _ in range(5):
             with pytest.raises(ProblemError):
@@ -109,7 +109,7 @@ def test_the_sdk_reads_the_log_page_by_page(url: str, keys: dict[str, dict[str, 
 
 
 @pytest.mark.parametrize(("token", "sent"), [("a.b.c", "Bearer a.b.c"), ("muster-operator-x", None)])
-def test_only_a_json_web_token_is_shown_to_cloud_run_too(token: str, sent: str | None) -> None:
+def test_only_a_json_web_token_is_sent_to_cloud_run(token: str, sent: str | None) -> None:
     seen: list[Request] = []
 
     def answer(request: Request) -> Any:
@@ -122,7 +122,7 @@ def test_only_a_json_web_token_is_shown_to_cloud_run_too(token: str, sent: str |
     assert seen[0].headers.get("X-Serverless-Authorization") == sent
 
 
-def test_a_list_says_which_tasks_the_coordinator_could_not_read() -> None:
+def test_task_list_names_unreadable_tasks() -> None:
     application = Request.application(
         lambda _: Response('{"tasks": [], "unreadable": ["later"]}', content_type="application/json")
     )
@@ -133,7 +133,7 @@ def test_a_list_says_which_tasks_the_coordinator_could_not_read() -> None:
 
 
 def on_a_terminal(*arguments: str, columns: int) -> list[str]:
-    """Runs a command on a pseudo-terminal of `columns` columns. Returns the lines that it wrote."""
+    """Runs a command on a pseudo-terminal of `columns` columns and returns its lines."""
     lead, follow = pty.openpty()
     termios.tcsetwinsize(follow, (40, columns))
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
@@ -146,7 +146,7 @@ def on_a_terminal(*arguments: str, columns: int) -> list[str]:
     )
     os.close(follow)
     written = b""
-    with suppress(OSError):  # Linux's answer to a read from a terminal that no process has open
+    with suppress(OSError):  # Linux fails to read a terminal that no process has open
         while piece := os.read(lead, 1 << 16):
             written += piece
     os.close(lead)
@@ -170,7 +170,7 @@ def test_audit_fits_80_columns_and_breaks_no_word(url: str, keys: dict[str, dict
     assert any("status: opening → cancelled" in line for line in lines)
 
 
-def test_audit_without_a_terminal_is_one_line_an_entry(url: str, keys: dict[str, dict[str, str]]) -> None:
+def test_audit_without_a_terminal_is_one_line_per_entry(url: str, keys: dict[str, dict[str, str]]) -> None:
     with Operator(url, token=keys["alice"]["key"]) as operator, pytest.raises(ProblemError):
         operator.pause("a-task-whose-name-is-wider-than-its-column")
     lines = run("audit", "--url", url, "--token", keys["alice"]["key"]).stdout.splitlines()

@@ -1,8 +1,10 @@
+"""Default names of plans."""
+
 from __future__ import annotations
 
 import pytest
 
-from muster.cli.plan.commands import _name_of
+from muster.cli.plan.build import _name_of
 
 
 @pytest.mark.parametrize(
@@ -15,5 +17,5 @@ from muster.cli.plan.commands import _name_of
         ("own_model.py:Models.process", "own_model"),
     ],
 )
-def test_plan_is_named_for_its_computation_or_else_for_its_file(reference: str, name: str) -> None:
+def test_default_name_of_a_plan(reference: str, name: str) -> None:
     assert _name_of(reference) == name

@@ -1,4 +1,4 @@
-"""`--policy`: of a client that runs, and of a plan that is shown."""
+"""`--policy` of `muster client run` and of `muster plan show`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DIGITS = Path(__file__).parents[3] / "client/muster/demo/digits.plan"
 
 
 def run(*arguments: Any, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result
 
@@ -26,10 +26,11 @@ def policy(tmp_path: Path) -> Path:
     return tmp_path / "ward.toml"
 
 
-def test_a_plan_is_judged_rule_by_rule(policy: Path) -> None:
+def test_plan_is_checked_rule_by_rule(policy: Path) -> None:
     address = Plan.load(DIGITS).sha256
     policy.write_text(
-        f'plans = ["{address}"]\nfolds = ["sum"]\nmax_update_bytes = 10_000_000\nmax_seconds = 60\n[budget]\nper_day = 3\n'
+        f'plans = ["{address}"]\nfolds = ["sum"]\nmax_update_bytes = 10_000_000\nmax_seconds = 60\n'
+        "[budget]\nper_day = 3\n"
     )
     shown = run("plan", "show", DIGITS, "--client", "--policy", policy).stdout
     assert "The policy accepts this plan" in shown
@@ -40,7 +41,7 @@ def test_a_plan_is_judged_rule_by_rule(policy: Path) -> None:
     assert document["decided_later"] == {"max_seconds": "60.0", "budget.per_day": "3"}
 
 
-def test_a_plan_that_a_policy_refuses_fails_with_the_rules(policy: Path) -> None:
+def test_refusal_by_a_policy_names_the_rules(policy: Path) -> None:
     policy.write_text(
         f'plans = ["{"0" * 64}"]\nminimum = 5\nmax_update_bytes = 1\nmax_download_bytes = 1\nfolds = ["sum"]\n'
     )
@@ -56,7 +57,7 @@ def test_a_plan_that_a_policy_refuses_fails_with_the_rules(policy: Path) -> None
     assert "The policy refuses this plan" in run("plan", "show", DIGITS, "--client", "--policy", policy, code=1).stdout
 
 
-def test_a_policy_is_for_the_dry_run(policy: Path) -> None:
+def test_policy_needs_the_client_option(policy: Path) -> None:
     policy.write_text("")
     assert "--client" in run("plan", "show", DIGITS, "--policy", policy, code=2).output
 
@@ -64,13 +65,13 @@ def test_a_policy_is_for_the_dry_run(policy: Path) -> None:
 @pytest.mark.parametrize(
     "command", [("plan", "show", DIGITS, "--client"), ("client", "run", "--population", "p", "--data", "x:y")]
 )
-def test_a_fault_in_a_policy_is_wrong_usage_in_one_line(policy: Path, command: tuple[Any, ...]) -> None:
+def test_invalid_policy_is_wrong_usage(policy: Path, command: tuple[Any, ...]) -> None:
     policy.write_text("minimun = 3\n")
     result = run(*command, "--policy", policy, code=2)
     assert result.output.strip() == f"Error: {policy}: minimun is no rule of a policy. Do you mean minimum?"
 
 
-def test_a_client_with_a_budget_that_is_open_to_others_does_not_start(policy: Path, tmp_path: Path) -> None:
+def test_client_with_an_exposed_budget_does_not_start(policy: Path, tmp_path: Path) -> None:
     policy.write_text('[budget]\nper_day = 1\nfile = "budget"\n')
     (tmp_path / "budget").write_bytes(b"")
     (tmp_path / "budget").chmod(0o644)
@@ -80,7 +81,7 @@ def test_a_client_with_a_budget_that_is_open_to_others_does_not_start(policy: Pa
     assert f"chmod 600 {tmp_path / 'budget'}" in result.output.replace("\n", "")
 
 
-def test_a_client_says_once_whether_it_has_a_policy(policy: Path, tmp_path: Path, nobodys_port: int) -> None:
+def test_client_logs_once_whether_it_has_a_policy(policy: Path, tmp_path: Path, nobodys_port: int) -> None:
     (tmp_path / "ward.py").write_text("def data():\n    return 1\n")
     arguments = ("client", "run", "--population", "p", "--data", f"{tmp_path}/ward.py:data", "--once")
     arguments += ("--url", f"http://127.0.0.1:{nobodys_port}")

@@ -1,4 +1,4 @@
-"""What an operator reads of rounds: failures with their reasons, abandoned attempts, and lines that fit."""
+"""Rounds as text: failures with reasons, abandoned attempts, and lines that fit."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-def test_open_round_says_how_many_assignments_were_given_back_and_why() -> None:
+def test_open_round_lists_assignments_given_back() -> None:
     text = open_round(round_view(assigned=3, reported=0, failed={"cancelled": 3}))
     assert text == (
         "round 4, COLLECTING: 0 of 1 updates; 3 assignments, 3 given back (cancelled 3), at most 1 at a time"
     )
 
 
-def test_ended_round_says_what_failed_and_what_was_dropped() -> None:
+def test_ended_round_lists_failures_and_drops() -> None:
     view = round_view(
         phase="COMMITTED", folded=2, update_bytes=2000, failed={"data": 1, "computation": 2}, dropped={"norm": 1}
     )
@@ -62,12 +62,12 @@ def test_ended_round_says_what_failed_and_what_was_dropped() -> None:
     )
 
 
-def test_abandoned_attempt_says_why() -> None:
+def test_abandoned_attempt_has_its_reason() -> None:
     view = round_view(epoch=1, phase="ABANDONED", reason="0 updates came in by the deadline; the minimum is 1")
     assert ended_round(view).startswith("round 4 (attempt 2) abandoned: 0 updates came in by the deadline")
 
 
-def test_metrics_have_the_shortest_names_that_differ_and_counts_last() -> None:
+def test_metrics_have_shortest_unique_names() -> None:
     paths = ["a/train/loss", "a/train/num_examples", "b/eval/loss"]
     assert list(short_names(dict.fromkeys(paths, 0.0)).values()) == ["train/loss", "eval/loss", "num_examples"]
 
@@ -109,7 +109,7 @@ def test_show_lists_abandoned_attempts_and_failure_reasons(harness: Harness, url
     assert "round 1 (attempt 2) abandoned: 0 updates" in text
 
 
-def test_watch_without_a_terminal_writes_every_round_on_a_line(harness: Harness, url: str) -> None:
+def test_watch_without_a_terminal_writes_a_line_per_round(harness: Harness, url: str) -> None:
     harness.begin(goal=1, rounds=12)
     for number in range(12):
         harness.upload(harness.assigned(number).token, sum_update(number))

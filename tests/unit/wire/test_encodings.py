@@ -1,4 +1,4 @@
-"""Encoded bodies are whole frames with good checksums and nothing else; reading them takes bounded memory."""
+"""Encoded bodies: complete frames with valid checksums, decoded in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import tracemalloc
 import zlib
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.zstd import zstd as zstd_module
 
 from muster.wire.encodings import EncodingError, TruncatedError, available, compress, decoded
 
+CompressionParameter = zstd_module.CompressionParameter
+NO_CHECKSUM = {CompressionParameter.checksum_flag: False}
+NO_SIZE = {CompressionParameter.content_size_flag: False}
 TEXT = bytes(random.Random(0).choices(b"abcd", k=3000)) + bytes(200_000)  # noqa: S311  no secret
 
 
-def zstd(data, **options):
-    return zstandard.ZstdCompressor(**{"write_checksum": True, **options}).compress(data)
+def zstd(data, options=()):
+    return zstd_module.compress(data, options={CompressionParameter.checksum_flag: True, **dict(options)})
 
 
 def skippable(data):
@@ -28,7 +31,7 @@ def skippable(data):
 
 
 def gzip_with_all_fields(data):
-    """A member with every optional field of its header, and a checksum of the header."""
+    """Returns a gzip member with every optional field of its header, and its checksum."""
     head = b"\x1f\x8b\x08\x1e" + bytes(6) + struct.pack("<H", 4) + b"abcd" + b"a name\0" + b"a comment\0"
     head += struct.pack("<H", zlib.crc32(head) & 0xFFFF)
     body = zlib.compressobj(wbits=-15)
@@ -44,11 +47,11 @@ WHOLE = {
     "zstd": zstd(TEXT),
     "zstd, empty": zstd(b""),
     "zstd, streamed": compress([TEXT], "zstd"),  # no size in the frame
-    "zstd, no checksum": zstd(TEXT[:5000], write_checksum=False),
-    "zstd, no size": zstd(TEXT[:5000], write_content_size=False),
+    "zstd, no checksum": zstd(TEXT[:5000], NO_CHECKSUM),
+    "zstd, no size": zstd(TEXT[:5000], NO_SIZE),
     "zstd, raw": zstd(bytes(random.Random(1).randbytes(5000))),  # noqa: S311  no secret
     "zstd, one block a run": zstd(bytes(400_000)),
-    "zstd, two": zstd(b"one") + zstd(b"two", write_checksum=False),
+    "zstd, two": zstd(b"one") + zstd(b"two", NO_CHECKSUM),
     "zstd, skippable": skippable(b"x" * 300) + zstd(TEXT[:100]) + skippable(b""),
 }
 
@@ -59,29 +62,29 @@ def encoding_of(name):
 
 def read_all(data, encoding, *, size=1 << 16, piece=1 << 20):
     source = io.BytesIO(data)
-    read, found = decoded(lambda wanted: source.read(min(wanted, piece)), encoding), []
-    while part := read(size):
-        assert len(part) <= size
-        found.append(part)
+    read, chunks = decoded(lambda requested: source.read(min(requested, piece)), encoding), []
+    while chunk := read(size):
+        assert len(chunk) <= size
+        chunks.append(chunk)
     assert read(1) == b""
-    return b"".join(found)
+    return b"".join(chunks)
 
 
 def plain(name):
     data = WHOLE[name]
     if encoding_of(name) == "gzip":
         return gzip.decompress(data)
-    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data), read_across_frames=True).read()
+    return zstd_module.decompress(data)
 
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize(("size", "piece"), [(1 << 16, 1 << 20), (1000, 1), (7, 13)])
-def test_whole_bodies_are_read_however_they_arrive(name, size, piece):
+def test_complete_bodies_are_decoded_in_any_pieces(name, size, piece):
     assert read_all(WHOLE[name], encoding_of(name), size=size, piece=piece) == plain(name)
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_body_cut_anywhere_is_truncated(name):
+def test_body_cut_anywhere_is_truncated(name):
     data = WHOLE[name]
     cuts = {*range(min(len(data), 64)), *range(max(0, len(data) - 64), len(data)), *range(0, len(data), 997)}
     ends = {len(gzip.compress(b"one")), len(zstd(b"one"))} if "two" in name else set()
@@ -93,7 +96,7 @@ def test_a_body_cut_anywhere_is_truncated(name):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_a_body_that_something_follows_is_refused(name):
+def test_trailing_bytes_are_refused(name):
     encoding = encoding_of(name)
     other = WHOLE[encoding]
     for more in (
@@ -115,7 +118,7 @@ def test_a_body_that_something_follows_is_refused(name):
 @pytest.mark.parametrize(
     "name", [name for name in WHOLE if "no checksum" not in name and "two" not in name and "skip" not in name]
 )
-def test_a_wrong_checksum_is_refused(name):
+def test_wrong_checksum_is_refused(name):
     data = WHOLE[name]
     size = 8 if encoding_of(name) == "gzip" else 4
     for at in range(len(data) - size, len(data)):
@@ -128,13 +131,13 @@ def test_a_wrong_checksum_is_refused(name):
 
 @pytest.mark.parametrize("encoding", available())
 @pytest.mark.parametrize("data", [b"", b"\0", b"no such encoding", bytes(1000)])
-def test_other_bytes_are_refused(encoding, data):
+def test_unencoded_bytes_are_refused(encoding, data):
     with pytest.raises(EncodingError):
         read_all(data, encoding)
 
 
 @pytest.mark.parametrize("encoding", available())
-def test_a_body_of_endlessly_many_empty_frames_is_left(encoding):
+def test_endless_empty_frames_are_refused_early(encoding):
     frame = gzip.compress(b"") if encoding == "gzip" else skippable(b"")
     taken = 0
 
@@ -149,7 +152,7 @@ def test_a_body_of_endlessly_many_empty_frames_is_left(encoding):
 
 
 @pytest.mark.parametrize("encoding", available())
-def test_a_bomb_takes_memory_of_a_few_blocks(encoding):
+def test_bomb_is_decoded_in_bounded_memory(encoding):
     bomb = compress([bytes(256 << 20)], encoding)
     read = decoded(io.BytesIO(bomb).read, encoding)
     tracemalloc.start()
@@ -162,7 +165,7 @@ def test_a_bomb_takes_memory_of_a_few_blocks(encoding):
     assert peak < 4 << 20
 
 
-def test_errors_of_the_source_pass_through():
+def test_exceptions_of_the_source_propagate():
     class SourceError(Exception):
         pass
 
@@ -176,13 +179,13 @@ def test_errors_of_the_source_pass_through():
 
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(sorted(WHOLE)), data=st.data())
-def test_a_changed_body_is_refused_or_has_the_same_contents(name, data):
+def test_changed_body_is_refused_or_decodes_the_same(name, data):
     whole = bytearray(WHOLE[name])
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
     try:
-        found = read_all(bytes(whole), encoding_of(name))
+        contents = read_all(bytes(whole), encoding_of(name))
     except EncodingError:
         return
     if "no checksum" not in name and "two" not in name:
-        assert found == plain(name)  # the change was in what carries no contents, such as a name
+        assert contents == plain(name)  # the change was in a field without contents, such as a name

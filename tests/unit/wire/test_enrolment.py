@@ -1,4 +1,4 @@
-"""An enrolment token says what it said when it was issued, or nothing."""
+"""Enrolment tokens: verified claims, or a refusal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def encoded(document):
     return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
 
 
-def test_reads_what_was_issued_under_any_of_its_keys():
+def test_token_of_any_key_is_read():
     other = PrivateKey.generate()
     keys = PublicKeys(other.public, KEY.public)
     assert keys.read(TOKEN) == ENROLMENT
@@ -29,7 +29,7 @@ def test_reads_what_was_issued_under_any_of_its_keys():
     assert keys.read(again.issue(ENROLMENT)) == ENROLMENT
 
 
-def test_ids_of_tokens_differ():
+def test_token_ids_are_unique():
     assert Enrolment("phones", "ward-7", issued_at=1, expires_at=2).id != ENROLMENT.id
 
 
@@ -55,33 +55,33 @@ def _forged():
         "a claim missing",
         jwt.encode({"aud": "muster:enrolment", "sub": "x"}, KEY._key, algorithm="EdDSA", headers={"kid": kid}),
     )
-    yield "a name that is none", jwt.encode({**more, "sub": "a\nb"}, KEY._key, algorithm="EdDSA", headers={"kid": kid})
+    yield "an invalid name", jwt.encode({**more, "sub": "a\nb"}, KEY._key, algorithm="EdDSA", headers={"kid": kid})
     yield "a deep header", base64.urlsafe_b64encode(b"[" * 2500).decode().rstrip("=") + ".e30."
     yield "much", "x" * 100_000
     yield "nothing", ""
-    yield "text", "no token at all"
+    yield "text", "not a token"
 
 
 FORGED = dict(_forged())
 
 
-@pytest.mark.parametrize("what", FORGED)
-def test_refuses_what_was_not_issued(what):
-    token = FORGED[what]
+@pytest.mark.parametrize("forgery", FORGED)
+def test_forged_or_malformed_token_is_refused(forgery):
+    token = FORGED[forgery]
     with pytest.raises(EnrolmentError) as caught:
         PublicKeys(KEY.public).read(token)
     assert not token or token not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "short", "A" * 42, "A" * 44, "*" * 43, "ü" * 43])
-def test_what_is_no_public_key_is_told_so(text):
-    with pytest.raises(EnrolmentError, match="no public key"):
+def test_invalid_public_key_is_refused(text):
+    with pytest.raises(EnrolmentError, match="not a public key"):
         PublicKeys(text)
 
 
 @pytest.mark.parametrize("pem", [b"", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
-def test_what_is_no_private_key_is_told_so(pem):
-    with pytest.raises(EnrolmentError, match="no private key"):
+def test_invalid_private_key_is_refused(pem):
+    with pytest.raises(EnrolmentError, match="not a private key"):
         PrivateKey.read(pem)
 
 
@@ -89,6 +89,6 @@ def test_what_is_no_private_key_is_told_so(pem):
     "change",
     [{"population": "../x"}, {"name": ""}, {"name": "a b"}, {"name": "x" * 129}, {"expires_at": 1000}, {"id": "1"}],
 )
-def test_an_enrolment_that_makes_no_sense_is_refused(change):
+def test_invalid_claims_are_refused(change):
     with pytest.raises(EnrolmentError):
         Enrolment(**{"population": "phones", "name": "a", "issued_at": 1000, "expires_at": 2000, **change})

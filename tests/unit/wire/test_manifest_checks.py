@@ -1,4 +1,4 @@
-"""What a manifest alone tells: a plan that contradicts itself is refused wherever it enters, in few words."""
+"""Consistency of manifests: an inconsistent plan is refused at every entry, with a short error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def modular(**fields):
 
 
 def shaped(*shape, dtype=DType.FLOAT32):
-    """A state of another shape, consistently so."""
+    """Returns a manifest with another shape of its state, consistently."""
     specs = (TensorSpec(path="total", dtype=dtype, shape=shape),)
     return changed(state=specs)
 
@@ -96,8 +96,8 @@ BAD = {
         clear_sums=(ClearSum(path="t/int64", dtype=DType.INT64, shape=(2, 3), kind="secure_sum", maximum=3),)
     ),
     "a long initialize": staged("update", initialize="i" * 1001),
-    "a stage that takes what it never gets": staged("zero", inputs={"state": MANIFEST.stages.prepare.inputs["state"]}),
-    "a stage that gives what nobody takes": staged(
+    "a stage with an unknown input": staged("zero", inputs={"state": MANIFEST.stages.prepare.inputs["state"]}),
+    "a stage with an unknown output": staged(
         "prepare", outputs={**MANIFEST.stages.prepare.outputs, "more": MANIFEST.stages.prepare.outputs["broadcast"]}
     ),
     "a stage without its output": staged("prepare", outputs={}),
@@ -109,7 +109,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("manifest", BAD.values(), ids=list(BAD))
-def test_a_manifest_that_contradicts_itself_is_refused_at_build_at_load_and_at_a_device(manifest):
+def test_inconsistent_manifest_is_refused_at_every_entry(manifest):
     manifest = PlanManifest.decode(manifest.encode())
     plan = Plan(manifest, PLAN.parts)
     for enter in (
@@ -127,7 +127,7 @@ def test_a_manifest_that_contradicts_itself_is_refused_at_build_at_load_and_at_a
 
 
 @pytest.mark.parametrize("stage", list(type(MANIFEST.stages).model_fields))
-def test_a_stage_whose_values_are_not_the_plans_is_refused(stage):
+def test_stage_with_other_values_than_the_plan_is_refused(stage):
     declared = getattr(MANIFEST.stages, stage)
     for field in ("inputs", "outputs"):
         for value, bindings in getattr(declared, field).items():
@@ -146,18 +146,18 @@ def test_a_stage_whose_values_are_not_the_plans_is_refused(stage):
 
 
 @pytest.mark.parametrize("path", PLANS, ids=[path.stem for path in PLANS])
-def test_the_plans_that_earlier_versions_built_are_still_taken(path):
+def test_plans_of_earlier_versions_are_accepted(path):
     plan = Plan.load(path)
     plan.check_complete()
     Plan.decode(plan.for_client().encode())
 
 
-def test_valid_plans_made_by_hand_are_taken():
+def test_valid_handmade_plans_are_accepted():
     for plan in (PLAN, sum_plan(), folded_by_graphs(sum_plan())):
         plan.check_complete()
 
 
-def test_a_zero_or_a_state_of_another_shape_or_dtype_than_declared_is_refused():
+def test_undeclared_dtype_or_shape_of_state_or_zero_is_refused():
     plan = sum_plan()
     for field, tensors in (("initial_state", plan.initial_state()), ("zero", plan.zero())):
         name = next(iter(tensors))
@@ -170,7 +170,7 @@ def test_a_zero_or_a_state_of_another_shape_or_dtype_than_declared_is_refused():
                 Plan.decode(other.encode()).check_complete()
 
 
-def test_the_size_of_a_tensor_needs_no_array_of_its_dtype():
+def test_tensor_bytes_needs_no_numpy_dtype():
     for dtype in DType:
         assert tensor_bytes(dtype, (3, None)) == 3 * dtype.numpy.itemsize
     assert tensor_bytes(DType.INT8, (0, 1 << 40)) == 0

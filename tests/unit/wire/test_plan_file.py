@@ -1,4 +1,4 @@
-"""The plan's file: the same bytes for the same plan, every hash checked, and nothing else taken for one."""
+"""Plan files: deterministic, with every hash checked and any other file refused."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def refused(data, **more):
 
 
 @pytest.mark.parametrize("plan", [sum_plan(), every_dtype_plan()])
-def test_a_plan_comes_back_the_same_from_its_file(plan, tmp_path):
-    found = Plan.decode(plan.encode(), expected=plan.sha256)
-    assert found == plan
-    assert found.encode() == plan.encode()
-    assert found.sha256 == hashlib.sha256(plan.manifest.encode()).hexdigest()
-    found.check_complete()
+def test_plan_file_round_trip(plan, tmp_path):
+    decoded = Plan.decode(plan.encode(), expected=plan.sha256)
+    assert decoded == plan
+    assert decoded.encode() == plan.encode()
+    assert decoded.sha256 == hashlib.sha256(plan.manifest.encode()).hexdigest()
+    decoded.check_complete()
     plan.save(tmp_path / "a.plan")
     assert Plan.load(tmp_path / "a.plan") == plan
     assert PlanManifest.decode(plan.manifest.encode()) == plan.manifest
 
 
-def test_the_order_of_parts_makes_no_difference():
+def test_order_of_parts_does_not_change_the_file():
     parts = dict(reversed(PLAN.parts.items()))
     assert Plan(PLAN.manifest, parts).encode() == DATA
 
 
-def test_a_devices_copy_has_the_same_address_and_the_graph_of_work_alone():
+def test_copy_for_client_has_same_address_and_only_work():
     copy = Plan.decode(PLAN.for_client().encode(), expected=PLAN.sha256)
     assert b"the graph of work of client_ids" in copy.part(PLAN.manifest.stages.work.graph)
     with pytest.raises(ProblemError, match="lacks part"):
@@ -57,11 +57,11 @@ def test_a_devices_copy_has_the_same_address_and_the_graph_of_work_alone():
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", DATA[:-1], DATA[:60], DATA[1:]])
-def test_a_file_that_is_no_plan_is_refused(data):
+def test_other_file_is_refused(data):
     refused(data)
 
 
-def test_a_plan_of_another_address_is_refused():
+def test_unexpected_address_is_refused():
     assert "not 0000" in str(refused(DATA, expected="0" * 64))
 
 
@@ -73,10 +73,10 @@ def archive(files, **kinds):
     return buffer.getvalue()
 
 
-def test_a_plan_with_other_contents_than_its_names_say_is_refused():
+def test_parts_that_do_not_match_their_hashes_are_refused():
     manifest = PLAN.manifest.encode()
     parts = {f"parts/{sha256}": data for sha256, data in PLAN.parts.items()}
-    # The right contents, in an archive with another date: one plan, one spelling.
+    # The right contents in an archive with another date.
     assert "form" in str(refused(archive({"manifest.json": manifest, **parts})))
     name = next(iter(parts))
     for files in (
@@ -92,7 +92,7 @@ def test_a_plan_with_other_contents_than_its_names_say_is_refused():
     refused(archive({"manifest.json": manifest, **dict(list(parts.items())[1:])}))
 
 
-def test_a_plan_whose_state_or_zero_is_not_as_declared_is_refused():
+def test_undeclared_state_or_zero_is_refused():
     for field in ("initial_state", "zero"):
         for data in (b"no tensors", encode({"other": [1]})):
             manifest = PLAN.manifest.model_copy(update={field: part_of(data)})
@@ -104,13 +104,13 @@ SIGNED = PLAN.signed(SigningKey.generate()).for_client().encode()
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
-def test_a_changed_byte_anywhere_is_refused(at, difference):
+def test_changed_byte_anywhere_is_refused(at, difference):
     data = bytearray(DATA)
     data[at] ^= difference
     refused(bytes(data), expected=PLAN.sha256)
 
 
-def test_two_thousand_changed_bytes_of_a_devices_signed_copy_are_refused():
+def test_changed_byte_of_a_signed_client_copy_is_refused():
     data = bytearray(SIGNED)
     randomness = random.Random(8032)  # noqa: S311  the same bytes every time
     for at in randomness.sample(range(len(data)), 2000):
@@ -122,7 +122,7 @@ def test_two_thousand_changed_bytes_of_a_devices_signed_copy_are_refused():
 
 
 @pytest.mark.parametrize("data", [b"x" + DATA, DATA + b"x", DATA[:-2] + b"\x01\x00x", DATA + DATA])
-def test_a_file_with_more_than_the_plan_is_refused(data):
+def test_file_with_additional_bytes_is_refused(data):
     refused(data)
 
 
@@ -135,7 +135,7 @@ def entries(*pairs, **kinds):
     return buffer.getvalue()
 
 
-def test_bombs_and_doubles_are_refused_before_they_unpack():
+def test_zip_bombs_and_duplicate_entries_are_refused_before_unpacking():
     manifest = PLAN.manifest.encode()
     assert "not compressed" in str(
         refused(archive({"manifest.json": b" " * 10_000_000}, compression=zipfile.ZIP_DEFLATED))
@@ -143,25 +143,25 @@ def test_bombs_and_doubles_are_refused_before_they_unpack():
     assert "one name" in str(refused(entries(("manifest.json", manifest), ("manifest.json", b"x"))))
     assert "entries" in str(refused(entries(*((f"parts/{at}", b"") for at in range(1000)))))
     assert "may have" in str(refused(entries(("manifest.json", manifest), ("signatures.json", b"x" * 20_000))))
-    # Every entry at the place of the first: overlapping ones could give more bytes than the file has.
+    # All entries start where the first does: overlapping ones could unpack to more than the file.
     name, content = "parts/a", b"z" * 100_000
     data = bytearray(entries((name, content), *((f"parts/{at}", b"") for at in "bcd")))
     first = data.index(b"PK\x01\x02")
     start, at = bytes(data[first : first + 46]), first
     for _ in range(4):
         data[at + 16 : at + 28] = start[16:28]  # checksum and sizes
-        data[at + 42 : at + 46] = start[42:46]  # where it begins
+        data[at + 42 : at + 46] = start[42:46]  # offset of the entry
         at += 46 + len(name)
     assert "not compressed" in str(refused(bytes(data)))
 
 
-def test_a_part_that_the_manifest_does_not_name_is_refused():
+def test_part_missing_from_the_manifest_is_refused():
     more = {**PLAN.parts, part_of(b"more").sha256: b"more"}
-    assert "not what its name says" in str(refused(replace(PLAN, parts=more).encode()))
+    assert "does not match its address" in str(refused(replace(PLAN, parts=more).encode()))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes_are_refused(data):
+def test_random_bytes_are_refused(data):
     refused(data)
     refused(b"PK\x03\x04" + data)

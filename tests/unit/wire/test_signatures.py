@@ -1,4 +1,4 @@
-"""Signatures: who may vouch for a plan, and for which; nobody else, and for no other."""
+"""Signatures of plans: only trusted signers, and only for the plan that they signed."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ def refused(plan, *trusted):
     return error.value.detail
 
 
-def test_a_signature_travels_in_both_copies_and_leaves_the_address_alone():
+def test_signature_is_in_both_copies_and_not_in_the_address():
     signed = PLAN.signed(KEY)
     assert signed.sha256 == PLAN.sha256
     for copy in (signed, signed.for_client()):
-        found = Plan.decode(copy.encode(), expected=PLAN.sha256)
-        assert found.signatures == signed.signatures
-        assert found.check_signed([OTHER.signer, KEY.signer]) == KEY.signer
+        decoded = Plan.decode(copy.encode(), expected=PLAN.sha256)
+        assert decoded.signatures == signed.signatures
+        assert decoded.check_signed([OTHER.signer, KEY.signer]) == KEY.signer
 
 
-def test_nobody_trusted_means_any_plan():
+def test_any_plan_passes_without_trusted_signers():
     assert PLAN.check_signed([]) is None
 
 
-def test_a_plan_without_a_trusted_signature_is_refused():
+def test_plan_without_a_trusted_signature_is_refused():
     assert "is not signed" in refused(PLAN, KEY.signer)
     assert f"signed by {OTHER.signer}" in refused(PLAN.signed(OTHER), KEY.signer)
 
 
-def test_a_signature_of_another_plan_is_refused():
+def test_signature_of_another_plan_is_refused():
     borrowed = replace(PLAN, signatures=every_dtype_plan().signed(KEY).signatures)
     assert "not of this plan" in refused(Plan.decode(borrowed.encode()), KEY.signer)
 
 
-def test_a_signature_under_another_name_is_refused():
+def test_signature_under_another_signer_is_refused():
     forged = Signature(signer=KEY.signer, signature=OTHER.sign(PLAN.sha256).signature)
     assert "not of this plan" in refused(replace(PLAN, signatures=(forged,)), KEY.signer)
 
 
-def test_a_signature_is_of_a_plan_and_of_nothing_else():
-    # The bare address, signed for some other purpose, is no signature of the plan.
+def test_signature_is_separated_from_other_uses_of_the_key():
+    # A signature of the bare address, made for another purpose, is not a signature of the plan.
     raw = Signature(signer=KEY.signer, signature=_text(KEY._key.sign(PLAN.sha256.encode())))
     assert not verifies(raw, PLAN.sha256)
     assert verifies(KEY.sign(PLAN.sha256), PLAN.sha256)
@@ -74,7 +74,7 @@ def test_known_answer_of_rfc_8032():
     assert SigningKey(Ed25519PrivateKey.from_private_bytes(secret)).signer == f"ed25519:{_text(public)}"
 
 
-def test_signing_again_changes_nothing_and_sixteen_signers_are_the_most():
+def test_signing_is_idempotent_up_to_sixteen_signers():
     signed = PLAN.signed(KEY)
     assert signed.signed(KEY).encode() == signed.encode()
     for _ in range(15):
@@ -84,7 +84,7 @@ def test_signing_again_changes_nothing_and_sixteen_signers_are_the_most():
         signed.signed(SigningKey.generate())
 
 
-def test_a_key_comes_back_from_its_file_which_is_its_owners_alone(tmp_path):
+def test_key_file_round_trip_and_mode(tmp_path):
     path = tmp_path / "author.key"
     KEY.save(path)
     assert SigningKey.load(path).signer == KEY.signer
@@ -94,11 +94,11 @@ def test_a_key_comes_back_from_its_file_which_is_its_owners_alone(tmp_path):
     with pytest.raises(FileExistsError):
         OTHER.save(path)
     path.write_text("no key")
-    with pytest.raises(ProblemError, match="no private key"):
+    with pytest.raises(ProblemError, match="not a private key"):
         SigningKey.load(path)
 
 
-def test_a_key_of_another_kind_signs_no_plan(tmp_path):
+def test_key_of_another_kind_is_refused(tmp_path):
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -109,7 +109,7 @@ def test_a_key_of_another_kind_signs_no_plan(tmp_path):
         SigningKey.load(path)
 
 
-def test_signers_are_read_from_text_or_lists():
+def test_signers_are_parsed_from_text_or_lists():
     both = (KEY.signer, OTHER.signer)
     assert parse_signers(f" {KEY.signer}, {OTHER.signer},{KEY.signer}") == both
     assert parse_signers(both) == both
@@ -129,8 +129,8 @@ def test_signers_are_read_from_text_or_lists():
     ],
     ids=["a word", "no key", "long", "short", "no base64", "another kind", "padded"],
 )
-def test_what_is_no_signer_is_named(text):
-    with pytest.raises(ValueError, match=r"is no signer|base64url"):
+def test_invalid_signer_is_quoted(text):
+    with pytest.raises(ValueError, match=r"is not a signer|base64url"):
         parse_signers(text)
 
 
@@ -140,7 +140,7 @@ def test_signatures_have_one_spelling():
     for wrong in ((two, one), (one, one), ()):
         with pytest.raises(ValueError, match="signatures"):
             Signatures(signatures=wrong)
-    # The last character of 64 bytes in base64 has four bits to spare: only one value of them is right.
+    # The last character of 64 bytes in base64 has four unused bits, which must be zero.
     last = one.signature[-1]
     other = next(c for c in "AQgw" if c != last)
     spare = chr(ord(last) + 1)

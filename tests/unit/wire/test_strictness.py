@@ -1,4 +1,4 @@
-"""What a request must look like: declared types alone, times with an offset, and a refusal that is short whatever was sent."""
+"""Strictness of requests: declared types, times with an offset, and refusals of bounded size."""
 
 from __future__ import annotations
 
@@ -75,19 +75,19 @@ def test_values_of_another_type_are_refused(kind, document):
 
 @pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
 @pytest.mark.parametrize("field", [name for name, f in TaskPolicy.model_fields.items() if f.annotation is not bool])
-def test_numbers_that_are_not_finite_are_refused(field, text):
+def test_non_finite_numbers_are_refused(field, text):
     with pytest.raises(ProblemError):
         TaskSpec.decode(json.dumps({**SPEC, "policy": {field: "@"}}).replace('"@"', text))
 
 
-def test_json_integers_are_valid_floats_and_texts_are_valid_enums_and_times():
+def test_integers_are_valid_floats_and_texts_valid_enums_and_times():
     policy = decode(TaskPolicy, {"round_seconds": 10, "over_selection": 2, "starts_at": "2026-03-01T12:00:00Z"})
     assert (policy.round_seconds, policy.over_selection) == (10.0, 2.0)
     assert policy.starts_at == datetime(2026, 3, 1, 12, tzinfo=UTC)
     assert decode(Report, {"reason": "data"}).reason.value == "data"
 
 
-def test_numpy_numbers_of_a_caller_are_taken():
+def test_from_dict_accepts_numpy_numbers():
     policy = TaskPolicy.from_dict({"goal": np.int64(3), "minimum": np.int64(2), "round_seconds": np.float32(4)})
     assert (policy.goal, policy.minimum, policy.round_seconds) == (3, 2, 4.0)
 
@@ -138,18 +138,18 @@ def test_times_without_offset_or_out_of_range_are_refused(time):
     "time",
     ["2026-01-01T00:00:00Z", "2026-01-01t00:00:00.123456789z", "2026-01-01T00:00:00+05:30", "1970-01-01T00:00:00Z"],
 )
-def test_times_with_an_offset_are_taken_and_sent_on_as_the_same_instant(time):
+def test_times_with_an_offset_denote_the_same_instant(time):
     policy = decode(TaskPolicy, {"starts_at": time})
     assert TaskPolicy.decode(policy.encode()) == policy
 
 
-def test_a_naive_time_of_a_caller_is_refused():
+def test_from_dict_refuses_a_naive_time():
     with pytest.raises(ProblemError, match="with its offset"):
         Revocation.from_dict({"id": ID, "expires_at": datetime(2026, 1, 1)})  # noqa: DTZ001  that is the case
 
 
-def test_stored_and_answered_times_of_an_earlier_version_are_read():
-    """They were stored without a check: what has no offset is UTC, and what is out of range is the closest time in range."""
+def test_times_of_an_earlier_version_are_read_leniently():
+    """A missing offset means UTC, and a time out of range becomes the closest one in range."""
     stored = TypeAdapter(TaskPolicy)
     for text, read in (
         ("2026-01-01T00:00:00", datetime(2026, 1, 1, tzinfo=UTC)),
@@ -162,22 +162,22 @@ def test_stored_and_answered_times_of_an_earlier_version_are_read():
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -float("inf"), 1e300, -1e300, 2.5e11, 253402300799.0])
-def test_any_stored_number_is_shown_as_a_time(seconds):
+def test_any_posix_seconds_become_a_time_in_range(seconds):
     assert EARLIEST <= from_posix(seconds) <= LATEST
 
 
-def test_ordinary_times_are_shown_exactly():
+def test_posix_seconds_in_range_are_exact():
     assert from_posix(1_800_000_000.25) == datetime.fromtimestamp(1_800_000_000.25, UTC)
 
 
-def test_a_refusal_lists_some_fields_and_says_how_many_there_are():
+def test_refusal_lists_first_fields_and_counts_all():
     with pytest.raises(ProblemError) as refused:
         decode(Rollback, {f"x{number}": 1 for number in range(1000)})
     assert len(refused.value.fields) == MAX_FIELDS
     assert "and 996 more" in refused.value.detail
 
 
-def test_a_problem_document_is_short_and_valid_whatever_its_texts_are():
+def test_problem_document_is_bounded_and_valid():
     long = "\ud800" * 1_000_000
     fields = tuple(FieldError(path="p" * 10_000, reason="r" * 10_000) for _ in range(500))
     document = ProblemError(ProblemType.UPDATE_INVALID, long, fields=fields).to_problem().model_dump_json()
@@ -216,8 +216,8 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-def test_a_wrong_manifest_takes_little_memory_and_its_refusal_is_short(tmp_path):
-    """In a process of its own, since most of the memory is pydantic's and not seen by `tracemalloc`."""
+def test_invalid_manifest_is_refused_in_bounded_memory(tmp_path):
+    """Measured in a separate process, since `tracemalloc` does not see the memory of pydantic."""
     paths = []
     for number, data in enumerate(WRONG_MANIFESTS.values()):
         paths.append(tmp_path / str(number))
@@ -231,7 +231,7 @@ def test_a_wrong_manifest_takes_little_memory_and_its_refusal_is_short(tmp_path)
     assert grown < 100 << 20
 
 
-def test_an_honest_manifest_is_read_in_either_size():
+def test_valid_manifest_is_read_above_and_below_the_strict_limit():
     manifest = sum_plan().manifest
     assert PlanManifest.decode(manifest.encode()) == manifest
     long = manifest.model_copy(update={"made_by": "x" * 100_000})
@@ -252,7 +252,7 @@ def test_an_honest_manifest_is_read_in_either_size():
         ),
     ],
 )
-def test_reasons_are_words_of_the_protocol(document: dict[str, object], path: str, reason: str) -> None:
+def test_reasons_name_no_library(document: dict[str, object], path: str, reason: str) -> None:
     with pytest.raises(ProblemError) as refused:
         TaskSpec.from_dict(document)
     (field,) = refused.value.fields

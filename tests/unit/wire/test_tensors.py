@@ -1,4 +1,4 @@
-"""The tensors' file: every dtype there and back, other readers and writers of the format, and bytes that are none."""
+"""Tensor files: all dtypes, other implementations of the format, and invalid bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def same(left, right):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", DType)
-def test_a_tensor_comes_back_bit_by_bit(dtype, shape):
+def test_tensor_round_trip_is_bit_identical(dtype, shape):
     array = values(dtype, shape)
     data = encode({"before": np.int8(1), "x": array})
     assert list(decode(data)) == ["before", "x"]
@@ -59,21 +59,21 @@ def test_a_tensor_comes_back_bit_by_bit(dtype, shape):
     assert b"".join(encode_chunks({"before": np.int8(1), "x": array})) == data
 
 
-def test_arrays_that_are_no_plain_memory_are_written_as_their_values():
+def test_non_contiguous_arrays_are_encoded_by_value():
     base = np.arange(24, dtype=np.int32).reshape(4, 6)
     odd = {"transposed": base.T, "strided": base[::2, ::3], "big": base.astype(">i4"), "text": np.array(["é", ""])}
-    found = decode(encode({**odd, "python": 3, "list": [1.5, 2.5]}))
-    assert found["transposed"].tolist() == base.T.tolist()
-    assert found["strided"].tolist() == base[::2, ::3].tolist()
-    assert (found["big"].tolist(), found["big"].dtype.byteorder) == (base.tolist(), "=")
-    assert found["text"].tolist() == ["é".encode(), b""]
-    assert (found["python"].shape, found["list"].tolist()) == ((), [1.5, 2.5])
+    decoded = decode(encode({**odd, "python": 3, "list": [1.5, 2.5]}))
+    assert decoded["transposed"].tolist() == base.T.tolist()
+    assert decoded["strided"].tolist() == base[::2, ::3].tolist()
+    assert (decoded["big"].tolist(), decoded["big"].dtype.byteorder) == (base.tolist(), "=")
+    assert decoded["text"].tolist() == ["é".encode(), b""]
+    assert (decoded["python"].shape, decoded["list"].tolist()) == ((), [1.5, 2.5])
     for bad in (np.array("2020-01-01", "M8[D]"), np.zeros(1, [("a", "i4")])):
         with pytest.raises(TypeError, match="no counterpart in TensorFlow"):
             encode({"x": bad})
 
 
-def test_equal_tensors_are_equal_bytes_and_another_order_is_not():
+def test_equal_tensors_in_equal_order_are_equal_bytes():
     one = every_dtype_update()
     assert encode(one, notes={"folded": 3}) == GOOD
     assert encode(dict(reversed(one.items()))) != encode(one)
@@ -81,14 +81,14 @@ def test_equal_tensors_are_equal_bytes_and_another_order_is_not():
     assert read_header(GOOD).notes == {"folded": 3}
 
 
-def test_every_tensor_is_aligned_to_its_elements():
+def test_tensors_are_aligned_to_their_elements():
     header = read_header(GOOD)
     for entry in header.entries:
         width = 1 if entry.dtype in (DType.STRING, DType.BOOL) else min(entry.dtype.numpy.itemsize, 8)
         assert (header.data_start + entry.begin) % width == 0, entry
 
 
-def test_the_safetensors_package_reads_our_files_and_we_read_its_files():
+def test_safetensors_package_reads_and_writes_the_same_files():
     unknown = {DType.BFLOAT16, DType.STRING, DType.COMPLEX128, DType.COMPLEX64}  # of its numpy loader
     arrays = {dtype.value: values(dtype, (2, 3)) for dtype in DType if dtype not in unknown}
     arrays |= {"empty": np.zeros((0, 2), np.float32), "scalar": np.array(1.5)}
@@ -99,9 +99,9 @@ def test_the_safetensors_package_reads_our_files_and_we_read_its_files():
     assert all(same(ours[name], array) for name, array in arrays.items())
 
 
-def test_a_header_tells_its_size_before_it_has_come():
+def test_header_size_is_read_from_the_first_bytes():
     assert header_size(GOOD[:8]) == read_header(GOOD).data_start
-    with pytest.raises(TensorsError, match="no safetensors file"):
+    with pytest.raises(TensorsError, match="not a safetensors file"):
         header_size(GOOD[:7])
     assert header_size(HEADER_LIMIT.to_bytes(8, "little")) == 8 + HEADER_LIMIT
     with pytest.raises(TensorsError, match="at most"):
@@ -112,9 +112,9 @@ def test_a_header_tells_its_size_before_it_has_come():
 
 @pytest.mark.parametrize("cut", [1, 8, 100])
 def test_data_of_another_length_is_refused(cut):
-    with pytest.raises(TensorsError, match="its header says"):
+    with pytest.raises(TensorsError, match="its header declares"):
         decode(GOOD[:-cut])
-    with pytest.raises(TensorsError, match="its header says"):
+    with pytest.raises(TensorsError, match="its header declares"):
         decode(GOOD + b"\0" * cut)
 
 
@@ -161,7 +161,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         {"__metadata__": {"muster": '{"packed": 3}'}, "a": ENTRY},
     ],
 )
-def test_a_header_that_contradicts_itself_is_refused(document):
+def test_inconsistent_header_is_refused(document):
     with pytest.raises(TensorsError):
         read_header(with_header(document))
 
@@ -183,15 +183,20 @@ ENTRIES = st.fixed_dictionaries(
 )
 METADATA = (
     st.fixed_dictionaries(
-        {}, optional={"order": st.lists(st.text(max_size=1)) | JSON, "packed": st.dictionaries(st.text(max_size=1), JSON) | JSON, "notes": JSON}
-    ).map(lambda ours: {"muster": json.dumps(ours)})
+        {},
+        optional={
+            "order": st.lists(st.text(max_size=1)) | JSON,
+            "packed": st.dictionaries(st.text(max_size=1), JSON) | JSON,
+            "notes": JSON,
+        },
+    ).map(lambda document: {"muster": json.dumps(document)})
     | JSON
 )  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.text(max_size=1), ENTRIES | JSON, max_size=3), st.none() | METADATA)
-def test_any_header_is_read_or_refused(entries, metadata):
+def test_random_header_is_read_or_refused(entries, metadata):
     document = entries if metadata is None else {**entries, "__metadata__": metadata}
     try:
         decode(with_header(document))
@@ -205,7 +210,7 @@ def test_any_header_is_read_or_refused(entries, metadata):
     st.integers(0, len(GOOD)),
 )
 @example([(0, 0)], 0)
-def test_any_changed_bytes_are_read_or_refused(changes, end):
+def test_changed_bytes_are_read_or_refused(changes, end):
     data = bytearray(GOOD)
     for at, byte in changes:
         data[at] = byte
@@ -222,14 +227,14 @@ def test_any_changed_bytes_are_read_or_refused(changes, end):
         st.text(max_size=8), hnp.arrays(hnp.scalar_dtypes(), hnp.array_shapes(min_dims=0, min_side=0)), max_size=4
     )
 )
-def test_whatever_is_written_is_read_again(arrays):
+def test_random_tensors_round_trip(arrays):
     try:
         data = encode(arrays)
     except TypeError:
         return
-    found = decode(data)
-    assert list(found) == list(arrays)
-    assert all(found[name].shape == array.shape for name, array in arrays.items())
+    decoded = decode(data)
+    assert list(decoded) == list(arrays)
+    assert all(decoded[name].shape == array.shape for name, array in arrays.items())
 
 
 @given(
@@ -238,7 +243,7 @@ def test_whatever_is_written_is_read_again(arrays):
     honest=st.booleans(),
     piece=st.integers(1, 20).map(lambda count: 8 * count),
 )
-def test_lengths_of_strings_are_checked_piecewise_as_they_are_whole(lengths, size, honest, piece):
+def test_string_lengths_are_checked_equally_in_pieces(lengths, size, honest, piece):
     contents = bytes(sum(lengths)) if honest and sum(lengths) < 5000 else bytes(size)
     data = np.array(lengths, "<u8").tobytes() + contents
     entry = Entry("s", DType.STRING, (len(lengths),), 0, len(data))
@@ -259,10 +264,10 @@ def test_lengths_of_strings_are_checked_piecewise_as_they_are_whole(lengths, siz
             unpack(entry, data)
 
 
-def test_many_strings_are_unpacked_as_they_were_packed():
+def test_many_strings_round_trip():
     strings = np.array([b"x" * (number % 7) + bytes([number % 256]) for number in range(50_000)], object).reshape(
         100, 500
     )
-    found = decode(encode({"s": strings}))["s"]
-    assert found.shape == strings.shape
-    assert (found == strings).all()
+    decoded = decode(encode({"s": strings}))["s"]
+    assert decoded.shape == strings.shape
+    assert (decoded == strings).all()

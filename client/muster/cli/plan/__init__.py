@@ -1,1 +1,1 @@
-"""`muster plan`: compile, check, show, sign and verify plans."""
+"""`muster plan`: compiles, checks, shows, signs and verifies plans."""

@@ -1,4 +1,4 @@
-"""The dry run: what a plan's `work` would do on a device, read from its graph without running it."""
+"""Dry run of a plan: the effect of `work` on a device, read from its graph without running it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Optional
 
-from muster.cli.plan.text import folds_in_words, in_words, leaving, release_in_words, signers_in_words, titled
+from muster.cli.plan.text import (
+    describe_folds,
+    describe_release,
+    describe_signers,
+    titled,
+    type_text,
+    uploads_table,
+)
 from muster.terminal import size
 from muster.wire.manifest import FoldKind
 
@@ -22,10 +29,11 @@ class DryRun:
 
     Attributes:
       plan: The plan.
-      refused: Reason for which a client would refuse the plan's graphs or bindings; None: it would run.
-      operations: Number of occurrences of each operation, by type.
-      download_bytes: Size of the plan. `broadcast_bytes`: least size of the tensors that arrive in each round.
-      update_bytes: Least size of the tensors that leave.
+      refused: Reason why a client would refuse the plan's graphs or bindings; None: it would run.
+      operations: Number of occurrences of each operation, by kind of operation.
+      download_bytes: Size of the device's copy of the plan.
+      broadcast_bytes: Least size of the tensors that a device downloads in each round.
+      update_bytes: Least size of the tensors that a device uploads.
     """
 
     plan: Plan
@@ -36,7 +44,7 @@ class DryRun:
     update_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
+        """Returns the dry run as JSON-compatible data."""
         manifest = self.plan.manifest.to_dict()
         sums = {item.path for item in self.plan.manifest.clear_sums}
         numbers = {name: value for name, value in asdict(self).items() if name.endswith("_bytes")}
@@ -66,7 +74,7 @@ class DryRun:
 
 
 def dry_run(plan: Plan) -> DryRun:
-    """Reads those of a plan's graphs that this copy holds, and runs nothing.
+    """Reads the graphs of this copy of a plan, and runs none.
 
     Raises:
       ImportError: `protobuf`, which parses graphs, is not installed.
@@ -95,35 +103,35 @@ def dry_run(plan: Plan) -> DryRun:
     )
 
 
-def write(found: DryRun, screen: Console) -> None:
+def write(summary: DryRun, screen: Console) -> None:
     """Prints the dry run as text."""
     from rich.markup import escape
 
-    plan = found.plan
+    plan = summary.plan
     screen.print(f"[bold]{plan.manifest.name}[/] on a device  {plan.sha256}", soft_wrap=True)
-    for line in signers_in_words(plan):
+    for line in describe_signers(plan):
         screen.print(line, soft_wrap=True)
-    if found.refused is not None:
-        screen.print(f"[bold red]A client would refuse it.[/] {escape(found.refused)}", soft_wrap=True)
+    if summary.refused is not None:
+        screen.print(f"[bold red]A client would refuse this plan.[/] {escape(summary.refused)}", soft_wrap=True)
     else:
         screen.print("Files: none. Network: none. Python: none.", soft_wrap=True)
-    operations = titled("What it would run", "kind", "operations")
-    for kind, counts in found.operations.items():
+    operations = titled("Operations", "kind", "operations")
+    for kind, counts in summary.operations.items():
         operations.add_row(kind, ", ".join(f"{name} ×{count}" for name, count in counts.items()))
     screen.print(operations)
-    screen.print(f"Reads of your data: {in_words(plan.manifest.data)}", markup=False, soft_wrap=True)
-    screen.print(leaving(plan.manifest))
+    screen.print(f"Reads of your data: {type_text(plan.manifest.data)}", markup=False, soft_wrap=True)
+    screen.print(uploads_table(plan.manifest))
     if plan.manifest.sums_in_the_clear:
         screen.print(
-            "[bold red]SUMS IN THE CLEAR[/]: the computation wants some of it summed securely; Muster does not do that.",
+            "[bold red]SUMS IN THE CLEAR[/]: the computation declares secure sums. Muster computes them in the clear.",
             soft_wrap=True,
         )
-    for line in (*folds_in_words(plan.manifest), *release_in_words(plan.manifest)):
+    for line in (*describe_folds(plan.manifest), *describe_release(plan.manifest)):
         screen.print(line, soft_wrap=True)
     screen.print(
-        "The coordinator's functions can read your update until it is folded with others: at most the task's max_update_age (60 "
-        "seconds by default) once another update is stored, and alone until the round closes. No operator can through Muster's "
-        "API.\n"
-        f"Downloads: the plan, {size(found.download_bytes)}, once; {size(found.broadcast_bytes)} or more each round.",
+        "The coordinator's functions can read your update until it is folded with others: at most the task's "
+        "max_update_age (60 seconds by default) once another update is stored, and alone until the round closes. No "
+        "operator can read it through Muster's API.\n"
+        f"Downloads: the plan, {size(summary.download_bytes)}, once; {size(summary.broadcast_bytes)} or more a round.",
         soft_wrap=True,
     )

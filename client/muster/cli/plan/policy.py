@@ -1,4 +1,4 @@
-"""Reads a device's policy for the command line, and checks a plan against it, rule by rule."""
+"""Reads a data owner's policy, and checks a plan against it rule by rule."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class PlanVerdict:
     """Verdict of a policy on a plan.
 
     Attributes:
-      checks: The rules that the plan decides.
-      later: The rules that each assignment, or the device's budget, decides, with their requirements.
+      checks: Verdicts of the rules that depend on the plan only.
+      later: Requirements of the rules that depend on each assignment or on the device's budget.
     """
 
     checks: tuple[RuleCheck, ...]
@@ -31,7 +31,7 @@ class PlanVerdict:
 
     @property
     def accepted(self) -> bool:
-        """Returns whether no rule refuses the plan itself."""
+        """True if no rule refuses the plan."""
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class PlanVerdict:
 
 
 def policy_of(path: Optional[Path]) -> Optional[ClientPolicy]:
-    """Returns the policy that `--policy` names, or None without one.
+    """Returns the policy of `--policy`, or None without one.
 
     Raises:
       LoadingError: the policy is not valid.
@@ -63,10 +63,10 @@ def judge_plan(policy: ClientPolicy, plan: Plan, *, download_bytes: int, update_
     """Applies the policy to the plan.
 
     Args:
-      policy: The policy.
-      plan: The plan, or a device's copy of it.
-      download_bytes: Least size of the device's copy and one broadcast.
-      update_bytes: Least size of the update.
+      policy: Policy of the data owner.
+      plan: Plan, or a device's copy of it.
+      download_bytes: Least size of the device's copy and one broadcast, in bytes.
+      update_bytes: Least size of the update, in bytes.
     """
     from muster.client.policy_rules import RuleCheck, check_plan
 
@@ -75,9 +75,9 @@ def judge_plan(policy: ClientPolicy, plan: Plan, *, download_bytes: int, update_
         "max_download_bytes": ("plan and broadcast have", download_bytes, policy.max_download_bytes),
         "max_update_bytes": ("the update has", update_bytes, policy.max_update_bytes),
     }
-    for rule, (what, size, limit) in sizes.items():
+    for rule, (subject, size, limit) in sizes.items():
         if limit is not None:
-            detail = f"{what} at least {size} bytes; {rule} = {limit}"
+            detail = f"{subject} at least {size} bytes; {rule} = {limit}"
             checks.append(RuleCheck(rule, size <= limit, detail))
     return PlanVerdict(tuple(checks), _later(policy))
 
@@ -96,13 +96,13 @@ def write(verdict: PlanVerdict, screen: Console) -> None:
     """Prints the verdict as text."""
     from rich.text import Text
 
-    table = titled("Policy check", "rule", "", "found and wanted")
+    table = titled("Policy check", "rule", "verdict", "value and requirement")
     for check in verdict.checks:
         table.add_row(check.rule, "[green]passes[/]" if check.passed else "[bold red]refuses[/]", Text(check.detail))
-    for rule, wanted in verdict.later.items():
-        table.add_row(rule, "later", Text(f"decided for each assignment: {wanted}"))
+    for rule, requirement in verdict.later.items():
+        table.add_row(rule, "later", Text(f"checked for each assignment: {requirement}"))
     screen.print(table)
     if verdict.accepted:
-        screen.print("[green]The policy accepts this plan[/], as far as the plan itself decides.", soft_wrap=True)
+        screen.print("[green]The policy accepts this plan[/]. Some rules depend on each assignment.", soft_wrap=True)
     else:
         screen.print("[bold red]The policy refuses this plan.[/]", soft_wrap=True)

@@ -1,24 +1,24 @@
-"""`muster plan keygen`, `sign` and `verify`: who vouches for a plan."""
+"""`muster plan keygen`, `sign` and `verify`: signs plans and verifies signatures."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
-from muster.cli.options import Json, Signers, signers_of
+from muster.cli.options import Json, signers_of
 from muster.terminal import write_json
 
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan's file.", exists=True, dir_okay=False)]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan to read.", exists=True, dir_okay=False)]
 
 
 def keygen(
-    file: Annotated[Path, typer.Argument(help="Where to write the private key; it must not be there yet.")],
+    file: Annotated[Path, typer.Argument(help="File to write the private key to. It must not exist.")],
     *,
     as_json: Json = False,
 ) -> None:
-    """Make a key to sign plans with (Ed25519), and print its public half, which others trust."""
+    """Create an Ed25519 key that signs plans, and print its public key."""
     from muster.wire.signatures import SigningKey
 
     key = SigningKey.generate()
@@ -27,44 +27,67 @@ def keygen(
         write_json({"file": str(file), "signer": key.signer})
     else:
         typer.echo(
-            f"{key.signer}\nThe private key is in {file}: keep it to yourself. Trust the line above with --signer."
+            f"{key.signer}\nThe private key is in {file}: keep it secret. Trust the public key above with --signer."
         )
 
 
 def sign(
     file: PlanFile,
     *,
-    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The private key.", exists=True, dir_okay=False)],
+    key: Annotated[
+        Path,
+        typer.Option("--key", metavar="FILE", help="Private key of `muster plan keygen`.", exists=True, dir_okay=False),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Check a plan's graphs and add a signature to its file. The plan's address stays the same."""
+    """Check a plan's graphs, and add a signature to its file.
+
+    The plan's address does not change.
+    """
     from muster.runtime.graph_check import check_plan_graphs
     from muster.wire.plan import Plan
     from muster.wire.signatures import SigningKey
 
-    signing = SigningKey.load(key)
+    signing_key = SigningKey.load(key)
     unsigned = Plan.load(file)
     check_plan_graphs(unsigned)
-    plan = unsigned.signed(signing)
+    plan = unsigned.signed(signing_key)
     plan.save(file)
     if as_json:
         write_json({"plan": plan.sha256, "signers": [item.signer for item in plan.signatures]})
     else:
-        typer.echo(f"Signed {file}, plan {plan.sha256[:12]}, as {signing.signer}")
+        typer.echo(f"Signed {file}, plan {plan.sha256[:12]}, as {signing_key.signer}")
 
 
-def verify(file: PlanFile, *, signer: Signers = None, as_json: Json = False) -> None:
-    """Check that a plan's file is whole, signed by a signer, and free of forbidden operations; exit 1 if not."""
+def verify(
+    file: PlanFile,
+    *,
+    signer: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--signer",
+            metavar="ed25519:KEY",
+            envvar="MUSTER_TRUSTED_SIGNERS",
+            help="Public key to trust. Repeat the option or separate keys by commas.",
+            show_default="none; at least one key is needed",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a plan's integrity, signatures and operations. Exits with 1 if a check fails.
+
+    One of the keys of --signer must have signed the plan.
+    """
     from muster.runtime.graph_check import check_plan_graphs
     from muster.wire.plan import Plan
 
     trusted = signers_of(signer)
     if not trusted:
-        raise typer.BadParameter("say whom you trust: --signer ed25519:…", param_hint="--signer")
+        raise typer.BadParameter("pass the public key to trust: --signer ed25519:…", param_hint="--signer")
     plan = Plan.load(file)
-    found = plan.check_signed(trusted)
+    signer_found = plan.check_signed(trusted)
     check_plan_graphs(plan)
     if as_json:
-        write_json({"plan": plan.sha256, "signer": found})
+        write_json({"plan": plan.sha256, "signer": signer_found})
     else:
-        typer.echo(f"Plan {plan.manifest.name}, {plan.sha256[:12]}, is signed by {found}")
+        typer.echo(f"Plan {plan.manifest.name}, {plan.sha256[:12]}, is signed by {signer_found}")
