@@ -73,7 +73,7 @@ variable "functions" {
     - `memory`: such as `512Mi`. The client API holds one copy of what clients download, the aggregator an accumulator and an update, the committer a few models.
       The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
     - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
-    - `environment`: further settings (docs/operations.md), before those that have variables of their own here.
+    - `environment`: further settings (docs/reference/settings.md), before those that have variables of their own here.
   EOT
   type = object({
     client_api = optional(object({
@@ -118,7 +118,7 @@ variable "functions" {
 }
 
 variable "environment" {
-  description = "Further settings of all functions (docs/operations.md), such as `MUSTER_ROUND_CACHE_SECONDS`."
+  description = "Further settings of all functions (docs/reference/settings.md), such as `MUSTER_ROUND_CACHE_SECONDS`."
   type        = map(string)
   default     = {}
 }
@@ -166,7 +166,7 @@ variable "public_clients" {
 }
 
 variable "clients" {
-  description = "How clients show who they are, `MUSTER_CLIENTS` (docs/operations.md): `enrolment:KEY` with the key of `muster enrol key`, `oidc:https://issuer?audience=…`, or `open`: each is who it says, which is for trying out, and warned of."
+  description = "How clients show who they are, `MUSTER_CLIENTS` (docs/how-to/enroll-clients.md): `enrolment:KEY` with the key of `muster enrol key`, `oidc:https://issuer?audience=…`, or `open`: each is who it says, which is for trying out, and warned of."
   type        = string
   default     = "open"
   nullable    = false
@@ -227,7 +227,7 @@ variable "trusted_signers" {
 # --- Keys ----------------------------------------------------------------------------------------------------------------
 
 variable "signing_keys" {
-  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last when nothing that it signed is still good: after the longest of `assignment_seconds`, `round_seconds`, `separation_seconds` and a day (docs/deploying.md)."
+  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last when nothing that it signed is still good: after the longest of `assignment_seconds`, `round_seconds`, `separation_seconds` and a day (docs/how-to/rotate-keys.md)."
   type        = list(string)
   default     = ["k1"]
 

@@ -1,4 +1,4 @@
-"""The table of threats in docs/security.md and the tests hold each other true."""
+"""The table of threats in docs/explanation/security.md and the tests hold each other true."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "security.md").read_text()
+TEXT = (ROOT / "docs" / "explanation" / "security.md").read_text()
 NAMED = re.compile(r"`(\w+(?:/\w+)*\.py)::(test_\w+)`")
 
 

@@ -45,8 +45,8 @@ _PARAMETERS = {
     "version": "The version of the server state: 0 is the initial one, n the state after round n.",
 }
 _BINARY = {
-    _SAFETENSORS: "A safetensors file; see docs/protocol.md.",
-    plan.CONTENT_TYPE: "A plan's file; see docs/protocol.md.",
+    _SAFETENSORS: "A safetensors file; see docs/reference/protocol.md.",
+    plan.CONTENT_TYPE: "A plan's file; see docs/reference/protocol.md.",
 }
 # What any route may answer, whatever it does.
 _ANYWHERE = (ProblemType.METHOD_NOT_ALLOWED, ProblemType.UNAVAILABLE, ProblemType.INTERNAL)

@@ -40,7 +40,7 @@ module "muster" {
   deletion_protection    = true
   point_in_time_recovery = true
 
-  # The newest signs, both verify: drop the old one when nothing that it signed is still good (docs/deploying.md, Rotate keys).
+  # The newest signs, both verify: drop the old one when nothing that it signed is still good (docs/how-to/rotate-keys.md).
   signing_keys = ["k2", "k1"]
 
   # How it is reached

@@ -1,4 +1,4 @@
-# Each policy says what it means and what to do, in the words of docs/operations.md, so that whoever is woken has it at hand.
+# Each policy says what it means and what to do, in the words of docs/how-to/watch-and-steer-tasks.md, so that whoever is woken has it at hand.
 
 locals {
   run_5xx = { for function, service in var.services : function =>
