@@ -73,7 +73,7 @@ variable "functions" {
     - `memory`: such as `512Mi`. The client API holds one copy of what clients download, the aggregator an accumulator and an update, the committer a few models.
       The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
     - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
-    - `environment`: further settings (docs/reference/settings.md), before those that have variables of their own here.
+    - `environment`: further settings (docs/reference/settings.md), before those that have separate variables here.
   EOT
   type = object({
     client_api = optional(object({
@@ -126,7 +126,7 @@ variable "environment" {
 # --- Who may call --------------------------------------------------------------------------------------------------------
 
 variable "operators" {
-  description = "Who may operate, by e-mail address of a Google account or a service account: `operator` may do everything, `viewer` may look. Cloud Run lets them in, and Muster knows their roles. With none, nobody may."
+  description = "Who may operate, by e-mail address of a Google account or a service account: `operator` may do everything, `viewer` may read. Cloud Run admits them, and Muster knows their roles. With none, no caller may."
   type        = map(string)
   default     = {}
   nullable    = false
@@ -358,10 +358,10 @@ variable "notification_channels" {
 variable "alert_thresholds" {
   description = <<-EOT
     When alerts fire:
-    - `round_stuck_seconds`: a round that should have gone on so long ago is stuck.
+    - `round_stuck_seconds`: a round that should have advanced so long ago is stuck.
     - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
-    - `refused_updates`: refused updates in ten minutes, clients that came too late left out.
+    - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
   EOT
@@ -381,7 +381,7 @@ variable "budget" {
   description = <<-EOT
     A monthly budget of the project; null makes none. The provider needs `user_project_override` and `billing_project` for it: in its block, as in
     examples/production, or by the environment, `USER_PROJECT_OVERRIDE=true GOOGLE_BILLING_PROJECT=PROJECT`.
-    - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
+    - `billing_account`: its id, as `012345-6789AB-CDEF01`. The account that applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.
     - `at`: shares of the amount at which a message is sent.

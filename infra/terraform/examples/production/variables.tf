@@ -62,7 +62,7 @@ variable "vpc_connector" {
 }
 
 variable "budget" {
-  description = "The billing account, and the amount in a month above which its administrators are told."
+  description = "The billing account, and the amount in a month above which its administrators are notified."
   type = object({
     billing_account = string
     amount          = number

@@ -30,7 +30,7 @@ variable "labels" {
 }
 
 variable "functions" {
-  description = "How large each function is, and how many of it: instances, requests at once in one of them, CPUs, memory, seconds that a request may take; and environment variables of its own."
+  description = "How large each function is, and how many of it: instances, requests at once in one of them, CPUs, memory, seconds that a request may take; and its environment variables."
   type = map(object({
     min_instances   = number
     max_instances   = number

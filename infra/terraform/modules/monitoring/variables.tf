@@ -69,10 +69,10 @@ variable "firestore_database" {
 variable "thresholds" {
   description = <<-EOT
     When alerts fire:
-    - `round_stuck_seconds`: a round that should have gone on so long ago is stuck.
+    - `round_stuck_seconds`: a round that should have advanced so long ago is stuck.
     - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
-    - `refused_updates`: refused updates in ten minutes, clients that came too late left out.
+    - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
   EOT
@@ -106,7 +106,7 @@ variable "thresholds" {
 variable "budget" {
   description = <<-EOT
     A monthly budget of the project; null makes none.
-    - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
+    - `billing_account`: its id, as `012345-6789AB-CDEF01`. The account that applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.
     - `at`: shares of the amount at which a message is sent.

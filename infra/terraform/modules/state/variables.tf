@@ -30,7 +30,7 @@ variable "labels" {
 }
 
 variable "database" {
-  description = "The Firestore database. One of its own, so that access to it is access to nothing else."
+  description = "The Firestore database: a separate one, so that access to it is access to nothing else."
   type        = string
 
   validation {
@@ -69,7 +69,7 @@ variable "force_destroy" {
 }
 
 variable "longest_round_days" {
-  description = "The longest `round_seconds` of the tasks, in days, rounded up: after so many days an update is deleted, whoever forgot it, and 29 days later a partial."
+  description = "The longest `round_seconds` of the tasks, in days, rounded up: after so many days the bucket deletes an update, and 29 days later a partial."
   type        = number
   default     = 1
 
