@@ -1,4 +1,4 @@
-"""The table of threats in docs/explanation/security.md and the tests hold each other true."""
+"""The table of threats in docs/explanation/security.md and the attack tests agree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = re.compile(r"`(\w+(?:/\w+)*\.py)::(test_\w+)`")
 
 
 def rows():
-    table = TEXT.partition("\n## Threats and defences\n")[2].partition("\n## ")[0]
+    table = TEXT.partition("\n## Threats and defenses\n")[2].partition("\n## ")[0]
     return [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ") and "::" in line]
 
 
@@ -26,7 +26,7 @@ def attacks_of(file):
     }
 
 
-def test_every_row_says_threat_defence_limit_and_test():
+def test_every_row_has_threat_defense_limit_and_test():
     assert len(rows()) > 40
     for row in rows():
         assert len(row) == 4, row
@@ -35,11 +35,11 @@ def test_every_row_says_threat_defence_limit_and_test():
 
 
 @pytest.mark.parametrize(("file", "name"), sorted(set(NAMED.findall(TEXT))), ids=lambda text: text)
-def test_a_named_test_exists(file, name):
+def test_every_named_test_exists(file, name):
     assert name in attacks_of(ROOT / "tests" / file)
 
 
-def test_every_attack_is_in_a_row():
+def test_every_attack_has_a_row():
     listed = {f"{file}::{name}" for row in rows() for file, name in NAMED.findall(row[3])}
     attacks = {
         f"attacks/{file.name}::{name}"
