@@ -19,7 +19,7 @@ variable "services" {
 }
 
 variable "urls" {
-  description = "The functions' base URLs, by function, which must be known before the functions are there."
+  description = "The functions' base URLs, by function, which must be known before the functions exist."
   type        = map(string)
 }
 
@@ -30,7 +30,7 @@ variable "labels" {
 }
 
 variable "functions" {
-  description = "How large each function is, and how many of it: instances, requests at once in one of them, CPUs, memory, seconds that a request may take; and its environment variables."
+  description = "Size and number of each function: instances, concurrent requests of an instance, CPUs, memory, seconds per request; and its environment variables."
   type = map(object({
     min_instances   = number
     max_instances   = number
@@ -80,7 +80,7 @@ variable "functions" {
 }
 
 variable "bundles" {
-  description = "The path of each function's bundle, as `muster bundle` makes it."
+  description = "The path of each function's bundle, from `muster bundle`."
   type        = map(string)
 
   validation {
@@ -90,7 +90,7 @@ variable "bundles" {
 }
 
 variable "sources" {
-  description = "The bucket that bundles are put into."
+  description = "The bucket of the bundles."
   type        = string
 }
 
@@ -120,7 +120,7 @@ variable "environment" {
 }
 
 variable "secret" {
-  description = "The key ring in Secret Manager, which the client API alone gets."
+  description = "The key ring in Secret Manager, for the client API alone."
   type = object({
     id      = string
     version = string
@@ -133,7 +133,7 @@ variable "invoker" {
 }
 
 variable "operators" {
-  description = "The IAM members that Cloud Run lets through to the operator API."
+  description = "The IAM members that Cloud Run admits to the operator API."
   type        = set(string)
   default     = []
 
@@ -144,13 +144,13 @@ variable "operators" {
 }
 
 variable "public_clients" {
-  description = "Let anyone reach the client API, as devices have no Google identity. If false, give roles/run.invoker on it to whom you want."
+  description = "Open the client API to all callers, since devices have no Google identity. If false, grant roles/run.invoker on it yourself."
   type        = bool
   default     = true
 }
 
 variable "client_ingress" {
-  description = "From where the client API is reached: `ALLOW_ALL`, or `ALLOW_INTERNAL_AND_GCLB` where a load balancer is in front of it."
+  description = "The permitted sources of requests to the client API: `ALLOW_ALL`, or `ALLOW_INTERNAL_AND_GCLB` where a load balancer is in front of it."
   type        = string
   default     = "ALLOW_ALL"
 
@@ -161,7 +161,7 @@ variable "client_ingress" {
 }
 
 variable "vpc_connector" {
-  description = "A Serverless VPC Access connector for what the functions call at private addresses: `projects/P/locations/R/connectors/C`."
+  description = "A Serverless VPC Access connector for the functions' calls to private addresses: `projects/P/locations/R/connectors/C`."
   type        = string
   default     = null
 }

@@ -1,20 +1,20 @@
 variable "project_id" {
-  description = "The project that is watched, and in which alerts, metrics and dashboard are made."
+  description = "The monitored project, which also holds alerts, metrics and dashboard."
   type        = string
 }
 
 variable "project_number" {
-  description = "The project's number, by which a budget knows it."
+  description = "The project's number, which a budget needs."
   type        = string
 
   validation {
     condition     = can(regex("^[0-9]+$", var.project_number))
-    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` prints it."
   }
 }
 
 variable "name" {
-  description = "Prefix of the names of everything made here."
+  description = "Prefix of the names of all resources of this module."
   type        = string
   default     = "muster"
 
@@ -25,13 +25,13 @@ variable "name" {
 }
 
 variable "labels" {
-  description = "Labels of the alert policies, beside `component`."
+  description = "Labels of the alert policies, in addition to `component`."
   type        = map(string)
   default     = {}
 }
 
 variable "notification_channels" {
-  description = "Ids of the channels that alerts go to, as `projects/P/notificationChannels/N`. With none, incidents show in the console alone."
+  description = "Ids of the notification channels of alerts, as `projects/P/notificationChannels/N`. Without any, incidents show in the console only."
   type        = list(string)
   default     = []
 
@@ -57,7 +57,7 @@ variable "queue" {
 }
 
 variable "buckets" {
-  description = "Names of the buckets by what they hold: `updates`, `partials` and `blobs`."
+  description = "Names of the buckets, by content: `updates`, `partials` and `blobs`."
   type        = map(string)
 }
 
@@ -105,7 +105,7 @@ variable "thresholds" {
 
 variable "budget" {
   description = <<-EOT
-    A monthly budget of the project; null makes none.
+    A monthly budget of the project; null creates none.
     - `billing_account`: its id, as `012345-6789AB-CDEF01`. The account that applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.
