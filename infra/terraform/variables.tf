@@ -51,7 +51,7 @@ variable "labels" {
   }
 }
 
-# --- What is deployed ----------------------------------------------------------------------------------------------------
+# --- Deployed code -------------------------------------------------------------------------------------------------------
 
 variable "bundles" {
   description = "The folder of the bundles from `muster bundle`; `dist/bundles` of the checkout if null."
@@ -123,7 +123,7 @@ variable "environment" {
   default     = {}
 }
 
-# --- Who may call --------------------------------------------------------------------------------------------------------
+# --- Access --------------------------------------------------------------------------------------------------------------
 
 variable "operators" {
   description = "Role by e-mail address of a Google account or service account: `operator` may do everything, `viewer` may read. Cloud Run admits these accounts, and Muster applies their roles. If empty, no caller may operate."
@@ -133,7 +133,7 @@ variable "operators" {
 
   validation {
     condition     = alltrue([for address in keys(var.operators) : can(regex("^[A-Za-z0-9.!#$'*/=?^_`{|}~+-]+@[A-Za-z0-9-]+(\\.[A-Za-z0-9-]+)+$", address))])
-    error_message = "operators: a key is an e-mail address such as me@example.org, without user: or serviceAccount: before it. Muster can't tell who is in a group: name its members."
+    error_message = "operators: a key is an e-mail address such as me@example.org, without user: or serviceAccount: before it. Muster can't read the members of a group: name each of them."
   }
 
   validation {
@@ -143,7 +143,7 @@ variable "operators" {
 
   validation {
     condition     = length(distinct([for address in keys(var.operators) : lower(address)])) == length(var.operators)
-    error_message = "operators: an address is there twice, in capitals and small letters."
+    error_message = "operators: an address occurs twice, in upper and lower case."
   }
 }
 
@@ -173,7 +173,7 @@ variable "clients" {
 
   validation {
     condition     = var.clients == "open" || can(regex("^(enrolment:[^\\s]+|oidc:https://[^\\s]+[?&]audience=[^\\s]+)$", var.clients))
-    error_message = "clients must be open, enrolment:KEY (`muster enrol key` prints KEY), or oidc:https://issuer?audience=…. proxy:… is of no use here: Cloud Run is the only proxy before the client API, and checks no client's certificate."
+    error_message = "clients must be open, enrolment:KEY (`muster enrol key` prints KEY), or oidc:https://issuer?audience=…. proxy:… is not supported here: Cloud Run is the only proxy in front of the client API, and checks no client certificates."
   }
 }
 
@@ -185,7 +185,7 @@ variable "cors_origins" {
 
   validation {
     condition     = alltrue([for origin in var.cors_origins : can(regex("^https?://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$", origin))])
-    error_message = "cors_origins: an origin is scheme, host and port in lower case, without a path, such as https://app.example.org; * is not taken."
+    error_message = "cors_origins: an origin is scheme, host and port in lower case, without a path, such as https://app.example.org; * is not accepted."
   }
 }
 
@@ -220,7 +220,7 @@ variable "trusted_signers" {
 
   validation {
     condition     = alltrue([for key in var.trusted_signers : can(regex("^ed25519:[A-Za-z0-9_-]{43}$", key))])
-    error_message = "trusted_signers: a key looks like ed25519:… with 43 characters behind the colon; `muster plan keygen` prints it."
+    error_message = "trusted_signers: a key looks like ed25519:… with 43 characters after the colon; `muster plan keygen` prints it."
   }
 }
 
@@ -347,7 +347,7 @@ variable "domain" {
   default = null
 }
 
-# --- Watching ------------------------------------------------------------------------------------------------------------
+# --- Monitoring ----------------------------------------------------------------------------------------------------------
 
 variable "notification_channels" {
   description = "Ids of the notification channels of alerts, as `projects/P/notificationChannels/N`. Without any, incidents show in the console only."

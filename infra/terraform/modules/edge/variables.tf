@@ -15,7 +15,7 @@ variable "name" {
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,20}$", var.name))
-    error_message = "name must start with a small letter and hold at most 21 small letters, digits and dashes."
+    error_message = "name must start with a lower-case letter and have at most 21 lower-case letters, digits and hyphens."
   }
 }
 

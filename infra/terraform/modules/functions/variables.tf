@@ -68,7 +68,7 @@ variable "functions" {
 
   validation {
     condition     = alltrue([for function in ["aggregator", "committer"] : try(var.functions[function].timeout_seconds <= 1800, false)])
-    error_message = "functions: timeout_seconds of aggregator and committer must be at most 1800; Cloud Tasks waits no longer, and would deliver again."
+    error_message = "functions: timeout_seconds of aggregator and committer must be at most 1800; Cloud Tasks waits at most so long, and would deliver again."
   }
 
   validation {
@@ -85,7 +85,7 @@ variable "bundles" {
 
   validation {
     condition     = alltrue([for bundle in values(var.bundles) : fileexists(bundle)])
-    error_message = "bundles: a file is not there. Make the bundles first: `muster bundle`, or `make bundle` in a checkout."
+    error_message = "bundles: a file is missing. Build the bundles first: `muster bundle`, or `make bundle` in a checkout."
   }
 }
 
@@ -115,7 +115,7 @@ variable "environment" {
 
   validation {
     condition     = !contains(keys(var.environment), "MUSTER_SECRET")
-    error_message = "environment must not hold MUSTER_SECRET: it is in Secret Manager, for the client API alone."
+    error_message = "environment must not contain MUSTER_SECRET: it is in Secret Manager, for the client API alone."
   }
 }
 

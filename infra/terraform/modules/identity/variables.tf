@@ -51,7 +51,7 @@ variable "buckets" {
 
   validation {
     condition     = length(setsubtract(["updates", "partials", "blobs", "sources"], keys(var.buckets))) == 0 && length(distinct(values(var.buckets))) == length(var.buckets)
-    error_message = "buckets must have updates, partials, blobs and sources, each a bucket of its own."
+    error_message = "buckets must have updates, partials, blobs and sources, each a separate bucket."
   }
 }
 

@@ -20,7 +20,7 @@ variable "name" {
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,20}$", var.name))
-    error_message = "name must start with a small letter and hold at most 21 small letters, digits and dashes."
+    error_message = "name must start with a lower-case letter and have at most 21 lower-case letters, digits and hyphens."
   }
 }
 
@@ -94,12 +94,12 @@ variable "thresholds" {
 
   validation {
     condition     = var.thresholds.abandon_rate <= 1 && var.thresholds.error_rate <= 1
-    error_message = "abandon_rate and error_rate are shares: at most 1."
+    error_message = "abandon_rate and error_rate are fractions: at most 1."
   }
 
   validation {
     condition     = var.thresholds.round_stuck_seconds >= 180
-    error_message = "round_stuck_seconds must be 180 or more: the coordinator says nothing of a round that is less than two minutes late."
+    error_message = "round_stuck_seconds must be 180 or more: the coordinator logs rounds from two minutes after their due time on."
   }
 }
 

@@ -38,7 +38,7 @@ variable "rates" {
 
   validation {
     condition     = var.rates.dispatches_per_second > 0 && var.rates.dispatches_per_second <= 500
-    error_message = "rates.dispatches_per_second must be above 0 and at most 500, the most that a queue can."
+    error_message = "rates.dispatches_per_second must be above 0 and at most 500, the limit of a queue."
   }
 
   validation {
