@@ -59,6 +59,16 @@ def test_make_targets_exist(page):
     assert named <= targets
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("**/*.md")), ids=lambda page: str(page.relative_to(ROOT)))
+def test_lists_render_on_the_site_as_on_github(page):
+    """Python-Markdown needs four spaces for nested blocks, and a blank line before a list."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    nested = re.findall(r"^( +)(?:[-*] |\d+\. |```)", text, re.MULTILINE)
+    assert all(len(indent) % 4 == 0 for indent in nested), page
+    marker = r"(?:[-*] |\d+\. )"
+    assert not re.search(rf"^(?!{marker}|[ |#<])\S.*\n{marker}", text, re.MULTILINE), page
+
+
 def commands():
     for page in PAGES:
         for block in [*blocks(page, ""), *blocks(page, "console")]:
