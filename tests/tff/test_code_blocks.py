@@ -38,7 +38,7 @@ def test_blocks_that_are_not_run_give_a_reason(measured):
     assert len(runnable) > 2 * len(reasons)
 
 
-def test_every_block_of_these_pages_is_found():
+def test_every_block_of_these_pages_is_parsed():
     for page in PAGES:
         fences = sum(line.lstrip().startswith("```") for line in page.read_text("utf-8").splitlines())
         assert 2 * len(code_blocks(page)) == fences, f"{page.name} has a block that does not start at the first column"

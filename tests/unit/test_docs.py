@@ -73,9 +73,9 @@ def commands():
     for page in PAGES:
         for block in [*blocks(page, ""), *blocks(page, "console")]:
             for line in block.splitlines():
-                found = re.match(r"(?:\$ )?(?:[A-Z]+=\S+ )?muster (.+)", line)
-                if found:
-                    yield pytest.param(found[1], id=f"{page.name}: muster {found[1]}"[:70])
+                command = re.match(r"(?:\$ )?(?:[A-Z]+=\S+ )?muster (.+)", line)
+                if command:
+                    yield pytest.param(command[1], id=f"{page.name}: muster {command[1]}"[:70])
 
 
 @pytest.mark.parametrize("line", commands())
@@ -188,7 +188,7 @@ def test_protocol_lists_every_route_for_clients_and_operators():
     assert set(rows) == described
 
 
-def test_dependencies_each_have_their_reason():
+def test_every_dependency_has_a_reason():
     names = re.findall(r"^([A-Za-z][\w-]*)", (ROOT / "requirements/all.in").read_text(), re.MULTILINE)
     reasons = (DOCS / "explanation/dependencies.md").read_text().lower()
     missing = [name for name in names if name.lower().removeprefix("pytest-").removeprefix("types-") not in reasons]
