@@ -21,8 +21,8 @@ from typing import Self
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<note>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-_COMMAND_SECONDS = 300
-_START_SECONDS = 120
+_COMMAND_SECONDS = 600  # TFF takes its time on a busy machine
+_START_SECONDS = 120  # seconds
 _DOCUMENTED_URL = "http://127.0.0.1:8080"
 
 
@@ -86,7 +86,7 @@ class PageRunner:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, signal.SIGTERM)
         for process in self._processes:
             try:
                 process.wait(30)
