@@ -8,6 +8,7 @@ A comment before a block changes how it is run:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -86,7 +87,8 @@ class PageRunner:
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
-            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
         for process in self._processes:
             try:
                 process.wait(30)
