@@ -1,5 +1,5 @@
-# Muster in a Google Cloud project: what it keeps (state), what wakes it (queue), who it is and what it may do (identity), and
-# the four functions. Read modules/identity for what each function may do, and modules/functions for who may call it.
+# Muster in a Google Cloud project: its stores (state), its queue and tick (queue), its accounts and permissions (identity), and
+# the four functions. modules/identity has the permissions of each function, modules/functions its permitted callers.
 
 data "google_project" "this" {
   count = var.project_number == null ? 1 : 0
@@ -14,12 +14,12 @@ locals {
   queue          = var.name
   client_url     = var.domain == null ? local.urls["client_api"] : "https://${var.domain.name}"
 
-  # The addresses that Cloud Run gives by rule, and not the ones that it reports once a service is there: the aggregator and the
-  # committer each need both, and the tick needs one, so reading them from the functions would go in circles.
+  # The addresses that follow from Cloud Run's rule, not those that it reports once a service exists: the aggregator and the
+  # committer each need both, and the tick needs one, so reading them from the functions would be circular.
   services = { for function in keys(var.functions) : function => "${var.name}-${replace(function, "_", "-")}" }
   urls     = { for function, service in local.services : function => "https://${service}-${local.project_number}.${var.region}.run.app" }
 
-  # Where there is nothing to do for a function, it is not even told where that is.
+  # A function gets the addresses of only those stores that it has permissions on.
   stores = {
     client_api   = { MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}" }
     operator_api = {}
@@ -27,11 +27,11 @@ locals {
     committer    = { MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
   }
 
-  # A group's members are known to Google alone, so IAM may name a group, and Muster can't.
+  # Only Google knows a group's members, so IAM may name a group, and Muster can't.
   members = [for address in keys(var.operators) : "${endswith(lower(address), ".gserviceaccount.com") ? "serviceAccount" : "user"}:${address}"]
   roles   = { for role in ["operator", "viewer"] : role => join(",", sort([for address, theirs in var.operators : lower(address) if theirs == role])) }
 
-  # A token is for the address that is called, or for gcloud itself: `gcloud auth print-identity-token` can't choose for a user's account.
+  # A token's audience is the called address, or gcloud itself: `gcloud auth print-identity-token` can't set it for a user's account.
   gcloud = "32555940559.apps.googleusercontent.com"
   operators = length(var.operators) == 0 ? "" : join("", [
     "oidc:https://accounts.google.com?audience=${local.urls["operator_api"]},${local.gcloud}",
@@ -41,7 +41,7 @@ locals {
   trusted_proxies = coalesce(var.trusted_proxies, var.domain == null ? 1 : 2)
   signers         = join(",", var.trusted_signers)
 
-  # What each function has to know of who may do what; an empty setting is as good as none, and left out.
+  # Settings of each function on operators, clients and signers; empty settings are left out.
   identity = {
     client_api = {
       MUSTER_CLIENTS         = var.clients
@@ -95,7 +95,7 @@ locals {
     var.budget == null ? [] : ["billingbudgets.googleapis.com"],
   )
 
-  # The service agents that read and write for us what the key encrypts.
+  # The service agents that read and write encrypted data for this deployment.
   agents = {
     artifacts = "service-${local.project_number}@gcp-sa-artifactregistry.iam.gserviceaccount.com"
     firestore = "service-${local.project_number}@gcp-sa-firestore.iam.gserviceaccount.com"
@@ -207,7 +207,7 @@ module "functions" {
   invoker        = module.identity.invoker
   operators      = setunion(local.members, var.operator_invokers)
   public_clients = var.public_clients
-  # Behind the load balancer, so that nobody goes round its limits.
+  # Behind the load balancer only, so that no client bypasses its limits.
   client_ingress = var.domain == null ? "ALLOW_ALL" : "ALLOW_INTERNAL_AND_GCLB"
   vpc_connector  = var.vpc_connector
   kms_key        = var.kms_key
@@ -250,17 +250,17 @@ module "monitoring" {
   depends_on = [google_project_service.apis]
 }
 
-# Warnings of plan and apply, as nothing here is wrong for trying out.
+# Warnings of plan and apply: these settings are valid for trials.
 check "clients_are_known" {
   assert {
     condition     = local.settings.client_api["MUSTER_CLIENTS"] != "open"
-    error_message = "clients is open: a client is who it says, so one device can be a thousand. Before others rely on this, set clients to enrolment:KEY or oidc:https://issuer?audience=…"
+    error_message = "clients is open: client identity is self-asserted, so one device can be a thousand clients. Before others rely on this, set clients to enrolment:KEY or oidc:https://issuer?audience=…"
   }
 }
 
 check "somebody_operates" {
   assert {
     condition     = contains(keys(local.settings.operator_api), "MUSTER_OPERATORS")
-    error_message = "operators is empty: the operator API answers 401 to everybody. Set operators = { \"me@example.org\" = \"operator\" }."
+    error_message = "operators is empty: the operator API answers every request with 401. Set operators = { \"me@example.org\" = \"operator\" }."
   }
 }

@@ -1,10 +1,10 @@
 output "client_url" {
-  description = "What clients are given as `--url`."
+  description = "The `--url` of clients."
   value       = local.client_url
 }
 
 output "operator_url" {
-  description = "What operators are given as `--url`; Cloud Run and Muster ask for an identity token of one of `operators`."
+  description = "The `--url` of operators; Cloud Run and Muster require an identity token of one of `operators`."
   value       = local.urls["operator_api"]
 }
 
@@ -19,12 +19,12 @@ output "accounts" {
 }
 
 output "invoker" {
-  description = "The service account that Cloud Tasks and Cloud Scheduler call the internal routes as."
+  description = "The service account with which Cloud Tasks and Cloud Scheduler call the internal routes."
   value       = module.identity.invoker
 }
 
 output "buckets" {
-  description = "The buckets, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  description = "The buckets, by content: `updates`, `partials`, `blobs`, `sources`."
   value       = module.state.buckets
 }
 
@@ -54,7 +54,7 @@ output "bundles" {
 }
 
 output "smoke" {
-  description = "A command, for a checkout, that runs one real round with two clients and says what works."
+  description = "A command, for a checkout, that runs one real round with two clients and reports each step."
   value       = "make smoke URL=${local.client_url} OPERATOR_URL=${local.urls["operator_api"]}"
 }
 

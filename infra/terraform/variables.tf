@@ -1,5 +1,5 @@
 variable "project_id" {
-  description = "The Google Cloud project that Muster is put into."
+  description = "The Google Cloud project that Muster is deployed to."
   type        = string
 
   validation {
@@ -9,18 +9,18 @@ variable "project_id" {
 }
 
 variable "project_number" {
-  description = "The project's number, if it should not be looked up."
+  description = "The project's number; read from the project if null."
   type        = string
   default     = null
 
   validation {
     condition     = var.project_number == null || can(regex("^[0-9]+$", var.project_number))
-    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` prints it."
   }
 }
 
 variable "region" {
-  description = "The region of functions, queue, scheduler, images and the secret, and of buckets and database unless said otherwise."
+  description = "The region of functions, queue, scheduler, images and the secret, and of buckets and database unless set otherwise."
   type        = string
 
   validation {
@@ -30,7 +30,7 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Starts the names of all that is made. Another name is another Muster in the same project."
+  description = "Prefix of the names of all resources. Another name is another Muster in the same project."
   type        = string
   default     = "muster"
 
@@ -41,7 +41,7 @@ variable "name" {
 }
 
 variable "labels" {
-  description = "Labels of all that can carry some, beside `app`."
+  description = "Labels of all resources that support them, in addition to `app`."
   type        = map(string)
   default     = {}
 
@@ -51,10 +51,10 @@ variable "labels" {
   }
 }
 
-# --- What is deployed ----------------------------------------------------------------------------------------------------
+# --- Deployed code -------------------------------------------------------------------------------------------------------
 
 variable "bundles" {
-  description = "The folder with the bundles that `muster bundle` made; `dist/bundles` of the checkout if null."
+  description = "The folder of the bundles from `muster bundle`; `dist/bundles` of the checkout if null."
   type        = string
   default     = null
 }
@@ -67,13 +67,13 @@ variable "aggregator_tensorflow" {
 
 variable "functions" {
   description = <<-EOT
-    How large each function is, and how many instances of it there may be. All have defaults.
-    - `min_instances`: kept warm, and paid for. `max_instances`: bounds the cost.
-    - `concurrency`: requests at once in an instance, each with a thread. More than one needs a whole CPU.
-    - `memory`: such as `512Mi`. The client API holds one copy of what clients download, the aggregator an accumulator and an update, the committer a few models.
+    Size of each function, and its number of instances. All have defaults.
+    - `min_instances`: warm instances, which are billed. `max_instances`: bounds the cost.
+    - `concurrency`: concurrent requests of an instance, each with a thread. More than one needs a whole CPU.
+    - `memory`: such as `512Mi`. The client API holds one copy of each download, the aggregator an accumulator and an update, the committer a few models.
       The aggregator's is `1Gi` if null, or `2Gi` with TensorFlow.
-    - `timeout_seconds`: for aggregator and committer at most 1800, as Cloud Tasks waits no longer.
-    - `environment`: further settings (docs/operations.md), before those that have variables of their own here.
+    - `timeout_seconds`: for aggregator and committer at most 1800, the limit of Cloud Tasks.
+    - `environment`: further settings (docs/reference/settings.md), which override those that have separate variables here.
   EOT
   type = object({
     client_api = optional(object({
@@ -118,22 +118,22 @@ variable "functions" {
 }
 
 variable "environment" {
-  description = "Further settings of all functions (docs/operations.md), such as `MUSTER_ROUND_CACHE_SECONDS`."
+  description = "Further settings of all functions (docs/reference/settings.md), such as `MUSTER_ROUND_CACHE_SECONDS`."
   type        = map(string)
   default     = {}
 }
 
-# --- Who may call --------------------------------------------------------------------------------------------------------
+# --- Access --------------------------------------------------------------------------------------------------------------
 
 variable "operators" {
-  description = "Who may operate, by e-mail address of a Google account or a service account: `operator` may do everything, `viewer` may look. Cloud Run lets them in, and Muster knows their roles. With none, nobody may."
+  description = "Role by e-mail address of a Google account or service account: `operator` may do everything, `viewer` may read. Cloud Run admits these accounts, and Muster applies their roles. If empty, no caller may operate."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
     condition     = alltrue([for address in keys(var.operators) : can(regex("^[A-Za-z0-9.!#$'*/=?^_`{|}~+-]+@[A-Za-z0-9-]+(\\.[A-Za-z0-9-]+)+$", address))])
-    error_message = "operators: a key is an e-mail address such as me@example.org, without user: or serviceAccount: before it. Muster can't tell who is in a group: name its members."
+    error_message = "operators: a key is an e-mail address such as me@example.org, without user: or serviceAccount: before it. Muster can't read the members of a group: name each of them."
   }
 
   validation {
@@ -143,12 +143,12 @@ variable "operators" {
 
   validation {
     condition     = length(distinct([for address in keys(var.operators) : lower(address)])) == length(var.operators)
-    error_message = "operators: an address is there twice, in capitals and small letters."
+    error_message = "operators: an address occurs twice, in upper and lower case."
   }
 }
 
 variable "operator_invokers" {
-  description = "Further IAM members that Cloud Run lets through to the operator API, such as `group:operators@example.org`. By this alone they may do nothing there: Muster knows those in `operators`, or in a `MUSTER_OPERATORS` of your own (`functions.operator_api.environment`)."
+  description = "Further IAM members that Cloud Run admits to the operator API, such as `group:operators@example.org`. This alone permits nothing: Muster accepts those in `operators`, or in your own `MUSTER_OPERATORS` (`functions.operator_api.environment`)."
   type        = set(string)
   default     = []
   nullable    = false
@@ -160,20 +160,20 @@ variable "operator_invokers" {
 }
 
 variable "public_clients" {
-  description = "Let anyone reach the client API, as devices have no Google identity. Who counts as a client there is what `clients` says. If false, give `roles/run.invoker` on it to whom you want. An organisation that shares with its own domains alone (`iam.allowedPolicyMemberDomains`) refuses it: have the project exempted."
+  description = "Open the client API to all callers, since devices have no Google identity; `clients` sets the proof of a client's identity. If false, grant `roles/run.invoker` on it yourself. An organization that shares only with its own domains (`iam.allowedPolicyMemberDomains`) refuses it: have the project exempted."
   type        = bool
   default     = true
 }
 
 variable "clients" {
-  description = "How clients show who they are, `MUSTER_CLIENTS` (docs/operations.md): `enrolment:KEY` with the key of `muster enrol key`, `oidc:https://issuer?audience=…`, or `open`: each is who it says, which is for trying out, and warned of."
+  description = "Client identity, `MUSTER_CLIENTS` (docs/how-to/enroll-clients.md): `enrolment:KEY` with the key of `muster enrol key`, `oidc:https://issuer?audience=…`, or `open` for trials, where it is self-asserted and a warning is logged."
   type        = string
   default     = "open"
   nullable    = false
 
   validation {
     condition     = var.clients == "open" || can(regex("^(enrolment:[^\\s]+|oidc:https://[^\\s]+[?&]audience=[^\\s]+)$", var.clients))
-    error_message = "clients must be open, enrolment:KEY (`muster enrol key` prints KEY), or oidc:https://issuer?audience=…. proxy:… is of no use here: Cloud Run is the only proxy before the client API, and checks no client's certificate."
+    error_message = "clients must be open, enrolment:KEY (`muster enrol key` prints KEY), or oidc:https://issuer?audience=…. proxy:… is not supported here: Cloud Run is the only proxy in front of the client API, and checks no client certificates."
   }
 }
 
@@ -185,12 +185,12 @@ variable "cors_origins" {
 
   validation {
     condition     = alltrue([for origin in var.cors_origins : can(regex("^https?://[a-z0-9.-]+(:[1-9][0-9]{0,4})?$", origin))])
-    error_message = "cors_origins: an origin is scheme, host and port in lower case, without a path, such as https://app.example.org; * is not taken."
+    error_message = "cors_origins: an origin is scheme, host and port in lower case, without a path, such as https://app.example.org; * is not accepted."
   }
 }
 
 variable "rate_limit" {
-  description = "How often one address, and one client, may ask one instance of the client API: `address=60/m,identity=10/m`; empty: no limit. Clients behind one NAT share an address."
+  description = "Request rate of one address and of one client at one instance of the client API: `address=60/m,identity=10/m`; empty: no limit. Clients behind one NAT share an address."
   type        = string
   default     = ""
   nullable    = false
@@ -202,7 +202,7 @@ variable "rate_limit" {
 }
 
 variable "trusted_proxies" {
-  description = "How many entries at the end of `X-Forwarded-For` Google has written, for `rate_limit`: 1 if null, or 2 with a `domain`, whose load balancer adds its own address."
+  description = "Number of entries at the end of `X-Forwarded-For` that Google adds, for `rate_limit`: 1 if null, or 2 with a `domain`, whose load balancer adds its own address."
   type        = number
   default     = null
 
@@ -213,21 +213,21 @@ variable "trusted_proxies" {
 }
 
 variable "trusted_signers" {
-  description = "The public keys, `ed25519:…` as `muster plan keygen` prints them, of whom one must have signed a plan; with none, any plan is taken and run."
+  description = "The public keys, `ed25519:…` as `muster plan keygen` prints them, one of which must have signed a plan; if empty, any plan is accepted and run."
   type        = list(string)
   default     = []
   nullable    = false
 
   validation {
     condition     = alltrue([for key in var.trusted_signers : can(regex("^ed25519:[A-Za-z0-9_-]{43}$", key))])
-    error_message = "trusted_signers: a key looks like ed25519:… with 43 characters behind the colon; `muster plan keygen` prints it."
+    error_message = "trusted_signers: a key looks like ed25519:… with 43 characters after the colon; `muster plan keygen` prints it."
   }
 }
 
 # --- Keys ----------------------------------------------------------------------------------------------------------------
 
 variable "signing_keys" {
-  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and drop the last when nothing that it signed is still good: after the longest of `assignment_seconds`, `round_seconds`, `separation_seconds` and a day (docs/deploying.md)."
+  description = "Ids of the keys that sign clients' tokens, newest first; the first signs, all verify. To rotate, put a new id in front, and remove the last one when everything that it signed has expired: after the longest of `assignment_seconds`, `round_seconds`, `separation_seconds` and a day (docs/how-to/rotate-keys.md)."
   type        = list(string)
   default     = ["k1"]
 
@@ -238,13 +238,13 @@ variable "signing_keys" {
 }
 
 variable "signing_keys_secret" {
-  description = "The id of a Secret Manager secret in this project whose newest version is the key ring `id:hex,id:hex`, newest first. Terraform then makes no keys, and its state holds none."
+  description = "The id of a Secret Manager secret in this project whose newest version is the key ring `id:hex,id:hex`, newest first. Terraform then creates no keys, and its state holds none."
   type        = string
   default     = null
 }
 
 variable "kms_key" {
-  description = "A Cloud KMS key that encrypts documents, blobs, secret, sources and images: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Google's own if null. Firestore encrypts with such a key only in projects that Google has let in: ask for that first."
+  description = "A Cloud KMS key that encrypts documents, blobs, secret, sources and images: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Google's own if null. Firestore encrypts with such a key only in projects that Google has admitted: request that first."
   type        = string
   default     = null
 
@@ -257,37 +257,37 @@ variable "kms_key" {
 # --- State ---------------------------------------------------------------------------------------------------------------
 
 variable "firestore_database" {
-  description = "The Firestore database; one called as `name` says if null. It must not be there already."
+  description = "The Firestore database, which must not exist yet; named after `name` if null."
   type        = string
   default     = null
 }
 
 variable "firestore_location" {
-  description = "Where the database is: a region, or a multi-region such as `eur3`; the region if null. It can't be changed later."
+  description = "Location of the database: a region, or a multi-region such as `eur3`; the region if null. It can't be changed later."
   type        = string
   default     = null
 }
 
 variable "bucket_location" {
-  description = "Where the buckets are: a region, or a multi-region such as `EU`; the region if null. It can't be changed later."
+  description = "Location of the buckets: a region, or a multi-region such as `EU`; the region if null. It can't be changed later."
   type        = string
   default     = null
 }
 
 variable "point_in_time_recovery" {
-  description = "Keep seven days of the documents' history, to restore the database as it was at any minute."
+  description = "Store seven days of the documents' history, to restore the database as of any minute."
   type        = bool
   default     = true
 }
 
 variable "deletion_protection" {
-  description = "Refuse to destroy the database, the secret, and buckets that hold something. To tear down: false, apply, destroy."
+  description = "Refuse to destroy the database, the secret, and buckets that are not empty. To tear down: false, apply, destroy."
   type        = bool
   default     = true
 }
 
 variable "longest_round_days" {
-  description = "The longest `round_seconds` of your tasks, in days, rounded up. An update that is older is deleted, which is a net below Muster's own deletions, and 29 days later a partial."
+  description = "The longest `round_seconds` of your tasks, in days, rounded up. The bucket deletes an older update, as a safety net below Muster's own deletions, and 29 days later a partial."
   type        = number
   default     = 1
   nullable    = false
@@ -301,7 +301,7 @@ variable "longest_round_days" {
 # --- Queue and network ---------------------------------------------------------------------------------------------------
 
 variable "queue_rates" {
-  description = "How fast the queue hands work out: deliveries a second, and at once."
+  description = "Rates of the queue: deliveries per second, and concurrent deliveries."
   type = object({
     dispatches_per_second = optional(number, 100)
     concurrent_dispatches = optional(number, 80)
@@ -311,7 +311,7 @@ variable "queue_rates" {
 }
 
 variable "queue_retries" {
-  description = "How long a delivery that failed waits: at first, at most, in seconds, and how often the wait doubles between."
+  description = "Back-off of failed deliveries: first and longest wait in seconds, and the number of doublings between."
   type = object({
     min_backoff_seconds = optional(number, 1)
     max_backoff_seconds = optional(number, 60)
@@ -322,7 +322,7 @@ variable "queue_retries" {
 }
 
 variable "vpc_connector" {
-  description = "A Serverless VPC Access connector for what the functions call at private addresses: `projects/P/locations/R/connectors/C`."
+  description = "A Serverless VPC Access connector for the functions' calls to private addresses: `projects/P/locations/R/connectors/C`."
   type        = string
   default     = null
 
@@ -334,7 +334,7 @@ variable "vpc_connector" {
 
 variable "domain" {
   description = <<-EOT
-    A domain of your own before the client API, by a load balancer with a certificate and a limit for each address; null makes none (modules/edge).
+    Your own domain in front of the client API, by a load balancer with a certificate and a limit for each address; null creates none (modules/edge).
     - `name`: such as `fl.example.org`.
     - `dns_zone`: a Cloud DNS zone of the project for its records; null if DNS is elsewhere: then see the output `dns_records`.
     - `rate_limit_per_minute`: requests from one address. Clients behind one NAT share theirs.
@@ -347,10 +347,10 @@ variable "domain" {
   default = null
 }
 
-# --- Watching ------------------------------------------------------------------------------------------------------------
+# --- Monitoring ----------------------------------------------------------------------------------------------------------
 
 variable "notification_channels" {
-  description = "Ids of the channels that alerts go to, as `projects/P/notificationChannels/N`. With none, incidents show in the console alone."
+  description = "Ids of the notification channels of alerts, as `projects/P/notificationChannels/N`. Without any, incidents show in the console only."
   type        = list(string)
   default     = []
 }
@@ -358,10 +358,10 @@ variable "notification_channels" {
 variable "alert_thresholds" {
   description = <<-EOT
     When alerts fire:
-    - `round_stuck_seconds`: a round that should have gone on so long ago is stuck.
+    - `round_stuck_seconds`: a round that should have advanced so long ago is stuck.
     - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
-    - `refused_updates`: refused updates in ten minutes, clients that came too late left out.
+    - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
   EOT
@@ -379,9 +379,9 @@ variable "alert_thresholds" {
 
 variable "budget" {
   description = <<-EOT
-    A monthly budget of the project; null makes none. The provider needs `user_project_override` and `billing_project` for it: in its block, as in
+    A monthly budget of the project; null creates none. The provider needs `user_project_override` and `billing_project` for it: in its block, as in
     examples/production, or by the environment, `USER_PROJECT_OVERRIDE=true GOOGLE_BILLING_PROJECT=PROJECT`.
-    - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
+    - `billing_account`: its id, as `012345-6789AB-CDEF01`. The account that applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.
     - `at`: shares of the amount at which a message is sent.

@@ -1,4 +1,4 @@
-"""The table of threats in docs/security.md and the attack tests agree."""
+"""The table of threats in docs/explanation/security.md and the attack tests agree."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "security.md").read_text()
+TEXT = (ROOT / "docs" / "explanation" / "security.md").read_text()
 NAMED = re.compile(r"`(\w+(?:/\w+)*\.py)::(test_\w+)`")
 
 
 def rows():
-    table = TEXT.partition("\n## Threats and defences\n")[2].partition("\n## ")[0]
+    table = TEXT.partition("\n## Threats and defenses\n")[2].partition("\n## ")[0]
     return [line.strip("|").split(" | ") for line in table.splitlines() if line.startswith("| ") and "::" in line]
 
 

@@ -3,7 +3,7 @@
 Each function in a process of its own, as functions-framework starts it, from the process's start to its first answer: the application is
 made with the first request. Beside it a function of one line that says hello, and a Python that does nothing. The committer's first
 commit, which loads TensorFlow, is that of a round of two clients. All on a warm disk; in an instance of the cloud Google's libraries come
-on top, see docs/operations.md for those.
+on top, see docs/reference/functions.md for those.
 """
 
 from __future__ import annotations

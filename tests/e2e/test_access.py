@@ -195,7 +195,7 @@ def test_single_updates_are_made_by_one_function_and_read_by_another_alone():
 
 
 def test_operations_shows_the_table():
-    rows = re.findall(r"^\| `(\w+/)` \| (.+) \|$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+/)` \| (.+) \|$", (ROOT / "docs/reference/functions.md").read_text(), re.MULTILINE)
     shown = {
         (function, prefix, verb)
         for prefix, cells in rows

@@ -1,4 +1,4 @@
-"""What rounds cost in calls to the stores: flat in clients, and as docs/operations.md says."""
+"""What rounds cost in calls to the stores: flat in clients, and as docs/explanation/costs.md says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support.plans import sum_update
 from muster.wire.messages import TaskStatus, WaitReason
 from muster_coordinator.domain.rounds import SLOTS_FOR_A_SHARD
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "costs.md"
 CLIENTS_IN_STORM, SECONDS = 2000, 4
 
 
@@ -34,7 +34,7 @@ def test_calls_are_flat_in_clients_and_documented(measured):
     for operation in (CLASS_A, CLASS_B, QUEUED):
         each = [cost.billed(operation) / cost.clients for cost in (some, many)]
         assert each[1] <= 1.25 * each[0], operation
-    assert text in PAGE.read_text(), f"docs/operations.md must show:\n{text}"
+    assert text in PAGE.read_text(), f"docs/explanation/costs.md must show:\n{text}"
 
 
 def test_a_storm_of_check_ins_against_a_full_round_writes_nothing_and_reads_by_the_second(tmp_path, measured):

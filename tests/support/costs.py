@@ -1,6 +1,6 @@
 """What a round costs in calls to the stores, counted, and what a million contributions come to at Google's list prices.
 
-`python -m support.costs` (with tests, client and functions on the path) prints the section of docs/operations.md.
+`python -m support.costs` (with tests, client and functions on the path) prints the section of docs/explanation/costs.md.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def price(cost: RoundCost) -> list[str]:
 
 
 def section() -> str:
-    """The tables of docs/operations.md."""
+    """The tables of docs/explanation/costs.md."""
     costs = [round_cost(clients) for clients in CLIENTS]
     return "\n".join([*table(costs), "", *price(costs[-1])])
 

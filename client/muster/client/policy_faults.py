@@ -85,7 +85,7 @@ def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
 
 def _example(keys: list[str], model: type[BaseModel]) -> str:
     field = _fields(keys[:-1], model)[keys[-1]]
-    return str((field.examples or ["(see docs/data-owners.md)"])[0])
+    return str((field.examples or ["(see docs/how-to/set-a-client-policy.md)"])[0])
 
 
 def _shown(document: Any, loc: tuple[Any, ...]) -> str:

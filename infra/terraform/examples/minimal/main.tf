@@ -13,6 +13,6 @@ module "muster" {
   operators  = { (var.operator) = "operator" }
   clients    = var.clients
 
-  # To try it and throw it away: nothing here is worth keeping.
+  # For trials that are destroyed afterwards.
   deletion_protection = false
 }

@@ -1,10 +1,10 @@
 output "client_url" {
-  description = "What clients are given as `--url`."
+  description = "The `--url` of clients."
   value       = module.muster.client_url
 }
 
 output "operator_url" {
-  description = "What operators are given as `--url`."
+  description = "The `--url` of operators."
   value       = module.muster.operator_url
 }
 

@@ -1,21 +1,21 @@
 variable "project_id" {
-  description = "The project that Muster is put into."
+  description = "The project that Muster is deployed to."
   type        = string
 }
 
 variable "region" {
-  description = "The region of everything."
+  description = "The region of all resources."
   type        = string
   default     = "us-central1"
 }
 
 variable "operator" {
-  description = "Who creates tasks, by e-mail address: `you@example.org`."
+  description = "E-mail address of the operator: `you@example.org`."
   type        = string
 }
 
 variable "clients" {
-  description = "How clients show who they are: `enrolment:KEY`, `oidc:…`, or `open`, to try it out: each is who it says."
+  description = "Client identity: `enrolment:KEY`, `oidc:…`, or `open` for trials, where it is self-asserted."
   type        = string
   default     = "open"
 }

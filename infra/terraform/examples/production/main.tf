@@ -1,5 +1,5 @@
-# A deployment to sign off: a key of one's own, a domain with limits, two signing keys in rotation, alerts, a budget, and data that
-# a slip can't destroy. State is in a bucket, since it holds the signing keys: see README.md.
+# A production deployment: your own encryption key, a domain with limits, two signing keys in rotation, alerts, a budget, and
+# protected data. Terraform's state is in a bucket, since it holds the signing keys: see README.md.
 
 terraform {
   backend "gcs" {
@@ -7,7 +7,7 @@ terraform {
   }
 }
 
-# Budgets are asked of the billing account, and need a project to charge the call to.
+# Budgets belong to the billing account; the calls for them are charged to a project.
 provider "google" {
   project               = var.project_id
   region                = var.region
@@ -29,21 +29,21 @@ module "muster" {
   region     = var.region
   labels     = { environment = "production", team = "learning" }
 
-  # Who may do what: Cloud Run lets these in, and Muster knows what each may
+  # Access: Cloud Run admits these accounts, and Muster applies their roles
   operators       = var.operators
   clients         = var.clients
   trusted_signers = var.trusted_signers
   rate_limit      = "identity=10/m"
 
-  # What is kept
+  # Storage
   kms_key                = var.kms_key
   deletion_protection    = true
   point_in_time_recovery = true
 
-  # The newest signs, both verify: drop the old one when nothing that it signed is still good (docs/deploying.md, Rotate keys).
+  # The newest key signs, both verify: remove the old one when everything that it signed has expired (docs/how-to/rotate-keys.md).
   signing_keys = ["k2", "k1"]
 
-  # How it is reached
+  # Network
   vpc_connector = var.vpc_connector
   domain = {
     name                  = var.domain
@@ -51,13 +51,13 @@ module "muster" {
     rate_limit_per_minute = 1200
   }
 
-  # A warm instance spares clients the cold start; the rest scales to nothing between rounds.
+  # A warm instance avoids cold starts for clients; the others scale to zero between rounds.
   functions = {
     client_api = { min_instances = 1, max_instances = 100 }
     committer  = { memory = "8Gi", cpu = "2" }
   }
 
-  # Who is told what
+  # Notifications
   notification_channels = [google_monitoring_notification_channel.on_call.id]
   alert_thresholds      = { round_stuck_seconds = 600, update_age_seconds = 3600 }
   budget                = var.budget

@@ -1,21 +1,21 @@
 variable "project_id" {
-  description = "The project that Muster is put into."
+  description = "The project that Muster is deployed to."
   type        = string
 }
 
 variable "region" {
-  description = "The region of everything."
+  description = "The region of all resources."
   type        = string
   default     = "europe-west4"
 }
 
 variable "operators" {
-  description = "Who creates tasks (`operator`) and who watches them (`viewer`), by e-mail address."
+  description = "Role by e-mail address: `operator` creates tasks, `viewer` watches them."
   type        = map(string)
 }
 
 variable "clients" {
-  description = "How clients show who they are: `enrolment:KEY`, with the key that `muster enrol key` prints, or `oidc:https://issuer?audience=…`."
+  description = "Client identity: `enrolment:KEY`, with the key that `muster enrol key` prints, or `oidc:https://issuer?audience=…`."
   type        = string
 
   validation {
@@ -25,7 +25,7 @@ variable "clients" {
 }
 
 variable "trusted_signers" {
-  description = "The public keys of those who sign plans, as `muster plan keygen` prints them."
+  description = "The public keys of plan signers, as `muster plan keygen` prints them."
   type        = list(string)
 
   validation {
@@ -35,7 +35,7 @@ variable "trusted_signers" {
 }
 
 variable "on_call" {
-  description = "The e-mail address that alerts go to."
+  description = "The e-mail address for alerts."
   type        = string
 }
 
@@ -51,18 +51,18 @@ variable "dns_zone" {
 }
 
 variable "kms_key" {
-  description = "The Cloud KMS key, in the region, that everything kept is encrypted with: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Firestore takes one only in projects that Google has let in."
+  description = "The Cloud KMS key, in the region, that encrypts all stored data: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Firestore supports one only in projects that Google has admitted."
   type        = string
 }
 
 variable "vpc_connector" {
-  description = "The Serverless VPC Access connector through which the functions reach private addresses: `projects/P/locations/L/connectors/C`; null without such."
+  description = "The Serverless VPC Access connector through which the functions reach private addresses: `projects/P/locations/L/connectors/C`, or null."
   type        = string
   default     = null
 }
 
 variable "budget" {
-  description = "The billing account, and the amount in a month above which its administrators are told."
+  description = "The billing account, and the amount in a month above which its administrators are notified."
   type = object({
     billing_account = string
     amount          = number

@@ -1,15 +1,15 @@
 # A regional external Application Load Balancer before client_api: one address, one certificate, HTTPS alone, a limit for each
-# address. Regional rather than global, since clients' updates then meet no server outside the deployment's own region, TLS
-# included; a global one would bring anycast, which a device that uploads once an hour does not notice.
+# address. Regional rather than global, since clients' updates then pass no server outside the deployment's region, TLS
+# included; the anycast of a global one makes no difference to a device that uploads once an hour.
 
 locals {
   labels = merge(var.labels, { component = "edge" })
-  # Compute's names have no project of their own in them, and none of these is ever named by hand.
+  # Names in Compute Engine contain no project, and no one types these by hand.
   name = "${var.name}-edge"
 }
 
-# The load balancer's proxies are Envoys of the region, and live in a subnet of their own. Nothing else is ever put there, so
-# no firewall rule lets anything in.
+# The load balancer's proxies are Envoys of the region, and need a separate subnet. Nothing else uses it, so
+# no firewall rule admits traffic.
 resource "google_compute_network" "edge" {
   project                 = var.project_id
   name                    = local.name
@@ -35,7 +35,7 @@ resource "google_compute_address" "edge" {
   labels       = local.labels
 }
 
-# A 2nd-gen function is a Cloud Run service, and is found as one.
+# A 2nd-gen function is a Cloud Run service, and is addressed as one.
 resource "google_compute_region_network_endpoint_group" "client_api" {
   project               = var.project_id
   region                = var.region
@@ -78,7 +78,7 @@ resource "google_compute_region_security_policy" "edge" {
     }
   }
 
-  # The last rule, which every policy has: what no other rule takes is refused.
+  # The last rule, which every policy has: it refuses every request that no other rule matches.
   rules {
     priority    = 2147483647
     description = "Nothing comes past the limit"
@@ -120,7 +120,7 @@ resource "google_compute_region_url_map" "edge" {
   default_service = google_compute_region_backend_service.client_api.id
 }
 
-# The domain is shown to be yours by a record, so the certificate is there before the first client is.
+# A DNS record proves the ownership of the domain, so the certificate exists before the first client.
 resource "google_certificate_manager_dns_authorization" "edge" {
   project  = var.project_id
   location = var.region

@@ -1,26 +1,26 @@
 variable "project_id" {
-  description = "The project in which the load balancer is made."
+  description = "The project of the load balancer."
   type        = string
 }
 
 variable "region" {
-  description = "The region of the client API. The load balancer is regional too: TLS ends, and updates stay, in it."
+  description = "The region of the client API. The load balancer is regional too: TLS ends, and updates stay, in the region."
   type        = string
 }
 
 variable "name" {
-  description = "Prefix of the names of everything made here."
+  description = "Prefix of the names of all resources of this module."
   type        = string
   default     = "muster"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,20}$", var.name))
-    error_message = "name must start with a small letter and hold at most 21 small letters, digits and dashes."
+    error_message = "name must start with a lower-case letter and have at most 21 lower-case letters, digits and hyphens."
   }
 }
 
 variable "labels" {
-  description = "Labels of the resources that can have some, beside `component`."
+  description = "Labels of the resources that support them, in addition to `component`."
   type        = map(string)
   default     = {}
 }
@@ -41,7 +41,7 @@ variable "service" {
 }
 
 variable "rate_limit_per_minute" {
-  description = "Requests that one address may send in a minute; more are answered with 429. Clients behind one NAT share an address: a hospital's or a carrier's thousands do."
+  description = "Requests per minute and address; more are answered with 429. Clients behind one NAT share an address, such as those of a hospital, or thousands of a carrier."
   type        = number
   default     = 600
 
@@ -52,7 +52,7 @@ variable "rate_limit_per_minute" {
 }
 
 variable "proxy_cidr" {
-  description = "Addresses of the load balancer's own proxies, within a network that is made for them alone; at least a /26."
+  description = "Addresses of the load balancer's own proxies, in a separate network; at least a /26."
   type        = string
   default     = "10.129.0.0/23"
 
@@ -63,7 +63,7 @@ variable "proxy_cidr" {
 }
 
 variable "dns_zone" {
-  description = "A Cloud DNS zone of this project in which the domain's records are made; null if DNS is elsewhere (then see the output `dns_records`)."
+  description = "A Cloud DNS zone of this project for the domain's records; null if DNS is elsewhere (then see the output `dns_records`)."
   type        = string
   default     = null
 }

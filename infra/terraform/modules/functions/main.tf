@@ -1,4 +1,4 @@
-# The four functions: what is deployed, in which surroundings, and who may call it.
+# The four functions: their code, their environment and their permitted callers.
 
 locals {
   # Cloud Tasks and Cloud Scheduler of the same project count as internal where they call a run.app address.
@@ -27,7 +27,7 @@ locals {
   })
 }
 
-# The hash in its name makes a bundle that changed another object, and so a new revision; one that did not changes nothing.
+# The hash in an object's name makes a changed bundle another object, and so a new revision; an unchanged one changes nothing.
 resource "google_storage_bucket_object" "bundle" {
   for_each = var.bundles
 
@@ -35,7 +35,7 @@ resource "google_storage_bucket_object" "bundle" {
   name   = "${each.key}-${filesha256(each.value)}.zip"
   source = each.value
 
-  # The function goes on to the new one before the old one is deleted.
+  # The function uses the new object before the old one is deleted.
   lifecycle {
     create_before_destroy = true
   }
@@ -79,7 +79,7 @@ resource "google_cloudfunctions2_function" "this" {
     vpc_connector_egress_settings    = var.vpc_connector == null ? null : "PRIVATE_RANGES_ONLY"
 
     # Threads of one process: as many as Cloud Run sends requests at once.
-    # MALLOC_ARENA_MAX: the C library else keeps what each of many threads has used for a while.
+    # MALLOC_ARENA_MAX: otherwise the C library retains the memory of each of many threads.
     environment_variables = merge(local.environment, { THREADS = tostring(each.value.concurrency), MALLOC_ARENA_MAX = "2" }, each.value.environment)
 
     # Only the client API makes and reads tokens.
@@ -95,7 +95,7 @@ resource "google_cloudfunctions2_function" "this" {
   }
 }
 
-# A function of the second generation is a Cloud Run service, whose policy is the one that decides. Google asks for both.
+# A function of the second generation is a Cloud Run service, whose policy decides. Google requires both.
 resource "google_cloudfunctions2_function_iam_member" "invoker" {
   for_each = local.invokers
 

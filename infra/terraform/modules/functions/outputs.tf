@@ -9,16 +9,16 @@ output "bundles" {
 }
 
 output "environment" {
-  description = "The environment variables that all functions have, before each one's own."
+  description = "The environment variables of all functions, which those of each function override."
   value       = local.environment
 }
 
 output "client_ingress" {
-  description = "From where the client API is reached."
+  description = "The permitted sources of requests to the client API."
   value       = google_cloudfunctions2_function.this["client_api"].service_config[0].ingress_settings
 }
 
 output "operators" {
-  description = "The IAM members that Cloud Run lets through to the operator API."
+  description = "The IAM members that Cloud Run admits to the operator API."
   value       = toset([for grant in google_cloud_run_v2_service_iam_member.invoker : grant.member if grant.name == google_cloudfunctions2_function.this["operator_api"].name])
 }

@@ -19,7 +19,7 @@ variable "services" {
 }
 
 variable "urls" {
-  description = "The functions' base URLs, by function, which must be known before the functions are there."
+  description = "The functions' base URLs, by function, which must be known before the functions exist."
   type        = map(string)
 }
 
@@ -30,7 +30,7 @@ variable "labels" {
 }
 
 variable "functions" {
-  description = "How large each function is, and how many of it: instances, requests at once in one of them, CPUs, memory, seconds that a request may take; and environment variables of its own."
+  description = "Size and number of each function: instances, concurrent requests of an instance, CPUs, memory, seconds per request; and its environment variables."
   type = map(object({
     min_instances   = number
     max_instances   = number
@@ -68,7 +68,7 @@ variable "functions" {
 
   validation {
     condition     = alltrue([for function in ["aggregator", "committer"] : try(var.functions[function].timeout_seconds <= 1800, false)])
-    error_message = "functions: timeout_seconds of aggregator and committer must be at most 1800; Cloud Tasks waits no longer, and would deliver again."
+    error_message = "functions: timeout_seconds of aggregator and committer must be at most 1800; Cloud Tasks waits at most so long, and would deliver again."
   }
 
   validation {
@@ -80,17 +80,17 @@ variable "functions" {
 }
 
 variable "bundles" {
-  description = "The path of each function's bundle, as `muster bundle` makes it."
+  description = "The path of each function's bundle, from `muster bundle`."
   type        = map(string)
 
   validation {
     condition     = alltrue([for bundle in values(var.bundles) : fileexists(bundle)])
-    error_message = "bundles: a file is not there. Make the bundles first: `muster bundle`, or `make bundle` in a checkout."
+    error_message = "bundles: a file is missing. Build the bundles first: `muster bundle`, or `make bundle` in a checkout."
   }
 }
 
 variable "sources" {
-  description = "The bucket that bundles are put into."
+  description = "The bucket of the bundles."
   type        = string
 }
 
@@ -115,12 +115,12 @@ variable "environment" {
 
   validation {
     condition     = !contains(keys(var.environment), "MUSTER_SECRET")
-    error_message = "environment must not hold MUSTER_SECRET: it is in Secret Manager, for the client API alone."
+    error_message = "environment must not contain MUSTER_SECRET: it is in Secret Manager, for the client API alone."
   }
 }
 
 variable "secret" {
-  description = "The key ring in Secret Manager, which the client API alone gets."
+  description = "The key ring in Secret Manager, for the client API alone."
   type = object({
     id      = string
     version = string
@@ -133,7 +133,7 @@ variable "invoker" {
 }
 
 variable "operators" {
-  description = "The IAM members that Cloud Run lets through to the operator API."
+  description = "The IAM members that Cloud Run admits to the operator API."
   type        = set(string)
   default     = []
 
@@ -144,13 +144,13 @@ variable "operators" {
 }
 
 variable "public_clients" {
-  description = "Let anyone reach the client API, as devices have no Google identity. If false, give roles/run.invoker on it to whom you want."
+  description = "Open the client API to all callers, since devices have no Google identity. If false, grant roles/run.invoker on it yourself."
   type        = bool
   default     = true
 }
 
 variable "client_ingress" {
-  description = "From where the client API is reached: `ALLOW_ALL`, or `ALLOW_INTERNAL_AND_GCLB` where a load balancer is in front of it."
+  description = "The permitted sources of requests to the client API: `ALLOW_ALL`, or `ALLOW_INTERNAL_AND_GCLB` where a load balancer is in front of it."
   type        = string
   default     = "ALLOW_ALL"
 
@@ -161,7 +161,7 @@ variable "client_ingress" {
 }
 
 variable "vpc_connector" {
-  description = "A Serverless VPC Access connector for what the functions call at private addresses: `projects/P/locations/R/connectors/C`."
+  description = "A Serverless VPC Access connector for the functions' calls to private addresses: `projects/P/locations/R/connectors/C`."
   type        = string
   default     = null
 }

@@ -1,4 +1,4 @@
-# Who the functions are, and all that they may do. Who may call the functions is in modules/functions.
+# The functions' accounts and all their permissions. The permitted callers of functions are in modules/functions.
 
 locals {
   functions = ["client_api", "operator_api", "aggregator", "committer"]
@@ -10,10 +10,10 @@ locals {
     },
   )
 
-  # From the accounts' ids, which are known before they are made, so that a plan shows who gets what.
+  # From the accounts' ids, which are known before the accounts exist, so that a plan shows each grant.
   emails = { for account, made in google_service_account.this : account => "${made.account_id}@${var.project_id}.iam.gserviceaccount.com" }
 
-  # One binding for each function, store and action: the prefixes that it may do it to.
+  # One binding for each function, store and action, with its permitted prefixes.
   grants = merge(flatten([
     for function, stores in var.access : [
       for store, prefixes in stores : {
@@ -27,9 +27,9 @@ locals {
     ]
   ])...)
 
-  # By the object's name. A listing is asked of the bucket and has none: it gives names, which tell nobody's secret, and is granted
-  # on the whole bucket. (`objectListPrefix` is documented for credential access boundaries; where a policy does not know it,
-  # nothing could be listed, and no client get in.)
+  # By the object's name. A listing is requested of the bucket and has no object name: it returns names, which reveal no identity,
+  # and is granted on the whole bucket. (`objectListPrefix` is documented for credential access boundaries; where a policy does not
+  # support it, every listing would fail, and so would check-ins.)
   conditions = {
     for key, grant in local.grants : key => join(" || ", [
       for prefix in grant.prefixes : "resource.name.startsWith(\"projects/_/buckets/${grant.bucket}/objects/${prefix}\")"
@@ -103,7 +103,7 @@ resource "google_cloud_tasks_queue_iam_member" "enqueuer" {
   member   = "serviceAccount:${local.emails[each.key]}"
 }
 
-# Whoever queues work names the account whose token the delivery carries, and must be allowed to act as it.
+# A function that enqueues work names the account whose token the delivery carries, and must be permitted to act as it.
 resource "google_service_account_iam_member" "acts_as_invoker" {
   for_each = toset(local.functions)
 
@@ -114,7 +114,7 @@ resource "google_service_account_iam_member" "acts_as_invoker" {
 
 # --- Keys ----------------------------------------------------------------------------------------------------------------
 
-# Signs URLs for large updates as itself (signBlob), so that no key file is anywhere.
+# Signs URLs for large updates as itself (signBlob), so no key file is needed.
 resource "google_service_account_iam_member" "signs_as_itself" {
   service_account_id = "projects/${var.project_id}/serviceAccounts/${local.emails["client_api"]}"
   role               = "roles/iam.serviceAccountTokenCreator"
@@ -150,8 +150,8 @@ resource "google_storage_bucket_iam_member" "build_sources" {
   member = "serviceAccount:${local.emails["build"]}"
 }
 
-# Cloud Functions copies a bundle into a bucket of its own and builds from there. It makes it with the first function, so the
-# grant has to be the project's. With a key of one's own the bucket's name goes on with a hash of that.
+# Cloud Functions copies a bundle into its own bucket and builds from there. It creates the bucket with the first function, so
+# the grant has to be the project's. With a customer-managed key the bucket's name ends with a hash of the key.
 resource "google_project_iam_member" "build_copied_sources" {
   project = var.project_id
   role    = "roles/storage.objectViewer"

@@ -4,12 +4,12 @@ variable "project_id" {
 }
 
 variable "project_number" {
-  description = "The project's number, which Cloud Functions names its bucket of sources by."
+  description = "The project's number, which is part of the name of Cloud Functions' bucket of sources."
   type        = string
 
   validation {
     condition     = can(regex("^[0-9]+$", var.project_number))
-    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` prints it."
   }
 }
 
@@ -19,12 +19,12 @@ variable "region" {
 }
 
 variable "name" {
-  description = "Starts the ids of accounts and roles."
+  description = "Prefix of the ids of accounts and roles."
   type        = string
 }
 
 variable "access" {
-  description = "What each function may do to blobs: function, store, prefix of names, actions. The project's own table is access.json, which a test holds the code to."
+  description = "Permissions of each function on blobs: function, store, prefix of names, actions. The project's own table is access.json, which a test compares with the code."
   type        = map(map(map(list(string))))
 
   validation {
@@ -46,12 +46,12 @@ variable "access" {
 }
 
 variable "buckets" {
-  description = "The buckets' names, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  description = "The buckets' names, by content: `updates`, `partials`, `blobs`, `sources`."
   type        = map(string)
 
   validation {
     condition     = length(setsubtract(["updates", "partials", "blobs", "sources"], keys(var.buckets))) == 0 && length(distinct(values(var.buckets))) == length(var.buckets)
-    error_message = "buckets must have updates, partials, blobs and sources, each a bucket of its own."
+    error_message = "buckets must have updates, partials, blobs and sources, each a separate bucket."
   }
 }
 
@@ -61,7 +61,7 @@ variable "database" {
 }
 
 variable "queue" {
-  description = "The Cloud Tasks queue that the functions put work into."
+  description = "The Cloud Tasks queue that the functions enqueue work to."
   type        = string
 }
 
@@ -71,6 +71,6 @@ variable "secret" {
 }
 
 variable "repository" {
-  description = "The Artifact Registry repository that builds put images into."
+  description = "The Artifact Registry repository that builds write images to."
   type        = string
 }

@@ -1,11 +1,11 @@
-# Each policy says what it means and what to do, in the words of docs/operations.md, so that whoever is woken has it at hand.
+# Each policy carries its meaning and instructions, as in docs/how-to/watch-and-steer-tasks.md, for the person on call.
 
 locals {
   run_5xx = { for function, service in var.services : function =>
     "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"${service}\" AND metric.type=\"run.googleapis.com/request_count\""
   }
 
-  # The thresholds of distributions look at their highest value; a bucket's edge is within half of it.
+  # Thresholds of distributions compare with the highest value; a bucket's edge is within half of it.
   alerts = {
     round_stuck = {
       title     = "a round is stuck"
@@ -18,17 +18,17 @@ locals {
       duration  = "0s"
       threshold = var.thresholds.round_stuck_seconds
       text      = <<-EOT
-        A round should have gone on more than ${var.thresholds.round_stuck_seconds} seconds ago and is still open. Clients wait; nothing is lost.
+        A round should have advanced more than ${var.thresholds.round_stuck_seconds} seconds ago and is still open. Clients wait; nothing is lost.
 
-        1. `muster task show NAME`: a task that is `paused` with a note has a plan whose computation failed. Read the note, then roll back and resume, or make a new task.
+        1. `muster task show NAME`: a task that is `paused` with a note has a plan that can't run. Read the note, then roll back and resume, or create a new task.
         2. `COLLECTING`: does Cloud Scheduler call the aggregator's `/internal/tick`? Is the queue paused?
-        3. `AGGREGATING`: look for errors in the logs of `${var.services.committer}` and `${var.services.aggregator}`; one that ends for want of memory needs more of it.
+        3. `AGGREGATING`: read the logs of `${var.services.committer}` and `${var.services.aggregator}`; raise `memory` where a function ran out of it.
 
-        Every step is safe to repeat: the next tick takes the round up where it is.
+        Every step is safe to repeat: the next tick resumes the round.
       EOT
     }
     updates_old = {
-      title     = "single updates are kept too long"
+      title     = "single updates are stored too long"
       severity  = "ERROR"
       filter    = "resource.type=\"cloud_run_revision\" AND metric.type=\"${local.metric.oldest_update_seconds}\""
       aligner   = "ALIGN_PERCENTILE_99"
@@ -38,12 +38,12 @@ locals {
       duration  = "300s"
       threshold = var.thresholds.update_age_seconds
       text      = <<-EOT
-        A single client's update has been in `gs://${lookup(var.buckets, "updates", "the bucket of updates")}` for more than ${var.thresholds.update_age_seconds} seconds. Updates are meant to live for seconds, or
-        as long as a round waits for a full chunk.
+        A single client's update has been in `gs://${lookup(var.buckets, "updates", "the bucket of updates")}` for more than ${var.thresholds.update_age_seconds} seconds. Updates normally exist for seconds, or
+        for `max_update_age`.
 
         1. A round that lasts longer than that with few clients? Then lower the task's `chunk` or `round_seconds`, or raise `alert_thresholds.update_age_seconds`.
-        2. Otherwise folds fail: look for errors in the logs of `${var.services.aggregator}`.
-        3. The bucket deletes updates after `longest_round_days`, whatever happens.
+        2. Otherwise folds fail: read the logs of `${var.services.aggregator}`.
+        3. The bucket deletes updates after `longest_round_days` in any case.
       EOT
     }
     refused_updates = {
@@ -59,11 +59,11 @@ locals {
       text      = <<-EOT
         More than ${var.thresholds.refused_updates} updates were refused within ten minutes for one reason, the incident's `problem`. None of them is in any aggregate.
 
-        - `update_invalid`, `too_large`: clients that run another plan or an old version, or somebody who tries things.
+        - `update_invalid`, `too_large`: clients with another plan or an old version, or probing.
         - `update_not_finite`: training diverges; see the metrics of the last rounds.
         - `assignment_invalid`, `unauthenticated`: a changed signing key (did a rotation keep the old one?), or forged tokens.
         - `update_truncated`: connections that break; a proxy that limits bodies?
-        - `missing`: updates that vanished before they were folded. Nobody but the aggregator may delete them: look at the audit log.
+        - `missing`: updates that vanished before they were folded. Only the aggregator may delete them: check the audit log.
       EOT
     }
     queue_depth = {
@@ -83,7 +83,7 @@ locals {
         2. Are deliveries answered with errors? See the attempts by response on the dashboard: 401 or 403 is the invoker's account, 5xx the functions.
         3. Otherwise raise the queue's rates, or the aggregator's `max_instances`.
 
-        Purging the queue loses nothing: the tick brings back what is due.
+        Purging the queue loses nothing: the tick enqueues what is due.
       EOT
     }
   }
@@ -172,9 +172,9 @@ resource "google_monitoring_alert_policy" "errors" {
     content   = <<-EOT
       More than ${var.thresholds.error_rate * 100} % of the requests to `${each.value}` were answered with 5xx.
 
-      - 503 `unavailable`: Firestore or Cloud Storage did not answer, or a quota is used up. Clients and queue try again by themselves.
+      - 503 `unavailable`: Firestore or Cloud Storage did not answer, or a quota is exhausted. Clients and queue retry.
       - 500 `internal`: a fault of Muster's; its log has the traceback. After an upgrade, roll back.
-      - 500 or 503 with no line of ours: the instance ended for want of memory, or took too long. Raise `memory` or `timeout_seconds` of the function.
+      - 500 or 503 without a line of Muster's: the instance ran out of memory or time. Raise `memory` or `timeout_seconds` of the function.
     EOT
   }
 }
@@ -190,7 +190,7 @@ resource "google_monitoring_alert_policy" "abandoned" {
   conditions {
     display_name = "share of rounds below their minimum"
 
-    # A ratio of two metrics, of which either may have no points yet: what is missing counts as none.
+    # A ratio of two metrics, either of which may have no points yet: a missing one counts as zero.
     condition_prometheus_query_language {
       query = join(" ", [
         "(sum(increase({\"${local.metric.rounds_abandoned}\", monitored_resource=\"cloud_run_revision\", below_minimum=\"true\"}[1h])) or vector(0))",
@@ -212,7 +212,7 @@ resource "google_monitoring_alert_policy" "abandoned" {
   documentation {
     mime_type = "text/markdown"
     content   = <<-EOT
-      More than ${var.thresholds.abandon_rate * 100} % of the rounds that ended within the hour had fewer updates at their deadline than their minimum. Nothing of them was computed; each is tried again from the same checkpoint.
+      More than ${var.thresholds.abandon_rate * 100} % of the rounds that ended within the hour had fewer updates at their deadline than their minimum. Nothing of them was computed; each is retried from the same checkpoint.
 
       - Few were assigned: too few clients check in. Lower `goal` and `minimum`, or raise `round_seconds`.
       - Many were assigned: clients do not finish in time. Raise `assignment_seconds` and `round_seconds`, or `over_selection`.

@@ -1,10 +1,10 @@
-# One dashboard: what rounds do, what clients see, what the platform spends. A chart is a title, a unit and its lines.
+# One dashboard: rounds, clients' requests, and use of the platform. A chart is a title, a unit and its lines.
 
 locals {
   in_run   = "resource.type=\"cloud_run_revision\""
   our_runs = "${local.in_run} AND resource.labels.service_name=monitoring.regex.full_match(\"${join("|", sort(values(var.services)))}\")"
 
-  # Lines: a filter, how its points are aligned, how series are put together, and by what.
+  # Lines: a filter, the alignment of its points, the reduction of series, and their grouping.
   rate    = { aligner = "ALIGN_RATE", reducer = "REDUCE_SUM" }
   total   = { aligner = "ALIGN_DELTA", reducer = "REDUCE_SUM" }
   highest = { aligner = "ALIGN_MAX", reducer = "REDUCE_SUM" }

@@ -1,16 +1,16 @@
-# Cloud Run, Cloud Tasks and Cloud Storage measure requests, instances, queue and bytes. What becomes of rounds and updates only the
-# coordinator knows: it writes one line of JSON for each (functions/muster_coordinator/events.py), and these metrics count them.
+# Cloud Run, Cloud Tasks and Cloud Storage measure requests, instances, queue and bytes. The coordinator logs one line of JSON for
+# each event of rounds and updates (functions/muster_coordinator/events.py), and these metrics count them.
 
 locals {
   labels = merge(var.labels, { component = "monitoring" })
 
-  # Only what the functions themselves write: a line elsewhere that looks alike counts for nothing.
+  # Only lines of the functions themselves: a similar line of another service does not count.
   from_functions = join(" AND ", [
     "resource.type=\"cloud_run_revision\"",
     "resource.labels.service_name=(${join(" OR ", [for service in sort(values(var.services)) : "\"${service}\""])})",
   ])
 
-  # A client that came too late has done nothing wrong: rounds close, and assignments expire.
+  # Late clients are no fault: rounds close, and assignments expire.
   no_refusal = ["round_closed", "assignment_expired", "unavailable"]
 
   counters = {

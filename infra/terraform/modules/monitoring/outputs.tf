@@ -1,5 +1,5 @@
 output "alert_policies" {
-  description = "The ids of the alert policies, by what they watch."
+  description = "The ids of the alert policies, by alert."
   value = merge(
     { for key, policy in google_monitoring_alert_policy.threshold : key => policy.id },
     { for function, policy in google_monitoring_alert_policy.errors : "errors_${function}" => policy.id },
@@ -13,7 +13,7 @@ output "dashboard" {
 }
 
 output "metrics" {
-  description = "The types of the metrics that are made of the coordinator's log, by name: for charts and alerts of your own."
+  description = "The types of the metrics from the coordinator's log, by name, for your own charts and alerts."
   value       = local.metric
 }
 

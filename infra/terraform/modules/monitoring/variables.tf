@@ -1,37 +1,37 @@
 variable "project_id" {
-  description = "The project that is watched, and in which alerts, metrics and dashboard are made."
+  description = "The monitored project, which also holds alerts, metrics and dashboard."
   type        = string
 }
 
 variable "project_number" {
-  description = "The project's number, by which a budget knows it."
+  description = "The project's number, which a budget needs."
   type        = string
 
   validation {
     condition     = can(regex("^[0-9]+$", var.project_number))
-    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` tells it."
+    error_message = "project_number must be digits; `gcloud projects describe PROJECT --format 'value(projectNumber)'` prints it."
   }
 }
 
 variable "name" {
-  description = "Prefix of the names of everything made here."
+  description = "Prefix of the names of all resources of this module."
   type        = string
   default     = "muster"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{0,20}$", var.name))
-    error_message = "name must start with a small letter and hold at most 21 small letters, digits and dashes."
+    error_message = "name must start with a lower-case letter and have at most 21 lower-case letters, digits and hyphens."
   }
 }
 
 variable "labels" {
-  description = "Labels of the alert policies, beside `component`."
+  description = "Labels of the alert policies, in addition to `component`."
   type        = map(string)
   default     = {}
 }
 
 variable "notification_channels" {
-  description = "Ids of the channels that alerts go to, as `projects/P/notificationChannels/N`. With none, incidents show in the console alone."
+  description = "Ids of the notification channels of alerts, as `projects/P/notificationChannels/N`. Without any, incidents show in the console only."
   type        = list(string)
   default     = []
 
@@ -57,7 +57,7 @@ variable "queue" {
 }
 
 variable "buckets" {
-  description = "Names of the buckets by what they hold: `updates`, `partials` and `blobs`."
+  description = "Names of the buckets, by content: `updates`, `partials` and `blobs`."
   type        = map(string)
 }
 
@@ -69,10 +69,10 @@ variable "firestore_database" {
 variable "thresholds" {
   description = <<-EOT
     When alerts fire:
-    - `round_stuck_seconds`: a round that should have gone on so long ago is stuck.
+    - `round_stuck_seconds`: a round that should have advanced so long ago is stuck.
     - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
-    - `refused_updates`: refused updates in ten minutes, clients that came too late left out.
+    - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
   EOT
@@ -94,19 +94,19 @@ variable "thresholds" {
 
   validation {
     condition     = var.thresholds.abandon_rate <= 1 && var.thresholds.error_rate <= 1
-    error_message = "abandon_rate and error_rate are shares: at most 1."
+    error_message = "abandon_rate and error_rate are fractions: at most 1."
   }
 
   validation {
     condition     = var.thresholds.round_stuck_seconds >= 180
-    error_message = "round_stuck_seconds must be 180 or more: the coordinator says nothing of a round that is less than two minutes late."
+    error_message = "round_stuck_seconds must be 180 or more: the coordinator logs rounds from two minutes after their due time on."
   }
 }
 
 variable "budget" {
   description = <<-EOT
-    A monthly budget of the project; null makes none.
-    - `billing_account`: its id, as `012345-6789AB-CDEF01`. Whoever applies needs `billing.budgets.create` on it.
+    A monthly budget of the project; null creates none.
+    - `billing_account`: its id, as `012345-6789AB-CDEF01`. The account that applies needs `billing.budgets.create` on it.
     - `amount`: in whole units of `currency`.
     - `currency`: the billing account's currency, as `EUR`; null takes the account's.
     - `at`: shares of the amount at which a message is sent.

@@ -1,4 +1,4 @@
-# What wakes the functions that nobody calls: the queue of work, and the tick that repairs what got lost.
+# The triggers of the internal functions: the queue of work, and the tick that repairs lost work.
 
 resource "google_cloud_tasks_queue" "work" {
   project  = var.project_id
@@ -10,7 +10,7 @@ resource "google_cloud_tasks_queue" "work" {
     max_concurrent_dispatches = var.rates.concurrent_dispatches
   }
 
-  # Without an end by count or time: work is repeated until it is done, and what a round no longer needs is done at once.
+  # No limit by count or time: work is retried until it succeeds, and work that a round no longer needs succeeds at once.
   retry_config {
     max_attempts       = -1
     max_retry_duration = "0s"
@@ -33,7 +33,7 @@ resource "google_cloud_scheduler_job" "tick" {
   time_zone        = "Etc/UTC"
   attempt_deadline = "${var.tick_deadline_seconds}s"
 
-  # The next one comes in a minute anyway.
+  # The next tick follows within a minute.
   retry_config {
     retry_count = 0
   }

@@ -29,7 +29,7 @@ variable "invoker" {
 }
 
 variable "rates" {
-  description = "How fast work is handed out: deliveries a second, and deliveries at once. At once, best as many as the aggregator and committer can take together."
+  description = "Rates of the queue: deliveries per second, and concurrent deliveries; of the latter as many as the aggregator and committer can process together."
   type = object({
     dispatches_per_second = optional(number, 100)
     concurrent_dispatches = optional(number, 100)
@@ -38,7 +38,7 @@ variable "rates" {
 
   validation {
     condition     = var.rates.dispatches_per_second > 0 && var.rates.dispatches_per_second <= 500
-    error_message = "rates.dispatches_per_second must be above 0 and at most 500, the most that a queue can."
+    error_message = "rates.dispatches_per_second must be above 0 and at most 500, the limit of a queue."
   }
 
   validation {
@@ -48,7 +48,7 @@ variable "rates" {
 }
 
 variable "retries" {
-  description = "How long a delivery that failed waits: at first, at most, in seconds, and how often the wait doubles between."
+  description = "Back-off of failed deliveries: first and longest wait in seconds, and the number of doublings between."
   type = object({
     min_backoff_seconds = optional(number, 1)
     max_backoff_seconds = optional(number, 60)
@@ -63,7 +63,7 @@ variable "retries" {
 }
 
 variable "tick_deadline_seconds" {
-  description = "How long a tick may take."
+  description = "Time limit of a tick."
   type        = number
   default     = 180
 
@@ -74,7 +74,7 @@ variable "tick_deadline_seconds" {
 }
 
 variable "log_sampling" {
-  description = "The share of deliveries that Cloud Tasks logs, from 0 to 1."
+  description = "Fraction of deliveries that Cloud Tasks logs, from 0 to 1."
   type        = number
   default     = 0.1
 

@@ -2,7 +2,7 @@
 # key ring that signs clients' tokens.
 
 locals {
-  # Lifetimes in days. Muster deletes what it is done with by itself; the rules only catch what it could not.
+  # Lifetimes in days. Muster deletes its data itself; the rules only delete what it could not.
   buckets = {
     updates  = { delete_after = var.longest_round_days, soft_delete_days = 0 }
     partials = { delete_after = var.longest_round_days + 29, soft_delete_days = 0 } # a paused round keeps its partials
@@ -26,7 +26,7 @@ resource "google_firestore_database" "documents" {
   point_in_time_recovery_enablement = var.point_in_time_recovery ? "POINT_IN_TIME_RECOVERY_ENABLED" : "POINT_IN_TIME_RECOVERY_DISABLED"
   delete_protection_state           = var.deletion_protection ? "DELETE_PROTECTION_ENABLED" : "DELETE_PROTECTION_DISABLED"
 
-  # `terraform destroy` would else forget the database and leave it. Where it is protected, Firestore refuses, and says so.
+  # Otherwise `terraform destroy` would remove the database from the state and leave it. Firestore refuses to delete a protected one.
   deletion_policy = "DELETE"
 
   dynamic "cmek_config" {
@@ -37,9 +37,9 @@ resource "google_firestore_database" "documents" {
   }
 }
 
-# Documents are only ever read by name or listed by it. An index would be paid for with each write, and one over values that
-# rise caps a collection at 500 writes a second. By field, not `*`: the provider's open issue 19598.
-# No TTL policy either: it deletes within a day or so, and what must go must go at once.
+# Documents are only read or listed by name. An index costs a write with each write, and one over rising values limits a
+# collection to 500 writes a second. By field, not `*`: the provider's open issue 19598.
+# No TTL policy either: it deletes within about a day, which is too late for personal data.
 resource "google_firestore_field" "unindexed" {
   for_each = local.exemptions
 
@@ -67,7 +67,7 @@ resource "google_storage_bucket" "this" {
     enabled = false
   }
 
-  # On by default, for seven days: it would keep single updates that were folded, and deleted, long ago.
+  # On by default, for seven days: it would retain single updates that were folded and deleted long ago.
   soft_delete_policy {
     retention_duration_seconds = each.value.soft_delete_days * 86400
   }
@@ -94,7 +94,7 @@ resource "google_storage_bucket" "this" {
     }
   }
 
-  # A page that was assigned work puts a large update here itself, by a URL that client_api signed. It reads nothing.
+  # A page with an assignment uploads a large update here itself, by a URL that client_api signed. It reads nothing.
   dynamic "cors" {
     for_each = each.key == "updates" && length(var.cors_origins) > 0 ? [var.cors_origins] : []
     content {
@@ -150,14 +150,14 @@ resource "google_secret_manager_secret_version" "signing" {
   secret      = google_secret_manager_secret.signing[0].id
   secret_data = join(",", [for id in var.signing_keys : "${id}:${random_bytes.signing[id].hex}"])
 
-  # The old version goes only when the function runs with the new one: an instance that starts meanwhile still reads it.
+  # The old version is destroyed only when the function runs with the new one: an instance that starts meanwhile still reads it.
   lifecycle {
     create_before_destroy = true
   }
 }
 
-# The images that Cloud Build makes of the bundles. A repository of our own, for the functions' usual one is shared with
-# whatever else the project deploys.
+# The images that Cloud Build makes of the bundles. A separate repository, since the functions' default one is shared with
+# all other deployments of the project.
 resource "google_artifact_registry_repository" "images" {
   project       = var.project_id
   location      = var.region

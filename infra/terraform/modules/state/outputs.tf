@@ -4,7 +4,7 @@ output "database" {
 }
 
 output "buckets" {
-  description = "The buckets' names, by what is in them: `updates`, `partials`, `blobs`, `sources`."
+  description = "The buckets' names, by content: `updates`, `partials`, `blobs`, `sources`."
   value       = { for kind, bucket in google_storage_bucket.this : kind => bucket.name }
 }
 
@@ -22,11 +22,11 @@ output "repository" {
 }
 
 output "protected" {
-  description = "Whether deleting data is refused."
+  description = "Whether the deletion of data is refused."
   value       = google_firestore_database.documents.delete_protection_state == "DELETE_PROTECTION_ENABLED" && alltrue([for bucket in google_storage_bucket.this : !bucket.force_destroy])
 }
 
 output "cors_origins" {
-  description = "The origins whose pages may put updates into their bucket."
+  description = "The origins whose pages may upload updates to the bucket."
   value       = toset(flatten([for rule in google_storage_bucket.this["updates"].cors : rule.origin]))
 }

@@ -4,33 +4,33 @@ variable "project_id" {
 }
 
 variable "region" {
-  description = "The region that the key ring's secret is kept in."
+  description = "The region of the key ring's secret."
   type        = string
 }
 
 variable "location" {
-  description = "Where the buckets are: a region, best the functions' own, or a multi-region such as `EU`."
+  description = "Location of the buckets: a region, preferably the functions', or a multi-region such as `EU`."
   type        = string
 }
 
 variable "firestore_location" {
-  description = "Where the Firestore database is: a region, or a multi-region such as `eur3`. It can't be changed later."
+  description = "Location of the Firestore database: a region, or a multi-region such as `eur3`. It can't be changed later."
   type        = string
 }
 
 variable "name" {
-  description = "Starts the names of all that is made here. Bucket names also start with the project, as they are global."
+  description = "Prefix of the names of all resources of this module. Bucket names also start with the project, since they are global."
   type        = string
 }
 
 variable "labels" {
-  description = "Labels of all that can carry some."
+  description = "Labels of all resources that support them."
   type        = map(string)
   default     = {}
 }
 
 variable "database" {
-  description = "The Firestore database. One of its own, so that access to it is access to nothing else."
+  description = "The Firestore database: a separate one, so that access to it is access to nothing else."
   type        = string
 
   validation {
@@ -40,7 +40,7 @@ variable "database" {
 }
 
 variable "collections" {
-  description = "Ids of the collections that documents are in, at any depth (`functions/muster_coordinator/domain/names.py`): none of them is indexed."
+  description = "Ids of the collections of documents, at any depth (`functions/muster_coordinator/domain/names.py`); none of them is indexed."
   type        = set(string)
   default     = ["audit", "enrolments", "holders", "keys", "populations", "rounds", "shards", "tasks", "tickets"]
 
@@ -51,7 +51,7 @@ variable "collections" {
 }
 
 variable "point_in_time_recovery" {
-  description = "Keep seven days of the documents' history, to read or restore a database as it was at any minute."
+  description = "Store seven days of the documents' history, to read or restore the database as of any minute."
   type        = bool
   default     = true
 }
@@ -63,13 +63,13 @@ variable "deletion_protection" {
 }
 
 variable "force_destroy" {
-  description = "Let `terraform destroy` delete buckets that hold something."
+  description = "Allow `terraform destroy` to delete buckets that are not empty."
   type        = bool
   default     = false
 }
 
 variable "longest_round_days" {
-  description = "The longest `round_seconds` of the tasks, in days, rounded up: after so many days an update is deleted, whoever forgot it, and 29 days later a partial."
+  description = "The longest `round_seconds` of the tasks, in days, rounded up: after so many days the bucket deletes an update, and 29 days later a partial."
   type        = number
   default     = 1
 
@@ -80,7 +80,7 @@ variable "longest_round_days" {
 }
 
 variable "blobs_soft_delete_days" {
-  description = "For so many days a deleted plan, checkpoint or result can be brought back. Updates and partials never can."
+  description = "Days in which a deleted plan, checkpoint or result can be restored. Updates and partials never can."
   type        = number
   default     = 7
 
@@ -91,7 +91,7 @@ variable "blobs_soft_delete_days" {
 }
 
 variable "signing_keys" {
-  description = "Ids of the signing keys, newest first; the first signs, all verify. Put a new id in front, and drop the last once nothing that it signed is still valid."
+  description = "Ids of the signing keys, newest first; the first signs, all verify. Put a new id in front, and remove the last one when everything that it signed has expired."
   type        = list(string)
 
   validation {
@@ -101,7 +101,7 @@ variable "signing_keys" {
 }
 
 variable "signing_keys_secret" {
-  description = "A Secret Manager secret of this project whose newest version is the key ring, instead of keys made here, which Terraform's state holds."
+  description = "A Secret Manager secret of this project whose newest version is the key ring, instead of keys created here, which Terraform's state holds."
   type        = string
   default     = null
 
@@ -118,7 +118,7 @@ variable "kms_key" {
 }
 
 variable "cors_origins" {
-  description = "The origins whose pages may put updates into the bucket by signed URLs."
+  description = "The origins whose pages may upload updates to the bucket by signed URLs."
   type        = set(string)
   default     = []
 }
