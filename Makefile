@@ -13,7 +13,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env env-with-tff demo up smoke fast test test-matrix fuzz check format bench bench-fold bundle openapi terraform-readme tools requirements images clean
+.PHONY: help env env-with-tff demo up smoke fast test test-matrix fuzz check format bench bench-fold bundle docs openapi terraform-readme tools requirements images clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -83,8 +83,13 @@ bench-fold: env-with-tff ## Print the fold's GB/s as a share of numpy's own addi
 bundle: env ## Write the functions as they are deployed to dist/bundles
 	@$(PYTHON) -m muster.cli bundle $(ARGS)
 
-openapi: env-with-tff ## Rewrite docs/openapi.json from the route tables
+docs: env ## Build the site of docs/ in build/site; fails on a warning
+	@requirements/make-docs.sh
+	NO_MKDOCS_2_WARNING=1 .venv/docs/bin/python -m mkdocs build --strict --quiet
+
+openapi: env-with-tff ## Rewrite docs/openapi.json and the reference pages from routes, messages, settings and commands
 	$(PYTHON) docs/write_openapi.py
+	$(PYTHON) docs/write_reference.py
 
 # Hashes of every file of a version, whatever machine it is for. UPGRADE= keeps the pinned versions, where the .in files still allow them.
 UPGRADE ?= --upgrade
