@@ -9,7 +9,7 @@ import pytest
 from support.double import Double, Worker
 
 from muster.client import Contributed, Failed, Ineligible, Limits, MusterClient
-from muster.client.limits import seconds_valid
+from muster.client.limits import validity_seconds
 from muster.client.machine import Idle, Step, step
 from muster.wire.messages import CheckinResponse, FailureReason, Wait, WaitReason
 
@@ -150,11 +150,11 @@ def test_the_thread_ends_with_the_thread_that_it_works_for(double: Double) -> No
 def test_an_assignment_without_a_duration_is_valid_from_the_answers_own_date(double: Double) -> None:
     assignment = double._assign()
     at = assignment.expires_at
-    assert seconds_valid(assignment, None) is None
-    assert seconds_valid(assignment, at.replace(year=at.year + 1)) is None  # a clock that is wrong by far
-    assert seconds_valid(assignment.model_copy(update={"seconds": 7.0}), None) == 7.0
+    assert validity_seconds(assignment, None) is None
+    assert validity_seconds(assignment, at.replace(year=at.year + 1)) is None  # a clock that is wrong by far
+    assert validity_seconds(assignment.model_copy(update={"seconds": 7.0}), None) == 7.0
     early = at.fromtimestamp(at.timestamp() - 9.0, at.tzinfo)
-    assert seconds_valid(assignment, early) == 9.0
+    assert validity_seconds(assignment, early) == 9.0
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)])  # fmt: skip

@@ -36,7 +36,7 @@ def test_pauses_double_up_to_a_minute_while_check_ins_get_no_answer() -> None:
 
 
 def test_chance_halves_a_pause_at_most() -> None:
-    moved = step(Idle(troubles=3), DOWN, randomness=0.0)
+    moved = step(Idle(failed_checkins=3), DOWN, randomness=0.0)
     assert moved.outcome is not None
     assert moved.outcome.retry_after == 4
 

@@ -51,7 +51,7 @@ def test_a_task_from_its_plan_to_its_checkpoints(
     assert [view.version for view in operator.checkpoints("sum")] == [0, 1, 2, 3]
     assert int(operator.download_checkpoint("sum", 3)["total"]) == 1 + 2 + 4
     assert int(operator.result("sum", 2)["ids"]) == 2
-    monkeypatch.setattr("muster.transport.downloads.PART", 10)
+    monkeypatch.setattr("muster.transport.downloads.RANGE_BYTES", 10)
     assert int(operator.result("sum", 2)["ids"]) == 2
 
 

@@ -18,7 +18,7 @@ from support.double import Double, Worker, drop_after, problem
 from support.served import Loopback
 
 from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
-from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.client.cache import BROADCAST, PLAN, DownloadCache
 from muster.transport import downloads
 from muster.wire import encodings
 from muster.wire.problems import ProblemError, ProblemType
@@ -101,7 +101,7 @@ def test_a_download_begins_anew_where_the_bytes_have_changed_or_have_no_strong_t
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("encoding", ["identity", "zstd"])
 def test_what_may_be_large_is_asked_for_in_parts_each_of_which_may_break(encoding, monkeypatch):
-    monkeypatch.setattr(downloads, "PART", 1_000_000)
+    monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({encoding: ENCODED[encoding]}, 1_000_000, 300_000)
     assert fetch(server) == FILE
     ranges = [asked["Range"] for asked in server.asked]
@@ -121,7 +121,7 @@ def test_of_bytes_without_a_bound_a_part_is_asked_for_that_a_function_in_the_clo
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("tags", [lambda number: f'"{number}"', lambda _: 'W/"a"'], ids=["changing", "weak"])
 def test_without_a_tag_to_go_by_the_whole_is_asked_for(tags, monkeypatch):
-    monkeypatch.setattr(downloads, "PART", 1_000_000)
+    monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({"identity": FILE}, tags=tags)
     assert fetch(server) == FILE
     assert server.asked[-1].get("Range") is None or server.asked[-1]["If-Range"] != tags(len(server.asked) - 1)
@@ -239,7 +239,7 @@ def test_a_damaged_file_is_fetched_again_and_replaced(double, tmp_path):
 
 
 def test_the_folder_holds_the_last_broadcasts_within_its_bounds(tmp_path):
-    cache = Cache(tmp_path, most=1000)
+    cache = DownloadCache(tmp_path, max_bytes=1000)
     names = [sha256(bytes([number])).hexdigest() for number in range(9)]
     cache.put("plan", PLAN, bytes(10))
     for number, name in enumerate(names):
@@ -256,7 +256,7 @@ def test_several_share_a_folder_and_nobody_sees_half_a_file(tmp_path):
     whole, seen, start = bytes(1_000_000), [], threading.Barrier(8)
 
     def use() -> None:
-        cache = Cache(tmp_path)
+        cache = DownloadCache(tmp_path)
         start.wait()
         for _ in range(20):
             cache.put("one", BROADCAST, whole)

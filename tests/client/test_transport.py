@@ -24,7 +24,7 @@ def ask(double: Double, **more: Any) -> CheckinResponse:
         return http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
 
 
-@pytest.mark.skipif(not http._WAITS_AS_TOLD, reason="stamina for Python 3.9 can't be told how long to wait")
+@pytest.mark.skipif(not http._CAN_SET_WAIT, reason="stamina for Python 3.9 can't be told how long to wait")
 def test_obeys_retry_after(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=0.7)]
     waits: list[float] = []

@@ -20,7 +20,7 @@ from muster.client import (
     Waited,
 )
 from muster.transport.body import Body
-from muster.transport.http import Answer
+from muster.transport.http import StoreAnswer
 from muster.wire.messages import Assignment, CheckinResponse, Receipt
 from muster.wire.problems import ProblemError
 
@@ -47,7 +47,7 @@ class RecordingTransport(Transport):
         self.direct = direct
         self.assignment: Optional[Assignment] = None
         self.through = False
-        self.store: Optional[Answer] = None
+        self.store: Optional[StoreAnswer] = None
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """As `Transport.call`."""
@@ -72,7 +72,7 @@ class RecordingTransport(Transport):
         headers: Mapping[str, str],
         body: Union[Sized, Iterable[memoryview], None] = None,
         seconds: Optional[float] = None,
-    ) -> Answer:
+    ) -> StoreAnswer:
         """As `Transport.exchange`."""
         self.store = super().exchange(method, url, headers=headers, body=body, seconds=seconds)
         return self.store

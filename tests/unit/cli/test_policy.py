@@ -67,7 +67,7 @@ def test_a_policy_is_for_the_dry_run(policy: Path) -> None:
 def test_a_fault_in_a_policy_is_wrong_usage_in_one_line(policy: Path, command: tuple[Any, ...]) -> None:
     policy.write_text("minimun = 3\n")
     result = run(*command, "--policy", policy, code=2)
-    assert result.output.strip() == f"Error: {policy}: minimun is no rule of a policy. Do you mean minimum?"
+    assert result.output.strip() == f"Error: {policy}: minimun is not a rule of a policy. Do you mean minimum?"
 
 
 def test_a_client_with_a_budget_that_is_open_to_others_does_not_start(policy: Path, tmp_path: Path) -> None:
