@@ -1,4 +1,4 @@
-"""What leaves a device when its work fails: the reason and the kind of error, and nothing that quotes its data."""
+"""Failure reports of a device: reason and kind of error, and no text that may quote data."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ QUOTED = frozenset(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_failure_leaves_the_device_without_a_byte_of_its_data(tmp_path, issuer, case):
+def test_failure_report_holds_no_data(tmp_path, issuer, case):
     plan, data, reason, kind, more = CASES[case]
     h = Fortress(tmp_path, issuer, plan=plan())
     h.begin(goal=3)
@@ -144,7 +144,7 @@ def test_a_failure_leaves_the_device_without_a_byte_of_its_data(tmp_path, issuer
     assert (SECRET in outcome.detail) is (case in QUOTED)  # which its owner sees
 
 
-def test_the_kind_of_an_error_is_one_of_a_closed_list():
+def test_kind_of_error_is_from_a_closed_list():
     class InvalidArgumentError(Exception):
         """Of somebody else."""
 

@@ -1,4 +1,4 @@
-"""The double coordinator behind a real socket, and a client of it."""
+"""Fixtures: the scripted coordinator behind a real socket, and a client of it."""
 
 from __future__ import annotations
 

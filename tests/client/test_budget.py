@@ -1,4 +1,4 @@
-"""The budget's file: what it counts, over restarts, processes and clocks, and what it refuses to work with."""
+"""Budget file: counts over restarts, processes and clocks, and unusable files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def limit(found: Any) -> Optional[str]:
     return None if found is None else str(found.limit)
 
 
-def test_a_new_budget_is_empty_and_for_its_owner_alone(tmp_path: Path, clock: Clock) -> None:
+def test_new_budget_is_empty_and_private(tmp_path: Path, clock: Clock) -> None:
     budget = Budget(BudgetRules(file=str(tmp_path / "state" / "budget"), per_day=1), clock=clock)
     assert budget.open()
     assert not budget.open()
@@ -54,7 +54,7 @@ def test_a_new_budget_is_empty_and_for_its_owner_alone(tmp_path: Path, clock: Cl
         assert stat.S_IMODE(budget.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_day_is_any_24_hours(tmp_path: Path, clock: Clock) -> None:
+def test_per_day_counts_any_24_hours(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=2)
     for _ in range(2):
         assert budget.spend(plan="p", broadcast="b") is None
@@ -80,7 +80,7 @@ def test_separation_holds_over_all_plans(tmp_path: Path, clock: Clock) -> None:
     assert budget.spend(plan="q", broadcast="c") is None
 
 
-def test_the_later_of_two_limits_says_when_the_budget_is_free(tmp_path: Path, clock: Clock) -> None:
+def test_budget_is_free_when_the_later_limit_is(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1, separation_hours=30)
     budget.spend(plan="p", broadcast="b")
     found = budget.exhausted()
@@ -88,7 +88,7 @@ def test_the_later_of_two_limits_says_when_the_budget_is_free(tmp_path: Path, cl
     assert found.free_at == START + 30 * HOUR
 
 
-def test_plans_and_broadcasts_are_counted_for_ever(tmp_path: Path, clock: Clock) -> None:
+def test_counts_of_plans_and_broadcasts_never_expire(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_plan=3, per_broadcast=1)
     for broadcast in ("b1", "b2"):
         assert budget.spend(plan="p", broadcast=broadcast) is None
@@ -99,7 +99,7 @@ def test_plans_and_broadcasts_are_counted_for_ever(tmp_path: Path, clock: Clock)
     assert limit(budget.exhausted(plan="p", broadcast="b4")) == "per_plan"
 
 
-def test_a_limit_of_zero_stops_everything_for_good(tmp_path: Path, clock: Clock) -> None:
+def test_limit_of_zero_stops_all_contributions(tmp_path: Path, clock: Clock) -> None:
     for number, name in enumerate(("per_day", "per_plan", "per_broadcast")):
         folder = tmp_path / str(number)
         found = budget_of(folder, clock, **{name: 0}).exhausted()
@@ -107,7 +107,7 @@ def test_a_limit_of_zero_stops_everything_for_good(tmp_path: Path, clock: Clock)
         assert (found.limit, found.free_at) == (name, None)
 
 
-def test_a_clock_that_goes_back_frees_nothing(tmp_path: Path, clock: Clock) -> None:
+def test_clock_set_back_frees_no_budget(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.spend(plan="p", broadcast="b")
     for back in (1.0, DAY, 40 * 365 * DAY):
@@ -122,7 +122,7 @@ def test_a_clock_that_goes_back_frees_nothing(tmp_path: Path, clock: Clock) -> N
     assert limit(budget.exhausted()) == "per_day"
 
 
-def test_a_contribution_under_a_clock_that_went_back_counts_from_the_last_one(tmp_path: Path, clock: Clock) -> None:
+def test_contribution_after_a_clock_set_back_counts_from_the_last_one(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=2)
     budget.spend(plan="p", broadcast="b")
     clock.now = START - 30 * DAY
@@ -136,7 +136,7 @@ def rows(budget: Budget, table: str) -> list[Any]:
         return database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a table's name of this test
 
 
-def test_times_that_no_limit_needs_are_pruned(tmp_path: Path, clock: Clock) -> None:
+def test_old_times_are_pruned(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=9)
     for _ in range(50):
         budget.spend(plan="p", broadcast="b")
@@ -145,7 +145,7 @@ def test_times_that_no_limit_needs_are_pruned(tmp_path: Path, clock: Clock) -> N
     assert rows(budget, "uses") == [("p", "b", 50)]
 
 
-def test_a_stricter_policy_counts_what_was_spent_before(tmp_path: Path, clock: Clock) -> None:
+def test_stricter_policy_counts_earlier_contributions(tmp_path: Path, clock: Clock) -> None:
     loose = budget_of(tmp_path, clock, per_day=5)
     for _ in range(3):
         loose.spend(plan="p", broadcast="b")
@@ -163,7 +163,7 @@ print(sum(budget.spend(plan="p", broadcast=sys.argv[2]) is None for _ in range(5
 """
 
 
-def test_processes_that_share_the_file_never_spend_more_together(tmp_path: Path) -> None:
+def test_processes_that_share_a_budget_never_exceed_it(tmp_path: Path) -> None:
     """They also race to make it."""
     processes = [
         subprocess.Popen(  # noqa: S603  our own code
@@ -191,7 +191,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @POSIX
 @pytest.mark.parametrize(("moment", "left"), [("before", None), ("after", "per_plan")])
-def test_a_kill_leaves_the_contribution_whole_or_not_at_all(tmp_path: Path, moment: str, left: Optional[str]) -> None:
+def test_contribution_is_atomic_under_a_kill(tmp_path: Path, moment: str, left: Optional[str]) -> None:
     done = subprocess.run(  # noqa: S603  our own code
         [sys.executable, "-c", KILLED, str(tmp_path / "budget"), moment], check=False, timeout=60
     )
@@ -201,7 +201,7 @@ def test_a_kill_leaves_the_contribution_whole_or_not_at_all(tmp_path: Path, mome
 
 @POSIX
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
-def test_a_file_that_others_can_open_is_refused_with_the_fix(tmp_path: Path, clock: Clock, mode: int) -> None:
+def test_budget_open_to_others_is_refused_with_the_fix(tmp_path: Path, clock: Clock, mode: int) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.path.chmod(mode)
     for use in (budget.open, budget.exhausted, lambda: budget.spend(plan="p", broadcast="b")):
@@ -211,7 +211,7 @@ def test_a_file_that_others_can_open_is_refused_with_the_fix(tmp_path: Path, clo
     assert budget.exhausted() is None
 
 
-def test_a_file_that_vanishes_is_not_begun_anew(tmp_path: Path, clock: Clock) -> None:
+def test_missing_budget_is_not_recreated(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.path.unlink()
     with pytest.raises(BudgetError, match="is missing now"):
@@ -239,7 +239,7 @@ def _folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_damaged, _of_another_program, _of_a_newer_version, _folder])
-def test_a_file_that_is_no_budget_is_refused_and_left_alone(tmp_path: Path, clock: Clock, spoil: Any) -> None:
+def test_foreign_file_is_refused_and_unchanged(tmp_path: Path, clock: Clock, spoil: Any) -> None:
     path = tmp_path / "budget"
     spoil(path)
     if path.is_file():
@@ -251,7 +251,7 @@ def test_a_file_that_is_no_budget_is_refused_and_left_alone(tmp_path: Path, cloc
     assert before is None or path.read_bytes() == before
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, clock: Clock) -> None:
+def test_unwritable_path_is_named(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BudgetError, match="can't be used"):
         budget_of(tmp_path / "file", clock, per_day=1)

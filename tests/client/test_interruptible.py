@@ -1,4 +1,4 @@
-"""Calls that a client stops waiting for, and what becomes of an assignment then."""
+"""Calls that a client abandons, and the assignments behind them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Heeding(Worker):
 
 
 @pytest.mark.parametrize("where", ["data", "work"])
-def test_a_stop_ends_a_run_whatever_the_data_or_the_work_does(double: Double, where: str) -> None:
+def test_stop_ends_a_run_during_data_and_work(double: Double, where: str) -> None:
     held, stop, summaries = Held(), threading.Event(), list[Any]()
     data = held.data if where == "data" else lambda: {"id": 1}
     with MusterClient(
@@ -66,7 +66,7 @@ def test_a_stop_ends_a_run_whatever_the_data_or_the_work_does(double: Double, wh
     assert summaries[0].contributed == 0
 
 
-def test_a_worker_that_takes_them_gets_the_time_that_is_left_and_the_stop(double: Double) -> None:
+def test_worker_gets_the_remaining_seconds_and_the_stop_event(double: Double) -> None:
     worker, stop = Heeding(), threading.Event()
     outcomes: list[Any] = []
     with MusterClient(double.url, "devices", lambda: {"id": 1}, runtime_factory=lambda _: worker) as client:
@@ -80,7 +80,7 @@ def test_a_worker_that_takes_them_gets_the_time_that_is_left_and_the_stop(double
     assert 200 < worker.given["seconds"] <= 301  # of the assignment's five minutes, by a date of whole seconds
 
 
-def test_work_beyond_its_time_is_left_and_nothing_else_starts_until_it_has_ended(double: Double) -> None:
+def test_abandoned_work_blocks_new_work_until_it_ends(double: Double) -> None:
     held = Held()
     with MusterClient(
         double.url, "devices", held.data, runtime_factory=lambda _: Worker(), limits=Limits(max_seconds=0.1)
@@ -101,7 +101,7 @@ def test_work_beyond_its_time_is_left_and_nothing_else_starts_until_it_has_ended
 @pytest.mark.parametrize(
     ("fields", "reason"), [({"seconds": 0.2}, "its assignment, 0.2 s"), ({"seconds": 500.0}, "limit of 0.3 s")]
 )
-def test_the_shorter_of_the_assignment_and_the_limit_bounds_the_work(
+def test_work_is_bounded_by_the_shorter_of_assignment_and_limit(
     double: Double, fields: dict[str, Any], reason: str
 ) -> None:
     double.assignment = fields
@@ -115,7 +115,7 @@ def test_the_shorter_of_the_assignment_and_the_limit_bounds_the_work(
     assert reason in outcome.detail
 
 
-def test_data_is_read_in_one_thread_for_all_assignments(double: Double) -> None:
+def test_all_assignments_read_data_in_one_thread(double: Double) -> None:
     seen: list[threading.Thread] = []
 
     def data() -> Any:
@@ -129,7 +129,7 @@ def test_data_is_read_in_one_thread_for_all_assignments(double: Double) -> None:
     assert seen[0] is not threading.current_thread()
 
 
-def test_the_thread_ends_with_the_thread_that_it_works_for(double: Double) -> None:
+def test_worker_thread_ends_with_its_calling_thread(double: Double) -> None:
     seen: list[threading.Thread] = []
 
     def run() -> None:
@@ -147,7 +147,7 @@ def test_the_thread_ends_with_the_thread_that_it_works_for(double: Double) -> No
     assert not seen[0].is_alive()
 
 
-def test_an_assignment_without_a_duration_is_valid_from_the_answers_own_date(double: Double) -> None:
+def test_validity_without_a_duration_counts_from_the_date_header(double: Double) -> None:
     assignment = double._assign()
     at = assignment.expires_at
     assert validity_seconds(assignment, None) is None
@@ -158,7 +158,7 @@ def test_an_assignment_without_a_duration_is_valid_from_the_answers_own_date(dou
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)])  # fmt: skip
-def test_a_wait_is_bounded(seconds: float, expected: float) -> None:
+def test_waits_are_bounded(seconds: float, expected: float) -> None:
     answer = CheckinResponse(answer=Wait(reason=WaitReason.NO_TASK, retry_after=seconds))
     moved: Step = step(Idle(), answer, randomness=0.0)
     assert moved.outcome is not None

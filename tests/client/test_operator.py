@@ -1,4 +1,4 @@
-"""The operator's SDK against the coordinator's own routes, over real HTTP."""
+"""Operator SDK against the coordinator's routes, over real HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def operator(harness: Harness) -> Iterator[Operator]:
     server.server_close()
 
 
-def test_a_task_from_its_plan_to_its_checkpoints(
+def test_task_from_plan_to_checkpoints(
     harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = TaskPolicy(rounds=3, goal=1)
@@ -66,7 +66,7 @@ def test_pause_resume_rollback_and_cancel(harness: Harness, operator: Operator) 
     assert operator.cancel("sum").status is TaskStatus.CANCELLED
 
 
-def test_what_is_not_there_is_not_found(operator: Operator) -> None:
+def test_missing_resources_are_not_found(operator: Operator) -> None:
     with pytest.raises(ProblemError) as raised:
         operator.task("nobody")
     assert raised.value.type is ProblemType.NOT_FOUND

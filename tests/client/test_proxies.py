@@ -1,4 +1,4 @@
-"""Proxies of the environment: never for this machine's own addresses, and named where they are in the way."""
+"""Proxies of the environment: bypassed on loopback, and named in errors."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def ask(url: str, **more: Any) -> CheckinResponse:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1"])
-def test_a_proxy_is_not_asked_for_an_address_of_this_machine(double: Double, proxy: CorporateProxy, host: str) -> None:
+def test_loopback_addresses_bypass_proxies(double: Double, proxy: CorporateProxy, host: str) -> None:
     url = double.url.replace("127.0.0.1", host)
     with MusterClient(url, "devices", lambda: {"id": 0}, runtime_factory=_worker) as client:
         assert isinstance(client.run_once(), Contributed)
@@ -95,7 +95,7 @@ def _worker(_: Any) -> Any:
     "host", ["localhost", "LOCALHOST", "a.localhost", "localhost.", "127.0.0.1", "127.9.8.7", "127.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"]  # noqa: S104
 )  # fmt: skip
 @pytest.mark.usefixtures("proxy")
-def test_addresses_of_this_machine_are_known_in_all_their_forms(host: str) -> None:
+def test_all_forms_of_loopback_addresses_are_recognized(host: str) -> None:
     assert is_loopback(host)
     url = f"http://[{host}]:1/" if ":" in host else f"http://{host}:1/"
     with new_session() as session:
@@ -103,11 +103,11 @@ def test_addresses_of_this_machine_are_known_in_all_their_forms(host: str) -> No
 
 
 @pytest.mark.parametrize("host", ["localhost.example", "127.example", "10.0.0.1", "::2", "", "example"])
-def test_other_addresses_are_not_taken_for_it(host: str) -> None:
+def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_an_answer_names_the_proxy_that_it_came_through_without_its_credentials(proxy: CorporateProxy) -> None:
+def test_foreign_answer_names_the_proxy_without_credentials(proxy: CorporateProxy) -> None:
     with pytest.raises(ForeignAnswerError) as raised:
         ask(FAR)
     assert f"through the proxy {proxy.url} (HTTP_PROXY)" in str(raised.value)
@@ -116,14 +116,14 @@ def test_an_answer_names_the_proxy_that_it_came_through_without_its_credentials(
     assert proxy.asked == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
 
 
-def test_an_operators_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
+def test_operator_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
     result = CliRunner().invoke(app, ["task", "list", "--url", FAR])
     assert result.exit_code == UNREACHABLE
     assert f"through the proxy {proxy.url} (HTTP_PROXY)" in result.output
     assert "Something between here and the coordinator answered" in result.output
 
 
-def test_a_tunnel_that_a_proxy_refuses_says_so_and_what_to_do(proxy: CorporateProxy) -> None:
+def test_refused_tunnel_states_reason_and_fix(proxy: CorporateProxy) -> None:
     with pytest.raises(UnreachableError) as raised:
         ask("https://muster.example")
     text = str(raised.value)
@@ -133,7 +133,7 @@ def test_a_tunnel_that_a_proxy_refuses_says_so_and_what_to_do(proxy: CorporatePr
     assert "secret" not in text
 
 
-def test_a_proxy_that_is_not_there_is_not_taken_for_the_coordinator(
+def test_absent_proxy_is_named_as_the_reason(
     monkeypatch: pytest.MonkeyPatch, nobodys_port: int
 ) -> None:
     monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{nobodys_port}")
@@ -148,7 +148,7 @@ def test_no_proxy_is_honored(proxy: CorporateProxy, monkeypatch: pytest.MonkeyPa
         assert proxy_of(session, "http://other.example") == f"{proxy.url} (HTTP_PROXY)"
 
 
-def test_a_proxy_that_a_session_names_is_used_for_this_machine_too(double: Double, proxy: CorporateProxy) -> None:
+def test_proxy_of_the_session_is_used_for_loopback(double: Double, proxy: CorporateProxy) -> None:
     with new_session() as session:
         session.proxies["http"] = proxy.url
         with pytest.raises(ForeignAnswerError, match="from the session"):
@@ -156,7 +156,7 @@ def test_a_proxy_that_a_session_names_is_used_for_this_machine_too(double: Doubl
 
 
 @pytest.mark.parametrize("address", ["http://", "socks5://127.0.0.1:1"])
-def test_a_proxy_that_can_not_be_used_ends_a_client_since_waiting_does_not_help(
+def test_unsupported_proxy_ends_the_client(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", address)

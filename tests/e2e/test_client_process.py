@@ -1,4 +1,4 @@
-"""`muster client run` as a process: what lies between, interrupts, data without an end."""
+"""`muster client run` as a process: proxies in between, interrupts, endless data."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def until(happened: Callable[[], Any], story: Callable[[], str] = lambda: "") ->
     pytest.fail(f"It has not happened in {PATIENCE:.0f} s\n{story()}")
 
 
-def test_pages_in_place_of_answers_end_no_client(
+def test_web_pages_as_answers_end_no_client(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     open_task(operator, "pages", rounds=len(STATUSES))
@@ -222,7 +222,7 @@ CASES = {
 }
 
 
-def test_a_signal_ends_a_client_in_a_moment_whatever_it_does_and_the_slot_is_given_back(
+def test_signal_ends_a_client_at_once_and_frees_its_slot(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     took = {}
@@ -240,7 +240,7 @@ def test_a_signal_ends_a_client_in_a_moment_whatever_it_does_and_the_slot_is_giv
     measured(f"from a signal to the end of `muster client run`: {figures}")
 
 
-def test_children_of_a_data_callback_answer_signals_as_ever(
+def test_children_of_a_data_callback_handle_signals_as_usual(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
 ) -> None:
     open_task(operator, "forking")
@@ -251,7 +251,7 @@ def test_children_of_a_data_callback_answer_signals_as_ever(
     assert len(made.of("Contributed")) == 1
 
 
-def test_data_without_an_end_ends_with_its_assignment(
+def test_endless_data_ends_with_the_assignment(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
 ) -> None:
     open_task(operator, "without-end", assignment_seconds=3.0, round_seconds=6.0, rounds=3)

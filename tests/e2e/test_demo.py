@@ -26,7 +26,7 @@ def processes_with(text):
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if text.encode() in what and state != "Z" and folder.name != str(os.getpid()):
+        if text.encode() in content and state != "Z" and folder.name != str(os.getpid()):
             pids.append(int(folder.name))
     return pids
 

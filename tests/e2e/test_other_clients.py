@@ -1,4 +1,4 @@
-"""The clients of `examples/clients`, in other languages, against a real coordinator: each does a round with the exact histogram."""
+"""Clients of `examples/clients` in other languages, each in a round with an exact result."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def node() -> str:
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+def test_shell_client_completes_a_round(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
     task = opened("shell")
     done = run("sh", SHELL, coordinator.url, task, "device-1", lines=NUMBERS)
     assert json.loads(done.stdout)["status"] == "accepted"
@@ -160,31 +160,31 @@ def test_shell_client_does_a_round(coordinator: LocalCoordinator, opened: Callab
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_gives_another_plan_back(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+def test_shell_client_rejects_another_plan(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
     task = opened("shell-other", OTHER)
     assert "has another plan than" in run("sh", SHELL, coordinator.url, task, "d", lines=("1",), code=1).stderr
     assert failures(coordinator, task) == {"plan_refused": 1}
 
 
-def test_shell_client_knows_the_plan_beside_it() -> None:
+def test_shell_client_has_the_address_of_the_plan_beside_it() -> None:
     assert f"plan={Plan.load(PLAN).sha256} " in SHELL.read_text()
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_refuses_what_is_no_number() -> None:
+def test_shell_client_refuses_non_numbers() -> None:
     assert (
         "not a number: twelve" in run("sh", SHELL, "http://127.0.0.1:9", "p", "c", lines=("1", "twelve"), code=1).stderr
     )
 
 
-def test_node_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
+def test_node_client_completes_a_round(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
     task = opened("node")
     done = run(node, MODULE, coordinator.url, task, "device-1", *NUMBERS)
     assert json.loads(done.stdout)["status"] == "accepted"
     assert result(coordinator, task) == HISTOGRAM
 
 
-def test_node_client_gives_another_plan_back(
+def test_node_client_rejects_another_plan(
     coordinator: LocalCoordinator, opened: Callable[..., str], node: str
 ) -> None:
     task = opened("node-other", OTHER)
@@ -192,7 +192,7 @@ def test_node_client_gives_another_plan_back(
     assert failures(coordinator, task) == {"plan_refused": 1}
 
 
-def test_node_client_refuses_a_plan_of_which_a_byte_is_changed(node: str, tmp_path: Path) -> None:
+def test_node_client_refuses_a_plan_with_a_changed_byte(node: str, tmp_path: Path) -> None:
     plan = PLAN.read_bytes()
     changed = plan.replace(b'"histogram"', b'"histogran"')
     assert changed != plan
@@ -226,7 +226,7 @@ def query(coordinator: LocalCoordinator, task: str) -> str:
     return urlencode(fields)
 
 
-def test_page_of_an_origin_that_is_named_does_a_round(
+def test_page_of_an_allowed_origin_completes_a_round(
     coordinator: LocalCoordinator, opened: Callable[..., str], pages: Pages, tmp_path: Path
 ) -> None:
     task = opened("page")
@@ -235,7 +235,7 @@ def test_page_of_an_origin_that_is_named_does_a_round(
     assert result(coordinator, task) == HISTOGRAM
 
 
-def test_page_of_another_origin_is_kept_out_by_the_browser(
+def test_browser_blocks_a_page_of_another_origin(
     coordinator: LocalCoordinator, opened: Callable[..., str], tmp_path: Path
 ) -> None:
     task = opened("stranger")

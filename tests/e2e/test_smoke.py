@@ -1,4 +1,4 @@
-"""The smoke test over deployments that work and over ones that do not: real processes, and the failing step with its reason."""
+"""Smoke test of working and of broken deployments, with real processes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def status(url: str, outcome: Outcome) -> TaskStatus:
         return operator.task(outcome.task).status
 
 
-def test_shows_step_by_step_that_all_of_a_deployment_works(coordinator: LocalCoordinator) -> None:
+def test_working_deployment_passes_every_step(coordinator: LocalCoordinator) -> None:
     result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url, "--json"])
     assert result.exit_code == 0, result.output
     *steps, last = map(json.loads, result.stdout.splitlines())
@@ -102,14 +102,14 @@ def test_shows_step_by_step_that_all_of_a_deployment_works(coordinator: LocalCoo
         assert operator.result(last["task"], 1)["histogram"].tolist() == [1, 2, 2, 1, 1, 1, 1, 3]
 
 
-def test_prints_a_checklist_for_people(coordinator: LocalCoordinator) -> None:
+def test_text_output_is_a_checklist(coordinator: LocalCoordinator) -> None:
     result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url])
     assert result.exit_code == 0, result.output
     assert result.output.count("\nok ") + 1 == 13
     assert "All of it works" in result.output
 
 
-def test_names_the_committer_where_it_is_not_there(own: LocalCoordinator) -> None:
+def test_missing_committer_is_named(own: LocalCoordinator) -> None:
     end(own, "committer")
     outcome = muster.smoke.run(own.url, **FAST)
     step = failure(outcome)
@@ -121,7 +121,7 @@ def test_names_the_committer_where_it_is_not_there(own: LocalCoordinator) -> Non
     assert status(own.url, outcome) is TaskStatus.CANCELLED
 
 
-def test_names_the_queue_and_the_aggregator_where_nothing_is_delivered(tmp_path: Path) -> None:
+def test_stopped_queue_names_queue_and_aggregator(tmp_path: Path) -> None:
     with LocalCoordinator(tmp_path, workers=1) as own:
         act = after("TensorFlow loads here", lambda: end(own, "pump"))
         outcome = muster.smoke.run(own.url, patience=8.0, on_step=act)
@@ -133,7 +133,7 @@ def test_names_the_queue_and_the_aggregator_where_nothing_is_delivered(tmp_path:
     assert ended is TaskStatus.CANCELLED
 
 
-def test_says_so_where_an_operator_pauses_the_task(coordinator: LocalCoordinator) -> None:
+def test_task_paused_by_an_operator_is_reported(coordinator: LocalCoordinator) -> None:
     with Operator(coordinator.url) as operator:
 
         def pause() -> None:
@@ -145,7 +145,7 @@ def test_says_so_where_an_operator_pauses_the_task(coordinator: LocalCoordinator
     assert status(coordinator.url, outcome) is TaskStatus.CANCELLED
 
 
-def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) -> None:
+def test_interrupt_cancels_the_task(coordinator: LocalCoordinator) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -158,7 +158,7 @@ def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) 
 
 
 @pytest.mark.parametrize(("status_code", "fix"), [(401, "MUSTER_OPERATOR_TOKEN"), (403, "roles/run.invoker")])
-def test_names_the_role_or_the_token_where_the_operator_api_refuses(
+def test_refused_operator_call_names_token_or_role(
     coordinator: LocalCoordinator, status_code: int, fix: str
 ) -> None:
     """Google's front end refuses before the function sees anything, with a page and no problem document."""
@@ -180,7 +180,7 @@ def test_names_the_role_or_the_token_where_the_operator_api_refuses(
     assert fix in result.output
 
 
-def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_bucket_fails_the_direct_upload_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
     with LocalCoordinator(tmp_path, workers=1, emulators=True) as running:
         works = muster.smoke.run(running.url, patience=60.0)
@@ -199,7 +199,7 @@ def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, mon
     assert len(barred.steps) == len(works.steps)  # it went through the function, and the round goes on
 
 
-def test_names_the_address_where_something_else_answers() -> None:
+def test_other_server_at_the_address_is_reported() -> None:
     @Request.application
     def other(_: Request) -> Response:
         return Response('{"openapi": "3.1.0", "paths": {}, "info": {"version": "1"}}', content_type="application/json")
@@ -210,7 +210,7 @@ def test_names_the_address_where_something_else_answers() -> None:
     assert "not a coordinator" in step.detail
 
 
-def test_exits_with_3_where_nobody_answers() -> None:
+def test_unreachable_coordinator_exits_with_3() -> None:
     with no_repeats():
         result = CliRunner().invoke(app, ["smoke", "--url", NOWHERE])
     assert result.exit_code == 3
@@ -218,7 +218,7 @@ def test_exits_with_3_where_nobody_answers() -> None:
     assert "terraform output client_url" in result.output
 
 
-def test_signs_its_plan_and_enrols_its_clients_where_that_is_asked_for(
+def test_plan_is_signed_and_clients_enrolled_with_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signing, enrolling = SigningKey.generate(), PrivateKey.generate()

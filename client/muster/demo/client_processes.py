@@ -186,7 +186,7 @@ def _parsed(line: bytes) -> Optional[dict[str, Any]]:
 def run_client(
     command: Command, arguments: Sequence[str], environment: Mapping[str, str], *, output: Connection, log: Path
 ) -> None:
-    """Runs a client in this process until the process ends; the target of a `multiprocessing` process.
+    """Runs a client until this process ends; the target of a `multiprocessing` process.
 
     Args:
       command: Runs the command line.

@@ -135,9 +135,7 @@ def client_dataset(context: WorkContext) -> list[dict[str, Array]]:
     """
     path = os.environ.get(FILE_VARIABLE)
     if path is None:
-        raise RuntimeError(
-            f"{FILE_VARIABLE} is not set: set it to a client's file; `muster demo` writes the files and starts the clients"
-        )
+        raise RuntimeError(f"{FILE_VARIABLE} is not set: set it to a client's file, which `muster demo` writes")
     epochs = int(os.environ.get(EPOCHS_VARIABLE, EPOCHS))
     return batches(read(Path(path)), seed=context.round, epochs=epochs)
 
