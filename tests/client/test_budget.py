@@ -16,7 +16,6 @@ import pytest
 from muster.client import BudgetError, BudgetRules
 from muster.client.budget import DAY, HOUR, Budget
 
-CLIENT = Path(__file__).parents[2] / "client"
 START = 1_800_000_000.0
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has no modes of files")
 
@@ -35,13 +34,13 @@ def clock() -> Clock:
 
 
 def budget_of(folder: Path, clock: Any, **rules: Any) -> Budget:
-    made = Budget(BudgetRules(file=str(folder / "budget"), **rules), clock=clock)
-    made.open()
-    return made
+    budget = Budget(BudgetRules(file=str(folder / "budget"), **rules), clock=clock)
+    budget.open()
+    return budget
 
 
-def limit(found: Any) -> Optional[str]:
-    return None if found is None else str(found.limit)
+def limit(exhausted: Any) -> Optional[str]:
+    return None if exhausted is None else str(exhausted.limit)
 
 
 def test_new_budget_is_empty_and_private(tmp_path: Path, clock: Clock) -> None:
@@ -59,23 +58,23 @@ def test_per_day_counts_any_24_hours(tmp_path: Path, clock: Clock) -> None:
     for _ in range(2):
         assert budget.spend(plan="p", broadcast="b") is None
         clock.now += HOUR
-    found = budget.spend(plan="q", broadcast="c")
-    assert found is not None
-    assert (found.limit, found.free_at) == ("per_day", START + DAY)
+    exhausted = budget.spend(plan="q", broadcast="c")
+    assert exhausted is not None
+    assert (exhausted.limit, exhausted.free_at) == ("per_day", START + DAY)
     clock.now = START + DAY
     assert budget.spend(plan="p", broadcast="b") is None
-    found = budget.exhausted()
-    assert found is not None
-    assert found.free_at == START + HOUR + DAY
+    exhausted = budget.exhausted()
+    assert exhausted is not None
+    assert exhausted.free_at == START + HOUR + DAY
 
 
 def test_separation_holds_over_all_plans(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, separation_hours=36)
     assert budget.spend(plan="p", broadcast="b") is None
     clock.now += 36 * HOUR - 1
-    found = budget.spend(plan="q", broadcast="c")
-    assert found is not None
-    assert (found.limit, found.free_at) == ("separation_hours", START + 36 * HOUR)
+    exhausted = budget.spend(plan="q", broadcast="c")
+    assert exhausted is not None
+    assert (exhausted.limit, exhausted.free_at) == ("separation_hours", START + 36 * HOUR)
     clock.now += 1
     assert budget.spend(plan="q", broadcast="c") is None
 
@@ -83,9 +82,9 @@ def test_separation_holds_over_all_plans(tmp_path: Path, clock: Clock) -> None:
 def test_budget_is_free_when_the_later_limit_is(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1, separation_hours=30)
     budget.spend(plan="p", broadcast="b")
-    found = budget.exhausted()
-    assert found is not None
-    assert found.free_at == START + 30 * HOUR
+    exhausted = budget.exhausted()
+    assert exhausted is not None
+    assert exhausted.free_at == START + 30 * HOUR
 
 
 def test_counts_of_plans_and_broadcasts_never_expire(tmp_path: Path, clock: Clock) -> None:
@@ -102,9 +101,9 @@ def test_counts_of_plans_and_broadcasts_never_expire(tmp_path: Path, clock: Cloc
 def test_limit_of_zero_stops_all_contributions(tmp_path: Path, clock: Clock) -> None:
     for number, name in enumerate(("per_day", "per_plan", "per_broadcast")):
         folder = tmp_path / str(number)
-        found = budget_of(folder, clock, **{name: 0}).exhausted()
-        assert found is not None
-        assert (found.limit, found.free_at) == (name, None)
+        exhausted = budget_of(folder, clock, **{name: 0}).exhausted()
+        assert exhausted is not None
+        assert (exhausted.limit, exhausted.free_at) == (name, None)
 
 
 def test_clock_set_back_frees_no_budget(tmp_path: Path, clock: Clock) -> None:
@@ -112,10 +111,10 @@ def test_clock_set_back_frees_no_budget(tmp_path: Path, clock: Clock) -> None:
     budget.spend(plan="p", broadcast="b")
     for back in (1.0, DAY, 40 * 365 * DAY):
         clock.now = START - back
-        found = budget.spend(plan="p", broadcast="b")
-        assert found is not None
-        assert found.free_at == START + DAY
-        assert "which is before the last contribution" in found.detail
+        exhausted = budget.spend(plan="p", broadcast="b")
+        assert exhausted is not None
+        assert exhausted.free_at == START + DAY
+        assert "which is before the last contribution" in exhausted.detail
     clock.now = START + DAY
     assert budget.spend(plan="p", broadcast="b") is None
     clock.now = START + 1
@@ -133,7 +132,7 @@ def test_contribution_after_a_clock_set_back_counts_from_the_last_one(tmp_path: 
 
 def rows(budget: Budget, table: str) -> list[Any]:
     with closing(sqlite3.connect(budget.path)) as database:
-        return database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a table's name of this test
+        return database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a constant of this test
 
 
 def test_old_times_are_pruned(tmp_path: Path, clock: Clock) -> None:
@@ -152,9 +151,8 @@ def test_stricter_policy_counts_earlier_contributions(tmp_path: Path, clock: Clo
     assert limit(budget_of(tmp_path, clock, per_plan=3).exhausted(plan="p")) == "per_plan"
 
 
-SPENDER = f"""
+SPENDER = """
 import sys
-sys.path.insert(0, {str(CLIENT)!r})
 from muster.client import BudgetRules
 from muster.client.budget import Budget
 budget = Budget(BudgetRules(file=sys.argv[1], per_day=7))
@@ -164,9 +162,9 @@ print(sum(budget.spend(plan="p", broadcast=sys.argv[2]) is None for _ in range(5
 
 
 def test_processes_that_share_a_budget_never_exceed_it(tmp_path: Path) -> None:
-    """They also race to make it."""
+    """The processes also race to create it."""
     processes = [
-        subprocess.Popen(  # noqa: S603  our own code
+        subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", SPENDER, str(tmp_path / "budget"), str(number)], stdout=subprocess.PIPE, text=True
         )
         for number in range(4)
@@ -175,9 +173,8 @@ def test_processes_that_share_a_budget_never_exceed_it(tmp_path: Path) -> None:
     assert sum(spent) == 7
 
 
-KILLED = f"""
+KILLED = """
 import sys, os, signal
-sys.path.insert(0, {str(CLIENT)!r})
 from muster.client import BudgetRules
 from muster.client.budget import Budget
 budget = Budget(BudgetRules(file=sys.argv[1], per_plan=1))
@@ -192,7 +189,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 @POSIX
 @pytest.mark.parametrize(("moment", "left"), [("before", None), ("after", "per_plan")])
 def test_contribution_is_atomic_under_a_kill(tmp_path: Path, moment: str, left: Optional[str]) -> None:
-    done = subprocess.run(  # noqa: S603  our own code
+    done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", KILLED, str(tmp_path / "budget"), moment], check=False, timeout=60
     )
     assert done.returncode == -9

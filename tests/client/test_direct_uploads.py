@@ -139,7 +139,7 @@ def test_session_resumes_after_a_broken_connection(session: Stage) -> None:
         outcome = client.run_once()
     assert isinstance(outcome, Contributed)
     assert session.bucket.calls == {"open": 1, "session": 3, "ask": 2}
-    assert session.bucket.brought == outcome.update_bytes + 2000  # what was sent beyond what is kept
+    assert session.bucket.brought == outcome.update_bytes + 2000  # 2,000 bytes were sent but not stored
 
 
 def test_session_resumes_after_an_outage_longer_than_the_retries(session: Stage) -> None:
@@ -224,18 +224,14 @@ def test_small_update_goes_through_the_coordinator(double: Double, client: Muste
     assert len(double.uploads) == 1
 
 
-def test_update_goes_through_a_coordinator_without_direct_uploads(
-    double: Double, client: MusterClient
-) -> None:
+def test_update_goes_through_a_coordinator_without_direct_uploads(double: Double, client: MusterClient) -> None:
     double.assignment = {"direct_above": 1}
     double.faults["POST /v1/updates:start"] = [problem(ProblemType.NOT_SUPPORTED)]
     assert isinstance(client.run_once(), Contributed)
     assert len(double.uploads) == 1
 
 
-def test_update_goes_through_the_coordinator_if_the_store_is_blocked(
-    double: Double, client: MusterClient
-) -> None:
+def test_update_goes_through_the_coordinator_if_the_store_is_blocked(double: Double, client: MusterClient) -> None:
     leave = DirectUpload(
         url="http://127.0.0.1:1/x", headers={}, resumable=False, expires_at=datetime(2030, 1, 1, tzinfo=UTC)
     )

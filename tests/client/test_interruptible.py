@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_waits")
 
 
 class Held:
-    """A data function, or a worker, that heeds nothing until the test lets it go."""
+    """Data callback and worker that ignore a stop until the test releases them."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
@@ -33,15 +33,15 @@ class Held:
 
 
 class Heeding(Worker):
-    """A worker that ends when it is told to."""
+    """Worker that ends when `stop` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.given: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self.begun = threading.Event()
 
     def work(self, data: Any, broadcast: Any, *, seconds: float, stop: threading.Event) -> Any:  # type: ignore[override]  # noqa: ARG002
-        self.given = {"seconds": seconds, "stop": stop}
+        self.arguments = {"seconds": seconds, "stop": stop}
         self.begun.set()
         assert stop.wait(60)
         raise RuntimeError("cancelled")
@@ -60,7 +60,7 @@ def test_stop_ends_a_run_during_data_and_work(double: Double, where: str) -> Non
         stop.set()
         thread.join(60)
         assert not thread.is_alive()
-        assert client.working  # it goes on by itself, and nothing waits for it
+        assert client.working  # the abandoned call still runs
         assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
         held.go.set()
     assert summaries[0].contributed == 0
@@ -77,7 +77,7 @@ def test_worker_gets_the_remaining_seconds_and_the_stop_event(double: Double) ->
         thread.join(60)
         assert not client.working
     assert isinstance(outcomes[0], Ineligible)
-    assert 200 < worker.given["seconds"] <= 301  # of the assignment's five minutes, by a date of whole seconds
+    assert 200 < worker.arguments["seconds"] <= 301  # of five minutes; the Date header has whole seconds
 
 
 def test_abandoned_work_blocks_new_work_until_it_ends(double: Double) -> None:
@@ -151,13 +151,16 @@ def test_validity_without_a_duration_counts_from_the_date_header(double: Double)
     assignment = double._assign()
     at = assignment.expires_at
     assert validity_seconds(assignment, None) is None
-    assert validity_seconds(assignment, at.replace(year=at.year + 1)) is None  # a clock that is wrong by far
+    assert validity_seconds(assignment, at.replace(year=at.year + 1)) is None  # a wrong clock
     assert validity_seconds(assignment.model_copy(update={"seconds": 7.0}), None) == 7.0
     early = at.fromtimestamp(at.timestamp() - 9.0, at.tzinfo)
     assert validity_seconds(assignment, early) == 9.0
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)],
+)
 def test_waits_are_bounded(seconds: float, expected: float) -> None:
     answer = CheckinResponse(answer=Wait(reason=WaitReason.NO_TASK, retry_after=seconds))
     moved: Step = step(Idle(), answer, randomness=0.0)

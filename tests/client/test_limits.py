@@ -19,7 +19,6 @@ from muster.wire.signatures import SigningKey
 
 UPLOAD = "PUT /v1/updates"
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
-CLIENT = Path(__file__).parents[2] / "client"
 
 pytestmark = pytest.mark.usefixtures("no_waits")
 
@@ -40,7 +39,7 @@ def refused(double: Double, reason: FailureReason, **more: Any) -> str:
 
 def test_plan_of_a_trusted_signer_runs(double: Double, tmp_path: Path) -> None:
     double.plan_file = double.plan.signed(KEY).for_client().encode()
-    for _ in range(2):  # the second from its own folder
+    for _ in range(2):  # the second from the cache
         with client_of(double, trusted_signers=[OTHER.signer, KEY.signer], cache=tmp_path) as client:
             assert isinstance(client.run_once(), Contributed)
 
@@ -51,7 +50,7 @@ def test_untrusted_plan_is_refused_before_it_is_parsed(double: Double, *, signed
         double.plan_file = double.plan.signed(OTHER).for_client().encode()
 
     def make(_: Plan) -> Any:
-        raise AssertionError("the runtime was made")
+        raise AssertionError("the runtime was created")
 
     with MusterClient(double.url, "devices", dict, runtime_factory=make, trusted_signers=[KEY.signer]) as client:
         outcome = client.run_once()
@@ -71,7 +70,6 @@ def test_cached_plan_without_a_trusted_signature_is_fetched_again(double: Double
 def test_signers_without_cryptography_name_the_package_to_install() -> None:
     code = f"""
 import sys
-sys.path.insert(0, {str(CLIENT)!r})
 sys.modules["cryptography"] = None
 from muster.client import MusterClient
 MusterClient("http://x", "devices", dict).close()
@@ -83,7 +81,7 @@ else:
     raise AssertionError("no error")
 assert "tensorflow" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)  # noqa: S603  our own code
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)  # noqa: S603
 
 
 def test_invalid_signer_is_an_error_at_construction(double: Double) -> None:
@@ -110,14 +108,14 @@ def test_update_over_the_limit_is_not_uploaded(double: Double) -> None:
 
 
 class Slow:
-    """Takes the time that it is given, and asks for as much as it got."""
+    """Worker that records its time limit and exceeds it."""
 
     def __init__(self, clock: list[float]) -> None:
         self.clock = clock
-        self.given: list[float] = []
+        self.seconds: list[float] = []
 
     def work(self, data: Any, broadcast: Any, *, seconds: float) -> dict[str, Any]:
-        self.given.append(seconds)
+        self.seconds.append(seconds)
         self.clock[0] += seconds
         return Worker().work(data, broadcast)
 
@@ -127,7 +125,7 @@ def test_work_over_max_seconds_is_reported_as_failed(double: Double, monkeypatch
     monkeypatch.setattr("muster.client.client.time.monotonic", lambda: clock[0])
     worker = Slow(clock)
     detail = refused(double, FailureReason.CANCELLED, worker=worker, limits=Limits(max_seconds=9.0))
-    assert worker.given == [9.0]
+    assert worker.seconds == [9.0]
     assert "longer than this device's limit of 9 s" in detail
 
 
@@ -146,16 +144,16 @@ def test_ineligible_device_does_not_check_in(double: Double) -> None:
     assert not double.requests
 
 
-@pytest.mark.parametrize("asked", [2, 3])
-def test_device_that_becomes_ineligible_releases_its_assignment(double: Double, asked: int) -> None:
-    answers = iter([True] * (asked - 1) + [False] + [True] * 9)
+@pytest.mark.parametrize("checks", [2, 3])
+def test_device_that_becomes_ineligible_releases_its_assignment(double: Double, checks: int) -> None:
+    answers = iter([True] * (checks - 1) + [False] + [True] * 9)
     worker = Worker()
     with client_of(double, worker=worker, eligible=lambda: next(answers)) as client:
         outcome = client.run_once()
         assert isinstance(outcome, Ineligible)
         assert (outcome.task, outcome.round) == ("sum", 1)
         assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
-        assert (worker.calls, double.requests[UPLOAD]) == (asked - 2, 0)
+        assert (worker.calls, double.requests[UPLOAD]) == (checks - 2, 0)
         assert isinstance(client.run_once(), Contributed)
 
 

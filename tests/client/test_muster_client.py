@@ -39,7 +39,7 @@ def test_update_is_uploaded_and_the_cookie_sent_back(double: Double, client: Mus
     outcomes = [client.run_once(), client.run_once()]
     assert outcomes == [Contributed("sum", 1, len(double.uploads["token-1"]), 0.0)] * 2
     assert [int(update["ids"]) for update in double.counted] == [8, 8]
-    assert [(each.client, each.cookie) for each in double.checkins] == [("me", None), ("me", "a cookie")]
+    assert [(request.client, request.cookie) for request in double.checkins] == [("me", None), ("me", "a cookie")]
 
 
 def test_events_are_reported_in_order(double: Double) -> None:
@@ -143,13 +143,15 @@ def test_plan_with_a_wrong_hash_is_refused(double: Double, client: MusterClient,
     assert [report.reason for report in double.reports] == [FailureReason.PLAN_REFUSED]
 
 
-@pytest.mark.parametrize("what", ["changed", "longer", "not safetensors"])
-def test_broadcast_with_a_wrong_hash_is_refused(double: Double, client: MusterClient, worker: Worker, what: str) -> None:
+@pytest.mark.parametrize("content", ["changed", "longer", "not safetensors"])
+def test_broadcast_with_a_wrong_hash_is_refused(
+    double: Double, client: MusterClient, worker: Worker, content: str
+) -> None:
     double.broadcast_file = {
         "changed": encode({"total": np.int64(1), "rounds": np.int64(0)}),
         "longer": double.broadcast + b"!",
         "not safetensors": b"x",
-    }[what]
+    }[content]
     outcome = client.run_once()
     assert isinstance(outcome, Failed)
     assert outcome.reason is FailureReason.PLAN_REFUSED
@@ -256,7 +258,7 @@ def test_stop_ends_a_wait_at_once(double: Double) -> None:
         thread.start()
         assert waiting.wait(120)
         stop.set()
-        thread.join(120)  # the wait itself is of an hour
+        thread.join(120)  # the wait itself takes an hour
     assert not thread.is_alive()
 
 

@@ -27,19 +27,17 @@ def operator(harness: Harness) -> Iterator[Operator]:
     server = make_server("127.0.0.1", 0, Request.application(router(harness.app)), threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    with Operator(f"http://127.0.0.1:{server.server_port}") as made:
-        yield made
+    with Operator(f"http://127.0.0.1:{server.server_port}") as operator:
+        yield operator
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_task_from_plan_to_checkpoints(
-    harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_task_from_plan_to_checkpoints(harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = TaskPolicy(rounds=3, goal=1)
-    made = operator.create_task("sum", population="phones", plan=harness.plan, policy=policy)
-    assert operator.create_task("sum", population="phones", plan=harness.plan.sha256, policy=policy).spec == made.spec
+    view = operator.create_task("sum", population="phones", plan=harness.plan, policy=policy)
+    assert operator.create_task("sum", population="phones", plan=harness.plan.sha256, policy=policy).spec == view.spec
     harness.deliver_all()
     for client in range(3):
         assignment = harness.assigned(client)
@@ -68,7 +66,7 @@ def test_pause_resume_rollback_and_cancel(harness: Harness, operator: Operator) 
 
 def test_missing_resources_are_not_found(operator: Operator) -> None:
     with pytest.raises(ProblemError) as raised:
-        operator.task("nobody")
+        operator.task("missing")
     assert raised.value.type is ProblemType.NOT_FOUND
 
 

@@ -64,9 +64,7 @@ def test_relative_budget_file_is_relative_to_the_policy(tmp_path: Path, monkeypa
     assert policy.budget.path == tmp_path / "etc" / "spent"
 
 
-def test_default_budget_file_is_in_the_state_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_budget_file_is_in_the_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = BudgetRules(per_day=1)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "unit"))
     assert rules.path == tmp_path / "unit" / "budget"
@@ -143,8 +141,8 @@ def test_unreadable_policy_is_named(tmp_path: Path, content: Any) -> None:
 
 def test_stricter_limit_applies() -> None:
     policy = ClientPolicy(max_update_bytes=100, max_seconds=5.0)
-    given = Limits(max_update_bytes=50, max_download_bytes=7, max_seconds=9.0)
-    assert policy.limits.stricter(given) == Limits(max_download_bytes=7, max_update_bytes=50, max_seconds=5.0)
+    limits = Limits(max_update_bytes=50, max_download_bytes=7, max_seconds=9.0)
+    assert policy.limits.stricter(limits) == Limits(max_download_bytes=7, max_update_bytes=50, max_seconds=5.0)
     assert Limits(max_update_bytes=0).stricter(Limits()) == Limits(max_update_bytes=0)
 
 

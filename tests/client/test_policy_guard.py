@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("no_waits")
 
 
 class Metered(Worker):
-    """Reads its data twice, as `muster.runtime.Runtime` does, and uploads an update of 32 bytes of values."""
+    """Worker that reads its data twice, as `Runtime` does; its update has 32 bytes of values."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -123,9 +123,7 @@ def test_cached_plan_is_fetched_again_for_new_signatures(double: Double, tmp_pat
 
 
 @pytest.mark.parametrize("bound", [None, 1, 9])
-def test_plan_with_a_lower_signed_minimum_is_refused(
-    double: Double, bound: Optional[int]
-) -> None:
+def test_plan_with_a_lower_signed_minimum_is_refused(double: Double, bound: Optional[int]) -> None:
     serve(double, changed(double.plan, release=None if bound is None else Release(minimum=bound)))
     double.assignment = {"minimum": 10, "goal": 10}
     assert refused(double, ClientPolicy(minimum=10)) == "policy.minimum"
@@ -243,13 +241,13 @@ def test_update_with_an_open_shape_is_measured_by_its_values(double: Double) -> 
             return {"open": np.zeros(1000, np.float32), "count": np.array(1)}
 
     policy = ClientPolicy(update_bytes_per_data_byte=1.0)
-    found = refused(double, policy, data=lambda: numbers(100), runtime_factory=Large)
-    assert found == "policy.update_bytes_per_data_byte"
+    rule = refused(double, policy, data=lambda: numbers(100), runtime_factory=Large)
+    assert rule == "policy.update_bytes_per_data_byte"
 
 
 def test_stricter_of_policy_and_limits_applies(double: Double) -> None:
-    found = refused(double, ClientPolicy(max_update_bytes=20), limits=Limits(max_update_bytes=10**6))
-    assert found == "limits.max_update_bytes"
+    rule = refused(double, ClientPolicy(max_update_bytes=20), limits=Limits(max_update_bytes=10**6))
+    assert rule == "limits.max_update_bytes"
 
 
 def budget(folder: Path, **rules: Any) -> ClientPolicy:

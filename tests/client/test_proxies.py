@@ -25,7 +25,7 @@ from muster.client import (
 from muster.transport.sessions import is_loopback, proxy_of
 from muster.wire.messages import CheckinRequest, CheckinResponse
 
-FAR = "http://muster.example"  # never looked up: a proxy does that
+FAR = "http://muster.example"  # resolved by the proxy only
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -33,14 +33,14 @@ class CorporateProxy(Loopback):
     """Answers as company proxies do: a page with 403 for http, 407 for a tunnel."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def _refuse(self) -> None:
-                proxy.asked.append(self.requestline)
+                proxy.requests.append(self.requestline)
                 page = b"<html>Blocked by policy</html>"
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(407 if self.command == "CONNECT" else 403)
@@ -65,11 +65,11 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[CorporateProxy]:
-    with CorporateProxy() as made:
-        address = made.url.replace("//", "//user:secret@")
+    with CorporateProxy() as proxy:
+        address = proxy.url.replace("//", "//user:secret@")
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, address)
-        yield made
+        yield proxy
 
 
 def ask(url: str, **more: Any) -> CheckinResponse:
@@ -82,7 +82,7 @@ def test_loopback_addresses_bypass_proxies(double: Double, proxy: CorporateProxy
     url = double.url.replace("127.0.0.1", host)
     with MusterClient(url, "devices", lambda: {"id": 0}, runtime_factory=_worker) as client:
         assert isinstance(client.run_once(), Contributed)
-    assert proxy.asked == []
+    assert proxy.requests == []
 
 
 def _worker(_: Any) -> Any:
@@ -92,8 +92,12 @@ def _worker(_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST", "a.localhost", "localhost.", "127.0.0.1", "127.9.8.7", "127.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"]  # noqa: S104
-)  # fmt: skip
+    "host",
+    [
+        *("localhost", "LOCALHOST", "a.localhost", "localhost.", "127.0.0.1", "127.9.8.7", "127.1", "::1"),
+        *("::ffff:127.0.0.1", "0.0.0.0"),  # noqa: S104
+    ],
+)
 @pytest.mark.usefixtures("proxy")
 def test_all_forms_of_loopback_addresses_are_recognized(host: str) -> None:
     assert is_loopback(host)
@@ -113,7 +117,7 @@ def test_foreign_answer_names_the_proxy_without_credentials(proxy: CorporateProx
     assert f"through the proxy {proxy.url} (HTTP_PROXY)" in str(raised.value)
     assert "403" in str(raised.value)
     assert "secret" not in str(raised.value)
-    assert proxy.asked == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
+    assert proxy.requests == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
 
 
 def test_operator_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
@@ -133,9 +137,7 @@ def test_refused_tunnel_states_reason_and_fix(proxy: CorporateProxy) -> None:
     assert "secret" not in text
 
 
-def test_absent_proxy_is_named_as_the_reason(
-    monkeypatch: pytest.MonkeyPatch, nobodys_port: int
-) -> None:
+def test_absent_proxy_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch, nobodys_port: int) -> None:
     monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{nobodys_port}")
     with pytest.raises(UnreachableError, match=r"\(all_proxy\): the proxy can't be used \(Connection refused\)"):
         ask(FAR)
@@ -156,9 +158,7 @@ def test_proxy_of_the_session_is_used_for_loopback(double: Double, proxy: Corpor
 
 
 @pytest.mark.parametrize("address", ["http://", "socks5://127.0.0.1:1"])
-def test_unsupported_proxy_ends_the_client(
-    monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_unsupported_proxy_ends_the_client(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", address)
     with MusterClient(FAR, "devices", dict) as client, pytest.raises(ConfigurationError, match="proxy"):
         client.run()

@@ -99,7 +99,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[ssl.SSLContext | None], str]]:
-    """Serves the double coordinator over TLS; gives an https address."""
+    """Serves the scripted coordinator over TLS and returns its address."""
     running = []
 
     def start(context: ssl.SSLContext | None) -> str:
@@ -141,9 +141,7 @@ def test_each_variable_adds_a_trusted_authority(
     assert ask(url).answer.status == "assigned"
 
 
-def test_untrusted_authority_is_reported_with_the_fix(
-    authority: Authority, serve: Callable[..., str]
-) -> None:
+def test_untrusted_authority_is_reported_with_the_fix(authority: Authority, serve: Callable[..., str]) -> None:
     error, fix = refused(serve(authority.context()))
     assert "its certificate is not of an authority that this system trusts" in error
     assert "SSL_CERT_FILE" in fix

@@ -29,25 +29,25 @@ ENCODED = {"identity": FILE, "zstd": zstandard.ZstdCompressor().compress(FILE), 
 
 
 class Breaking(Loopback):
-    """Serves `files` by encoding, and breaks off after as many bytes as `breaks` says, answer by answer."""
+    """Server of `files` by encoding; its answers break after the numbers of bytes in `breaks`."""
 
     def __init__(self, files: dict[str, bytes], *breaks: int, tags: Callable[[int], str] = lambda _: '"a"') -> None:
-        self.asked: list[dict[str, str]] = []
+        self.requests: list[dict[str, str]] = []
         left, server = list(breaks), self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                asked = dict(self.headers.items())
-                tag = tags(len(server.asked))
-                server.asked.append(asked)
-                accepted = [name.strip() for name in asked["Accept-Encoding"].split(",")]
+                headers = dict(self.headers.items())
+                tag = tags(len(server.requests))
+                server.requests.append(headers)
+                accepted = [name.strip() for name in headers["Accept-Encoding"].split(",")]
                 encoding = next(name for name in [*accepted, "identity"] if name in files)
                 start, end, whole = 0, "", files[encoding]
-                partial = "Range" in asked and asked.get("If-Range", tag) == tag
+                partial = "Range" in headers and headers.get("If-Range", tag) == tag
                 if partial:
-                    first, end = asked["Range"].removeprefix("bytes=").split("-")
+                    first, end = headers["Range"].removeprefix("bytes=").split("-")
                     start = int(first)
                 data = whole[start : int(end) + 1 if end else None]
                 self.send_response(206 if partial else 200)
@@ -78,8 +78,13 @@ def fetch(server: Breaking, *, limit: int | None = len(FILE)) -> bytes:
 def test_broken_download_resumes(encoding):
     server = Breaking({encoding: ENCODED[encoding]}, 300_000, 5, 200_000)
     assert fetch(server) == FILE
-    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=300000-", "bytes=300005-", "bytes=500005-"]
-    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
+    assert [headers.get("Range") for headers in server.requests] == [
+        None,
+        "bytes=300000-",
+        "bytes=300005-",
+        "bytes=500005-",
+    ]
+    assert {headers["Accept-Encoding"] for headers in server.requests[1:]} == {encoding}
 
 
 @pytest.mark.usefixtures("no_waits")
@@ -95,7 +100,7 @@ def test_download_restarts_without_a_matching_strong_etag():
     assert fetch(Breaking({"identity": FILE}, 300_000, tags=lambda number: f'"{number}"')) == FILE
     weak = Breaking({"identity": FILE}, 300_000, tags=lambda _: 'W/"a"')
     assert fetch(weak) == FILE
-    assert "Range" not in weak.asked[1]
+    assert "Range" not in weak.requests[1]
 
 
 @pytest.mark.usefixtures("no_waits")
@@ -104,18 +109,18 @@ def test_large_download_uses_ranges_each_of_which_may_break(encoding, monkeypatc
     monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({encoding: ENCODED[encoding]}, 1_000_000, 300_000)
     assert fetch(server) == FILE
-    ranges = [asked["Range"] for asked in server.asked]
+    ranges = [headers["Range"] for headers in server.requests]
     assert ranges[:3] == ["bytes=0-999999", "bytes=1000000-1999999", "bytes=1300000-2299999"]
     assert len(ranges) == {"identity": 4, "zstd": 3}[encoding]
-    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
-    assert [asked.get("If-Range") for asked in server.asked[:2]] == [None, '"a"']
+    assert {headers["Accept-Encoding"] for headers in server.requests[1:]} == {encoding}
+    assert [headers.get("If-Range") for headers in server.requests[:2]] == [None, '"a"']
 
 
 @pytest.mark.usefixtures("no_waits")
 def test_range_without_a_limit_fits_a_cloud_function():
     server = Breaking({"identity": FILE})
     assert fetch(server, limit=None) == FILE
-    assert [asked["Range"] for asked in server.asked] == ["bytes=0-31457279"]
+    assert [headers["Range"] for headers in server.requests] == ["bytes=0-31457279"]
 
 
 @pytest.mark.usefixtures("no_waits")
@@ -124,7 +129,7 @@ def test_whole_file_is_requested_without_a_usable_etag(tags, monkeypatch):
     monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({"identity": FILE}, tags=tags)
     assert fetch(server) == FILE
-    assert server.asked[-1].get("Range") is None or server.asked[-1]["If-Range"] != tags(len(server.asked) - 1)
+    assert server.requests[-1].get("Range") is None or server.requests[-1]["If-Range"] != tags(len(server.requests) - 1)
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])
@@ -137,7 +142,7 @@ def test_decompression_bomb_is_refused_at_the_announced_size(encoding):
 def test_no_encoding_is_accepted_without_a_limit():
     server = Breaking(ENCODED)
     assert fetch(server, limit=None) == FILE
-    assert server.asked[0]["Accept-Encoding"] == "identity"
+    assert server.requests[0]["Accept-Encoding"] == "identity"
 
 
 def test_wrongly_declared_encoding_is_refused():
@@ -149,19 +154,19 @@ def test_wrongly_declared_encoding_is_refused():
 def without_zstd(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(encodings, "_module", lambda _: None)
     caches = (encodings.available, encodings._zstandard, encodings._standard_zstd)
-    for each in caches:
-        each.cache_clear()
+    for function in caches:
+        function.cache_clear()
     yield
     monkeypatch.undo()
-    for each in caches:
-        each.cache_clear()
+    for function in caches:
+        function.cache_clear()
 
 
 @pytest.mark.usefixtures("without_zstd")
 def test_client_without_zstd_accepts_gzip():
     server = Breaking(ENCODED)
     assert fetch(server) == FILE
-    assert server.asked[0]["Accept-Encoding"] == "gzip"
+    assert server.requests[0]["Accept-Encoding"] == "gzip"
     assert TensorBody({"a": np.zeros(10_000)}).encoded(["zstd", "gzip"]).encoding == "gzip"
 
 
@@ -208,8 +213,8 @@ def test_refused_encoding_falls_back_to_identity(double, fault):
     double.assignment = {"update_encodings": ("zstd", "gzip"), "max_update_bytes": 1_000_000}
     if fault is not None:
         double.faults["PUT /v1/updates"] = [fault]
-    with client(double, runtime_factory=lambda _: Wide()) as made:
-        assert isinstance(made.run_once(), Contributed)
+    with client(double, runtime_factory=lambda _: Wide()) as muster_client:
+        assert isinstance(muster_client.run_once(), Contributed)
     (body,) = double.uploads.values()
     refused = fault is not None and fault is not drop_after
     if not refused:
@@ -220,21 +225,21 @@ def test_refused_encoding_falls_back_to_identity(double, fault):
 
 def test_cached_files_are_not_fetched_again_after_a_restart(double, tmp_path):
     for _ in range(3):
-        with client(double, cache=tmp_path) as made:
-            assert isinstance(made.run_once(), Contributed)
+        with client(double, cache=tmp_path) as muster_client:
+            assert isinstance(muster_client.run_once(), Contributed)
     gets = {route: number for route, number in double.requests.items() if route.startswith("GET")}
     assert set(gets.values()) == {1}
     assert len(gets) == 2
 
 
 def test_damaged_cache_file_is_fetched_again_and_replaced(double, tmp_path):
-    with client(double, cache=tmp_path) as made:
-        made.run_once()
+    with client(double, cache=tmp_path) as muster_client:
+        muster_client.run_once()
     files = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for file in files:
         file.write_bytes(b"damaged")
-    with client(double, cache=tmp_path) as made:
-        assert isinstance(made.run_once(), Contributed)
+    with client(double, cache=tmp_path) as muster_client:
+        assert isinstance(muster_client.run_once(), Contributed)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
@@ -274,5 +279,5 @@ def test_shared_cache_shows_no_incomplete_file(tmp_path):
 def test_unusable_cache_only_costs_downloads(double, tmp_path):
     (tmp_path / "file").write_bytes(b"no folder")
     for _ in range(2):
-        with client(double, cache=tmp_path / "file") as made:
-            assert isinstance(made.run_once(), Contributed)
+        with client(double, cache=tmp_path / "file") as muster_client:
+            assert isinstance(muster_client.run_once(), Contributed)

@@ -26,7 +26,7 @@ def ask(double: Double, **more: Any) -> CheckinResponse:
         return http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
 
 
-@pytest.mark.skipif(not http._CAN_SET_WAIT, reason="stamina for Python 3.9 can't be told how long to wait")
+@pytest.mark.skipif(not http._CAN_SET_WAIT, reason="stamina for Python 3.9 can't set the wait")
 def test_retry_after_is_obeyed(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=0.7)]
     waits: list[float] = []
@@ -84,7 +84,7 @@ def test_answer_of_another_server_is_a_foreign_answer(double: Double, fault: Any
     ("header", "date", "seconds"),
     [
         ("7", None, 7),
-        ("86400", None, 3600),  # an hour at most from anything but a coordinator
+        ("86400", None, 3600),  # another server may request at most an hour
         ("9" * 400, None, 3600),
         ("0", None, None),
         ("-5", None, None),
@@ -93,7 +93,7 @@ def test_answer_of_another_server_is_a_foreign_answer(double: Double, fault: Any
         ("soon", None, None),
         ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
         ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:09 GMT", None),
-        ("Sun, 01 Mar 2020 12:00:05 GMT", None, None),  # this device's clock is not asked
+        ("Sun, 01 Mar 2020 12:00:05 GMT", None, None),  # this device's clock is not read
         ("Sun, 01 Mar 2020 12:00:05 -0000", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
         ("Mon, 31 Dec 9999 23:59:59 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 3600),
         ("Mon, 99 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", None),

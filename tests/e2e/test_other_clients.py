@@ -29,11 +29,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples/clients"
 PLAN, OTHER = EXAMPLES / "histogram.plan", EXAMPLES.parents[1] / "tests/data/mean.plan"
 SHELL = EXAMPLES / "curl/contribute.sh"
 MODULE = EXAMPLES / "javascript/muster.mjs"
-# Edges of bins, what lies outside, fractions, signs: and how often each bin has one.
+# Edges of bins, values outside, fractions and signs, and the expected count of each bin.
 NUMBERS = ("-5", "0", "9.5", "10", "19.99", "42", "42.5", "5e1", "99.999", "100", "+1234.5")
 HISTOGRAM = [3, 2, 0, 0, 2, 1, 0, 0, 0, 3]
-PATIENCE = 240.0  # seconds; what takes longer hangs
-# Chromium's own errands have no place in a test; and its sandbox needs what containers do not give.
+PATIENCE = 240.0  # seconds
+# No background requests of Chromium; its sandbox does not work in containers.
 CHROMIUM = [
     "--headless",
     "--no-sandbox",
@@ -80,7 +80,7 @@ def coordinator(pages: Pages, tmp_path_factory: Any) -> Iterator[LocalCoordinato
 
 @pytest.fixture
 def opened(coordinator: LocalCoordinator) -> Iterator[Callable[..., str]]:
-    """Makes a task of one round of one client and waits until the round is open; gives the population, which has its name."""
+    """Creates a task with one round of one client, and returns its population when open."""
     with Operator(coordinator.url) as operator:
 
         def make(name: str, plan: Path = PLAN) -> str:
@@ -92,13 +92,13 @@ def opened(coordinator: LocalCoordinator) -> Iterator[Callable[..., str]]:
         yield make
 
 
-def until(happened: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.1)):
-        if happened():
+        if condition():
             return
         pause.wait(0.1)
-    pytest.fail(f"It has not happened in {PATIENCE:.0f} s")
+    pytest.fail(f"The condition was not met within {PATIENCE:.0f} s")
 
 
 def result(coordinator: LocalCoordinator, task: str) -> list[int]:
@@ -106,12 +106,12 @@ def result(coordinator: LocalCoordinator, task: str) -> list[int]:
         until(lambda: operator.task(task).status is TaskStatus.COMPLETED)
         (round_,) = operator.rounds(task)
         assert (round_.folded, round_.dropped) == (1, {})
-        found: list[int] = decode(operator.result_bytes(task, 1))["counts"].tolist()
-    return found
+        counts: list[int] = decode(operator.result_bytes(task, 1))["counts"].tolist()
+    return counts
 
 
 def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(  # noqa: S603  our own examples
+    done = subprocess.run(  # noqa: S603
         list(map(str, command)),
         input="".join(f"{line}\n" for line in lines),
         capture_output=True,
@@ -122,17 +122,17 @@ def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> sub
             **os.environ,
             "no_proxy": "127.0.0.1",
             "NO_PROXY": "127.0.0.1",
-        },  # curl and browsers leave that to their user
+        },  # curl and browsers use proxies on loopback
     )
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
 
 
 def needed(*names: str) -> str:
-    """The program of the first of `names` that is installed; skips the test if none is."""
+    """Returns the path of the first installed program of `names`, or skips the test."""
     for name in names:
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     pytest.skip(f"{names[0]} is not installed")
 
 
@@ -144,11 +144,11 @@ def curl() -> None:
 
 @pytest.fixture
 def node() -> str:
-    found = needed("node")
-    version = run(found, "--version").stdout
+    path = needed("node")
+    version = run(path, "--version").stdout
     if int(version.lstrip("v").partition(".")[0]) < 18:
-        pytest.skip(f"node {version.strip()} has no fetch; 18 has it")
-    return found
+        pytest.skip(f"node {version.strip()} has no fetch; node 18 has it")
+    return path
 
 
 @pytest.mark.usefixtures("curl")
@@ -184,9 +184,7 @@ def test_node_client_completes_a_round(coordinator: LocalCoordinator, opened: Ca
     assert result(coordinator, task) == HISTOGRAM
 
 
-def test_node_client_rejects_another_plan(
-    coordinator: LocalCoordinator, opened: Callable[..., str], node: str
-) -> None:
+def test_node_client_rejects_another_plan(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
     task = opened("node-other", OTHER)
     assert "wants something else" in run(node, MODULE, coordinator.url, task, "d", "1", code=1).stderr
     assert failures(coordinator, task) == {"plan_refused": 1}
@@ -214,7 +212,7 @@ def test_node_client_refuses_a_plan_with_a_changed_byte(node: str, tmp_path: Pat
 def browse(profile: Path, address: str) -> str:
     """What the page at `address` has in its outcome, when it is done."""
     chromium = needed("chromium", "chromium-browser", "google-chrome", "chrome")
-    # Time in the page runs ahead while it waits for nothing but time, so the budget is no delay.
+    # Virtual time of the page advances while the page only waits, so the budget causes no delay.
     done = run(chromium, *CHROMIUM, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address)
     found = re.search(r'<output id="outcome">(.*?)</output>', done.stdout, re.DOTALL)
     assert found, (done.stdout, done.stderr)
@@ -243,7 +241,7 @@ def test_browser_blocks_a_page_of_another_origin(
         assert browse(tmp_path, f"{others.url}/page.html?{query(coordinator, task)}") == "Error: Failed to fetch"
     with Operator(coordinator.url) as operator:
         (round_,) = operator.rounds(task)
-    assert (round_.assigned, round_.reported) == (0, None)  # a round of so few is counted when it has ended
+    assert (round_.assigned, round_.reported) == (0, None)  # a small round publishes its count when it has ended
 
 
 def failures(coordinator: LocalCoordinator, task: str) -> dict[str, int]:

@@ -103,7 +103,7 @@ def test_slow_clients_are_let_go_and_others_served_meanwhile(server):
     finally:
         for connection in connections:
             connection.close()
-    # How long it lets a client wait is measured on a clock of its own, in unit/test_patience.py.
+    # The time limits are tested with a manual clock in unit/test_slow_clients.py.
     assert found[:2] == [None, None]  # there was no request to answer
     assert all(status == 400 and b"too slowly" in text for status, text in found[2:])
 
