@@ -162,7 +162,7 @@ print(sum(budget.spend(plan="p", broadcast=sys.argv[2]) is None for _ in range(5
 
 
 def test_processes_that_share_a_budget_never_exceed_it(tmp_path: Path) -> None:
-    """The processes also race to create it."""
+    """Four processes also race to create the file."""
     processes = [
         subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", SPENDER, str(tmp_path / "budget"), str(number)], stdout=subprocess.PIPE, text=True

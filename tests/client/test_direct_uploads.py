@@ -52,7 +52,7 @@ class LargeWorker(Worker):
 
 
 class Stage:
-    """A coordinator on its address, its bucket, and clients of both."""
+    """Coordinator with its address, bucket and clients."""
 
     def __init__(self, root: Path, bucket: Bucket, *, resumable_above: int) -> None:
         with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):

@@ -134,7 +134,7 @@ def test_second_listener_at_a_taken_port_fails() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere two sockets can't be bound to one port")
 def test_start_does_not_mistake_another_server_at_its_port_for_itself(tmp_path: Path) -> None:
-    """The other server is bound before the start and tries to listen after it."""
+    """Another server is bound before the start and tries to listen after it."""
     other = ThreadingHTTPServer((LOOPBACK, 0), BaseHTTPRequestHandler, bind_and_activate=False)
     other.allow_reuse_address = True
     other.server_bind()

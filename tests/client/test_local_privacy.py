@@ -158,7 +158,7 @@ def test_new_files_and_folders_are_private_under_any_umask(tmp_path: Path) -> No
 
 
 def test_every_setting_belongs_to_the_committer_or_to_web() -> None:
-    """A new setting must be added to one of the two, or no process of `muster up` gets it."""
+    """Add a new setting to one of the two; otherwise no process of `muster up` gets it."""
     fields = {f"MUSTER_{name.upper()}" for name in Settings.model_fields}
     assert fields <= COMMITTER | WEB_ONLY
     assert not COMMITTER & WEB_ONLY

@@ -11,7 +11,7 @@ from support.harness import Harness
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from muster.operator import Operator
+from muster.operator import EndedRounds, Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.http import router
@@ -51,6 +51,21 @@ def test_task_from_plan_to_checkpoints(harness: Harness, operator: Operator, mon
     assert int(operator.result("sum", 2)["ids"]) == 2
     monkeypatch.setattr("muster.transport.downloads.RANGE_BYTES", 10)
     assert int(operator.result("sum", 2)["ids"]) == 2
+
+
+@pytest.mark.parametrize("page", [1, 2, 100])
+def test_ended_rounds_are_polled_once_and_in_order(harness: Harness, operator: Operator, page: int) -> None:
+    operator.create_task("sum", population="phones", plan=harness.plan, policy=TaskPolicy(rounds=3, goal=1))
+    harness.deliver_all()
+    ended = EndedRounds(operator, "sum", page=page)
+    polled = [[view.round for view in ended.poll()]]
+    for client in range(3):
+        harness.upload(harness.assigned(client).token, {**_update(client)})
+        harness.settle()
+        polled.append([view.round for view in ended.poll()])
+    assert polled == [[], [1], [2], [3]]
+    assert list(ended.poll()) == []
+    assert [view.round for view in EndedRounds(operator, "sum", page=page).poll()] == [1, 2, 3]
 
 
 def test_pause_resume_rollback_and_cancel(harness: Harness, operator: Operator) -> None:

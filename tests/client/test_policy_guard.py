@@ -65,7 +65,7 @@ def serve(double: Double, plan: Plan) -> None:
 
 
 def refused(double: Double, policy: ClientPolicy, **more: Any) -> str:
-    """The rule that leaves the device; the update does not."""
+    """Returns the reported rule, and checks that no update was uploaded."""
     with client_of(double, policy, **more) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed), outcome

@@ -31,7 +31,7 @@ def _name(text: str) -> x509.Name:
 
 
 class Authority:
-    """A company's own certificate authority."""
+    """Certificate authority of a company."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "ca.pem"
@@ -43,7 +43,7 @@ class Authority:
     def context(
         self, *, host: str = "127.0.0.1", start: datetime = NOW - DAY, end: datetime = NOW + DAY
     ) -> ssl.SSLContext:
-        """A server's, with a certificate for `host`."""
+        """Returns a server's TLS context with a certificate for `host`."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._signed(host, key, start=start, end=end)
         file = self._folder / f"{certificate.serial_number}.pem"
@@ -124,7 +124,7 @@ def ask(url: str) -> CheckinResponse:
 
 
 def refused(url: str) -> tuple[str, str]:
-    """The lines that the command line shows."""
+    """Returns the error lines of the command line."""
     with pytest.raises(UnreachableError) as raised:
         ask(url)
     code, (error, fix) = explain(raised.value)

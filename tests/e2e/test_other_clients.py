@@ -210,7 +210,7 @@ def test_node_client_refuses_a_plan_with_a_changed_byte(node: str, tmp_path: Pat
 
 
 def browse(profile: Path, address: str) -> str:
-    """What the page at `address` has in its outcome, when it is done."""
+    """Returns the outcome that the page at `address` shows when it is done."""
     chromium = needed("chromium", "chromium-browser", "google-chrome", "chrome")
     # Virtual time of the page advances while the page only waits, so the budget causes no delay.
     done = run(chromium, *CHROMIUM, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address)

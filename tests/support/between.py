@@ -98,7 +98,7 @@ class Between(Loopback):
         super().__init__(_Server(("127.0.0.1", 0), Handler))
 
     def plan(self, kind: str, statuses: Iterable[int]) -> None:
-        """Answers the next requests of `kind` with `statuses`, forwarding one request after each."""
+        """Answers the next requests of `kind` with `statuses`; forwards one request after each."""
         with self._lock:
             for status in statuses:
                 self.script[kind].extend([status, None])

@@ -1,7 +1,7 @@
 """Proxies that lose requests or answers, in front of a service's emulator.
 
-`plan` scripts the faults of the next calls of a method, in order; other calls are forwarded. `calls`
-counts all calls.
+`plan` scripts the faults of the next calls of a method; other calls are forwarded. `calls` counts
+all calls.
 """
 
 from __future__ import annotations

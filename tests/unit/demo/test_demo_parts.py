@@ -1,4 +1,4 @@
-"""The demo's folder, display, summary and policy."""
+"""Folder, display, summary and policy of the demo."""
 
 from __future__ import annotations
 
