@@ -31,8 +31,8 @@ pytestmark = [
     pytest.mark.xdist_group("client_process"),  # they share a coordinator
 ]
 
-# What the clients' data functions do. A pause between two tries of the same thing is a fiftieth of
-# what it is elsewhere, and each assignment fetches its plan, so that all answers come in seconds.
+# Data functions of the clients. Back-off is shortened to a fiftieth, and each assignment fetches its
+# plan, so that all scripted answers are used within seconds.
 DATA = """
 import ctypes, itertools, os, time
 from collections import OrderedDict
@@ -40,7 +40,7 @@ from pathlib import Path
 
 import muster.client.machine, muster.client.plans
 
-muster.client.machine._FIRST_PAUSE = 0.02
+muster.client.machine._MIN_PAUSE = 0.02
 
 class Forgetful(OrderedDict):
     def get(self, *_):
