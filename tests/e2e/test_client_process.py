@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.xdist_group("client_process"),  # they share a coordinator
 ]
 
-# Data functions of the clients. Back-off is shortened to a fiftieth, and each assignment fetches its
+# Data functions of the clients. Back-off is shortened to a fiftieth. Each assignment fetches the
 # plan, so that all scripted answers are used within seconds.
 DATA = """
 import ctypes, itertools, os, time

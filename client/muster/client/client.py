@@ -128,7 +128,7 @@ class MusterClient:
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
             trusted_signers=signers,
-            vouch=self._guard.vouch,
+            check_signatures=self._guard.on_signatures,
         )
         self._work = AssignmentWork(
             self._plans,
@@ -191,7 +191,7 @@ class MusterClient:
             while True:
                 reason = conditions.reason_to_stop()
                 if reason is not None and not isinstance(self._phase, Reporting):
-                    return self._break_off(reason)
+                    return self._stop_cycle(reason)
                 pause = self._guard.before_checkin() if isinstance(self._phase, Idle) else None
                 if pause is not None:
                     outcome = Ineligible(pause.detail, pause.retry_after, until=pause.until)
@@ -205,9 +205,9 @@ class MusterClient:
                     self._emit(step.outcome)
                     return step.outcome
         except CallStoppedError:
-            return self._break_off(STOPPED)
+            return self._stop_cycle(STOPPED)
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
             raise
 
     def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
@@ -231,12 +231,11 @@ class MusterClient:
                 if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
                     break
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(
-                FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS
-            )  # an assignment held over an outage
+            # The client may hold an assignment over an outage.
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
             raise
         if stop.is_set():
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
         return Summary(contributed=counts[Contributed], missed=counts[Missed], failed=counts[Failed])
 
     def _run_phase(self, stop: Optional[threading.Event]) -> Event:
@@ -278,7 +277,7 @@ class MusterClient:
         try:
             return self._work.do(assignment, self._validity, stop=stop)
         except ImportError as error:
-            self._give_back(FailureReason.OTHER)
+            self._release_assignment(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
             raise SetupError(detail) from error
 
@@ -327,19 +326,21 @@ class MusterClient:
             seconds=seconds,
         )
 
-    def _break_off(self, reason: str) -> Ineligible:
+    def _stop_cycle(self, reason: str) -> Ineligible:
         """Ends the cycle between two phases and releases the assignment."""
         phase = self._phase
-        self._give_back(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS if reason == STOPPED else None)
+        self._release_assignment(
+            FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS if reason == STOPPED else None
+        )
         if isinstance(phase, (Working, Uploading)):
             task, number = phase.assignment.task, phase.assignment.round
-            outcome = Ineligible(f"{reason}; the assignment was given back", INELIGIBLE_PAUSE, task, number)
+            outcome = Ineligible(f"{reason}; the assignment was released", INELIGIBLE_PAUSE, task, number)
         else:
             outcome = Ineligible(reason, INELIGIBLE_PAUSE)
         self._emit(outcome)
         return outcome
 
-    def _give_back(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
+    def _release_assignment(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
         """Reports the assignment as failed, in one attempt: without a report it would expire.
 
         Args:

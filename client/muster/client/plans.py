@@ -68,7 +68,7 @@ class PlanStore:
       runtime_factory: Creates the runtime of a plan.
       trusted_signers: Public keys, one of which must have signed a plan; empty: no signature is
         needed.
-      vouch: Applies the policy's rule about signatures; may raise `LimitError`.
+      check_signatures: Applies the policy's rule about signatures; may raise `LimitError`.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class PlanStore:
         folder: Optional[Path],
         runtime_factory: RuntimeFactory,
         trusted_signers: tuple[str, ...] = (),
-        vouch: Callable[[Plan], None] = lambda _: None,
+        check_signatures: Callable[[Plan], None] = lambda _: None,
     ) -> None:
         self._transport = transport
         self._cache = DownloadCache(folder)
         self._new_runtime = runtime_factory
         self._trusted = trusted_signers
-        self._extra_check = vouch
+        self._policy_check = check_signatures
         self._loaded: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
 
     def get(self, download: Download, *, check: Callable[[PlanManifest], None] = lambda _: None) -> tuple[Plan, Worker]:
@@ -155,7 +155,7 @@ class PlanStore:
 
     def _check_signatures(self, plan: Plan) -> None:
         plan.check_signed(self._trusted)
-        self._extra_check(plan)
+        self._policy_check(plan)
 
 
 def _retry_corrupt(fetch: Callable[[], T]) -> T:

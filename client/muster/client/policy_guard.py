@@ -2,9 +2,10 @@
 
     before_checkin      budget, before a slot is taken
     on_assignment       plan address, announced minimum and goal, budget: before any download
-    vouch, on_plan      signatures, then the manifest: before the graph is read
+    on_signatures       the plan's signers, before its manifest is used
+    on_plan             the manifest, before the graph is read
     before_work         the budget is spent, durably, before the plan runs on the data
-    before_upload       the update's size next to the data's
+    before_upload       the size of the update relative to the data
 
 Each method raises `PolicyError` where a rule forbids the step. Without a policy all of them allow
 everything.
@@ -139,7 +140,7 @@ class PolicyGuard:
         if self._budget is not None and self._charged != assignment:
             self._require_budget(lambda budget: budget.exhausted(**_key(assignment)))
 
-    def vouch(self, plan: Plan) -> None:
+    def on_signatures(self, plan: Plan) -> None:
         """Checks the signers of the plan, whose hashes are checked already."""
         if self.policy is not None:
             self._require(check_signers(self.policy, plan))
