@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Callable, Optional, Union
@@ -60,6 +61,15 @@ _OURS = frozenset(
 
 class StartError(RuntimeError):
     """Error raised when the coordinator can't start; the text states the reason and the fix."""
+
+
+@dataclass(frozen=True)
+class _Role:
+    """Process to start: its role, its command line and the listening sockets that it inherits."""
+
+    name: str
+    arguments: list[str]
+    listeners: tuple[socket.socket, ...] = ()
 
 
 class LocalCoordinator:
@@ -168,36 +178,21 @@ class LocalCoordinator:
     def _start_processes(self, timeout: float) -> Self:
         environment = self._environment()
         try:
-            public = self._listen_for_clients()
-            self._listeners += [public, internal := listen(), committer := listen()]
-            internal_url, committer_url = (f"http://{LOOPBACK}:{port_of(inner)}" for inner in (internal, committer))
-            arguments = {
-                "web": [
-                    *("--address", _bind_address(public), "--internal-address", _bind_address(internal)),
-                    *("--internal-port", str(port_of(internal))),
-                    *("--workers", str(self._workers), "--threads", str(self._threads)),
-                ],
-                "committer": ["--address", _bind_address(committer), *(["--warm"] if self._warm else [])],
-                "pump": [
-                    *("--queue", str(self._queue), "--tick", str(self._tick)),
-                    *("--aggregator", internal_url, "--committer", committer_url),
-                ],
-            }
-            listeners = {"web": (public, internal), "committer": (committer,), "pump": ()}
-            for name, options in arguments.items():
+            public, internal, committer = self._open_listeners()
+            for role in self._roles(public, internal, committer):
                 self._children.append(
                     LocalProcess(
-                        name,
-                        options,
-                        environment=environment_for(name, environment),
-                        log=self.logs / f"{name}.log",
+                        role.name,
+                        role.arguments,
+                        environment=environment_for(role.name, environment),
+                        log=self.logs / f"{role.name}.log",
                         on_died=self._on_died,
-                        listeners=listeners[name],
+                        listeners=role.listeners,
                     )
                 )
             deadline = time.monotonic() + timeout
-            for name, url in (("web", internal_url), ("committer", committer_url)):
-                self._wait_for(name, f"{url}/healthz", deadline)
+            for name, listener in (("web", internal), ("committer", committer)):
+                self._wait_for(name, f"{_url_of(listener)}/healthz", deadline)
             self._check_alive()
         except BaseException:
             self.kill()
@@ -206,6 +201,31 @@ class LocalCoordinator:
             child.keep_alive()
         self._rotation.start()
         return self
+
+    def _roles(self, public: socket.socket, internal: socket.socket, committer: socket.socket) -> tuple[_Role, ...]:
+        return (
+            _Role(
+                "web",
+                [
+                    *("--address", _bind_address(public), "--internal-address", _bind_address(internal)),
+                    *("--internal-port", str(port_of(internal))),
+                    *("--workers", str(self._workers), "--threads", str(self._threads)),
+                ],
+                (public, internal),
+            ),
+            _Role(
+                "committer",
+                ["--address", _bind_address(committer), *(["--warm"] if self._warm else [])],
+                (committer,),
+            ),
+            _Role(
+                "pump",
+                [
+                    *("--queue", str(self._queue), "--tick", str(self._tick)),
+                    *("--aggregator", _url_of(internal), "--committer", _url_of(committer)),
+                ],
+            ),
+        )
 
     def stop(self) -> None:
         """Ends the processes in order; kills those that do not end in a few seconds. Idempotent.
@@ -236,15 +256,19 @@ class LocalCoordinator:
             child.wait(0.0)
         self._close_listeners()
 
-    def _listen_for_clients(self) -> socket.socket:
+    def _open_listeners(self) -> tuple[socket.socket, socket.socket, socket.socket]:
+        """Opens the sockets for clients, for internal requests to `web`, and of the committer."""
         try:
-            listener = listen(self._host, self._port, wait_seconds=_PORT_WAIT_SECONDS)
+            public = listen(self._host, self._port, wait_seconds=_PORT_WAIT_SECONDS)
         except OSError as error:
             raise StartError(
                 f"Can't listen on {self._host}:{self._port} ({error.strerror}): choose another --host or --port"
             ) from error
-        self._port = port_of(listener)
-        return listener
+        self._listeners.append(public)
+        self._port = port_of(public)
+        for _ in range(2):
+            self._listeners.append(listen())
+        return public, self._listeners[1], self._listeners[2]
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:
@@ -304,6 +328,10 @@ class LocalCoordinator:
 def _bind_address(listener: socket.socket) -> str:
     """Returns gunicorn's `bind` setting for an inherited socket."""
     return f"fd://{listener.fileno()}"
+
+
+def _url_of(listener: socket.socket) -> str:
+    return f"http://{LOOPBACK}:{port_of(listener)}"
 
 
 def _tail(log: Path) -> str:

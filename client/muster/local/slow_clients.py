@@ -10,9 +10,9 @@ Only time spent waiting for the client counts, and each request starts with a ne
 connections use no thread; gunicorn closes them (`keepalive`).
 
 `DeadlineWorker` subclasses internals of gunicorn: `ThreadWorker.enqueue_req`, and the attribute
-`sock` of its connections (`TConn`). It is tested with gunicorn 27.0; `tests/unit/test_slow_clients.py`
-fails by name if an internal disappears. For clients on the Internet, a proxy in front that buffers
-requests, such as nginx, is the recommended way.
+`sock` of its connections (`TConn`). It is tested with gunicorn 27.0.
+`tests/unit/test_slow_clients.py` fails by name if an internal disappears. For clients on the
+Internet, a proxy in front that buffers requests, such as nginx, is the recommended way.
 """
 
 from __future__ import annotations

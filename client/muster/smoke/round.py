@@ -71,6 +71,8 @@ def run(
 
 
 class _SmokeTest:
+    """Steps of one smoke test, in the order of `run`."""
+
     def __init__(
         self,
         checklist: Checklist,
@@ -202,8 +204,8 @@ class _SmokeTest:
         with self._list.step("1 of them straight to the bucket, by signed URL", fatal=False):
             if client.transport.through:
                 store = client.transport.store
-                why = f"answered {store.status} {store.reason}" if store else "could not be reached from here"
-                raise StepFailedError(f"It went through the function in the end: the bucket {why}", advice.DIRECT)
+                reason = f"answered {store.status} {store.reason}" if store else "could not be reached from here"
+                raise StepFailedError(f"The update went through the function: the bucket {reason}", advice.DIRECT)
 
     def _aggregate(self) -> None:
         with self._list.step("round closed: queue and aggregator work", hints=advice.OPERATOR_API):
@@ -226,8 +228,7 @@ class _SmokeTest:
             raise StepFailedError(f"The round was abandoned: {current.reason}", advice.CLOSING)
         if current.phase is not Phase.COLLECTING:
             return None
-        # Counted from the clients' events: the coordinator publishes no live count of a small
-        # round.
+        # Counted from the clients' events: a small round has no published live count.
         reported = sum(Contributed in client.seen for client in self._clients)
         return f"phase {current.phase.value}, {reported} of {current.goal} updates reported"
 
