@@ -1,6 +1,7 @@
 """Creates files and folders that only their owner can read, whatever the umask of the process.
 
-Windows has no modes: there the functions create and open as usual, and the folder's access-control list applies.
+Windows has no modes: there the functions create and open as usual, and the folder's access-control
+list applies.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _POSIX = os.name == "posix"
 
 @contextlib.contextmanager
 def owner_only() -> Iterator[None]:
-    """Sets the umask of this process to 077 inside the block. Child processes that start there inherit it."""
+    """Sets the umask of this process to 077 inside the block.
+
+    Child processes that start there inherit it.
+    """
     before = os.umask(_OTHERS)
     try:
         yield
@@ -27,8 +31,8 @@ def owner_only() -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates `folder`, and each missing parent, with mode 0700. An existing folder is unchanged."""
-    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+    """Creates `folder` and each missing parent with mode 0700. Leaves an existing one unchanged."""
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=FOLDER_MODE, exist_ok=True)
     folder.mkdir(mode=FOLDER_MODE, exist_ok=True)  # raises FileExistsError where a file has that name
 
@@ -39,15 +43,16 @@ def open_to_append(file: Path) -> BinaryIO:
 
 
 def tighten(folder: Path, *, ours: Collection[str]) -> Optional[str]:
-    """Revokes the rights of the group and of others on `folder` and on its entries `ours`, recursively.
+    """Revokes the rights of the group and of others on `folder` and its entries `ours`.
 
     Args:
       folder: An existing folder.
-      ours: Names of entries that this program creates there. The mode of a folder with other entries is unchanged: it
-        protects other files too, and another program may rely on it.
+      ours: Names of entries that Muster creates there. The mode of a folder with other entries is
+        unchanged: another program may rely on it.
 
     Returns:
-      A sentence for the operator if others had access to the folder; None if it was private already.
+      A sentence for the operator if others had access to the folder; None if it was private
+      already.
     """
     if not _POSIX or not folder.stat().st_mode & _OTHERS:
         return None
@@ -66,7 +71,7 @@ def tighten(folder: Path, *, ours: Collection[str]) -> Optional[str]:
         )
     if foreign:
         return (
-            f"Other accounts may use {folder}, which also holds {', '.join(foreign[:3])}, so its mode was left as it is. "
+            f"Other accounts may use {folder}, which also holds {', '.join(foreign[:3])}, so its mode is unchanged. "
             "Muster's own files in it are readable by their owner only; choose a separate folder for Muster"
         )
     return f"Other accounts could use {folder}. It and the files in it are now readable by their owner only (mode 0700)"
@@ -80,7 +85,7 @@ def _restrict_tree(top: Path) -> None:
 
 
 def _restrict(path: Path) -> None:
-    # A running process may remove a file meanwhile. The target of a link is not ours.
+    # A running process may remove a file meanwhile. The target of a link may belong to others.
     with contextlib.suppress(FileNotFoundError):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~_OTHERS & 0o7777)

@@ -1,4 +1,4 @@
-"""What leaves a device when its work fails: the reason and the kind of error, and nothing that quotes its data."""
+"""Failure reports of a device: reason and kind of error, and no text that may quote data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def of_text(build):
-    """A plan over text, whose `work` is what `build` makes of the data; everything else is the mean's."""
+    """Returns a plan over text whose `work` is built by `build`, and the rest that of the mean."""
     import tensorflow as tf
 
     plan = Plan.load(DATA / "mean.plan")
@@ -92,7 +92,7 @@ def generating():
     raise LookupError(SECRET)
 
 
-NAMED = type(f"No{SECRET}Error", (ValueError,), {})  # as a library makes a class of errors for each table, say
+NAMED = type(f"No{SECRET}Error", (ValueError,), {})  # some libraries create error classes at run time
 CASES = {
     "callback": (mean, raising(ValueError(SECRET)), "data", "ValueError", {}),
     "callback's class": (mean, raising(NAMED(SECRET)), "data", "ValueError", {}),
@@ -104,7 +104,11 @@ CASES = {
     "conversion": (lambda: of_text(converting), lambda: [SECRET], "computation", "InvalidArgumentError", {}),
     "assertion": (lambda: of_text(asserting), lambda: [SECRET], "computation", "InvalidArgumentError", {}),
     "timeout": (
-        numbers, lambda: itertools.chain([1], itertools.repeat(2)), "cancelled", "limits.max_seconds", {"limits": Limits(max_seconds=1.0)}
+        numbers,
+        lambda: itertools.chain([1], itertools.repeat(2)),
+        "cancelled",
+        "limits.max_seconds",
+        {"limits": Limits(max_seconds=1.0)},
     ),
     "not finite": (mean, lambda: float("nan"), "computation", "update_not_finite", {}),
     "too large": (mean, lambda: 1.0, "plan_refused", "limits.max_update_bytes", {"limits": Limits(max_update_bytes=9)}),
@@ -117,7 +121,7 @@ QUOTED = frozenset(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_failure_leaves_the_device_without_a_byte_of_its_data(tmp_path, issuer, case):
+def test_failure_report_holds_no_data(tmp_path, issuer, case):
     plan, data, reason, kind, more = CASES[case]
     h = Fortress(tmp_path, issuer, plan=plan())
     h.begin(goal=3)
@@ -141,12 +145,12 @@ def test_a_failure_leaves_the_device_without_a_byte_of_its_data(tmp_path, issuer
         SECRET.encode().hex().encode(),
     ):
         assert form not in sent, form
-    assert (SECRET in outcome.detail) is (case in QUOTED)  # which its owner sees
+    assert (SECRET in outcome.detail) is (case in QUOTED)  # the owner sees the full text
 
 
-def test_the_kind_of_an_error_is_one_of_a_closed_list():
+def test_kind_of_error_is_from_a_closed_list():
     class InvalidArgumentError(Exception):
-        """Of somebody else."""
+        """Error class of a library."""
 
     assert kind_of(InvalidArgumentError(SECRET)) == "Exception"
     assert kind_of(NAMED()) == "ValueError"

@@ -1,4 +1,4 @@
-"""The budget's file: what it counts, over restarts, processes and clocks, and what it refuses to work with."""
+"""Budget file: counts over restarts, processes and clocks, and unusable files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from muster.client import BudgetError, BudgetRules
 from muster.client.budget import DAY, HOUR, Budget
 
-CLIENT = Path(__file__).parents[2] / "client"
 START = 1_800_000_000.0
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has no modes of files")
 
@@ -35,16 +34,16 @@ def clock() -> Clock:
 
 
 def budget_of(folder: Path, clock: Any, **rules: Any) -> Budget:
-    made = Budget(BudgetRules(file=str(folder / "budget"), **rules), clock=clock)
-    made.open()
-    return made
+    budget = Budget(BudgetRules(file=str(folder / "budget"), **rules), clock=clock)
+    budget.open()
+    return budget
 
 
-def limit(found: Any) -> Optional[str]:
-    return None if found is None else str(found.limit)
+def limit(exhausted: Any) -> Optional[str]:
+    return None if exhausted is None else str(exhausted.limit)
 
 
-def test_a_new_budget_is_empty_and_for_its_owner_alone(tmp_path: Path, clock: Clock) -> None:
+def test_new_budget_is_empty_and_private(tmp_path: Path, clock: Clock) -> None:
     budget = Budget(BudgetRules(file=str(tmp_path / "state" / "budget"), per_day=1), clock=clock)
     assert budget.open()
     assert not budget.open()
@@ -54,41 +53,41 @@ def test_a_new_budget_is_empty_and_for_its_owner_alone(tmp_path: Path, clock: Cl
         assert stat.S_IMODE(budget.path.parent.stat().st_mode) == 0o700
 
 
-def test_a_day_is_any_24_hours(tmp_path: Path, clock: Clock) -> None:
+def test_per_day_counts_any_24_hours(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=2)
     for _ in range(2):
         assert budget.spend(plan="p", broadcast="b") is None
         clock.now += HOUR
-    found = budget.spend(plan="q", broadcast="c")
-    assert found is not None
-    assert (found.limit, found.free_at) == ("per_day", START + DAY)
+    exhausted = budget.spend(plan="q", broadcast="c")
+    assert exhausted is not None
+    assert (exhausted.limit, exhausted.free_at) == ("per_day", START + DAY)
     clock.now = START + DAY
     assert budget.spend(plan="p", broadcast="b") is None
-    found = budget.exhausted()
-    assert found is not None
-    assert found.free_at == START + HOUR + DAY
+    exhausted = budget.exhausted()
+    assert exhausted is not None
+    assert exhausted.free_at == START + HOUR + DAY
 
 
 def test_separation_holds_over_all_plans(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, separation_hours=36)
     assert budget.spend(plan="p", broadcast="b") is None
     clock.now += 36 * HOUR - 1
-    found = budget.spend(plan="q", broadcast="c")
-    assert found is not None
-    assert (found.limit, found.free_at) == ("separation_hours", START + 36 * HOUR)
+    exhausted = budget.spend(plan="q", broadcast="c")
+    assert exhausted is not None
+    assert (exhausted.limit, exhausted.free_at) == ("separation_hours", START + 36 * HOUR)
     clock.now += 1
     assert budget.spend(plan="q", broadcast="c") is None
 
 
-def test_the_later_of_two_limits_says_when_the_budget_is_free(tmp_path: Path, clock: Clock) -> None:
+def test_budget_is_free_when_the_later_limit_is(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1, separation_hours=30)
     budget.spend(plan="p", broadcast="b")
-    found = budget.exhausted()
-    assert found is not None
-    assert found.free_at == START + 30 * HOUR
+    exhausted = budget.exhausted()
+    assert exhausted is not None
+    assert exhausted.free_at == START + 30 * HOUR
 
 
-def test_plans_and_broadcasts_are_counted_for_ever(tmp_path: Path, clock: Clock) -> None:
+def test_counts_of_plans_and_broadcasts_never_expire(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_plan=3, per_broadcast=1)
     for broadcast in ("b1", "b2"):
         assert budget.spend(plan="p", broadcast=broadcast) is None
@@ -99,30 +98,30 @@ def test_plans_and_broadcasts_are_counted_for_ever(tmp_path: Path, clock: Clock)
     assert limit(budget.exhausted(plan="p", broadcast="b4")) == "per_plan"
 
 
-def test_a_limit_of_zero_stops_everything_for_good(tmp_path: Path, clock: Clock) -> None:
+def test_limit_of_zero_stops_all_contributions(tmp_path: Path, clock: Clock) -> None:
     for number, name in enumerate(("per_day", "per_plan", "per_broadcast")):
         folder = tmp_path / str(number)
-        found = budget_of(folder, clock, **{name: 0}).exhausted()
-        assert found is not None
-        assert (found.limit, found.free_at) == (name, None)
+        exhausted = budget_of(folder, clock, **{name: 0}).exhausted()
+        assert exhausted is not None
+        assert (exhausted.limit, exhausted.free_at) == (name, None)
 
 
-def test_a_clock_that_goes_back_frees_nothing(tmp_path: Path, clock: Clock) -> None:
+def test_clock_set_back_frees_no_budget(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.spend(plan="p", broadcast="b")
     for back in (1.0, DAY, 40 * 365 * DAY):
         clock.now = START - back
-        found = budget.spend(plan="p", broadcast="b")
-        assert found is not None
-        assert found.free_at == START + DAY
-        assert "which is before the last contribution" in found.detail
+        exhausted = budget.spend(plan="p", broadcast="b")
+        assert exhausted is not None
+        assert exhausted.free_at == START + DAY
+        assert "which is before the last contribution" in exhausted.detail
     clock.now = START + DAY
     assert budget.spend(plan="p", broadcast="b") is None
     clock.now = START + 1
     assert limit(budget.exhausted()) == "per_day"
 
 
-def test_a_contribution_under_a_clock_that_went_back_counts_from_the_last_one(tmp_path: Path, clock: Clock) -> None:
+def test_contribution_after_a_clock_set_back_counts_from_the_last_one(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=2)
     budget.spend(plan="p", broadcast="b")
     clock.now = START - 30 * DAY
@@ -133,10 +132,10 @@ def test_a_contribution_under_a_clock_that_went_back_counts_from_the_last_one(tm
 
 def rows(budget: Budget, table: str) -> list[Any]:
     with closing(sqlite3.connect(budget.path)) as database:
-        return database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a table's name of this test
+        return database.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608  a constant of this test
 
 
-def test_times_that_no_limit_needs_are_pruned(tmp_path: Path, clock: Clock) -> None:
+def test_old_times_are_pruned(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=9)
     for _ in range(50):
         budget.spend(plan="p", broadcast="b")
@@ -145,16 +144,15 @@ def test_times_that_no_limit_needs_are_pruned(tmp_path: Path, clock: Clock) -> N
     assert rows(budget, "uses") == [("p", "b", 50)]
 
 
-def test_a_stricter_policy_counts_what_was_spent_before(tmp_path: Path, clock: Clock) -> None:
+def test_stricter_policy_counts_earlier_contributions(tmp_path: Path, clock: Clock) -> None:
     loose = budget_of(tmp_path, clock, per_day=5)
     for _ in range(3):
         loose.spend(plan="p", broadcast="b")
     assert limit(budget_of(tmp_path, clock, per_plan=3).exhausted(plan="p")) == "per_plan"
 
 
-SPENDER = f"""
+SPENDER = """
 import sys
-sys.path.insert(0, {str(CLIENT)!r})
 from muster.client import BudgetRules
 from muster.client.budget import Budget
 budget = Budget(BudgetRules(file=sys.argv[1], per_day=7))
@@ -163,10 +161,10 @@ print(sum(budget.spend(plan="p", broadcast=sys.argv[2]) is None for _ in range(5
 """
 
 
-def test_processes_that_share_the_file_never_spend_more_together(tmp_path: Path) -> None:
-    """They also race to make it."""
+def test_processes_that_share_a_budget_never_exceed_it(tmp_path: Path) -> None:
+    """Four processes also race to create the file."""
     processes = [
-        subprocess.Popen(  # noqa: S603  our own code
+        subprocess.Popen(  # noqa: S603
             [sys.executable, "-c", SPENDER, str(tmp_path / "budget"), str(number)], stdout=subprocess.PIPE, text=True
         )
         for number in range(4)
@@ -175,9 +173,8 @@ def test_processes_that_share_the_file_never_spend_more_together(tmp_path: Path)
     assert sum(spent) == 7
 
 
-KILLED = f"""
+KILLED = """
 import sys, os, signal
-sys.path.insert(0, {str(CLIENT)!r})
 from muster.client import BudgetRules
 from muster.client.budget import Budget
 budget = Budget(BudgetRules(file=sys.argv[1], per_plan=1))
@@ -191,8 +188,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @POSIX
 @pytest.mark.parametrize(("moment", "left"), [("before", None), ("after", "per_plan")])
-def test_a_kill_leaves_the_contribution_whole_or_not_at_all(tmp_path: Path, moment: str, left: Optional[str]) -> None:
-    done = subprocess.run(  # noqa: S603  our own code
+def test_contribution_is_atomic_under_a_kill(tmp_path: Path, moment: str, left: Optional[str]) -> None:
+    done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", KILLED, str(tmp_path / "budget"), moment], check=False, timeout=60
     )
     assert done.returncode == -9
@@ -201,7 +198,7 @@ def test_a_kill_leaves_the_contribution_whole_or_not_at_all(tmp_path: Path, mome
 
 @POSIX
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
-def test_a_file_that_others_can_open_is_refused_with_the_fix(tmp_path: Path, clock: Clock, mode: int) -> None:
+def test_budget_open_to_others_is_refused_with_the_fix(tmp_path: Path, clock: Clock, mode: int) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.path.chmod(mode)
     for use in (budget.open, budget.exhausted, lambda: budget.spend(plan="p", broadcast="b")):
@@ -211,7 +208,7 @@ def test_a_file_that_others_can_open_is_refused_with_the_fix(tmp_path: Path, clo
     assert budget.exhausted() is None
 
 
-def test_a_file_that_vanishes_is_not_begun_anew(tmp_path: Path, clock: Clock) -> None:
+def test_missing_budget_is_not_recreated(tmp_path: Path, clock: Clock) -> None:
     budget = budget_of(tmp_path, clock, per_day=1)
     budget.path.unlink()
     with pytest.raises(BudgetError, match="is missing now"):
@@ -239,7 +236,7 @@ def _folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_damaged, _of_another_program, _of_a_newer_version, _folder])
-def test_a_file_that_is_no_budget_is_refused_and_left_alone(tmp_path: Path, clock: Clock, spoil: Any) -> None:
+def test_foreign_file_is_refused_and_unchanged(tmp_path: Path, clock: Clock, spoil: Any) -> None:
     path = tmp_path / "budget"
     spoil(path)
     if path.is_file():
@@ -251,7 +248,7 @@ def test_a_file_that_is_no_budget_is_refused_and_left_alone(tmp_path: Path, cloc
     assert before is None or path.read_bytes() == before
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, clock: Clock) -> None:
+def test_unwritable_path_is_named(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BudgetError, match="can't be used"):
         budget_of(tmp_path / "file", clock, per_day=1)

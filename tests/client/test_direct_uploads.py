@@ -1,4 +1,4 @@
-"""Large updates of a real client, straight to the store: over the real coordinator, with the store's connections breaking."""
+"""Direct uploads of a real client through the real coordinator, with broken connections."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LargeWorker(Worker):
 
 
 class Stage:
-    """A coordinator on its address, its bucket, and clients of both."""
+    """Coordinator with its address, bucket and clients."""
 
     def __init__(self, root: Path, bucket: Bucket, *, resumable_above: int) -> None:
         with cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
@@ -104,7 +104,7 @@ def session(tmp_path: Path, bucket: Bucket) -> Iterator[Stage]:
         yield stage
 
 
-def test_a_large_update_goes_straight_to_the_store(stage: Stage) -> None:
+def test_large_update_is_uploaded_directly(stage: Stage) -> None:
     with stage.client() as client:
         outcome = client.run_once()
     assert isinstance(outcome, Contributed)
@@ -117,7 +117,7 @@ def test_a_large_update_goes_straight_to_the_store(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("fate", [0, QUARTER + 1000, -1])
-def test_an_upload_that_breaks_is_sent_again_and_counted_once(stage: Stage, fate: int) -> None:
+def test_broken_upload_is_retried_and_counted_once(stage: Stage, fate: int) -> None:
     stage.bucket.breaks = [fate, None]
     with stage.client() as client:
         assert isinstance(client.run_once(), Contributed)
@@ -126,23 +126,23 @@ def test_an_upload_that_breaks_is_sent_again_and_counted_once(stage: Stage, fate
 
 
 @pytest.mark.parametrize("status", [503, 429, 403, 400])
-def test_a_refusal_of_the_store_leads_to_another_try(stage: Stage, status: int) -> None:
+def test_upload_refused_by_the_store_is_retried(stage: Stage, status: int) -> None:
     stage.bucket.refusals = [status]
     with stage.client() as client:
         assert isinstance(client.run_once(), Contributed)
     assert stage.commit() == 0b11
 
 
-def test_a_session_goes_on_where_it_broke(session: Stage) -> None:
+def test_session_resumes_after_a_broken_connection(session: Stage) -> None:
     session.bucket.breaks = [QUARTER + 1000, QUARTER + 1000, None]
     with session.client() as client:
         outcome = client.run_once()
     assert isinstance(outcome, Contributed)
     assert session.bucket.calls == {"open": 1, "session": 3, "ask": 2}
-    assert session.bucket.brought == outcome.update_bytes + 2000  # what was sent beyond what is kept
+    assert session.bucket.brought == outcome.update_bytes + 2000  # 2,000 bytes were sent but not stored
 
 
-def test_a_session_goes_on_after_an_outage_that_outlasts_the_repeats(session: Stage) -> None:
+def test_session_resumes_after_an_outage_longer_than_the_retries(session: Stage) -> None:
     session.bucket.breaks = [QUARTER, 0, 0, 0, 0, None]
     with session.client() as client:
         outcomes = [client.run_once(), client.run_once()]
@@ -152,7 +152,7 @@ def test_a_session_goes_on_after_an_outage_that_outlasts_the_repeats(session: St
     assert session.worker.calls == 1
 
 
-def test_a_session_that_the_store_has_forgotten_is_begun_anew(session: Stage) -> None:
+def test_lost_session_starts_over(session: Stage) -> None:
     class Forgetful(list[int | None]):
         def pop(self, _: int = 0) -> int | None:  # type: ignore[override]
             self.clear()
@@ -166,7 +166,7 @@ def test_a_session_that_the_store_has_forgotten_is_begun_anew(session: Stage) ->
     assert session.commit() == 0b11
 
 
-def test_an_update_that_the_store_never_takes_goes_through_the_coordinator(stage: Stage) -> None:
+def test_update_that_the_store_rejects_goes_through_the_coordinator(stage: Stage) -> None:
     stage.bucket.refusals = [403] * 9
     with stage.client() as client:
         assert isinstance(client.run_once(), Contributed)
@@ -175,7 +175,7 @@ def test_an_update_that_the_store_never_takes_goes_through_the_coordinator(stage
     assert stage.commit() == 0b11
 
 
-def test_the_store_gets_no_credentials_of_the_coordinator(stage: Stage) -> None:
+def test_store_receives_no_credentials_of_the_coordinator(stage: Stage) -> None:
     deployment = requests.Session()
     deployment.auth = ("user", "password")
     deployment.headers["Authorization"] = "Bearer of the deployment"
@@ -184,7 +184,7 @@ def test_the_store_gets_no_credentials_of_the_coordinator(stage: Stage) -> None:
     assert "Authorization" not in stage.bucket.headers
 
 
-def test_a_client_that_is_stopped_has_its_session_forgotten(session: Stage) -> None:
+def test_stopped_client_cancels_its_session(session: Stage) -> None:
     def stop(event: Any) -> None:
         if isinstance(event, Sending):
             raise KeyboardInterrupt
@@ -201,7 +201,7 @@ def test_a_client_that_is_stopped_has_its_session_forgotten(session: Stage) -> N
 
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, 201, 308, 412])
-def test_pages_in_place_of_answers_lose_no_large_update(stage: Stage, status: int) -> None:
+def test_web_pages_as_answers_lose_no_large_update(stage: Stage, status: int) -> None:
     with Between(stage.url) as between:
         between.put_store(stage.bucket.url)
         for kind in ("start", "store", "report"):
@@ -218,24 +218,20 @@ def test_pages_in_place_of_answers_lose_no_large_update(stage: Stage, status: in
         assert stage.commit() == 0b11
 
 
-def test_a_small_update_goes_through_the_coordinator(double: Double, client: MusterClient) -> None:
+def test_small_update_goes_through_the_coordinator(double: Double, client: MusterClient) -> None:
     double.assignment = {"direct_above": 1000}
     assert isinstance(client.run_once(), Contributed)
     assert len(double.uploads) == 1
 
 
-def test_a_coordinator_that_takes_no_direct_uploads_after_all_gets_the_update(
-    double: Double, client: MusterClient
-) -> None:
+def test_update_goes_through_a_coordinator_without_direct_uploads(double: Double, client: MusterClient) -> None:
     double.assignment = {"direct_above": 1}
     double.faults["POST /v1/updates:start"] = [problem(ProblemType.NOT_SUPPORTED)]
     assert isinstance(client.run_once(), Contributed)
     assert len(double.uploads) == 1
 
 
-def test_an_update_goes_through_the_coordinator_where_a_network_reaches_nothing_else(
-    double: Double, client: MusterClient
-) -> None:
+def test_update_goes_through_the_coordinator_if_the_store_is_blocked(double: Double, client: MusterClient) -> None:
     leave = DirectUpload(
         url="http://127.0.0.1:1/x", headers={}, resumable=False, expires_at=datetime(2030, 1, 1, tzinfo=UTC)
     )
@@ -245,7 +241,7 @@ def test_an_update_goes_through_the_coordinator_where_a_network_reaches_nothing_
     assert len(double.uploads) == 1
 
 
-def test_an_error_of_the_store_does_not_quote_the_address() -> None:
+def test_error_of_the_store_does_not_quote_the_signed_address() -> None:
     with Transport("http://127.0.0.1:1") as transport, pytest.raises(UnreachableError) as error:
         transport.exchange("PUT", "http://127.0.0.1:1/secret?X-Goog-Signature=secret", headers={})
     assert "secret" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Calls that a client stops waiting for, and what becomes of an assignment then."""
+"""Calls that a client abandons, and the assignments behind them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from support.double import Double, Worker
 
 from muster.client import Contributed, Failed, Ineligible, Limits, MusterClient
-from muster.client.limits import seconds_valid
+from muster.client.limits import validity_seconds
 from muster.client.machine import Idle, Step, step
 from muster.wire.messages import CheckinResponse, FailureReason, Wait, WaitReason
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("no_waits")
 
 
 class Held:
-    """A data function, or a worker, that heeds nothing until the test lets it go."""
+    """Data callback and worker that ignore a stop until the test releases them."""
 
     def __init__(self) -> None:
         self.begun, self.go = threading.Event(), threading.Event()
@@ -33,22 +33,22 @@ class Held:
 
 
 class Heeding(Worker):
-    """A worker that ends when it is told to."""
+    """Worker that ends when `stop` is set."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.given: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self.begun = threading.Event()
 
     def work(self, data: Any, broadcast: Any, *, seconds: float, stop: threading.Event) -> Any:  # type: ignore[override]  # noqa: ARG002
-        self.given = {"seconds": seconds, "stop": stop}
+        self.arguments = {"seconds": seconds, "stop": stop}
         self.begun.set()
         assert stop.wait(60)
         raise RuntimeError("cancelled")
 
 
 @pytest.mark.parametrize("where", ["data", "work"])
-def test_a_stop_ends_a_run_whatever_the_data_or_the_work_does(double: Double, where: str) -> None:
+def test_stop_ends_a_run_during_data_and_work(double: Double, where: str) -> None:
     held, stop, summaries = Held(), threading.Event(), list[Any]()
     data = held.data if where == "data" else lambda: {"id": 1}
     with MusterClient(
@@ -60,13 +60,13 @@ def test_a_stop_ends_a_run_whatever_the_data_or_the_work_does(double: Double, wh
         stop.set()
         thread.join(60)
         assert not thread.is_alive()
-        assert client.working  # it goes on by itself, and nothing waits for it
+        assert client.working  # the abandoned call still runs
         assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
         held.go.set()
     assert summaries[0].contributed == 0
 
 
-def test_a_worker_that_takes_them_gets_the_time_that_is_left_and_the_stop(double: Double) -> None:
+def test_worker_gets_the_remaining_seconds_and_the_stop_event(double: Double) -> None:
     worker, stop = Heeding(), threading.Event()
     outcomes: list[Any] = []
     with MusterClient(double.url, "devices", lambda: {"id": 1}, runtime_factory=lambda _: worker) as client:
@@ -77,10 +77,10 @@ def test_a_worker_that_takes_them_gets_the_time_that_is_left_and_the_stop(double
         thread.join(60)
         assert not client.working
     assert isinstance(outcomes[0], Ineligible)
-    assert 200 < worker.given["seconds"] <= 301  # of the assignment's five minutes, by a date of whole seconds
+    assert 200 < worker.arguments["seconds"] <= 301  # of five minutes; the Date header has whole seconds
 
 
-def test_work_beyond_its_time_is_left_and_nothing_else_starts_until_it_has_ended(double: Double) -> None:
+def test_abandoned_work_blocks_new_work_until_it_ends(double: Double) -> None:
     held = Held()
     with MusterClient(
         double.url, "devices", held.data, runtime_factory=lambda _: Worker(), limits=Limits(max_seconds=0.1)
@@ -101,7 +101,7 @@ def test_work_beyond_its_time_is_left_and_nothing_else_starts_until_it_has_ended
 @pytest.mark.parametrize(
     ("fields", "reason"), [({"seconds": 0.2}, "its assignment, 0.2 s"), ({"seconds": 500.0}, "limit of 0.3 s")]
 )
-def test_the_shorter_of_the_assignment_and_the_limit_bounds_the_work(
+def test_work_is_bounded_by_the_shorter_of_assignment_and_limit(
     double: Double, fields: dict[str, Any], reason: str
 ) -> None:
     double.assignment = fields
@@ -115,7 +115,7 @@ def test_the_shorter_of_the_assignment_and_the_limit_bounds_the_work(
     assert reason in outcome.detail
 
 
-def test_data_is_read_in_one_thread_for_all_assignments(double: Double) -> None:
+def test_all_assignments_read_data_in_one_thread(double: Double) -> None:
     seen: list[threading.Thread] = []
 
     def data() -> Any:
@@ -129,7 +129,7 @@ def test_data_is_read_in_one_thread_for_all_assignments(double: Double) -> None:
     assert seen[0] is not threading.current_thread()
 
 
-def test_the_thread_ends_with_the_thread_that_it_works_for(double: Double) -> None:
+def test_worker_thread_ends_with_its_calling_thread(double: Double) -> None:
     seen: list[threading.Thread] = []
 
     def run() -> None:
@@ -147,18 +147,21 @@ def test_the_thread_ends_with_the_thread_that_it_works_for(double: Double) -> No
     assert not seen[0].is_alive()
 
 
-def test_an_assignment_without_a_duration_is_valid_from_the_answers_own_date(double: Double) -> None:
+def test_validity_without_a_duration_counts_from_the_date_header(double: Double) -> None:
     assignment = double._assign()
     at = assignment.expires_at
-    assert seconds_valid(assignment, None) is None
-    assert seconds_valid(assignment, at.replace(year=at.year + 1)) is None  # a clock that is wrong by far
-    assert seconds_valid(assignment.model_copy(update={"seconds": 7.0}), None) == 7.0
+    assert validity_seconds(assignment, None) is None
+    assert validity_seconds(assignment, at.replace(year=at.year + 1)) is None  # a wrong clock
+    assert validity_seconds(assignment.model_copy(update={"seconds": 7.0}), None) == 7.0
     early = at.fromtimestamp(at.timestamp() - 9.0, at.tzinfo)
-    assert seconds_valid(assignment, early) == 9.0
+    assert validity_seconds(assignment, early) == 9.0
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)])  # fmt: skip
-def test_a_wait_is_bounded(seconds: float, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1e300, 86400.0), (float("inf"), 86400.0), (float("nan"), 0.0), (-5.0, 0.0), (4.2, 4.2)],
+)
+def test_waits_are_bounded(seconds: float, expected: float) -> None:
     answer = CheckinResponse(answer=Wait(reason=WaitReason.NO_TASK, retry_after=seconds))
     moved: Step = step(Idle(), answer, randomness=0.0)
     assert moved.outcome is not None

@@ -1,4 +1,4 @@
-"""The bound on the logs of `muster up`, over real files that a writer holds open."""
+"""Rotation of the logs of `muster up`, with real files that a writer holds open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muster.local.logs import LogRotation, rotate
 from muster.private_files import open_to_append
 
 
-def test_a_long_log_moves_aside_while_its_writer_goes_on(tmp_path: Path) -> None:
+def test_long_log_is_rotated_under_its_writer(tmp_path: Path) -> None:
     log = tmp_path / "web.log"
     with open_to_append(log) as writer:
         writer.write(b"old" * 100)
@@ -25,7 +25,7 @@ def test_a_long_log_moves_aside_while_its_writer_goes_on(tmp_path: Path) -> None
         assert older.stat().st_mode & 0o077 == 0
 
 
-def test_logs_of_a_folder_take_a_bounded_space(tmp_path: Path) -> None:
+def test_logs_of_a_folder_are_bounded(tmp_path: Path) -> None:
     rotation = LogRotation(tmp_path, max_bytes=100)
     with open_to_append(tmp_path / "web.log") as writer:
         for _ in range(50):
@@ -36,5 +36,5 @@ def test_logs_of_a_folder_take_a_bounded_space(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 2 * (100 + 240)
 
 
-def test_a_missing_log_is_no_error(tmp_path: Path) -> None:
+def test_missing_log_is_ignored(tmp_path: Path) -> None:
     assert not rotate(tmp_path / "web.log", max_bytes=1)

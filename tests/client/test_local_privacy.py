@@ -1,4 +1,4 @@
-"""What other accounts of a shared machine can read of `muster up`: no file, and no secret of a process that does not need it."""
+"""Privacy of `muster up` on a shared machine: its files, and the secrets of its processes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from muster_coordinator.settings import Settings
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="files have no modes there")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
 PROXY_SECRET = "p" * 40
-OPERATOR_TOKEN = "muster_operator_token_of_the_shell"  # noqa: S105  made up
+OPERATOR_TOKEN = "muster_operator_token_of_the_shell"  # noqa: S105  a test value
 
 
 def open_to_others(folder: Path) -> list[str]:
-    """The folder and what it holds, as far as the group or others may do anything with it."""
-    found = [folder, *folder.rglob("*")]
-    return sorted(str(path) for path in found if not path.is_symlink() and path.stat().st_mode & 0o077)
+    """Returns the paths in `folder` for which the group or others have any permission."""
+    paths = [folder, *folder.rglob("*")]
+    return sorted(str(path) for path in paths if not path.is_symlink() and path.stat().st_mode & 0o077)
 
 
 @contextlib.contextmanager
 def muster_up(folder: Path, **variables: str) -> Iterator[dict[str, Any]]:
-    """`muster up` as a user of a usual shell starts it: under umask 022. Yields its first line."""
+    """Runs `muster up` under umask 022, as a usual shell does. Yields its first line."""
     command = [sys.executable, "-m", "muster.cli", "up", "--port", "0", "--json", "--data-dir", str(folder)]
     environment = {**os.environ, **variables}
     with subprocess.Popen(  # noqa: S603
@@ -81,10 +81,10 @@ def run_a_round(url: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads processes' environments in /proc")
-def test_no_file_and_no_needless_secret_of_muster_up_is_readable(tmp_path: Path) -> None:
+def test_files_are_private_and_processes_hold_only_their_secrets(tmp_path: Path) -> None:
     folder = tmp_path / "data of a hospital"
     secrets = {"MUSTER_PROXY_SECRET": PROXY_SECRET, "MUSTER_TOKEN": OPERATOR_TOKEN}
-    # Its processes reach each other past a proxy that the user's environment names.
+    # The processes reach each other although the environment names a proxy.
     proxies = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"), "http://127.0.0.1:9")
     with muster_up(folder, **secrets, **proxies) as started:
         run_a_round(started["url"])
@@ -99,7 +99,7 @@ def test_no_file_and_no_needless_secret_of_muster_up_is_readable(tmp_path: Path)
     assert open_to_others(folder) == []
 
 
-def test_an_open_folder_of_an_earlier_version_is_tightened_with_a_line_that_says_so(
+def test_open_folder_of_an_earlier_version_is_tightened_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "data"
@@ -116,7 +116,7 @@ def test_an_open_folder_of_an_earlier_version_is_tightened_with_a_line_that_says
         assert caplog.text == ""
 
 
-def test_the_mode_of_a_folder_with_foreign_files_is_left(tmp_path: Path) -> None:
+def test_mode_of_a_folder_with_foreign_files_is_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "home"
     for name in ("notes.txt", "state.db"):
         folder.mkdir(exist_ok=True)
@@ -143,7 +143,7 @@ def test_links_in_a_tightened_folder_are_not_followed(tmp_path: Path) -> None:
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
 
 
-def test_files_and_folders_are_private_whatever_the_umask(tmp_path: Path) -> None:
+def test_new_files_and_folders_are_private_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make_folder(tmp_path / "a/b/c")
@@ -157,22 +157,22 @@ def test_files_and_folders_are_private_whatever_the_umask(tmp_path: Path) -> Non
         os.umask(before)
 
 
-def test_a_setting_is_for_the_committer_or_for_web_alone() -> None:
-    """A new setting has to be put into one of the two, or no process of `muster up` gets it."""
+def test_every_setting_belongs_to_the_committer_or_to_web() -> None:
+    """Add a new setting to one of the two; otherwise no process of `muster up` gets it."""
     fields = {f"MUSTER_{name.upper()}" for name in Settings.model_fields}
     assert fields <= COMMITTER | WEB_ONLY
     assert not COMMITTER & WEB_ONLY
 
 
-def test_a_process_is_given_only_its_settings(tmp_path: Path) -> None:
+def test_each_process_gets_only_its_settings(tmp_path: Path) -> None:
     everything = {**settings_of(tmp_path), "MUSTER_OPERATORS": "open", "MUSTER_TOKEN": "t", "PATH": "/bin"}
-    given = {role: environment_for(role, everything) for role in ("web", "committer", "pump")}
-    assert set(given["web"]) == set(everything) - {"MUSTER_TOKEN"}
-    assert set(given["committer"]) == {
+    by_role = {role: environment_for(role, everything) for role in ("web", "committer", "pump")}
+    assert set(by_role["web"]) == set(everything) - {"MUSTER_TOKEN"}
+    assert set(by_role["committer"]) == {
         "MUSTER_STATE",
         "MUSTER_BLOBS",
         "MUSTER_QUEUE",
         "MUSTER_ROUND_CACHE_SECONDS",
         "PATH",
     }
-    assert set(given["pump"]) == {"PATH"}
+    assert set(by_role["pump"]) == {"PATH"}

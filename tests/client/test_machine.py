@@ -1,4 +1,4 @@
-"""The machine alone: no network, and chance in the test's hands."""
+"""State machine of the client, without a network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ASSIGNMENT = Assignment(
 DOWN = NoAnswer("down")
 
 
-def test_pauses_double_up_to_a_minute_while_check_ins_get_no_answer() -> None:
+def test_backoff_of_failed_checkins_doubles_up_to_a_minute() -> None:
     phase, pauses = Idle(), []
     for _ in range(9):
         moved = step(phase, DOWN, randomness=0.999999)
@@ -35,14 +35,14 @@ def test_pauses_double_up_to_a_minute_while_check_ins_get_no_answer() -> None:
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_chance_halves_a_pause_at_most() -> None:
-    moved = step(Idle(troubles=3), DOWN, randomness=0.0)
+def test_jitter_halves_a_pause_at_most() -> None:
+    moved = step(Idle(failed_checkins=3), DOWN, randomness=0.0)
     assert moved.outcome is not None
     assert moved.outcome.retry_after == 4
 
 
 @pytest.mark.parametrize("phase", [Working("c", ASSIGNMENT), Uploading("c", ASSIGNMENT, TensorBody({}))])
-def test_an_assignment_is_tried_six_times_and_then_given_back(phase: Working | Uploading) -> None:
+def test_assignment_is_tried_six_times_then_reported(phase: Working | Uploading) -> None:
     current: Working | Uploading = phase
     for _ in range(5):
         moved = step(current, DOWN, randomness=0.5)
@@ -56,7 +56,7 @@ def test_an_assignment_is_tried_six_times_and_then_given_back(phase: Working | U
     assert isinstance(moved.outcome, Failed)
 
 
-def test_a_report_that_is_refused_is_not_repeated() -> None:
+def test_refused_report_is_not_retried() -> None:
     reporting = step(
         Uploading("c", ASSIGNMENT, TensorBody({})), ProblemError(ProblemType.TOO_LARGE, "big"), randomness=0
     ).phase

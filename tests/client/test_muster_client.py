@@ -1,3 +1,5 @@
+"""`MusterClient` against a scripted coordinator, over real HTTP."""
+
 from __future__ import annotations
 
 import threading
@@ -33,14 +35,14 @@ def client_of(double: Double, data: Any, *, worker: Any = None, **more: Any) -> 
     return MusterClient(double.url, "devices", data, runtime_factory=lambda _: worker or Worker(), **more)
 
 
-def test_contributes_the_update_and_hands_the_cookie_back(double: Double, client: MusterClient) -> None:
+def test_update_is_uploaded_and_the_cookie_sent_back(double: Double, client: MusterClient) -> None:
     outcomes = [client.run_once(), client.run_once()]
     assert outcomes == [Contributed("sum", 1, len(double.uploads["token-1"]), 0.0)] * 2
     assert [int(update["ids"]) for update in double.counted] == [8, 8]
-    assert [(each.client, each.cookie) for each in double.checkins] == [("me", None), ("me", "a cookie")]
+    assert [(request.client, request.cookie) for request in double.checkins] == [("me", None), ("me", "a cookie")]
 
 
-def test_tells_events_in_order(double: Double) -> None:
+def test_events_are_reported_in_order(double: Double) -> None:
     events: list[Any] = []
     double.waits = [wait(1.5)]
     with client_of(double, lambda: {"id": 0}, on_event=events.append) as client:
@@ -50,7 +52,7 @@ def test_tells_events_in_order(double: Double) -> None:
     assert events[0].retry_after == 1.5
 
 
-def test_a_client_without_a_name_keeps_the_one_it_draws(double: Double) -> None:
+def test_random_client_id_is_stable(double: Double) -> None:
     with client_of(double, lambda: {"id": 0}) as client:
         client.run(rounds=2)
     assert len({checkin.client for checkin in double.checkins}) == 1
@@ -59,7 +61,7 @@ def test_a_client_without_a_name_keeps_the_one_it_draws(double: Double) -> None:
 
 @pytest.mark.parametrize("drop", [drop_before, drop_after])
 @pytest.mark.parametrize("route", [CHECKIN, UPLOAD])
-def test_sends_again_when_the_connection_breaks(
+def test_broken_connection_is_retried(
     double: Double, client: MusterClient, worker: Worker, route: str, drop: Any
 ) -> None:
     double.faults[route] = [drop]
@@ -75,7 +77,7 @@ def test_broken_downloads_are_fetched_again(double: Double, client: MusterClient
     assert isinstance(client.run_once(), Contributed)
 
 
-def test_keeps_the_update_through_an_outage_of_the_upload(double: Double, client: MusterClient, worker: Worker) -> None:
+def test_update_survives_an_outage_during_upload(double: Double, client: MusterClient, worker: Worker) -> None:
     double.faults[UPLOAD] = [problem(ProblemType.UNAVAILABLE)] * 7
     down = client.run_once()
     assert isinstance(down, Unreached)
@@ -85,7 +87,7 @@ def test_keeps_the_update_through_an_outage_of_the_upload(double: Double, client
     assert len(double.checkins) == 1
 
 
-def test_an_outage_at_check_in_is_waited_out_as_the_coordinator_says(double: Double, client: MusterClient) -> None:
+def test_outage_at_checkin_waits_for_retry_after(double: Double, client: MusterClient) -> None:
     double.faults[CHECKIN] = [problem(ProblemType.UNAVAILABLE, retry_after=120.0)]
     outcome = client.run_once()
     assert isinstance(outcome, Unreached)
@@ -94,7 +96,7 @@ def test_an_outage_at_check_in_is_waited_out_as_the_coordinator_says(double: Dou
     assert isinstance(client.run_once(), Contributed)
 
 
-def test_a_coordinator_that_is_not_there_is_unreached() -> None:
+def test_absent_coordinator_is_unreached() -> None:
     with MusterClient("http://127.0.0.1:9", "devices", dict) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Unreached)
@@ -102,7 +104,7 @@ def test_a_coordinator_that_is_not_there_is_unreached() -> None:
 
 
 @pytest.mark.parametrize("kind", [ProblemType.ROUND_CLOSED, ProblemType.ASSIGNMENT_EXPIRED])
-def test_checks_in_again_when_the_upload_comes_too_late(
+def test_late_upload_is_missed_and_the_client_checks_in_again(
     double: Double, client: MusterClient, kind: ProblemType
 ) -> None:
     double.faults[UPLOAD] = [problem(kind)]
@@ -113,7 +115,7 @@ def test_checks_in_again_when_the_upload_comes_too_late(
     assert isinstance(client.run_once(), Contributed)
 
 
-def test_a_refused_update_is_given_back_and_the_client_goes_on(double: Double, client: MusterClient) -> None:
+def test_refused_update_is_reported_and_the_client_continues(double: Double, client: MusterClient) -> None:
     double.faults[UPLOAD] = [problem(ProblemType.UPDATE_INVALID)]
     outcome = client.run_once()
     assert isinstance(outcome, Failed)
@@ -122,14 +124,14 @@ def test_a_refused_update_is_given_back_and_the_client_goes_on(double: Double, c
     assert isinstance(client.run_once(), Contributed)
 
 
-def test_a_check_in_that_is_refused_for_good_is_raised(double: Double, client: MusterClient) -> None:
+def test_permanently_refused_checkin_is_raised(double: Double, client: MusterClient) -> None:
     double.faults[CHECKIN] = [problem(ProblemType.FORBIDDEN)]
     with pytest.raises(ProblemError) as raised:
         client.run_once()
     assert raised.value.type is ProblemType.FORBIDDEN
 
 
-def test_refuses_a_plan_with_another_hash(double: Double, client: MusterClient, worker: Worker) -> None:
+def test_plan_with_a_wrong_hash_is_refused(double: Double, client: MusterClient, worker: Worker) -> None:
     tampered = double.plan.for_client()
     tampered = type(tampered)(tampered.manifest.model_copy(update={"name": "evil"}), tampered.parts)
     double.plan_file = tampered.encode()
@@ -141,20 +143,22 @@ def test_refuses_a_plan_with_another_hash(double: Double, client: MusterClient, 
     assert [report.reason for report in double.reports] == [FailureReason.PLAN_REFUSED]
 
 
-@pytest.mark.parametrize("what", ["changed", "longer", "not safetensors"])
-def test_refuses_a_broadcast_with_another_hash(double: Double, client: MusterClient, worker: Worker, what: str) -> None:
+@pytest.mark.parametrize("content", ["changed", "longer", "not safetensors"])
+def test_broadcast_with_a_wrong_hash_is_refused(
+    double: Double, client: MusterClient, worker: Worker, content: str
+) -> None:
     double.broadcast_file = {
         "changed": encode({"total": np.int64(1), "rounds": np.int64(0)}),
         "longer": double.broadcast + b"!",
         "not safetensors": b"x",
-    }[what]
+    }[content]
     outcome = client.run_once()
     assert isinstance(outcome, Failed)
     assert outcome.reason is FailureReason.PLAN_REFUSED
     assert worker.calls == 0
 
 
-def test_a_failing_data_callback_is_reported_without_its_words(double: Double) -> None:
+def test_failing_data_callback_is_reported_without_its_text(double: Double) -> None:
     def data() -> Any:
         raise ValueError("patient 17")
 
@@ -187,7 +191,7 @@ def test_failing_work_is_reported_by_its_kind(double: Double, raised: Exception,
     assert [report.reason for report in double.reports] == [reason]
 
 
-def test_missing_tensorflow_ends_the_client_and_gives_the_assignment_back(double: Double) -> None:
+def test_missing_tensorflow_ends_the_client_and_releases_the_assignment(double: Double) -> None:
     def missing(_: Any) -> Any:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
@@ -199,7 +203,7 @@ def test_missing_tensorflow_ends_the_client_and_gives_the_assignment_back(double
     assert [report.reason for report in double.reports] == [FailureReason.OTHER]
 
 
-def test_a_non_finite_update_stays_here_unless_the_task_allows_it(double: Double) -> None:
+def test_non_finite_update_is_not_uploaded_unless_allowed(double: Double) -> None:
     with client_of(double, lambda: {"id": 0, "value": np.nan}) as client:
         outcome = client.run_once()
         assert isinstance(outcome, Failed)
@@ -209,14 +213,14 @@ def test_a_non_finite_update_stays_here_unless_the_task_allows_it(double: Double
         assert isinstance(client.run_once(), Contributed)
 
 
-def test_an_update_that_is_too_large_stays_here(double: Double, client: MusterClient) -> None:
+def test_too_large_update_is_not_uploaded(double: Double, client: MusterClient) -> None:
     double.assignment["max_update_bytes"] = 10
     outcome = client.run_once()
     assert isinstance(outcome, Failed)
     assert double.requests[UPLOAD] == 0
 
 
-def test_data_may_take_its_context(double: Double) -> None:
+def test_data_callback_may_accept_the_context(double: Double) -> None:
     seen: list[Any] = []
 
     def data(context: Any) -> Any:
@@ -233,7 +237,7 @@ def test_data_may_take_its_context(double: Double) -> None:
             client_of(double, wrong)
 
 
-def test_plans_are_kept_in_memory_and_in_the_folder(double: Double, tmp_path: Path) -> None:
+def test_plans_are_cached_in_memory_and_in_the_folder(double: Double, tmp_path: Path) -> None:
     route, cache = f"GET /v1/plans/{double.plan.sha256}", tmp_path / "plans"
     for _ in range(2):
         with client_of(double, lambda: {"id": 0}, cache=cache) as client:
@@ -254,11 +258,11 @@ def test_stop_ends_a_wait_at_once(double: Double) -> None:
         thread.start()
         assert waiting.wait(120)
         stop.set()
-        thread.join(120)  # the wait itself is of an hour
+        thread.join(120)  # the wait itself takes an hour
     assert not thread.is_alive()
 
 
-def test_an_interrupt_gives_the_assignment_back(double: Double) -> None:
+def test_interrupt_releases_the_assignment(double: Double) -> None:
     def data() -> Any:
         raise KeyboardInterrupt
 
@@ -267,7 +271,7 @@ def test_an_interrupt_gives_the_assignment_back(double: Double) -> None:
     assert [report.reason for report in double.reports] == [FailureReason.CANCELLED]
 
 
-def test_run_counts_what_happened(double: Double, client: MusterClient) -> None:
+def test_run_counts_outcomes(double: Double, client: MusterClient) -> None:
     double.faults[UPLOAD] = [problem(ProblemType.UPDATE_INVALID)]
     summary = client.run(rounds=2)
     assert (summary.contributed, summary.failed, summary.missed) == (2, 1, 0)
@@ -277,7 +281,7 @@ def test_unreachable_is_a_connection_error() -> None:
     assert issubclass(UnreachableError, ConnectionError)
 
 
-def test_shows_its_token_at_the_check_in_alone_and_asks_for_it_each_time(double, worker):
+def test_token_is_sent_only_at_checkin_and_renewed_each_time(double, worker):
     shown, tokens = [], iter(["first", "second"])
     double.waits = [Wait(reason=WaitReason.ROUND_FULL, retry_after=1.0)]
 
@@ -296,13 +300,13 @@ def test_shows_its_token_at_the_check_in_alone_and_asks_for_it_each_time(double,
     assert shown[2] not in (None, *shown[:2])
 
 
-def test_a_token_that_is_not_good_ends_the_run_with_the_reason(double, client):
+def test_invalid_token_ends_the_run_with_the_reason(double, client):
     double.faults["POST /v1/populations/devices:checkin"] = [problem(ProblemType.UNAUTHENTICATED)]
     with pytest.raises(ProblemError, match="unauthenticated"):
         client.run()
 
 
-def test_waits_as_long_as_a_rate_limit_says(double, client):
+def test_rate_limited_checkin_waits_for_retry_after(double, client):
     limit = problem(ProblemType.RATE_LIMITED, retry_after=100.0)
     double.faults["POST /v1/populations/devices:checkin"] = [limit]
     outcome = client.run_once()

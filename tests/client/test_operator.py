@@ -1,4 +1,4 @@
-"""The operator's SDK against the coordinator's own routes, over real HTTP."""
+"""Operator SDK against the coordinator's routes, over real HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.harness import Harness
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request
 
-from muster.operator import Operator
+from muster.operator import EndedRounds, Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.http import router
@@ -27,19 +27,17 @@ def operator(harness: Harness) -> Iterator[Operator]:
     server = make_server("127.0.0.1", 0, Request.application(router(harness.app)), threaded=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    with Operator(f"http://127.0.0.1:{server.server_port}") as made:
-        yield made
+    with Operator(f"http://127.0.0.1:{server.server_port}") as operator:
+        yield operator
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_a_task_from_its_plan_to_its_checkpoints(
-    harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_task_from_plan_to_checkpoints(harness: Harness, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = TaskPolicy(rounds=3, goal=1)
-    made = operator.create_task("sum", population="phones", plan=harness.plan, policy=policy)
-    assert operator.create_task("sum", population="phones", plan=harness.plan.sha256, policy=policy).spec == made.spec
+    view = operator.create_task("sum", population="phones", plan=harness.plan, policy=policy)
+    assert operator.create_task("sum", population="phones", plan=harness.plan.sha256, policy=policy).spec == view.spec
     harness.deliver_all()
     for client in range(3):
         assignment = harness.assigned(client)
@@ -51,8 +49,23 @@ def test_a_task_from_its_plan_to_its_checkpoints(
     assert [view.version for view in operator.checkpoints("sum")] == [0, 1, 2, 3]
     assert int(operator.download_checkpoint("sum", 3)["total"]) == 1 + 2 + 4
     assert int(operator.result("sum", 2)["ids"]) == 2
-    monkeypatch.setattr("muster.transport.downloads.PART", 10)
+    monkeypatch.setattr("muster.transport.downloads.RANGE_BYTES", 10)
     assert int(operator.result("sum", 2)["ids"]) == 2
+
+
+@pytest.mark.parametrize("page", [1, 2, 100])
+def test_ended_rounds_are_polled_once_and_in_order(harness: Harness, operator: Operator, page: int) -> None:
+    operator.create_task("sum", population="phones", plan=harness.plan, policy=TaskPolicy(rounds=3, goal=1))
+    harness.deliver_all()
+    ended = EndedRounds(operator, "sum", page=page)
+    polled = [[view.round for view in ended.poll()]]
+    for client in range(3):
+        harness.upload(harness.assigned(client).token, {**_update(client)})
+        harness.settle()
+        polled.append([view.round for view in ended.poll()])
+    assert polled == [[], [1], [2], [3]]
+    assert list(ended.poll()) == []
+    assert [view.round for view in EndedRounds(operator, "sum", page=page).poll()] == [1, 2, 3]
 
 
 def test_pause_resume_rollback_and_cancel(harness: Harness, operator: Operator) -> None:
@@ -66,9 +79,9 @@ def test_pause_resume_rollback_and_cancel(harness: Harness, operator: Operator) 
     assert operator.cancel("sum").status is TaskStatus.CANCELLED
 
 
-def test_what_is_not_there_is_not_found(operator: Operator) -> None:
+def test_missing_resources_are_not_found(operator: Operator) -> None:
     with pytest.raises(ProblemError) as raised:
-        operator.task("nobody")
+        operator.task("missing")
     assert raised.value.type is ProblemType.NOT_FOUND
 
 

@@ -1,4 +1,4 @@
-"""A policy's file: what it may say, and what its faults are called."""
+"""Policy files: rules, defaults and fault descriptions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def load(folder: Path, text: str) -> ClientPolicy:
     return ClientPolicy.load(file)
 
 
-def test_an_empty_policy_allows_everything(tmp_path: Path) -> None:
+def test_empty_policy_allows_everything(tmp_path: Path) -> None:
     assert load(tmp_path, "") == ClientPolicy()
     assert ClientPolicy().limits == Limits()
 
 
-def test_the_example_is_a_valid_policy_with_every_rule() -> None:
+def test_example_policy_is_valid_and_has_every_rule() -> None:
     policy = ClientPolicy.load(EXAMPLE)
     assert policy.model_fields_set == set(ClientPolicy.model_fields)
     assert policy.budget is not None
@@ -36,27 +36,27 @@ def test_the_example_is_a_valid_policy_with_every_rule() -> None:
     assert policy.minimum == 10
 
 
-def test_every_rule_is_described_with_an_example() -> None:
+def test_every_rule_has_a_description_and_an_example() -> None:
     for model in (ClientPolicy, BudgetRules):
         for name, field in model.model_fields.items():
             assert field.description, name
             assert field.examples, name
 
 
-def test_a_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+def test_policy_with_byte_order_mark_and_crlf_is_read(tmp_path: Path) -> None:
     file = tmp_path / "ward.toml"
     file.write_bytes(b'\xef\xbb\xbfminimum = 3\r\nfolds = ["sum"]\r\n')
     assert ClientPolicy.load(file).minimum == 3
 
 
-def test_addresses_and_keys_are_listed_once(tmp_path: Path) -> None:
+def test_repeated_addresses_and_keys_are_merged(tmp_path: Path) -> None:
     key = SigningKey.generate().signer
     policy = load(tmp_path, f'plans = ["{ADDRESS}", "{ADDRESS.upper()}"]\nsigners = ["{key}", "{key}"]')
     assert policy.plans == (ADDRESS,)
     assert policy.signers == (key,)
 
 
-def test_a_relative_budget_file_starts_at_the_policys_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_budget_file_is_relative_to_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc").mkdir()
     policy = load(tmp_path / "etc", '[budget]\nper_day = 1\nfile = "spent"')
     monkeypatch.chdir(tmp_path)
@@ -64,9 +64,7 @@ def test_a_relative_budget_file_starts_at_the_policys_folder(tmp_path: Path, mon
     assert policy.budget.path == tmp_path / "etc" / "spent"
 
 
-def test_the_budgets_default_place_is_the_units_or_the_users_state_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_budget_file_is_in_the_state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = BudgetRules(per_day=1)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "unit"))
     assert rules.path == tmp_path / "unit" / "budget"
@@ -85,34 +83,34 @@ FAULTS = {
     "minimum = true": "minimum = true is not a whole number",
     "minimum = 10.0": "minimum = 10.0 is not a whole number",
     "minimum = [1]": "minimum = [1] is not a whole number",
-    "mininum = 3": "mininum is no rule of a policy. Do you mean minimum?",
-    "nonsense = 1": "nonsense is no rule of a policy. The rules are plans, signers,",
-    'plans = ["c9a370f4…"]': "is no full plan address",
+    "mininum = 3": "mininum is not a rule of a policy. Do you mean minimum?",
+    "nonsense = 1": "nonsense is not a rule of a policy. The rules are plans, signers,",
+    'plans = ["c9a370f4…"]': "is not a full plan address",
     "plans = []": "plans = [] is empty; leave the rule out to allow everything",
     f'plans = "{ADDRESS}"': "is not a list in brackets",
     "plans = [3]": "plans = 3 is not a text in quotes",
     'folds = ["sum", "avg"]': 'folds = "avg" is not one of',
     "clear_secure_sums = 1": "clear_secure_sums = 1 is neither true nor false",
     'string_tensors = "false"': "is neither true nor false",
-    'signers = ["alice"]': 'signers = "alice" is no public key',
+    'signers = ["alice"]': 'signers = "alice" is not a public key',
     "signers_required = 2": "signers_required = 2 is more than the 0 different keys in signers",
     "max_seconds = inf": "max_seconds = inf is not a finite number",
     "max_seconds = 0": "max_seconds = 0 is not above 0",
     "update_bytes_per_data_byte = nan": "is not a finite number",
     "max_update_bytes = 1.5": "is not a whole number",
     "[budget]\nper_day = -1": "budget.per_day = -1 is below 0",
-    "[budget]\nper_dai = 1": "budget.per_dai is no rule of [budget]. Do you mean per_day?",
+    "[budget]\nper_dai = 1": "budget.per_dai is not a rule of [budget]. Do you mean per_day?",
     '[budget]\nfile = "x"': "sets no limit",
     "[budget]\nseparation_hours = true": "budget.separation_hours = true is not a number",
     "[budget]": "sets no limit",
-    "budget = 3": "budget = 3 is no section",
+    "budget = 3": "budget = 3 is not a section",
     "minimum = ": "is not valid TOML: Invalid value",
     "minimum = 1\nminimum = 2": "is not valid TOML",
 }
 
 
 @pytest.mark.parametrize("text", FAULTS)
-def test_a_fault_names_file_key_reason_and_fix(tmp_path: Path, text: str) -> None:
+def test_fault_names_file_key_reason_and_fix(tmp_path: Path, text: str) -> None:
     with pytest.raises(PolicyFileError) as caught:
         load(tmp_path, text)
     shown = str(caught.value)
@@ -133,7 +131,7 @@ def test_every_fault_is_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: Any) -> None:
+def test_unreadable_policy_is_named(tmp_path: Path, content: Any) -> None:
     file = tmp_path / "ward.toml"
     if content is not None:
         file.write_bytes(content)
@@ -141,13 +139,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: Any) -> No
         ClientPolicy.load(file)
 
 
-def test_the_stricter_of_two_limits_holds() -> None:
+def test_stricter_limit_applies() -> None:
     policy = ClientPolicy(max_update_bytes=100, max_seconds=5.0)
-    given = Limits(max_update_bytes=50, max_download_bytes=7, max_seconds=9.0)
-    assert policy.limits.stricter(given) == Limits(max_download_bytes=7, max_update_bytes=50, max_seconds=5.0)
+    limits = Limits(max_update_bytes=50, max_download_bytes=7, max_seconds=9.0)
+    assert policy.limits.stricter(limits) == Limits(max_download_bytes=7, max_update_bytes=50, max_seconds=5.0)
     assert Limits(max_update_bytes=0).stricter(Limits()) == Limits(max_update_bytes=0)
 
 
-def test_rule_names_are_the_policys_keys() -> None:
+def test_rule_names_are_policy_keys() -> None:
     assert {"policy.minimum", "policy.budget.per_day", "policy.budget", "limits.max_seconds"} <= RULES
     assert all(name.replace(".", "").replace("_", "").isalpha() for name in RULES)

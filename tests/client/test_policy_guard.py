@@ -1,4 +1,4 @@
-"""A client under a policy: what it refuses, when, and how little it says of it."""
+"""Client under a policy: what it refuses at which step, and what it reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("no_waits")
 
 
 class Metered(Worker):
-    """Reads its data twice, as `muster.runtime.Runtime` does, and uploads an update of 32 bytes of values."""
+    """Worker that reads its data twice, as `Runtime` does; its update has 32 bytes of values."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def serve(double: Double, plan: Plan) -> None:
 
 
 def refused(double: Double, policy: ClientPolicy, **more: Any) -> str:
-    """The rule that leaves the device; the update does not."""
+    """Returns the reported rule, and checks that no update was uploaded."""
     with client_of(double, policy, **more) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed), outcome
@@ -82,18 +82,18 @@ def fetched(double: Double) -> bool:
     return any(route.startswith("GET") for route in double.requests)
 
 
-def test_a_plan_that_is_not_listed_is_refused_before_any_download(double: Double) -> None:
+def test_unlisted_plan_is_refused_before_any_download(double: Double) -> None:
     assert refused(double, ClientPolicy(plans=["0" * 64])) == "policy.plans"
     assert not fetched(double)
 
 
-def test_a_listed_plan_runs(double: Double) -> None:
+def test_listed_plan_runs(double: Double) -> None:
     with client_of(double, ClientPolicy(plans=["0" * 64, double.plan.sha256])) as client:
         assert isinstance(client.run_once(), Contributed)
 
 
 @pytest.mark.parametrize(("signed", "passes"), [([0, 1], True), ([0, 1, 2], True), ([0], False), ([], False)])
-def test_so_many_different_signers_must_have_signed(double: Double, signed: list[int], *, passes: bool) -> None:
+def test_required_number_of_distinct_signers(double: Double, signed: list[int], *, passes: bool) -> None:
     for number in signed:
         double.plan = double.plan.signed(KEYS[number])
     double.plan_file = double.plan.for_client().encode()
@@ -105,7 +105,7 @@ def test_so_many_different_signers_must_have_signed(double: Double, signed: list
         assert refused(double, policy) == "policy.signers"
 
 
-def test_a_false_signature_does_not_count(double: Double) -> None:
+def test_invalid_signature_does_not_count(double: Double) -> None:
     other = changed(double.plan, name="other").signed(KEYS[0])
     forged = double.plan.signed(KEYS[1]).with_signatures(other.signatures)
     double.plan_file = forged.for_client().encode()
@@ -113,7 +113,7 @@ def test_a_false_signature_does_not_count(double: Double) -> None:
     assert refused(double, policy) == "policy.signers"
 
 
-def test_a_cached_plan_is_fetched_again_where_signatures_were_added(double: Double, tmp_path: Path) -> None:
+def test_cached_plan_is_fetched_again_for_new_signatures(double: Double, tmp_path: Path) -> None:
     with client_of(double, None, cache=tmp_path) as client:
         client.run_once()
     double.plan_file = double.plan.signed(KEYS[0]).signed(KEYS[1]).for_client().encode()
@@ -123,15 +123,13 @@ def test_a_cached_plan_is_fetched_again_where_signatures_were_added(double: Doub
 
 
 @pytest.mark.parametrize("bound", [None, 1, 9])
-def test_a_plan_that_binds_a_lower_minimum_is_refused_whatever_is_announced(
-    double: Double, bound: Optional[int]
-) -> None:
+def test_plan_with_a_lower_signed_minimum_is_refused(double: Double, bound: Optional[int]) -> None:
     serve(double, changed(double.plan, release=None if bound is None else Release(minimum=bound)))
     double.assignment = {"minimum": 10, "goal": 10}
     assert refused(double, ClientPolicy(minimum=10)) == "policy.minimum"
 
 
-def test_a_lower_minimum_that_is_announced_is_refused_before_any_download(double: Double) -> None:
+def test_lower_announced_minimum_is_refused_before_any_download(double: Double) -> None:
     serve(double, changed(double.plan, release=Release(minimum=10)))
     double.assignment = {"minimum": 9}
     assert refused(double, ClientPolicy(minimum=10)) == "policy.minimum"
@@ -139,7 +137,7 @@ def test_a_lower_minimum_that_is_announced_is_refused_before_any_download(double
 
 
 @pytest.mark.parametrize("announced", [{}, {"minimum": 10}])
-def test_a_plan_that_binds_the_minimum_runs(double: Double, announced: dict[str, Any]) -> None:
+def test_plan_with_the_signed_minimum_runs(double: Double, announced: dict[str, Any]) -> None:
     serve(double, changed(double.plan, release=Release(minimum=10)))
     double.assignment = announced
     with client_of(double, ClientPolicy(minimum=10)) as client:
@@ -147,27 +145,27 @@ def test_a_plan_that_binds_the_minimum_runs(double: Double, announced: dict[str,
 
 
 @pytest.mark.parametrize("announced", [{}, {"goal": 4}])
-def test_a_goal_below_the_policys_or_none_is_refused(double: Double, announced: dict[str, Any]) -> None:
+def test_lower_or_missing_goal_is_refused(double: Double, announced: dict[str, Any]) -> None:
     double.assignment = announced
     assert refused(double, ClientPolicy(goal=5)) == "policy.goal"
 
 
 @pytest.mark.parametrize("kind", [FoldKind.MAXIMUM, FoldKind.MINIMUM, FoldKind.TENSORFLOW])
-def test_one_fold_of_another_kind_is_refused(double: Double, kind: FoldKind) -> None:
+def test_unlisted_fold_is_refused(double: Double, kind: FoldKind) -> None:
     *others, last = double.plan.manifest.folds
     update = None if kind is FoldKind.TENSORFLOW else last.update
     serve(double, changed(double.plan, folds=(*others, FoldRule(path=last.path, kind=kind, update=update))))
     assert refused(double, ClientPolicy(folds=[FoldKind.SUM])) == "policy.folds"
 
 
-def test_a_tensor_without_a_fold_counts_as_one_that_is_not_allowed(double: Double) -> None:
+def test_tensor_without_a_known_fold_is_refused(double: Double) -> None:
     manifest = double.plan.manifest.model_copy(update={"folds": double.plan.manifest.folds[1:]})
     (check,) = check_manifest(ClientPolicy(folds=[FoldKind.SUM]), manifest)
     assert not check.passed
     assert f"{manifest.accumulator[0].path} (tensorflow)" in check.detail
 
 
-def test_folds_that_are_listed_run(double: Double) -> None:
+def test_listed_folds_run(double: Double) -> None:
     with client_of(double, ClientPolicy(folds=["sum", "maximum"])) as client:
         assert isinstance(client.run_once(), Contributed)
 
@@ -183,7 +181,7 @@ def every_dtype(double: Double) -> dict[str, Any]:
     return {"runtime_factory": lambda _: All()}
 
 
-def test_text_in_an_update_is_refused(double: Double) -> None:
+def test_string_tensors_are_refused(double: Double) -> None:
     assert refused(double, ClientPolicy(string_tensors=False), **every_dtype(double)) == "policy.string_tensors"
 
 
@@ -195,12 +193,12 @@ def test_secure_sums_in_the_clear_are_refused(double: Double, announced: dict[st
     assert fetched(double) is not bool(announced)
 
 
-def test_text_and_clear_sums_pass_where_no_rule_is_set(double: Double) -> None:
+def test_string_tensors_and_clear_sums_pass_without_rules(double: Double) -> None:
     with client_of(double, ClientPolicy(), **every_dtype(double)) as client:
         assert isinstance(client.run_once(), Contributed)
 
 
-def test_a_plan_that_was_refused_is_not_fetched_again(double: Double) -> None:
+def test_refused_plan_is_not_fetched_again(double: Double) -> None:
     with client_of(double, ClientPolicy(minimum=10)) as client:
         for _ in range(3):
             assert isinstance(client.run_once(), Failed)
@@ -215,7 +213,7 @@ def numbers(count: int) -> list[np.int64]:
 
 
 @pytest.mark.parametrize(("elements", "passes"), [(35, True), (34, False), (0, False)])
-def test_an_update_is_measured_by_the_data_that_was_read_once(double: Double, elements: int, *, passes: bool) -> None:
+def test_update_size_is_compared_with_data_read_once(double: Double, elements: int, *, passes: bool) -> None:
     policy = ClientPolicy(update_bytes_per_data_byte=0.1)
     if passes:
         with client_of(double, policy, data=lambda: numbers(elements)) as client:
@@ -224,13 +222,13 @@ def test_an_update_is_measured_by_the_data_that_was_read_once(double: Double, el
         assert refused(double, policy, data=lambda: numbers(elements)) == "policy.update_bytes_per_data_byte"
 
 
-def test_a_generator_is_measured_too(double: Double) -> None:
+def test_generator_data_is_measured(double: Double) -> None:
     policy = ClientPolicy(update_bytes_per_data_byte=0.1)
     with client_of(double, policy, data=lambda: iter(numbers(40))) as client:
         assert isinstance(client.run_once(), Contributed)
 
 
-def test_an_update_of_an_open_shape_is_measured_as_it_is(double: Double) -> None:
+def test_update_with_an_open_shape_is_measured_by_its_values(double: Double) -> None:
     opened = TensorSpec(path="open", dtype=DType.FLOAT32, shape=(None,))
     count = TensorSpec(path="count", dtype=DType.INT64, shape=())
     state = {"total": np.int64(0), "rounds": np.int64(0)}
@@ -243,20 +241,20 @@ def test_an_update_of_an_open_shape_is_measured_as_it_is(double: Double) -> None
             return {"open": np.zeros(1000, np.float32), "count": np.array(1)}
 
     policy = ClientPolicy(update_bytes_per_data_byte=1.0)
-    found = refused(double, policy, data=lambda: numbers(100), runtime_factory=Large)
-    assert found == "policy.update_bytes_per_data_byte"
+    rule = refused(double, policy, data=lambda: numbers(100), runtime_factory=Large)
+    assert rule == "policy.update_bytes_per_data_byte"
 
 
-def test_the_stricter_of_the_policys_sizes_and_the_limits_holds(double: Double) -> None:
-    found = refused(double, ClientPolicy(max_update_bytes=20), limits=Limits(max_update_bytes=10**6))
-    assert found == "limits.max_update_bytes"
+def test_stricter_of_policy_and_limits_applies(double: Double) -> None:
+    rule = refused(double, ClientPolicy(max_update_bytes=20), limits=Limits(max_update_bytes=10**6))
+    assert rule == "limits.max_update_bytes"
 
 
 def budget(folder: Path, **rules: Any) -> ClientPolicy:
     return ClientPolicy(budget=BudgetRules(file=str(folder / "budget"), **rules))
 
 
-def test_a_client_without_budget_does_not_check_in_and_says_until_when(double: Double, tmp_path: Path) -> None:
+def test_client_with_a_spent_budget_waits_until_it_is_free(double: Double, tmp_path: Path) -> None:
     with client_of(double, budget(tmp_path, per_day=1)) as client:
         assert isinstance(client.run_once(), Contributed)
         outcome = client.run_once()
@@ -267,14 +265,14 @@ def test_a_client_without_budget_does_not_check_in_and_says_until_when(double: D
     assert double.requests[CHECKIN] == 1
 
 
-def test_the_budget_holds_in_the_next_process_and_under_another_name(double: Double, tmp_path: Path) -> None:
+def test_budget_holds_after_a_restart_and_for_another_client_id(double: Double, tmp_path: Path) -> None:
     for name, expected in (("me", Contributed), ("me", Ineligible), ("another", Ineligible)):
         with client_of(double, budget(tmp_path, separation_hours=1), client_id=name) as client:
             assert isinstance(client.run_once(), expected)
     assert double.requests[CHECKIN] == 1
 
 
-def test_a_broadcast_that_comes_again_is_refused_and_another_is_not(double: Double, tmp_path: Path) -> None:
+def test_repeated_broadcast_is_refused_and_a_new_one_is_not(double: Double, tmp_path: Path) -> None:
     with client_of(double, budget(tmp_path, per_broadcast=1)) as client:
         assert isinstance(client.run_once(), Contributed)
         double.round = 2
@@ -285,7 +283,7 @@ def test_a_broadcast_that_comes_again_is_refused_and_another_is_not(double: Doub
     assert double.reports[-1].detail != "policy.budget.per_broadcast"
 
 
-def test_a_listed_plan_that_is_used_up_takes_no_slot(double: Double, tmp_path: Path) -> None:
+def test_spent_plan_takes_no_slot(double: Double, tmp_path: Path) -> None:
     policy = budget(tmp_path, per_plan=1).model_copy(update={"plans": (double.plan.sha256,)})
     with client_of(double, policy) as client:
         assert isinstance(client.run_once(), Contributed)
@@ -295,7 +293,7 @@ def test_a_listed_plan_that_is_used_up_takes_no_slot(double: Double, tmp_path: P
     assert double.requests[CHECKIN] == 1
 
 
-def test_an_upload_that_is_tried_again_counts_once(double: Double, tmp_path: Path) -> None:
+def test_retried_upload_counts_once(double: Double, tmp_path: Path) -> None:
     double.faults[UPLOAD] = [drop_before, *[plain(503)] * 7]
     with client_of(double, budget(tmp_path, per_plan=2)) as client:
         while isinstance(outcome := client.run_once(), Unreached):
@@ -305,7 +303,7 @@ def test_an_upload_that_is_tried_again_counts_once(double: Double, tmp_path: Pat
         assert isinstance(client.run_once(), Failed)
 
 
-def test_a_failed_computation_counts(double: Double, tmp_path: Path) -> None:
+def test_failed_computation_spends_the_budget(double: Double, tmp_path: Path) -> None:
     class Failing(Worker):
         def work(self, data: Any, broadcast: Any) -> dict[str, Any]:
             raise RuntimeError(f"as the plan wants: {data}, {broadcast}")
@@ -315,7 +313,7 @@ def test_a_failed_computation_counts(double: Double, tmp_path: Path) -> None:
         assert isinstance(client.run_once(), Ineligible)
 
 
-def test_what_runs_nothing_on_the_data_costs_nothing(double: Double, tmp_path: Path) -> None:
+def test_refusal_before_the_work_spends_no_budget(double: Double, tmp_path: Path) -> None:
     def broken() -> Any:
         raise OSError("the disk is gone")
 
@@ -331,7 +329,7 @@ def test_what_runs_nothing_on_the_data_costs_nothing(double: Double, tmp_path: P
         assert isinstance(client.run_once(), Contributed)
 
 
-def test_a_budget_that_breaks_while_the_client_runs_stops_check_ins(double: Double, tmp_path: Path) -> None:
+def test_budget_that_becomes_unusable_stops_checkins(double: Double, tmp_path: Path) -> None:
     with client_of(double, budget(tmp_path, per_day=5)) as client:
         (tmp_path / "budget").unlink()
         outcome = client.run_once()
@@ -340,7 +338,7 @@ def test_a_budget_that_breaks_while_the_client_runs_stops_check_ins(double: Doub
     assert not double.requests
 
 
-def test_a_budget_that_breaks_during_an_assignment_refuses_it(double: Double, tmp_path: Path) -> None:
+def test_budget_that_becomes_unusable_refuses_the_assignment(double: Double, tmp_path: Path) -> None:
     def data() -> Any:
         (tmp_path / "budget").write_bytes(b"spoiled" * 1000)
         return {"id": 3}
@@ -353,7 +351,7 @@ def test_a_budget_that_breaks_during_an_assignment_refuses_it(double: Double, tm
     assert not double.uploads
 
 
-def test_a_client_refuses_to_start_without_a_usable_budget_or_policy(double: Double, tmp_path: Path) -> None:
+def test_client_needs_a_usable_budget_and_policy_to_start(double: Double, tmp_path: Path) -> None:
     (tmp_path / "budget").write_bytes(b"no budget")
     with pytest.raises(BudgetError, match=r"can't be used|open to other users"):
         client_of(double, budget(tmp_path, per_day=1))
@@ -361,7 +359,7 @@ def test_a_client_refuses_to_start_without_a_usable_budget_or_policy(double: Dou
         client_of(double, tmp_path / "no-such.toml")
 
 
-def test_a_policys_file_is_taken_in_its_place(double: Double, tmp_path: Path) -> None:
+def test_policy_file_is_accepted_as_policy(double: Double, tmp_path: Path) -> None:
     (tmp_path / "ward.toml").write_text("minimum = 3")
     assert refused(double, str(tmp_path / "ward.toml")) == "policy.minimum"  # type: ignore[arg-type]
 
@@ -374,7 +372,7 @@ def notes_of(double: Double, policy: Any) -> list[str]:
     return [event.detail for event in events if isinstance(event, PolicyNote)]
 
 
-def test_a_run_without_a_policy_says_once_that_the_coordinator_decides(double: Double, tmp_path: Path) -> None:
+def test_run_without_a_policy_reports_one_note(double: Double, tmp_path: Path) -> None:
     (note,) = notes_of(double, None)
     assert "the coordinator decides" in note
     assert notes_of(double, ClientPolicy()) == []
@@ -383,7 +381,7 @@ def test_a_run_without_a_policy_says_once_that_the_coordinator_decides(double: D
     assert notes_of(double, budget(tmp_path, per_day=9)) == []
 
 
-def test_a_plan_of_another_shape_is_judged_by_what_it_declares(double: Double) -> None:
+def test_plan_is_judged_by_its_manifest(double: Double) -> None:
     plan = make_plan("empty", state={"total": np.int64(0), "rounds": np.int64(0)}, update=(), zero={})
     serve(double, plan)
     policy = ClientPolicy(folds=["sum"], string_tensors=False, clear_secure_sums=False)

@@ -1,4 +1,4 @@
-"""Proxies of the environment: never for this machine's own addresses, and named where they are in the way."""
+"""Proxies of the environment: bypassed on loopback, and named in errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from muster.client import (
 from muster.transport.sessions import is_loopback, proxy_of
 from muster.wire.messages import CheckinRequest, CheckinResponse
 
-FAR = "http://muster.example"  # never looked up: a proxy does that
+FAR = "http://muster.example"  # resolved by the proxy only
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -33,14 +33,14 @@ class CorporateProxy(Loopback):
     """Answers as company proxies do: a page with 403 for http, 407 for a tunnel."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def _refuse(self) -> None:
-                proxy.asked.append(self.requestline)
+                proxy.requests.append(self.requestline)
                 page = b"<html>Blocked by policy</html>"
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 self.send_response(407 if self.command == "CONNECT" else 403)
@@ -65,11 +65,11 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[CorporateProxy]:
-    with CorporateProxy() as made:
-        address = made.url.replace("//", "//user:secret@")
+    with CorporateProxy() as proxy:
+        address = proxy.url.replace("//", "//user:secret@")
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             monkeypatch.setenv(name, address)
-        yield made
+        yield proxy
 
 
 def ask(url: str, **more: Any) -> CheckinResponse:
@@ -78,11 +78,11 @@ def ask(url: str, **more: Any) -> CheckinResponse:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1"])
-def test_a_proxy_is_not_asked_for_an_address_of_this_machine(double: Double, proxy: CorporateProxy, host: str) -> None:
+def test_loopback_addresses_bypass_proxies(double: Double, proxy: CorporateProxy, host: str) -> None:
     url = double.url.replace("127.0.0.1", host)
     with MusterClient(url, "devices", lambda: {"id": 0}, runtime_factory=_worker) as client:
         assert isinstance(client.run_once(), Contributed)
-    assert proxy.asked == []
+    assert proxy.requests == []
 
 
 def _worker(_: Any) -> Any:
@@ -92,10 +92,14 @@ def _worker(_: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "LOCALHOST", "a.localhost", "localhost.", "127.0.0.1", "127.9.8.7", "127.1", "::1", "::ffff:127.0.0.1", "0.0.0.0"]  # noqa: S104
-)  # fmt: skip
+    "host",
+    [
+        *("localhost", "LOCALHOST", "a.localhost", "localhost.", "127.0.0.1", "127.9.8.7", "127.1", "::1"),
+        *("::ffff:127.0.0.1", "0.0.0.0"),  # noqa: S104
+    ],
+)
 @pytest.mark.usefixtures("proxy")
-def test_addresses_of_this_machine_are_known_in_all_their_forms(host: str) -> None:
+def test_all_forms_of_loopback_addresses_are_recognized(host: str) -> None:
     assert is_loopback(host)
     url = f"http://[{host}]:1/" if ":" in host else f"http://{host}:1/"
     with new_session() as session:
@@ -103,27 +107,27 @@ def test_addresses_of_this_machine_are_known_in_all_their_forms(host: str) -> No
 
 
 @pytest.mark.parametrize("host", ["localhost.example", "127.example", "10.0.0.1", "::2", "", "example"])
-def test_other_addresses_are_not_taken_for_it(host: str) -> None:
+def test_other_addresses_are_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 
 
-def test_an_answer_names_the_proxy_that_it_came_through_without_its_credentials(proxy: CorporateProxy) -> None:
+def test_foreign_answer_names_the_proxy_without_credentials(proxy: CorporateProxy) -> None:
     with pytest.raises(ForeignAnswerError) as raised:
         ask(FAR)
     assert f"through the proxy {proxy.url} (HTTP_PROXY)" in str(raised.value)
     assert "403" in str(raised.value)
     assert "secret" not in str(raised.value)
-    assert proxy.asked == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
+    assert proxy.requests == [f"POST {FAR}/v1/populations/p:checkin HTTP/1.1"]
 
 
-def test_an_operators_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
+def test_operator_command_names_the_proxy_and_exits_with_3(proxy: CorporateProxy) -> None:
     result = CliRunner().invoke(app, ["task", "list", "--url", FAR])
     assert result.exit_code == UNREACHABLE
     assert f"through the proxy {proxy.url} (HTTP_PROXY)" in result.output
     assert "Something between here and the coordinator answered" in result.output
 
 
-def test_a_tunnel_that_a_proxy_refuses_says_so_and_what_to_do(proxy: CorporateProxy) -> None:
+def test_refused_tunnel_states_reason_and_fix(proxy: CorporateProxy) -> None:
     with pytest.raises(UnreachableError) as raised:
         ask("https://muster.example")
     text = str(raised.value)
@@ -133,9 +137,7 @@ def test_a_tunnel_that_a_proxy_refuses_says_so_and_what_to_do(proxy: CorporatePr
     assert "secret" not in text
 
 
-def test_a_proxy_that_is_not_there_is_not_taken_for_the_coordinator(
-    monkeypatch: pytest.MonkeyPatch, nobodys_port: int
-) -> None:
+def test_absent_proxy_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch, nobodys_port: int) -> None:
     monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{nobodys_port}")
     with pytest.raises(UnreachableError, match=r"\(all_proxy\): the proxy can't be used \(Connection refused\)"):
         ask(FAR)
@@ -148,7 +150,7 @@ def test_no_proxy_is_honored(proxy: CorporateProxy, monkeypatch: pytest.MonkeyPa
         assert proxy_of(session, "http://other.example") == f"{proxy.url} (HTTP_PROXY)"
 
 
-def test_a_proxy_that_a_session_names_is_used_for_this_machine_too(double: Double, proxy: CorporateProxy) -> None:
+def test_proxy_of_the_session_is_used_for_loopback(double: Double, proxy: CorporateProxy) -> None:
     with new_session() as session:
         session.proxies["http"] = proxy.url
         with pytest.raises(ForeignAnswerError, match="from the session"):
@@ -156,9 +158,7 @@ def test_a_proxy_that_a_session_names_is_used_for_this_machine_too(double: Doubl
 
 
 @pytest.mark.parametrize("address", ["http://", "socks5://127.0.0.1:1"])
-def test_a_proxy_that_can_not_be_used_ends_a_client_since_waiting_does_not_help(
-    monkeypatch: pytest.MonkeyPatch, address: str
-) -> None:
+def test_unsupported_proxy_ends_the_client(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", address)
     with MusterClient(FAR, "devices", dict) as client, pytest.raises(ConfigurationError, match="proxy"):
         client.run()

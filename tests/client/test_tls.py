@@ -1,4 +1,4 @@
-"""TLS with servers of our own: which authorities are trusted, and what is said of a certificate that is refused."""
+"""TLS: trusted authorities, and error texts for refused certificates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _name(text: str) -> x509.Name:
 
 
 class Authority:
-    """A company's own certificate authority."""
+    """Certificate authority of a company."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "ca.pem"
@@ -43,7 +43,7 @@ class Authority:
     def context(
         self, *, host: str = "127.0.0.1", start: datetime = NOW - DAY, end: datetime = NOW + DAY
     ) -> ssl.SSLContext:
-        """A server's, with a certificate for `host`."""
+        """Returns a server's TLS context with a certificate for `host`."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._signed(host, key, start=start, end=end)
         file = self._folder / f"{certificate.serial_number}.pem"
@@ -99,7 +99,7 @@ def trusted(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Authority:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[ssl.SSLContext | None], str]]:
-    """Serves the double coordinator over TLS; gives an https address."""
+    """Serves the scripted coordinator over TLS and returns its address."""
     running = []
 
     def start(context: ssl.SSLContext | None) -> str:
@@ -124,7 +124,7 @@ def ask(url: str) -> CheckinResponse:
 
 
 def refused(url: str) -> tuple[str, str]:
-    """The lines that the command line shows."""
+    """Returns the error lines of the command line."""
     with pytest.raises(UnreachableError) as raised:
         ask(url)
     code, (error, fix) = explain(raised.value)
@@ -133,7 +133,7 @@ def refused(url: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_a_companys_authority_is_trusted_by_each_variable(
+def test_each_variable_adds_a_trusted_authority(
     authority: Authority, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     url = serve(authority.context())
@@ -141,16 +141,14 @@ def test_a_companys_authority_is_trusted_by_each_variable(
     assert ask(url).answer.status == "assigned"
 
 
-def test_an_authority_that_is_not_trusted_is_named_so_with_the_ways_to_trust_it(
-    authority: Authority, serve: Callable[..., str]
-) -> None:
+def test_untrusted_authority_is_reported_with_the_fix(authority: Authority, serve: Callable[..., str]) -> None:
     error, fix = refused(serve(authority.context()))
     assert "its certificate is not of an authority that this system trusts" in error
     assert "SSL_CERT_FILE" in fix
     assert "REQUESTS_CA_BUNDLE" in fix
 
 
-def test_a_certificate_for_another_host_is_named_so(trusted: Authority, serve: Callable[..., str]) -> None:
+def test_certificate_for_another_host_is_reported(trusted: Authority, serve: Callable[..., str]) -> None:
     error, fix = refused(serve(trusted.context(host="muster.example")))
     assert "its certificate is for another host" in error
     assert "name" in fix
@@ -163,7 +161,7 @@ def test_a_certificate_for_another_host_is_named_so(trusted: Authority, serve: C
         ((1, 2), "its certificate is not valid yet", "clock"),
     ],
 )
-def test_a_certificate_out_of_its_time_is_named_so(
+def test_expired_or_future_certificate_is_reported(
     trusted: Authority, serve: Callable[..., str], days: tuple[int, int], reason: str, advice: str
 ) -> None:
     start, end = (NOW + day * DAY for day in days)
@@ -172,17 +170,17 @@ def test_a_certificate_out_of_its_time_is_named_so(
     assert advice in fix
 
 
-def test_https_to_a_port_that_speaks_http_is_named_so(serve: Callable[..., str]) -> None:
+def test_https_to_an_http_port_is_reported(serve: Callable[..., str]) -> None:
     error, fix = refused(serve(None))
     assert "does not speak TLS" in error
     assert "http://" in fix
 
 
-def test_http_to_a_port_that_speaks_https_is_no_answer(authority: Authority, serve: Callable[..., str]) -> None:
+def test_http_to_an_https_port_is_unreachable(authority: Authority, serve: Callable[..., str]) -> None:
     refused(serve(authority.context()).replace("https:", "http:"))
 
 
-def test_a_bundle_that_is_not_there_is_an_error_of_this_machine(
+def test_missing_ca_bundle_is_a_configuration_error(
     authority: Authority, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))

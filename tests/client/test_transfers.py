@@ -1,4 +1,4 @@
-"""What a client does with encoded, broken and repeated transfers."""
+"""Encoded, interrupted and cached transfers of a client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.served import Loopback
 from support.zstd import zstd
 
 from muster.client import Contributed, MusterClient, TensorBody, Transport, UnreachableError
-from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.client.cache import BROADCAST, PLAN, DownloadCache
 from muster.transport import downloads
 from muster.wire import encodings
 from muster.wire.problems import ProblemError, ProblemType
@@ -29,25 +29,25 @@ ENCODED = {"identity": FILE, "zstd": zstd.compress(FILE), "gzip": gzip.compress(
 
 
 class Breaking(Loopback):
-    """Serves `files` by encoding, and breaks off after as many bytes as `breaks` says, answer by answer."""
+    """Server of `files` by encoding; its answers break after the numbers of bytes in `breaks`."""
 
     def __init__(self, files: dict[str, bytes], *breaks: int, tags: Callable[[int], str] = lambda _: '"a"') -> None:
-        self.asked: list[dict[str, str]] = []
+        self.requests: list[dict[str, str]] = []
         left, server = list(breaks), self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                asked = dict(self.headers.items())
-                tag = tags(len(server.asked))
-                server.asked.append(asked)
-                accepted = [name.strip() for name in asked["Accept-Encoding"].split(",")]
+                headers = dict(self.headers.items())
+                tag = tags(len(server.requests))
+                server.requests.append(headers)
+                accepted = [name.strip() for name in headers["Accept-Encoding"].split(",")]
                 encoding = next(name for name in [*accepted, "identity"] if name in files)
                 start, end, whole = 0, "", files[encoding]
-                partial = "Range" in asked and asked.get("If-Range", tag) == tag
+                partial = "Range" in headers and headers.get("If-Range", tag) == tag
                 if partial:
-                    first, end = asked["Range"].removeprefix("bytes=").split("-")
+                    first, end = headers["Range"].removeprefix("bytes=").split("-")
                     start = int(first)
                 data = whole[start : int(end) + 1 if end else None]
                 self.send_response(206 if partial else 200)
@@ -75,15 +75,20 @@ def fetch(server: Breaking, *, limit: int | None = len(FILE)) -> bytes:
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("encoding", ENCODED)
-def test_a_broken_download_goes_on_where_it_broke(encoding):
+def test_broken_download_resumes(encoding):
     server = Breaking({encoding: ENCODED[encoding]}, 300_000, 5, 200_000)
     assert fetch(server) == FILE
-    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=300000-", "bytes=300005-", "bytes=500005-"]
-    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
+    assert [headers.get("Range") for headers in server.requests] == [
+        None,
+        "bytes=300000-",
+        "bytes=300005-",
+        "bytes=500005-",
+    ]
+    assert {headers["Accept-Encoding"] for headers in server.requests[1:]} == {encoding}
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_a_download_goes_on_for_as_long_as_it_gets_on():
+def test_download_is_retried_while_it_makes_progress():
     server = Breaking({"identity": FILE}, *[200_000] * 14)
     assert fetch(server) == FILE
     with pytest.raises(UnreachableError):
@@ -91,56 +96,56 @@ def test_a_download_goes_on_for_as_long_as_it_gets_on():
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_a_download_begins_anew_where_the_bytes_have_changed_or_have_no_strong_tag():
+def test_download_restarts_without_a_matching_strong_etag():
     assert fetch(Breaking({"identity": FILE}, 300_000, tags=lambda number: f'"{number}"')) == FILE
     weak = Breaking({"identity": FILE}, 300_000, tags=lambda _: 'W/"a"')
     assert fetch(weak) == FILE
-    assert "Range" not in weak.asked[1]
+    assert "Range" not in weak.requests[1]
 
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("encoding", ["identity", "zstd"])
-def test_what_may_be_large_is_asked_for_in_parts_each_of_which_may_break(encoding, monkeypatch):
-    monkeypatch.setattr(downloads, "PART", 1_000_000)
+def test_large_download_uses_ranges_each_of_which_may_break(encoding, monkeypatch):
+    monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({encoding: ENCODED[encoding]}, 1_000_000, 300_000)
     assert fetch(server) == FILE
-    ranges = [asked["Range"] for asked in server.asked]
+    ranges = [headers["Range"] for headers in server.requests]
     assert ranges[:3] == ["bytes=0-999999", "bytes=1000000-1999999", "bytes=1300000-2299999"]
     assert len(ranges) == {"identity": 4, "zstd": 3}[encoding]
-    assert {asked["Accept-Encoding"] for asked in server.asked[1:]} == {encoding}
-    assert [asked.get("If-Range") for asked in server.asked[:2]] == [None, '"a"']
+    assert {headers["Accept-Encoding"] for headers in server.requests[1:]} == {encoding}
+    assert [headers.get("If-Range") for headers in server.requests[:2]] == [None, '"a"']
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_of_bytes_without_a_bound_a_part_is_asked_for_that_a_function_in_the_cloud_can_answer_with():
+def test_range_without_a_limit_fits_a_cloud_function():
     server = Breaking({"identity": FILE})
     assert fetch(server, limit=None) == FILE
-    assert [asked["Range"] for asked in server.asked] == ["bytes=0-31457279"]
+    assert [headers["Range"] for headers in server.requests] == ["bytes=0-31457279"]
 
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("tags", [lambda number: f'"{number}"', lambda _: 'W/"a"'], ids=["changing", "weak"])
-def test_without_a_tag_to_go_by_the_whole_is_asked_for(tags, monkeypatch):
-    monkeypatch.setattr(downloads, "PART", 1_000_000)
+def test_whole_file_is_requested_without_a_usable_etag(tags, monkeypatch):
+    monkeypatch.setattr(downloads, "RANGE_BYTES", 1_000_000)
     server = Breaking({"identity": FILE}, tags=tags)
     assert fetch(server) == FILE
-    assert server.asked[-1].get("Range") is None or server.asked[-1]["If-Range"] != tags(len(server.asked) - 1)
+    assert server.requests[-1].get("Range") is None or server.requests[-1]["If-Range"] != tags(len(server.requests) - 1)
 
 
 @pytest.mark.parametrize("encoding", ["zstd", "gzip"])
-def test_a_bomb_is_refused_at_the_size_that_was_announced(encoding):
+def test_decompression_bomb_is_refused_at_the_announced_size(encoding):
     with pytest.raises(ProblemError, match="announced") as refused:
         fetch(Breaking({encoding: ENCODED[encoding]}), limit=len(FILE) - 1)
     assert refused.value.type is ProblemType.TOO_LARGE
 
 
-def test_without_a_bound_nothing_encoded_is_asked_for():
+def test_no_encoding_is_accepted_without_a_limit():
     server = Breaking(ENCODED)
     assert fetch(server, limit=None) == FILE
-    assert server.asked[0]["Accept-Encoding"] == "identity"
+    assert server.requests[0]["Accept-Encoding"] == "identity"
 
 
-def test_what_is_not_as_it_is_said_to_be_encoded_is_refused():
+def test_wrongly_declared_encoding_is_refused():
     with pytest.raises(ProblemError, match="can't be decoded"):
         fetch(Breaking({"gzip": FILE[:5000]}))
 
@@ -155,10 +160,10 @@ def without_zstd(monkeypatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("without_zstd")
-def test_a_client_without_zstd_takes_gzip():
+def test_client_without_zstd_accepts_gzip():
     server = Breaking(ENCODED)
     assert fetch(server) == FILE
-    assert server.asked[0]["Accept-Encoding"] == "gzip"
+    assert server.requests[0]["Accept-Encoding"] == "gzip"
     assert TensorBody({"a": np.zeros(10_000)}).encoded(["zstd", "gzip"]).encoding == "gzip"
 
 
@@ -174,7 +179,7 @@ def test_a_client_without_zstd_takes_gzip():
         (np.frombuffer(np.random.default_rng(0).bytes(400_000), np.uint8), ["zstd", "gzip"], None),
     ],
 )
-def test_an_update_is_encoded_where_the_coordinator_takes_it_and_it_pays(tensor, offered, encoding):
+def test_update_is_encoded_if_accepted_and_smaller(tensor, offered, encoding):
     body = TensorBody({"tensor": tensor})
     sent = body.encoded(offered)
     assert sent.encoding == encoding
@@ -201,12 +206,12 @@ def client(double: Double, **more: Any) -> MusterClient:
 
 @pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize("fault", [None, drop_after, problem(ProblemType.ENCODING_NOT_SUPPORTED)])
-def test_an_encoded_update_arrives_and_a_refused_one_is_sent_as_it_is(double, fault):
+def test_refused_encoding_falls_back_to_identity(double, fault):
     double.assignment = {"update_encodings": ("zstd", "gzip"), "max_update_bytes": 1_000_000}
     if fault is not None:
         double.faults["PUT /v1/updates"] = [fault]
-    with client(double, runtime_factory=lambda _: Wide()) as made:
-        assert isinstance(made.run_once(), Contributed)
+    with client(double, runtime_factory=lambda _: Wide()) as muster_client:
+        assert isinstance(muster_client.run_once(), Contributed)
     (body,) = double.uploads.values()
     refused = fault is not None and fault is not drop_after
     if not refused:
@@ -215,28 +220,28 @@ def test_an_encoded_update_arrives_and_a_refused_one_is_sent_as_it_is(double, fa
     assert decode(body)["wide"].shape == (50_000,)
 
 
-def test_what_is_kept_is_never_fetched_again_over_restarts(double, tmp_path):
+def test_cached_files_are_not_fetched_again_after_a_restart(double, tmp_path):
     for _ in range(3):
-        with client(double, cache=tmp_path) as made:
-            assert isinstance(made.run_once(), Contributed)
+        with client(double, cache=tmp_path) as muster_client:
+            assert isinstance(muster_client.run_once(), Contributed)
     gets = {route: number for route, number in double.requests.items() if route.startswith("GET")}
     assert set(gets.values()) == {1}
     assert len(gets) == 2
 
 
-def test_a_damaged_file_is_fetched_again_and_replaced(double, tmp_path):
-    with client(double, cache=tmp_path) as made:
-        made.run_once()
+def test_damaged_cache_file_is_fetched_again_and_replaced(double, tmp_path):
+    with client(double, cache=tmp_path) as muster_client:
+        muster_client.run_once()
     files = {file: file.read_bytes() for file in tmp_path.iterdir()}
     for file in files:
         file.write_bytes(b"damaged")
-    with client(double, cache=tmp_path) as made:
-        assert isinstance(made.run_once(), Contributed)
+    with client(double, cache=tmp_path) as muster_client:
+        assert isinstance(muster_client.run_once(), Contributed)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
-def test_the_folder_holds_the_last_broadcasts_within_its_bounds(tmp_path):
-    cache = Cache(tmp_path, most=1000)
+def test_cache_holds_the_last_broadcasts_within_its_bounds(tmp_path):
+    cache = DownloadCache(tmp_path, max_bytes=1000)
     names = [sha256(bytes([number])).hexdigest() for number in range(9)]
     cache.put("plan", PLAN, bytes(10))
     for number, name in enumerate(names):
@@ -249,11 +254,11 @@ def test_the_folder_holds_the_last_broadcasts_within_its_bounds(tmp_path):
     assert cache.get("too large", BROADCAST) is None
 
 
-def test_several_share_a_folder_and_nobody_sees_half_a_file(tmp_path):
+def test_shared_cache_shows_no_incomplete_file(tmp_path):
     whole, seen, start = bytes(1_000_000), [], threading.Barrier(8)
 
     def use() -> None:
-        cache = Cache(tmp_path)
+        cache = DownloadCache(tmp_path)
         start.wait()
         for _ in range(20):
             cache.put("one", BROADCAST, whole)
@@ -268,8 +273,8 @@ def test_several_share_a_folder_and_nobody_sees_half_a_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["one.broadcast"]
 
 
-def test_a_folder_that_can_not_be_used_costs_downloads_alone(double, tmp_path):
+def test_unusable_cache_only_costs_downloads(double, tmp_path):
     (tmp_path / "file").write_bytes(b"no folder")
     for _ in range(2):
-        with client(double, cache=tmp_path / "file") as made:
-            assert isinstance(made.run_once(), Contributed)
+        with client(double, cache=tmp_path / "file") as muster_client:
+            assert isinstance(muster_client.run_once(), Contributed)

@@ -1,3 +1,5 @@
+"""Retries, waits and error texts of `Transport`."""
+
 from __future__ import annotations
 
 import time
@@ -24,8 +26,8 @@ def ask(double: Double, **more: Any) -> CheckinResponse:
         return http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
 
 
-@pytest.mark.skipif(not http._WAITS_AS_TOLD, reason="stamina for Python 3.9 can't be told how long to wait")
-def test_obeys_retry_after(double: Double) -> None:
+@pytest.mark.skipif(not http._CAN_SET_WAIT, reason="stamina for Python 3.9 can't set the wait")
+def test_retry_after_is_obeyed(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=0.7)]
     waits: list[float] = []
     before = stamina.instrumentation.get_on_retry_hooks()
@@ -40,7 +42,7 @@ def test_obeys_retry_after(double: Double) -> None:
     assert time.monotonic() - started >= 0.7
 
 
-def test_a_retry_after_beyond_its_patience_is_raised(double: Double) -> None:
+def test_retry_after_beyond_the_maximum_is_raised(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [plain(503, **{"Retry-After": "600"})]
     with pytest.raises(ForeignAnswerError) as raised:
         ask(double)
@@ -48,7 +50,7 @@ def test_a_retry_after_beyond_its_patience_is_raised(double: Double) -> None:
     assert double.requests[f"POST {PATH}"] == 1
 
 
-def test_a_problem_comes_through_with_its_fields(double: Double) -> None:
+def test_problem_document_is_raised_with_its_fields(double: Double) -> None:
     fields = (FieldError(path="a.b", reason="is wrong"),)
     double.faults[f"POST {PATH}"] = [problem(ProblemType.INVALID_REQUEST, fields=fields)]
     with pytest.raises(ProblemError) as raised:
@@ -70,7 +72,7 @@ def test_a_problem_comes_through_with_its_fields(double: Double) -> None:
         (plain(413), 413, "refuses bodies of 2 bytes"),
     ],
 )
-def test_an_answer_that_is_no_coordinators_says_so(double: Double, fault: Any, status: int, text: str) -> None:
+def test_answer_of_another_server_is_a_foreign_answer(double: Double, fault: Any, status: int, text: str) -> None:
     double.faults[f"POST {PATH}"] = [fault]
     with pytest.raises(ForeignAnswerError, match=text) as raised:
         ask(double, attempts=1)
@@ -82,7 +84,7 @@ def test_an_answer_that_is_no_coordinators_says_so(double: Double, fault: Any, s
     ("header", "date", "seconds"),
     [
         ("7", None, 7),
-        ("86400", None, 3600),  # an hour at most from anything but a coordinator
+        ("86400", None, 3600),  # another server may request at most an hour
         ("9" * 400, None, 3600),
         ("0", None, None),
         ("-5", None, None),
@@ -91,27 +93,27 @@ def test_an_answer_that_is_no_coordinators_says_so(double: Double, fault: Any, s
         ("soon", None, None),
         ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
         ("Sun, 01 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:09 GMT", None),
-        ("Sun, 01 Mar 2020 12:00:05 GMT", None, None),  # this device's clock is not asked
+        ("Sun, 01 Mar 2020 12:00:05 GMT", None, None),  # this device's clock is not read
         ("Sun, 01 Mar 2020 12:00:05 -0000", "Sun, 01 Mar 2020 12:00:00 GMT", 5),
         ("Mon, 31 Dec 9999 23:59:59 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", 3600),
         ("Mon, 99 Mar 2020 12:00:05 GMT", "Sun, 01 Mar 2020 12:00:00 GMT", None),
     ],
 )
-def test_retry_after_is_relative_to_the_answers_own_date_and_bounded(
+def test_retry_after_counts_from_the_date_header_and_is_bounded(
     header: str, date: str | None, seconds: float | None
 ) -> None:
     headers = {"Retry-After": header} if date is None else {"Retry-After": header, "Date": date}
     assert bounded_wait(retry_after_of(headers), at_most=MAX_FOREIGN_WAIT) == seconds
 
 
-def test_a_coordinator_may_ask_for_a_day_at_most(double: Double) -> None:
+def test_coordinator_may_request_a_wait_of_at_most_a_day(double: Double) -> None:
     double.faults[f"POST {PATH}"] = [problem(ProblemType.UNAVAILABLE, retry_after=1e9)]
     with pytest.raises(ProblemError) as raised:
         ask(double)
     assert raised.value.retry_after == 86400
 
 
-def test_a_url_with_credentials_is_named_without_them(nobodys_port: int) -> None:
+def test_credentials_of_a_url_are_not_quoted(nobodys_port: int) -> None:
     with Transport(f"http://user:secret@127.0.0.1:{nobodys_port}", attempts=1) as http:
         with pytest.raises(UnreachableError) as raised:
             http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
@@ -122,12 +124,12 @@ def test_a_url_with_credentials_is_named_without_them(nobodys_port: int) -> None
     "url",
     ["127.0.0.1:8080", "ftp://x", "http://", "http://x:port", "http://[::1", f"http://{'x' * 64}.example", "http://*"],
 )
-def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+def test_invalid_address_is_refused_at_construction(url: str) -> None:
     with pytest.raises(ProblemError, match="address"):
         Transport(url)
 
 
-def test_a_body_is_the_file_in_pieces_and_can_be_sent_again() -> None:
+def test_body_yields_the_file_in_chunks_repeatedly() -> None:
     tensors = {"big": np.arange(100_000.0), "none": np.zeros((0, 3), np.float32), "text": np.array(["a", "bc"])}
     body = TensorBody(tensors)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""`muster client run` as a process: what lies between, interrupts, data without an end."""
+"""`muster client run` as a process: proxies in between, interrupts, endless data."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from muster.wire.plan import Plan
 
 PLAN = Path(__file__).parents[1] / "data/endless.plan"
 PATIENCE = 60.0  # seconds
-FAILURES = 10  # assignments that are given back while pages answer the reports
+FAILURES = 10  # failed assignments whose reports are answered with pages
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
     pytest.mark.xdist_group("client_process"),  # they share a coordinator
 ]
 
-# What the clients' data functions do. A pause between two tries of the same thing is a fiftieth of what it is elsewhere, and each
-# assignment fetches its plan, so that all answers come in seconds.
+# Data functions of the clients. Back-off is shortened to a fiftieth. Each assignment fetches the
+# plan, so that all scripted answers are used within seconds.
 DATA = """
 import ctypes, itertools, os, time
 from collections import OrderedDict
@@ -40,7 +40,7 @@ from pathlib import Path
 
 import muster.client.machine, muster.client.plans
 
-muster.client.machine._FIRST_PAUSE = 0.02
+muster.client.machine._MIN_PAUSE = 0.02
 
 class Forgetful(OrderedDict):
     def get(self, *_):
@@ -111,7 +111,7 @@ def operator(coordinator: LocalCoordinator) -> Iterator[Operator]:
 
 
 class Client:
-    """A process of `muster client run --json`, whose events are read as they come."""
+    """Process of `muster client run --json`, whose events are read in a thread."""
 
     def __init__(self, folder: Path, url: str, population: str, data: str, *options: str, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class Client:
         command = [sys.executable, "-m", "muster.cli", "client", "run", "--json", "--url", url]
         command += ["--population", population, "--data", f"{file}:{data}", "--client-id", "one", *options]
         with self.errors.open("w") as errors:
-            self.process = subprocess.Popen(  # noqa: S603  our own command
+            self.popen = subprocess.Popen(  # noqa: S603
                 command,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -133,33 +133,33 @@ class Client:
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
             self.events.append(json.loads(line))
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in list(self.events) if event["event"] == kind]
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        code = self.process.wait(seconds)
+        code = self.popen.wait(seconds)
         self._reader.join(PATIENCE)
         return code
 
-    def story(self) -> str:
+    def output(self) -> str:
         return f"{self.errors.read_text()}\n" + "\n".join(map(str, self.events[-20:]))
 
 
 @contextmanager
 def client(*arguments: Any, **more: str) -> Iterator[Client]:
-    made = Client(*arguments, **more)
+    process = Client(*arguments, **more)
     try:
-        yield made
+        yield process
     except BaseException as error:
-        error.add_note(made.story())
+        error.add_note(process.output())
         raise
     finally:
-        made.process.kill()
-        made.process.wait()
+        process.popen.kill()
+        process.popen.wait()
 
 
 def open_task(operator: Operator, name: str, **policy: Any) -> None:
@@ -172,16 +172,16 @@ def open_task(operator: Operator, name: str, **policy: Any) -> None:
     until(lambda: operator.task(name).status is TaskStatus.ACTIVE)
 
 
-def until(happened: Callable[[], Any], story: Callable[[], str] = lambda: "") -> None:
+def until(condition: Callable[[], Any], output: Callable[[], str] = lambda: "") -> None:
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.05)):
-        if happened():
+        if condition():
             return
         pause.wait(0.05)
-    pytest.fail(f"It has not happened in {PATIENCE:.0f} s\n{story()}")
+    pytest.fail(f"The condition was not met within {PATIENCE:.0f} s\n{output()}")
 
 
-def test_pages_in_place_of_answers_end_no_client(
+def test_web_pages_as_answers_end_no_client(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     open_task(operator, "pages", rounds=len(STATUSES))
@@ -191,24 +191,24 @@ def test_pages_in_place_of_answers_end_no_client(
     with Between(coordinator.url) as healthy, Between(coordinator.url) as failing:
         for kind in ("checkin", "plan", "broadcast", "upload"):
             healthy.plan(kind, STATUSES)
-        failing.script["report"].extend(STATUSES)  # some are repeated at once, the others come with the next assignment
+        failing.script["report"].extend(STATUSES)  # some are retried at once, others follow the next assignment
         with (
             client(tmp_path / "a", healthy.url, "pages", "numbers", "--rounds", str(len(STATUSES))) as contributing,
             client(
                 tmp_path / "b", failing.url, "failing", "failing_at_first", "--rounds", "1", FAILURES=str(FAILURES)
             ) as reporting,
         ):
-            codes = [each.wait(2 * PATIENCE) for each in (contributing, reporting)]
-            story = contributing.story() + reporting.story()
+            codes = [process.wait(2 * PATIENCE) for process in (contributing, reporting)]
+            output = contributing.output() + reporting.output()
         unused = {**healthy.unused(), **failing.unused()}
-    assert codes == [0, 0], story
+    assert codes == [0, 0], output
     assert unused == {}
     assert contributing.of("Summary")[0]["contributed"] == len(STATUSES)
     until(lambda: operator.task("pages").status is TaskStatus.COMPLETED)
     assert len(reporting.of("Failed")) == FAILURES
     assert {event["reason"] for event in reporting.of("Failed")} == {"data"}
-    told = [event["detail"] for event in contributing.of("Unreached")]
-    assert any("refuses bodies of" in detail for detail in told)
+    details = [event["detail"] for event in contributing.of("Unreached")]
+    assert any("refuses bodies of" in detail for detail in details)
     measured(
         f"a client behind pages of {len(STATUSES)} statuses at 5 kinds of requests: {time.monotonic() - started:.1f} s"
     )
@@ -222,42 +222,42 @@ CASES = {
 }
 
 
-def test_a_signal_ends_a_client_in_a_moment_whatever_it_does_and_the_slot_is_given_back(
+def test_signal_ends_a_client_at_once_and_frees_its_slot(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     took = {}
     for data, number in CASES.items():
         population = data.replace("_", "-")
         open_task(operator, population)
-        with client(tmp_path / data, coordinator.url, population, data) as made:
-            until(made.mark.exists, made.story)
+        with client(tmp_path / data, coordinator.url, population, data) as process:
+            until(process.mark.exists, process.output)
             sent = time.monotonic()
-            made.process.send_signal(number)
-            assert made.wait() == 130, made.story()
+            process.popen.send_signal(number)
+            assert process.wait() == 130, process.output()
             took[data] = time.monotonic() - sent
         assert operator.task(population).current.failed == {"cancelled": 1}, data  # type: ignore[union-attr]
     figures = ", ".join(f"{data} {CASES[data].name} {seconds:.2f} s" for data, seconds in took.items())
     measured(f"from a signal to the end of `muster client run`: {figures}")
 
 
-def test_children_of_a_data_callback_answer_signals_as_ever(
+def test_children_of_a_data_callback_handle_signals_as_usual(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
 ) -> None:
     open_task(operator, "forking")
-    with client(tmp_path, coordinator.url, "forking", "forking", "--rounds", "1") as made:
-        until(lambda: made.mark.exists() and made.mark.read_text(), made.story)
-        os.kill(int(made.mark.read_text()), signal.SIGTERM)
-        assert made.wait() == 0, made.story()  # the child's signal is not the client's: it contributes
-    assert len(made.of("Contributed")) == 1
+    with client(tmp_path, coordinator.url, "forking", "forking", "--rounds", "1") as process:
+        until(lambda: process.mark.exists() and process.mark.read_text(), process.output)
+        os.kill(int(process.mark.read_text()), signal.SIGTERM)
+        assert process.wait() == 0, process.output()  # the child's signal does not end the client
+    assert len(process.of("Contributed")) == 1
 
 
-def test_data_without_an_end_ends_with_its_assignment(
+def test_endless_data_ends_with_the_assignment(
     coordinator: LocalCoordinator, operator: Operator, tmp_path: Path
 ) -> None:
     open_task(operator, "without-end", assignment_seconds=3.0, round_seconds=6.0, rounds=3)
-    with client(tmp_path, coordinator.url, "without-end", "without_end") as made:
-        until(lambda: len(made.of("Failed")) == 2, made.story)  # it goes on
-        made.process.send_signal(signal.SIGTERM)
-        assert made.wait() == 130
-    assert {event["reason"] for event in made.of("Failed")} == {"cancelled"}
-    assert "The work took longer than its assignment" in made.of("Failed")[0]["detail"]
+    with client(tmp_path, coordinator.url, "without-end", "without_end") as process:
+        until(lambda: len(process.of("Failed")) == 2, process.output)  # the client continues
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.wait() == 130
+    assert {event["reason"] for event in process.of("Failed")} == {"cancelled"}
+    assert "The work took longer than its assignment" in process.of("Failed")[0]["detail"]

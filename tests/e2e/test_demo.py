@@ -1,4 +1,4 @@
-"""`muster demo`, in full: processes, kills and all."""
+"""`muster demo` end to end, with its processes and kills."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.wire.tensors import decode
 
 
-def processes_that_name(text):
-    """The processes that have `text` in their command or environment; empty where there is no /proc."""
-    found = []
+def processes_with(text):
+    """Returns the processes with `text` in command or environment; empty without /proc."""
+    pids = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            what = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
+            content = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if text.encode() in what and state != "Z" and folder.name != str(os.getpid()):
-            found.append(int(folder.name))
-    return found
+        if text.encode() in content and state != "Z" and folder.name != str(os.getpid()):
+            pids.append(int(folder.name))
+    return pids
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", [(), ("--emulators",)], ids=["embedded", "emulators"])
-def test_trains_through_both_kills_and_leaves_no_process(tmp_path, options):
+def test_demo_trains_through_both_kills_and_leaves_no_process(tmp_path, options):
     if options:  # the demo starts its own
         cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
-    # With a space, as a user's folder may have one.
+    # With a space, which a user's folder may have.
     out = tmp_path / "my demo"
     mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
     with (tmp_path / "output").open("wb") as output:
@@ -82,8 +82,8 @@ def test_trains_through_both_kills_and_leaves_no_process(tmp_path, options):
     assert "updates were counted, and" in text
     assert str(out) in text
 
-    # What the demo started ends with it; multiprocessing's own helpers see their pipe end a moment later.
+    # Helpers of multiprocessing end a moment later, when they see their pipe close.
     deadline = time.monotonic() + 120
-    while processes_that_name(mark) and time.monotonic() < deadline:
+    while processes_with(mark) and time.monotonic() < deadline:
         os.sched_yield()
-    assert processes_that_name(mark) == []
+    assert processes_with(mark) == []

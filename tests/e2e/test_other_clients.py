@@ -1,4 +1,4 @@
-"""The clients of `examples/clients`, in other languages, against a real coordinator: each does a round with the exact histogram."""
+"""Clients of `examples/clients` in other languages, each in a round with an exact result."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples/clients"
 PLAN, OTHER = EXAMPLES / "histogram.plan", EXAMPLES.parents[1] / "tests/data/mean.plan"
 SHELL = EXAMPLES / "curl/contribute.sh"
 MODULE = EXAMPLES / "javascript/muster.mjs"
-# Edges of bins, what lies outside, fractions, signs: and how often each bin has one.
+# Edges of bins, values outside, fractions and signs, and the expected count of each bin.
 NUMBERS = ("-5", "0", "9.5", "10", "19.99", "42", "42.5", "5e1", "99.999", "100", "+1234.5")
 HISTOGRAM = [3, 2, 0, 0, 2, 1, 0, 0, 0, 3]
-PATIENCE = 240.0  # seconds; what takes longer hangs
-# Chromium's own errands have no place in a test; and its sandbox needs what containers do not give.
+PATIENCE = 240.0  # seconds
+# No background requests of Chromium; its sandbox does not work in containers.
 CHROMIUM = [
     "--headless",
     "--no-sandbox",
@@ -80,7 +80,7 @@ def coordinator(pages: Pages, tmp_path_factory: Any) -> Iterator[LocalCoordinato
 
 @pytest.fixture
 def opened(coordinator: LocalCoordinator) -> Iterator[Callable[..., str]]:
-    """Makes a task of one round of one client and waits until the round is open; gives the population, which has its name."""
+    """Creates a task with one round of one client, and returns its population when open."""
     with Operator(coordinator.url) as operator:
 
         def make(name: str, plan: Path = PLAN) -> str:
@@ -92,13 +92,13 @@ def opened(coordinator: LocalCoordinator) -> Iterator[Callable[..., str]]:
         yield make
 
 
-def until(happened: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(int(PATIENCE / 0.1)):
-        if happened():
+        if condition():
             return
         pause.wait(0.1)
-    pytest.fail(f"It has not happened in {PATIENCE:.0f} s")
+    pytest.fail(f"The condition was not met within {PATIENCE:.0f} s")
 
 
 def result(coordinator: LocalCoordinator, task: str) -> list[int]:
@@ -106,12 +106,12 @@ def result(coordinator: LocalCoordinator, task: str) -> list[int]:
         until(lambda: operator.task(task).status is TaskStatus.COMPLETED)
         (round_,) = operator.rounds(task)
         assert (round_.folded, round_.dropped) == (1, {})
-        found: list[int] = decode(operator.result_bytes(task, 1))["counts"].tolist()
-    return found
+        counts: list[int] = decode(operator.result_bytes(task, 1))["counts"].tolist()
+    return counts
 
 
 def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(  # noqa: S603  our own examples
+    done = subprocess.run(  # noqa: S603
         list(map(str, command)),
         input="".join(f"{line}\n" for line in lines),
         capture_output=True,
@@ -122,17 +122,17 @@ def run(*command: str | Path, code: int = 0, lines: tuple[str, ...] = ()) -> sub
             **os.environ,
             "no_proxy": "127.0.0.1",
             "NO_PROXY": "127.0.0.1",
-        },  # curl and browsers leave that to their user
+        },  # curl and browsers use proxies on loopback
     )
     assert done.returncode == code, (done.stdout, done.stderr)
     return done
 
 
 def needed(*names: str) -> str:
-    """The program of the first of `names` that is installed; skips the test if none is."""
+    """Returns the path of the first installed program of `names`, or skips the test."""
     for name in names:
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     pytest.skip(f"{names[0]} is not installed")
 
 
@@ -144,15 +144,15 @@ def curl() -> None:
 
 @pytest.fixture
 def node() -> str:
-    found = needed("node")
-    version = run(found, "--version").stdout
+    path = needed("node")
+    version = run(path, "--version").stdout
     if int(version.lstrip("v").partition(".")[0]) < 18:
-        pytest.skip(f"node {version.strip()} has no fetch; 18 has it")
-    return found
+        pytest.skip(f"node {version.strip()} has no fetch; node 18 has it")
+    return path
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+def test_shell_client_completes_a_round(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
     task = opened("shell")
     done = run("sh", SHELL, coordinator.url, task, "device-1", lines=NUMBERS)
     assert json.loads(done.stdout)["status"] == "accepted"
@@ -160,39 +160,37 @@ def test_shell_client_does_a_round(coordinator: LocalCoordinator, opened: Callab
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_gives_another_plan_back(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
+def test_shell_client_rejects_another_plan(coordinator: LocalCoordinator, opened: Callable[..., str]) -> None:
     task = opened("shell-other", OTHER)
     assert "has another plan than" in run("sh", SHELL, coordinator.url, task, "d", lines=("1",), code=1).stderr
     assert failures(coordinator, task) == {"plan_refused": 1}
 
 
-def test_shell_client_knows_the_plan_beside_it() -> None:
+def test_shell_client_has_the_address_of_the_plan_beside_it() -> None:
     assert f"plan={Plan.load(PLAN).sha256} " in SHELL.read_text()
 
 
 @pytest.mark.usefixtures("curl")
-def test_shell_client_refuses_what_is_no_number() -> None:
+def test_shell_client_refuses_non_numbers() -> None:
     assert (
         "not a number: twelve" in run("sh", SHELL, "http://127.0.0.1:9", "p", "c", lines=("1", "twelve"), code=1).stderr
     )
 
 
-def test_node_client_does_a_round(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
+def test_node_client_completes_a_round(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
     task = opened("node")
     done = run(node, MODULE, coordinator.url, task, "device-1", *NUMBERS)
     assert json.loads(done.stdout)["status"] == "accepted"
     assert result(coordinator, task) == HISTOGRAM
 
 
-def test_node_client_gives_another_plan_back(
-    coordinator: LocalCoordinator, opened: Callable[..., str], node: str
-) -> None:
+def test_node_client_rejects_another_plan(coordinator: LocalCoordinator, opened: Callable[..., str], node: str) -> None:
     task = opened("node-other", OTHER)
     assert "wants something else" in run(node, MODULE, coordinator.url, task, "d", "1", code=1).stderr
     assert failures(coordinator, task) == {"plan_refused": 1}
 
 
-def test_node_client_refuses_a_plan_of_which_a_byte_is_changed(node: str, tmp_path: Path) -> None:
+def test_node_client_refuses_a_plan_with_a_changed_byte(node: str, tmp_path: Path) -> None:
     plan = PLAN.read_bytes()
     changed = plan.replace(b'"histogram"', b'"histogran"')
     assert changed != plan
@@ -212,9 +210,9 @@ def test_node_client_refuses_a_plan_of_which_a_byte_is_changed(node: str, tmp_pa
 
 
 def browse(profile: Path, address: str) -> str:
-    """What the page at `address` has in its outcome, when it is done."""
+    """Returns the outcome that the page at `address` shows when it is done."""
     chromium = needed("chromium", "chromium-browser", "google-chrome", "chrome")
-    # Time in the page runs ahead while it waits for nothing but time, so the budget is no delay.
+    # Virtual time of the page advances while the page only waits, so the budget causes no delay.
     done = run(chromium, *CHROMIUM, f"--user-data-dir={profile}", "--virtual-time-budget=60000", "--dump-dom", address)
     found = re.search(r'<output id="outcome">(.*?)</output>', done.stdout, re.DOTALL)
     assert found, (done.stdout, done.stderr)
@@ -226,7 +224,7 @@ def query(coordinator: LocalCoordinator, task: str) -> str:
     return urlencode(fields)
 
 
-def test_page_of_an_origin_that_is_named_does_a_round(
+def test_page_of_an_allowed_origin_completes_a_round(
     coordinator: LocalCoordinator, opened: Callable[..., str], pages: Pages, tmp_path: Path
 ) -> None:
     task = opened("page")
@@ -235,7 +233,7 @@ def test_page_of_an_origin_that_is_named_does_a_round(
     assert result(coordinator, task) == HISTOGRAM
 
 
-def test_page_of_another_origin_is_kept_out_by_the_browser(
+def test_browser_blocks_a_page_of_another_origin(
     coordinator: LocalCoordinator, opened: Callable[..., str], tmp_path: Path
 ) -> None:
     task = opened("stranger")
@@ -243,7 +241,7 @@ def test_page_of_another_origin_is_kept_out_by_the_browser(
         assert browse(tmp_path, f"{others.url}/page.html?{query(coordinator, task)}") == "Error: Failed to fetch"
     with Operator(coordinator.url) as operator:
         (round_,) = operator.rounds(task)
-    assert (round_.assigned, round_.reported) == (0, None)  # a round of so few is counted when it has ended
+    assert (round_.assigned, round_.reported) == (0, None)  # a small round publishes its count when it has ended
 
 
 def failures(coordinator: LocalCoordinator, task: str) -> dict[str, int]:

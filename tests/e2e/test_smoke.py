@@ -1,4 +1,4 @@
-"""The smoke test over deployments that work and over ones that do not: real processes, and the failing step with its reason."""
+"""Smoke test of working and of broken deployments, with real processes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from muster.cli.app import app
 from muster.local.coordinator import LocalCoordinator
 from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.operator import Operator
-from muster.smoke import Outcome, Step
+from muster.smoke import SmokeResult, Step
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import TaskStatus
 from muster.wire.signatures import SigningKey
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run there"),
-    pytest.mark.xdist_group("smoke"),  # they share a coordinator
+    pytest.mark.xdist_group("smoke"),  # the tests share a coordinator
 ]
 OPENED = "task opened: queue and committer work"
 CLOSED = "round closed: queue and aggregator work"
 DIRECT = "1 of them straight to the bucket, by signed URL"
 NOWHERE = "http://127.0.0.1:9"
 COMMITTED = "round folded and committed"
-FAST = {"patience": 4.0}  # seconds; what is broken stays so
+FAST = {"patience": 4.0}  # seconds; broken deployments do not recover
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def own(tmp_path: Path) -> Iterator[LocalCoordinator]:
 
 
 def end(coordinator: LocalCoordinator, name: str) -> None:
-    """Ends one of the processes for good: nobody starts it again."""
+    """Ends a process permanently, without a restart."""
     child = next(child for child in coordinator._children if child.name == name)
     child.kill()
     child.wait(0.0)
@@ -59,7 +59,7 @@ def end(coordinator: LocalCoordinator, name: str) -> None:
 
 @contextmanager
 def no_repeats() -> Iterator[None]:
-    """Requests that get no answer are not sent again, nor waited for."""
+    """Disables retries of requests without an answer."""
     stamina.set_testing(True, attempts=1)
     yield
     stamina.set_testing(False)
@@ -75,20 +75,20 @@ def after(name: str, act: Callable[[], object]) -> Callable[[Step], None]:
     return lambda step: act() if step.name == name else None  # type: ignore[func-returns-value]
 
 
-def failure(outcome: Outcome) -> Step:
-    assert not outcome.passed
-    last = outcome.steps[-1]
-    assert [step.name for step in outcome.steps if not step.passed] == [last.name], outcome
+def failure(smoke_result: SmokeResult) -> Step:
+    assert not smoke_result.passed
+    last = smoke_result.steps[-1]
+    assert [step.name for step in smoke_result.steps if not step.passed] == [last.name], smoke_result
     assert last.look_at
     return last
 
 
-def status(url: str, outcome: Outcome) -> TaskStatus:
+def status(url: str, smoke_result: SmokeResult) -> TaskStatus:
     with Operator(url) as operator:
-        return operator.task(outcome.task).status
+        return operator.task(smoke_result.task).status
 
 
-def test_shows_step_by_step_that_all_of_a_deployment_works(coordinator: LocalCoordinator) -> None:
+def test_working_deployment_passes_every_step(coordinator: LocalCoordinator) -> None:
     result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url, "--json"])
     assert result.exit_code == 0, result.output
     *steps, last = map(json.loads, result.stdout.splitlines())
@@ -102,50 +102,50 @@ def test_shows_step_by_step_that_all_of_a_deployment_works(coordinator: LocalCoo
         assert operator.result(last["task"], 1)["histogram"].tolist() == [1, 2, 2, 1, 1, 1, 1, 3]
 
 
-def test_prints_a_checklist_for_people(coordinator: LocalCoordinator) -> None:
+def test_text_output_is_a_checklist(coordinator: LocalCoordinator) -> None:
     result = CliRunner().invoke(app, ["smoke", "--url", coordinator.url])
     assert result.exit_code == 0, result.output
     assert result.output.count("\nok ") + 1 == 13
     assert "The deployment works" in result.output
 
 
-def test_names_the_committer_where_it_is_not_there(own: LocalCoordinator) -> None:
+def test_missing_committer_is_named(own: LocalCoordinator) -> None:
     end(own, "committer")
-    outcome = muster.smoke.run(own.url, **FAST)
-    step = failure(outcome)
+    smoke_result = muster.smoke.run(own.url, **FAST)
+    step = failure(smoke_result)
     assert (step.name, step.unreachable) == (OPENED, False)
     assert "stays `opening`" in step.detail
     assert "committer was not reached" in step.detail
     assert any("roles/run.invoker" in line for line in step.look_at)
     assert any("gcloud run services logs read muster-committer" in line for line in step.look_at)
-    assert status(own.url, outcome) is TaskStatus.CANCELLED
+    assert status(own.url, smoke_result) is TaskStatus.CANCELLED
 
 
-def test_names_the_queue_and_the_aggregator_where_nothing_is_delivered(tmp_path: Path) -> None:
+def test_stopped_queue_names_queue_and_aggregator(tmp_path: Path) -> None:
     with LocalCoordinator(tmp_path, workers=1) as own:
         act = after("TensorFlow loads here", lambda: end(own, "pump"))
-        outcome = muster.smoke.run(own.url, patience=8.0, on_step=act)
-        ended = status(own.url, outcome)
-    step = failure(outcome)
+        smoke_result = muster.smoke.run(own.url, patience=8.0, on_step=act)
+        ended = status(own.url, smoke_result)
+    step = failure(smoke_result)
     assert step.name == CLOSED
     assert "2 of 2 updates reported" in step.detail
     assert any("muster-aggregator" in line for line in step.look_at)
     assert ended is TaskStatus.CANCELLED
 
 
-def test_says_so_where_an_operator_pauses_the_task(coordinator: LocalCoordinator) -> None:
+def test_task_paused_by_an_operator_is_reported(coordinator: LocalCoordinator) -> None:
     with Operator(coordinator.url) as operator:
 
         def pause() -> None:
             operator.pause(operator.tasks().tasks[-1].spec.name)
 
-        outcome = muster.smoke.run(coordinator.url, **FAST, on_step=after("TensorFlow loads here", pause))
-    step = failure(outcome)
+        smoke_result = muster.smoke.run(coordinator.url, **FAST, on_step=after("TensorFlow loads here", pause))
+    step = failure(smoke_result)
     assert "the task was paused" in step.detail
-    assert status(coordinator.url, outcome) is TaskStatus.CANCELLED
+    assert status(coordinator.url, smoke_result) is TaskStatus.CANCELLED
 
 
-def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) -> None:
+def test_interrupt_cancels_the_task(coordinator: LocalCoordinator) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -158,10 +158,8 @@ def test_cancels_its_task_when_it_is_interrupted(coordinator: LocalCoordinator) 
 
 
 @pytest.mark.parametrize(("status_code", "fix"), [(401, "MUSTER_OPERATOR_TOKEN"), (403, "roles/run.invoker")])
-def test_names_the_role_or_the_token_where_the_operator_api_refuses(
-    coordinator: LocalCoordinator, status_code: int, fix: str
-) -> None:
-    """Google's front end refuses before the function sees anything, with a page and no problem document."""
+def test_refused_operator_call_names_token_or_role(coordinator: LocalCoordinator, status_code: int, fix: str) -> None:
+    """Google's front end refuses with a web page, before the function sees the request."""
     seen = []
 
     @Request.application
@@ -180,12 +178,12 @@ def test_names_the_role_or_the_token_where_the_operator_api_refuses(
     assert fix in result.output
 
 
-def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocked_bucket_fails_the_direct_upload_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cloud.check_installed(FirestoreEmulator(tmp_path), StorageEmulator(tmp_path))
     with LocalCoordinator(tmp_path, workers=1, emulators=True) as running:
         works = muster.smoke.run(running.url, patience=60.0)
-        # A network that lets this machine reach the coordinator alone, known to it by a name of its own. A proxy of the environment
-        # would not do: it is never asked for an address of this machine.
+        # A network in which only the coordinator is reachable, by another name. Proxies of the
+        # environment have no effect, since they are bypassed on loopback.
         url = running.url.replace("127.0.0.1", "localhost")
         monkeypatch.setattr("muster.transport.http.new_session", barred_session)
         with no_repeats():
@@ -196,10 +194,10 @@ def test_tells_whether_an_update_gets_straight_to_the_bucket(tmp_path: Path, mon
     assert failed.name == DIRECT
     assert "could not be reached from here" in failed.detail
     assert any("storage.googleapis.com" in line for line in failed.look_at)
-    assert len(barred.steps) == len(works.steps)  # it went through the function, and the round goes on
+    assert len(barred.steps) == len(works.steps)  # the update went through the function, and the round continued
 
 
-def test_names_the_address_where_something_else_answers() -> None:
+def test_other_server_at_the_address_is_reported() -> None:
     @Request.application
     def other(_: Request) -> Response:
         return Response('{"openapi": "3.1.0", "paths": {}, "info": {"version": "1"}}', content_type="application/json")
@@ -210,7 +208,7 @@ def test_names_the_address_where_something_else_answers() -> None:
     assert "not a coordinator" in step.detail
 
 
-def test_exits_with_3_where_nobody_answers() -> None:
+def test_unreachable_coordinator_exits_with_3() -> None:
     with no_repeats():
         result = CliRunner().invoke(app, ["smoke", "--url", NOWHERE])
     assert result.exit_code == 3
@@ -218,9 +216,7 @@ def test_exits_with_3_where_nobody_answers() -> None:
     assert "terraform output client_url" in result.output
 
 
-def test_signs_its_plan_and_enrols_its_clients_where_that_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_is_signed_and_clients_enrolled_with_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signing, enrolling = SigningKey.generate(), PrivateKey.generate()
     signing.save(tmp_path / "signing.key")
     (tmp_path / "enrolment.key").write_bytes(enrolling.pem())

@@ -103,7 +103,7 @@ def test_slow_clients_are_disconnected_and_do_not_block_others(server):
     finally:
         for connection in connections:
             connection.close()
-    # The exact time limit is tested with a manual clock, in unit/test_patience.py.
+    # The exact time limit is tested with a manual clock, in unit/test_slow_clients.py.
     assert received[:2] == [None, None]  # there was no request to answer
     assert all(status == 400 and b"too slowly" in text for status, text in received[2:])
 

@@ -1,4 +1,4 @@
-"""Reverse proxy between a client and a coordinator that answers scripted requests in the coordinator's place."""
+"""Reverse proxy between client and coordinator that answers scripted requests with web pages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Between(Loopback):
     """Proxy that forwards to `target`, except for the requests whose kind has a status in `script`.
 
     Attributes:
-      script: The actions for the next requests, by kind. A status is answered with a page; None forwards the request.
+      script: The actions for the next requests, by kind: a status to answer with a web page, or
+        None, which forwards the request.
       seen: Number of received requests, by kind.
       sent: All received bytes, request lines and headers included.
       rewrite: Replacements in the answers, for addresses that should lead to this proxy too.
@@ -48,7 +49,7 @@ class Between(Loopback):
         self.sent = bytearray()
         self.rewrite: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
-        between, place = self, urlsplit(target)
+        proxy, target_url = self, urlsplit(target)
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -56,23 +57,23 @@ class Between(Loopback):
 
             def _serve(self) -> None:
                 body = self._body()
-                fate = between._fate(f"{self.command} {self.path.partition('?')[0]}", self, body)
-                if fate is not None:
+                status = proxy._next_status(f"{self.command} {self.path.partition('?')[0]}", self, body)
+                if status is not None:
                     self._answer(
-                        fate, {"Content-Type": "text/html", "Location": "http://127.0.0.1:1/login"}, _page(fate)
+                        status, {"Content-Type": "text/html", "Location": "http://127.0.0.1:1/login"}, _page(status)
                     )
                     return
-                stores = self.path.startswith("/store/")
-                host = between.store if stores and between.store else place.netloc
+                to_store = self.path.startswith("/store/")
+                host = proxy.store if to_store and proxy.store else target_url.netloc
                 connection = http.client.HTTPConnection(host, timeout=60)
                 headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOPS}
                 connection.request(
-                    self.command, self.path.removeprefix("/store") if stores else self.path, body, headers
+                    self.command, self.path.removeprefix("/store") if to_store else self.path, body, headers
                 )
                 answer = connection.getresponse()
                 content = answer.read()
                 connection.close()
-                for old, new in between.rewrite.items():
+                for old, new in proxy.rewrite.items():
                     content = content.replace(old, new)
                 self._answer(answer.status, dict(answer.getheaders()), content)
 
@@ -97,7 +98,7 @@ class Between(Loopback):
         super().__init__(_Server(("127.0.0.1", 0), Handler))
 
     def plan(self, kind: str, statuses: Iterable[int]) -> None:
-        """Answers the next requests of `kind` with each of `statuses`, and forwards one after each."""
+        """Answers the next requests of `kind` with `statuses`; forwards one request after each."""
         with self._lock:
             for status in statuses:
                 self.script[kind].extend([status, None])
@@ -108,17 +109,17 @@ class Between(Loopback):
         self.rewrite[address.encode()] = f"{self.url}/store".encode()
 
     def unused(self) -> dict[str, list[int | None]]:
-        """Returns the actions of the script that have not happened."""
+        """Returns the remaining actions of the script."""
         with self._lock:
-            return {kind: list(fates) for kind, fates in self.script.items() if any(fates)}
+            return {kind: list(actions) for kind, actions in self.script.items() if any(actions)}
 
-    def _fate(self, route: str, request: BaseHTTPRequestHandler, body: bytes) -> int | None:
+    def _next_status(self, route: str, request: BaseHTTPRequestHandler, body: bytes) -> int | None:
         kind = next((name for name, pattern in _KINDS if re.match(pattern, route)), "other")
         with self._lock:
             self.seen[kind] += 1
             self.sent += f"{request.requestline}\r\n{request.headers}".encode() + body
-            fates = self.script[kind]
-            return fates.popleft() if fates else None
+            actions = self.script[kind]
+            return actions.popleft() if actions else None
 
 
 def _page(status: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A coordinator of the tests' own, over real HTTP: it speaks the protocol and breaks where it is told to."""
+"""Scripted coordinator for client tests, over real HTTP, with faults for chosen requests."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ Fault = Callable[[Request, Callable[[], Response]], Response]
 
 
 def problem(kind: ProblemType, **more: Any) -> Fault:
-    """Answers with a problem, without taking the request."""
+    """Answers with a problem, without handling the request."""
     error = ProblemError(kind, f"as the test wants: {kind.value}", **more)
     body = error.to_problem().model_dump_json()
     return lambda request, _: _drained(request, Response(body, status=error.status, content_type=CONTENT_TYPE))
 
 
 def plain(status: int, body: str = "oops", **headers: str) -> Fault:
-    """Answers with something that is no coordinator's."""
+    """Answers like another server, with a plain body."""
     return lambda request, _: _drained(request, Response(body, status=status, headers=headers))
 
 
@@ -48,12 +48,12 @@ def _drained(request: Request, response: Response) -> Response:
 
 
 def drop_before(request: Request, _: Callable[[], Response]) -> Response:
-    """Breaks the connection; the request has not been taken."""
+    """Breaks the connection without handling the request."""
     return _drop(request)
 
 
 def drop_after(request: Request, handle: Callable[[], Response]) -> Response:
-    """Takes the request, and breaks the connection in place of the answer."""
+    """Handles the request and breaks the connection before the answer."""
     handle()
     return _drop(request)
 
@@ -66,20 +66,33 @@ def _drop(request: Request) -> Response:
 
 @dataclass
 class Double:
-    """One task whose open round takes any number of clients."""
+    """Coordinator with one task, whose open round accepts any number of clients.
+
+    Attributes:
+      plan: The task's plan.
+      url: The address, set by the test.
+      round: The open round.
+      waits: Answers of the next check-ins, before assignments.
+      faults: Faults of the next requests, by route (`POST /path`).
+      assignment: Fields of the assignments that differ from the default.
+      plan_file: The plan, as served.
+      broadcast_file: The broadcast, as served.
+      checkins: Received check-ins.
+      uploads: Received updates, by token.
+      reports: Received reports.
+      requests: Number of requests, by route.
+    """
 
     plan: Plan = field(default_factory=sum_plan)
     url: str = ""
     round: int = 1
-    waits: list[Wait] = field(default_factory=list)  # check-ins get these first
-    faults: dict[str, list[Fault]] = field(default_factory=dict)  # by route: the next requests' fates
-    assignment: dict[str, Any] = field(
-        default_factory=dict
-    )  # fields of the assignment that are otherwise than they should be
+    waits: list[Wait] = field(default_factory=list)
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    assignment: dict[str, Any] = field(default_factory=dict)
     plan_file: bytes = b""
     broadcast_file: bytes = b""
     checkins: list[CheckinRequest] = field(default_factory=list)
-    uploads: dict[str, bytes] = field(default_factory=dict)  # by token
+    uploads: dict[str, bytes] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
     requests: Counter[str] = field(default_factory=Counter)
 
@@ -92,27 +105,27 @@ class Double:
         request = Request(environ)
         route = f"{request.method} {request.path}"
         self.requests[route] += 1
-        fates = self.faults.get(route, [])
-        response = fates.pop(0)(request, lambda: self._serve(request)) if fates else self._serve(request)
+        faults = self.faults.get(route, [])
+        response = faults.pop(0)(request, lambda: self._serve(request)) if faults else self._serve(request)
         return response(environ, start_response)
 
     def _serve(self, request: Request) -> Response:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        method, where = request.method, request.path.removeprefix("/v1/")
-        if (method, where) == ("POST", "populations/devices:checkin"):
+        method, path = request.method, request.path.removeprefix("/v1/")
+        if (method, path) == ("POST", "populations/devices:checkin"):
             self.checkins.append(CheckinRequest.decode(request.get_data()))
             answer = self.waits.pop(0) if self.waits else self._assign()
             return _json(CheckinResponse(answer=answer))
-        if method == "GET" and where.startswith("plans/"):
+        if method == "GET" and path.startswith("plans/"):
             return Response(self.plan_file)
-        if method == "GET" and where.startswith("tasks/"):
+        if method == "GET" and path.startswith("tasks/"):
             return Response(self.broadcast_file)
-        if (method, where) == ("PUT", "updates"):
+        if (method, path) == ("PUT", "updates"):
             body = request.get_data()
             assert request.content_length == len(body)
             self.uploads.setdefault(token, body)
             return self._receipt("accepted")
-        if (method, where) == ("POST", "updates:report"):
+        if (method, path) == ("POST", "updates:report"):
             self.reports.append(Report.decode(request.get_data()))
             return self._receipt("reported")
         return Response(status=404)
@@ -138,7 +151,7 @@ class Double:
 
     @property
     def counted(self) -> list[dict[str, Array]]:
-        """The updates that were taken."""
+        """Returns the accepted updates."""
         return [decode(body) for body in self.uploads.values()]
 
 
@@ -151,7 +164,7 @@ def wait(seconds: float = 3600.0) -> Wait:
 
 
 class Worker:
-    """In place of the runtime: the update that the data says."""
+    """Substitute of the runtime whose update is made from the data."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -1,6 +1,7 @@
-"""Proxies before a service's emulator that lose calls: before the service hears of them, or with the answer.
+"""Proxies that lose requests or answers, in front of a service's emulator.
 
-`Lossy.plan` says what happens to each call of a method, in order; a call without a plan goes through. `calls` counts them all.
+`plan` scripts the faults of the next calls of a method; other calls are forwarded. `calls` counts
+all calls.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from support.faults import When
 from support.served import Loopback
 
 
-class _Lossy:
+class _FaultScript:
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        self._plans: defaultdict[str, deque[When | None]] = defaultdict(deque)
+        self._faults: defaultdict[str, deque[When | None]] = defaultdict(deque)
         self._lock = threading.Lock()
 
-    def plan(self, method: str, *fates: When | None) -> None:
-        """What becomes of the next calls of `method`; None: nothing."""
-        self._plans[method].extend(fates)
+    def plan(self, method: str, *faults: When | None) -> None:
+        """Scripts the faults of the next calls of `method`; None: no fault."""
+        self._faults[method].extend(faults)
 
-    def _fate(self, method: str) -> When | None:
+    def _next_fault(self, method: str) -> When | None:
         with self._lock:
             self.calls[method] += 1
-            plan = self._plans[method]
-            return plan.popleft() if plan else None
+            faults = self._faults[method]
+            return faults.popleft() if faults else None
 
 
-class LossyGrpc(_Lossy):
-    """Before a gRPC service without TLS, such as the Firestore emulator. Methods by their names: `Commit`."""
+class LossyGrpc(_FaultScript):
+    """Proxy of a gRPC service without TLS, such as the Firestore emulator. Methods: `Commit`, …"""
 
     def __init__(self, target: str) -> None:
         super().__init__()
@@ -56,16 +57,16 @@ class LossyGrpc(_Lossy):
         self._target.close()
 
     def forward(self, method: str, request: bytes, context: grpc.ServicerContext) -> Any:
-        """The answers to a call, of which all that we need here are streams or can be sent as one."""
-        fate = self._fate(method.rpartition("/")[2])
-        if fate is When.BEFORE:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "lost before the service heard of it")
+        """Forwards a call as a stream and returns the answers."""
+        fault = self._next_fault(method.rpartition("/")[2])
+        if fault is When.BEFORE:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the request was lost")
         metadata = [pair for pair in context.invocation_metadata() if not pair[0].startswith("grpc-")]
         try:
             answers = list(self._target.unary_stream(method)(request, metadata=metadata, timeout=30))
         except grpc.RpcError as error:
             context.abort(error.code(), error.details())
-        if fate is When.AFTER:
+        if fault is When.AFTER:
             context.abort(grpc.StatusCode.UNAVAILABLE, "the answer was lost")
         return iter(answers)
 
@@ -80,11 +81,11 @@ class _Forwarding(grpc.GenericRpcHandler):
         )
 
 
-class LossyHttp(_Lossy, Loopback):
-    """Before an HTTP service, such as fake-gcs-server. Methods by verb: `POST`."""
+class LossyHttp(_FaultScript, Loopback):
+    """Proxy of an HTTP service, such as fake-gcs-server. Methods: `POST`, …"""
 
     def __init__(self, target: str) -> None:
-        _Lossy.__init__(self)
+        _FaultScript.__init__(self)
         self._target = target
         self._session = requests.Session()
         self._session.trust_env = False
@@ -95,21 +96,21 @@ class LossyHttp(_Lossy, Loopback):
             disable_nagle_algorithm = True
 
             def _forward(self) -> None:
-                fate = proxy._fate(self.command)
+                fault = proxy._next_fault(self.command)
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                if fate is not When.BEFORE:
+                if fault is not When.BEFORE:
                     headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
                     answer = proxy._session.request(
                         self.command, proxy._target + self.path, data=body, headers=headers, timeout=30, stream=True
                     )
                     content = answer.raw.read()
-                if fate is not None:
-                    self.close_connection = True  # and not a word
+                if fault is not None:
+                    self.close_connection = True  # without an answer
                     return
                 self.send_response(answer.status_code)
                 for key, value in answer.headers.items():
                     if key.lower() not in ("content-length", "transfer-encoding", "connection", "date"):
-                        # An upload's address goes on pointing here.
+                        # Addresses in headers keep pointing to this proxy.
                         self.send_header(key, value.replace(proxy._target, proxy.url))
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

@@ -1,4 +1,4 @@
-"""The key file of a local coordinator, where there are hard links and where there are none."""
+"""Secret file of a local coordinator, on file systems with and without hard links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @pytest.fixture(params=[None, *NO_LINKS], ids=lambda number: "links" if number is None else errno.errorcode[number])
 def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system with hard links, and with what it says of a file system without any."""
+    """Runs the test with hard links, and with each error of a file system without them."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(request.param, os.strerror(request.param))
@@ -29,7 +29,7 @@ def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("links")
-def test_is_made_once_for_its_owner_alone_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_secret_is_created_once_with_mode_0600(tmp_path: Path) -> None:
     made = secret_of(tmp_path)
     assert len(bytes.fromhex(made)) == 32
     assert secret_of(tmp_path) == made
@@ -39,7 +39,7 @@ def test_is_made_once_for_its_owner_alone_and_leaves_nothing_else(tmp_path: Path
 
 
 @pytest.mark.usefixtures("links")
-def test_starts_at_once_have_one_key(tmp_path: Path) -> None:
+def test_concurrent_starts_share_one_secret(tmp_path: Path) -> None:
     together = Barrier(8)
 
     def start(_: int) -> str:
@@ -51,7 +51,7 @@ def test_starts_at_once_have_one_key(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]
 
 
-def test_another_failure_is_raised_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -1,7 +1,9 @@
-"""The client: checks in, works and uploads over connections that it opens itself. Imports no TensorFlow.
+"""Client SDK: check-ins, local work and uploads. Imports no TensorFlow.
 
-from muster.client import MusterClient
-MusterClient("https://muster.example", "phones", my_dataset).run()
+A client opens every connection itself and needs no open port.
+
+    from muster.client import MusterClient
+    MusterClient("https://muster.example", "phones", my_dataset).run()
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Counts a device's contributions in a file, so that a limit holds over restarts, processes and coordinators.
+"""Counts a device's contributions in a file.
 
-The file is a SQLite database, from Python's standard library on every system. One transaction checks the limits and
-records the contribution, is durable when it returns (`synchronous = EXTRA`), and excludes every other process. It holds
-only hashes, times and counts:
+The limits hold over restarts, processes and coordinators.
 
-    uses   (plan, broadcast) -> number of contributions; never pruned, for `per_plan` and `per_broadcast`
+The file is a SQLite database, from Python's standard library on every system. One transaction
+checks the limits and records the contribution, is durable when it returns (`synchronous = EXTRA`),
+and excludes every other process. It holds only hashes, times and counts:
+
+    uses   (plan, broadcast) -> number of contributions; never pruned
     times  times of the contributions of the last 24 hours, and of the last one
 
 Time is monotonic here: it is the later of the device's clock and the last contribution.
@@ -28,13 +30,13 @@ if TYPE_CHECKING:
 
 DAY, HOUR = 86400.0, 3600.0  # seconds
 _WAIT = 30.0  # seconds for another process's transaction
-_LAST_DATE = 253402300799.0  # POSIX seconds: the end of the year 9999, the last that `datetime` knows
+_LAST_DATE = 253402300799.0  # POSIX seconds: the end of the year 9999, where `datetime` ends
 _FORMAT = 1  # the database's user_version
 _APPLICATION = 0x4D425544  # the database's application_id: "MBUD"
 
 
 class BudgetError(RuntimeError):
-    """Error raised when the budget's file can't be used; the text names the file, the reason and the fix."""
+    """Error raised when the budget's file can't be used; the text states the fix."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Exhausted:
     Attributes:
       limit: The limit's name, such as `per_day`.
       detail: The spent budget and the policy's limit.
-      free_at: When the limit allows the next one, in POSIX seconds; None: never.
+      free_at: When the limit allows the next contribution, in POSIX seconds; None: never.
     """
 
     limit: str
@@ -54,7 +56,7 @@ class Exhausted:
 
 @dataclass(frozen=True)
 class _Spent:
-    """Contents of the file that one decision needs. `times` are in order; `now` is never before the last of them."""
+    """Counts that one decision needs. `times` are sorted; `now` is not before the last of them."""
 
     now: float
     times: tuple[float, ...]
@@ -63,7 +65,7 @@ class _Spent:
 
 
 class Budget:
-    """Budget under one policy. Every call opens the file anew, so processes and threads may share it.
+    """Budget of one policy. Each call opens the file, so that processes and threads may share it.
 
     Args:
       rules: The limits.
@@ -157,8 +159,8 @@ class Budget:
             status = self.path.stat()
         except FileNotFoundError as error:
             raise BudgetError(
-                f"The budget {self.path} existed when this client started and is missing now. Restore it, or start the client "
-                "again to begin an empty one"
+                f"The budget {self.path} existed when this client started and is missing now. Restore it, "
+                "or start the client again to begin an empty one"
             ) from error
         except OSError as error:
             raise self._unusable(error.strerror or str(error)) from error
@@ -166,8 +168,8 @@ class Budget:
             raise self._unusable("it is not a file")
         if os.name == "posix" and stat.S_IMODE(status.st_mode) & 0o077:
             raise BudgetError(
-                f"The budget {self.path} is open to other users of this machine (mode {stat.S_IMODE(status.st_mode):04o}): "
-                f"chmod 600 {self.path}"
+                f"The budget {self.path} is open to other users of this machine "
+                f"(mode {stat.S_IMODE(status.st_mode):04o}): chmod 600 {self.path}"
             )
 
     def _lay_out(self, database: sqlite3.Connection) -> bool:
@@ -241,8 +243,8 @@ class Budget:
 
     def _unusable(self, reason: str) -> BudgetError:
         return BudgetError(
-            f"The budget {self.path} can't be used: {reason}. Give the client's user a local folder to write to and restore the file, "
-            "or remove it to begin an empty budget, which forgets what was spent"
+            f"The budget {self.path} can't be used: {reason}. Give the client's user a local folder to write to "
+            "and restore the file, or remove it to begin an empty budget, which forgets what was spent"
         )
 
 

@@ -1,7 +1,7 @@
-"""A folder that keeps what clients have downloaded, by hash. Several processes may share it, on any system.
+"""Folder cache of downloads, by hash. Several processes may share it, on any system.
 
-A file is written beside its place and moved there, so that nobody sees half of one, and whoever reads checks the hash: no lock is
-needed. A cache that can't be read or written costs downloads, and nothing else.
+No lock is needed: a file is written under a temporary name and then renamed, and each reader checks
+the hash. If the folder can't be read or written, clients download again.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from pathlib import Path
 from typing import Optional
 
 PLAN, BROADCAST = ".plan", ".broadcast"
-_KEPT = {PLAN: 16, BROADCAST: 4}  # files of each kind
-_MOST = 1 << 30  # bytes of each kind
+_MAX_FILES = {PLAN: 16, BROADCAST: 4}  # files of each kind
+_MAX_BYTES = 1 << 30  # bytes of each kind
 _TEMPORARY = ".part"
-_STALE = 3600.0  # seconds, after which a file that was never finished has nobody who writes it
+_ABANDONED_SECONDS = 3600.0  # age of a temporary file whose writer must have ended
 
 
-class Cache:
-    """The folder.
+class DownloadCache:
+    """Cache of plans and broadcasts in one folder, with a bound for each kind.
 
     Args:
-      folder: Where; made when something is kept. None: nothing is kept.
-      most: Bytes of each kind that are kept at most.
+      folder: The folder, created with the first file; None: nothing is cached.
+      max_bytes: Bytes of each kind.
     """
 
-    def __init__(self, folder: Optional[Path], *, most: int = _MOST) -> None:
+    def __init__(self, folder: Optional[Path], *, max_bytes: int = _MAX_BYTES) -> None:
         self._folder = folder
-        self._most = most
+        self._max_bytes = max_bytes
 
     def get(self, sha256: str, kind: str) -> Optional[bytes]:
-        """What is kept under a hash, unchecked; None: nothing that can be read."""
+        """Returns the cached file of a hash, unchecked, or None if there is no readable one."""
         if self._folder is None:
             return None
         file = self._folder / f"{sha256}{kind}"
@@ -42,12 +42,12 @@ class Cache:
         except OSError:
             return None
         with contextlib.suppress(OSError):
-            os.utime(file)  # it was of use: others go first
+            os.utime(file)  # the least recently used file is evicted first
         return data
 
     def put(self, sha256: str, kind: str, data: bytes) -> None:
-        """Keeps what has been checked, and drops what was longest of no use beyond the bounds."""
-        if self._folder is None or len(data) > self._most:
+        """Stores `data`, whose hash the caller has checked. Evicts least recently used files."""
+        if self._folder is None or len(data) > self._max_bytes:
             return
         with contextlib.suppress(OSError):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +56,8 @@ class Cache:
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(data)
-                # Windows refuses while somebody reads the file that is there, which then is the same one.
+                # Fails on Windows while a process reads the existing file, which has the same
+                # bytes.
                 Path(name).replace(self._folder / f"{sha256}{kind}")
             finally:
                 Path(name).unlink(missing_ok=True)
@@ -64,17 +65,17 @@ class Cache:
     def _make_room(self, kind: str, size: int) -> None:
         if self._folder is None:
             return
-        found: list[tuple[float, int, Path]] = []
+        files: list[tuple[float, int, Path]] = []
         for file in self._folder.iterdir():
-            with contextlib.suppress(OSError):  # another process was faster
+            with contextlib.suppress(OSError):  # another process has removed the file
                 status = file.stat()
-                if file.suffix == _TEMPORARY and status.st_mtime < time.time() - _STALE:
+                if file.suffix == _TEMPORARY and status.st_mtime < time.time() - _ABANDONED_SECONDS:
                     file.unlink()
                 elif file.suffix == kind:
-                    found.append((status.st_mtime, status.st_size, file))
-        found.sort(key=lambda item: item[0], reverse=True)
-        for place, (_, held, file) in enumerate(found, start=1):
-            size += held
-            if place >= _KEPT[kind] or size > self._most:
+                    files.append((status.st_mtime, status.st_size, file))
+        files.sort(key=lambda item: item[0], reverse=True)
+        for position, (_, file_bytes, file) in enumerate(files, start=1):
+            size += file_bytes
+            if position >= _MAX_FILES[kind] or size > self._max_bytes:
                 with contextlib.suppress(OSError):
                     file.unlink()

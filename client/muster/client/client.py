@@ -1,4 +1,7 @@
-"""The client: checks in, works, uploads. Keeps nothing that it could not lose; every step may be repeated."""
+"""Drives the client state machine: requests, local work and waits.
+
+A client is stateless: it can be killed at any moment, and every request may be repeated.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from muster.client import machine
 from muster.client.direct_upload import DirectSender
 from muster.client.identity import check_client_id, check_population
 from muster.client.interruptible import CallStoppedError
-from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Leave, Limits, seconds_valid
-from muster.client.local_data import DataCallback, bind
+from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Limits, StopConditions, validity_seconds
+from muster.client.local_data import DataCallback, accept_context
 from muster.client.machine import Event, Idle, NoAnswer, Reporting, Uploading, Working
 from muster.client.outcomes import (
     Assigned,
@@ -49,7 +52,7 @@ from muster.wire.signatures import need_cryptography, parse_signers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_HURRY = 0.5  # seconds that the report of an interrupted client may take to connect, and to be answered
+_HURRIED_REPORT_SECONDS = 0.5  # time-out of an interrupted client's last report
 _ENCODING_REFUSED = 415
 
 
@@ -61,29 +64,33 @@ class MusterClient:
     Args:
       url: The coordinator's address, or a transport to it.
       population: The population to check in to.
-      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts; called for each assignment
-        as `data()`, or as `data(context)` with a `WorkContext`. It runs in a worker thread of the thread that calls
-        `run`, so that an interrupt need not wait for it: open database connections inside it.
-      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one contribution per
-        round from it. None: a fresh random name.
-      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or OpenID Connect
-        token, or a function that returns one. The function is called before each check-in, for tokens that are renewed.
+      data: Returns the client's data, in a form that `muster.runtime.Runtime.work` accepts. It is
+        called for each assignment as `data()`, or as `data(context)` with a `WorkContext`. It runs
+        in a worker thread, so that an interrupt need not wait for it: open database connections
+        inside it.
+      client_id: This client's identity, if identity is self-asserted; the coordinator accepts one
+        contribution per round from it. None: a new random name.
+      token: Bearer token of this client, if the coordinator authenticates clients: an enrolment or
+        OpenID Connect token, or a function that returns one. The function is called before each
+        check-in, for tokens that are renewed.
       session: The `requests` session to use; None: a new one.
-      cache: A folder that caches plans and the last broadcasts over restarts; several clients may share it. None: only
-        loaded plans are cached, in memory.
-      on_event: Called with every event, from within the calls of `run_once` and `run`.
+      cache: A folder that caches plans and the last broadcasts over restarts; several clients may
+        share it. None: only loaded plans are cached, in memory.
+      on_event: Called with every event, from within `run_once` and `run`.
       runtime_factory: Creates the runtime of a plan; the default uses TensorFlow.
-      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused before its graph is
-        parsed; empty: plans need no signature.
+      trusted_signers: Public keys (`ed25519:…`). A plan that none of them has signed is refused
+        before its graph is parsed; empty: plans need no signature.
       limits: Limits of an assignment on this device.
-      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of its sizes and
-        `limits` applies. None: the coordinator decides which plans run here and what leaves.
-      eligible: Called before a check-in and between the phases of an assignment, which is given back if it returns
-        False.
+      policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of
+        its sizes and `limits` applies. None: the coordinator decides which plans run here and what
+        leaves the device.
+      eligible: Returns whether the device may work now. It is called before a check-in and between
+        the phases of an assignment, which is released if it returns False.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is not a valid address.
-      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds an invalid key.
+      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds an invalid
+        key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
       PolicyFileError: the policy's file is not valid.
       BudgetError: the file of the policy's budget can't be used.
@@ -112,24 +119,29 @@ class MusterClient:
             need_cryptography()
         self._guard = PolicyGuard(policy)
         self.population = check_population(population)
-        # Without a name of its own, a client whose check-in is repeated would count as two.
+        # A stable name: otherwise a repeated check-in would count as a second client.
         self.client_id = secrets.token_hex(16) if client_id is None else check_client_id(client_id)
         self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
         self._token = token
-        bound = bind(data)
         self._plans = PlanStore(
             self._transport,
             folder=None if cache is None else Path(cache),
             runtime_factory=runtime_factory or tensorflow_runtime,
             trusted_signers=signers,
-            vouch=self._guard.vouch,
+            check_signatures=self._guard.on_signatures,
         )
-        self._work = AssignmentWork(self._plans, bound, self._guard.limits(limits), self._guard, self._tell)
+        self._work = AssignmentWork(
+            self._plans,
+            accept_context(data),
+            limits=self._guard.limits(limits),
+            guard=self._guard,
+            on_computed=self._emit,
+        )
         self._validity = Validity(0.0)
         self._eligible = eligible
         self._on_event = on_event
         self._phase: machine.Phase = Idle()
-        self._sender: Optional[DirectSender] = None
+        self._upload_session: Optional[DirectSender] = None
 
     def __enter__(self) -> Self:
         return self
@@ -150,57 +162,59 @@ class MusterClient:
 
     @property
     def working(self) -> bool:
-        """Returns whether a data callback or a plan's work that this client abandoned is still running."""
+        """Returns whether an abandoned data callback or an abandoned work is still running."""
         return self._work.running
 
     def run_once(self, *, stop: Optional[threading.Event] = None) -> Outcome:
         """Runs one cycle from check-in to receipt, or resumes one that an outage interrupted.
 
-        Waits only for answers and the computation; the outcome has the time of the next cycle.
+        Waits only for answers and the computation. `outcome.retry_after` is the time until the next
+        cycle.
 
         Args:
-          stop: When set, ends the data callback and the work at once, and any other phase when it completes. The
-            assignment is then given back.
+          stop: When set, ends the data callback and the work at once, and any other phase when it
+            completes. The assignment is then released.
 
         Raises:
-          ProblemError: a coordinator refused the check-in for a reason that waiting does not change.
+          ProblemError: the coordinator refused the check-in for a reason that waiting does not
+            change.
           ConfigurationError: this machine's proxy or certificate settings prevent requests.
           SetupError: TensorFlow is missing.
-          KeyboardInterrupt: re-raised after the assignment was given back.
+          KeyboardInterrupt: re-raised after the assignment was released.
         """
-        leave = Leave(self._eligible, stop)
+        conditions = StopConditions(self._eligible, stop)
         if isinstance(self._phase, Idle) and self._work.running:
             outcome = Ineligible("The work of an earlier assignment has not ended yet", BUSY_PAUSE)
-            self._tell(outcome)
+            self._emit(outcome)
             return outcome
         try:
             while True:
-                refused = leave.refused()
-                if refused is not None and not isinstance(self._phase, Reporting):
-                    return self._break_off(refused)
+                reason = conditions.reason_to_stop()
+                if reason is not None and not isinstance(self._phase, Reporting):
+                    return self._stop_cycle(reason)
                 pause = self._guard.before_checkin() if isinstance(self._phase, Idle) else None
                 if pause is not None:
                     outcome = Ineligible(pause.detail, pause.retry_after, until=pause.until)
-                    self._tell(outcome)
+                    self._emit(outcome)
                     return outcome
-                moved = machine.step(self._phase, self._act(stop), randomness=random.random())  # noqa: S311
-                self._phase = moved.phase
-                if not isinstance(moved.phase, Uploading):
-                    self._end_sending()
-                if moved.outcome is not None:
-                    self._tell(moved.outcome)
-                    return moved.outcome
+                step = machine.step(self._phase, self._run_phase(stop), randomness=random.random())  # noqa: S311
+                self._phase = step.phase
+                if not isinstance(step.phase, Uploading):
+                    self._end_upload()
+                if step.outcome is not None:
+                    self._emit(step.outcome)
+                    return step.outcome
         except CallStoppedError:
-            return self._break_off(STOPPED)
+            return self._stop_cycle(STOPPED)
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
             raise
 
     def run(self, *, stop: Optional[threading.Event] = None, rounds: Optional[int] = None) -> Summary:
-        """Runs cycle after cycle, waiting between them as long as the coordinator requires.
+        """Runs cycles, with the waits that the coordinator requires between them.
 
         Args:
-          stop: Ends the run when set: a wait at once, a cycle as in `run_once`.
+          stop: Ends the run when set: a wait at once, a cycle as `run_once` does.
           rounds: Ends the run after this number of contributions; None: no limit.
 
         Raises:
@@ -209,7 +223,7 @@ class MusterClient:
         stop = threading.Event() if stop is None else stop
         counts: Counter[type[Outcome]] = Counter()
         for note in self.notes:
-            self._tell(note)
+            self._emit(note)
         try:
             while not stop.is_set():
                 outcome = self.run_once(stop=stop)
@@ -217,14 +231,15 @@ class MusterClient:
                 if counts[Contributed] == rounds or stop.wait(outcome.retry_after):
                     break
         except (KeyboardInterrupt, SystemExit):
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)  # an assignment held over an outage
+            # The client may hold an assignment over an outage.
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
             raise
         if stop.is_set():
-            self._give_back(FailureReason.CANCELLED, seconds=_HURRY)
+            self._release_assignment(FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS)
         return Summary(contributed=counts[Contributed], missed=counts[Missed], failed=counts[Failed])
 
-    def _act(self, stop: Optional[threading.Event]) -> Event:
-        """Does what the phase asks for."""
+    def _run_phase(self, stop: Optional[threading.Event]) -> Event:
+        """Does the request or the work of the current phase and returns its result."""
         phase = self._phase
         try:
             if isinstance(phase, Idle):
@@ -254,42 +269,42 @@ class MusterClient:
         )
         if isinstance(response.answer, Assignment):
             answer = response.answer
-            self._validity = Validity(time.monotonic(), seconds_valid(answer, dates[-1]))
-            self._tell(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
+            self._validity = Validity(time.monotonic(), validity_seconds(answer, dates[-1]))
+            self._emit(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
         return response
 
     def _do_work(self, assignment: Assignment, stop: Optional[threading.Event]) -> Event:
         try:
             return self._work.do(assignment, self._validity, stop=stop)
         except ImportError as error:
-            self._give_back(FailureReason.OTHER)
+            self._release_assignment(FailureReason.OTHER)
             detail = f"This client can't run plans ({error}): install muster-fl[tensorflow]"
             raise SetupError(detail) from error
 
     def _upload(self, assignment: Assignment, body: TensorBody) -> Receipt:
         if assignment.direct_above is not None and len(body) > assignment.direct_above:
-            # Reused over retries of this phase, which resume where the last one broke off.
-            if self._sender is None or self._sender.token != assignment.token:
-                self._sender = self._direct(assignment, body)
-            if self._sender.send():
+            # Reused over retries of this phase, which resume the interrupted upload.
+            if self._upload_session is None or self._upload_session.token != assignment.token:
+                self._upload_session = self._new_direct_upload(assignment, body)
+            if self._upload_session.send():
                 return self._report(assignment, Report(outcome="uploaded"))
         encoded = body.encoded(assignment.update_encodings)
         try:
             return self._transport.upload("/v1/updates", encoded, answer=Receipt, token=assignment.token)
         except (ProblemError, ForeignAnswerError) as error:
-            # A proxy, or an older instance, accepts no encoded body after all.
+            # A proxy or an older instance rejects encoded bodies.
             if error.status != _ENCODING_REFUSED or encoded.encoding is None:
                 raise
         return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
 
-    def _direct(self, assignment: Assignment, body: TensorBody) -> DirectSender:
-        def tell(sent: int) -> None:
-            self._tell(Sending(assignment.task, assignment.round, sent, len(body)))
+    def _new_direct_upload(self, assignment: Assignment, body: TensorBody) -> DirectSender:
+        def on_progress(sent: int) -> None:
+            self._emit(Sending(assignment.task, assignment.round, sent, len(body)))
 
-        return DirectSender(self._transport, assignment, body, tell=tell)
+        return DirectSender(self._transport, assignment, body, on_progress=on_progress)
 
-    def _end_sending(self, *, seconds: Optional[float] = None) -> None:
-        sender, self._sender = self._sender, None
+    def _end_upload(self, *, seconds: Optional[float] = None) -> None:
+        sender, self._upload_session = self._upload_session, None
         if sender is not None:
             sender.abandon(seconds=seconds)
 
@@ -311,35 +326,37 @@ class MusterClient:
             seconds=seconds,
         )
 
-    def _break_off(self, why: str) -> Ineligible:
-        """Ends the turn between two phases."""
+    def _stop_cycle(self, reason: str) -> Ineligible:
+        """Ends the cycle between two phases and releases the assignment."""
         phase = self._phase
-        self._give_back(FailureReason.CANCELLED, seconds=_HURRY if why == STOPPED else None)
+        self._release_assignment(
+            FailureReason.CANCELLED, seconds=_HURRIED_REPORT_SECONDS if reason == STOPPED else None
+        )
         if isinstance(phase, (Working, Uploading)):
             task, number = phase.assignment.task, phase.assignment.round
-            outcome = Ineligible(f"{why}; the assignment was given back", INELIGIBLE_PAUSE, task, number)
+            outcome = Ineligible(f"{reason}; the assignment was released", INELIGIBLE_PAUSE, task, number)
         else:
-            outcome = Ineligible(why, INELIGIBLE_PAUSE)
-        self._tell(outcome)
+            outcome = Ineligible(reason, INELIGIBLE_PAUSE)
+        self._emit(outcome)
         return outcome
 
-    def _give_back(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
-        """Reports an assignment as failed on the way out, in one attempt: it would expire by itself.
+    def _release_assignment(self, reason: FailureReason, *, seconds: Optional[float] = None) -> None:
+        """Reports the assignment as failed, in one attempt: without a report it would expire.
 
         Args:
           reason: The reported reason.
-          seconds: Longest time for the connection and longest silence; None: the transport's default.
+          seconds: Time-out of the connection and of each read; None: the transport's default.
         """
         phase, self._phase = self._phase, Idle(self._phase.cookie)
         if isinstance(phase, (Working, Uploading, Reporting)):
             with contextlib.suppress(ProblemError, UnreachableError):
                 self._report(phase.assignment, Report(reason=reason), attempts=1, seconds=seconds)
-        self._end_sending(seconds=seconds)
+        self._end_upload(seconds=seconds)
 
-    def _tell(self, event: ClientEvent) -> None:
+    def _emit(self, event: ClientEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
 
 
 class SetupError(RuntimeError):
-    """This installation can't do the work at all; the text says what to install."""
+    """Error raised when a library that the work needs is missing; the text states the fix."""

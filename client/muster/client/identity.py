@@ -12,7 +12,7 @@ def check_population(name: str) -> str:
     """Returns `name` if it is a valid population name.
 
     Raises:
-      ValueError: the name is not valid; the text has the pattern.
+      ValueError: the name is not valid; the text states the pattern.
     """
     if not _POPULATION.fullmatch(name):
         pattern = "a lower-case letter, then at most 62 lower-case letters, digits, '-' and '_' ([a-z][a-z0-9_-]{0,62})"

@@ -1,8 +1,9 @@
 """Runs calls that may not end in a separate thread, so that the caller can stop waiting.
 
-A signal's handler runs in the main thread and only between Python's own instructions: a main thread inside native code
-would not notice Ctrl-C. So the data callback and a plan's `work` run here, one after another in one daemon thread for
-each calling thread. Objects that are bound to a thread, such as a database connection, can rely on that.
+Python runs signal handlers in the main thread, between bytecode instructions: native code in the
+main thread would delay Ctrl-C. So the data callback and a plan's `work` run here, one after
+another, in one daemon thread for each calling thread. An object that is bound to a thread, such as
+a database connection, works in all calls of that thread.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Callable, Generic, Optional, TypeVar
 
 T = TypeVar("T")
 
-_LOOK = 0.05  # seconds between polls of `stop` and of the time
-_GRACE = 0.25  # seconds that a call has to end once it is cancelled
+_POLL_SECONDS = 0.05  # between polls of `stop` and `timed_out`
+_CANCEL_SECONDS = 0.25  # that a canceled call has to end
 
 
 class CallStoppedError(Exception):
@@ -26,11 +27,11 @@ class CallTimeoutError(Exception):
     """Error raised when the call exceeds its time limit."""
 
 
-class Call(Generic[T]):
+class InterruptibleCall(Generic[T]):
     """Call in another thread.
 
     Args:
-      function: What to call. It receives the event that cancels it.
+      function: The function to call. Its argument is the event that cancels the call.
     """
 
     def __init__(self, function: Callable[[threading.Event], T]) -> None:
@@ -47,7 +48,7 @@ class Call(Generic[T]):
         return not self._done.is_set()
 
     def run(self) -> None:
-        """Makes the call and stores its result or exception."""
+        """Calls the function and stores its result or exception."""
         try:
             if self._function is not None:
                 self._results.append(self._context.run(self._function, self.cancel))
@@ -57,28 +58,29 @@ class Call(Generic[T]):
             self._function = None
             self._done.set()
 
-    def result(self, *, stop: Optional[threading.Event], until: Optional[Callable[[], bool]]) -> T:
+    def result(self, *, stop: Optional[threading.Event], timed_out: Optional[Callable[[], bool]]) -> T:
         """Waits for the end of the call and returns its result.
 
         Args:
           stop: Ends the wait when set.
-          until: Returns whether the time limit is reached.
+          timed_out: Returns whether the time limit is reached; None: no limit.
 
         Raises:
           CallStoppedError: `stop` was set.
           CallTimeoutError: the time limit was reached.
-          BaseException: raised by the call, or by a signal handler meanwhile, in which case the call is canceled.
+          BaseException: raised by the call, or by a signal handler during the wait, which cancels
+            the call.
         """
         try:
-            while not self._done.wait(_LOOK):
+            while not self._done.wait(_POLL_SECONDS):
                 if stop is not None and stop.is_set():
                     raise CallStoppedError  # noqa: TRY301
-                if until is not None and until():
+                if timed_out is not None and timed_out():
                     raise CallTimeoutError  # noqa: TRY301
         except BaseException as error:
             self.cancel.set()
             if isinstance(error, (CallStoppedError, CallTimeoutError)):
-                self._done.wait(_GRACE)
+                self._done.wait(_CANCEL_SECONDS)
             raise
         if stop is not None and stop.is_set():
             raise CallStoppedError
@@ -91,8 +93,8 @@ class _CallThread:
     """Daemon thread that runs calls until this object is garbage-collected."""
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Optional[Call[object]]] = queue.SimpleQueue()
-        self._last: Optional[Call[object]] = None
+        self._calls: queue.SimpleQueue[Optional[InterruptibleCall[object]]] = queue.SimpleQueue()
+        self._last: Optional[InterruptibleCall[object]] = None
         self._thread = threading.Thread(target=_serve, args=(self._calls,), name="muster-work", daemon=True)
         self._thread.start()
 
@@ -101,15 +103,15 @@ class _CallThread:
 
     @property
     def free(self) -> bool:
-        """Returns whether it can run a call now. False in a forked child, since threads do not survive a fork."""
+        """Returns whether it can run a call now: not in a forked child, where threads are gone."""
         return self._thread.is_alive() and (self._last is None or not self._last.running)
 
-    def submit(self, call: Call[object]) -> None:
+    def submit(self, call: InterruptibleCall[object]) -> None:
         self._last = call
         self._calls.put(call)
 
 
-def _serve(calls: queue.SimpleQueue[Optional[Call[object]]]) -> None:
+def _serve(calls: queue.SimpleQueue[Optional[InterruptibleCall[object]]]) -> None:
     while True:
         call = calls.get()
         if call is None:
@@ -118,14 +120,14 @@ def _serve(calls: queue.SimpleQueue[Optional[Call[object]]]) -> None:
         del call  # releases its result, which may be a large update
 
 
-_OF_THREAD = threading.local()
+_LOCAL = threading.local()
 
 
-def start(function: Callable[[threading.Event], T]) -> Call[T]:
+def start(function: Callable[[threading.Event], T]) -> InterruptibleCall[T]:
     """Starts a call in the worker thread of the calling thread."""
-    thread: Optional[_CallThread] = getattr(_OF_THREAD, "thread", None)
+    thread: Optional[_CallThread] = getattr(_LOCAL, "thread", None)
     if thread is None or not thread.free:
-        thread = _OF_THREAD.thread = _CallThread()
-    call = Call(function)
+        thread = _LOCAL.thread = _CallThread()
+    call = InterruptibleCall(function)
     thread.submit(call)  # type: ignore[arg-type]
     return call

@@ -1,4 +1,7 @@
-"""Kinds of error that a client may report: a closed list, since error texts and custom class names may quote data."""
+"""Kinds of error that a client may report.
+
+The list is closed, because error texts and names of custom classes may quote data.
+"""
 
 from __future__ import annotations
 

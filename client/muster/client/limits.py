@@ -1,4 +1,7 @@
-"""What a device's owner allows: how much may come and go, for how long, and when at all. Checked here, whatever a plan says."""
+"""Limits that a device sets itself: sizes, time, and the conditions under which it works.
+
+The client checks them whatever the coordinator and the plan demand.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,8 @@ from muster.wire.messages import Assignment, FailureReason
 LIMIT_RULES = frozenset(
     f"limits.{name}" for name in ("max_download_bytes", "max_update_bytes", "max_seconds")
 )  # the reasons that a `LimitError` may report
-INELIGIBLE_PAUSE = 60.0  # seconds until a device asks itself again
-BUSY_PAUSE = 10.0  # seconds between checks whether work that could not be stopped has ended
+INELIGIBLE_PAUSE = 60.0  # seconds until `eligible` is called again
+BUSY_PAUSE = 10.0  # seconds between checks for the end of abandoned work
 STOPPED = "the client was stopped"
 
 
@@ -38,7 +41,7 @@ class LimitError(Exception):
 
     @property
     def failure(self) -> WorkFailed:
-        """Returns the failure of the work. Only the reason and the rule are reported to the coordinator."""
+        """Returns the failure of the work. Only reason and rule are reported to the coordinator."""
         return WorkFailed(self.reason, self.detail, kind=self.rule)
 
 
@@ -49,8 +52,8 @@ class Limits:
     Attributes:
       max_download_bytes: Bytes of plan and broadcast together, downloaded or cached.
       max_update_bytes: Bytes of the update.
-      max_seconds: From the assignment to the end of its work, and never longer than the assignment is valid. Work that
-        takes longer is stopped and the assignment given back. A data callback or a worker that can't be stopped is
+      max_seconds: Seconds from the assignment to the end of its work. Work that takes longer is
+        stopped and the assignment released. A data callback or a worker that can't be stopped is
         abandoned, and the client checks in again once it has ended.
     """
 
@@ -59,20 +62,21 @@ class Limits:
     max_seconds: Optional[float] = None
 
     def check_download(self, assignment: Assignment) -> None:
-        """Before anything is fetched. Raises `LimitError`."""
+        """Raises `LimitError` if plan and broadcast are too large. Call it before the download."""
         size = assignment.plan.size + assignment.broadcast.size
         if self.max_download_bytes is not None and size > self.max_download_bytes:
             raise LimitError(
-                f"Plan and broadcast have {size} bytes; this device's limit is {self.max_download_bytes} (max_download_bytes)",
+                f"Plan and broadcast have {size} bytes; "
+                f"this device's limit is {self.max_download_bytes} (max_download_bytes)",
                 rule="limits.max_download_bytes",
             )
 
     def check_plan(self, manifest: PlanManifest) -> None:
-        """Before anything is computed, of an update whose size the plan fixes. Raises `LimitError`."""
+        """Raises `LimitError` if the plan's update is too large. Call it before the work."""
         self.check_update(least_bytes(manifest.update))
 
     def check_update(self, size: int) -> None:
-        """Before anything is uploaded. Raises `LimitError`."""
+        """Raises `LimitError` if an update of `size` bytes is too large, before its upload."""
         if self.max_update_bytes is not None and size > self.max_update_bytes:
             raise LimitError(
                 f"The update has {size} bytes; this device's limit is {self.max_update_bytes} (max_update_bytes)",
@@ -80,12 +84,12 @@ class Limits:
             )
 
     def seconds_left(self, since: float, now: float, *, valid: Optional[float] = None) -> Optional[float]:
-        """Returns the seconds that the work may still take, or None if nothing bounds it.
+        """Returns the seconds that the work may still take, or None if there is no limit.
 
         Args:
-          since: When the assignment arrived, on a monotonic clock.
+          since: The arrival of the assignment, in seconds of a monotonic clock.
           now: The present, on the same clock.
-          valid: Seconds that the assignment is valid from `since` on; None: unknown.
+          valid: Seconds for which the assignment is valid, from `since` on; None: unknown.
 
         Raises:
           LimitError: no time is left.
@@ -93,13 +97,13 @@ class Limits:
         bounds = [bound for bound in (self.max_seconds, valid) if bound is not None]
         if not bounds:
             return None
-        left = since + min(bounds) - now
-        if left <= 0:
+        remaining = since + min(bounds) - now
+        if remaining <= 0:
             raise self.too_long(valid=valid)
-        return left
+        return remaining
 
     def too_long(self, *, valid: Optional[float]) -> LimitError:
-        """Returns the error for work that exceeded its time limit; `valid` is as in `seconds_left`."""
+        """Returns the error for work over its time limit; `valid` is as in `seconds_left`."""
         own = self.max_seconds is not None and (valid is None or self.max_seconds <= valid)
         bound = (
             f"this device's limit of {self.max_seconds:g} s (max_seconds)" if own else f"its assignment, {valid:g} s"
@@ -111,18 +115,18 @@ class Limits:
     def stricter(self, other: Limits) -> Limits:
         """Returns the smaller one of each limit."""
         pairs = {item.name: (getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
-        given = {name: [value for value in pair if value is not None] for name, pair in pairs.items()}
-        return Limits(**{name: min(values) if values else None for name, values in given.items()})
+        bounds = {name: [value for value in pair if value is not None] for name, pair in pairs.items()}
+        return Limits(**{name: min(values) if values else None for name, values in bounds.items()})
 
 
-def seconds_valid(assignment: Assignment, answered_at: Optional[datetime]) -> Optional[float]:
+def validity_seconds(assignment: Assignment, answered_at: Optional[datetime]) -> Optional[float]:
     """Returns the seconds for which an assignment is valid from its arrival on, or None if unknown.
 
-    This device's clock is not read: it may be wrong.
+    Does not read this device's clock, which may be wrong.
 
     Args:
       assignment: The assignment.
-      answered_at: The `Date` of the answer.
+      answered_at: The `Date` header of the answer, for coordinators that send only an expiry time.
     """
     seconds = assignment.seconds
     if seconds is None and answered_at is not None:
@@ -132,7 +136,10 @@ def seconds_valid(assignment: Assignment, answered_at: Optional[datetime]) -> Op
 
 
 def least_bytes(specs: tuple[Any, ...]) -> int:
-    """Bytes of the tensors' values at least: open dimensions and strings count nothing."""
+    """Returns a lower bound for the bytes of the tensors' values.
+
+    Strings, and tensors with an open dimension, count as 0 bytes.
+    """
     return sum(
         math.prod(spec.shape) * spec.dtype.numpy.itemsize
         for spec in specs
@@ -141,19 +148,20 @@ def least_bytes(specs: tuple[Any, ...]) -> int:
 
 
 @dataclass(frozen=True)
-class Leave:
-    """Whether the device may go on: asked before a check-in and between the phases of an assignment.
+class StopConditions:
+    """Conditions that end a client's cycle, checked before a check-in and between two phases.
 
     Attributes:
-      eligible: The device's own say (charging, idle, on a network that costs nothing); None: always.
-      stop: Ends the work when set.
+      eligible: Returns whether the device may work now, for example only while it is charging and
+        on an unmetered network; None: always.
+      stop: Ends the cycle when set.
     """
 
     eligible: Optional[Callable[[], bool]] = None
     stop: Optional[threading.Event] = None
 
-    def refused(self) -> Optional[str]:
-        """Why the device may not go on; None if it may."""
+    def reason_to_stop(self) -> Optional[str]:
+        """Returns the reason to stop now, or None."""
         if self.stop is not None and self.stop.is_set():
             return STOPPED
         if self.eligible is not None and not self.eligible():

@@ -1,10 +1,10 @@
-"""The client as a state machine without I/O: which phase follows on what happened, and what that means to the outside.
+"""State machine of a client, without I/O: `(phase, event) -> (next phase, outcome)`.
 
     Idle ── assignment ──▶ Working ── update ──▶ Uploading ── receipt ──▶ Idle
       ▲ wait                  └── failure ──▶ Reporting ◀── refusal ──┘      │
       └───────────────────────────────────────┴──────────────────────────────┘
 
-Time and chance come in as arguments. `muster.client.client` does what each phase asks for.
+Times and randomness are arguments. `muster.client.client` does the I/O of each phase.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from muster.transport.failures import MAX_WAIT, bounded_wait
 from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Receipt, Report, Wait
 from muster.wire.problems import ProblemError, ProblemType
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds, where the coordinator does not say
-_TRIES = 6  # of one step of an assignment, each with its own quick repeats: about a minute in all
+_MIN_PAUSE, _MAX_PAUSE = 1.0, 60.0  # seconds of back-off if the coordinator sets none
+# Attempts at one phase of an assignment. Each has its own fast retries, so this takes about a
+# minute.
+_MAX_TRIES = 6
 
-_OVER = frozenset(
+_ROUND_IS_OVER = frozenset(
     {
         ProblemType.ROUND_CLOSED,
         ProblemType.ASSIGNMENT_EXPIRED,
@@ -37,15 +39,20 @@ _TEMPORARY = frozenset(
 
 @dataclass(frozen=True)
 class Idle:
-    """Between assignments; checks in next. `troubles`: check-ins in a row that got no answer."""
+    """Phase between assignments; checks in next.
+
+    Attributes:
+      cookie: The opaque value of the last receipt or wait, which the next check-in sends back.
+      failed_checkins: Consecutive check-ins without an answer; sets the back-off.
+    """
 
     cookie: Optional[str] = None
-    troubles: int = 0
+    failed_checkins: int = 0
 
 
 @dataclass(frozen=True)
 class Working:
-    """Fetches and computes next. `tries`: how often that has failed for want of an answer."""
+    """Phase with an assignment; fetches and computes next. `tries`: failed attempts so far."""
 
     cookie: Optional[str]
     assignment: Assignment
@@ -54,7 +61,7 @@ class Working:
 
 @dataclass(frozen=True)
 class Uploading:
-    """Uploads next."""
+    """Phase with a finished update; uploads next. `tries`: failed attempts so far."""
 
     cookie: Optional[str]
     assignment: Assignment
@@ -64,7 +71,7 @@ class Uploading:
 
 @dataclass(frozen=True)
 class Reporting:
-    """Gives the assignment back next."""
+    """Phase after a failure; reports it next, which releases the assignment."""
 
     cookie: Optional[str]
     assignment: Assignment
@@ -72,7 +79,7 @@ class Reporting:
 
     @property
     def report(self) -> Report:
-        """Returns the report to the coordinator: reason and kind of error, without text, which may quote data."""
+        """Returns the report for the coordinator. It holds no error text, which may quote data."""
         return Report(reason=self.failure.reason, detail=self.failure.kind)
 
 
@@ -81,19 +88,19 @@ Phase = Union[Idle, Working, Uploading, Reporting]
 
 @dataclass(frozen=True)
 class Worked:
-    """The work gave an update."""
+    """Event of finished work: `body` is the update."""
 
     body: TensorBody
 
 
 @dataclass(frozen=True)
 class WorkFailed:
-    """Failure of the work.
+    """Event of failed work.
 
     Attributes:
       reason: The reason reported to the coordinator.
       detail: The full reason; it stays on the device.
-      kind: The kind of error, from a closed list (`muster.client.kinds`); reported to the coordinator.
+      kind: The kind of error, from a closed list (`muster.client.kinds`); reported too.
       error: The exception behind it.
     """
 
@@ -105,7 +112,12 @@ class WorkFailed:
 
 @dataclass(frozen=True)
 class NoAnswer:
-    """Lack of an answer from a coordinator. `retry_after`: seconds to wait, if another server's answer has them."""
+    """Event of a request without a coordinator's answer.
+
+    Attributes:
+      detail: The cause, for the log.
+      retry_after: Seconds to wait, if another server answered and named them.
+    """
 
     detail: str
     retry_after: Optional[float] = None
@@ -116,47 +128,48 @@ Event = Union[CheckinResponse, Worked, WorkFailed, Receipt, ProblemError, NoAnsw
 
 @dataclass(frozen=True)
 class Step:
-    """The next phase, and what the turn came to if it is over."""
+    """Result of a transition: the next phase, and the outcome if the cycle is complete."""
 
     phase: Phase
     outcome: Optional[Outcome] = None
 
 
-def step(phase: Phase, happened: Event, *, randomness: float) -> Step:
-    """Returns the step that follows an event.
+def step(phase: Phase, event: Event, *, randomness: float) -> Step:
+    """Returns the transition that `event` causes in `phase`.
 
     Args:
       phase: The client's phase.
-      happened: The outcome of the phase's task.
-      randomness: In [0, 1): jitter for the pauses that the coordinator did not set.
+      event: The result of the phase's work or request.
+      randomness: Jitter for pauses, in [0, 1).
 
     Raises:
-      ProblemError: a coordinator refused a check-in, for a reason that waiting does not change.
+      ProblemError: the coordinator refused a check-in for a reason that waiting does not change.
     """
     if isinstance(phase, Idle):
-        return _after_checkin(phase, happened, randomness)
-    if isinstance(happened, Worked):
-        return Step(Uploading(phase.cookie, phase.assignment, happened.body))
-    if isinstance(happened, WorkFailed):
-        return Step(Reporting(phase.cookie, phase.assignment, happened))
-    if isinstance(happened, Receipt):
-        return _after_receipt(phase, happened)
+        return _after_checkin(phase, event, randomness)
+    if isinstance(event, Worked):
+        return Step(Uploading(phase.cookie, phase.assignment, event.body))
+    if isinstance(event, WorkFailed):
+        return Step(Reporting(phase.cookie, phase.assignment, event))
+    if isinstance(event, Receipt):
+        return _after_receipt(phase, event)
     if isinstance(phase, Reporting):
-        # The report only frees the slot sooner than its expiry would; it is not worth a second outage.
-        return _give_up(phase, phase.failure, _pause(_retry_after(happened), 0, randomness))
-    return _after_trouble(phase, happened, randomness)
+        # A report only frees the slot before the assignment expires, so a failed one is not
+        # retried.
+        return _give_up(phase, phase.failure, _pause(_retry_after(event), 0, randomness))
+    return _after_failure(phase, event, randomness)
 
 
-def _after_checkin(phase: Idle, happened: Event, randomness: float) -> Step:
-    if isinstance(happened, CheckinResponse):
-        answer = happened.answer
+def _after_checkin(phase: Idle, event: Event, randomness: float) -> Step:
+    if isinstance(event, CheckinResponse):
+        answer = event.answer
         if isinstance(answer, Wait):
             return Step(Idle(answer.cookie or phase.cookie), Waited(answer.reason, _wait(answer.retry_after)))
         return Step(Working(phase.cookie, answer))
-    if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
-        raise happened
-    pause = _pause(_retry_after(happened), phase.troubles, randomness)
-    return Step(replace(phase, troubles=phase.troubles + 1), Unreached(_text(happened), pause))
+    if isinstance(event, ProblemError) and event.type not in _TEMPORARY:
+        raise event
+    pause = _pause(_retry_after(event), phase.failed_checkins, randomness)
+    return Step(replace(phase, failed_checkins=phase.failed_checkins + 1), Unreached(_text(event), pause))
 
 
 def _after_receipt(phase: Union[Working, Uploading, Reporting], receipt: Receipt) -> Step:
@@ -165,23 +178,23 @@ def _after_receipt(phase: Union[Working, Uploading, Reporting], receipt: Receipt
         return Step(idle, Contributed(receipt.task, receipt.round, len(phase.body), _wait(receipt.retry_after)))
     if isinstance(phase, Reporting):
         return replace(_give_up(phase, phase.failure, _wait(receipt.retry_after)), phase=idle)
-    raise AssertionError(f"a receipt in phase {type(phase).__name__}")
+    raise AssertionError(f"unexpected receipt in phase {type(phase).__name__}")
 
 
-def _after_trouble(phase: Union[Working, Uploading], happened: Event, randomness: float) -> Step:
+def _after_failure(phase: Union[Working, Uploading], event: Event, randomness: float) -> Step:
     assignment = phase.assignment
-    if isinstance(happened, ProblemError) and happened.type in _OVER:
+    if isinstance(event, ProblemError) and event.type in _ROUND_IS_OVER:
         return Step(
-            Idle(phase.cookie), Missed(assignment.task, assignment.round, happened.detail, _FIRST_PAUSE * randomness)
+            Idle(phase.cookie), Missed(assignment.task, assignment.round, event.detail, _MIN_PAUSE * randomness)
         )
-    if isinstance(happened, ProblemError) and happened.type not in _TEMPORARY:
+    if isinstance(event, ProblemError) and event.type not in _TEMPORARY:
         reason = FailureReason.PLAN_REFUSED if isinstance(phase, Working) else FailureReason.COMPUTATION
-        failure = WorkFailed(reason, happened.detail, kind=happened.type.value)
+        failure = WorkFailed(reason, event.detail, kind=event.type.value)
         return Step(Reporting(phase.cookie, assignment, failure))
-    if phase.tries + 1 >= _TRIES:
-        return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, _text(happened))))
-    pause = _pause(_retry_after(happened), phase.tries, randomness)
-    outcome = Unreached(_text(happened), pause, assignment.task, assignment.round)
+    if phase.tries + 1 >= _MAX_TRIES:
+        return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, _text(event))))
+    pause = _pause(_retry_after(event), phase.tries, randomness)
+    outcome = Unreached(_text(event), pause, assignment.task, assignment.round)
     return Step(replace(phase, tries=phase.tries + 1), outcome)
 
 
@@ -193,23 +206,23 @@ def _give_up(phase: Reporting, failure: WorkFailed, retry_after: float) -> Step:
     return Step(Idle(phase.cookie), outcome)
 
 
-def _retry_after(happened: Event) -> Optional[float]:
-    if not isinstance(happened, (ProblemError, NoAnswer)):
+def _retry_after(event: Event) -> Optional[float]:
+    if not isinstance(event, (ProblemError, NoAnswer)):
         return None
-    return bounded_wait(happened.retry_after, at_most=MAX_WAIT)
+    return bounded_wait(event.retry_after, at_most=MAX_WAIT)
 
 
 def _wait(seconds: float) -> float:
-    """Returns an answer's seconds until the next check-in, within bounds."""
+    """Returns the coordinator's seconds until the next check-in, within bounds."""
     return bounded_wait(seconds, at_most=MAX_WAIT) or 0.0
 
 
-def _text(happened: Event) -> str:
-    return happened.detail if isinstance(happened, (ProblemError, NoAnswer)) else str(happened)
+def _text(event: Event) -> str:
+    return event.detail if isinstance(event, (ProblemError, NoAnswer)) else str(event)
 
 
-def _pause(told: Optional[float], troubles: int, randomness: float) -> float:
-    """Seconds: what the coordinator said and up to a quarter more, or a growing time of our own, half of it by chance."""
-    if told is not None:
-        return told * (1 + randomness / 4)
-    return float(min(_FIRST_PAUSE * 2 ** min(troubles, 10), _LONGEST_PAUSE)) * (1 + randomness) / 2
+def _pause(retry_after: Optional[float], failures: int, randomness: float) -> float:
+    """Returns the pause: `retry_after` plus up to 25 %, or exponential back-off with jitter."""
+    if retry_after is not None:
+        return retry_after * (1 + randomness / 4)
+    return float(min(_MIN_PAUSE * 2 ** min(failures, 10), _MAX_PAUSE)) * (1 + randomness) / 2

@@ -1,4 +1,4 @@
-"""What one turn of a client came to, and what happens on the way there."""
+"""Outcomes of a client's cycle, and the events that `MusterClient` reports during it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from muster.wire.messages import FailureReason, WaitReason
 
 @dataclass(frozen=True)
 class Contributed:
-    """The update was accepted. `retry_after`: seconds to the next check-in, as the coordinator wants it."""
+    """Outcome: the update was accepted. `retry_after`: seconds to the next check-in."""
 
     task: str
     round: int
@@ -21,7 +21,7 @@ class Contributed:
 
 @dataclass(frozen=True)
 class Waited:
-    """There was no work. `retry_after`: seconds to the next check-in, as the coordinator wants it."""
+    """Outcome: the coordinator had no work. `retry_after`: seconds to the next check-in."""
 
     reason: WaitReason
     retry_after: float
@@ -29,7 +29,10 @@ class Waited:
 
 @dataclass(frozen=True)
 class Missed:
-    """The round closed, or the assignment ran out, before the update was in. Nothing is wrong; the next check-in is soon."""
+    """Outcome: the round closed or the assignment expired before the update arrived.
+
+    This is not a failure. The next check-in follows soon (`retry_after`, in seconds).
+    """
 
     task: str
     round: int
@@ -39,15 +42,15 @@ class Missed:
 
 @dataclass(frozen=True)
 class Failed:
-    """The work could not be done, or its update was refused, and the assignment was given back.
+    """Outcome: the work failed or its update was refused, and the assignment was released.
 
     Attributes:
       task: The task.
       round: The round.
-      reason: What the coordinator was told.
-      detail: What went wrong, in full; the coordinator gets no words of foreign errors, which may quote data.
+      reason: The reason, as reported to the coordinator.
+      detail: The full description. It stays on the device: error texts may quote data.
       retry_after: Seconds to the next check-in.
-      error: The exception that the data callback or the computation raised, if it was one.
+      error: The exception that the data callback or the computation raised, if any.
     """
 
     task: str
@@ -60,9 +63,9 @@ class Failed:
 
 @dataclass(frozen=True)
 class Unreached:
-    """Lack of a coordinator's answer. The client resumes its phase after `retry_after` seconds.
+    """Outcome: the coordinator did not answer. The client retries after `retry_after` seconds.
 
-    `task` and `round` are those of the assignment that it holds, if any.
+    `task` and `round` name the assignment that the client holds, if any.
     """
 
     detail: str
@@ -73,10 +76,14 @@ class Unreached:
 
 @dataclass(frozen=True)
 class Ineligible:
-    """Refusal of the device to work now, or its stop. A held assignment was given back: `task`, `round`.
+    """Outcome: the device may not work now, or the client was stopped.
 
-    `retry_after`: seconds until the next check. `until`: when the budget of its policy is free again, if that is the
-    reason.
+    Attributes:
+      detail: The reason.
+      retry_after: Seconds until the next check.
+      task: The task of the assignment that was released, if any.
+      round: Its round.
+      until: When the policy's budget allows the next contribution, if the budget is the reason.
     """
 
     detail: str
@@ -91,14 +98,18 @@ Outcome = Union[Contributed, Waited, Missed, Failed, Unreached, Ineligible]
 
 @dataclass(frozen=True)
 class PolicyNote:
-    """Note about the device's policy at the start of a run: that it is missing, or that its budget is empty."""
+    """Event: a note about the device's policy, such as a missing policy or a new budget file."""
 
     detail: str
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """Work was assigned and is about to start."""
+    """Event: the coordinator assigned work, which starts now.
+
+    `sums_in_the_clear`: whether the plan has sums that its author requested as secure, but that the
+    coordinator can read.
+    """
 
     task: str
     round: int
@@ -107,7 +118,7 @@ class Assigned:
 
 @dataclass(frozen=True)
 class Computed:
-    """The work is done and its update is about to be uploaded. `seconds`: data, downloads and computation together."""
+    """Event: the update is ready for upload. `seconds`: time of downloads, data and computation."""
 
     task: str
     round: int
@@ -117,7 +128,10 @@ class Computed:
 
 @dataclass(frozen=True)
 class Sending:
-    """A large update is on its way straight to the store. Of its `update_bytes`, `sent` have left; fewer again after a break."""
+    """Event: progress of a direct upload. `sent` of `update_bytes` bytes are sent.
+
+    `sent` can decrease when an interrupted upload resumes.
+    """
 
     task: str
     round: int
@@ -130,7 +144,7 @@ ClientEvent = Union[PolicyNote, Assigned, Computed, Sending, Outcome]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to: how many outcomes of each kind."""
+    """Number of outcomes of each kind in a run."""
 
     contributed: int = 0
     missed: int = 0

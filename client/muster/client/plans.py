@@ -1,4 +1,4 @@
-"""Fetches plans and broadcasts by their hashes, and keeps them in a folder where one is given; loaded plans in memory."""
+"""Fetches plans and broadcasts by hash, and caches them in memory and in an optional folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar
 
-from muster.client.cache import BROADCAST, PLAN, Cache
+from muster.client.cache import BROADCAST, PLAN, DownloadCache
 from muster.client.limits import LimitError
 from muster.runtime.data import DataMeter
 from muster.transport.http import Transport
@@ -20,13 +20,13 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SIGNATURES_LIMIT
 from muster.wire.tensors import Array, TensorsError, decode
 
-_KEPT = 2  # plans whose graphs stay loaded
+_MAX_LOADED_PLANS = 2  # plans whose graphs stay loaded
 
 T = TypeVar("T")
 
 
 class Worker(Protocol):
-    """What runs a plan's `work`: `muster.runtime.Runtime`, or what a test or a load generator puts in its place."""
+    """Runner of a plan's `work`, such as `muster.runtime.Runtime`."""
 
     def work(
         self,
@@ -39,17 +39,18 @@ class Worker(Protocol):
     ) -> dict[str, Array]:
         """Computes the update, `(D, B) -> U`, as the plan's manifest declares it.
 
-        A worker may omit `seconds`, `stop` and `meter` from its signature; it is called with the arguments that it
-        accepts. The client abandons a worker that ignores `seconds` and `stop`, and starts no other work until it has
-        ended.
+        A worker may omit `seconds`, `stop` and `meter` from its signature: it is called with the
+        arguments that it accepts. The client abandons a worker that ignores `seconds` and `stop`,
+        and starts no other work until it has ended.
 
         Args:
           data: The return value of the data callback.
           broadcast: The round's broadcast.
-          seconds: Time left of the assignment and of `Limits.max_seconds`; the work ends after that. None: no limit.
+          seconds: Time limit of the work, from the assignment and `Limits.max_seconds`; None: no
+            limit.
           stop: Ends the work when set.
-          meter: Counts the bytes of the data, if a policy bounds the update by them. The policy refuses the update of a
-            worker that does not count.
+          meter: Counts the bytes of the data, if a policy bounds the update by them. Such a policy
+            refuses the update of a worker that does not count.
         """
 
 
@@ -57,14 +58,17 @@ RuntimeFactory = Callable[[Plan], Worker]
 
 
 class PlanStore:
-    """Store of plans' runtimes and broadcasts, from memory, a folder or the coordinator. Verifies every hash.
+    """Store of plans' runtimes and of broadcasts, which verifies every hash.
+
+    Reads from memory, then from the folder, then from the coordinator.
 
     Args:
       transport: The transport to fetch them with.
       folder: The folder that caches their files; None: no cache.
       runtime_factory: Creates the runtime of a plan.
-      trusted_signers: Public keys, one of which must have signed a plan before it is used; empty: any plan is run.
-      vouch: Checks a plan's signatures further; may raise `LimitError`.
+      trusted_signers: Public keys, one of which must have signed a plan; empty: no signature is
+        needed.
+      check_signatures: Applies the policy's rule about signatures; may raise `LimitError`.
     """
 
     def __init__(
@@ -74,89 +78,90 @@ class PlanStore:
         folder: Optional[Path],
         runtime_factory: RuntimeFactory,
         trusted_signers: tuple[str, ...] = (),
-        vouch: Callable[[Plan], None] = lambda _: None,
+        check_signatures: Callable[[Plan], None] = lambda _: None,
     ) -> None:
         self._transport = transport
-        self._cache = Cache(folder)
-        self._make = runtime_factory
+        self._cache = DownloadCache(folder)
+        self._new_runtime = runtime_factory
         self._trusted = trusted_signers
-        self._also = vouch
-        self._kept: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
+        self._policy_check = check_signatures
+        self._loaded: OrderedDict[str, tuple[Plan, Worker]] = OrderedDict()
 
     def get(self, download: Download, *, check: Callable[[PlanManifest], None] = lambda _: None) -> tuple[Plan, Worker]:
-        """The plan and what runs it; the same one for the same hash, as long as no other plans came between.
+        """Returns a plan and its worker. The last few plans stay loaded.
 
         Args:
           download: The plan, as an assignment announces it.
-          check: Sees the manifest of a plan before its runtime is made, and may raise.
+          check: Called with the manifest before the runtime is created; may raise.
 
         Raises:
-          ProblemError: `plan_invalid`, if the plan is not the one that was announced, or not signed by anybody trusted; what the
-            coordinator answered.
-          UnreachableError: it did not answer.
-          ImportError: the runtime's TensorFlow is not installed.
+          ProblemError: `plan_invalid`, if the plan's hash or signature is not valid; otherwise the
+            coordinator's refusal.
+          UnreachableError: the coordinator did not answer.
+          ImportError: TensorFlow is not installed.
         """
-        found = self._kept.get(download.sha256)
-        if found is None:
-            plan = self._read(download.sha256) or _fetched(lambda: self._fetch(download))
+        loaded = self._loaded.get(download.sha256)
+        if loaded is None:
+            plan = self._read(download.sha256) or _retry_corrupt(lambda: self._fetch(download))
             check(plan.manifest)
-            found = self._kept[download.sha256] = (plan, self._make(plan))
-            if len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(download.sha256)
-        return found
+            loaded = self._loaded[download.sha256] = (plan, self._new_runtime(plan))
+            if len(self._loaded) > _MAX_LOADED_PLANS:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(download.sha256)
+        return loaded
 
     def broadcast(self, assignment: Assignment) -> dict[str, Array]:
-        """The round's broadcast, by tensor name.
+        """Returns the round's broadcast, by tensor name.
 
         Raises:
-          ProblemError: `plan_invalid`, if it is not what was announced; what the coordinator answered.
-          UnreachableError: it did not answer.
+          ProblemError: `plan_invalid`, if its hash is wrong or it is not a tensor file; otherwise
+            the coordinator's refusal.
+          UnreachableError: the coordinator did not answer.
         """
         announced = assignment.broadcast
-        what = f"The broadcast of round {assignment.round} of task {assignment.task}"
+        subject = f"The broadcast of round {assignment.round} of task {assignment.task}"
         data = self._cache.get(announced.sha256, BROADCAST)
-        if data is None or not _is(data, announced):
-            data = _fetched(lambda: self._download(announced, what))
+        if data is None or not _matches(data, announced):
+            data = _retry_corrupt(lambda: self._download(announced, subject))
             self._cache.put(announced.sha256, BROADCAST, data)
         try:
             return decode(data)
         except TensorsError as error:
-            raise ProblemError(ProblemType.PLAN_INVALID, f"{what} can't be read: {error}") from error
+            raise ProblemError(ProblemType.PLAN_INVALID, f"{subject} can't be read: {error}") from error
 
-    def _download(self, announced: Download, what: str) -> bytes:
+    def _download(self, announced: Download, subject: str) -> bytes:
         data = self._transport.download(announced.url, limit=announced.size)
-        if not _is(data, announced):
-            raise ProblemError(ProblemType.PLAN_INVALID, f"{what} does not have the hash that the assignment names")
+        if not _matches(data, announced):
+            raise ProblemError(ProblemType.PLAN_INVALID, f"{subject} does not have the hash that the assignment names")
         return data
 
     def _fetch(self, download: Download) -> Plan:
-        # A signature may have been added since the size was read; it is no part of what the hash vouches for.
+        # The hash does not cover signatures: one may have been added since the size was announced.
         data = self._transport.download(download.url, limit=download.size + SIGNATURES_LIMIT)
         plan = Plan.decode(data, expected=download.sha256)
-        self._vouch(plan)
+        self._check_signatures(plan)
         self._cache.put(download.sha256, PLAN, data)
         return plan
 
     def _read(self, sha256: str) -> Optional[Plan]:
         data = self._cache.get(sha256, PLAN)
-        # A file that is missing, cut off, tampered with or signed by nobody trusted is fetched again and replaced.
+        # A missing, truncated, changed or untrusted file is fetched again and replaced.
         with contextlib.suppress(ProblemError, LimitError):
             if data is not None:
                 plan = Plan.decode(data, expected=sha256)
-                self._vouch(plan)
+                self._check_signatures(plan)
                 return plan
         return None
 
-    def _vouch(self, plan: Plan) -> None:
+    def _check_signatures(self, plan: Plan) -> None:
         plan.check_signed(self._trusted)
-        self._also(plan)
+        self._policy_check(plan)
 
 
-def _fetched(fetch: Callable[[], T]) -> T:
-    """Returns the result of `fetch`; retries once if the file does not have the announced hash.
+def _retry_corrupt(fetch: Callable[[], T]) -> T:
+    """Returns the result of `fetch`; retries once if the file does not match the announced hash.
 
-    A proxy between client and coordinator may have answered from its cache.
+    A proxy between client and coordinator may have answered from a stale cache.
     """
     try:
         return fetch()
@@ -166,12 +171,12 @@ def _fetched(fetch: Callable[[], T]) -> T:
     return fetch()
 
 
-def _is(data: bytes, announced: Download) -> bool:
+def _matches(data: bytes, announced: Download) -> bool:
     return hashlib.sha256(data).hexdigest() == announced.sha256
 
 
 def tensorflow_runtime(plan: Plan) -> Worker:
-    """Runs plans with TensorFlow, which is imported here and not before.
+    """Returns the TensorFlow runtime of `plan`. Imports TensorFlow when called.
 
     Raises:
       ImportError: TensorFlow is not installed.

@@ -1,4 +1,4 @@
-"""Policy of a device: which plans may run, what may leave, and how often. Read from a TOML file of the data's owner.
+"""Policy of a device, from a TOML file: which plans may run, what may leave it, and how often.
 
     plans = ["c9a370f4…"]            # full addresses
     minimum = 10
@@ -7,7 +7,7 @@
     per_day = 4
 
 A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules;
-`docs/how-to/set-a-client-policy.md` lists them.
+`docs/data-owners.md` lists them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _check_address(text: str) -> str:
     address = text.strip().lower()
     if len(address) != _ADDRESS_LENGTH or set(address) - set("0123456789abcdef"):
         raise ValueError(
-            f"is no full plan address: it needs the {_ADDRESS_LENGTH} hex digits that `muster plan show` prints"
+            f"is not a full plan address: it needs the {_ADDRESS_LENGTH} hex digits that `muster plan show` prints"
         )
     return address
 
@@ -42,7 +42,7 @@ def _check_key(text: str) -> str:
     try:
         (key,) = parse_signers([text])
     except ValueError:
-        raise ValueError("is no public key: one is ed25519: and 43 characters, each key a separate text") from None
+        raise ValueError("is not a public key: write ed25519: and 43 characters, each key as a separate text") from None
     return key
 
 
@@ -60,8 +60,8 @@ class _Rules(BaseModel):
 class BudgetRules(_Rules):
     """Limits on the number of contributions, counted on the device over all tasks and coordinators.
 
-    A contribution is counted before its plan runs on the data, so that a failure, a crash and an update lost in transit
-    count too. A limit of 0 stops all contributions.
+    A contribution is counted before its plan runs on the data, so that a failure, a crash and an
+    update lost in transit count too. A limit of 0 stops all contributions.
     """
 
     per_day: Optional[_Count] = Field(
@@ -73,21 +73,22 @@ class BudgetRules(_Rules):
     per_broadcast: Optional[_Count] = Field(
         default=None,
         description=(
-            "Most contributions to one plan with the same broadcast, ever: rollbacks, repeated rounds and two tasks of one plan "
-            "repeat a broadcast. 2 allows one repeat of an abandoned round."
+            "Most contributions to one plan with the same broadcast, ever: rollbacks, repeated rounds and two "
+            "tasks of one plan repeat a broadcast. 2 allows one repeat of an abandoned round."
         ),
         examples=["per_broadcast = 2"],
     )
     separation_hours: Optional[Annotated[float, Field(gt=0, le=24 * 366 * 10, allow_inf_nan=False)]] = Field(
         default=None,
-        description="Hours between two contributions, at least, whichever tasks they are for.",
+        description="Fewest hours between two contributions, over all tasks.",
         examples=["separation_hours = 12"],
     )
     file: Optional[Annotated[str, Field(min_length=1)]] = Field(
         default=None,
         description=(
-            "Where the device records what it has spent; a relative path starts at the policy's folder. Several clients of a device "
-            "share it. If not set: `budget` in systemd's `STATE_DIRECTORY`, else in `muster` in the user's state folder."
+            "File in which the device records its contributions; a relative path starts at the policy's folder. "
+            "Several clients of a device share it. If not set: `budget` in systemd's `STATE_DIRECTORY`, else in "
+            "`muster` in the user's state folder."
         ),
         examples=['file = "/var/lib/muster/budget"'],
     )
@@ -111,7 +112,7 @@ class BudgetRules(_Rules):
             return (_state_folder() / _DEFAULT_FILE).absolute()
         except RuntimeError as error:
             raise PolicyFileError(
-                "The budget has no place: this user has no home folder. Set one in the policy, for example "
+                "The budget has no path: this user has no home folder. Set one in the policy, for example "
                 '[budget] file = "/var/lib/muster/budget"'
             ) from error
 
@@ -124,7 +125,9 @@ class ClientPolicy(_Rules):
 
     plans: Optional[Annotated[tuple[_Address, ...], Field(strict=False, min_length=1)]] = Field(
         default=None,
-        description="Full addresses (SHA-256) of the plans that may run. The strongest rule: list only plans that were reviewed.",
+        description=(
+            "Full addresses (SHA-256) of the plans that may run. The strongest rule: list only reviewed plans."
+        ),
         examples=['plans = ["c9a370f4…"], with all 64 digits'],
     )
     signers: Optional[Annotated[tuple[_Key, ...], Field(strict=False, min_length=1)]] = Field(
@@ -134,33 +137,35 @@ class ClientPolicy(_Rules):
     )
     signers_required: Annotated[int, Field(ge=1)] = Field(
         default=1,
-        description="How many different ones of `signers` must have signed a plan.",
+        description="Number of different `signers` that must have signed a plan.",
         examples=["signers_required = 2, with two keys or more in signers"],
     )
     minimum: Annotated[int, Field(ge=1)] = Field(
         default=1,
         description=(
-            "Fewest updates that may be released together. The plan's signed `release.minimum` must be at least this (a plan without "
-            "one counts as 1), and so must the minimum that the coordinator announces."
+            "Fewest updates that may be released together. The plan's signed `release.minimum` must be at least "
+            "this (a plan without one counts as 1), and so must the minimum that the coordinator announces."
         ),
         examples=["minimum = 10"],
     )
     goal: Optional[Annotated[int, Field(ge=1)]] = Field(
         default=None,
-        description="Fewest updates that a round must aim for, as the coordinator announces it; not covered by a signature.",
+        description=(
+            "Fewest updates that a round must aim for, as the coordinator announces it; not covered by a signature."
+        ),
         examples=["goal = 20"],
     )
     folds: Optional[Annotated[tuple[_Fold, ...], Field(strict=False, min_length=1)]] = Field(
         default=None,
         description=(
-            "How each tensor of the aggregate may be made: `sum`, `maximum`, `minimum`, `tensorflow`. All but sums may hold values "
-            "of single clients."
+            "Allowed folds of the aggregate's tensors: `sum`, `maximum`, `minimum`, `tensorflow`. All but sums "
+            "may hold values of single clients."
         ),
         examples=['folds = ["sum"]'],
     )
     clear_secure_sums: bool = Field(
         default=True,
-        description="Whether a plan may have sums in the clear that its computation requests to be summed securely.",
+        description="Whether the coordinator may read sums that the plan's computation requests as secure sums.",
         examples=["clear_secure_sums = false"],
     )
     string_tensors: bool = Field(
@@ -212,7 +217,8 @@ class ClientPolicy(_Rules):
         """Reads a policy's file.
 
         Raises:
-          PolicyFileError: the file can't be read or is not valid; the text lists every fault with its fix.
+          PolicyFileError: the file can't be read or is not valid; the text lists every fault with
+            its fix.
         """
         file = Path(path)
         document = _read(file)
@@ -222,8 +228,8 @@ class ClientPolicy(_Rules):
             raise PolicyFileError("\n".join(f"{file}: {fault}" for fault in faults_of(error, cls, document))) from None
         if policy.budget is None or policy.budget.file is None:
             return policy
-        place = file.absolute().parent / Path(policy.budget.file).expanduser()
-        return policy.model_copy(update={"budget": policy.budget.model_copy(update={"file": str(place)})})
+        budget_file = file.absolute().parent / Path(policy.budget.file).expanduser()
+        return policy.model_copy(update={"budget": policy.budget.model_copy(update={"file": str(budget_file)})})
 
     @property
     def limits(self) -> Limits:
@@ -247,21 +253,27 @@ def _read(file: Path) -> dict[str, Any]:
         return dict(tomllib.loads(text.replace("\r\n", "\n")))
     except OSError as error:
         raise PolicyFileError(
-            f"{file}: {error.strerror or error}. Correct the policy's path, or write one: docs/how-to/set-a-client-policy.md has an example"
+            f"{file}: {error.strerror or error}. Correct the policy's path, or write a policy: docs/data-owners.md "
+            "has an example"
         ) from error
     except UnicodeDecodeError as error:
         raise PolicyFileError(f"{file} is not in UTF-8: save it in that encoding") from error
     except tomllib.TOMLDecodeError as error:
         raise PolicyFileError(
-            f"{file} is not valid TOML: {error}. Text stands in quotes, lists in brackets; examples/clients/ward.toml is an example"
+            f"{file} is not valid TOML: {error}. Put text in quotes and lists in brackets; "
+            "examples/clients/ward.toml is an example"
         ) from error
 
 
 def _state_folder() -> Path:
-    """Returns the folder for this user's program state. Raises `RuntimeError` if the user has no home folder."""
-    given = os.environ.get("STATE_DIRECTORY")  # of a systemd unit with StateDirectory=; may list several
-    if given:
-        return Path(given.split(os.pathsep)[0])
+    """Returns the folder for this user's program state.
+
+    Raises:
+      RuntimeError: the user has no home folder.
+    """
+    directories = os.environ.get("STATE_DIRECTORY")  # set by a systemd unit with StateDirectory=; may list several
+    if directories:
+        return Path(directories.split(os.pathsep)[0])
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "muster"
     if sys.platform == "darwin":

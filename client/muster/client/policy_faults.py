@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-_LONGEST = 60  # characters of a value that a message shows
+_MAX_SHOWN = 60  # characters of a value in a message
 
 _REASONS = {
     "bool_type": "is neither true nor false",
@@ -20,7 +20,7 @@ _REASONS = {
     "int_from_float": "is not a whole number",
     "int_type": "is not a whole number",
     "less_than_equal": "is above {le}",
-    "model_type": "is no section",
+    "model_type": "is not a section",
     "string_too_short": "is empty",
     "string_type": "is not a text in quotes",
     "too_short": "is empty; leave the rule out to allow everything",
@@ -30,7 +30,7 @@ _REASONS = {
 
 
 class PolicyFileError(ValueError):
-    """Error raised when a policy can't be used; the text names the file, the key, the reason and the fix."""
+    """Error raised when a policy can't be used; the text lists each fault with its fix."""
 
 
 def faults_of(error: ValidationError, model: type[BaseModel], document: Mapping[str, Any]) -> list[str]:
@@ -59,7 +59,7 @@ def _unknown(loc: tuple[Any, ...], model: type[BaseModel]) -> str:
     close = difflib.get_close_matches(str(loc[-1]), names, n=1)
     hint = f"Do you mean {close[0]}?" if close else f"The rules are {', '.join(names)}."
     place = f"[{loc[0]}]" if len(loc) > 1 else "a policy"
-    return f"{'.'.join(map(str, loc))} is no rule of {place}. {hint}"
+    return f"{'.'.join(map(str, loc))} is not a rule of {place}. {hint}"
 
 
 def _fields(keys: Iterable[Any], model: type[BaseModel]) -> Mapping[str, Any]:
@@ -101,4 +101,4 @@ def _shown(document: Any, loc: tuple[Any, ...]) -> str:
         text = str(value).lower()
     else:
         text = f'"{value}"' if isinstance(value, str) else str(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -1,12 +1,14 @@
 """Enforces a device's policy at each step of an assignment.
 
     before_checkin      budget, before a slot is taken
-    on_assignment       address, announced minimum and goal, budget of the plan and its broadcast: before any download
-    vouch, on_plan      signatures, then the manifest: before the graph is read
+    on_assignment       plan address, announced minimum and goal, budget: before any download
+    on_signatures       the plan's signers, before its manifest is used
+    on_plan             the manifest, before the graph is read
     before_work         the budget is spent, durably, before the plan runs on the data
-    before_upload       the update's size next to the data's
+    before_upload       the size of the update relative to the data
 
-Each method raises `PolicyError` where a rule forbids the step. Without a policy all of them allow everything.
+Each method raises `PolicyError` where a rule forbids the step. Without a policy all of them allow
+everything.
 """
 
 from __future__ import annotations
@@ -37,16 +39,18 @@ from muster.wire.signatures import need_cryptography
 from muster.wire.tensors import Array
 
 NO_POLICY = (
-    "No policy: the coordinator decides which plans run here and what leaves this machine, within the limits and signers that were "
-    "given. A policy (--policy FILE) decides it here"
+    "No policy: the coordinator decides which plans run here and what leaves this machine, within the limits "
+    "and signers that were given. A policy (--policy FILE) decides it here"
 )
 _MAX_REFUSED = 256  # plans whose refusal is cached
-_LONGEST_PAUSE = 3600.0  # seconds until a budget is read again at the latest
+_MAX_PAUSE = 3600.0  # seconds between two checks of a spent budget
 _BROKEN_PAUSE = 60.0  # seconds until an unusable budget file is tried again
 
 
 class PolicyError(LimitError):
-    """Error raised when a rule of the device's policy forbids an assignment. Only the rule's name leaves the device.
+    """Error raised when a rule of the device's policy forbids an assignment.
+
+    Only the rule's name leaves the device.
 
     Attributes:
       rule: The rule's name, such as `policy.minimum`.
@@ -58,7 +62,13 @@ class PolicyError(LimitError):
 
 @dataclass(frozen=True)
 class BudgetPause:
-    """Reason for not checking in now. `until`: when the budget is free again; None: waiting does not help."""
+    """Reason for not checking in now.
+
+    Attributes:
+      detail: The reason.
+      retry_after: Seconds until the next check.
+      until: When the budget allows a contribution again; None: never.
+    """
 
     detail: str
     retry_after: float
@@ -97,27 +107,27 @@ class PolicyGuard:
             if self._budget.open():
                 self.notes = (f"There was no budget yet: an empty one begins in {self._budget.path}",)
 
-    def limits(self, given: Optional[Limits]) -> Limits:
-        """Returns the stricter of the policy's sizes and times and those of `given`."""
+    def limits(self, other: Optional[Limits]) -> Limits:
+        """Returns the stricter of the policy's sizes and times and those of `other`."""
         own = Limits() if self.policy is None else self.policy.limits
-        return own.stricter(given or Limits())
+        return own.stricter(other or Limits())
 
     def before_checkin(self) -> Optional[BudgetPause]:
         """Returns the reason for which the client may not check in now, or None."""
         if self._budget is None:
             return None
         try:
-            found = self._exhausted(self._budget)
+            exhausted = self._exhausted(self._budget)
         except BudgetError as error:
             return BudgetPause(str(error), _BROKEN_PAUSE)
-        if found is None:
+        if exhausted is None:
             return None
-        detail = f"The device's budget is used up: {found.detail}"
-        if found.free_at is None:
-            return BudgetPause(detail, _LONGEST_PAUSE)
-        until = datetime.fromtimestamp(found.free_at, timezone.utc).replace(microsecond=0)
-        left = min(max(found.free_at - self._clock(), 1.0), _LONGEST_PAUSE)
-        return BudgetPause(f"{detail}; free again at {until.isoformat().replace('+00:00', 'Z')}", left, until)
+        detail = f"The device's budget is used up: {exhausted.detail}"
+        if exhausted.free_at is None:
+            return BudgetPause(detail, _MAX_PAUSE)
+        until = datetime.fromtimestamp(exhausted.free_at, timezone.utc).replace(microsecond=0)
+        pause = min(max(exhausted.free_at - self._clock(), 1.0), _MAX_PAUSE)
+        return BudgetPause(f"{detail}; free again at {until.isoformat().replace('+00:00', 'Z')}", pause, until)
 
     def on_assignment(self, assignment: Assignment) -> None:
         """Checks the assignment's own fields, and the budget."""
@@ -128,15 +138,18 @@ class PolicyGuard:
         if refused is not None:
             self._require([refused])
         if self._budget is not None and self._charged != assignment:
-            self._spendable(lambda budget: budget.exhausted(**_key(assignment)))
+            self._require_budget(lambda budget: budget.exhausted(**_key(assignment)))
 
-    def vouch(self, plan: Plan) -> None:
+    def on_signatures(self, plan: Plan) -> None:
         """Checks the signers of the plan, whose hashes are checked already."""
         if self.policy is not None:
             self._require(check_signers(self.policy, plan))
 
     def on_plan(self, manifest: PlanManifest, *, sha256: str) -> None:
-        """Checks the plan's manifest, before its graph is read. Caches a refusal, so that the plan is fetched once."""
+        """Checks the plan's manifest, before its graph is read.
+
+        Caches a refusal, so that a refused plan is not fetched again.
+        """
         if self.policy is None:
             return
         for check in check_manifest(self.policy, manifest):
@@ -169,25 +182,28 @@ class PolicyGuard:
 
     def _charge(self, assignment: Assignment) -> None:
         if self._budget is not None and self._charged != assignment:
-            self._spendable(lambda budget: budget.spend(**_key(assignment)))
+            self._require_budget(lambda budget: budget.spend(**_key(assignment)))
             self._charged = assignment
 
-    def _spendable(self, ask: Callable[[Budget], Optional[Exhausted]]) -> None:
+    def _require_budget(self, check: Callable[[Budget], Optional[Exhausted]]) -> None:
         if self._budget is None:
             return
         try:
-            found = ask(self._budget)
+            exhausted = check(self._budget)
         except BudgetError as error:
             raise PolicyError(rule_name("budget"), str(error)) from error
-        if found is not None:
-            raise PolicyError(rule_name(f"budget.{found.limit}"), found.detail)
+        if exhausted is not None:
+            raise PolicyError(rule_name(f"budget.{exhausted.limit}"), exhausted.detail)
 
     def _exhausted(self, budget: Budget) -> Optional[Exhausted]:
-        """Returns the limit that forbids every contribution now: one of all plans, or one of each listed plan."""
-        found = budget.exhausted()
+        """Returns the limit that forbids every contribution now, or None.
+
+        That is a limit for all plans, or the first one if each plan of the policy has one.
+        """
+        exhausted = budget.exhausted()
         listed = None if self.policy is None else self.policy.plans
-        if found is not None or listed is None:
-            return found
+        if exhausted is not None or listed is None:
+            return exhausted
         used_up = [budget.exhausted(plan=plan) for plan in listed]
         return used_up[0] if all(item is not None for item in used_up) else None
 

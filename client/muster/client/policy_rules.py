@@ -1,6 +1,7 @@
 """Applies a policy's rules to an assignment, a plan and an update, one rule at a time.
 
-`muster.client.policy_guard` refuses at the first rule that fails; `muster plan show --client --policy` shows them all.
+`muster.client.policy_guard` refuses at the first rule that fails; `muster plan show --client
+--policy` shows them all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from muster.wire.tensors import Array
 
 _PREFIX = "policy."
 _NOT_RULES = frozenset({"signers_required", "budget", "max_download_bytes", "max_update_bytes", "max_seconds"})
-_NAMED = 3  # most tensors that a message names
+_MAX_NAMED = 3  # tensors in a message
 
 
 def rule_name(rule: str) -> str:
@@ -36,7 +37,7 @@ RULES = frozenset(
         *LIMIT_RULES,
     }
 )
-"""All texts that a refusal by a policy or a limit may report to the coordinator; none of them depends on data."""
+"""All texts that a policy or a limit may report to the coordinator; none depends on data."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def check_manifest(policy: ClientPolicy, manifest: PlanManifest) -> Iterator[Rul
         yield _check_clear_sums(clear=manifest.sums_in_the_clear)
     if not policy.string_tensors:
         texts = [spec.path for spec in manifest.update if spec.dtype is DType.STRING]
-        found = f"the update holds text in {_listed(texts)}" if texts else "the update holds no text"
-        yield RuleCheck("string_tensors", not texts, f"{found}; string_tensors = false")
+        fact = f"the update holds text in {_listed(texts)}" if texts else "the update holds no text"
+        yield RuleCheck("string_tensors", not texts, f"{fact}; string_tensors = false")
 
 
 def check_ratio(policy: ClientPolicy, update: Mapping[str, Array], *, data_bytes: int) -> Iterator[RuleCheck]:
@@ -124,19 +125,19 @@ def _check_address(allowed: tuple[str, ...], sha256: str) -> RuleCheck:
 
 
 def _check_folds(allowed: frozenset[FoldKind], manifest: PlanManifest) -> RuleCheck:
-    """Checks each accumulator tensor; one without a fold counts as `tensorflow`, since its fold is unknown."""
+    """Checks each accumulator tensor; a tensor without a known fold counts as `tensorflow`."""
     kinds = {spec.path: FoldKind.TENSORFLOW for spec in manifest.accumulator}
     kinds.update({rule.path: rule.kind for rule in manifest.folds})
     others = [f"{path} ({kind.value})" for path, kind in kinds.items() if kind not in allowed]
-    found = f"the plan folds {_listed(others)}" if others else "the plan folds in no other way"
-    return RuleCheck("folds", not others, f"{found}; folds = {', '.join(sorted(kind.value for kind in allowed))}")
+    fact = f"the plan folds {_listed(others)}" if others else "the plan folds in no other way"
+    return RuleCheck("folds", not others, f"{fact}; folds = {', '.join(sorted(kind.value for kind in allowed))}")
 
 
 def _check_clear_sums(*, clear: bool) -> RuleCheck:
-    found = "sums that should be secure are in the clear" if clear else "no secure sum is in the clear"
-    return RuleCheck("clear_secure_sums", not clear, f"{found}; clear_secure_sums = false")
+    fact = "sums that should be secure are in the clear" if clear else "no secure sum is in the clear"
+    return RuleCheck("clear_secure_sums", not clear, f"{fact}; clear_secure_sums = false")
 
 
 def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return ", ".join(items[:_NAMED]) + more
+    more = f" and {len(items) - _MAX_NAMED} more" if len(items) > _MAX_NAMED else ""
+    return ", ".join(items[:_MAX_NAMED]) + more

@@ -1,4 +1,5 @@
-"""The demo: FedAvg on scikit-learn's digits, over client processes of this machine, with a kill of a client and of the coordinator.
+"""Demo (`muster demo`): federated averaging on scikit-learn's digits, on this machine.
 
-`muster demo` runs it (`muster.cli.demo`). Nothing here is imported by the rest of Muster.
+It starts a coordinator and client processes, and kills a client and the coordinator during the
+training. Only `muster.cli.demo` imports this package.
 """

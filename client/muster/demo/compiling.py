@@ -1,6 +1,6 @@
-"""Compiles the demo's computation in a process of its own, since TFF takes 690 MB that nothing else here needs.
+"""Compiles the demo's computation in a separate process, since TFF takes 690 MB of memory.
 
-`python -m muster.demo.compiling FILE --seed N` writes the plan and says on stdout what it is doing, a line at a time.
+`python -m muster.demo.compiling FILE --seed N` writes the plan and prints its progress to stdout.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from typing import Callable, Optional
 
 from muster.interpreter import command_for
 
-_NO_TFF = 3  # exit code
-_TAIL = 1500  # characters of a log that an error shows
+_TFF_MISSING = 3  # exit code
+_MAX_TAIL = 1500  # characters of a log in an error
 
 
 class CompilationError(RuntimeError):
-    """The computation could not be compiled; the text says why."""
+    """Error raised when the computation can't be compiled; the text states the reason."""
 
 
 class Compilation:
-    """The process, started at once. Close it, or `wait` for it.
+    """Compilation in a process that starts at once. `wait` for it, or `close` it.
 
     Args:
-      file: Where the plan goes.
-      seed: Draws the initial weights.
-      log: Where the process's own notes go.
-      tell: Is told, in another thread, what it is doing.
+      file: The file of the plan.
+      seed: The seed of the initial weights.
+      log: The file for the process's stderr.
+      on_status: Called, in another thread, with each line of progress.
     """
 
-    def __init__(self, file: Path, *, seed: int, log: Path, tell: Callable[[str], None]) -> None:
+    def __init__(self, file: Path, *, seed: int, log: Path, on_status: Callable[[str], None]) -> None:
         self._log = log
         with log.open("ab") as notes:
             self._process = subprocess.Popen(  # noqa: S603
@@ -47,26 +47,26 @@ class Compilation:
                 text=True,
             )
         self._last = ""
-        self._tell = tell
+        self._on_status = on_status
         self._reader = Thread(target=self._read, name="compiling", daemon=True)
         self._reader.start()
 
     def wait(self) -> None:
-        """Returns when the plan is there.
+        """Returns when the plan is written.
 
         Raises:
-          CompilationError: TFF can't be imported, or refuses.
+          CompilationError: TFF can't be imported, or rejects the computation.
         """
         code = self._process.wait()
         self._reader.join()
-        if code == _NO_TFF:
+        if code == _TFF_MISSING:
             raise CompilationError(self._last)
         if code:
-            tail = self._log.read_text(errors="replace")[-_TAIL:].strip()
+            tail = self._log.read_text(errors="replace")[-_MAX_TAIL:].strip()
             raise CompilationError(f"Compiling ended with code {code}. The end of {self._log}:\n{tail}")
 
     def close(self) -> None:
-        """Ends the process if it runs."""
+        """Kills the process if it runs."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
@@ -78,36 +78,36 @@ class Compilation:
     def _read(self) -> None:
         for line in self._process.stdout or ():
             self._last = line.strip()
-            self._tell(self._last)
+            self._on_status(self._last)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Compiles; returns the exit code."""
+    """Compiles the plan and returns the exit code."""
     parser = argparse.ArgumentParser(prog="muster.demo.compiling")
     parser.add_argument("file", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     from muster.local.serving import end_with_parent
 
     end_with_parent()
-    _say("importing TensorFlow Federated")
+    _print_status("importing TensorFlow Federated")
     try:
         import tensorflow_federated as tff
     except ImportError as error:
-        _say(
-            f"TensorFlow Federated can't be imported ({error}). Compiling needs it, and it runs on Linux x86-64 with Python 3.9 to "
-            "3.11 alone; `make env` installs it. Coordinator and clients do without."
+        _print_status(
+            f"TensorFlow Federated can't be imported ({error}). Only compiling needs it. It runs on Linux x86-64 "
+            "with Python 3.9 to 3.11; `make env` installs it"
         )
-        return _NO_TFF
-    _say(f"compiling the FedAvg process with TensorFlow Federated {tff.__version__}")
+        return _TFF_MISSING
+    _print_status(f"compiling the FedAvg process with TensorFlow Federated {tff.__version__}")
     from muster.author import build_plan
     from muster.demo.computation import fed_avg
 
-    build_plan(fed_avg(seed=given.seed), name="digits_fedavg").save(given.file)
+    build_plan(fed_avg(seed=options.seed), name="digits_fedavg").save(options.file)
     return 0
 
 
-def _say(text: str) -> None:
+def _print_status(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

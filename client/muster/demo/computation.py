@@ -1,6 +1,7 @@
-"""What the demo trains: federated averaging of a small network, in ordinary TFF. Imports TensorFlow and TFF.
+"""Computation of the demo: federated averaging of a small network, in TFF.
 
-This is all that a data scientist writes; `muster plan build muster.demo.computation:fed_avg` compiles it.
+This is all that a data scientist writes; `muster plan build muster.demo.computation:fed_avg`
+compiles it. Imports TensorFlow and TFF.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ _CLIENT_RATE, _SERVER_RATE, _MOMENTUM = 0.1, 1.0, 0.5
 
 
 def fed_avg(*, seed: int = 0) -> tff.learning.templates.LearningProcess:
-    """Weighted federated averaging (McMahan et al. 2017, arXiv:1602.05629).
+    """Returns weighted federated averaging (McMahan et al. 2017, arXiv:1602.05629).
 
-    The server has momentum, which bears with clients that differ (Hsu et al. 2019, arXiv:1909.06335).
+    The server uses momentum, which helps with clients whose data differ (Hsu et al. 2019,
+    arXiv:1909.06335).
 
     Args:
-      seed: Draws the initial weights.
+      seed: The seed of the initial weights.
 
     Returns:
-      The process; a client's data is a data set of batches `{x: float32[?, 64], y: int32[?]}`.
+      The process. A client's data is a sequence of batches `{x: float32[?, 64], y: int32[?]}`.
     """
     batch = OrderedDict(x=tf.TensorSpec([None, FEATURES], tf.float32), y=tf.TensorSpec([None], tf.int32))
 

@@ -1,7 +1,7 @@
-"""The demo's data: scikit-learn's digits, a part of them held out for the test, the others dealt to clients that differ.
+"""Data of the demo: scikit-learn's digits, split into a test set and the clients' data sets.
 
-Every client's part is a file of its own, and a client process reads no other. No TensorFlow here but in `datasets`, and
-scikit-learn only in `load`.
+Each client process reads only its own file. Only `datasets` imports TensorFlow, and only `load`
+imports scikit-learn.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from muster.wire.tensors import Array
 FEATURES, HIDDEN, CLASSES = 64, 32, 10
 ALPHA = 0.5  # of the Dirichlet distribution: the smaller, the more the clients' labels differ
 BATCH, EPOCHS = 20, 5
-CLIENTS = 10  # where nobody says
-FILE_VARIABLE = "MUSTER_DEMO_CLIENT"  # the environment variable that names a client's file
-EPOCHS_VARIABLE = "MUSTER_DEMO_EPOCHS"  # the one that says how often it is gone through in a round
-_HELD_OUT = 0.2
+CLIENTS = 10  # the default number
+FILE_VARIABLE = "MUSTER_DEMO_CLIENT"  # environment variable with the path of a client's file
+EPOCHS_VARIABLE = "MUSTER_DEMO_EPOCHS"  # environment variable with the local epochs of a round
+_TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,134 +37,139 @@ class Digits:
         return len(self.y)
 
     def take(self, rows: Array) -> Digits:
-        """The rows of these numbers."""
+        """Returns the given rows."""
         return Digits(self.x[rows], self.y[rows])
 
 
 @dataclass(frozen=True)
 class Split:
-    """The clients' parts, disjoint and none empty, and the held-out test set, which no client has."""
+    """Disjoint split of the digits: a non-empty data set for each client, and a test set."""
 
     clients: tuple[Digits, ...]
     test: Digits
 
 
 def load() -> Digits:
-    """All 1,797 digits (Alpaydin and Kaynak 1998, by way of `sklearn.datasets.load_digits`)."""
+    """Returns all 1,797 digits of `sklearn.datasets.load_digits` (Alpaydin and Kaynak 1998)."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    return Digits((found.data / 16.0).astype(np.float32), found.target.astype(np.int32))
+    bunch = load_digits()
+    return Digits((bunch.data / 16.0).astype(np.float32), bunch.target.astype(np.int32))
 
 
 def split(digits: Digits, *, clients: int, seed: int) -> Split:
-    """Deals digits by label: each label's rows in shares drawn from a Dirichlet distribution (Hsu et al. 2019, arXiv:1909.06335).
+    """Splits the digits among clients whose label distributions differ.
+
+    Each client's share of a label is drawn from a Dirichlet distribution (Hsu et al. 2019,
+    arXiv:1909.06335).
 
     Args:
-      digits: All of them.
-      clients: How many clients; at most as many as digits are left for training.
-      seed: Draws the test set and the shares.
+      digits: The digits.
+      clients: The number of clients; at most the number of digits for training.
+      seed: The seed of the test set and of the shares.
 
     Raises:
-      ValueError: There are more clients than digits.
+      ValueError: there are more clients than digits.
     """
     randomness = np.random.default_rng(seed)
     order = randomness.permutation(len(digits))
-    held_out = int(len(digits) * _HELD_OUT)
-    test, train = order[:held_out], order[held_out:]
+    test_size = int(len(digits) * _TEST_FRACTION)
+    test, train = order[:test_size], order[test_size:]
     if not 1 <= clients <= len(train):
-        raise ValueError(f"{len(train)} digits can't be dealt to {clients} clients so that each gets one")
-    parts: list[list[int]] = [[] for _ in range(clients)]
+        raise ValueError(f"{len(train)} digits can't be split among {clients} clients so that each gets one")
+    client_rows: list[list[int]] = [[] for _ in range(clients)]
     for label in range(CLASSES):
         rows = train[digits.y[train] == label]
         ends = np.rint(np.cumsum(randomness.dirichlet(np.full(clients, ALPHA))) * len(rows)).astype(int)
-        for part, piece in zip(parts, np.split(rows, ends[:-1])):
-            part.extend(piece.tolist())
-    # Whom chance gave nothing, gets a row of who has most.
-    for part in parts:
-        if not part:
-            part.append(max(parts, key=len).pop())
-    return Split(tuple(digits.take(np.array(sorted(part))) for part in parts), digits.take(test))
+        for own_rows, share in zip(client_rows, np.split(rows, ends[:-1])):
+            own_rows.extend(share.tolist())
+    # A client without digits gets one of the client that has most.
+    for own_rows in client_rows:
+        if not own_rows:
+            own_rows.append(max(client_rows, key=len).pop())
+    return Split(tuple(digits.take(np.array(sorted(own_rows))) for own_rows in client_rows), digits.take(test))
 
 
-def save(part: Digits, path: Path) -> None:
-    """Writes a client's part."""
-    np.savez(path, x=part.x, y=part.y)
+def save(digits: Digits, path: Path) -> None:
+    """Writes a client's digits."""
+    np.savez(path, x=digits.x, y=digits.y)
 
 
 def read(path: Path) -> Digits:
-    """Reads a client's part."""
-    with np.load(path) as found:
-        return Digits(found["x"], found["y"])
+    """Reads a client's digits."""
+    with np.load(path) as arrays:
+        return Digits(arrays["x"], arrays["y"])
 
 
 def epochs_for(clients: int) -> int:
-    """How often a client goes through its digits in a round: more often where more clients have fewer each."""
+    """Returns the local epochs of a round: more for more clients, which have fewer digits each."""
     return EPOCHS * max(1, round(clients / CLIENTS))
 
 
-def batches(part: Digits, *, seed: int, epochs: int = EPOCHS) -> list[dict[str, Array]]:
-    """What a client trains on in one round: a few epochs, each in an order of its own.
+def batches(digits: Digits, *, seed: int, epochs: int = EPOCHS) -> list[dict[str, Array]]:
+    """Returns a client's batches for one round: a few epochs, each in another random order.
 
     Args:
-      part: The client's digits.
-      seed: Draws the orders.
-      epochs: How many.
+      digits: The client's digits.
+      seed: The seed of the orders.
+      epochs: The number of epochs.
 
     Returns:
       Batches `{x: float32[≤20, 64], y: int32[≤20]}`.
     """
-    rows = _rows(part, seed=seed, epochs=epochs)
+    rows = _rows(digits, seed=seed, epochs=epochs)
     cuts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    return [{"x": part.x[cut], "y": part.y[cut]} for cut in cuts]
+    return [{"x": digits.x[cut], "y": digits.y[cut]} for cut in cuts]
 
 
-def _rows(part: Digits, *, seed: int, epochs: int) -> Array:
+def _rows(digits: Digits, *, seed: int, epochs: int) -> Array:
     randomness = np.random.default_rng(seed)
-    return np.concatenate([randomness.permutation(len(part)) for _ in range(epochs)])
+    return np.concatenate([randomness.permutation(len(digits)) for _ in range(epochs)])
 
 
 def client_dataset(context: WorkContext) -> list[dict[str, Array]]:
-    """The data of the client process that this is: `muster client run --data muster.demo.data:client_dataset`.
+    """Returns this client process's batches: `--data muster.demo.data:client_dataset`.
 
     Raises:
-      RuntimeError: The environment does not name the client's file.
+      RuntimeError: the environment does not name the client's file.
     """
     path = os.environ.get(FILE_VARIABLE)
     if path is None:
-        raise RuntimeError(f"set {FILE_VARIABLE} to a client's file; `muster demo` writes them and starts the clients")
+        raise RuntimeError(f"{FILE_VARIABLE} is not set: set it to a client's file, which `muster demo` writes")
     epochs = int(os.environ.get(EPOCHS_VARIABLE, EPOCHS))
     return batches(read(Path(path)), seed=context.round, epochs=epochs)
 
 
 def datasets(number: int) -> list[Any]:
-    """All clients' data of a round (counted from 1) as `muster demo` deals it by default.
+    """Returns all clients' data of a round (from 1), as `muster demo` splits it by default.
 
-    For `muster simulate` and for `muster plan check`, whose other side, TFF, takes `tf.data.Dataset`s alone. Imports TensorFlow.
+    For `muster simulate` and `muster plan check`: TFF accepts only `tf.data.Dataset`s. Imports
+    TensorFlow.
     """
     import tensorflow as tf
 
-    found = []
-    for part in split(load(), clients=CLIENTS, seed=0).clients:
-        rows = _rows(part, seed=number, epochs=EPOCHS)
-        found.append(tf.data.Dataset.from_tensor_slices({"x": part.x[rows], "y": part.y[rows]}).batch(BATCH))
-    return found
+    result = []
+    for digits in split(load(), clients=CLIENTS, seed=0).clients:
+        rows = _rows(digits, seed=number, epochs=EPOCHS)
+        result.append(tf.data.Dataset.from_tensor_slices({"x": digits.x[rows], "y": digits.y[rows]}).batch(BATCH))
+    return result
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a model does: mean cross-entropy and accuracy."""
+    """Mean cross-entropy and accuracy of a model."""
 
     loss: float
     accuracy: float
 
 
 def score(state: Mapping[str, Array], digits: Digits) -> Score:
-    """Judges a checkpoint on digits, in numpy: the same network as `muster.demo.computation` trains.
+    """Evaluates a checkpoint on held-out digits, in numpy.
 
     Args:
-      state: A checkpoint's tensors; the weights are `global_model_weights/trainable/0` to `3`.
-      digits: Such that no client has.
+      state: A checkpoint's tensors; the weights are `global_model_weights/trainable/0` to `3`, of
+        the network in `muster.demo.computation`.
+      digits: The held-out digits.
     """
     kernel, bias, kernel2, bias2 = (state[f"global_model_weights/trainable/{number}"] for number in range(4))
     logits = np.maximum(digits.x @ kernel + bias, 0.0) @ kernel2 + bias2

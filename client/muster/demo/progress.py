@@ -1,4 +1,4 @@
-"""What the demo shows: a live bar in a terminal, plain lines elsewhere."""
+"""Progress display of the demo: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,13 +20,25 @@ from muster.terminal import size
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_BAR = 30  # columns
-_PER_SECOND = 8
+_BAR_WIDTH = 30  # columns
+_REFRESHES_PER_SECOND = 8
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where the training is. `round` is the open one; loss and accuracy are those of the last checkpoint, on held-out digits."""
+    """Progress of the training.
+
+    Attributes:
+      round: The open round.
+      rounds: The number of rounds.
+      clients_in: Clients that have contributed to the open round.
+      goal: Updates that the round needs.
+      alive: Running client processes.
+      loss: Loss of the last checkpoint on held-out digits.
+      accuracy: Its accuracy.
+      up: Bytes uploaded by clients.
+      down: Bytes downloaded by clients.
+    """
 
     round: int
     rounds: int
@@ -40,20 +52,22 @@ class TrainingProgress:
 
 
 class ProgressDisplay:
-    """The display, as a context manager.
+    """Progress display, as a context manager.
 
     Args:
-      console: Where to; its being a terminal or not decides on the form.
+      console: The console to write to. A live bar is shown only if it is a terminal.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._started = time.monotonic()
-        self._doing = ""
-        self._standing: Optional[TrainingProgress] = None
+        self._status = ""
+        self._progress: Optional[TrainingProgress] = None
         self._spinner = Spinner("dots")
         self._live = (
-            Live(self, console=console, refresh_per_second=_PER_SECOND, transient=True) if console.is_terminal else None
+            Live(self, console=console, refresh_per_second=_REFRESHES_PER_SECOND, transient=True)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> Self:
@@ -69,35 +83,35 @@ class ProgressDisplay:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Returns the seconds since the start."""
         return time.monotonic() - self._started
 
-    def doing(self, text: str) -> None:
-        """Says what is going on until something else is."""
-        if text and text != self._doing and self._live is None:
+    def status(self, text: str) -> None:
+        """Shows the current activity until the next call; an empty text clears it."""
+        if text and text != self._status and self._live is None:
             self.line(f"{text} ...")
-        self._doing = text
+        self._status = text
 
     def line(self, text: str, *, style: str = "") -> None:
-        """A line that stays, above the bar."""
+        """Prints a permanent line, above the bar."""
         self.console.print(Text(f"[{self.elapsed:5.1f} s] {text}", style=style), soft_wrap=True)
 
-    def standing(self, standing: TrainingProgress) -> None:
-        """Moves the bar."""
-        self._standing = standing
+    def update(self, progress: TrainingProgress) -> None:
+        """Updates the bar."""
+        self._progress = progress
 
-    def round_done(self, standing: TrainingProgress) -> None:
-        """A round was committed. Only where no bar shows it, it gets a line."""
+    def round_done(self, progress: TrainingProgress) -> None:
+        """Reports a committed round, with a line if there is no bar."""
         if self._live is None:
-            self.line(f"round {standing.round} of {standing.rounds}: {_numbers(standing)}")
-        self._standing = replace(standing, round=min(standing.round + 1, standing.rounds), clients_in=0)
+            self.line(f"round {progress.round} of {progress.rounds}: {_numbers(progress)}")
+        self._progress = replace(progress, round=min(progress.round + 1, progress.rounds), clients_in=0)
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = []
-        if self._standing is not None:
-            parts.append(self._bar(self._standing))
-        if self._doing:
-            self._spinner.update(text=Text(f"{self._doing} ({self.elapsed:.0f} s)"))
+        if self._progress is not None:
+            parts.append(self._bar(self._progress))
+        if self._status:
+            self._spinner.update(text=Text(f"{self._status} ({self.elapsed:.0f} s)"))
             parts.append(self._spinner)
         return Group(*parts)
 
@@ -106,7 +120,7 @@ class ProgressDisplay:
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
             Text(f"round {now.round} of {now.rounds}", style="bold"),
-            ProgressBar(total=now.rounds, completed=now.round - 1 + within, width=_BAR),
+            ProgressBar(total=now.rounds, completed=now.round - 1 + within, width=_BAR_WIDTH),
             Text(f"{self.elapsed:.0f} s, clients alive: {now.alive}"),
         )
         return Group(grid, Text(_numbers(now)))

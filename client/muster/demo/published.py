@@ -1,7 +1,9 @@
-"""The demo's plan as it travels with Muster, for machines that can't have TFF: compiled and signed elsewhere, and verified here.
+"""Compiled and signed plan of the demo, for machines without TFF.
 
-`digits.plan` is `muster.demo.computation:fed_avg` with seed 0; `python tests/data/rebuild.py --key FILE` makes it again from a checkout.
-The key has no other purpose. To rotate it: make one with `muster plan keygen`, put its public half here, sign, and release.
+`digits.plan` is `muster.demo.computation:fed_avg` with seed 0. In a checkout,
+`python tests/data/rebuild.py --key FILE` builds it again. The key serves this purpose only. To
+rotate
+it: create a key with `muster plan keygen`, write its public half here, sign the plan, and release.
 """
 
 from __future__ import annotations
@@ -12,19 +14,19 @@ from importlib.util import find_spec
 from muster.wire.plan import Plan
 
 SIGNER = "ed25519:yNTpdNTtUnBLQjEt8AdWw0BuzUZnylhSUYx9yrfKQlQ"
-SEED = 0  # drew the plan's initial weights
+SEED = 0  # of the plan's initial weights
 
 
 def tff_is_here() -> bool:
-    """Whether TensorFlow Federated is installed; it is not imported."""
+    """Returns whether TensorFlow Federated is installed. Does not import it."""
     return find_spec("tensorflow_federated") is not None
 
 
 def published_plan() -> Plan:
-    """The plan, signed by the demo's key.
+    """Returns the published plan after a check of its signature.
 
     Raises:
-      ProblemError: `plan_invalid`, if it is not what was signed.
+      ProblemError: `plan_invalid`, if the signature does not match.
       ImportError: `cryptography` is not installed.
     """
     plan = Plan.decode(files(__package__).joinpath("digits.plan").read_bytes())

@@ -1,4 +1,4 @@
-"""What the demo leaves to read: the picture and the closing paragraph."""
+"""Results of the demo: a plot and a summary."""
 
 from __future__ import annotations
 
@@ -13,24 +13,29 @@ from muster.terminal import size
 
 @dataclass(frozen=True)
 class Kill:
-    """A kill: of whom (`client-03`, `the coordinator`), in which round."""
+    """Kill of a client (`client-03`) or of `the coordinator`, in a round."""
 
-    whom: str
+    target: str
     round: int
 
 
 @dataclass(frozen=True)
 class DemoReport:
-    """How a demo went.
+    """Figures of a finished demo.
 
     Attributes:
-      scores: On the held-out digits: of the initial weights, then after each round.
-      held_out: How many digits those are.
-      kills: In the order of their time.
-      attempts: Attempts at rounds in all; more than rounds, if some were abandoned.
-      folded: Updates counted in all.
-      killed_groups: The coordinator's processes that were killed with it.
-      back_seconds: How long the coordinator took to be back.
+      clients: Client processes.
+      rounds: Committed rounds.
+      scores: Scores on held-out digits: of the initial weights, then after each round.
+      held_out: Held-out digits.
+      kills: The kills, in order.
+      attempts: Attempts of all rounds; more than `rounds`, if some were abandoned.
+      folded: Counted updates of all rounds.
+      up: Bytes uploaded by clients.
+      down: Bytes downloaded by clients.
+      killed_groups: Processes of the coordinator that were killed.
+      back_seconds: Seconds from the kill of the coordinator until it answered again.
+      training_seconds: Seconds of training.
     """
 
     clients: int
@@ -40,20 +45,20 @@ class DemoReport:
     kills: tuple[Kill, ...]
     attempts: int
     folded: int
-    up: int  # bytes
-    down: int  # bytes
+    up: int
+    down: int
     killed_groups: int
     back_seconds: float
     training_seconds: float
 
     @property
     def accuracy(self) -> float:
-        """What was reached, from 0 to 1."""
+        """Returns the final accuracy, from 0 to 1."""
         return self.scores[-1].accuracy
 
 
 def draw(scores: Sequence[Score], kills: Sequence[Kill], *, to: Path) -> None:
-    """Draws accuracy and loss by round as a PNG, with the kills marked."""
+    """Writes a PNG of accuracy and loss by round, with the kills marked."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -76,7 +81,7 @@ def draw(scores: Sequence[Score], kills: Sequence[Kill], *, to: Path) -> None:
         # In the middle of round n: between the checkpoints n - 1 and n.
         axes.axvline(kill.round - 0.5, color="tab:red", linestyle=":")
         axes.annotate(
-            f"{kill.whom} killed",
+            f"{kill.target} killed",
             (kill.round - 0.5, 25),
             xytext=(3, 0),
             textcoords="offset points",
@@ -91,34 +96,36 @@ def draw(scores: Sequence[Score], kills: Sequence[Kill], *, to: Path) -> None:
     plt.close(figure)
 
 
-def paragraph(story: DemoReport, *, seconds: float, folder: Path) -> str:
-    """The closing words. `seconds`: what all of it took."""
-    again = story.attempts - story.rounds
-    check = (
-        "`muster plan check muster.demo.computation:fed_avg --data muster.demo.data:datasets`; "
-        if tff_is_here()
-        else ""
-    )
-    survived = " ".join(_survived(kill, story) for kill in story.kills)
+def paragraph(report: DemoReport, *, seconds: float, folder: Path) -> str:
+    """Returns the summary for the user, one idea per line. `seconds`: the duration of the demo."""
+    first, last = report.scores[0].accuracy, report.accuracy
+    retries = report.attempts - report.rounds
     lost = (
-        "no round was lost or tried twice"
-        if not again
-        else f"{again} of {story.attempts} attempts at a round had to be made again"
+        "no round was lost or tried twice" if not retries else f"{retries} of {report.attempts} attempts were retried"
     )
-    return (
-        f"{story.rounds} rounds of federated averaging over {story.clients} client processes, none of which showed its digits to "
-        f"anybody, took the accuracy on {story.held_out} held-out digits from {story.scores[0].accuracy:.1%} to "
-        f"{story.accuracy:.1%} in {seconds:.0f} s, {story.training_seconds:.0f} s of them training. Clients sent {size(story.up)} and fetched "
-        f"{size(story.down)}. {survived} {story.folded} updates were counted, and {lost}. In {folder} are metrics.csv, accuracy.png, "
-        f"the checkpoints and final_weights.safetensors. To try next: `muster demo --clients 20`; `muster plan show {folder / 'digits.plan'}`; "
-        f"{check}then your own model, as the README shows."
-    )
+    lines = [
+        f"{report.rounds} rounds of federated averaging over {report.clients} client processes are done.",
+        f"They took {seconds:.0f} s, of which {report.training_seconds:.0f} s were training.",
+        f"The accuracy on {report.held_out} held-out digits rose from {first:.1%} to {last:.1%}.",
+        f"Clients kept their digits. They uploaded {size(report.up)} and downloaded {size(report.down)}.",
+        *(_survived(kill, report) for kill in report.kills),
+        f"{report.folded} updates were counted, and {lost}.",
+        "",
+        f"Results are in {folder}: metrics.csv, accuracy.png, checkpoints/ and final_weights.safetensors.",
+        "Next steps:",
+        "  muster demo --clients 20",
+        f"  muster plan show {folder / 'digits.plan'}",
+        "  your own model, as the README shows",
+    ]
+    if tff_is_here():
+        lines.insert(-1, "  muster plan check muster.demo.computation:fed_avg --data muster.demo.data:datasets")
+    return "\n".join(lines)
 
 
-def _survived(kill: Kill, story: DemoReport) -> str:
-    if kill.whom.startswith("client"):
-        return f"{kill.whom} was killed while it worked on round {kill.round}, which closed without it."
+def _survived(kill: Kill, report: DemoReport) -> str:
+    if kill.target.startswith("client"):
+        return f"{kill.target} was killed while it worked on round {kill.round}. The round closed without it."
     return (
-        f"The coordinator, all {story.killed_groups} process groups of it, was killed in the middle of round {kill.round}; "
-        f"{story.back_seconds:.1f} s later it was back and went on with that round."
+        f"The coordinator ({report.killed_groups} process groups) was killed during round {kill.round}. "
+        f"It was back after {report.back_seconds:.1f} s and resumed the round."
     )

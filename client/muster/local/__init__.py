@@ -1,6 +1,6 @@
-"""A coordinator on this machine: the deployed functions as processes under one supervisor, on an embedded store (`muster up`).
+"""Coordinator on this machine (`muster up`): the deployed functions on an embedded store.
 
-`LocalCoordinator` is imported when it is first used, so that the functions' own processes do not load it.
+Imports `LocalCoordinator` at its first use, so that the functions' processes do not load it.
 """
 
 from __future__ import annotations

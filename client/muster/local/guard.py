@@ -1,7 +1,7 @@
-"""Runs a command until it ends or our standard input does, then kills all that it started.
+"""Runs a command until it ends or stdin closes, then kills all processes that it started.
 
-Run as a script, by whoever holds the other end of the pipe: so nothing outlives that process, however it ends. Needs nothing but
-the standard library.
+It is run as a script. Its parent holds the other end of stdin, so that no process outlives the
+parent. Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _POSIX = os.name == "posix"
 
 
 def guard(command: Sequence[str]) -> int:
-    """Runs `command`; returns its exit code, or that of its being killed."""
-    os.umask(0o077)  # an emulator stores updates too: its files must be readable by their owner only
-    # gcloud makes itself the leader of a process group, wherever it is started: so it is one from the start.
+    """Runs `command` and returns its exit code."""
+    os.umask(0o077)  # an emulator stores updates: its files must be readable by their owner only
+    # gcloud would make itself the leader of a process group anyway.
     child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=_POSIX)  # noqa: S603
 
     def end_with_parent() -> None:
@@ -37,7 +37,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     if not _POSIX:
         child.kill()
         return
-    # The group may outlive its leader, and may be gone with it.
+    # The group may outlive its leader, or be gone already.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
 

@@ -1,7 +1,8 @@
-"""Ports for processes that are about to listen on them.
+"""Reserves a port for a process that can't inherit a listening socket, such as an emulator.
 
-A port that was free a moment ago may be gone before a process has come up and listens: to any connection that anyone on the
-machine opens, which the kernel gives a port of its choice.
+Between the choice of a free port and the start of the process, the kernel may assign the port to an
+outgoing connection. `muster.local.listening` has no such gap; prefer it for processes that can
+inherit a socket.
 """
 
 from __future__ import annotations
@@ -14,26 +15,34 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Optional
 
+from muster.local.listening import LOOPBACK
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-LOOPBACK = "127.0.0.1"
-_LOOK = 0.05  # seconds between looks at a port that is taken
+__all__ = ["LOOPBACK", "HeldPort"]
+
+_POLL_SECONDS = 0.05
 
 
 class HeldPort:
-    """A port that the kernel gives to nobody else before `close`, as a context manager.
+    """Reserved port, as a context manager. The kernel assigns it to no connection before `close`.
 
-    Who asks for the very port and shares addresses (`SO_REUSEADDR`), as servers do, listens on it all the same. That is so on
-    Linux: a bound socket that does not listen stands in nobody's way there but the kernel's own choice. Elsewhere it would stand
-    in the server's too, and the port was free and nothing more.
+    On Linux, a bound socket that does not listen blocks only the kernel's own choice: a server that
+    asks for this port with `SO_REUSEADDR` can listen on it. On other systems it would block the
+    server too, so there the port is only known to have been free.
     """
 
     def __init__(self, host: str = LOOPBACK, port: int = 0, *, patience: float = 0.0) -> None:
-        """Holds `port`, or a free one if it is 0; waits up to `patience` seconds for those who listen on it to end.
+        """Reserves a port.
+
+        Args:
+          host: The address.
+          port: The port; 0: a free one.
+          patience: Longest wait for another process to release the port, in seconds.
 
         Raises:
-          OSError: somebody listens there, or may not be listened on by us.
+          OSError: another process listens on the port, or this process may not use it.
         """
         deadline = time.monotonic() + patience
         pause = threading.Event()
@@ -49,7 +58,7 @@ class HeldPort:
                     raise
             else:
                 break
-            pause.wait(_LOOK)
+            pause.wait(_POLL_SECONDS)
         self.number: int = self._socket.getsockname()[1]
         if sys.platform != "linux":
             self._socket.close()
@@ -63,5 +72,5 @@ class HeldPort:
         self.close()
 
     def close(self) -> None:
-        """Holds it no longer. Once more is harmless."""
+        """Releases the port. Idempotent."""
         self._socket.close()

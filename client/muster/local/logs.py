@@ -15,10 +15,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES) -> bool:
-    """Moves the content of `log` to `<log>.1` if it is longer than `max_bytes`; returns whether it did.
+    """Moves the content of `log` to `<log>.1` if it exceeds `max_bytes`.
 
-    The file itself stays, because processes hold it open: they append, so after the truncation they write at its start.
-    A line that arrives between copy and truncation is lost, as with `copytruncate` of logrotate.
+    The file itself stays, because processes hold it open: they append, so after the truncation they
+    write at its start. A line that arrives between copy and truncation is lost, as with
+    `copytruncate` of logrotate.
+
+    Returns:
+      Whether the log was rotated.
     """
     if not log.exists() or log.stat().st_size <= max_bytes:
         return False
@@ -51,7 +55,10 @@ class LogRotation:
         self._stop.set()
 
     def rotate_all(self) -> None:
-        """Rotates each log that is too long. Logs a failure, such as a full disk; the next call retries."""
+        """Rotates each log that is too long. Logs a failure, such as a full disk.
+
+        The next call retries.
+        """
         try:
             for log in self._folder.glob("*.log"):
                 rotate(log, max_bytes=self._max_bytes)

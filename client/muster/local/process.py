@@ -1,14 +1,15 @@
-"""One of the processes of a coordinator on this machine, which is started again when it dies."""
+"""Process of a local coordinator, restarted when it dies."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Optional
@@ -17,13 +18,20 @@ from muster.interpreter import command_for
 from muster.private_files import open_to_append
 
 _POSIX = os.name == "posix"
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0  # seconds before a process that died is started again
-_STEADY = 30.0  # seconds of life after which a death is no longer one of a row
+_MIN_PAUSE, _MAX_PAUSE = 0.1, 10.0  # seconds before a restart
+_STEADY_SECONDS = 30.0  # lifetime after which the back-off starts over
 
 
 @dataclass(frozen=True)
 class Died:
-    """One of the processes ended by itself and is started again after `pause` seconds. `log`: where it wrote why."""
+    """Unexpected end of a process.
+
+    Attributes:
+      name: The role.
+      code: The exit code; negative: the signal.
+      pause: Seconds until the restart.
+      log: The log file of the process.
+    """
 
     name: str
     code: int
@@ -32,65 +40,71 @@ class Died:
 
 
 class LocalProcess:
-    """A process of one role, started at once, and again when it dies after `keep_alive`.
+    """Process of one role of `muster.local.serving`, restarted after `keep_alive` if it dies.
 
-    It leads a group of its own, so that all that it starts can be killed with it and no Ctrl-C of the terminal reaches it.
+    It leads a separate process group: a kill reaches all processes that it started, and a Ctrl-C of
+    the terminal reaches none of them.
     """
 
     def __init__(
         self,
         name: str,
         arguments: list[str],
+        *,
         environment: Mapping[str, str],
         log: Path,
         on_died: Optional[Callable[[Died], None]],
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
-        """Starts it.
+        """Starts the process.
 
         Args:
-          name: Its role, of `muster.local.serving`.
-          arguments: What follows the role on its command line.
-          environment: Its whole environment.
-          log: The file that it writes to; made where missing, and appended to.
-          on_died: Is told when it has ended by itself.
+          name: The role.
+          arguments: The command line after the role.
+          environment: The whole environment.
+          log: The log file; created if missing, and appended to.
+          on_died: Called when the process has ended by itself.
+          listeners: Listening sockets that the process inherits, under the same descriptors. They
+            must stay open until `terminate` or `kill`.
         """
         self.name = name
         self.log = log
         self._command = command_for("muster.local.serving", name, *arguments)
         self._environment = environment
         self._on_died = on_died
+        self._descriptors = tuple(listener.fileno() for listener in listeners)
         self._ending = threading.Event()
         self._lock = threading.Lock()  # between a restart and an end
         self._process = self._spawn()
 
     @property
     def pid(self) -> int:
-        """Its id, now."""
+        """Returns the current process id; a restart changes it."""
         return self._process.pid
 
     def poll(self) -> Optional[int]:
-        """Its exit code; None while it runs."""
+        """Returns the exit code, or None while the process runs."""
         return self._process.poll()
 
     def keep_alive(self) -> None:
-        """From now on starts it again whenever it dies."""
+        """Restarts the process whenever it dies, from now on."""
         threading.Thread(target=self._watch, name=f"watch-{self.name}", daemon=True).start()
 
     def terminate(self) -> None:
-        """Asks it to end, for good."""
+        """Sends SIGTERM and ends the restarts."""
         with self._lock:
             self._ending.set()
             if self._process.poll() is None:
                 self._process.terminate()
 
     def kill(self) -> None:
-        """Ends it and all that it started, for good."""
+        """Kills the process and all processes that it started, and ends the restarts."""
         with self._lock:
             self._ending.set()
             self._kill_group()
 
     def wait(self, timeout: float) -> None:
-        """Waits for the end and sees to it that nothing of the group is left."""
+        """Waits up to `timeout` seconds for the end, then kills the rest of the process group."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout)
         self._kill_group()
@@ -102,30 +116,31 @@ class LocalProcess:
         with open_to_append(self.log) as log:
             return subprocess.Popen(  # noqa: S603
                 self._command,
-                stdin=subprocess.PIPE,  # its end tells the process that we are gone; nothing is ever written
+                stdin=subprocess.PIPE,  # never written to: it closes when this process ends
                 stdout=log,
                 stderr=log,
                 env=dict(self._environment),
                 start_new_session=_POSIX,
+                pass_fds=self._descriptors,
             )
 
     def _kill_group(self) -> None:
         if not _POSIX:
             self._process.kill()
             return
-        # The group may outlive its leader, and may be gone with it.
+        # The group may outlive its leader, or be gone already.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _watch(self) -> None:
-        troubles = 0
+        deaths = 0
         while True:
             started = time.monotonic()
             code = self._process.wait()
             if self._ending.is_set():
                 return
-            troubles = 0 if time.monotonic() - started > _STEADY else troubles + 1
-            pause = min(_FIRST_PAUSE * 2.0**troubles, _LONGEST_PAUSE)
+            deaths = 0 if time.monotonic() - started > _STEADY_SECONDS else deaths + 1
+            pause = min(_MIN_PAUSE * 2.0**deaths, _MAX_PAUSE)
             if self._on_died is not None:
                 self._on_died(Died(self.name, code, pause, self.log))
             if self._ending.wait(pause):

@@ -1,8 +1,9 @@
-"""The processes behind `muster up`, one for each role: `python -m muster.local.serving web|committer|pump …`.
+"""Processes of `muster up`: `python -m muster.local.serving web|committer|pump …`.
 
-Each serves or feeds the very functions that are deployed, by way of functions-framework, and ends when its standard input does:
-the supervisor (`muster.local.coordinator`) holds the other end, so no process outlives it, however it ends. Needs `muster-fl[server]`;
-runs where gunicorn does, which is not on Windows.
+`web` and `committer` serve the deployed functions with functions-framework and gunicorn; `pump`
+delivers queued work to them. Each process ends when its standard input closes: the supervisor
+(`muster.local.coordinator`) holds the other end, so that no process outlives it. Needs
+`muster-fl[server]`, and a system on which gunicorn runs, that is, not Windows.
 """
 
 from __future__ import annotations
@@ -20,37 +21,35 @@ import muster
 
 WEB = ("client_api", "operator_api", "aggregator")
 _LOG = logging.getLogger(__name__)
-_GRACE = 5  # seconds for requests under way when a process is told to end
-_IDLE = 120  # seconds that a client's connection is kept open for its next request
-# A commit holds a thread of the pump and one of the committer while its plan runs. Endless plans must not take all
-# threads.
+_GRACE_SECONDS = 5  # for requests in progress after SIGTERM
+_IDLE_SECONDS = 120  # until an idle connection is closed
+# A commit holds a thread of the pump and one of the committer while its plan runs. Endless plans
+# must not take all threads.
 _COMMITTER_THREADS = 32
-_SHARES = {"committer": _COMMITTER_THREADS, "aggregator": 16}  # deliveries at once
-_STARTING = 300  # seconds until a worker that does not come up is replaced; a cold TensorFlow takes its time
+_MAX_DELIVERIES = {"committer": _COMMITTER_THREADS, "aggregator": 16}  # concurrent deliveries
+_WORKER_START_SECONDS = 300  # until a worker that does not start is replaced; TensorFlow loads slowly
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def functions_folder() -> Path:
-    """Where the functions' sources are: inside the installed package, or beside it in a checkout.
+    """Returns the folder of the functions' entry points, in the installed package or in a checkout.
 
     Raises:
-      FileNotFoundError: in neither place.
+      FileNotFoundError: neither has them.
     """
     package = Path(muster.__file__).resolve().parent
     for folder in (package / "_functions", package.parent.parent / "functions"):
         if (folder / "client_api").is_dir():
             return folder
-    raise FileNotFoundError(
-        f"The coordinator's functions are missing beside {package}: install muster-fl[server] again"
-    )
+    raise FileNotFoundError(f"The coordinator's functions are missing beside {package}: reinstall muster-fl[server]")
 
 
 def web_app(internal_port: int) -> Wsgi:
-    """Three of the functions at one address, as functions-framework makes them.
+    """Returns client_api, operator_api and aggregator as one application.
 
     Args:
-      internal_port: `/internal/` is served at this port alone, which listens on the loopback interface; it is not for clients.
+      internal_port: The only port that serves `/internal/`, on the loopback interface.
     """
     from muster_coordinator.http import owner
 
@@ -60,7 +59,8 @@ def web_app(internal_port: int) -> Wsgi:
         path = environ["PATH_INFO"]
         name = owner(environ["REQUEST_METHOD"], path)
         barred = path.startswith("/internal/") and environ["SERVER_PORT"] != str(internal_port)
-        # What may not be served here goes to a function that has no such route, and so answers like for any other wrong path.
+        # A barred path goes to a function without that route, which answers 404 as for any unknown
+        # path.
         return apps["operator_api" if barred or name not in apps else name](environ, start_response)
 
     return serve
@@ -74,9 +74,9 @@ def _function(name: str) -> Wsgi:
 
 
 def _committer(*, warm: bool) -> Wsgi:
-    """The committer; `warm`: with TensorFlow loaded, so that the first commit does not wait for that."""
+    """Returns the committer; `warm` loads TensorFlow first, so that no commit waits for it."""
     if warm:
-        import tensorflow as tf  # noqa: F401  loading it is all
+        import tensorflow as tf  # noqa: F401  loaded before the first commit
 
     return _function("committer")
 
@@ -87,11 +87,12 @@ def serve(
     """Serves an application with gunicorn until SIGTERM.
 
     Args:
-      make: Makes the application, once in each worker process.
-      addresses: Where it listens, each as `host:port`.
-      workers: How many processes.
-      threads: How many requests each serves at once.
-      patience: Seconds for which a client may let a thread wait (`muster.local.slow_clients`); None: as that module says.
+      make: Returns the application; called once in each worker process.
+      addresses: The addresses to listen on: `host:port`, or `fd://N` for an inherited socket.
+      workers: Worker processes.
+      threads: Concurrent requests of each worker.
+      patience: Seconds that a thread may wait for a client's bytes; None: the default of
+        `muster.local.slow_clients`.
     """
     from gunicorn.app.base import BaseApplication
 
@@ -100,9 +101,9 @@ def serve(
         "workers": workers,
         "worker_class": "muster.local.slow_clients.DeadlineWorker",
         "threads": threads,
-        "timeout": _STARTING,
-        "graceful_timeout": _GRACE,
-        "keepalive": _IDLE,
+        "timeout": _WORKER_START_SECONDS,
+        "graceful_timeout": _GRACE_SECONDS,
+        "keepalive": _IDLE_SECONDS,
         "loglevel": "warning",
         "control_socket_disable": True,
     }
@@ -112,7 +113,7 @@ def serve(
     class Application(BaseApplication):  # type: ignore[misc, unused-ignore]  # gunicorn has no types
         def load_config(self) -> None:
             for name, value in options.items():
-                if name in self.cfg.settings:  # not every version has every one
+                if name in self.cfg.settings:  # older versions lack some settings
                     self.cfg.set(name, value)
 
         def load(self) -> Wsgi:
@@ -126,12 +127,12 @@ def serve(
 
 
 def pump(queue: Path, targets: Mapping[str, str], *, tick_seconds: float) -> None:
-    """Delivers the queue's work, and a tick every `tick_seconds`, until SIGTERM.
+    """Delivers the queue's work and periodic ticks until SIGTERM.
 
     Args:
       queue: The queue's file.
       targets: The base address of each function.
-      tick_seconds: From one tick to the next.
+      tick_seconds: Seconds between two ticks.
     """
     from muster_coordinator import queued_work
     from muster_coordinator.adapters.local_queue import Delivery, HttpDelivery, LocalQueue, Pump
@@ -143,67 +144,74 @@ def pump(queue: Path, targets: Mapping[str, str], *, tick_seconds: float) -> Non
 
     def tick() -> None:
         while not stop.wait(tick_seconds):
-            # Not by way of the queue: ticks that nobody takes must not pile up.
+            # Delivered without the queue, where undelivered ticks would pile up.
             deliver(Delivery(queued_work.tick(), "tick", attempt=1, row=0))
 
     threading.Thread(target=tick, name="tick", daemon=True).start()
     work_queue = LocalQueue(queue, clock=SystemClock())
-    Pump(work_queue, deliver, randomness=SystemRandomness(), threads=sum(_SHARES.values()), shares=_SHARES).run(stop)
+    Pump(
+        work_queue,
+        deliver,
+        randomness=SystemRandomness(),
+        threads=sum(_MAX_DELIVERIES.values()),
+        shares=_MAX_DELIVERIES,
+    ).run(stop)
 
 
 def end_with_parent() -> None:
-    """Has this process get SIGTERM when its standard input ends, which is when the process that started it has."""
+    """Sends this process SIGTERM when stdin closes, that is, when its parent exits."""
 
     def watch() -> None:
         while os.read(0, 1024):
             pass
-        _LOG.warning("The supervisor is gone; ending")
+        _LOG.warning("The supervisor has ended; this process ends too")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one role."""
+    """Runs the role that the command line names."""
     parser = argparse.ArgumentParser(prog="muster.local.serving", description="One process of `muster up`.")
     roles = parser.add_subparsers(dest="role", required=True)
     web = roles.add_parser("web")
     web.add_argument("--address", required=True)
     web.add_argument("--internal-port", type=int, required=True)
+    web.add_argument("--internal-address", help="an inherited socket, fd://N; by default listens on loopback")
     web.add_argument("--workers", type=int, required=True)
     web.add_argument("--threads", type=int, required=True)
     web.add_argument("--patience", type=float)
     committer = roles.add_parser("committer")
-    committer.add_argument("--port", type=int, required=True)
+    committer.add_argument("--address", required=True)
     committer.add_argument("--warm", action="store_true")
-    pumping = roles.add_parser("pump")
-    pumping.add_argument("--queue", type=Path, required=True)
-    pumping.add_argument("--aggregator", required=True)
-    pumping.add_argument("--committer", required=True)
-    pumping.add_argument("--tick", type=float, required=True)
-    given = parser.parse_args(arguments)
-    os.umask(0o077)  # updates, states and queue must be readable only by the account that runs the coordinator
+    pump_role = roles.add_parser("pump")
+    pump_role.add_argument("--queue", type=Path, required=True)
+    pump_role.add_argument("--aggregator", required=True)
+    pump_role.add_argument("--committer", required=True)
+    pump_role.add_argument("--tick", type=float, required=True)
+    options = parser.parse_args(arguments)
+    os.umask(0o077)  # updates, states and queue must be readable by their owner only
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
     end_with_parent()
-    if given.role == "web":
-        addresses = [given.address, f"127.0.0.1:{given.internal_port}"]
+    if options.role == "web":
+        addresses = [options.address, options.internal_address or f"127.0.0.1:{options.internal_port}"]
         serve(
-            lambda: web_app(given.internal_port),
+            lambda: web_app(options.internal_port),
             addresses=addresses,
-            workers=given.workers,
-            threads=given.threads,
-            patience=given.patience,
+            workers=options.workers,
+            threads=options.threads,
+            patience=options.patience,
         )
-    elif given.role == "committer":
+    elif options.role == "committer":
         serve(
-            lambda: _committer(warm=given.warm),
-            addresses=[f"127.0.0.1:{given.port}"],
+            lambda: _committer(warm=options.warm),
+            addresses=[options.address],
             workers=1,
             threads=_COMMITTER_THREADS,
         )
     else:
-        targets = {"aggregator": given.aggregator, "committer": given.committer}
-        pump(given.queue, targets, tick_seconds=given.tick)
+        targets = {"aggregator": options.aggregator, "committer": options.committer}
+        pump(options.queue, targets, tick_seconds=options.tick)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Settings of a coordinator on this machine: the paths within its folder, and the settings of each process.
+"""Settings of a local coordinator: the paths in its folder, and the settings of each process.
 
-The committer runs plans' graphs, so it must not hold the keys that sign assignments or authorize operators. A process
-gets the settings that its own functions read, and no other variable that starts with `MUSTER_`.
+The committer runs plans' graphs, so it must not hold the keys that sign assignments or authorize
+operators. A process gets the settings that its own functions read, and no other variable that
+starts with `MUSTER_`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from urllib.parse import quote
 from muster.local.secret import secret_of
 
 PREFIX = "MUSTER_"
-# Seconds; a read costs microseconds, but a round of many shards takes many, and check-ins arrive by the hundred.
+# Seconds. A read takes microseconds, but a round with many shards needs many for each check-in.
 _ROUND_CACHE_SECONDS = 0.05
-# Settings that only the functions of the web process read. Every other setting reaches the committer too.
+# Settings that only the functions of the web process read. Every other setting reaches the
+# committer too.
 WEB_ONLY = frozenset(
     f"{PREFIX}{name}"
     for name in (
@@ -54,7 +56,7 @@ _BY_ROLE = {"web": COMMITTER | WEB_ONLY, "committer": COMMITTER, "pump": frozens
 
 
 def settings_of(data_dir: Path) -> dict[str, str]:
-    """Returns the settings (`MUSTER_…`) of the coordinator whose state is in `data_dir`, an existing folder."""
+    """Returns the settings (`MUSTER_…`) of the coordinator whose state is in `data_dir`."""
     root = quote(data_dir.absolute().as_posix())
     return {
         "MUSTER_STATE": f"sqlite://{root}/state.db",
@@ -66,7 +68,7 @@ def settings_of(data_dir: Path) -> dict[str, str]:
 
 
 def environment_for(role: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Returns `environment` for one process of `muster up`, without the settings that it does not need.
+    """Returns the subset of `environment` that a process of `muster up` needs.
 
     Args:
       role: `web`, `committer` or `pump`.

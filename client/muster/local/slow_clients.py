@@ -1,8 +1,18 @@
-"""A gunicorn worker that gives up on slow clients, who would otherwise keep its threads for as long as they like.
+"""Gunicorn worker that disconnects slow clients.
 
-Gunicorn's threads wait for a request's bytes without end. Here a request may take so many seconds to arrive, and longer only as
-its bytes come in at a pace, and each piece of an answer may take so long to be taken. Only the time spent waiting counts, and each
-request starts afresh. Connections that wait for their next request take no thread, and are gunicorn's own business (`keepalive`).
+A thread of gunicorn's `gthread` worker waits for a request's bytes without a limit, so a few slow
+clients can block all threads. `DeadlineWorker` limits these waits:
+
+- A request has `SECONDS` to arrive, plus one second for each `PACE` bytes.
+- Each write of an answer has `ANSWER_SECONDS`.
+
+Only time spent waiting for the client counts, and each request starts with a new allowance. Idle
+connections use no thread; gunicorn closes them (`keepalive`).
+
+`DeadlineWorker` subclasses internals of gunicorn: `ThreadWorker.enqueue_req`, and the attribute
+`sock` of its connections (`TConn`). It is tested with gunicorn 27.0.
+`tests/unit/test_slow_clients.py` fails by name if an internal disappears. For clients on the
+Internet, a proxy in front that buffers requests, such as nginx, is the recommended way.
 """
 
 from __future__ import annotations
@@ -14,27 +24,30 @@ from typing import Any, Callable
 
 from gunicorn.workers.gthread import ThreadWorker
 
-SECONDS = 20.0  # that a client may let us wait for a request
-PACE = 1000.0  # bytes of a request that buy one more second
-# Bytes at most. Gunicorn asks for up to 1 MB of a body, and copies what is left of it for each piece that is read.
-RECEIVED = 1 << 17
-ANSWER_SECONDS = 60.0  # for each piece of an answer, of at most 256 KB
+SECONDS = 20.0  # of waiting for one request
+PACE = 1000.0  # bytes of a request for one more second
+# Gunicorn reads up to 1 MB of a body at once, and copies the rest of that for each chunk it
+# returns.
+MAX_RECEIVED = 1 << 17  # bytes
+ANSWER_SECONDS = 60.0  # of waiting in one write, of at most 256 KB
 
 
 class SlowClientError(ConnectionResetError):
-    """The client let us wait too long; its connection is of no more use."""
+    """Error raised when a client exceeds its waiting time. The connection must be closed."""
 
     def __init__(self) -> None:
         super().__init__(errno.ECONNRESET, "the client was too slow")
 
 
 class DeadlineSocket:
-    """A connected socket whose waits are limited; everything else is the socket's own.
+    """Proxy for a connected socket that limits its waits. Other attributes are the socket's.
 
     Args:
       sock: The socket.
-      seconds: See the module. Likewise `pace` and `answer_seconds`.
-      clock: Monotonic seconds.
+      seconds: Seconds of waiting for one request.
+      pace: Bytes of a request for one more second.
+      answer_seconds: Seconds of waiting in one write.
+      clock: Returns monotonic seconds.
     """
 
     def __init__(
@@ -57,35 +70,35 @@ class DeadlineSocket:
         return getattr(self._sock, name)
 
     def begin(self) -> None:
-        """A new request may come."""
+        """Starts the allowance of a new request."""
         self._left = self._seconds
 
     def recv(self, size: int, *flags: int) -> bytes:
-        """See `socket.recv`; gives 128 KB at most. Raises `SlowClientError`."""
-        data: bytes = self._within(self._left, self._sock.recv, min(size, RECEIVED), *flags)
+        """Reads as `socket.recv`, at most 128 KB. Raises `SlowClientError`."""
+        data: bytes = self._within(self._left, self._sock.recv, min(size, MAX_RECEIVED), *flags)
         self._left += len(data) / self._pace
         return data
 
     def recv_into(self, buffer: Any, *more: int) -> int:
-        """See `socket.recv_into`. Raises `SlowClientError`."""
+        """Reads as `socket.recv_into`. Raises `SlowClientError`."""
         count: int = self._within(self._left, self._sock.recv_into, buffer, *more)
         self._left += count / self._pace
         return count
 
     def send(self, data: Any, *flags: int) -> int:
-        """See `socket.send`. Raises `SlowClientError`."""
+        """Writes as `socket.send`. Raises `SlowClientError`."""
         sent: int = self._within(self._answer_seconds, self._sock.send, data, *flags)
         return sent
 
     def sendall(self, data: Any, *flags: int) -> None:
-        """See `socket.sendall`, whose time-out is for all of the data. Raises `SlowClientError`."""
+        """Writes as `socket.sendall`; the time-out is for all data. Raises `SlowClientError`."""
         self._within(self._answer_seconds, self._sock.sendall, data, *flags)
 
     def _within(self, seconds: float, call: Callable[..., Any], *arguments: Any) -> Any:
         before = self._sock.gettimeout()
-        if before == 0:  # gunicorn asks for what is there, and does not wait
+        if before == 0:  # a non-blocking call never waits
             return call(*arguments)
-        # Whoever set a shorter time meant it, and gets its own error.
+        # A shorter time-out of the caller applies, with its own error.
         shorter = before is not None and before < seconds
         if not shorter and seconds <= 0:
             raise SlowClientError
@@ -105,12 +118,12 @@ class DeadlineSocket:
 
 
 class DeadlineWorker(ThreadWorker):  # type: ignore[misc, unused-ignore]  # gunicorn has no types
-    """Gunicorn's threaded worker over such sockets."""
+    """Gunicorn's threaded worker with `DeadlineSocket`s. Uses internals; see the module."""
 
     seconds = SECONDS
 
     def enqueue_req(self, conn: Any) -> None:
-        """Has a thread take a connection with a request on it."""
+        """Wraps the socket of a connection with a new request, and passes it to a thread."""
         if not isinstance(conn.sock, DeadlineSocket):
             conn.sock = DeadlineSocket(conn.sock, seconds=self.seconds)
         conn.sock.begin()

@@ -1,7 +1,7 @@
-"""One real round through a deployment, step by step, with the reason where a step fails. Its plan, `smoke.plan`, travels along.
+"""Smoke test (`muster smoke`): one real round through a deployment, step by step.
 
-Needs TensorFlow (`muster-fl[tensorflow]`) for the two clients, which work in this process. The recipe of the plan is in
-tests/data/rebuild.py.
+Two clients work in this process, which needs TensorFlow (`muster-fl[tensorflow]`). Their plan is
+`smoke.plan`, which `tests/data/rebuild.py` builds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The two clients: `MusterClient` as it is, each in a thread, with a transport that notes which way its update went."""
+"""Clients of the smoke test: `MusterClient`s in threads, with a recording transport."""
 
 from __future__ import annotations
 
@@ -20,26 +20,27 @@ from muster.client import (
     Waited,
 )
 from muster.transport.body import Body
-from muster.transport.http import Answer
+from muster.transport.http import StoreAnswer
 from muster.wire.messages import Assignment, CheckinResponse, Receipt
 from muster.wire.problems import ProblemError
 
 _NO_UPDATE = b"\xff" * 16  # a safetensors header of 2⁶⁴ - 1 bytes
-_LONGEST = 5.0  # seconds that a client waits, whatever it is told: somebody watches
+_MAX_WAIT = 5.0  # seconds between check-ins, because a user waits for the result
 
 
 class RecordingTransport(Transport):
-    """A transport that remembers the assignment, and the way of the update.
+    """Transport that records the assignment and the path of the update.
 
     Args:
       url: The client API's address.
-      direct: Whether the update goes straight to the store, where the deployment has that, however small it is.
+      direct: Whether to request a direct upload for an update of any size, if the deployment
+        supports direct uploads.
 
     Attributes:
-      assignment: What was assigned; None before.
-      direct: Whether it is to go straight to the store.
-      through: Whether it went through the function.
-      store: What the store answered last; None: nothing.
+      assignment: The assignment, or None before it.
+      direct: Whether a direct upload is expected.
+      through: Whether the update went through the function.
+      store: The store's last answer, or None.
     """
 
     def __init__(self, url: str, *, direct: bool) -> None:
@@ -47,20 +48,20 @@ class RecordingTransport(Transport):
         self.direct = direct
         self.assignment: Optional[Assignment] = None
         self.through = False
-        self.store: Optional[Answer] = None
+        self.store: Optional[StoreAnswer] = None
 
     def call(self, method: str, path: str, **more: Any) -> Any:
-        """As `Transport.call`."""
+        """Calls `Transport.call`, and records an assignment."""
         answer = super().call(method, path, **more)
         if not isinstance(answer, CheckinResponse) or not isinstance(answer.answer, Assignment):
             return answer
-        given = answer.answer
-        self.direct = self.direct and given.direct_above is not None
-        self.assignment = given.model_copy(update={"direct_above": 0 if self.direct else None})
+        assignment = answer.answer
+        self.direct = self.direct and assignment.direct_above is not None
+        self.assignment = assignment.model_copy(update={"direct_above": 0 if self.direct else None})
         return answer.model_copy(update={"answer": self.assignment})
 
     def upload(self, path: str, body: Union[Body, bytes], **more: Any) -> Any:
-        """As `Transport.upload`."""
+        """Calls `Transport.upload`, and records that it was used."""
         self.through = True
         return super().upload(path, body, **more)
 
@@ -72,26 +73,26 @@ class RecordingTransport(Transport):
         headers: Mapping[str, str],
         body: Union[Sized, Iterable[memoryview], None] = None,
         seconds: Optional[float] = None,
-    ) -> Answer:
-        """As `Transport.exchange`."""
+    ) -> StoreAnswer:
+        """Calls `Transport.exchange`, and records the store's answer."""
         self.store = super().exchange(method, url, headers=headers, body=body, seconds=seconds)
         return self.store
 
 
 class SmokeClient:
-    """One client at work in a thread of its own, until its update is in.
+    """Client in a separate thread, which ends after its contribution.
 
     Args:
       url: The client API's address.
-      population: Where it checks in.
-      name: Its identity.
-      numbers: Its data.
-      direct: See `Noting`.
-      token: What it shows at its check-in.
+      population: The population to check in to.
+      name: The client id.
+      numbers: The client's data.
+      direct: As in `RecordingTransport`.
+      token: The client's bearer token; None: identity is self-asserted.
 
     Attributes:
-      seen: The events so far, by kind.
-      error: What ended it before its time.
+      seen: The last event of each type.
+      error: The error that ended the client, or None.
     """
 
     def __init__(
@@ -112,30 +113,31 @@ class SmokeClient:
             self.transport, population, lambda: data, client_id=name, token=token, on_event=self._note
         )
         self._stop = threading.Event()
-        # Not waited for at the end of the process: it may hang in a request that nobody answers.
+        # A daemon: an unanswered request must not delay the end of the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begins."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends it after the turn that it is in."""
+        """Ends the client after its current cycle."""
         self._stop.set()
 
     @property
     def waited(self) -> Optional[Waited]:
-        """How it was sent away, if that was the last that happened."""
-        found = self.seen.get(Waited)
-        return found if isinstance(found, Waited) and Assigned not in self.seen else None
+        """Returns the last wait, if the client has no assignment yet."""
+        event = self.seen.get(Waited)
+        return event if isinstance(event, Waited) and Assigned not in self.seen else None
 
-    def late(self) -> Optional[ProblemError]:
-        """Sends something on the old assignment once more; gives the refusal, or None if it was taken.
+    def send_late(self) -> Optional[ProblemError]:
+        """Uploads invalid bytes with the used assignment. Returns the refusal, or None if accepted.
 
-        It is no update, so that nothing is left behind where the round's end is not known yet: `update_invalid` then.
+        An instance that does not know the round's end yet refuses them as `update_invalid`, so that
+        no update is stored.
         """
         if self.transport.assignment is None:
-            raise AssertionError("nothing was assigned")
+            raise AssertionError("no assignment")
         try:
             self.transport.upload("/v1/updates", _NO_UPDATE, answer=Receipt, token=self.transport.assignment.token)
         except ProblemError as refusal:
@@ -155,6 +157,6 @@ class SmokeClient:
                 outcome = self._client.run_once()
                 if isinstance(outcome, (Contributed, Failed)):
                     return
-                self._stop.wait(min(outcome.retry_after, _LONGEST))
+                self._stop.wait(min(outcome.retry_after, _MAX_WAIT))
         except (ProblemError, UnreachableError, SetupError) as error:
             self.error = error

@@ -1,4 +1,4 @@
-"""The round itself: the steps in order, from the first connection to the exact result."""
+"""Steps of the smoke test, from the first connection to the exact result."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SigningKey
 
-NUMBERS = ((1, 1, 2, 3, 5), (0, 2, 4, 6, 7, 7, 7))  # of the one client and the other, each from 0 to 7
-_ENROLLED = 3600.0  # seconds
+NUMBERS = ((1, 1, 2, 3, 5), (0, 2, 4, 6, 7, 7, 7))  # data of the two clients, from 0 to 7
+_ENROLMENT_SECONDS = 3600.0
 
 
 def smoke_plan() -> Plan:
-    """The plan: of all clients' numbers from 0 to 7 a histogram, their sum, and how many clients there were."""
+    """Returns the plan: histogram and sum of all clients' numbers (0 to 7), and their count."""
     return Plan.decode(files(__package__).joinpath("smoke.plan").read_bytes())
 
 
@@ -42,39 +42,42 @@ def run(
     on_step: Callable[[Step], None] = lambda _: None,
     on_wait: Callable[[str, str], None] = lambda *_: None,
 ) -> SmokeResult:
-    """Runs one round of two clients through a deployment, and says what works.
+    """Runs one round of two clients through a deployment and returns the result of each step.
 
-    Its task and population have a name of their own, so that it disturbs nobody. However it ends, by Ctrl-C too, the task is
-    cancelled unless it is completed.
+    Its task and population have a unique name, so that other tasks are not affected. The task is
+    cancelled at the end unless it is completed, also after Ctrl-C.
 
     Args:
       url: The client API's address.
-      operator_url: The operator API's; None: the same.
-      token: Sent to the operator API as `Authorization: Bearer`.
-      signing_key: Signs the plan, where the deployment takes signed ones alone.
-      enrolment_key: Enrols the two clients for an hour, where the deployment wants that.
-      patience: Longest wait of one step, in seconds. A cold committer loads TensorFlow in it.
-      on_step: Is told of each step that ended.
-      on_wait: Is told the name of each step that begins and then, every few seconds, how it stands.
+      operator_url: The operator API's address; None: the same.
+      token: Bearer token for the operator API.
+      signing_key: Signs the plan, for a deployment that requires signatures.
+      enrolment_key: Enrols the two clients for an hour, for a deployment that requires enrolment.
+      patience: Longest wait of one step, in seconds. A cold committer needs some to load
+        TensorFlow.
+      on_step: Called with the result of each step.
+      on_wait: Called with a step's name when it starts, and then every few seconds with its status.
 
     Raises:
-      ProblemError: `invalid_request`, if an address is none.
+      ProblemError: `invalid_request`, if an address is not valid.
     """
     name = time.strftime("smoke-%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
     checklist = Checklist(patience, on_step, on_wait)
-    with Operator(operator_url or url, token=token) as operator, Transport(url) as client:
-        smoke = _Smoke(checklist, operator, client, name, signing_key=signing_key, enrolment_key=enrolment_key)
+    with Operator(operator_url or url, token=token) as operator, Transport(url) as transport:
+        smoke = _SmokeTest(checklist, operator, transport, name, signing_key=signing_key, enrolment_key=enrolment_key)
         with contextlib.suppress(StoppedError):
             smoke.run()
     return SmokeResult(name, tuple(checklist.steps))
 
 
-class _Smoke:
+class _SmokeTest:
+    """Steps of one smoke test, in the order of `run`."""
+
     def __init__(
         self,
         checklist: Checklist,
         operator: Operator,
-        client: Transport,
+        transport: Transport,
         name: str,
         *,
         signing_key: Optional[SigningKey],
@@ -82,13 +85,13 @@ class _Smoke:
     ) -> None:
         self._list = checklist
         self._operator = operator
-        self._client = client
+        self._transport = transport
         self._name = name
         self._signing_key = signing_key
-        self._made = False
-        self._members = tuple(
+        self._task_may_exist = False
+        self._clients = tuple(
             SmokeClient(
-                client.url,
+                transport.url,
                 population=name,
                 name=f"{name}-{at}",
                 numbers=numbers,
@@ -106,16 +109,16 @@ class _Smoke:
             self._aggregate()
             self._compare()
         finally:
-            for member in self._members:
-                member.stop()
-                member.close()
-            if self._made:
+            for client in self._clients:
+                client.stop()
+                client.close()
+            if self._task_may_exist:
                 self._clean_up()
 
     def _reach(self) -> None:
         with self._list.step("client API answers", hints=advice.CLIENT_API) as notes:
-            # Not /healthz: Google's front end before Cloud Run keeps that path for itself.
-            notes.append(_version(self._client))
+            # Not /healthz: Google's front end reserves that path.
+            notes.append(_version(self._transport))
         with self._list.step("operator API answers and lets you in", hints=advice.OPERATOR_API) as notes:
             count = len(self._operator.tasks().tasks)
             notes.append(f"{count} task{'s' * (count != 1)}")
@@ -130,11 +133,11 @@ class _Smoke:
             policy = TaskPolicy(
                 rounds=1, goal=2, minimum=2, chunk=2, round_seconds=4 * patience, assignment_seconds=2 * patience
             )
-            self._made = True  # a request without an answer may have made it too
+            self._task_may_exist = True  # even if the request gets no answer
             self._operator.create_task(self._name, population=self._name, plan=plan.sha256, policy=policy)
             notes.append(self._name)
         with self._list.step("task opened: queue and committer work", hints=advice.OPERATOR_API):
-            reason = "The task stays `opening`: its first broadcast is not computed, so the committer was not reached or failed"
+            reason = "The task stays `opening`, without its first broadcast: the committer was not reached or failed"
             self._list.wait("opening", self._opening, reason=reason, look_at=advice.OPENING)
 
     def _opening(self) -> Optional[str]:
@@ -142,7 +145,7 @@ class _Smoke:
         return None if view.status is TaskStatus.ACTIVE and view.current else f"status {view.status.value}"
 
     def _task(self) -> TaskView:
-        """The task, which nothing should have stopped."""
+        """Returns the task. Raises `StepFailedError` if it was paused or cancelled."""
         view = self._operator.task(self._name)
         if view.status is TaskStatus.PAUSED:
             if view.note:
@@ -155,11 +158,11 @@ class _Smoke:
     def _contribute(self) -> None:
         with self._list.step("TensorFlow loads here"):
             try:
-                import muster.runtime.stages  # noqa: F401  two clients in two threads must not both load it
+                import muster.runtime.stages  # noqa: F401  once, before two threads need it
             except ImportError as error:
                 raise StepFailedError(f"The clients can't work on this machine: {error}", advice.TENSORFLOW) from error
-        for member in self._members:
-            member.start()
+        for client in self._clients:
+            client.start()
         for name, kind, look_at in (
             ("2 check-ins: each client got work", Assigned, advice.SLOTS),
             (
@@ -172,37 +175,37 @@ class _Smoke:
             with self._list.step(name, hints=advice.CLIENT_API) as notes:
                 self._await(name, kind, look_at)
                 if kind is Contributed:
-                    notes.extend(_bytes(member) for member in self._members)
-        if self._members[1].transport.direct:
-            self._direct(self._members[1])
+                    notes.extend(_bytes(client) for client in self._clients)
+        if self._clients[1].transport.direct:
+            self._direct(self._clients[1])
 
     def _await(self, name: str, kind: type[ClientEvent], look_at: tuple[str, ...]) -> None:
-        def standing() -> Optional[str]:
-            self._check_members()
-            done = sum(kind in member.seen for member in self._members)
-            waits = [advice.of_wait(member.waited.reason) for member in self._members if member.waited is not None]
-            lost = [found.detail for found in map(_unreached, self._members) if found is not None]
-            return None if done == len(self._members) else ", ".join([f"{done} of 2", *waits[:1], *lost[:1]])
+        def status() -> Optional[str]:
+            self._check_clients()
+            done = sum(kind in client.seen for client in self._clients)
+            waits = [advice.of_wait(client.waited.reason) for client in self._clients if client.waited is not None]
+            lost = [event.detail for event in map(_unreached, self._clients) if event is not None]
+            return None if done == len(self._clients) else ", ".join([f"{done} of 2", *waits[:1], *lost[:1]])
 
-        self._list.wait(name, standing, reason="It did not come about", look_at=look_at)
+        self._list.wait(name, status, reason="Not all clients got there", look_at=look_at)
 
-    def _check_members(self) -> None:
-        for member in self._members:
-            failed = member.seen.get(Failed)
+    def _check_clients(self) -> None:
+        for client in self._clients:
+            failed = client.seen.get(Failed)
             if isinstance(failed, Failed):
-                look_at = advice.DIRECT if member.transport.direct else advice.UPLOADING
+                look_at = advice.DIRECT if client.transport.direct else advice.UPLOADING
                 raise StepFailedError(f"A client failed ({failed.reason.value}): {failed.detail}", look_at)
-            if isinstance(member.error, (ProblemError, UnreachableError)):
-                raise member.error
-            if member.error is not None:
-                raise StepFailedError(str(member.error), advice.TENSORFLOW)
+            if isinstance(client.error, (ProblemError, UnreachableError)):
+                raise client.error
+            if client.error is not None:
+                raise StepFailedError(str(client.error), advice.TENSORFLOW)
 
-    def _direct(self, member: SmokeClient) -> None:
+    def _direct(self, client: SmokeClient) -> None:
         with self._list.step("1 of them straight to the bucket, by signed URL", fatal=False):
-            if member.transport.through:
-                store = member.transport.store
-                why = f"answered {store.status} {store.reason}" if store else "could not be reached from here"
-                raise StepFailedError(f"It went through the function in the end: the bucket {why}", advice.DIRECT)
+            if client.transport.through:
+                store = client.transport.store
+                reason = f"answered {store.status} {store.reason}" if store else "could not be reached from here"
+                raise StepFailedError(f"The update went through the function: the bucket {reason}", advice.DIRECT)
 
     def _aggregate(self) -> None:
         with self._list.step("round closed: queue and aggregator work", hints=advice.OPERATOR_API):
@@ -213,8 +216,8 @@ class _Smoke:
             self._list.wait("committing", self._aggregating, reason=reason, look_at=advice.COMMITTING)
             current = self._task().current
             if current is None or (current.folded, current.dropped) != (2, {}):
-                found = "no round" if current is None else f"folded {current.folded}, dropped {current.dropped}"
-                raise StepFailedError(f"Of 2 updates not both were counted: {found}", advice.COMMITTING)
+                counts = "no round" if current is None else f"folded {current.folded}, dropped {current.dropped}"
+                raise StepFailedError(f"Not both of the 2 updates were counted: {counts}", advice.COMMITTING)
             notes.append("2 updates, none dropped")
 
     def _collecting(self) -> Optional[str]:
@@ -225,8 +228,8 @@ class _Smoke:
             raise StepFailedError(f"The round was abandoned: {current.reason}", advice.CLOSING)
         if current.phase is not Phase.COLLECTING:
             return None
-        # Counted from the clients' outcomes: the coordinator publishes no live count of a small round.
-        reported = sum(Contributed in member.seen for member in self._members)
+        # Counted from the clients' events: a small round has no published live count.
+        reported = sum(Contributed in client.seen for client in self._clients)
         return f"phase {current.phase.value}, {reported} of {current.goal} updates reported"
 
     def _aggregating(self) -> Optional[str]:
@@ -253,32 +256,32 @@ class _Smoke:
                 raise StepFailedError(f"Checkpoint 1 is {int(state)}, not {len(numbers)}", advice.WRONG)
             notes.append(f"{len(numbers)} numbers, sum {numbers.sum()}")
         with self._list.step("a late update is refused", hints=advice.CLIENT_API) as notes:
-            reason = "The client API does not take note of the round's end"
+            reason = "The client API still accepts updates to the committed round"
             self._list.wait("the round's end", self._late, reason=reason, look_at=advice.WRONG)
             notes.append(ProblemType.ROUND_CLOSED.value)
 
     def _late(self) -> Optional[str]:
-        refusal = self._members[0].late()
+        refusal = self._clients[0].send_late()
         if refusal is None:
             raise StepFailedError("An update to the committed round was accepted", advice.WRONG)
         if refusal.type is ProblemType.ROUND_CLOSED:
             return None
         if refusal.type is not ProblemType.UPDATE_INVALID:
             raise refusal
-        return "the round is taken for open"  # for about a second, by MUSTER_ROUND_CACHE_SECONDS
+        return "the round still counts as open"  # for MUSTER_ROUND_CACHE_SECONDS, about one second
 
     def _clean_up(self) -> None:
-        """Ends the task, if the round did not; what that runs into is a step that failed, and no exception."""
+        """Cancels the task if the round did not complete it. Reports an error as a failed step."""
         try:
             self._operator.cancel(self._name)
         except ProblemError as error:
-            # Completed it is over already; and one that was never made is not there.
+            # The task is completed, or was never created.
             if error.type not in (ProblemType.CONFLICT, ProblemType.NOT_FOUND):
-                self._left(error)
+                self._report_left_task(error)
         except UnreachableError as error:
-            self._left(error)
+            self._report_left_task(error)
 
-    def _left(self, error: Exception) -> None:
+    def _report_left_task(self, error: Exception) -> None:
         with self._list.step("task ended", fatal=False):
             reason = f"Task {self._name} could not be cancelled: {error}"
             raise StepFailedError(reason, (f"`muster task cancel {self._name}`, once the operator API answers",))
@@ -286,11 +289,13 @@ class _Smoke:
 
 def _enrolled(key: PrivateKey, population: str, number: int) -> str:
     now = time.time()
-    return key.issue(Enrolment(population, f"{population}-{number}", issued_at=now, expires_at=now + _ENROLLED))
+    return key.issue(
+        Enrolment(population, f"{population}-{number}", issued_at=now, expires_at=now + _ENROLMENT_SECONDS)
+    )
 
 
 def _version(transport: Transport) -> str:
-    """The version of the coordinator's API, by the document that each of its functions serves."""
+    """Returns the version of the coordinator's API, from its OpenAPI document."""
     try:
         document = json.loads(transport.download("/openapi.json"))
         paths, version = document["paths"], document["info"]["version"]
@@ -301,11 +306,11 @@ def _version(transport: Transport) -> str:
     return f"version {version} of the API"
 
 
-def _unreached(member: SmokeClient) -> Optional[Unreached]:
-    found = member.seen.get(Unreached)
-    return found if isinstance(found, Unreached) else None
+def _unreached(client: SmokeClient) -> Optional[Unreached]:
+    event = client.seen.get(Unreached)
+    return event if isinstance(event, Unreached) else None
 
 
-def _bytes(member: SmokeClient) -> str:
-    found = member.seen.get(Contributed)
-    return f"{found.update_bytes} bytes" if isinstance(found, Contributed) else ""
+def _bytes(client: SmokeClient) -> str:
+    event = client.seen.get(Contributed)
+    return f"{event.update_bytes} bytes" if isinstance(event, Contributed) else ""

@@ -1,4 +1,4 @@
-"""The checklist: steps one after another, each passed or failed with a reason and what to look at."""
+"""Checklist of steps, each of which passes or fails with a reason and advice."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from muster.client import ForeignAnswerError, UnreachableError
 from muster.smoke import advice
 from muster.wire.problems import ProblemError
 
-_LOOK = 0.2  # seconds between looks at what a step waits for
-_TOLD = 5.0  # seconds between words on a wait
+_POLL_SECONDS = 0.2
+_REPORT_SECONDS = 5.0  # between calls of `on_wait` during a wait
 
 
 @dataclass(frozen=True)
 class Step:
-    """One line of the checklist.
+    """Result of one step.
 
     Attributes:
-      name: What was to be shown.
-      passed: Whether it was.
-      seconds: How long it took, from the end of the step before.
-      detail: What was found or, of a step that failed, the reason.
-      look_at: Of a step that failed: what to look at, a line each.
-      unreachable: Whether it failed because nobody answered.
+      name: The step, as a statement that it proves.
+      passed: Whether the statement holds.
+      seconds: The duration of the step.
+      detail: The facts, or the reason of the failure.
+      look_at: Advised checks after a failure, one per line.
+      unreachable: Whether it failed because there was no answer.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Step:
 
 @dataclass(frozen=True)
 class SmokeResult:
-    """What a smoke test came to.
+    """Result of a smoke test.
 
     Attributes:
-      task: The name of its task and population; the task stays in the list of tasks, ended.
-      steps: Those that were tried, in order. After one that failed nothing more is tried that builds on it.
+      task: The name of its task and population. The ended task stays in the list of tasks.
+      steps: The steps in order, up to the first fatal failure.
     """
 
     task: str
@@ -52,17 +52,17 @@ class SmokeResult:
 
     @property
     def passed(self) -> bool:
-        """Whether all of it works."""
+        """Returns whether all steps passed."""
         return all(step.passed for step in self.steps)
 
     @property
     def unreachable(self) -> bool:
-        """Whether a step failed because nobody answered."""
+        """Returns whether a step failed because there was no answer."""
         return any(step.unreachable for step in self.steps)
 
 
 class StepFailedError(Exception):
-    """A step found something wrong: the reason, and what to look at."""
+    """Error raised when a step fails. `look_at`: advised checks."""
 
     def __init__(self, reason: str, look_at: tuple[str, ...] = ()) -> None:
         super().__init__(reason)
@@ -71,17 +71,17 @@ class StepFailedError(Exception):
 
 
 class StoppedError(Exception):
-    """A step failed, which is told already, and what follows builds on it."""
+    """Error raised to end the smoke test after a fatal failure, which is already reported."""
 
 
 @dataclass
 class Checklist:
-    """Runs steps and keeps what they came to.
+    """Runner of steps that records their results.
 
     Args:
       patience: Longest wait of one step, in seconds.
-      on_step: Is told of each step that ended.
-      on_wait: Is told of each step that begins, and then every few seconds how it stands.
+      on_step: Called with the result of each step.
+      on_wait: Called with a step's name when it starts, and then every few seconds with its status.
     """
 
     patience: float
@@ -92,15 +92,17 @@ class Checklist:
 
     @contextmanager
     def step(self, name: str, *, fatal: bool = True, hints: Optional[advice.Hints] = None) -> Iterator[list[str]]:
-        """A step: passed if the block ends, and then described by what the block put into the list that it gets.
+        """Runs the block as a step, which passes unless the block raises.
+
+        The block may append facts to the list that it receives.
 
         Args:
-          name: What the block shows.
+          name: The step's name.
           fatal: Whether a failure ends the smoke test.
-          hints: What to look at when the coordinator refuses a call of the block.
+          hints: Checks to advise if the coordinator refuses a call in the block.
 
         Raises:
-          StoppedError: it failed, and is fatal.
+          StoppedError: the step failed and is fatal.
         """
         started, notes = time.monotonic(), list[str]()
 
@@ -126,27 +128,27 @@ class Checklist:
         if fatal:
             raise StoppedError(name)
 
-    def wait(self, name: str, look: Callable[[], Optional[str]], *, reason: str, look_at: tuple[str, ...]) -> float:
-        """Waits until `look` gives None; gives the seconds that it took.
+    def wait(self, name: str, poll: Callable[[], Optional[str]], *, reason: str, look_at: tuple[str, ...]) -> float:
+        """Waits until `poll` returns None. Returns the seconds that it took.
 
         Args:
-          name: What is waited for.
-          look: Gives how it stands while it is not there yet.
-          reason: Why the step failed, if it does not come; how it stood is put behind it.
-          look_at: What to look at then.
+          name: The step's name.
+          poll: Returns the current status, or None once the step is complete.
+          reason: The reason of a failure; the last status is appended.
+          look_at: Checks to advise after a failure.
 
         Raises:
-          StepFailedError: it did not come in time.
+          StepFailedError: the step was not complete within `patience` seconds.
         """
-        started = told = time.monotonic()
+        started = reported = time.monotonic()
         while True:
-            standing = look()
+            status = poll()
             now = time.monotonic()
-            if standing is None:
+            if status is None:
                 return now - started
             if now - started > self.patience:
-                raise StepFailedError(f"{reason} ({standing} after {self.patience:.0f} s)", look_at)
-            if now - told > _TOLD:
-                told = now
-                self.on_wait(name, f"{standing}, {now - started:.0f} s")
-            self._pause.wait(_LOOK)
+                raise StepFailedError(f"{reason} ({status} after {self.patience:.0f} s)", look_at)
+            if now - reported > _REPORT_SECONDS:
+                reported = now
+                self.on_wait(name, f"{status}, {now - started:.0f} s")
+            self._pause.wait(_POLL_SECONDS)

@@ -1,1 +1,8 @@
-"""HTTP to a coordinator, as clients and operators share it: sessions, retries, bodies, downloads and typed failures."""
+"""HTTP transport to a coordinator, shared by client and operator SDK.
+
+sessions    `requests` sessions: certificates and proxies
+http        `Transport`: requests, retries and time-outs
+body        request bodies
+downloads   downloads over several requests
+failures    errors by the origin of an answer
+"""

@@ -1,4 +1,4 @@
-"""An update as the body of a request: as it is, or encoded where that pays."""
+"""Request bodies: tensors as views of their memory, plain or with a content encoding."""
 
 from __future__ import annotations
 
@@ -8,27 +8,29 @@ from typing import Any, Optional, Protocol
 from muster.wire.encodings import compressed
 from muster.wire.tensors import encode_chunks
 
-PIECE = 1 << 17  # bytes; a socket's time-out holds for each piece, so a slow line still gets a large body through
+# A socket's time-out applies to each chunk, so that a slow connection can send a large body.
+CHUNK_BYTES = 1 << 17  # bytes
 
 
 class Body(Protocol):
-    """What a request sends: has a length, gives pieces, as often as it is asked, and may have a content encoding."""
+    """Body of a request: sized, iterable more than once, with an optional content encoding."""
 
     @property
     def encoding(self) -> Optional[str]:
-        """The content encoding; None: none."""
+        """Returns the content encoding, or None."""
 
     def __len__(self) -> int:
-        """Bytes of the whole; requests makes the Content-Length of it."""
+        """Returns the size in bytes, which becomes the Content-Length."""
 
     def __iter__(self) -> Iterator[memoryview]: ...
 
 
 class TensorBody:
-    """Named tensors as a request's body: views of their memory, which may be sent more than once.
+    """Body with named tensors as a safetensors file. Views the arrays' memory without a copy.
 
     Args:
-      tensors: Arrays by name, as `muster.wire.tensors.encode` takes them; they must not change while this is in use.
+      tensors: Arrays by name, as `muster.wire.tensors.encode` accepts them. They must not change
+        while the body is in use.
     """
 
     encoding: Optional[str] = None
@@ -36,36 +38,36 @@ class TensorBody:
     def __init__(self, tensors: Mapping[str, Any]) -> None:
         self._chunks = [memoryview(chunk) for chunk in encode_chunks(tensors)]
         self._size = sum(chunk.nbytes for chunk in self._chunks)
-        self._shorter: dict[tuple[str, ...], Body] = {}
+        self._encoded: dict[tuple[str, ...], Body] = {}
 
     def __len__(self) -> int:
-        """Bytes of the whole; requests makes the Content-Length of it."""
+        """Returns the size in bytes, which becomes the Content-Length."""
         return self._size
 
     def __iter__(self) -> Iterator[memoryview]:
         return self.rest(0)
 
     def rest(self, offset: int) -> Iterator[memoryview]:
-        """The bytes from `offset` on, piece by piece."""
+        """Yields the bytes from `offset` on, in chunks."""
         for chunk in self._chunks:
-            for at in range(min(offset, chunk.nbytes), chunk.nbytes, PIECE):
-                yield chunk[at : at + PIECE]
+            for at in range(min(offset, chunk.nbytes), chunk.nbytes, CHUNK_BYTES):
+                yield chunk[at : at + CHUNK_BYTES]
             offset = max(0, offset - chunk.nbytes)
 
     def encoded(self, encodings: Iterable[str]) -> Body:
-        """The same in the first of `encodings` that this installation knows and that saves enough, else itself.
+        """Returns this body in the first usable one of `encodings`, or itself if none saves enough.
 
-        Found out once: a repeat sends the same bytes.
+        The result is cached, so that a retry sends the same bytes.
         """
-        wanted = tuple(encodings)
-        if wanted not in self._shorter:
-            found = compressed(self._chunks, wanted, fast=True)
-            self._shorter[wanted] = self if found is None else _EncodedBody(found[1], found[0])
-        return self._shorter[wanted]
+        preferred = tuple(encodings)
+        if preferred not in self._encoded:
+            result = compressed(self._chunks, preferred, fast=True)
+            self._encoded[preferred] = self if result is None else _EncodedBody(result[1], result[0])
+        return self._encoded[preferred]
 
 
 class _EncodedBody:
-    """An encoded body, in memory."""
+    """Body with a content encoding, in memory."""
 
     def __init__(self, data: bytes, encoding: str) -> None:
         self._data = memoryview(data)
@@ -75,4 +77,4 @@ class _EncodedBody:
         return self._data.nbytes
 
     def __iter__(self) -> Iterator[memoryview]:
-        return (self._data[at : at + PIECE] for at in range(0, self._data.nbytes, PIECE))
+        return (self._data[at : at + CHUNK_BYTES] for at in range(0, self._data.nbytes, CHUNK_BYTES))

@@ -1,7 +1,8 @@
-"""One download over as many requests as it takes: encoded where the coordinator has it so, and from where the last one ended.
+"""Downloads one file over several requests, and resumes after a broken connection.
 
-A large one is asked for in parts, since a function of Google's answers with 32 MB at most (https://cloud.google.com/functions/quotas).
-Ranges are of the encoded bytes (RFC 9110 §14.2), and `If-Range` with the ETag sees to it that the rest is of the same ones.
+Large files are requested in ranges, since a Cloud Function answers with 32 MB at most
+(https://cloud.google.com/functions/quotas). A range counts the encoded bytes (RFC 9110 §14.2), and
+`If-Range` with the ETag guarantees that all ranges belong to the same bytes.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ from typing import Optional
 
 import requests
 
-from muster.transport.body import PIECE
-from muster.transport.failures import UnreachableError, is_page, media_type, not_ours
+from muster.transport.body import CHUNK_BYTES
+from muster.transport.failures import UnreachableError, foreign_answer, is_page, media_type
 from muster.wire.encodings import IDENTITY, EncodingError, available, decoded
 from muster.wire.problems import ProblemError, ProblemType
 
-PROGRESS = 1 << 17  # bytes; so much more is worth another round of attempts
-PART = 30 << 20  # bytes that one request asks for
+MIN_PROGRESS = 1 << 17  # bytes after which a broken download may be resumed again
+RANGE_BYTES = 30 << 20  # bytes of one request
 _PARTIAL = 206
 _MESSAGES = ("application/json", "application/problem+json")
 
 
-class Receiving:
-    """What has come of a download.
+class DownloadBuffer:
+    """Bytes of one download, collected over several responses.
 
     Args:
-      url: What it is called in errors.
-      limit: The most bytes that there may be, encoded and decoded. None: any number, so nothing is decoded, which might not end.
+      url: The address, for error texts.
+      limit: The most bytes to accept, encoded and decoded. None: no limit, and no encoding, because
+        decoded data could be endless.
     """
 
     def __init__(self, url: str, *, limit: Optional[int]) -> None:
@@ -37,35 +39,37 @@ class Receiving:
         self._content = bytearray()
         self._encoding = IDENTITY
         self._tag: Optional[str] = None
-        self._in_parts = limit is None or limit > PART
+        self._use_ranges = limit is None or limit > RANGE_BYTES
 
     @property
     def size(self) -> int:
-        """How many bytes have come, as they are sent."""
+        """Returns the number of bytes received so far, before decoding."""
         return len(self._content)
 
     def headers(self) -> dict[str, str]:
-        """What the next request asks for."""
-        end = self.size + PART - 1 if self._in_parts else ""
+        """Returns the headers of the next request."""
+        end = self.size + RANGE_BYTES - 1 if self._use_ranges else ""
         if self._content and self._tag is not None:
-            # Just the encoding that has begun: another one would start anew.
+            # Only the encoding of the bytes so far: another one would start over.
             return {"Accept-Encoding": self._encoding, "Range": f"bytes={self.size}-{end}", "If-Range": self._tag}
         accepted = {"Accept-Encoding": IDENTITY if self._limit is None else ", ".join(available())}
-        return {**accepted, "Range": f"bytes=0-{end}"} if self._in_parts else accepted
+        return {**accepted, "Range": f"bytes=0-{end}"} if self._use_ranges else accepted
 
     def read(self, response: requests.Response) -> Optional[bytes]:
-        """Reads a response to its end. Returns the whole file, or None if further parts must be requested.
+        """Reads a response to its end. Returns the file, or None if a further range is missing.
 
         Raises:
-          UnreachableError: the connection broke, or another part arrived; usable bytes are retained.
-          ForeignAnswerError: a page or a message arrived in place of the file.
+          UnreachableError: the connection broke, or the wrong range arrived; usable bytes are
+            retained.
+          ForeignAnswerError: a web page or a message arrived instead of the file.
           ProblemError: `too_large`, or `internal` if the response does not match the request.
         """
         if is_page(response.headers) or (self._limit is not None and media_type(response.headers) in _MESSAGES):
-            raise not_ours(response, "it is not a file")
+            raise foreign_answer(response, "a file was requested")
         end, total = self._begin(response)
-        # Undecoded, past requests, whose decoder knows no bound and starts anew with each response.
-        for piece in response.raw.stream(PIECE, decode_content=False):
+        # Not decoded by `requests`, whose decoder has no size limit and starts over with each
+        # response.
+        for piece in response.raw.stream(CHUNK_BYTES, decode_content=False):
             self._content += piece
             self._check(self.size)
         if end is not None and self.size < end:
@@ -73,23 +77,25 @@ class Receiving:
         return self._whole() if total is None or self.size >= total else None
 
     def _begin(self, response: requests.Response) -> tuple[Optional[int], Optional[int]]:
-        """Checks that the response goes on where the last one ended, or starts anew.
+        """Checks that the response continues the bytes so far, or starts over.
 
-        Gives the number of bytes that are there at its end, where it says so, and of the whole, where it is a part.
+        Returns:
+          The number of bytes after this response, and the size of the file if the response is a
+          range; None where the response does not state it.
         """
         encoding = response.headers.get("Content-Encoding", IDENTITY).strip().lower()
         tag = response.headers.get("ETag")
         if response.status_code == _PARTIAL:
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if not self._content and found is not None and found[1] == "0":
+            span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if not self._content and span is not None and span[1] == "0":
                 self._start(encoding, tag)
-            # A part without a strong tag is of no use: nothing says that the next one is of the same bytes.
-            missing = found is not None and int(found[1]) == self.size <= int(found[2])
-            if found is None or not missing or encoding != self._encoding or self._tag is None or tag != self._tag:
+            # Without a strong tag, the next range may belong to other bytes.
+            is_next = span is not None and int(span[1]) == self.size <= int(span[2])
+            if span is None or not is_next or encoding != self._encoding or self._tag is None or tag != self._tag:
                 self._content.clear()
-                self._tag, self._in_parts = None, False  # and so the next request asks for the whole
-                raise UnreachableError(self._url, "it answered with another part than the one that was missing")
-            return int(found[2]) + 1, int(found[3])
+                self._tag, self._use_ranges = None, False  # the next request asks for the whole file
+                raise UnreachableError(self._url, "it answered with the wrong range of the file")
+            return int(span[2]) + 1, int(span[3])
         self._start(encoding, tag)
         expected = response.headers.get("Content-Length", "")
         return int(expected) if expected.isdecimal() else None, None
@@ -98,16 +104,16 @@ class Receiving:
         self._content.clear()
         if encoding != IDENTITY and (self._limit is None or encoding not in available()):
             raise ProblemError(
-                ProblemType.INTERNAL, f"{self._url} came with the encoding {encoding[:50]!r}, which was not asked for"
+                ProblemType.INTERNAL, f"{self._url} has the encoding {encoding[:50]!r}, which was not requested"
             )
         self._encoding = encoding
-        # A weak tag does not tell one sequence of bytes from another (RFC 9110 §13.1.5).
+        # A weak tag does not identify a sequence of bytes (RFC 9110 §13.1.5).
         self._tag = None if tag is None or tag.startswith("W/") else tag
 
     def _check(self, size: int) -> None:
         if self._limit is not None and size > self._limit:
             raise ProblemError(
-                ProblemType.TOO_LARGE, f"{self._url} is longer than the {self._limit} bytes that were announced"
+                ProblemType.TOO_LARGE, f"{self._url} is larger than the {self._limit} bytes that were announced"
             )
 
     def _whole(self) -> bytes:
@@ -115,7 +121,7 @@ class Receiving:
             return bytes(self._content)
         whole = bytearray()
         try:
-            for piece in _pieces(self._content, self._encoding):
+            for piece in _decoded_chunks(self._content, self._encoding):
                 whole += piece
                 self._check(len(whole))
         except EncodingError as error:
@@ -124,7 +130,7 @@ class Receiving:
         return bytes(whole)
 
 
-def _pieces(content: bytearray, encoding: str) -> Iterator[bytes]:
+def _decoded_chunks(content: bytearray, encoding: str) -> Iterator[bytes]:
     view, at = memoryview(content), 0
 
     def read(size: int) -> bytes:
@@ -134,7 +140,7 @@ def _pieces(content: bytearray, encoding: str) -> Iterator[bytes]:
 
     inner = decoded(read, encoding)
     try:
-        while piece := inner(PIECE):
+        while piece := inner(CHUNK_BYTES):
             yield piece
     finally:
         view.release()

@@ -1,7 +1,7 @@
-"""HTTP to a coordinator: retries, time-outs, problems as errors, bodies without a copy. Knows no message's meaning.
+"""Sends requests to a coordinator: retries, time-outs, problem documents as errors.
 
-Every request of the protocol may be repeated, so this module repeats them all. It gives up after a few seconds and leaves
-longer outages to its caller, who can wait in a way that can be interrupted.
+Every request of the protocol is idempotent, so `Transport` retries them all, for a few seconds. Its
+caller handles longer outages, because it can wait in an interruptible way.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from requests.auth import AuthBase
 
 from muster import __version__
 from muster.transport.body import Body
-from muster.transport.downloads import PROGRESS, Receiving
+from muster.transport.downloads import MIN_PROGRESS, DownloadBuffer
 from muster.transport.failures import (
     UnreachableError,
     date_of,
+    error_from_answer,
+    foreign_answer,
     host_of,
-    not_ours,
-    reaching,
-    refusal,
+    translate_errors,
     without_credentials,
 )
 from muster.transport.sessions import new_session, proxies_for, proxy_of
@@ -39,18 +39,19 @@ from muster.wire.problems import ProblemError, ProblemType
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BINARY", "Answer", "Transport", "UnreachableError"]
+__all__ = ["BINARY", "StoreAnswer", "Transport", "UnreachableError"]
 
 BINARY = "application/octet-stream"
 _JSON = "application/json"
-_AGENT = f"muster/{__version__}"
-_DOTS = 2  # in a JSON Web Token
-_FIRST_WAIT, _LONGEST_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, where the coordinator names none
-_REPEATED = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.UPDATE_TRUNCATED})
-# Before 25.2 (the last for Python 3.9 is 25.1) stamina can't be told how long to wait; a `Retry-After` then is the caller's.
-_WAITS_AS_TOLD = tuple(int(part) for part in version("stamina").split(".")[:2]) >= (25, 2)
+_USER_AGENT = f"muster/{__version__}"
+_JWT_DOTS = 2  # in a JSON Web Token
+_MIN_WAIT, _MAX_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, without `Retry-After`
+_RETRYABLE_PROBLEMS = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.UPDATE_TRUNCATED})
+# stamina accepts a wait from 25.2 on (Python 3.9 has 25.1). Without that, the caller handles
+# `Retry-After`.
+_CAN_SET_WAIT = tuple(int(part) for part in version("stamina").split(".")[:2]) >= (25, 2)
 
-# Each retry is a line in stamina's log, which Python would print to stderr in an application that set up no logging.
+# stamina logs each retry. Python would print that to stderr in an application without logging.
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 M = TypeVar("M", bound=Message)
@@ -58,8 +59,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What another service than the coordinator answered."""
+class StoreAnswer:
+    """Answer of the store to a direct upload."""
 
     status: int
     reason: str
@@ -67,7 +68,7 @@ class Answer:
 
 
 class _Bearer(AuthBase):
-    """The header as `auth`, since requests replaces a plain header by what a .netrc says."""
+    """Bearer token as `auth`: `requests` would replace a plain header with that of a .netrc."""
 
     def __init__(self, token: Optional[str]) -> None:
         self._token = token
@@ -83,13 +84,13 @@ class Transport:
 
     Args:
       url: The coordinator's address, such as `https://muster.example`; may have a path.
-      session: The session to send with: proxies, certificates, authentication of the deployment. One of `new_session`
-        if None.
-      token: Sent to the coordinator as `Authorization: Bearer` with each request that has no other token.
-      connect_seconds: Longest time for a connection, and for sending each piece of a body.
-      read_seconds: Longest silence of the coordinator.
+      session: The session, with its proxies, certificates and authentication; None:
+        `new_session()`.
+      token: Bearer token of each request that has no other token.
+      connect_seconds: Time-out of a connection, and of sending each chunk of a body.
+      read_seconds: Time-out of each read.
       attempts: Most attempts of a request.
-      patience: Longest `Retry-After`, in seconds, to wait for here; a longer one is raised.
+      max_retry_after: Longest `Retry-After`, in seconds, to wait for; a longer one is raised.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is not an http address.
@@ -104,17 +105,17 @@ class Transport:
         connect_seconds: float = 10.0,
         read_seconds: float = 60.0,
         attempts: int = 5,
-        patience: float = 10.0,
+        max_retry_after: float = 10.0,
     ) -> None:
         if not _is_address(url):
-            detail = f"{url!r} is no coordinator's address; it looks like http://127.0.0.1:8080"
+            detail = f"{url!r} is not a coordinator's address. Write one like http://127.0.0.1:8080"
             raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         self.url = url.rstrip("/")
         self._session = new_session() if session is None else session
         self._token = token
         self._timeouts = (connect_seconds, read_seconds)
         self._attempts = attempts
-        self._patience = patience
+        self._max_retry_after = max_retry_after
 
     def __enter__(self) -> Self:
         return self
@@ -141,7 +142,7 @@ class Transport:
         seconds: Optional[float] = None,
         on_date: Callable[[Optional[datetime]], None] = lambda _: None,
     ) -> M:
-        """Sends a message and reads the answer.
+        """Sends a message and returns the answer.
 
         Args:
           method: The HTTP method.
@@ -151,19 +152,20 @@ class Transport:
           token: Overrides the transport's token.
           params: The query.
           attempts: Overrides the transport's attempts.
-          seconds: Longest time for a connection, and longest silence; overrides those of the transport.
-          on_date: Called with the `Date` of the answer; None if it has none.
+          seconds: Overrides the transport's time-outs.
+          on_date: Called with the `Date` header of the answer, or None.
 
         Raises:
           ProblemError: the coordinator refused.
-          UnreachableError: no attempt got an answer of a coordinator; `ForeignAnswerError`, if another server answered.
+          UnreachableError: the coordinator did not answer any attempt; `ForeignAnswerError`, if
+            another server answered.
         """
         body = None if message is None else message.encode()
 
         def read(response: requests.Response) -> M:
-            found = self._message(response, answer)
+            decoded = self._message(response, answer)
             on_date(date_of(response.headers))
-            return found
+            return decoded
 
         return self._send(
             method,
@@ -178,7 +180,10 @@ class Transport:
         )
 
     def upload(self, path: str, body: Union[Body, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
-        """PUTs bytes with their Content-Length, and their encoding if they have one, and reads the answer. Raises as `call`."""
+        """PUTs a body, with its content encoding if it has one, and returns the answer.
+
+        Raises the errors of `call`.
+        """
         encoding = None if isinstance(body, bytes) else body.encoding
         return self._send(
             "PUT",
@@ -191,32 +196,35 @@ class Transport:
         )
 
     def put(self, path: str, body: bytes, *, content_type: str) -> None:
-        """PUTs bytes whose answer says nothing. Raises as `call`."""
+        """PUTs bytes and ignores the answer's body. Raises the errors of `call`."""
         self._send("PUT", path, lambda _: None, body=body, content_type=content_type)
 
     def download(self, url: str, *, limit: Optional[int] = None) -> bytes:
-        """Fetches bytes: encoded, if the coordinator offers that and a `limit` is set; in parts, if there may be many.
+        """Downloads a file, in ranges if it may be large.
 
-        Resumes a broken download, as long as each round of attempts makes progress.
+        Accepts content encodings if there is a `limit`.
+
+        Resumes a broken download as long as each series of attempts makes progress.
 
         Args:
           url: A path at the coordinator, or an absolute address.
           limit: The most bytes to accept, after decoding.
 
         Raises:
-          ProblemError: as `call`; `too_large`, if there are more than `limit` bytes; `internal`, if they do not have
-            the declared encoding.
-          UnreachableError: as `call`; `ForeignAnswerError` also for a page or a message in place of the file.
+          ProblemError: as `call`; `too_large`, if the file exceeds `limit`; `internal`, if it does
+            not have the declared encoding.
+          UnreachableError: as `call`; `ForeignAnswerError` also for a page or a message instead of
+            the file.
         """
-        receiving = Receiving(url, limit=limit)
+        buffer = DownloadBuffer(url, limit=limit)
         while True:
-            before = receiving.size
+            before = buffer.size
             try:
-                whole = self._send("GET", url, receiving.read, headers=receiving.headers)
+                whole = self._send("GET", url, buffer.read, headers=buffer.headers)
                 if whole is not None:
                     return whole
             except UnreachableError as error:
-                if not error.again or receiving.size < before + PROGRESS:
+                if not error.retryable or buffer.size < before + MIN_PROGRESS:
                     raise
 
     def exchange(
@@ -227,27 +235,30 @@ class Transport:
         headers: Mapping[str, str],
         body: Union[Sized, Iterable[memoryview], None] = None,
         seconds: Optional[float] = None,
-    ) -> Answer:
-        """Sends one request to another service, without the session's credentials, in one attempt. Returns any answer.
+    ) -> StoreAnswer:
+        """Sends one request to the store, in one attempt, without the session's credentials.
 
         Args:
           method: The HTTP method.
-          url: An absolute address. It may be a secret, so no error quotes it.
+          url: A signed address. It is a secret, so no error quotes it.
           headers: All relevant headers.
-          body: Iterable of pieces, with a length.
-          seconds: As in `call`.
+          body: Iterable of chunks, with a length.
+          seconds: Overrides the transport's time-outs.
+
+        Returns:
+          The answer, whatever its status is.
 
         Raises:
-          UnreachableError: there was no answer.
+          UnreachableError: the store did not answer.
         """
         with (
-            reaching(host_of(url), what="store", quote=False, proxy_of=lambda: proxy_of(self._session, url)),
+            translate_errors(host_of(url), service="store", quote=False, proxy_of=lambda: proxy_of(self._session, url)),
             self._session.request(
                 method,
                 url,
                 data=cast("Any", body),
-                # None takes out what the session would add.
-                headers={"User-Agent": _AGENT, "Authorization": None, "Content-Type": None, **headers},
+                # None removes a header that the session would add.
+                headers={"User-Agent": _USER_AGENT, "Authorization": None, "Content-Type": None, **headers},
                 auth=_Bearer(None),
                 timeout=self._timeouts if seconds is None else seconds,
                 proxies=proxies_for(url),
@@ -255,18 +266,18 @@ class Transport:
                 allow_redirects=False,
             ) as response,
         ):
-            return Answer(response.status_code, response.reason, response.headers)
+            return StoreAnswer(response.status_code, response.reason, response.headers)
 
-    def repeat(self, once: Callable[[], T], *, attempts: Optional[int] = None) -> T:
-        """Calls `once`, again while it raises what a repeat may mend."""
+    def retry(self, request: Callable[[], T], *, attempts: Optional[int] = None) -> T:
+        """Calls `request`, and retries it after temporary errors."""
         retrying = stamina.RetryingCaller(
             attempts=attempts or self._attempts,
             timeout=None,
-            wait_initial=_FIRST_WAIT,
-            wait_max=_LONGEST_WAIT,
+            wait_initial=_MIN_WAIT,
+            wait_max=_MAX_WAIT,
             wait_jitter=_JITTER,
         )
-        return retrying(self._again, once)
+        return retrying(self._retry_after, request)
 
     def _send(
         self,
@@ -285,23 +296,24 @@ class Transport:
         elsewhere = urlsplit(path).scheme in ("http", "https")
         url = path if elsewhere else self.url + path
         bearer = token if token is not None or elsewhere else self._token
-        common = {"User-Agent": _AGENT}
+        common = {"User-Agent": _USER_AGENT}
         if content_type is not None:
             common["Content-Type"] = content_type
-        if token is None and bearer is not None and bearer.count(".") == _DOTS:
-            # Cloud Run takes the signature off what it finds in Authorization, unless it finds this one.
+        if token is None and bearer is not None and bearer.count(".") == _JWT_DOTS:
+            # Cloud Run removes the signature of a token in Authorization, unless this header is
+            # set.
             common["X-Serverless-Authorization"] = f"Bearer {bearer}"
 
-        def through() -> Optional[str]:
+        def proxy() -> Optional[str]:
             return proxy_of(self._session, url)
 
-        def once() -> T:
+        def send_once() -> T:
             with (
-                reaching(without_credentials(self.url), proxy_of=through),
+                translate_errors(without_credentials(self.url), proxy_of=proxy),
                 self._session.request(
                     method,
                     url,
-                    data=cast("Any", body),  # the stubs know of no iterable of memory views
+                    data=cast("Any", body),  # the type stubs lack iterables of memory views
                     params=params,
                     headers={**common, **headers()},
                     auth=_Bearer(bearer),
@@ -312,34 +324,35 @@ class Transport:
                 ) as response,
             ):
                 if response.status_code >= 300:  # noqa: PLR2004
-                    raise refusal(response, proxy=through(), sent=0 if body is None else len(body))
+                    raise error_from_answer(response, proxy=proxy(), sent=0 if body is None else len(body))
                 return read(response)
 
-        return self.repeat(once, attempts=attempts)
+        return self.retry(send_once, attempts=attempts)
 
-    def _again(self, error: Exception) -> Union[bool, float]:
+    def _retry_after(self, error: Exception) -> Union[bool, float]:
         """Returns whether to retry a request after `error`, or the seconds to wait before that."""
         if isinstance(error, UnreachableError):
-            wanted = error.again
+            retryable = error.retryable
         elif isinstance(error, ProblemError):
-            wanted = error.type in _REPEATED or error.retry_after is not None
+            retryable = error.type in _RETRYABLE_PROBLEMS or error.retry_after is not None
         else:
             return False
-        if not wanted or error.retry_after is None:
-            return wanted
-        if not _WAITS_AS_TOLD or error.retry_after > self._patience:
+        if not retryable or error.retry_after is None:
+            return retryable
+        if not _CAN_SET_WAIT or error.retry_after > self._max_retry_after:
             return False
-        # Up to a quarter more, so that clients which were sent away together do not come back together.
-        return max(error.retry_after, _FIRST_WAIT) * (1 + random.random() / 4)  # noqa: S311
+        # Up to 25 % more, so that clients that were refused together do not return together.
+        return max(error.retry_after, _MIN_WAIT) * (1 + random.random() / 4)  # noqa: S311
 
     def _message(self, response: requests.Response, kind: type[M]) -> M:
         content_type = response.headers.get("Content-Type", "")
         if not content_type.startswith(_JSON):
-            raise not_ours(response, f"a message is {_JSON}", proxy=proxy_of(self._session, response.url))
+            raise foreign_answer(response, f"expected {_JSON}", proxy=proxy_of(self._session, response.url))
         try:
             return kind.decode(response.content)
         except ProblemError as error:
-            raise not_ours(response, "its fields are others", proxy=proxy_of(self._session, response.url)) from error
+            expected = f"expected the fields of {kind.__name__}"
+            raise foreign_answer(response, expected, proxy=proxy_of(self._session, response.url)) from error
 
 
 def _is_address(url: str) -> bool:
@@ -350,6 +363,6 @@ def _is_address(url: str) -> bool:
             return False
         place.hostname.encode("idna")
         requests.Request("GET", url).prepare()
-    except (ValueError, UnicodeError):  # requests' InvalidURL is a ValueError; a port may be none
+    except (ValueError, UnicodeError):  # `requests.exceptions.InvalidURL` is a ValueError
         return False
     return True

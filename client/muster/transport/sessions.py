@@ -20,8 +20,8 @@ _STORE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL's own
 def new_session() -> requests.Session:
     """Returns a session that trusts the system's CA store.
 
-    `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the store, in this order. If the
-    system has no store that OpenSSL can read, the certificates of `certifi` are used.
+    `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE`, `SSL_CERT_FILE` and `SSL_CERT_DIR` replace the store, in
+    this order. If OpenSSL can read no store of the system, the certificates of `certifi` are used.
     """
     session = requests.Session()
     session.mount("https://", _SystemStoreAdapter())
@@ -45,19 +45,19 @@ def is_loopback(host: Optional[str]) -> bool:
 
 
 def proxies_for(url: str) -> dict[str, str]:
-    """Returns the `proxies` argument of requests for `url`, which disables proxies for a loopback address."""
+    """Returns the `proxies` argument of `requests` for `url`; it disables proxies on loopback."""
     host = urlsplit(url).hostname
     return {"no_proxy": host} if host is not None and is_loopback(host) else {}
 
 
 def proxy_of(session: requests.Session, url: str) -> Optional[str]:
-    """Returns the proxy of requests to `url` and the setting that names it, without credentials; None: no proxy.
+    """Returns the proxy of requests to `url` with the setting that names it, or None.
 
-    For example `http://proxy.example:3128 (HTTPS_PROXY)`.
+    For example `http://proxy.example:3128 (HTTPS_PROXY)`. Credentials are removed.
     """
     try:
-        found = session.merge_environment_settings(url, proxies_for(url), None, None, None)
-        proxy: Optional[str] = select_proxy(url, found["proxies"])
+        settings = session.merge_environment_settings(url, proxies_for(url), None, None, None)
+        proxy: Optional[str] = select_proxy(url, settings["proxies"])
         if not proxy:
             return None
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
@@ -74,7 +74,7 @@ def _setting_of(proxy: str, scheme: str) -> str:
 
 
 class _SystemStoreAdapter(HTTPAdapter):
-    """Adapter that verifies certificates with the system's CA store, loaded with the first request that needs it."""
+    """Adapter that verifies certificates with the system's CA store, loaded at first use."""
 
     _store: Optional[ssl.SSLContext] = None
 
@@ -102,7 +102,7 @@ class _SystemStoreAdapter(HTTPAdapter):
 
 
 def system_store() -> ssl.SSLContext:
-    """Returns a context that trusts the system's CA store, or `certifi` if OpenSSL can read no store."""
+    """Returns a context that trusts the system's CA store, or `certifi` if there is none."""
     context = ssl.create_default_context()
     if not any(os.environ.get(name) for name in _STORE_VARIABLES) and not _has_certificates(context):
         import certifi

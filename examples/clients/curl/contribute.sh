@@ -1,14 +1,14 @@
 #!/bin/sh
-# A client in a few lines of shell: contributes this device's numbers to a federated histogram, by curl and awk.
+# Client in shell: contributes this device's numbers to a federated histogram, with curl and awk.
 #
 #   printf '%s\n' 12 57.5 99 | ./contribute.sh http://127.0.0.1:8080 devices my-name
 #
-# The numbers come one a line; only ten counts leave the device. The script does by hand what the graph of one plan does, so it
-# works for that plan alone, and gives every other one back. It ends with 0 when its update is accepted, with 1 when it gives up.
-# A client's name is made of letters, digits, '.', '_' and '-' here. MUSTER_CLIENT_TOKEN is sent at check-in, where the coordinator
-# asks who a client is.
+# Input: one number per line. Only ten counts leave the device. The script implements the plan
+# ../histogram.plan and rejects every other plan. Its exit code is 0 if the update was accepted, else 1.
+# The client's name may have letters, digits, '.', '_' and '-'. If the coordinator authenticates clients,
+# set MUSTER_CLIENT_TOKEN.
 set -eu
-umask 077 # tokens are in these files, and not among the arguments, which everybody can see
+umask 077 # tokens are in files that only this user can read, since arguments are visible to all users
 
 url=${1:?usage: contribute.sh URL POPULATION CLIENT <numbers}
 population=${2:?usage: contribute.sh URL POPULATION CLIENT <numbers}
@@ -22,8 +22,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
-# The update: a safetensors file. 8 bytes with the header's length, the header, ten int64, all little-endian. awk writes every
-# byte as an octal escape, which printf makes a byte.
+# The update is a safetensors file: 8 bytes with the header's length, the header, ten int64, all
+# little-endian. awk writes each byte as an octal escape, and printf converts it.
 awk '
   function int64(n,  i, text) {
     for (i = 0; i < 8; i++) { text = text sprintf("\\%03o", n % 256); n = int(n / 256) }
@@ -44,12 +44,12 @@ awk '
 ' >"$work/octal"
 printf "$(cat "$work/octal")" >"$work/update"
 
-# One request: body in $work/answer, status in $status; curl itself repeats what it may, and heeds Retry-After.
-ask() {
+# Sends a request. The answer is in $work/answer, its status in $status. curl retries and obeys Retry-After.
+request() {
   status=$(curl --silent --show-error --output "$work/answer" --write-out '%{http_code}' --max-time 60 --retry 5 --retry-connrefused "$@")
 }
 
-# A field of a flat answer, as text. Values here are words, numbers, hashes and tokens: no escapes.
+# Prints a field of a flat JSON answer. Its values are words, numbers, hashes and tokens, without escapes.
 field() {
   sed -n 's/.*"'"$1"'":"\{0,1\}\([^",}]*\).*/\1/p' "$work/answer"
 }
@@ -60,7 +60,7 @@ field() {
 attempts=0
 while [ "$attempts" -lt 100 ]; do
   attempts=$((attempts + 1))
-  ask --header "@$work/identity" --header "$json" --data "{\"client\": \"$client\"}" "$url/v1/populations/$population:checkin"
+  request --header "@$work/identity" --header "$json" --data "{\"client\": \"$client\"}" "$url/v1/populations/$population:checkin"
   [ "$status" = 200 ] || break
   if [ "$(field status)" = wait ]; then
     sleep "$(field retry_after)"
@@ -68,14 +68,14 @@ while [ "$attempts" -lt 100 ]; do
   fi
   printf 'Authorization: Bearer %s\n' "$(field token)" >"$work/assignment"
   if ! grep -q "\"plan\":{[^}]*\"sha256\":\"$plan\"" "$work/answer"; then
-    ask --header "@$work/assignment" --header "$json" --data '{"reason": "plan_refused"}' "$url/v1/updates:report"
+    request --header "@$work/assignment" --header "$json" --data '{"reason": "plan_refused"}' "$url/v1/updates:report"
     echo "The task has another plan than $plan" >&2
     exit 1
   fi
-  ask --request PUT --header "@$work/assignment" --header "$binary" --data-binary "@$work/update" "$url/v1/updates"
+  request --request PUT --header "@$work/assignment" --header "$binary" --data-binary "@$work/update" "$url/v1/updates"
   case $status in
     200) cat "$work/answer" && echo && exit 0 ;;
-    401 | 404 | 409) ;; # this assignment is void: check in again
+    401 | 404 | 409) ;; # the assignment is no longer valid: check in again
     *) break ;;
   esac
 done

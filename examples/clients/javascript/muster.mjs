@@ -1,15 +1,15 @@
-// A client in plain JavaScript: no dependency, in Node 18 or newer and in browsers. It contributes a device's numbers to a
-// federated histogram: it does by hand what the graph of that plan does, and refuses every plan that wants something else.
+// Client in JavaScript without dependencies, for Node 18 or newer and browsers. It contributes a
+// device's numbers to a federated histogram. It implements this computation and rejects other plans.
 //
 //   node muster.mjs http://127.0.0.1:8080 devices my-name 12 57.5 99
 
 const BINS = 10;
-const WIDTH = 10; // of a bin; the first is from 0
-const LONGEST_PLAN = 1 << 20; // bytes
-const ATTEMPTS = 5; // of one request
-const CHECKINS = 100;
+const WIDTH = 10; // of a bin; the first starts at 0
+const MAX_PLAN = 1 << 20; // bytes
+const MAX_ATTEMPTS = 5; // of one request
+const MAX_CHECKINS = 100;
 
-/** What the coordinator refused, as its problem document says it. `type` is the last part of the document's `type`. */
+/** Error with the coordinator's problem document. `type` is the last segment of the document's `type`. */
 export class Problem extends Error {
   constructor(status, document) {
     super(document.detail ?? `HTTP ${status}`);
@@ -19,7 +19,7 @@ export class Problem extends Error {
   }
 }
 
-/** One device's counts: a number below 0 falls into the first bin, one of 100 or more into the last. */
+/** Returns one device's counts. Numbers outside 0 to 100 count in the outer bins. */
 export function histogram(numbers) {
   const counts = new Array(BINS).fill(0);
   for (const number of numbers) {
@@ -29,7 +29,10 @@ export function histogram(numbers) {
   return counts;
 }
 
-/** A safetensors file with one tensor of int64: 8 bytes with the header's length, the header, the values; little-endian. */
+/**
+ * Returns a safetensors file with one int64 tensor: 8 bytes with the header's length, the header, the
+ * values, all little-endian.
+ */
 export function safetensors(name, values) {
   const size = 8 * values.length;
   const header = new TextEncoder().encode(
@@ -42,18 +45,18 @@ export function safetensors(name, values) {
   return new Uint8Array(view.buffer);
 }
 
-/** The members of a zip without compression, by name. Reads the central directory; takes nothing that a plan does not have. */
+/** Returns the members of an uncompressed zip by name. Supports only the features that plans use. */
 export function unzip(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const text = new TextDecoder("utf-8", { fatal: true });
   let end = bytes.length - 22;
   while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end -= 1;
-  if (end < 0) throw new Error("The plan is no zip");
+  if (end < 0) throw new Error("The plan is not a zip");
   const members = new Map();
   let at = view.getUint32(end + 16, true);
   for (let left = view.getUint16(end + 10, true); left > 0; left -= 1) {
     if (view.getUint32(at, true) !== 0x02014b50 || view.getUint16(at + 10, true) !== 0) {
-      throw new Error("The plan is a zip of another kind: its members must be stored as they are");
+      throw new Error("The plan's zip is compressed: its members must be stored");
     }
     const [size, nameSize] = [view.getUint32(at + 20, true), view.getUint16(at + 28, true)];
     const name = text.decode(bytes.subarray(at + 46, at + 46 + nameSize));
@@ -66,13 +69,13 @@ export function unzip(bytes) {
   return members;
 }
 
-/** The SHA-256 of bytes, in hex. A browser has it on https and on localhost alone. */
+/** Returns the SHA-256 of bytes, in hex. Browsers support it only on https and localhost. */
 export async function sha256(bytes) {
   const digest = new Uint8Array(await globalThis.crypto.subtle.digest("SHA-256", bytes));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** Throws unless the plan is the one that was assigned, and wants of a device just what `histogram` gives. Its graph is not run. */
+/** Throws unless the plan has the assigned hash and its update is that of `histogram`. Does not run its graph. */
 export async function checkPlan(bytes, address) {
   const raw = unzip(bytes).get("manifest.json");
   if (raw === undefined || (await sha256(raw)) !== address) throw new Error("The plan is not the one that was assigned");
@@ -104,8 +107,8 @@ function wait(seconds, signal) {
   });
 }
 
-/** One request, repeated while that may help: every request of the protocol may be. Gives a Response of 2xx. */
-async function ask(url, options, signal) {
+/** Sends a request, with retries: every request of the protocol is idempotent. Returns a 2xx Response. */
+async function request(url, options, signal) {
   for (let attempt = 1; ; attempt += 1) {
     let pause = Math.min(5, 0.1 * 2 ** attempt) * (0.5 + Math.random());
     try {
@@ -113,11 +116,11 @@ async function ask(url, options, signal) {
       if (response.ok) return response;
       const problem = new Problem(response.status, await response.json().catch(() => ({})));
       if (![429, 502, 503, 504].includes(problem.status) && problem.type !== "update_truncated") throw problem;
-      if (attempt === ATTEMPTS) throw problem;
+      if (attempt === MAX_ATTEMPTS) throw problem;
       pause = problem.retryAfter ?? pause;
     } catch (error) {
-      // fetch throws a TypeError when it got no answer.
-      if (!(error instanceof TypeError) || attempt === ATTEMPTS) throw error;
+      // fetch throws a TypeError if there is no answer.
+      if (!(error instanceof TypeError) || attempt === MAX_ATTEMPTS) throw error;
     }
     await wait(pause, signal);
   }
@@ -126,19 +129,24 @@ async function ask(url, options, signal) {
 function post(url, message, token, signal) {
   const headers = { "Content-Type": "application/json" };
   if (token !== undefined) headers.Authorization = `Bearer ${token}`;
-  return ask(url, { method: "POST", headers, body: JSON.stringify(message) }, signal);
+  return request(url, { method: "POST", headers, body: JSON.stringify(message) }, signal);
 }
 
 /**
- * Contributes once: checks in until there is work, does it, uploads the update. Gives the receipt.
+ * Contributes once: checks in until there is work, and uploads the update. Returns the receipt.
  *
- * @param {{url: string, population: string, numbers: number[], client?: string, token?: string, signal?: AbortSignal}} options
- *   `client`: who this device is, where clients say that themselves. `token`: shows who it is, where the coordinator asks.
+ * @param {object} options
+ * @param {string} options.url the coordinator's address
+ * @param {string} options.population the population to check in to
+ * @param {number[]} options.numbers the device's data
+ * @param {string} [options.client] the client's id, if identity is self-asserted
+ * @param {string} [options.token] the client's bearer token, if the coordinator authenticates clients
+ * @param {AbortSignal} [options.signal] ends the call when aborted
  */
 export async function contribute({ url, population, numbers, client, token, signal }) {
   const counts = histogram(numbers);
   let cookie;
-  for (let turn = 0; turn < CHECKINS; turn += 1) {
+  for (let attempt = 0; attempt < MAX_CHECKINS; attempt += 1) {
     const checkin = `${url}/v1/populations/${encodeURIComponent(population)}:checkin`;
     const { answer } = await (await post(checkin, { client, cookie }, token, signal)).json();
     cookie = answer.cookie ?? cookie;
@@ -148,8 +156,8 @@ export async function contribute({ url, population, numbers, client, token, sign
     }
     let name;
     try {
-      if (answer.plan.size > LONGEST_PLAN) throw new Error("The plan is too large");
-      const file = await ask(url + answer.plan.url, {}, signal);
+      if (answer.plan.size > MAX_PLAN) throw new Error("The plan is too large");
+      const file = await request(url + answer.plan.url, {}, signal);
       name = await checkPlan(new Uint8Array(await file.arrayBuffer()), answer.plan.sha256);
     } catch (error) {
       if (error instanceof Problem || signal?.aborted) throw error;
@@ -160,13 +168,13 @@ export async function contribute({ url, population, numbers, client, token, sign
     try {
       const headers = { Authorization: `Bearer ${answer.token}`, "Content-Type": "application/octet-stream" };
       const body = safetensors(name, counts);
-      return await (await ask(`${url}/v1/updates`, { method: "PUT", headers, body }, signal)).json();
+      return await (await request(`${url}/v1/updates`, { method: "PUT", headers, body }, signal)).json();
     } catch (error) {
-      // The assignment is void, by its time or by its round's: what is left is to check in again.
+      // The assignment has expired or its round is closed: check in again.
       if (!(error instanceof Problem) || ![401, 404, 409].includes(error.status)) throw error;
     }
   }
-  throw new Error(`No work came in ${CHECKINS} check-ins`);
+  throw new Error(`There was no work in ${MAX_CHECKINS} check-ins`);
 }
 
 if (typeof process !== "undefined" && process.argv?.[1]) {

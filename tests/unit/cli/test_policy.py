@@ -68,7 +68,7 @@ def test_policy_needs_the_client_option(policy: Path) -> None:
 def test_invalid_policy_is_wrong_usage(policy: Path, command: tuple[Any, ...]) -> None:
     policy.write_text("minimun = 3\n")
     result = run(*command, "--policy", policy, code=2)
-    assert result.output.strip() == f"Error: {policy}: minimun is no rule of a policy. Do you mean minimum?"
+    assert result.output.strip() == f"Error: {policy}: minimun is not a rule of a policy. Do you mean minimum?"
 
 
 def test_client_with_an_exposed_budget_does_not_start(policy: Path, tmp_path: Path) -> None:

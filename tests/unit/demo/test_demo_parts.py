@@ -1,4 +1,4 @@
-"""The demo's folder, display and closing words."""
+"""Folder, display, summary and policy of the demo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from muster.demo.report import DemoReport, Kill, draw, paragraph
 from muster.wire.messages import TaskPolicy
 from muster.wire.tensors import decode
 
-STORY = DemoReport(
+REPORT = DemoReport(
     clients=10,
     rounds=2,
     scores=(Score(2.3, 0.1), Score(1.0, 0.7), Score(0.3, 0.925)),
@@ -30,7 +30,7 @@ STORY = DemoReport(
 )
 
 
-def test_folder_is_made_and_replaced(tmp_path):
+def test_folder_is_created_and_cleared(tmp_path):
     folder = Folder(tmp_path / "new" / "demo")
     folder.prepare()
     folder.picture.write_bytes(b"old")
@@ -40,14 +40,14 @@ def test_folder_is_made_and_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "metrics.csv"])
-def test_folder_of_somebody_else_is_left_alone(tmp_path, name):
+def test_foreign_folder_is_refused_and_unchanged(tmp_path, name):
     (tmp_path / name).write_text("years of work")
     with pytest.raises(ForeignFolderError, match="give another --out"):
         Folder(tmp_path).prepare()
     assert (tmp_path / name).read_text() == "years of work"
 
 
-def test_foreign_file_in_an_earlier_demo_is_left_alone(tmp_path):
+def test_foreign_file_in_a_demo_folder_is_refused_and_unchanged(tmp_path):
     Folder(tmp_path).prepare()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ForeignFolderError, match=r"notes\.txt"):
@@ -55,53 +55,53 @@ def test_foreign_file_in_an_earlier_demo_is_left_alone(tmp_path):
     assert (tmp_path / "notes.txt").exists()
 
 
-def test_weights_are_those_of_the_model_alone(tmp_path):
+def test_weights_file_holds_only_the_model(tmp_path):
     folder = Folder(tmp_path)
     folder.save_weights({"global_model_weights/trainable/0": [1.0], "finalizer/momentum": [2.0]})
     assert list(decode(folder.weights.read_bytes())) == ["0"]
 
 
-def test_screen_without_a_terminal_writes_plain_lines():
+def test_display_without_a_terminal_writes_plain_lines():
     stream = io.StringIO()
-    with ProgressDisplay(Console(file=stream, soft_wrap=True)) as screen:
-        screen.doing("compiling")
-        screen.standing(TrainingProgress(1, 3))
-        screen.round_done(
+    with ProgressDisplay(Console(file=stream, soft_wrap=True)) as display:
+        display.status("compiling")
+        display.update(TrainingProgress(1, 3))
+        display.round_done(
             TrainingProgress(1, 3, clients_in=8, goal=8, alive=9, loss=0.5, accuracy=0.75, up=84_500, down=2_000_000)
         )
-        screen.line("SIGKILL", style="bold red")
+        display.line("SIGKILL", style="bold red")
     text = stream.getvalue()
     assert "\x1b" not in text
     assert "round 1 of 3: 8 clients in (goal 8), loss 0.500, accuracy 75.0%, 84.5 kB up, 2.0 MB down\n" in text
     assert text.count("\n") == 3
 
 
-def test_screen_in_a_terminal_shows_a_bar():
+def test_display_in_a_terminal_shows_a_bar():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80)
-    with ProgressDisplay(console) as screen:
-        screen.standing(TrainingProgress(2, 3, clients_in=4, goal=8, alive=9, loss=0.5, accuracy=0.75))
-        screen.line("an event")
-        console.print(screen)
+    with ProgressDisplay(console) as display:
+        display.update(TrainingProgress(2, 3, clients_in=4, goal=8, alive=9, loss=0.5, accuracy=0.75))
+        display.line("an event")
+        console.print(display)
     assert "round 2 of 3" in stream.getvalue()
     assert "an event" in stream.getvalue()
 
 
-def test_closing_words_say_what_happened(tmp_path):
-    text = paragraph(STORY, seconds=40.4, folder=tmp_path)
+def test_summary_states_the_figures(tmp_path):
+    text = paragraph(REPORT, seconds=40.4, folder=tmp_path)
     for expected in ("92.5%", "40 s", "169.0 kB", "1.3 MB", "client-03", "3.2 s", "no round was lost", str(tmp_path)):
         assert expected in text
 
 
 def test_picture_is_a_png(tmp_path):
-    draw(STORY.scores, STORY.kills, to=tmp_path / "accuracy.png")
+    draw(REPORT.scores, REPORT.kills, to=tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("clients", [2, 3, 10, 20, 49, 500])
-def test_policy_has_a_slot_for_every_client_and_a_goal_without_some(tmp_path, clients):
+def test_policy_has_a_slot_for_each_client_and_a_lower_goal(tmp_path, clients):
     from muster.demo.run import Options, policy
 
-    found: TaskPolicy = policy(Options(clients=clients, rounds=2, out=tmp_path, seed=0))
-    assert clients <= found.cap <= clients + 1
-    assert 1 <= found.goal < clients
+    task_policy: TaskPolicy = policy(Options(clients=clients, rounds=2, out=tmp_path, seed=0))
+    assert clients <= task_policy.cap <= clients + 1
+    assert 1 <= task_policy.goal < clients
