@@ -38,6 +38,9 @@ FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
 }
 _CLIENTS = "client_api"
 _RECYCLER = WorkerRecycler()  # one per process, which may serve several functions
+# One for all functions of a process: werkzeug compiles routes with `ast`, which is not thread-safe in
+# Python 3.11 (SystemError: AST constructor recursion depth mismatch).
+_BUILD_LOCK = threading.Lock()
 
 
 def router(app: Application, *functions: str) -> Router:
@@ -94,8 +97,6 @@ def entry_point(function: str) -> Callable[[Request], Response]:
 
     Its application is built from the environment with the first request.
     """
-    lock = threading.Lock()
-
     @cache
     def build() -> Router:
         from muster_coordinator.bootstrap import from_environment
@@ -112,7 +113,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
     def serve(request: Request) -> Response:
         # A cold instance receives several first requests at once. `cache` alone would build an
         # application for each.
-        with lock:
+        with _BUILD_LOCK:
             serving = build()
         with _RECYCLER.request():
             response = serving(request)
