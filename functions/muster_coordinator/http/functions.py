@@ -38,8 +38,8 @@ FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
 }
 _CLIENTS = "client_api"
 _RECYCLER = WorkerRecycler()  # one per process, which may serve several functions
-# One for all functions of a process: werkzeug compiles routes with `ast`, which is not thread-safe in
-# Python 3.11 (SystemError: AST constructor recursion depth mismatch).
+# One for all functions of a process: werkzeug compiles routes with `ast`, which is not thread-safe
+# in Python 3.11 (SystemError: AST constructor recursion depth mismatch).
 _BUILD_LOCK = threading.Lock()
 
 
