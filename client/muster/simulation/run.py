@@ -17,7 +17,7 @@ from muster.simulation.clients import ClientsData, Source
 from muster.simulation.ended import EndedRounds
 from muster.simulation.record import Record, Row, row_of
 from muster.simulation.repeatable import unseeded_operations
-from muster.testing.coordinator import DeliveryError, Deployment, deployment, transport
+from muster.testing import DeliveryError, InProcessCoordinator, in_process_coordinator
 from muster.wire.manifest import Type
 from muster.wire.messages import FailureReason, Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
@@ -93,12 +93,12 @@ def run(
     first = clients_data.of_round(1)
     wanted = _policy(policy, rounds=rounds, goal=goal, clients=len(first))
     record = Record(None if out is None else Path(out))
-    with deployment(seed=seed) as deployed:
-        operator = Operator(transport(deployed))
+    with in_process_coordinator(seed=seed) as coordinator:
+        operator = Operator(coordinator.transport())
         operator.create_task(_TASK, population=_POPULATION, plan=loaded, policy=wanted)
-        deployed.settle()
+        coordinator.settle()
         simulation = _Simulation(
-            deployed,
+            coordinator,
             operator=operator,
             seed=seed,
             declared=loaded.manifest.data,
@@ -192,7 +192,7 @@ class _Simulation:
 
     def __init__(
         self,
-        deployed: Deployment,
+        coordinator: InProcessCoordinator,
         *,
         operator: Operator,
         seed: int,
@@ -203,11 +203,11 @@ class _Simulation:
     ) -> None:
         from muster_coordinator.bootstrap import runtimes
 
-        self._deployed = deployed
+        self._coordinator = coordinator
         self._declared = declared
         self._clients_data = clients_data
         self._operator = operator
-        self._transport: Transport = transport(deployed)
+        self._transport: Transport = coordinator.transport()
         self._runtime = runtimes(seed=seed)
         self._attempt = (0, 0)  # the current round and attempt
         self._chance = randomness
@@ -240,7 +240,7 @@ class _Simulation:
         order = list(sources)
         if len(order) > view.goal:
             self._chance.shuffle(order)
-        now = self._deployed.clock.now()
+        now = self._coordinator.clock.now()
         turns = dict.fromkeys(order, now)  # when each client who has not contributed yet comes next
         while True:
             for name in [name for name, at in turns.items() if at <= now]:
@@ -252,10 +252,10 @@ class _Simulation:
                 self._settle(view)
                 if not self._is_open(view):
                     return
-            due = [at for at in (*turns.values(), self._deployed.next_due()) if at is not None]
+            due = [at for at in (*turns.values(), self._coordinator.next_due()) if at is not None]
             if not due:
                 raise SimulationError(f"Round {view.round} stands still: nothing is due, and no client is left")
-            now = self._deployed.clock.advance_to(min(due))
+            now = self._coordinator.clock.advance_to(min(due))
             self._settle(view)
             if not self._is_open(view):
                 return
@@ -295,7 +295,7 @@ class _Simulation:
 
     def _settle(self, view: RoundView) -> None:
         try:
-            self._deployed.settle()
+            self._coordinator.settle()
         except DeliveryError as error:
             raise SimulationError(f"The coordinator failed in round {view.round}: {error}") from error
 
