@@ -1,4 +1,4 @@
-"""`muster simulate --no-train`: synthetic clients on the real HTTP application, with a sum that is known to the last digit."""
+"""`muster load`: synthetic clients on the real HTTP application, with an exact known sum."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def phases(result):
     return {phase.name: phase for phase in result.phases}
 
 
-def simulate(*arguments):
-    return CliRunner().invoke(app, ["simulate", "--no-train", *arguments])
+def text_of(done):
+    """The output of a command without frames and line breaks."""
+    return " ".join(done.output.replace("│", " ").split())
+
+
+def load(*arguments):
+    return CliRunner().invoke(app, ["load", *arguments])
 
 
 @pytest.fixture
@@ -140,7 +145,7 @@ def test_a_round_below_its_minimum_is_an_attempt_that_is_shown():
     ]
     assert "minimum is 30" in result.rounds[0].reason
     assert result.exact is None
-    done = simulate("--clients", "5", "--goal", "9", "--minimum", "7", "--round-seconds", "60")
+    done = load("--clients", "5", "--goal", "9", "--minimum", "7", "--round-seconds", "60")
     assert done.exit_code == 1
     assert "abandoned" in done.stdout
 
@@ -154,7 +159,7 @@ def test_phases_nest_nowhere():
 
 
 def test_a_coordinator_of_its_own_is_measured():
-    done = simulate("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
+    done = load("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["exact"] is True
@@ -172,7 +177,7 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
     running, access = closed_deployment
     keys = ["--key", str(tmp_path / "signing.key"), "--enrolment-key", str(tmp_path / "enrolment.key")]
     place = ["--clients", "12", "--rounds", "2", "--url", running.url]
-    done = simulate(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
+    done = load(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["exact"], found["outcomes"]["accepted"]) == (True, 24)
@@ -180,7 +185,7 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
     assert all(0 <= each["commit"] <= each["seconds"] and each["within"] > 0 for each in found["rounds"])
     assert found["capacity"] is None
     for left_out, hint in ((keys[2:], "--key"), (keys[:2], "--enrolment-key")):
-        refused = simulate(*place, "--token", KEY, *left_out)
+        refused = load(*place, "--token", KEY, *left_out)
         assert (refused.exit_code, hint in refused.stderr) == (1, True), refused.output
     with Operator(running.url, token=KEY) as operator:
         assert all(view.status is not TaskStatus.ACTIVE for view in operator.tasks().tasks)
@@ -199,7 +204,7 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
 
 def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    done = simulate("--clients", "20", "--json")
+    done = load("--clients", "20", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["exact"] is True
@@ -209,7 +214,7 @@ def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_the_command_shows_where_the_time_goes():
-    done = simulate("--clients", "30", "--rate", "10")
+    done = load("--clients", "30", "--rate", "10")
     assert done.exit_code == 0, done.output
     for word in (
         "check-in",
@@ -229,7 +234,7 @@ def test_the_command_shows_where_the_time_goes():
     ("arguments", "reason"),
     [
         (["--arrivals", "sometimes"], "none of them"),
-        (["--stragglers", "many"], "PART:FACTOR"),
+        (["--stragglers", "many"], "FRACTION:FACTOR"),
         (["--dropout", "1"], "drop out"),
         (["--data", "a:b"], "--data"),
         (["--rate", "0"], "above 0"),
@@ -237,16 +242,16 @@ def test_the_command_shows_where_the_time_goes():
         (["--url", "http://127.0.0.1:1", "--served"], "exclude each other"),
         (["--workers", "2"], "--served"),
         (["--operator-url", "http://127.0.0.1:1"], "--url"),
-        (["--token", "x"], "nobody asks for it"),
+        (["--token", "x"], "no credentials are needed"),
         (["--goal", "2000"], "after how many seconds"),
         (["--goal", "10", "--minimum", "11"], "minimum"),
         (["--over-selection", "0.5"], "over_selection"),
     ],
 )
 def test_the_command_refuses_what_makes_no_load(arguments, reason):
-    done = simulate(*arguments)
+    done = load(*arguments)
     assert done.exit_code == 2
-    assert reason in " ".join(done.output.replace("│", " ").split())
+    assert reason in text_of(done)
 
 
 def test_options_of_a_load_are_refused_without_one(tmp_path):
@@ -254,3 +259,10 @@ def test_options_of_a_load_are_refused_without_one(tmp_path):
     done = CliRunner().invoke(app, ["simulate", str(tmp_path / "a.plan"), "--data", "a:b", "--clients", "5"])
     assert done.exit_code == 2
     assert "--clients" in done.output
+
+
+@pytest.mark.parametrize("arguments", [["--no-train"], ["--no-train", "--clients", "5"], ["x.plan", "--no-train"]])
+def test_simulate_refers_to_load_for_clients_that_do_not_train(arguments):
+    done = CliRunner().invoke(app, ["simulate", *arguments])
+    assert done.exit_code == 2
+    assert "muster load" in text_of(done)

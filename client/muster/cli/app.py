@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 import muster
-from muster.cli import audit, bundle, client, enrol, key, simulate, smoke, state, task, up
+from muster.cli import audit, bundle, client, enrol, key, load, simulate, smoke, state, task, up
 from muster.cli.annotations import evaluate
 from muster.cli.failures import Commands
 from muster.cli.plan import commands
@@ -26,7 +26,8 @@ app.add_typer(enrol.app, name="enrol")
 app.add_typer(state.app, name="state")
 app.add_typer(key.app, name="key")
 app.command("audit")(audit.audit)
-app.command("simulate")(simulate.simulate)
+app.command("simulate", cls=simulate.SimulateCommand)(simulate.simulate)
+app.command("load")(load.load)
 app.command("smoke")(smoke.smoke)
 app.command("bundle")(bundle.bundle)
 

@@ -1,4 +1,4 @@
-"""How a load is shown: how it stands while it runs, then where the time went and what that says of the capacity."""
+"""Shows the progress of a load while it runs, and its result: times, rounds and capacity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
-    from muster.load.run import LoadResult, LoadRound
+    from muster.load.result import LoadResult, LoadRound
 
 _REST = "between phases"
 _FIRST, _EVERY = 2.0, 5.0  # seconds until the first line, and from one to the next
@@ -23,19 +23,19 @@ _REFRESH = 0.2  # seconds, of a bar
 
 
 class LoadProgress:
-    """How a load stands, on stderr: a bar on a terminal, else a line now and then, so that nobody stares at nothing.
+    """Progress of a load on stderr: a bar on a terminal, else a line every few seconds.
 
     Args:
-      clients: Of each round.
+      clients: Clients of each round.
     """
 
     def __init__(self, *, clients: int) -> None:
         self._clients = clients
         self._stage = "starting"
         self._done = 0
-        self._begun = self._since = time.monotonic()  # all of it, and the stage
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._show, name="standing", daemon=True)
+        self._started = self._stage_started = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="load-progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -44,16 +44,16 @@ class LoadProgress:
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._ended.set()
+        self._stop.set()
         self._thread.join()
 
     def begin(self, stage: str) -> None:
-        """Something else begins."""
-        self._stage, self._done, self._since = stage, 0, time.monotonic()
+        """Starts a stage."""
+        self._stage, self._done, self._stage_started = stage, 0, time.monotonic()
 
-    def tell(self, number: int, done: int) -> None:
-        """So many clients of a round are done. Called for each of them, so it only takes note."""
-        del number  # the stage says so
+    def report(self, number: int, done: int) -> None:
+        """Stores how many clients of a round are done; another thread shows it."""
+        del number  # the stage names the round
         self._done = done
 
     def _show(self) -> None:
@@ -64,16 +64,17 @@ class LoadProgress:
             self._bar(screen)
             return
         pause = _FIRST
-        while not self._ended.wait(pause):
+        while not self._stop.wait(pause):
             pause = _EVERY
             sys.stderr.write(f"{self._line()}\n")
             sys.stderr.flush()
 
     def _line(self) -> str:
         now = time.monotonic()
-        text = f"{now - self._begun:.0f} s: {self._stage}"
+        text = f"{now - self._started:.0f} s: {self._stage}"
         if self._done:
-            text += f", {self._done:,} of {self._clients:,} clients, {self._done / max(now - self._since, 1e-3):,.0f} a second"
+            rate = self._done / max(now - self._stage_started, 1e-3)
+            text += f", {self._done:,} of {self._clients:,} clients, {rate:,.0f} a second"
         return text
 
     def _bar(self, screen: Console) -> None:
@@ -82,7 +83,7 @@ class LoadProgress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=screen, transient=True, auto_refresh=False) as progress:
             task = progress.add_task(self._stage, total=self._clients)
-            while not self._ended.wait(_REFRESH):
+            while not self._stop.wait(_REFRESH):
                 self._refresh(progress, task)
 
     def _refresh(self, progress: Progress, task: TaskID) -> None:
@@ -90,7 +91,7 @@ class LoadProgress:
 
 
 def show(console: Console, result: LoadResult) -> None:
-    """Prints what a load came to."""
+    """Prints the result of a load."""
     console.print(_table(result))
     if result.waits.count:
         waits = result.waits

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from muster.load.arrivals import Arrivals
-from muster.load.processes import Use
+from muster.load.targets import Use
 from muster.load.shape import LoadShape
 from muster.load.times import Histogram, Phase
 

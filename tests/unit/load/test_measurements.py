@@ -1,4 +1,4 @@
-"""The parts of a load: its shape, its clients' arrivals, its durations, and what processes use."""
+"""Shape, arrivals, durations and process usage of a load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from muster.load.arrivals import Arriving
-from muster.load.processes import used_by
+from muster.load.served import used_by
 from muster.load.shape import LoadShape
 from muster.load.times import Histogram, Times
 from muster.wire.problems import ProblemError
