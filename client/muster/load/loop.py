@@ -1,29 +1,26 @@
-"""The event loop of a load, and the structured concurrency that it needs on Python 3.9."""
+"""The event loop of a load: its time is POSIX seconds, and it can skip idle time."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, Callable, Optional, TypeVar
 
 T = TypeVar("T")
 
 
 class LoadError(RuntimeError):
-    """Error raised when a load can't continue; the text names the request or the round, and the reason."""
+    """Error raised when a load can't continue; the text names the request or round, and the reason."""
 
 
 class LoadLoop(asyncio.SelectorEventLoop):
     """Event loop whose time is POSIX seconds, and which can skip idle time.
 
-    Time flows with the machine's monotonic clock. With `skip_idle`, a loop that has nothing to do moves its clock to
-    its next timer instead of waiting, so that a load of hours takes as long as its work. That needs a coordinator
-    whose clock is this loop and which is called without threads.
-
-    Args:
-      skip_idle: True to skip idle time.
+    Time flows with the machine's monotonic clock. With `skip_idle`, a loop that has nothing to do
+    moves its clock to its next timer instead of waiting, so that a load of hours takes as long as
+    its work. The coordinator must then use this clock, and be called on the loop's own thread.
     """
 
     def __init__(self, *, skip_idle: bool) -> None:
@@ -34,17 +31,14 @@ class LoadLoop(asyncio.SelectorEventLoop):
         """Returns POSIX seconds."""
         return time.monotonic() + self._offset
 
-    now = time  # as `muster_coordinator.ports.Clock`
+    now = time  # as a coordinator's clock
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """Runs `main` to its end, cancels what it left behind, and closes the loop."""
+        """Runs `main`, cancels what it left behind, and closes the loop."""
         try:
             return self.run_until_complete(main)
         finally:
-            tasks = asyncio.all_tasks(self)
-            for task in tasks:
-                task.cancel()
-            self.run_until_complete(_settled(tasks))
+            self.run_until_complete(_cancel(asyncio.all_tasks(self)))
             self.close()
 
     def _skip(self, seconds: float) -> None:
@@ -65,42 +59,19 @@ class _SkippingSelector(selectors.DefaultSelector):
         return super().select(0)
 
 
-class TaskGroup:
-    """Coroutines that end together: the first error cancels all others. (`asyncio.TaskGroup` needs Python 3.11.)"""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[None] = self._loop.create_future()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._background: set[asyncio.Task[Any]] = set()
-
-    def start(self, coroutine: Coroutine[Any, Any, T], *, background: bool = False) -> asyncio.Task[T]:
-        """Starts a coroutine. The group does not wait for one in the background, but cancels it at its end."""
-        task = self._loop.create_task(coroutine)
-        (self._background if background else self._tasks).add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    async def join(self) -> None:
-        """Returns when all coroutines have ended, or raises the first error."""
-        try:
-            await self._end
-        finally:
-            left = self._tasks | self._background
-            for task in left:
-                task.cancel()
-            await _settled(left)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if self._end.done():
-            return
-        if error is not None:
-            self._end.set_exception(error)
-        elif not self._tasks:
-            self._end.set_result(None)
+async def run_beside(background: Awaitable[None], main: Awaitable[T]) -> T:
+    """Runs `main` while `background` runs, which is cancelled afterwards. Its errors end `main`."""
+    beside, task = asyncio.ensure_future(background), asyncio.ensure_future(main)
+    try:
+        await asyncio.wait({beside, task}, return_when=asyncio.FIRST_COMPLETED)
+        if beside.done():
+            beside.result()
+        return await task
+    finally:
+        await _cancel({beside, task})
 
 
-async def _settled(tasks: set[asyncio.Task[Any]]) -> None:
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

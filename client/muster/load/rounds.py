@@ -51,7 +51,7 @@ class KnownSum:
         self.update = ones(plan)
         self._target = target
         self._operator = operator
-        self._plan = plan
+        self.plan = plan
         self._result_is_sum = result_is_sum
 
     def is_exact(self, view: RoundView) -> Optional[bool]:
@@ -62,7 +62,7 @@ class KnownSum:
                 return None
             result = self._operator.result(view.task, view.round)
             return all(bool(np.all(value == view.folded)) for value in result.values())
-        for rule in self._plan.manifest.folds:
+        for rule in self.plan.manifest.folds:
             update = self.update.get(rule.update or "")
             if rule.kind is FoldKind.TENSORFLOW or update is None:
                 return None

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections import Counter
 from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from typing import Callable, Optional
 from muster.client import UnreachableError
 from muster.load.arrivals import Arriving
 from muster.load.clients import Contribution, RoundClients
-from muster.load.loop import LoadError, LoadLoop, TaskGroup
+from muster.load.loop import LoadError, LoadLoop, run_beside
 from muster.load.result import LoadResult, LoadRound
 from muster.load.rounds import KnownSum, Rounds, ones
 from muster.load.served import Access, Served
@@ -68,6 +69,8 @@ def run_load(
       ProblemError: The policy is not valid, or the coordinator refused the task or its plan.
       UnreachableError: The coordinator can't be reached.
     """
+    from muster.smoke import smoke_plan
+
     shape.policy()  # fails before a coordinator is started
     access = access or Access()
     remote, in_this_process = url is not None, url is None and not served
@@ -94,86 +97,67 @@ def run_load(
             served_target = Served(url, lanes=max(2, shape.lanes), access=access, pids=pids)
             target = stack.enter_context(closing(served_target))
         operator = stack.enter_context(Operator(target.operator()))
-        load = _Load(target, operator, shape, plan, times=times, task=task, access=access, now=loop.time)
-        return loop.run(load.run(progress, stage))
+        known_sum = KnownSum(target, operator, plan or smoke_plan(), result_is_sum=plan is None)
+        rounds = Rounds(target, operator, task, known_sum=known_sum, round_seconds=shape.round_seconds, now=loop.time)
+        load = _Load(target, operator, shape, known_sum, rounds, times, task, access)
+        return loop.run(run_beside(target.work(), load.run(progress, stage)))
 
 
+@dataclass
 class _Load:
-    """One load: its task, the rounds of it, and what was measured."""
+    """One load: its task, its rounds, and what is measured."""
 
-    def __init__(
-        self,
-        target: Target,
-        operator: Operator,
-        shape: LoadShape,
-        plan: Optional[Plan],
-        *,
-        times: Times,
-        task: str,
-        access: Access,
-        now: Callable[[], float],
-    ) -> None:
-        from muster.smoke import smoke_plan
-
-        self._target = target
-        self._operator = operator
-        self._shape = shape
-        self._plan = plan or smoke_plan()
-        self._times = times
-        self._task = task
-        self._access = access
-        self._known_sum = KnownSum(target, operator, self._plan, result_is_sum=plan is None)
-        self._rounds = Rounds(
-            target, operator, task, known_sum=self._known_sum, round_seconds=shape.round_seconds, now=now
-        )
+    target: Target
+    operator: Operator
+    shape: LoadShape
+    known_sum: KnownSum
+    rounds: Rounds
+    times: Times
+    task: str
+    access: Access
 
     async def run(self, progress: Callable[[int, int], None], stage: Callable[[str], None]) -> LoadResult:
-        """Runs the load, beside the coordinator's queued work where that runs in this process."""
-        group = TaskGroup()
-        group.start(self._target.work(), background=True)
-        load = group.start(self._run(progress, stage))
-        await group.join()
-        return load.result()
-
-    async def _run(self, progress: Callable[[int, int], None], stage: Callable[[str], None]) -> LoadResult:
-        operator = self._operator
-        if any(view.spec.name == self._task for view in operator.tasks().tasks):
-            raise LoadError(f"There is a task {self._task} already; give another --task")
-        signing_key = self._access.signing_key
-        plan = self._plan if signing_key is None else self._plan.signed(signing_key)
+        operator = self.operator
+        if any(view.spec.name == self.task for view in operator.tasks().tasks):
+            raise LoadError(f"There is a task {self.task} already; give another --task")
+        signing_key = self.access.signing_key
+        plan = self.known_sum.plan
+        if signing_key is not None:
+            plan = plan.signed(signing_key)
         stage("opening the task")
         try:
-            operator.create_task(self._task, population=self._task, plan=plan, policy=self._shape.policy())
-            await self._rounds.opened()
-            self._times.clear()  # without the time of loading TensorFlow
+            operator.create_task(self.task, population=self.task, plan=plan, policy=self.shape.policy())
+            await self.rounds.opened()
+            self.times.clear()  # without the time of loading TensorFlow
             return await self._measure(progress, stage)
         except ProblemError as problem:
             if problem.type is ProblemType.PLAN_INVALID and signing_key is None:
                 raise LoadError(f"{problem.detail}; or give --key") from problem
             raise
         finally:
-            if self._target.remote:
+            if self.target.remote:
                 # A completed task can't be cancelled, and need not be.
                 with suppress(ProblemError, UnreachableError):
-                    operator.cancel(self._task)
+                    operator.cancel(self.task)
 
     async def _measure(self, progress: Callable[[int, int], None], stage: Callable[[str], None]) -> LoadResult:
-        shape, target = self._shape, self._target
-        arriving, outcomes, waits = Arriving(), Counter[str](), Histogram()
+        shape, target = self.shape, self.target
+        arriving = None if shape.arrivals is None else Arriving()
+        outcomes, waits = Counter[str](), Histogram()
         rounds: list[LoadRound] = []
         checked_in = 0
         plans: set[str] = set()
         contribution = self._contribution()
         usage, start, cpu = target.used(), time.perf_counter(), time.process_time()
         for number in range(1, shape.rounds + 1):
-            view = await self._rounds.begin()
+            view = await self.rounds.begin()
             stage(f"round {number} of {shape.rounds}")
             clients = RoundClients(
-                target, shape, contribution, attempt=number, round_=view.round, times=self._times, plans=plans
+                target, shape, contribution, number, view.round, self.times, arriving=arriving, plans=plans
             )
-            await clients.run(is_over=self._rounds.is_over, arriving=arriving, progress=partial(progress, number))
+            await clients.run(is_over=self.rounds.is_over, progress=partial(progress, number))
             stage(f"waiting for the end of round {number}")
-            rounds.append(await self._rounds.end(clients.tally))
+            rounds.append(await self.rounds.end(clients.tally))
             outcomes.update(clients.tally.outcomes)
             waits.merge(clients.tally.waits)
             checked_in += clients.tally.checked_in
@@ -184,17 +168,17 @@ class _Load:
             cpu=time.process_time() - cpu,
             came=checked_in,
             rounds=tuple(rounds),
-            phases=tuple(self._times.phases()),
+            phases=tuple(self.times.phases()),
             waits=waits,
             outcomes=outcomes,
-            arrivals=arriving.result() if shape.arrivals else None,
+            arrivals=arriving and arriving.result(),
             processes={role: use.since(usage.get(role, _NOTHING)) for role, use in target.used().items()},
         )
 
     def _contribution(self) -> Contribution:
-        key, update = self._access.enrolment_key, self._known_sum.update
-        token_of = None if key is None else partial(_enrolment_token, key, self._task)
-        return Contribution(self._task, update, encode(update), token_of)
+        key, update = self.access.enrolment_key, self.known_sum.update
+        token_of = None if key is None else partial(_enrolment_token, key, self.task)
+        return Contribution(self.task, update, encode(update), token_of)
 
 
 def _enrolment_token(key: PrivateKey, population: str, client: str) -> str:

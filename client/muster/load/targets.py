@@ -168,14 +168,12 @@ class InProcess(Target):
                 timer.cancel()
 
     def _settle(self) -> None:
-        self._due = 0.0
-        with self._times.phase("queue"):
-            while self._due <= self._coordinator.clock.now():  # work may enqueue more
-                if self._coordinator.settle():
-                    self._hooks.worked.set()
-                due = self._coordinator.next_due()
-                self._due = math.inf if due is None else due
         self._hooks.enqueued = False
+        with self._times.phase("queue"):
+            if self._coordinator.settle():
+                self._hooks.worked.set()
+            due = self._coordinator.next_due()
+        self._due = math.inf if due is None else due
 
     def accumulator(self) -> Optional[dict[str, Array]]:
         """See `Target.accumulator`."""

@@ -62,7 +62,7 @@ class Clients(RoundClients):
 
     def __init__(self, target, update, times):
         contribution = Contribution(POPULATION, update, encode(update))
-        super().__init__(target, LoadShape(clients=4), contribution, attempt=1, round_=1, times=times, plans=set())
+        super().__init__(target, LoadShape(clients=4), contribution, attempt=1, number=1, times=times)
         self.gates = {}  # by step; for the next client
         self.pauses = []
 
