@@ -1,8 +1,8 @@
-"""How long a round's end takes where the stores are a network away: `python tests/benchmarks/distance.py`.
+"""Duration of a round's end on stores across a network: `python -m benchmarks.distance`.
 
-A coordinator in this process, each of whose calls to the stores takes so long as a call to a bucket does from a function beside it.
-Printed is the time from the upload that reaches the goal to the next round's opening, without the queue's own, which is not ours; once
-as it is deployed, and once with one call at a time.
+The coordinator is in this process; each call to its stores is delayed by the latency of a bucket
+beside a function. Printed is the time from the upload that reaches the goal to the next round's
+opening, without the queue's latency: once as deployed, and once with one call at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _IDS = 60  # that a sum's ids may have
 
 @dataclass
 class Distant:
-    """A store whose calls take `seconds` longer while it is `away`."""
+    """Store whose calls take `seconds` longer while it is `away`."""
 
     inner: Any
     seconds: float
@@ -48,7 +48,7 @@ class Distant:
 
 
 def measure(clients: int, *, at_once: int, seconds: float = SECONDS) -> float:
-    """Seconds of the end of a round of so many clients."""
+    """Returns the seconds of the end of a round."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         h = Harness(Path(folder), durable=True)
         stores = [Distant(h.inner.documents, seconds), Distant(h.inner.blobs, seconds)]

@@ -1,9 +1,10 @@
-"""What memory the fold takes as the number of clients grows: `make bench-fold`.
+"""Memory of the fold by the number of clients: `make bench-fold`.
 
-An aggregator in a process of its own folds the updates of a round in chunks, with several requests at once, and a committer in another
-merges the partials. Printed is what each had at its peak beyond what it had before it knew the model: `resident` is all of it, the pages
-of mapped files included, which the system takes back when it wants them (VmHWM); `anonymous` is what it can't (RssAnon, looked
-at every few milliseconds). Linux only. Client bodies are a handful of files read under many names, so that the disk stays small.
+An aggregator in a separate process folds the updates of a round in chunks, with several requests at
+once, and a committer in another merges the partials. Printed is each process's peak beyond its use
+before it loaded the model: `resident` is all of it (VmHWM), including pages of mapped files, which
+the system can reclaim; `anonymous` is what it can't (RssAnon, sampled every few milliseconds).
+Linux only. Client bodies are a few files under many names, so that the disk usage stays small.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from figures import MEGABYTE
-from processes import peaks_of
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update
 
+from benchmarks.figures import MEGABYTE
+from benchmarks.processes import peaks_of
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 from muster_coordinator.adapters.directory import DirectoryBlobs
@@ -41,7 +42,7 @@ _CHUNK = 32  # updates in a part: the default of a task
 
 
 class FewBodies(DirectoryBlobs):
-    """Reads any update as one of a few."""
+    """Blobs whose updates are read from a few files."""
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
         """See `Blobs.read`."""
@@ -51,13 +52,13 @@ class FewBodies(DirectoryBlobs):
 
 
 def body_name(at: int) -> str:
-    """The file that stands for every eighth update."""
+    """Returns the name of the file that stands for every eighth update."""
     return f"bodies/{at}"
 
 
 @dataclass(frozen=True)
 class Beyond:
-    """Bytes that a process had at its peak beyond its base, of these its own, and the base."""
+    """Bytes of a process at its peak beyond its base, the anonymous ones of these, and the base."""
 
     resident: int
     anonymous: int
@@ -65,7 +66,7 @@ class Beyond:
 
 
 def play(root: Path, clients: int, role: str) -> None:
-    """One role's part, in this process."""
+    """Runs one role's work in this process."""
     blobs = FewBodies(root / "blobs")
     h = Harness(root / "other", durable=True, wrap=lambda platform: replace(platform, blobs=blobs))
     h.plan = Plan.load(root / "plan")
@@ -102,7 +103,7 @@ def play(root: Path, clients: int, role: str) -> None:
 
 
 def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list[Beyond]]:
-    """Both roles' peaks, each time in a process of its own."""
+    """Returns both roles' peaks, each time in a new process."""
     size, found = megabytes * MEGABYTE, {role: [] for role in ROLES}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
@@ -116,7 +117,7 @@ def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list
             (place / "plan").hardlink_to(root / "plan")
             shutil.copytree(root / "blobs", place / "blobs", copy_function=os.link)
             for role in ROLES:
-                command = [sys.executable, __file__, "--play", str(place), role, str(clients)]
+                command = [sys.executable, "-m", "benchmarks.memory", "--play", str(place), role, str(clients)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
                 found[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
             shutil.rmtree(place)

@@ -1,13 +1,13 @@
-"""Writes what was measured into docs/benchmarks.md, between its markers, with its plot and the figures themselves beside it."""
+"""Writes figures between the markers of docs/benchmarks.md, with the plot and the data."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import figures
-from figures import Figure, Results, text_of
-from plot import plot
+from benchmarks import figures
+from benchmarks.figures import Figure, Results, text_of
+from benchmarks.plot import plot
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 PLOT = PAGE.with_suffix(".svg")
@@ -19,7 +19,7 @@ _USUAL = 100  # clients of it, where a round of so many as are asked for was not
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The Markdown of each marked part, by its name."""
+    """Returns the Markdown of each marked section, by name."""
     plain = (
         figures.LINEAR,
         figures.FOLD,
@@ -56,7 +56,7 @@ def write(results: Results) -> None:
 
 
 def conditions(results: Results) -> str:
-    """When, where and how each section was measured."""
+    """Returns the table of when, where and how each section was measured."""
     found = {name: each.conditions for name, each in results.sections.items()}
     if not found:
         return _NONE
@@ -77,7 +77,7 @@ def conditions(results: Results) -> str:
 
 
 def table(found: list[Figure]) -> str:
-    """A table of its figures, one to a line."""
+    """Returns a table of figures, one per line."""
     if not found:
         return _NONE
     against = next((each.against for each in found if each.against), "yardstick")
@@ -85,20 +85,21 @@ def table(found: list[Figure]) -> str:
     for each in found:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f} ×"
         lines.append(
-            f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} | {ratio} | {each.note} |"
+            f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} "
+            f"| {ratio} | {each.note} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def target_of(each: Figure) -> str:
-    """The target and whether it is met."""
+    """Returns the target and whether it is met, as text."""
     if each.target is None:
         return ""
     return f"{'≤' if each.at_most else '≥'} {text_of(each.target)}: {'met' if each.met else '**missed**'}"
 
 
 def range_of(each: Figure) -> str:
-    """From the least to the most, of how many."""
+    """Returns the range and the number of samples, as text."""
     return f"{text_of(each.low)}–{text_of(each.high)} of {each.samples}" if each.samples > 1 else "one"
 
 
@@ -107,7 +108,7 @@ def _cell(each: Figure) -> str:
 
 
 def _crossed(found: list[Figure], head: str, cell: object) -> str:
-    """A table whose figures' cases are `row|column`."""
+    """Returns a table of figures whose cases are `row|column`."""
     if not found:
         return _NONE
     assert callable(cell)
@@ -121,7 +122,7 @@ def _crossed(found: list[Figure], head: str, cell: object) -> str:
 
 
 def _rounds(results: Results) -> str:
-    """Rounds with their CPU, beside Flower's, which are as old as their section is."""
+    """Returns rounds with their CPU time, beside Flower's of its own session."""
     mine = results.of(figures.ROUNDS)
     if not mine:
         return _NONE
@@ -133,7 +134,10 @@ def _rounds(results: Results) -> str:
     together = results.together(figures.ROUNDS, figures.FLOWER)
     dated = "" if beside is None or together else f", {beside.date}"
     lines = [
-        f"| clients × model | median s | range | target | beside a bare gunicorn | Flower{dated}: s | Flower beside Muster | CPU ms, Muster | Flower{dated} | |",
+        (
+            f"| clients × model | median s | range | target | beside a bare gunicorn | Flower{dated}: s "
+            f"| Flower beside Muster | CPU ms, Muster | Flower{dated} | |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in mine:
@@ -155,7 +159,7 @@ def _rounds(results: Results) -> str:
 
 
 def _bytes(found: list[Figure]) -> str:
-    """Bytes of a client of a round."""
+    """Returns bytes of a client's round."""
 
     def cell(each: Figure) -> str:
         return f"{each.value:,.0f} ({each.low:,.0f}–{each.high:,.0f}) | {each.ratio or 0:.1%}"
@@ -168,7 +172,7 @@ def _bytes(found: list[Figure]) -> str:
 
 
 def _calls(results: Results) -> str:
-    """What a round of so many calls, and what it costs, in one table."""
+    """Returns calls and cost of a round in one table."""
     by_case = {each.case: each.value for each in results.of(figures.CALLS)}
     if not by_case:
         return _NONE
@@ -210,7 +214,7 @@ def _egress(size: float | None) -> float | None:
 
 
 def _encodings(results: Results) -> str:
-    """What is left of each body, and how fast it is encoded and decoded."""
+    """Returns encoded sizes and speeds of each body."""
     encodes, decodes = (
         {each.case: each for each in results.of(name)} for name in (figures.ENCODINGS, figures.DECODINGS)
     )

@@ -1,9 +1,10 @@
-"""All benchmarks: `make bench`. Prints each figure beside its target and its yardstick of the same run.
+"""Runs all benchmarks: `make bench`. Prints each figure beside its target and its yardstick.
 
-Each section runs in a process of its own. The figures go to dist/bench.json, where those of sections that were not measured this time
-stay, each with its own date; `--quick` has a file of its own. A whole run with `--write` also rewrites docs/benchmarks.md, its plot and the
-figures behind both (docs/benchmarks.json); a part of one, a quick one, and one of which a section failed do not. `--only-write` does, whatever there is.
-`--peers flower` measures Flower in the same session; see `flower.py`. How long each section takes is on the page.
+Each section runs in a separate process. The figures are written to dist/bench.json, where those of
+sections that were not measured remain, each with its date; `--quick` uses a separate file. A whole
+run with `--write` also rewrites docs/benchmarks.md, its plot and the figures behind both
+(docs/benchmarks.json); a partial, quick or failed run does not, `--only-write` always does.
+`--peers flower` measures Flower in the same session; see `flower.py`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import page
-from figures import PEERS, SECTIONS, Conditions, Results, Section, machine, text_of
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import page
+from benchmarks.figures import PEERS, SECTIONS, Conditions, Results, Section, machine, text_of
 
 _DIST = Path(__file__).resolve().parents[2] / "dist"
 
 
 def run_section(name: str, file: Path, conditions: Conditions) -> None:
-    """Measures one section, in this process."""
-    import sections  # loads what is measured, which the parent leaves alone
+    """Measures one section in this process."""
+    from benchmarks import sections  # loads what is measured, which the parent leaves alone
 
     measure = {**sections.SECTIONS, **sections.PEERS}[name]
     section = Section(conditions)
@@ -50,7 +52,7 @@ def show(console: Console, name: str, found: Section) -> None:
 
 
 def main() -> None:
-    """Measures."""
+    """Measures the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "sections", nargs="*", help=f"of {', '.join((*SECTIONS, *PEERS))}; all but the last, if none is named"
@@ -87,9 +89,9 @@ def main() -> None:
         if found.conditions.finished or before is None or not before.conditions.finished:
             results.sections[name] = found
             results.save(file)
-    console.print(
-        f"{sum(each.conditions.seconds for each in results.sections.values() if each.conditions.session == conditions.session) / 60:.0f} minutes; the figures are in {file}"
-    )
+    measured = [section.conditions for section in results.sections.values()]
+    seconds = sum(each.seconds for each in measured if each.session == conditions.session)
+    console.print(f"{seconds / 60:.0f} minutes; the figures are in {file}")
     if failed:
         console.print(f"Not finished: {', '.join(failed)}. The page is left as it is")
         raise SystemExit(1)
@@ -100,7 +102,7 @@ def main() -> None:
 
 
 def _earlier(file: Path, *, quick: bool) -> Results:
-    """What was measured before: in the file, or as it is on the page."""
+    """Returns earlier results: of the file, or of the page."""
     for place in (file,) if quick else (file, page.FIGURES):
         if place.exists():
             try:
@@ -116,7 +118,8 @@ def _measure(console: Console, name: str, conditions: Conditions) -> Section:
         file = Path(folder) / "figures.json"
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.suite",
             name,
             "--section-file",
             str(file),

@@ -1,9 +1,11 @@
-"""How waiting clients learn of a round: told when to ask again, or held by a long poll: `python tests/benchmarks/waiting.py`.
+"""How waiting clients learn of a round: by retry or by long poll: `python -m benchmarks.waiting`.
 
-Cases are `CLIENTS:SECONDS:ROUNDS`; the clients of a round are done one after another, evenly over SECONDS, and train nothing. Real processes
-and HTTP on loopback: `muster up`, and the client API on a gunicorn of its own, which logs each request. The long poll exists only here: a
-check-in that would be told to wait is held until a round opens, 20 s at most, with a thread for each client; a thread of each worker looks at the store
-every 10 ms and wakes all. Medians and ranges without the first round. Dollars are the client API's, as measured, and replayed by `domain.pacing`.
+Cases are `CLIENTS:SECONDS:ROUNDS`; the clients of a round finish one after another, evenly over
+SECONDS, and train nothing. Real processes and HTTP on loopback: `muster up`, and a client API on a
+separate gunicorn that logs each request. The long poll exists only here: a check-in that would be
+told to wait is held until a round opens, for 20 s at most, with a thread per client; a thread of
+each worker polls the store every 10 ms and wakes all. Printed are medians and ranges without the
+first round. Dollars are the client API's, as measured, and as replayed by `domain.pacing`.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from types import SimpleNamespace
 
 import numpy as np
 from functions_framework import create_app
-from processes import CpuWatch, family
 from rich.console import Console
 from werkzeug.wrappers import Request, Response
 
+from benchmarks.processes import CpuWatch, family
 from muster.client import MusterClient
 from muster.local.coordinator import LocalCoordinator
 from muster.local.held_port import HeldPort
@@ -45,10 +47,11 @@ from muster_coordinator.domain.pacing import pause
 from muster_coordinator.domain.rounds import Collecting, Terms
 from muster_coordinator.http import router
 
-# cloud.google.com/run/pricing, tier 1 (us-central1), billed by requests: while one is open, by 100 ms. 1 CPU, 512 MiB, 16 at once:
-# infra/terraform/variables.tf. Firestore as tests/support/costs.py has it.
+# cloud.google.com/run/pricing, tier 1 (us-central1), billed by requests: while one is open, by 100
+# ms. 1 CPU, 512 MiB, 16 at once: infra/terraform/variables.tf. Firestore as tests/support/costs.py
+# has it.
 INSTANCE, REQUEST, READ = 0.000024 + 0.5 * 0.0000025, 0.40e-6, 0.30e-6  # dollars: a second, each, each
-CONCURRENCY, TICK, READS = 16, 0.1, 4  # reads of a check-in that finds nothing in its instance's cache of a second
+CONCURRENCY, TICK, READS = 16, 0.1, 4  # reads of a check-in that is not served from the cache
 HOLD, LOOK, CACHE, LENGTHS = 20.0, 0.01, 0.05, (10.0, 600.0)  # seconds
 POLL = "long poll"
 WAYS = {"retry, 0.1 s": (0.1, CACHE), "retry, 1 s": (1.0, 1.0), POLL: (0.1, CACHE)}  # floor and cache, seconds
@@ -56,7 +59,7 @@ FIGURES = ("first assigned, s", "last, s", "round, s", "CPU, ms", "requests", "t
 
 
 class Front:
-    """The client API, logging, and holding check-ins if `hold`."""
+    """The client API with a log of requests, which holds check-ins if `hold`."""
 
     def __init__(self, *, hold: bool, log: str) -> None:
         self._app, self._hold, self._told, self._news = from_environment("client_api"), hold, threading.Condition(), 0
@@ -114,7 +117,7 @@ def _members(url: str, delays: dict[str, float]) -> None:
 
 
 def dollars(spans: list[tuple[float, float]], clients: int, *, hold: bool) -> float:
-    """Of a million contributions, for a round's requests, each from its start to its end. Firestore is read once a second."""
+    """Returns the dollars of a million contributions, from a round's requests (start, end)."""
     edges = sorted(edge for start, end in spans for edge in ((start, 1), (end, -1)))
     ticks, count = dict[int, int](), 0
     for (at, step), (after, _) in pairwise(edges):
@@ -127,7 +130,7 @@ def dollars(spans: list[tuple[float, float]], clients: int, *, hold: bool) -> fl
 
 
 def replay(clients: int, length: float, way: str, service: float) -> list[tuple[float, float]]:
-    """The requests of a round of so many seconds, by the rule that clients are told by."""
+    """Returns the requests of a round of so many seconds, by the rule of pacing."""
     terms = {"goal": clients, "cap": clients, "opened_at": 0.0, "expected_seconds": length}
     round_, spans = Collecting(None, Terms(**{**dict.fromkeys(Terms.__dataclass_fields__), **terms})), []
     for at in (length * (number + 1) / clients for number in range(clients)):
@@ -141,12 +144,19 @@ def replay(clients: int, length: float, way: str, service: float) -> list[tuple[
 
 
 def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -> tuple[list[list[float]], float]:
-    """Figures, each of all rounds; and the median seconds of a request."""
+    """Returns figures, each of all rounds, and the median seconds of a request."""
     hold, (floor, kept), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
     with LocalCoordinator(folder / "data") as coordinator, HeldPort() as port, ExitStack() as ended:
         settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{kept}", "BENCH_LOG": str(log)}
         environment = {**os.environ, **settings_of(folder / "data"), **settings, "BENCH_HOLD": f"{hold:d}"}
-        command = [sys.executable, __file__, "--serve", f"127.0.0.1:{port.number}", str(16 + clients * hold)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.waiting",
+            "--serve",
+            f"127.0.0.1:{port.number}",
+            str(16 + clients * hold),
+        ]
         front = ended.enter_context(subprocess.Popen(command, env=environment))  # noqa: S603
         ended.callback(front.terminate)
         operator, plan = Operator(coordinator.url), smoke_plan()

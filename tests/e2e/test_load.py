@@ -36,7 +36,7 @@ def load(*arguments):
 
 @pytest.fixture
 def closed_deployment(tmp_path, monkeypatch):
-    """One that knows operators by a key, plans by a signature and clients by an enrolment; and its keys' files."""
+    """A deployment that requires operator keys, signed plans and enrolment, and its keys' files."""
     signing, enrolling = SigningKey.generate(), PrivateKey.generate()
     signing.save(tmp_path / "signing.key")
     (tmp_path / "enrolment.key").write_bytes(enrolling.pem())
@@ -47,13 +47,13 @@ def closed_deployment(tmp_path, monkeypatch):
         yield running, Access(token=KEY, signing_key=signing, enrolment_key=enrolling)
 
 
-def test_every_update_is_counted_though_clients_vanish_in_every_round():
+def test_every_update_is_counted_while_clients_vanish():
     told = []
     shape = LoadShape(clients=150, rounds=2, dropout=0.1)
     result = run_load(shape, progress=lambda number, done: told.append((number, done)))
     assert result.exact is True
     assert [each.folded for each in result.rounds] == [135, 135]
-    # The second round's first clients may be told what was known of the first one, for as long as a reading is kept.
+    # The second round's first clients may see the first round for as long as it is cached.
     waited = result.outcomes.pop("told to wait", 0)
     assert waited == result.waits.count <= shape.lanes
     assert result.outcomes == {"accepted": 270, "vanished": 30}
@@ -61,12 +61,12 @@ def test_every_update_is_counted_though_clients_vanish_in_every_round():
     found = phases(result)
     assert [found[name].count for name in ("check-in", "broadcast", "upload", "commit")] == [300 + waited, 270, 270, 2]
     assert found["upload"].calls["blobs.create"] == 270
-    # The last update called for the close, and that for the commit: no tick, and no deadline.
-    # A tick would be seconds later by the load's own clock, which skips idle time; what the work itself takes is the machine's business.
+    # The last update causes the close, and that the commit. A tick would be seconds later by the
+    # load's clock, which skips idle time; the work itself takes `wall` at most.
     assert all(each.commit < 5.0 + result.wall for each in result.rounds)
 
 
-def test_slots_of_stragglers_come_back_and_their_second_try_counts():
+def test_stragglers_check_in_again_and_are_counted():
     shape = LoadShape(
         clients=40, stragglers=0.2, straggle=100, work=1.0, assignment_seconds=20.0, concurrency=8, seed=1
     )
@@ -75,11 +75,11 @@ def test_slots_of_stragglers_come_back_and_their_second_try_counts():
     assert late == sum(shape.seconds_of_work(client, attempt=0) > 1 for client in range(40)) > 0
     assert result.exact is True
     assert result.rounds[0].folded == 40
-    assert result.wall < result.rounds[0].seconds  # what nobody works at takes no time
+    assert result.wall < result.rounds[0].seconds  # idle time is skipped
 
 
 @pytest.mark.parametrize("arrivals", ["uniform", "poisson", "burst"])
-def test_an_open_loop_has_all_clients_come(arrivals):
+def test_all_clients_arrive_in_open_loop(arrivals):
     result = run_load(LoadShape(clients=60, arrivals=arrivals, rate=None if arrivals == "burst" else 10.0))
     assert result.exact is True
     seconds = result.rounds[0].seconds
@@ -87,7 +87,7 @@ def test_an_open_loop_has_all_clients_come(arrivals):
     assert (seconds < 3.0 + result.wall) if arrivals == "burst" else (3.0 < seconds < 15.0 + result.wall)
 
 
-def test_a_load_that_is_too_fast_says_so():
+def test_overload_is_reported():
     result = run_load(LoadShape(clients=100, arrivals="uniform", rate=1e5))
     arrivals = result.arrivals
     assert (arrivals.kept_up, arrivals.offered > 10 * arrivals.achieved) == (False, True)
@@ -97,7 +97,7 @@ def test_a_load_that_is_too_fast_says_so():
     assert "one core" in result.limit
 
 
-def test_a_round_is_long_enough_for_the_last_client(tmp_path):
+def test_round_lasts_until_the_last_arrival(tmp_path):
     file = tmp_path / "times"
     file.write_text("0\n90000\n")
     result = run_load(LoadShape(clients=2, arrivals="file", file=file))
@@ -106,7 +106,7 @@ def test_a_round_is_long_enough_for_the_last_client(tmp_path):
 
 
 @pytest.mark.parametrize("comes", [90.0, 90_000.0])
-def test_a_client_that_comes_after_its_round_ends_the_load(tmp_path, comes):
+def test_client_after_the_round_does_not_block_the_load(tmp_path, comes):
     file = tmp_path / "times"
     file.write_text(f"0 1 {comes}")
     result = run_load(LoadShape(clients=3, arrivals="file", file=file, round_seconds=60.0))
@@ -117,7 +117,7 @@ def test_a_client_that_comes_after_its_round_ends_the_load(tmp_path, comes):
     assert result.exact is True  # fewer than the goal, and none of them lost
 
 
-def test_a_round_with_more_clients_than_slots_ends_them_all():
+def test_clients_without_a_slot_end_with_the_round():
     shape = LoadShape(
         clients=200,
         rounds=2,
@@ -137,7 +137,7 @@ def test_a_round_with_more_clients_than_slots_ends_them_all():
     assert late == 2 * (shape.policy().cap - 50)
 
 
-def test_a_round_below_its_minimum_is_an_attempt_that_is_shown():
+def test_abandoned_round_is_a_reported_attempt():
     result = run_load(LoadShape(clients=20, rounds=2, goal=50, minimum=30, round_seconds=60.0))
     assert [(each.number, each.attempt, each.committed, each.folded) for each in result.rounds] == [
         (1, 1, False, 0),
@@ -150,7 +150,7 @@ def test_a_round_below_its_minimum_is_an_attempt_that_is_shown():
     assert "abandoned" in done.stdout
 
 
-def test_phases_nest_nowhere():
+def test_phases_do_not_overlap():
     result = run_load(LoadShape(clients=80))
     found = phases(result)
     assert {"queue", "fold", "close", "commit"} <= set(found)
@@ -158,7 +158,7 @@ def test_phases_nest_nowhere():
     assert sum(phase.cpu for phase in result.phases) <= result.cpu
 
 
-def test_a_coordinator_of_its_own_is_measured():
+def test_served_coordinator_is_measured():
     done = load("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -170,10 +170,10 @@ def test_a_coordinator_of_its_own_is_measured():
     assert found["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(found["server_cpu_seconds"] * 1000 / 40)
     assert found["bytes_up_for_a_client"] > 100
     assert found["arrivals"]["lateness"]["count"] == 40
-    assert "s: starting a coordinator" in done.stderr  # nobody stares at nothing
+    assert "s: starting a coordinator" in done.stderr  # progress
 
 
-def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_path):
+def test_load_of_a_deployment_with_keys_and_enrolment(closed_deployment, tmp_path):
     running, access = closed_deployment
     keys = ["--key", str(tmp_path / "signing.key"), "--enrolment-key", str(tmp_path / "enrolment.key")]
     place = ["--clients", "12", "--rounds", "2", "--url", running.url]
@@ -181,7 +181,7 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert (found["exact"], found["outcomes"]["accepted"]) == (True, 24)
-    # By one clock: that of this machine, which sees the end at a look.
+    # Both by this machine's clock, which sees the end at a poll.
     assert all(0 <= each["commit"] <= each["seconds"] and each["within"] > 0 for each in found["rounds"])
     assert found["capacity"] is None
     for left_out, hint in ((keys[2:], "--key"), (keys[:2], "--enrolment-key")):
@@ -202,7 +202,7 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
     assert threading.active_count() < 50
 
 
-def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
+def test_command_writes_json_and_removes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = load("--clients", "20", "--json")
     assert done.exit_code == 0, done.output
@@ -213,7 +213,7 @@ def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_shows_where_the_time_goes():
+def test_command_shows_times_and_capacity():
     done = load("--clients", "30", "--rate", "10")
     assert done.exit_code == 0, done.output
     for word in (
@@ -248,13 +248,13 @@ def test_the_command_shows_where_the_time_goes():
         (["--over-selection", "0.5"], "over_selection"),
     ],
 )
-def test_the_command_refuses_what_makes_no_load(arguments, reason):
+def test_command_refuses_invalid_options(arguments, reason):
     done = load(*arguments)
     assert done.exit_code == 2
     assert reason in text_of(done)
 
 
-def test_options_of_a_load_are_refused_without_one(tmp_path):
+def test_simulate_refuses_options_of_load(tmp_path):
     (tmp_path / "a.plan").write_bytes(b"")
     done = CliRunner().invoke(app, ["simulate", str(tmp_path / "a.plan"), "--data", "a:b", "--clients", "5"])
     assert done.exit_code == 2
@@ -262,7 +262,7 @@ def test_options_of_a_load_are_refused_without_one(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--no-train"], ["--no-train", "--clients", "5"], ["x.plan", "--no-train"]])
-def test_simulate_refers_to_load_for_clients_that_do_not_train(arguments):
+def test_simulate_no_train_names_the_load_command(arguments):
     done = CliRunner().invoke(app, ["simulate", *arguments])
     assert done.exit_code == 2
     assert "muster load" in text_of(done)

@@ -1,4 +1,4 @@
-"""`muster.simulation`: the whole protocol in one process, to the last digit."""
+"""`muster.simulation`: the whole protocol in one process, with exact results."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_counts_every_client_once_in_every_round(tmp_path):
     assert seen == [1, 2, 3]
 
 
-def test_writes_what_it_returns(tmp_path):
+def test_files_have_the_returned_values(tmp_path):
     found = run(SUM, IDS, rounds=2, out=tmp_path)
     assert set(bytes_below(tmp_path)) == {
         *(f"checkpoints/{number}.safetensors" for number in (0, 1, 2)),
@@ -67,7 +67,7 @@ def test_writes_what_it_returns(tmp_path):
     assert [{name: float(value) for name, value in row.items()} for row in rows] == list(found.metrics)
 
 
-def test_same_seed_gives_the_same_bytes_and_another_one_samples_other_clients(tmp_path):
+def test_seed_decides_bytes_and_sampled_clients(tmp_path):
     clients = some_digits()
     for name, seed in (("one", 7), ("again", 7), ("other", 8)):
         run(DIGITS, clients, rounds=2, seed=seed, goal=2, out=tmp_path / name)
@@ -84,7 +84,7 @@ def test_data_may_differ_by_round():
     assert [row["folded"] for row in found.metrics] == [3, 2]
 
 
-def test_more_clients_than_slots_are_not_passed_over_in_silence():
+def test_more_clients_than_slots_is_an_error():
     with pytest.raises(SimulationError, match=r"Round 2 has 3 clients and room for 2.*give goal=3"):
         run(MEAN, lambda number: [1.0] * (number + 1), rounds=2)
 
@@ -94,12 +94,12 @@ def test_client_that_fails_is_named():
         run(MEAN, [1.0, "text"], rounds=1)
 
 
-def test_round_below_its_minimum_says_so():
+def test_round_below_its_minimum_is_an_error():
     with pytest.raises(SimulationError, match=r"Round 1 was abandoned.*minimum is 4"):
         run(SUM, IDS, rounds=1, policy=TaskPolicy(goal=5, minimum=4))
 
 
-def test_waiting_costs_no_time():
+def test_waits_take_no_real_time():
     policy = TaskPolicy(goal=2, interval_seconds=86_400, separation_seconds=80_000)
     found = run(SUM, IDS, rounds=3, policy=policy)
     assert [row["folded"] for row in found.metrics] == [2, 2, 2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -12,132 +13,103 @@ from muster.cli.options import EnrolmentKey, OperatorUrl, PlanKey, Token, enrolm
 from muster.cli.options import Json as JsonOption
 from muster.terminal import console, quiet_tensorflow, write_json
 
-_CLIENTS, _ROUND, _WHERE = "Clients", "Rounds", "Where"
+
+def _option(*names: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **more)
+
+
+_client_option = partial(_option, panel="Clients")
+_round_option = partial(_option, panel="Rounds")
+_place_option = partial(_option, panel="Where")
+_ARRIVALS_HELP = "Open loop: how clients arrive. A file has a time in seconds from the round's opening in each line."
+_STRAGGLERS_HELP = "Fraction of clients whose work takes FACTOR times as long, such as 0.05:10."
+
+PlanFile = Annotated[
+    Optional[Path],
+    typer.Argument(help="File of the plan.", exists=True, dir_okay=False, show_default="one that sums ten integers"),
+]
+Clients = Annotated[int, _client_option(help="Clients of each round.", min=1)]
+Concurrency = Annotated[
+    Optional[int],
+    _client_option(
+        help="Closed loop: clients at once. Open loop: most requests at once.", min=1, show_default="32; open loop 256"
+    ),
+]
+Arrivals = Annotated[
+    Optional[str],
+    _client_option(metavar="uniform|poisson|burst|FILE", help=_ARRIVALS_HELP, show_default="closed loop"),
+]
+Rate = Annotated[
+    Optional[float], _client_option(help="Open loop: clients per second.", show_default="all within a minute")
+]
+Dropout = Annotated[float, _client_option(help="Fraction of clients that vanish after their check-in.")]
+Stragglers = Annotated[Optional[str], _client_option(metavar="FRACTION:FACTOR", help=_STRAGGLERS_HELP)]
+Work = Annotated[
+    Optional[float],
+    _client_option(help="Seconds from an assignment to its upload.", min=0.0, show_default="0; with stragglers 1"),
+]
+Seed = Annotated[int, _client_option(help="Seed of arrivals and of who straggles.")]
+Rounds = Annotated[int, _round_option(help="Rounds; abandoned ones count.", min=1)]
+Goal = Annotated[
+    Optional[int],
+    _round_option(help="Updates that close a round.", min=1, show_default="all clients that do not drop out"),
+]
+OverSelection = Annotated[
+    Optional[float],
+    _round_option(help="Slots per update of the goal.", show_default="1; without --goal one per client"),
+]
+Minimum = Annotated[int, _round_option(help="A round with fewer updates is abandoned at its deadline.")]
+RoundSeconds = Annotated[
+    Optional[float],
+    _round_option(help="Seconds from a round's opening to its deadline.", show_default="enough for all clients"),
+]
+AssignmentSeconds = Annotated[float, _round_option(help="Seconds for which an assignment is valid.")]
+Served = Annotated[bool, _place_option("--served", help="Start a coordinator with separate processes and sockets.")]
+Workers = Annotated[Optional[int], _place_option(help="Its web processes.", min=1, show_default="one per core")]
+# Not from MUSTER_URL: a load must not reach a deployment because a shell happens to name it.
+Url = Annotated[Optional[str], _place_option(help="URL of a deployment. The load's task stays there.")]
+Task = Annotated[
+    Optional[str],
+    _place_option(help="Name of the load's task and population.", show_default="load; with --url a new name"),
+]
 
 
 def load(
     context: typer.Context,
-    plan: Annotated[
-        Optional[Path],
-        typer.Argument(
-            help="File of the plan.", exists=True, dir_okay=False, show_default="a plan that sums ten integers"
-        ),
-    ] = None,
+    plan: PlanFile = None,
     *,
-    clients: Annotated[int, typer.Option(help="Clients of each round.", min=1, rich_help_panel=_CLIENTS)] = 1000,
-    concurrency: Annotated[
-        Optional[int],
-        typer.Option(
-            help="Closed loop: clients at once. Open loop: most requests at once.",
-            min=1,
-            show_default="32; open loop 256",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
-    arrivals: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="uniform|poisson|burst|FILE",
-            help="Open loop: how clients arrive. A file has a time in seconds from the round's opening in each line.",
-            show_default="closed loop",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
-    rate: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Open loop: clients per second.", show_default="all within a minute", rich_help_panel=_CLIENTS
-        ),
-    ] = None,
-    dropout: Annotated[
-        float, typer.Option(help="Fraction of clients that vanish after their check-in.", rich_help_panel=_CLIENTS)
-    ] = 0.0,
-    stragglers: Annotated[
-        Optional[str],
-        typer.Option(
-            metavar="FRACTION:FACTOR",
-            help="Fraction of clients whose work takes FACTOR times as long, such as 0.05:10.",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
-    work: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Seconds from an assignment to its upload.",
-            min=0.0,
-            show_default="0; with stragglers 1",
-            rich_help_panel=_CLIENTS,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of arrivals and of who straggles.", rich_help_panel=_CLIENTS)] = 0,
-    rounds: Annotated[int, typer.Option(help="Rounds; abandoned ones count.", min=1, rich_help_panel=_ROUND)] = 1,
-    goal: Annotated[
-        Optional[int],
-        typer.Option(
-            help="Updates that close a round.",
-            min=1,
-            show_default="all clients that do not drop out",
-            rich_help_panel=_ROUND,
-        ),
-    ] = None,
-    over_selection: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Slots per update of the goal.",
-            show_default="1; without --goal one per client",
-            rich_help_panel=_ROUND,
-        ),
-    ] = None,
-    minimum: Annotated[
-        int, typer.Option(help="A round with fewer updates is abandoned at its deadline.", rich_help_panel=_ROUND)
-    ] = 1,
-    round_seconds: Annotated[
-        Optional[float],
-        typer.Option(
-            help="Seconds from a round's opening to its deadline.",
-            show_default="enough for all clients",
-            rich_help_panel=_ROUND,
-        ),
-    ] = None,
-    assignment_seconds: Annotated[
-        float, typer.Option(help="Seconds for which an assignment is valid.", rich_help_panel=_ROUND)
-    ] = 300.0,
-    served: Annotated[
-        bool,
-        typer.Option(
-            "--served", help="Start a coordinator with its own processes and sockets.", rich_help_panel=_WHERE
-        ),
-    ] = False,
-    workers: Annotated[
-        Optional[int],
-        typer.Option(help="Its web processes.", min=1, show_default="one per core", rich_help_panel=_WHERE),
-    ] = None,
-    # Not from MUSTER_URL: a load must not reach a deployment because a shell happens to name it.
-    url: Annotated[
-        Optional[str],
-        typer.Option(help="URL of a deployment. The load's task stays there.", rich_help_panel=_WHERE),
-    ] = None,
+    clients: Clients = 1000,
+    concurrency: Concurrency = None,
+    arrivals: Arrivals = None,
+    rate: Rate = None,
+    dropout: Dropout = 0.0,
+    stragglers: Stragglers = None,
+    work: Work = None,
+    seed: Seed = 0,
+    rounds: Rounds = 1,
+    goal: Goal = None,
+    over_selection: OverSelection = None,
+    minimum: Minimum = 1,
+    round_seconds: RoundSeconds = None,
+    assignment_seconds: AssignmentSeconds = 300.0,
+    served: Served = False,
+    workers: Workers = None,
+    url: Url = None,
     operator_url: OperatorUrl = None,
     token: Token = None,
     key: PlanKey = None,
     enrolment_key: EnrolmentKey = None,
-    task: Annotated[
-        Optional[str],
-        typer.Option(
-            help="Name of the load's task and population.",
-            show_default="load; with --url a new name",
-            rich_help_panel=_WHERE,
-        ),
-    ] = None,
+    task: Task = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Load a coordinator with synthetic clients, and show where the time goes and how many it can serve.
+    """Load a coordinator with synthetic clients, and show its times and its capacity.
 
-    No client trains: each uploads the same update of ones, so that every round's sum can be checked. In a closed loop,
-    the next client arrives when one is done; with --arrivals or --rate, clients arrive on a schedule (open loop).
+    No client trains: each uploads the same update of ones, so that every round's sum can be
+    checked. In a closed loop, the next client arrives when one is done; with --arrivals or --rate,
+    clients arrive on a schedule (open loop).
 
-    By default the coordinator's HTTP application runs in this process, without sockets, and idle time is skipped.
-    --served starts a separate coordinator; --url loads a deployment.
+    By default the coordinator's HTTP application runs in this process, without sockets, and idle
+    time is skipped. --served starts a separate coordinator; --url loads a deployment.
 
     Exits with 1 if a sum is wrong or a round is abandoned.
     """
@@ -207,7 +179,7 @@ def load(
 
 
 def _check_place(context: typer.Context, *, url: Optional[str], served: bool) -> None:
-    """Raises `typer.BadParameter` if the command line has options for another place than the load's."""
+    """Raises `typer.BadParameter` if an option is for another place than the load's."""
     if url is not None and served:
         raise typer.BadParameter("--url and --served exclude each other: a deployment, or a new coordinator")
     deployment, process = url is not None, url is None and not served

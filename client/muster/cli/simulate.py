@@ -39,10 +39,10 @@ def simulate(
     goal: Annotated[Optional[int], typer.Option(help="Updates per round.", min=1, show_default="all clients")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a plan over local data sets, with the coordinator's code and HTTP layer, and without a network.
+    """Run a plan over local data, with the coordinator's code and HTTP layer, without a network.
 
-    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData. Its optional argument
-    is the round's number.
+    The function of --data returns a sequence or mapping of client data sets, or a TFF ClientData.
+    Its optional argument is the round's number.
     """
     quiet_tensorflow()
     import muster.simulation

@@ -126,11 +126,11 @@ class RoundClients:
         arrivals = enumerate(start + at for at in self.shape.times(self.attempt))
         if self.arriving is None:
             lanes = min(self.shape.lanes, self.shape.clients)
-            clients = asyncio.gather(*(self._closed_loop(arrivals) for _ in range(lanes)))
+            loops = [self._closed_loop(arrivals) for _ in range(lanes)]
         else:
             self.arriving.begin(start + at for at in self.shape.times(self.attempt))
-            clients = asyncio.gather(self._open_loop(arrivals))
-        await run_beside(self._watch(is_over), clients)
+            loops = [self._open_loop(arrivals)]
+        await run_beside(self._watch(is_over), asyncio.gather(*loops))
 
     async def _closed_loop(self, arrivals: Iterator[tuple[int, float]]) -> None:
         for client, due in arrivals:
@@ -249,7 +249,7 @@ class RoundClients:
             return Answer(0, str(error).encode())
 
     async def _send(self, phase: str, method: str, path: str, *, otherwise: str, **more: Any) -> bytes:
-        """Sends a request, with retries, and returns the body of the response. Raises as `_retry`."""
+        """Returns the body of the response to a request, with retries. Raises as `_retry`."""
         request = partial(self._request, phase, method, path, **more)
         return await self._retry(request, path, otherwise=otherwise) or b""
 
@@ -267,7 +267,7 @@ class RoundClients:
                 await self._sleep_until(self._loop.time() + pause, otherwise=otherwise)
             answer: Optional[Answer] = await request()
             if answer is None or answer.status == _OK:
-                return answer and answer.body
+                return None if answer is None else answer.body
             if answer.status not in _RETRIED:
                 raise _refusal(answer, where)
             self.tally.outcomes[UNANSWERED] += 1
@@ -303,7 +303,7 @@ class RoundClients:
         return answer
 
     async def _sleep_until(self, instant: float, *, otherwise: str) -> None:
-        """Waits until `instant`, in POSIX seconds. Raises `_Ended(otherwise)` if the round is over."""
+        """Waits until `instant` (POSIX seconds). Raises `_Ended(otherwise)` at the round's end."""
         await self._wait_until(instant)
         if self._over:
             raise _Ended(otherwise)
@@ -327,7 +327,7 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _refusal(answer: Answer, where: str) -> Exception:
-    """Returns what a client does about a response that is neither a success nor worth a retry."""
+    """Returns the exception for a response that is neither a success nor worth a retry."""
     try:
         problem = json.loads(answer.body)
     except ValueError:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class LoadError(RuntimeError):
-    """Error raised when a load can't continue; the text names the request or round, and the reason."""
+    """Error raised when a load can't continue; it names the request or round, and the reason."""
 
 
 class LoadLoop(asyncio.SelectorEventLoop):

@@ -1,4 +1,4 @@
-"""A load's rounds as an operator sees them: when one opens, whether it is over, and how it ended."""
+"""Follows a load's rounds as an operator does: their opening, their end and their sum."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class KnownSum:
         self._result_is_sum = result_is_sum
 
     def is_exact(self, view: RoundView) -> Optional[bool]:
-        """Returns whether a committed round has the exact sum of as many updates as it counted; None if unknown."""
+        """Returns whether a committed round has the sum of what it counted; None if unknown."""
         accumulator = self._target.accumulator()
         if accumulator is None:
             if not self._result_is_sum:
@@ -81,7 +81,8 @@ class Rounds:
       operator: An operator of it.
       task: The task's name.
       known_sum: The expected sum of a round.
-      round_seconds: Seconds to a round's deadline, if the load should wait for it; None: it should not.
+      round_seconds: Seconds to a round's deadline, if the load should wait for it; None: it should
+        not.
       now: Returns POSIX seconds of the load's clock.
     """
 
@@ -122,7 +123,7 @@ class Rounds:
         return await self._poll_until(poll, "The next round does not open")
 
     async def begin(self) -> RoundView:
-        """Returns the next round once it is open, and makes it the current one. Raises `LoadError`."""
+        """Returns the next round once it is open; it is the current one now. Raises `LoadError`."""
         view = await self.opened()
         self._current = view.round, view.epoch
         self._attempts[view.round] += 1
@@ -131,7 +132,7 @@ class Rounds:
         return view
 
     def is_over(self) -> bool:
-        """Returns whether the current round takes no more updates. Raises `LoadError` if it is long overdue."""
+        """Returns whether the round takes no more updates. Raises `LoadError` if it is overdue."""
         view, now = self._active_task().current, self._now()
         if view is None:
             raise LoadError("The task has no round any more")
@@ -203,7 +204,7 @@ class Rounds:
             )
 
     def _check_reachable(self, tally: Tally) -> None:
-        """Raises `LoadError` if a round lacks an update and would wait for a deadline that the load did not set."""
+        """Raises `LoadError` if the round lacks updates and would wait for the default deadline."""
         if self._target.lanes == 1 or self._round_seconds is not None or self.is_over():
             return
         view = self._active_task().current

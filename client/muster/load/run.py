@@ -1,7 +1,8 @@
-"""Puts a load of synthetic clients on a coordinator, measures it, and checks the sum of every round.
+"""Puts synthetic clients on a coordinator, measures it, and checks the sum of every round.
 
-No client trains: each uploads the same update of ones, so the exact sum of a round follows from how many updates it
-counted. In this process idle time is skipped, so a load of hours takes as long as its work.
+No client trains: each uploads the same update of ones, so the exact sum of a round follows from how
+many updates it counted. In this process idle time is skipped, so a load of hours takes as long as
+its work.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ def run_load(
     progress: Callable[[int, int], None] = lambda _round, _clients: None,
     stage: Callable[[str], None] = lambda _stage: None,
 ) -> LoadResult:
-    """Puts a load on a coordinator: the one at `url`, a new one with `served`, else its application in this process.
+    """Puts a load on a coordinator: at `url`, newly started (`served`), or in this process.
 
     Args:
       shape: The load.
       plan: The plan; None: a small one that sums ten integers.
       url: A deployment's URL. The load's task stays there, and is over.
-      access: What that deployment requires; or, by its settings in the environment, a new coordinator.
+      access: What that deployment requires; or, by its settings in the environment, a new
+        coordinator.
       served: True to start a new coordinator with its own processes and sockets.
       workers: Web processes of the new coordinator; None: one for each core.
       task: Name of the task and of its population; None: a unique one at a deployment, else `load`.
-      progress: Called with the round's number in the load, from 1, and how many of its clients are done.
+      progress: Called with the round's number in the load, from 1, and how many of its clients are
+        done.
       stage: Called with the name of each stage of the load.
 
     Raises:
@@ -166,13 +169,14 @@ class _Load:
             wall=time.perf_counter() - start,
             lanes=target.lanes,
             cpu=time.process_time() - cpu,
-            came=checked_in,
+            checked_in=checked_in,
             rounds=tuple(rounds),
             phases=tuple(self.times.phases()),
             waits=waits,
             outcomes=outcomes,
-            arrivals=arriving and arriving.result(),
+            arrivals=None if arriving is None else arriving.result(),
             processes={role: use.since(usage.get(role, _NOTHING)) for role, use in target.used().items()},
+            unmeasured=target.unmeasured,
         )
 
     def _contribution(self) -> Contribution:

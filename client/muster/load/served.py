@@ -1,4 +1,4 @@
-"""A coordinator behind a URL as a load's target: blocking requests in threads, over connections that stay open."""
+"""A coordinator at a URL as a load's target: blocking requests in threads, on open connections."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ from muster.wire.tensors import Array
 
 _TIMEOUT = 60.0  # seconds for a response
 _POLL_HERE, _POLL_THERE = 0.02, 0.2  # seconds; a poll of a deployment costs it a request
+_INSTALL_PSUTIL = "To see what the coordinator's processes use: pip install 'muster-fl[load]'"
 T = TypeVar("T")
 
 
@@ -69,7 +71,7 @@ class Served(Target):
         self._connections: set[http.client.HTTPConnection] = set()
 
     def close(self) -> None:
-        """Breaks off requests under way, so that no thread outlives the load, and closes all connections."""
+        """Closes all connections; requests under way fail, so that no thread outlives the load."""
         self._threads.shutdown(wait=False)
         for connection in list(self._connections):
             if connection.sock is not None:
@@ -121,6 +123,11 @@ class Served(Target):
         """See `Target.used`."""
         return used_by(self._pids)
 
+    @property
+    def unmeasured(self) -> str:
+        """See `Target.unmeasured`."""
+        return _INSTALL_PSUTIL if self._pids and find_spec("psutil") is None else ""
+
     def _connection(self) -> http.client.HTTPConnection:
         with contextlib.suppress(IndexError):
             return self._idle.pop()
@@ -157,7 +164,7 @@ def used_by(roots: Mapping[str, int]) -> dict[str, Use]:
 
 
 def _peak(process: Any) -> int:
-    """Returns the most bytes that a process has held; where the system does not record that, those held now."""
+    """Returns the peak memory of a process in bytes, or the current one if there is no record."""
     with contextlib.suppress(OSError):  # psutil has no peak on Linux
         match = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
         if match:

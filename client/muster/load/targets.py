@@ -45,7 +45,7 @@ class Use:
     processes: int
 
     def since(self, before: Use) -> Use:
-        """Returns the CPU time since `before`; the peak is that of the processes' whole lives."""
+        """Returns the CPU time since `before`; the peak is that of the processes' lifetime."""
         return Use(self.cpu - before.cpu, self.peak, self.processes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Use:
 
 
 class Target(ABC):
-    """A coordinator under load. `request` and `upload_to_store` block; clients call them through `call`.
+    """A coordinator under load. `request` and `upload_to_store` block: use `call` for them.
 
     Attributes:
       lanes: Most requests at once.
@@ -84,11 +84,11 @@ class Target(ABC):
     async def changed(self, seconds: float) -> None:
         """Waits until the round's state may have changed, and for `seconds`."""
 
-    def settle(self) -> None:
-        """Runs queued work that is due now, after a client's step. Not for a target that does so itself."""
+    def settle(self) -> None:  # noqa: B027  optional
+        """Runs queued work that is due now. Does nothing if the target does so itself."""
 
-    async def work(self) -> None:
-        """Runs the coordinator's queued work when it is due, until cancelled. Not for a target that does so itself."""
+    async def work(self) -> None:  # noqa: B027  optional
+        """Runs queued work when due, until cancelled. Returns if the target does so itself."""
 
     def upload_to_store(self, assignment: Mapping[str, Any], update: Mapping[str, Array]) -> bool:
         """Uploads an update directly to the store and reports it. Raises as `Transport` does.
@@ -100,11 +100,16 @@ class Target(ABC):
         return False
 
     def accumulator(self) -> Optional[dict[str, Array]]:
-        """Returns the last round's accumulator, as `report` received it; None if it is out of reach."""
+        """Returns the last accumulator that `report` received; None if it is out of reach."""
         return None
 
+    @property
+    def unmeasured(self) -> str:
+        """Why `used` is empty although the coordinator's processes run here; else empty."""
+        return ""
+
     def used(self) -> dict[str, Use]:
-        """Returns what the coordinator's processes have used so far, by role; empty if that can't be measured."""
+        """Returns what the coordinator's processes have used so far, by role."""
         return {}
 
 
@@ -117,7 +122,7 @@ def headers_of(method: str, token: Optional[str]) -> dict[str, str]:
 
 
 class InProcess(Target):
-    """The real HTTP application over embedded stores in a folder, called as WSGI on the loop's own thread."""
+    """The real HTTP application over embedded stores, called as WSGI on the loop's thread."""
 
     lanes = 1
     poll_seconds = 0.02
@@ -243,7 +248,7 @@ class _CountedPort:
 
 @contextmanager
 def in_process(loop: LoadLoop, times: Times) -> Iterator[InProcess]:
-    """Runs a coordinator in this process for the length of a `with` block; its data is removed afterwards.
+    """Runs a coordinator in this process for a `with` block; its data is removed afterwards.
 
     Args:
       loop: The loop that the load runs in, which is also the coordinator's clock.

@@ -35,7 +35,7 @@ class Histogram:
         self._buckets.update(other._buckets)
 
     def quantile(self, fraction: float) -> float:
-        """Returns the duration that `fraction` (0 to 1) of all do not exceed; 0 if there are none."""
+        """Returns the duration in seconds that `fraction` (0 to 1) of all do not exceed."""
         left = fraction * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]

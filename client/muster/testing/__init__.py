@@ -1,7 +1,8 @@
 """A coordinator in this process with a manual clock, for tests of clients and operators.
 
-It is the real coordinator, HTTP layer included, over an embedded store. Nothing runs in the background: queued work
-runs in `settle()`, and time moves when `clock` is advanced. It needs the extra `server` and Python 3.11.
+It is the real coordinator, HTTP layer included, over an embedded store. Nothing runs in the
+background: queued work runs in `settle()`, and time moves when `clock` is advanced. It needs the
+extra `server` and Python 3.11.
 
     from muster.client import MusterClient
     from muster.operator import Operator

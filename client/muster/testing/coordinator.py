@@ -1,4 +1,4 @@
-"""Coordinator in this process, with an embedded store and a work queue that runs when it is told to."""
+"""Coordinator in this process, with an embedded store and a work queue that runs on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RETRY_FLOOR = 1.0  # seconds of the coordinator's clock
 
 
 class DeliveryError(RuntimeError):
-    """Error raised when queued work of the coordinator fails; the text names the work and the reason."""
+    """Error raised when queued work fails; the text names the work and the reason."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class InProcessCoordinator:
     _pump: Pump
 
     def transport(self) -> Transport:
-        """Returns a transport for `Operator` or `MusterClient`, without retries: a failure here is permanent."""
+        """Returns a transport for `Operator` or `MusterClient`. It makes no retries."""
         return Transport(URL, session=self.session, attempts=1)
 
     def settle(self) -> int:
@@ -62,7 +62,7 @@ class InProcessCoordinator:
         return self._pump.drain(self.clock.now())
 
     def next_due(self) -> float | None:
-        """Returns when queued work is due next, in POSIX seconds of `clock`; None if the queue is empty."""
+        """Returns when queued work is due next, in POSIX seconds; None if the queue is empty."""
         return self._queue.next_due()
 
 
@@ -81,10 +81,12 @@ def in_process_coordinator(
     """Runs a coordinator for the length of a `with` block; its data is removed afterwards.
 
     Args:
-      seed: Seed of all randomness: slots, pauses, names, the plan's random operations, and the key of pseudonyms, whose
-        order is the order of the fold. None: the operating system's randomness.
+      seed: Seed of all randomness: slots, pauses, names, the plan's random operations, and the key
+        of pseudonyms, whose order is the order of the fold. None: the operating system's
+        randomness.
       clock: An object whose `now()` returns POSIX seconds. None: a `ManualClock` at a fixed day.
-      durable: True to write documents and queue to files, as `muster up` does; else they are in memory.
+      durable: True to write documents and queue to files, as `muster up` does; else they are in
+        memory.
       runtime: Returns the runtime of a plan. None: the plan's own, seeded.
       wrap_port: Wraps the ports `documents`, `blobs` and `queue`, by name; to count or fail calls.
       around_delivery: Returns a context in which a piece of work of a kind is run.

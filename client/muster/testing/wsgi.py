@@ -37,7 +37,7 @@ class WsgiResponse:
 
 
 def call(app: Wsgi, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"") -> WsgiResponse:
-    """Calls a WSGI application (PEP 3333) and returns its response. Errors of the application pass through.
+    """Calls a WSGI application (PEP 3333). Errors of the application pass through.
 
     Args:
       app: The application.
@@ -54,11 +54,11 @@ def call(app: Wsgi, method: str, url: str, *, headers: Mapping[str, str], body: 
         base_url=f"{parts.scheme}://{parts.netloc}/",
         path=parts.path,
         query_string=parts.query,
-        headers={name: value for name, value in headers.items() if name.lower() != "content-length"},
+        headers=[(name, value) for name, value in headers.items() if name.lower() != "content-length"],
         data=body,
         content_length=len(body),
     ).get_environ()
-    chunks, status, answered = run_wsgi_app(app, environ, buffered=True)  # type: ignore[arg-type]
+    chunks, status, answered = run_wsgi_app(app, environ, buffered=True)
     return WsgiResponse(status, answered.to_wsgi_list(), b"".join(chunks))
 
 
@@ -84,7 +84,7 @@ class InProcessAdapter(BaseAdapter):
         cert: Union[bytes, str, tuple[Union[bytes, str], Union[bytes, str]], None] = None,
         proxies: Optional[Mapping[str, str]] = None,
     ) -> requests.Response:
-        """Calls the application (see `requests.adapters.BaseAdapter.send`). Its errors pass through."""
+        """Calls the application; see `BaseAdapter.send`. Its errors pass through."""
         del stream, timeout, verify, cert, proxies
         answer = call(
             self._app,

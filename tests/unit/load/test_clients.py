@@ -1,4 +1,4 @@
-"""Clients of a load at a store with direct uploads, at a closed round, and at a server that does not answer."""
+"""Clients of a load: direct uploads, a closed round, and a server that does not answer."""
 
 from __future__ import annotations
 
