@@ -161,7 +161,7 @@ class LoadShape:
         return self.work * self.straggle if slow else self.work
 
     def times(self, number: int) -> Iterator[float]:
-        """Returns the clients' arrivals in seconds from the opening of the load's `number`-th round.
+        """Returns the clients' arrivals, in seconds from the `number`-th round's opening.
 
         Raises:
           ValueError: The file has fewer times than there are clients, or an invalid one.
