@@ -257,14 +257,12 @@ def in_process(loop: LoadLoop, times: Times) -> Iterator[InProcess]:
     Raises:
       ImportError: The extra `server` is not installed, or Python is older than 3.11.
     """
-    from muster_coordinator.bootstrap import runtimes
-
-    hooks, runtime_of = _Hooks(times), runtimes()
+    hooks = _Hooks(times)
     with in_process_coordinator(
         seed=None,
         clock=loop,
         durable=True,
-        runtime=lambda plan: hooks.runtime(runtime_of(plan)),
+        wrap_runtime=hooks.runtime,
         wrap_port=hooks.port,
         around_delivery=times.phase,
         round_cache_seconds=_ROUND_CACHE,

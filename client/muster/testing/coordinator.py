@@ -18,7 +18,6 @@ from muster.client import Transport
 from muster.testing.wsgi import InProcessAdapter, Wsgi
 
 if TYPE_CHECKING:
-    from muster.wire.plan import Plan
     from muster_coordinator.adapters.local_queue import Delivery, LocalQueue, Pump
 
 URL = "http://simulation.invalid"  # a name that is never resolved (RFC 6761)
@@ -72,7 +71,7 @@ def in_process_coordinator(
     seed: Optional[int] = 0,
     clock: Any = None,
     durable: bool = False,
-    runtime: Optional[Callable[[Plan], Any]] = None,
+    wrap_runtime: Callable[[Any], Any] = lambda runtime: runtime,
     wrap_port: Callable[[str, Any], Any] = lambda _name, port: port,
     around_delivery: Callable[[str], AbstractContextManager[None]] = lambda _kind: nullcontext(),
     round_cache_seconds: float = 0.0,
@@ -87,7 +86,7 @@ def in_process_coordinator(
       clock: An object whose `now()` returns POSIX seconds. None: a `ManualClock` at a fixed day.
       durable: True to write documents and queue to files, as `muster up` does; else they are in
         memory.
-      runtime: Returns the runtime of a plan. None: the plan's own, seeded.
+      wrap_runtime: Wraps the runtime of a plan; to watch its stages.
       wrap_port: Wraps the ports `documents`, `blobs` and `queue`, by name; to count or fail calls.
       around_delivery: Returns a context in which a piece of work of a kind is run.
       round_cache_seconds: Seconds for which the coordinator may serve a cached round.
@@ -109,6 +108,7 @@ def in_process_coordinator(
     from muster_coordinator.state.records import Platform
 
     clock = ManualClock(_START) if clock is None else clock
+    runtime_of = runtimes(seed=seed)
     randomness, pump_randomness = (SystemRandomness() if seed is None else SeededRandomness(seed) for _ in range(2))
     secret_text = secrets.token_hex() if seed is None else f"muster simulation {seed}"
     with (
@@ -127,7 +127,7 @@ def in_process_coordinator(
         application = assemble(
             platform,
             secret=hashlib.sha256(secret_text.encode()).digest(),
-            runtime=runtime or runtimes(seed=seed),
+            runtime=lambda plan: wrap_runtime(runtime_of(plan)),
             round_cache_seconds=round_cache_seconds,
             retry_floor=retry_floor,
         )
