@@ -115,8 +115,8 @@ def generate(
     while started and time.perf_counter() < until + 10:
         for number, _ in poll.poll(1000):
             buffers[number] += by_number[number].recv(1 << 16)
-            head, found, body = buffers[number].partition(_HEADER_END)
-            if not found or len(body) < _length(head):
+            head, end, body = buffers[number].partition(_HEADER_END)
+            if not end or len(body) < _length(head):
                 continue
             now = time.perf_counter()
             latencies.append(now - started.pop(number))
@@ -142,7 +142,7 @@ def run_case(case: str, url: str, pid: int, *, processes: int, connections: int,
     place, servers = urlsplit(url), family(pid)
     context = multiprocessing.get_context("fork")
     ready, out = context.Event(), context.SimpleQueue()
-    made = [
+    generators = [
         context.Process(
             target=generate,
             args=(case, place.hostname, place.port),
@@ -156,24 +156,24 @@ def run_case(case: str, url: str, pid: int, *, processes: int, connections: int,
         )
         for at in range(processes)
     ]
-    for each in made:
+    for each in generators:
         each.start()
     before, start = cpu_seconds(servers), time.perf_counter()
     ready.set()
-    found: list[Measured] = [out.get() for _ in made]
+    measured: list[Measured] = [out.get() for _ in generators]
     wall, cpu = time.perf_counter() - start, cpu_seconds(servers) - before
-    for each in made:
+    for each in generators:
         each.join()
-    answers = sum(each.answers for each in found)
-    odd = answers - sum(each.expected for each in found)
+    answers = sum(each.answers for each in measured)
+    odd = answers - sum(each.expected for each in measured)
     if odd:
         raise SystemExit(f"{odd} of {answers} answers were not what {case!r} is about")
-    latencies = sorted(latency for each in found for latency in each.latencies)
+    latencies = sorted(latency for each in measured for latency in each.latencies)
     return Pass(
         answers / wall,
         1000 * latencies[len(latencies) // 2],
         1000 * latencies[math.ceil(0.99 * len(latencies)) - 1],
-        sum(each.cpu for each in found) / wall,
+        sum(each.cpu for each in measured) / wall,
         cpu / wall,
         1000 * cpu / answers,
     )
@@ -198,7 +198,7 @@ def measure(
     *, repeats: int, seconds: float, processes: int = 1, connections: int = 16, workers: int | None = None
 ) -> dict[str, list[Pass]]:
     """Returns all passes of all cases, on a new coordinator with a web worker per core."""
-    found: dict[str, list[Pass]] = {case: [] for case in CASES}
+    samples: dict[str, list[Pass]] = {case: [] for case in CASES}
     count = workers or os.cpu_count() or 1
     with (
         tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
@@ -207,11 +207,11 @@ def measure(
     ):
         prepare(coordinator)
         for at in range(repeats + 1):
-            for case, each in found.items():
+            for case, each in samples.items():
                 url, pid = (bare.url, bare.pid) if case == BARE else (coordinator.url, coordinator.pids["web"])
-                made = run_case(case, url, pid, processes=processes, connections=connections, seconds=seconds)
-                each.extend([made] if at else [])
-    return found
+                sample = run_case(case, url, pid, processes=processes, connections=connections, seconds=seconds)
+                each.extend([sample] if at else [])
+    return samples
 
 
 def report(console: Console, repeats: dict[str, list[Pass]]) -> None:
@@ -255,8 +255,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="generators")
     parser.add_argument("--connections", type=int, default=16, help="of each generator")
     parser.add_argument("--workers", type=int, help="web workers; else one for each core")
-    given = parser.parse_args()
-    report(Console(), measure(**vars(given)))
+    options = parser.parse_args()
+    report(Console(), measure(**vars(options)))
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def _environment() -> dict[str, str]:
 
 def measure(*, repeats: int) -> dict[str, list[float]]:
     """Returns seconds by started program, measured alternately; the first pass warms the disk."""
-    found: dict[str, list[float]] = {}
+    seconds_of: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as root:
         ready = Path(root) / "ready"
         ready.mkdir()
@@ -171,8 +171,8 @@ def measure(*, repeats: int) -> dict[str, list[float]]:
         for repeat in range(repeats + 1):
             for name, step in steps.items():
                 seconds = step()
-                found.setdefault(name, []).extend([seconds] if repeat else [])
-    return found
+                seconds_of.setdefault(name, []).extend([seconds] if repeat else [])
+    return seconds_of
 
 
 def main() -> None:

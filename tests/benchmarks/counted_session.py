@@ -61,6 +61,6 @@ class CountedSession(requests.Session):
     def taken(self) -> tuple[int, int]:
         """Returns bytes received and sent since the last call."""
         self._counter.settle()
-        found = self._counter.down, self._counter.up
+        counts = self._counter.down, self._counter.up
         self._counter.down = self._counter.up = 0
-        return found
+        return counts

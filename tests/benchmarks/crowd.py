@@ -78,10 +78,10 @@ class Echo:
                 fractions = randomness.integers(0, 1 << 23, size=shape, dtype=np.uint32)
                 self._update[spec.path] = (exponents | fractions).view(np.float32)
             else:
-                made = randomness.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+                values = randomness.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
                 if values is Values.SPARSE:
-                    made[randomness.random(shape) >= _FILLED] = 0
-                self._update[spec.path] = made
+                    values[randomness.random(shape) >= _FILLED] = 0
+                self._update[spec.path] = values
 
     def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
         """Returns the update."""
@@ -138,10 +138,10 @@ class Crowd:
     def end(self) -> list[Contribution]:
         """Stops all clients and returns their contributions."""
         self._stop.set()
-        found: list[Contribution] = []
+        contributions: list[Contribution] = []
         for _ in self._processes:
-            found += self._out.get()
-        return found
+            contributions += self._out.get()
+        return contributions
 
 
 def _members(*, url: str, numbers: range, plan: Path, values: Values, stop: Any, out: Any) -> None:
@@ -150,9 +150,9 @@ def _members(*, url: str, numbers: range, plan: Path, values: Values, stop: Any,
     ended = threading.Event()
     with ThreadPoolExecutor(len(numbers) + 1) as pool:
         running = [pool.submit(_member, url, str(number), echo, ended, contributed) for number in numbers]
-        told = pool.submit(stop.wait)
-        wait([told, *running], return_when=FIRST_COMPLETED)
-        if not told.done():
+        stopped = pool.submit(stop.wait)
+        wait([stopped, *running], return_when=FIRST_COMPLETED)
+        if not stopped.done():
             for each in running:
                 if each.done() and (error := each.exception()) is not None:
                     traceback.print_exception(error)

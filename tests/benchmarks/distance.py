@@ -36,13 +36,13 @@ class Distant:
     away: bool = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
+        attribute = getattr(self.inner, name)
         if name not in _CALLS or not self.away:
-            return found
+            return attribute
 
         def call(*arguments: Any, **more: Any) -> Any:
             threading.Event().wait(self.seconds)
-            return found(*arguments, **more)
+            return attribute(*arguments, **more)
 
         return call
 
@@ -73,11 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clients", type=int, nargs="*", default=[2, 20, 100, 1000, 4000])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that a call takes (default: %(default)s)")
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("clients", f"s, {AT_ONCE} calls at once", "s, one by one")
-    for clients in given.clients:
-        found = [measure(clients, at_once=each, seconds=given.seconds) for each in (AT_ONCE, 1)]
-        table.add_row(f"{clients:,}", *(f"{each:.2f}" for each in found))
+    for clients in options.clients:
+        seconds = [measure(clients, at_once=each, seconds=options.seconds) for each in (AT_ONCE, 1)]
+        table.add_row(f"{clients:,}", *(f"{each:.2f}" for each in seconds))
     Console().print(table)
 
 

@@ -106,7 +106,7 @@ def main() -> None:
     """Prints the table."""
     table = Table("body", "bytes", "encoding", "left", "encodes, MB/s", "decodes, MB/s")
     for each in measure(repeats=5):
-        speeds = (f"{statistics.median(found):,.0f}" for found in (each.encode, each.decode))
+        speeds = (f"{statistics.median(samples):,.0f}" for samples in (each.encode, each.decode))
         table.add_row(each.body, f"{each.size:,}", each.encoding, f"{each.part:.1%}", *speeds)
     Console(width=110).print(table)
 

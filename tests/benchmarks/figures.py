@@ -122,8 +122,8 @@ class Results:
 
     def conditions(self, section: str) -> Conditions | None:
         """Returns the conditions of a section; None if it was not measured."""
-        found = self.sections.get(section)
-        return None if found is None else found.conditions
+        measured = self.sections.get(section)
+        return None if measured is None else measured.conditions
 
     def together(self, one: str, other: str) -> bool:
         """Returns whether two sections were measured in the same session."""
@@ -133,21 +133,21 @@ class Results:
     def save(self, file: Path) -> None:
         """Writes the results as JSON, atomically."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        made = file.with_suffix(".new")
-        made.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        made.replace(file)
+        temporary = file.with_suffix(".new")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        temporary.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Results:
         """Reads what `save` wrote. Raises `ValueError` for anything else."""
         try:
-            found = json.loads(file.read_text())["sections"]
+            sections = json.loads(file.read_text())["sections"]
             sections = {
                 name: Section(
                     Conditions(**{**each["conditions"], "load": tuple(each["conditions"]["load"])}),
                     [Figure(**one) for one in each["figures"]],
                 )
-                for name, each in found.items()
+                for name, each in sections.items()
             }
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} holds no figures of this benchmark: {error}") from error

@@ -61,7 +61,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class _Given(UpdateAggregator):
+class _GivenAccumulators(UpdateAggregator):
     """Aggregator that folds into given accumulators, so that their creation is not measured."""
 
     make: Callable[[], Accumulator] = field(kw_only=True)
@@ -97,8 +97,8 @@ class Bench:
             )
 
     def _folding(self, make: Callable[[], Accumulator]) -> UpdateAggregator:
-        made = self.harness.app.folding
-        return _Given(made.platform, made.plans, made.runtime, make=make)
+        aggregator = self.harness.app.folding
+        return _GivenAccumulators(aggregator.platform, aggregator.plans, aggregator.runtime, make=make)
 
     def store(self) -> None:
         """Restores the updates."""
@@ -113,8 +113,8 @@ class Bench:
 
     def fold(self) -> None:
         """Folds without a check of each update's values."""
-        made = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
-        assert all_finite(made.tensors())
+        accumulator = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
+        assert all_finite(accumulator.tensors())
 
     def checked(self) -> None:
         """Folds with a check of each update's values."""
@@ -125,19 +125,19 @@ class Bench:
         self._add_all(self.graphs, self.strict)
 
     def _add_all(self, folding: UpdateAggregator, rules: UpdateRules) -> Accumulator:
-        made = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
-        assert made is not None
-        assert made.tally.folded == len(self.names), made.tally
-        return made.accumulator
+        partial = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
+        assert partial is not None
+        assert partial.tally.folded == len(self.names), partial.tally
+        return partial.accumulator
 
     def part(self) -> None:
         """Folds a manifest."""
         self.harness.app.folding._ensure(*self._part(), tuple(self.names))
 
     def _part(self) -> tuple[Open, RoundLedger, str]:
-        found = self.harness.platform.round(self.key)
-        assert found is not None
-        return found.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
+        round_ = self.harness.platform.round(self.key)
+        assert round_ is not None
+        return round_.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
 
     def after_part(self) -> None:
         """Prepares the next `part`."""
@@ -188,13 +188,13 @@ def measure_together(case: Case, *, repeats: int, parts: int = 10) -> Together:
         for line in lines:
             line.recv()
         for repeat in range(repeats + 1):
-            for count, found in speeds.items():
+            for count, samples in speeds.items():
                 for line in lines[:count]:
                     line.send("go")
                 spans = [line.recv() for line in lines[:count]]
                 size = count * parts * case.updates * case.megabytes * MEGABYTE
                 took = max(end for _, end in spans) - min(start for start, _ in spans)
-                found.extend([size / took / 1e9] if repeat else [])
+                samples.extend([size / took / 1e9] if repeat else [])
     finally:
         for member in members:
             member.kill()
@@ -220,22 +220,22 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, nargs="*", default=[1, 40])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-tensorflow", action="store_true", help="leave its figure out, and its loading")
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("model MB", "tensors", "updates", "step", "GB/s", "share of add")
-    for megabytes in given.megabytes:
-        for tensors in given.tensors:
+    for megabytes in options.megabytes:
+        for tensors in options.tensors:
             case = Case(megabytes, tensors)
-            samples = measure(case, repeats=given.repeats, tensorflow=not given.no_tensorflow)
-            found = {step: statistics.median(each) for step, each in samples.items()}
+            samples = measure(case, repeats=options.repeats, tensorflow=not options.no_tensorflow)
+            medians = {step: statistics.median(each) for step, each in samples.items()}
             size = case.updates * megabytes * MEGABYTE
-            for step, seconds in found.items():
-                row = (f"{size / seconds / 1e9:.2f}", f"{found['add'] / seconds:.2f}")
+            for step, seconds in medians.items():
+                row = (f"{size / seconds / 1e9:.2f}", f"{medians['add'] / seconds:.2f}")
                 table.add_row(str(megabytes), str(tensors), str(case.updates), step, *row)
     Console(width=100).print(table)
     pair = Table("model MB", "one process, GB/s", "two at once", "of one")
-    for megabytes in given.megabytes:
-        found = measure_together(Case(megabytes, 1), repeats=given.repeats)
-        alone, both = statistics.median(found.alone), statistics.median(found.both)
+    for megabytes in options.megabytes:
+        medians = measure_together(Case(megabytes, 1), repeats=options.repeats)
+        alone, both = statistics.median(medians.alone), statistics.median(medians.both)
         pair.add_row(str(megabytes), f"{alone:.2f}", f"{both:.2f}", f"{both / alone:.2f}")
     Console(width=100).print(pair)
 

@@ -37,7 +37,7 @@ from muster_coordinator.state.round_ledger import RoundLedger
 
 ROLES = ("aggregator", "committer")
 _BODIES = 8
-_REQUESTS = 8  # folds asked for at once
+_REQUESTS = 8  # concurrent folds
 _CHUNK = 32  # updates in a part: the default of a task
 
 
@@ -72,8 +72,8 @@ def play(root: Path, clients: int, role: str) -> None:
     h.plan = Plan.load(root / "plan")
     if role == "aggregator":
         h.begin(goal=clients, shards=1)
-    found = h.platform.round(h.key())
-    assert found is not None
+    round_ = h.platform.round(h.key())
+    assert round_ is not None
     ledger = RoundLedger(h.platform, h.key())
     updates = [names.update_name(h.key(), 0, f"{at:032x}") for at in range(clients)]
     parts = {
@@ -86,7 +86,7 @@ def play(root: Path, clients: int, role: str) -> None:
 
     def fold() -> None:
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for done in [pool.submit(h.app.folding._ensure, found.value, ledger, *part) for part in parts.items()]:
+            for done in [pool.submit(h.app.folding._ensure, round_.value, ledger, *part) for part in parts.items()]:
                 done.result()
 
     def merge() -> None:
@@ -104,7 +104,7 @@ def play(root: Path, clients: int, role: str) -> None:
 
 def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list[Beyond]]:
     """Returns both roles' peaks, each time in a new process."""
-    size, found = megabytes * MEGABYTE, {role: [] for role in ROLES}
+    size, peaks = megabytes * MEGABYTE, {role: [] for role in ROLES}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
         sized_plan(size, tensors=1).save(root / "plan")
@@ -119,9 +119,9 @@ def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list
             for role in ROLES:
                 command = [sys.executable, "-m", "benchmarks.memory", "--play", str(place), role, str(clients)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
-                found[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
+                peaks[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
             shutil.rmtree(place)
-    return found
+    return peaks
 
 
 def main() -> None:
@@ -131,18 +131,18 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=1, help="the median of so many is printed")
     parser.add_argument("--play", nargs=3, metavar=("FOLDER", "ROLE", "CLIENTS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.play:
-        folder, role, clients = given.play
+    options = parser.parse_args()
+    if options.play:
+        folder, role, clients = options.play
         play(Path(folder), int(clients), role)
         return
     table = Table("clients", "model MB", "process", "peak beyond base, MB: resident", "anonymous", "resident / model")
-    for clients in given.clients:
-        for role, found in measure(clients, given.megabytes, repeats=given.repeats).items():
-            resident = statistics.median(each.resident for each in found) / MEGABYTE
-            anonymous = statistics.median(each.anonymous for each in found) / MEGABYTE
-            row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / given.megabytes:.2f}")
-            table.add_row(str(clients), str(given.megabytes), role, *row)
+    for clients in options.clients:
+        for role, peaks in measure(clients, options.megabytes, repeats=options.repeats).items():
+            resident = statistics.median(each.resident for each in peaks) / MEGABYTE
+            anonymous = statistics.median(each.anonymous for each in peaks) / MEGABYTE
+            row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / options.megabytes:.2f}")
+            table.add_row(str(clients), str(options.megabytes), role, *row)
     Console(width=110).print(table)
 
 

@@ -15,7 +15,7 @@ FIGURES = PAGE.with_suffix(".json")
 _MARKED = "<!-- begin {name} -->\n{text}<!-- end {name} -->"
 _NONE = "Not measured.\n"
 _SIZED = "{clients:,} × 1 MB"  # the case whose bytes the table of costs has
-_USUAL = 100  # clients of it, where a round of so many as are asked for was not measured
+_USUAL = 100  # clients, where the wanted round was not measured
 
 
 def tables(results: Results) -> dict[str, str]:
@@ -44,12 +44,12 @@ def tables(results: Results) -> dict[str, str]:
 def write(results: Results) -> None:
     """Rewrites the page, the plot, and the figures that both show."""
     text = PAGE.read_text()
-    for name, made in tables(results).items():
+    for name, markdown in tables(results).items():
         pattern = re.escape(f"<!-- begin {name} -->") + r"\n.*?" + re.escape(f"<!-- end {name} -->")
         parts = re.split(pattern, text, flags=re.DOTALL)
         if len(parts) != 2:
             raise SystemExit(f"{PAGE} has {len(parts) - 1} parts marked {name!r}; it must have one")
-        text = _MARKED.format(name=name, text=made).join(parts)
+        text = _MARKED.format(name=name, text=markdown).join(parts)
     PAGE.write_text(text)
     plot(results, PLOT)
     results.save(FIGURES)
@@ -57,32 +57,32 @@ def write(results: Results) -> None:
 
 def conditions(results: Results) -> str:
     """Returns the table of when, where and how each section was measured."""
-    found = {name: each.conditions for name, each in results.sections.items()}
-    if not found:
+    conditions_of = {name: each.conditions for name, each in results.sections.items()}
+    if not conditions_of:
         return _NONE
-    minutes = sum(each.seconds for each in found.values()) / 60
-    sessions = {each.session for each in found.values()}
+    minutes = sum(each.seconds for each in conditions_of.values()) / 60
+    sessions = {each.session for each in conditions_of.values()}
     runs = "one session" if len(sessions) == 1 else f"{len(sessions)} sessions"
-    machines = "; ".join(dict.fromkeys(each.machine for each in found.values()))
+    machines = "; ".join(dict.fromkeys(each.machine for each in conditions_of.values()))
     lines = [
         f"Measured by `make bench` in {minutes:.0f} minutes, {runs}: {machines}.",
         "",
         "| section | date | seconds | load average at its start and end, its own processes included | |",
         "|---|---|---|---|---|",
     ]
-    for name, each in found.items():
+    for name, each in conditions_of.items():
         odd = ", ".join(["a quick run"] * each.quick + ["not finished"] * (not each.finished))
         lines.append(f"| {name} | {each.date} | {each.seconds:.0f} | {each.load[0]:.1f}, {each.load[1]:.1f} | {odd} |")
     return "\n".join(lines) + "\n"
 
 
-def table(found: list[Figure]) -> str:
+def table(figures_of: list[Figure]) -> str:
     """Returns a table of figures, one per line."""
-    if not found:
+    if not figures_of:
         return _NONE
-    against = next((each.against for each in found if each.against), "yardstick")
+    against = next((each.against for each in figures_of if each.against), "yardstick")
     lines = [f"| | median | range | target | beside {against} | |", "|---|---|---|---|---|---|"]
-    for each in found:
+    for each in figures_of:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f} ×"
         lines.append(
             f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} "
@@ -107,12 +107,12 @@ def _cell(each: Figure) -> str:
     return f"{text_of(each.value)} ({text_of(each.low)}–{text_of(each.high)})"
 
 
-def _crossed(found: list[Figure], head: str, cell: object) -> str:
+def _crossed(figures_of: list[Figure], head: str, cell: object) -> str:
     """Returns a table of figures whose cases are `row|column`."""
-    if not found:
+    if not figures_of:
         return _NONE
     assert callable(cell)
-    by_name = {each.case: each for each in found}
+    by_name = {each.case: each for each in figures_of}
     rows, columns = (dict.fromkeys(case.split("|")[at] for case in by_name) for at in (0, 1))
     lines = [f"| {head} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
@@ -141,7 +141,7 @@ def _rounds(results: Results) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in mine:
-        took, theirs, their_cpu, peak = (found.get(each.case) for found in (cpu, other, other_cpu, memory))
+        took, theirs, their_cpu, peak = (table_.get(each.case) for table_ in (cpu, other, other_cpu, memory))
         cells = [
             each.case,
             text_of(each.value),
@@ -158,13 +158,13 @@ def _rounds(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bytes(found: list[Figure]) -> str:
+def _bytes(figures_of: list[Figure]) -> str:
     """Returns bytes of a client's round."""
 
     def cell(each: Figure) -> str:
         return f"{each.value:,.0f} ({each.low:,.0f}–{each.high:,.0f}) | {each.ratio or 0:.1%}"
 
-    text = _crossed(found, "a client of a round", cell)
+    text = _crossed(figures_of, "a client of a round", cell)
     return text.replace(
         "| down | up |\n|---|---|---|",
         "| down, bytes | of the model | up, bytes | of the model |\n|---|---|---|---|---|",
@@ -190,7 +190,7 @@ def _calls(results: Results) -> str:
     usual = {way: measured.get(f"{_SIZED.format(clients=_USUAL)}|{way}") for way in sent}
     for way, name in (("down", "downloads"), ("up", "uploads")):
         rows[f"bytes that a client {name}, model of 1 MB"] = [
-            _measured(found, usual[way]) for found in sent[way].values()
+            _measured(measured, usual[way]) for measured in sent[way].values()
         ]
     dollars = [by_case[f"dollars|{size}"] for size in sizes]
     rows["**dollars for a million contributions**: calls"] = [f"**{each:.2f}**" for each in dollars]
@@ -201,9 +201,9 @@ def _calls(results: Results) -> str:
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())]) + "\n"
 
 
-def _measured(found: float | None, usual: float | None) -> str:
-    if found is not None:
-        return f"{found:,.0f}"
+def _measured(measured: float | None, usual: float | None) -> str:
+    if measured is not None:
+        return f"{measured:,.0f}"
     return "" if usual is None else f"({usual:,.0f})"
 
 
@@ -220,7 +220,7 @@ def _encodings(results: Results) -> str:
     )
 
     def cell(each: Figure) -> str:
-        speeds = [found[each.case].value for found in (encodes, decodes) if each.case in found]
+        speeds = [measured[each.case].value for measured in (encodes, decodes) if each.case in measured]
         return f"{each.value:.1f} %: {', '.join(f'{speed:,.0f}' for speed in speeds)}"
 
     return _crossed(results.of(figures.SIZES), "left, %: encoded and decoded, MB/s", cell)

@@ -95,12 +95,12 @@ def _draw_scale(axes: Any, results: Results) -> None:
                 (int(clients.replace(",", "")), each)
             )
     most = 0.0
-    for (label, found), colour in zip(lines.items(), _LINES, strict=False):
-        places = [clients for clients, _ in found]
-        spread = [[each.value - each.low for _, each in found], [each.high - each.value for _, each in found]]
+    for (label, points), colour in zip(lines.items(), _LINES, strict=False):
+        places = [clients for clients, _ in points]
+        spread = [[each.value - each.low for _, each in points], [each.high - each.value for _, each in points]]
         axes.errorbar(
             places,
-            [each.value for _, each in found],
+            [each.value for _, each in points],
             yerr=spread,
             marker="o",
             ms=3.5,
@@ -109,7 +109,7 @@ def _draw_scale(axes: Any, results: Results) -> None:
             label=label,
             color=colour,
         )
-        most = max(most, *(each.high for _, each in found))
+        most = max(most, *(each.high for _, each in points))
     if not lines:
         return
     axes.set_xscale("log")

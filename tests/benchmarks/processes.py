@@ -103,12 +103,12 @@ def peaks_of(*pids: int, every: float = _MEMORY_INTERVAL) -> Iterator[dict[int, 
         before = status(pid)
         peaks[pid] = Peak(before["VmRSS"], anonymous_before=before["RssAnon"])
 
-    def look() -> None:
+    def sample() -> None:
         while not stop.wait(every):
             for pid, peak in peaks.items():
                 peak.anonymous = max(peak.anonymous, status(pid)["RssAnon"])
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     try:
         yield peaks

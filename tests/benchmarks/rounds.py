@@ -173,11 +173,11 @@ def _watch(operator: Operator, crowd: Crowd, case: Case, *, say: Any) -> None:
 
 def _processes(coordinator: LocalCoordinator) -> dict[str, int]:
     """Returns the ids of the coordinator's processes; gunicorn's workers are numbered."""
-    found = {}
+    pids = {}
     for name, parent in coordinator.pids.items():
         for number, pid in enumerate(family(parent)):
-            found[f"{name} worker {number}" if number else name] = pid
-    return found
+            pids[f"{name} worker {number}" if number else name] = pid
+    return pids
 
 
 def report(results: list[Result], console: Console) -> None:

@@ -27,9 +27,9 @@ def measure(sizes: Sequence[int], *, repeats: int, served: bool = False) -> dict
     """Returns the loads of each size; ends the benchmark if a sum is not exact."""
     results: dict[int, list[LoadResult]] = {clients: [] for clients in sizes}
     for _ in range(repeats):
-        for clients, found in results.items():
-            found.append(run_load(LoadShape(clients=clients), served=served))
-            if not found[-1].exact:
+        for clients, loads in results.items():
+            loads.append(run_load(LoadShape(clients=clients), served=served))
+            if not loads[-1].exact:
                 raise SystemExit(f"The sum of {clients} clients is not exact")
     return results
 
@@ -46,15 +46,15 @@ def main() -> None:
     parser.add_argument("clients", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--served", action="store_true", help="through sockets, at processes of their own")
-    given = parser.parse_args()
-    results = measure(given.clients, repeats=given.repeats, served=given.served)
+    options = parser.parse_args()
+    results = measure(options.clients, repeats=options.repeats, served=options.served)
     table = Table("clients", "ms each", "of the first", "CPU ms each", "of the first", "store calls each")
-    first = [statistics.median(milliseconds(results[given.clients[0]], cpu=cpu)) for cpu in (False, True)]
-    for clients, found in results.items():
-        calls = statistics.median(sum(sum(phase.calls.values()) for phase in each.phases) / clients for each in found)
+    first = [statistics.median(milliseconds(results[options.clients[0]], cpu=cpu)) for cpu in (False, True)]
+    for clients, loads in results.items():
+        calls = statistics.median(sum(sum(phase.calls.values()) for phase in each.phases) / clients for each in loads)
         row = []
         for at, cpu in enumerate((False, True)):
-            middle = statistics.median(milliseconds(found, cpu=cpu))
+            middle = statistics.median(milliseconds(loads, cpu=cpu))
             row += [f"{middle:.2f}", f"{middle / first[at]:.2f}"]
         table.add_row(f"{clients:,}", *row, f"{calls:.1f}")
     Console().print(table)

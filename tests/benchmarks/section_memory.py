@@ -30,20 +30,20 @@ def _client_api(cases: Iterable[tuple[str, int, int]], *, repeats: int) -> Itera
         root = Path(folder)
         plan = rounds.compile_plan(Case(_CLIENTS, _MODEL, 1), root, say=lambda _: None)
         for kind, workers, threads in cases:
-            found = [
+            peaks = [
                 transfers.measure(
                     plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=_CLIENTS, threads=threads, workers=workers
                 )
                 for at in range(repeats)
             ]
             before, own = (
-                statistics.median(getattr(each, name) for each in found) / MEGABYTE for name in ("before", "anonymous")
+                statistics.median(getattr(each, name) for each in peaks) / MEGABYTE for name in ("before", "anonymous")
             )
             yield figure(
                 MEMORY,
                 f"client API, {_CLIENTS} {kind} of {_MODEL} MB under way, "
                 f"{workers} worker{'s' * (workers > 1)} of {threads} threads",
-                [each.resident / MEGABYTE for each in found],
+                [each.resident / MEGABYTE for each in peaks],
                 "MB",
                 target=_CLIENT_API,
                 note=f"the largest worker, resident; {own:.0f} MB of it anonymous; {before:.0f} MB before the first",
@@ -53,10 +53,10 @@ def _client_api(cases: Iterable[tuple[str, int, int]], *, repeats: int) -> Itera
 def _folds(sizes: tuple[int, ...], *, repeats: int) -> Iterable[Figure]:
     aggregators: list[list[float]] = []
     for clients in sizes:
-        for role, found in memory.measure(clients, _MODEL, repeats=repeats).items():
-            resident = [each.resident / MEGABYTE for each in found]
+        for role, peaks in memory.measure(clients, _MODEL, repeats=repeats).items():
+            resident = [each.resident / MEGABYTE for each in peaks]
             own, base = (
-                statistics.median(getattr(each, name) for each in found) / MEGABYTE for name in ("anonymous", "base")
+                statistics.median(getattr(each, name) for each in peaks) / MEGABYTE for name in ("anonymous", "base")
             )
             if role == "aggregator":
                 aggregators.append(resident)

@@ -47,18 +47,18 @@ def measure_rounds(*, quick: bool) -> Iterable[Figure]:
     """Yields seconds a round, server CPU and bytes per client-round, and a round's sections."""
     bare: dict[tuple[int, float], float] = {}
     copied: dict[tuple[int, float], float] = {}
-    made: dict[str, rounds.Result] = {}
+    results: dict[str, rounds.Result] = {}
     for case in _QUICK if quick else _CASES:
         size = (case.clients, case.megabytes)
         with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
             root = Path(folder)
-            result = made[case.name] = rounds.run(case, root, say=lambda _: None)
+            result = results[case.name] = rounds.run(case, root, say=lambda _: None)
             if size not in bare:
                 bare[size] = yardsticks.http_seconds(root, clients=case.clients, megabytes=case.megabytes)
                 copied[size] = yardsticks.copy_seconds(root, files=case.clients, megabytes=case.megabytes)
         yield from _of_case(result, bare=bare[size], copied=copied[size])
-    if _CASES[-1].name in made:
-        yield from _linear(made[_HUNDRED.name], made[_CASES[-1].name])
+    if _CASES[-1].name in results:
+        yield from _linear(results[_HUNDRED.name], results[_CASES[-1].name])
 
 
 def _of_case(result: rounds.Result, *, bare: float, copied: float) -> Iterable[Figure]:
@@ -93,7 +93,7 @@ def _linear(some: rounds.Result, many: rounds.Result) -> Iterable[Figure]:
     """Returns the time per client of a large round beside that of a small one."""
     first = 1000 * statistics.median(some.seconds) / some.case.clients
     for result in (some, many):
-        told, first_come = (statistics.median(result.parts[part]) for part in (rounds.TOLD, rounds.LEARN))
+        wait, first_come = (statistics.median(result.parts[part]) for part in (rounds.TOLD, rounds.LEARN))
         yield figure(
             LINEAR,
             result.case.name,
@@ -102,7 +102,7 @@ def _linear(some: rounds.Result, many: rounds.Result) -> Iterable[Figure]:
             target=_GROWTH * first if result is many else None,
             yardstick=first,
             against=some.case.name,
-            note=f"a client is told to wait {told:.2f} s at its upload, and the first of the next round comes "
+            note=f"a client is told to wait {wait:.2f} s at its upload, and the first of the next round comes "
             f"{first_come:.2f} s after its opening",
         )
 

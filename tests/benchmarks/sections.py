@@ -37,10 +37,10 @@ def measure_fold(*, quick: bool) -> Iterable[Figure]:
     """Yields GB/s of the fold."""
     for megabytes, tensors in [(1, 1), (10, 1)] if quick else [(1, 1), (10, 1), (10, 40), (100, 1)]:
         case = fold.Case(megabytes, tensors)
-        found = fold.measure(case, repeats=5 if quick else 9, tensorflow=not quick)
+        samples = fold.measure(case, repeats=5 if quick else 9, tensorflow=not quick)
         size = case.updates * megabytes * MEGABYTE / 1e9
-        add = size / statistics.median(found["add"])
-        for step, seconds in found.items():
+        add = size / statistics.median(samples["add"])
+        for step, seconds in samples.items():
             yield figure(
                 FOLD,
                 f"{step}, {megabytes} MB in {tensors} tensor{'s' * (tensors > 1)}",
@@ -71,14 +71,14 @@ def measure_checkins(*, quick: bool) -> Iterable[Figure]:
     floor = statistics.median(turn.rate for turn in repeats[checkins.BARE])
     slowest = statistics.median(turn.p99 for turn in repeats[checkins.BARE])
     against = "a bare gunicorn with the same workers"
-    for case, found in repeats.items():
+    for case, samples in repeats.items():
         p50, generators, cpu = (
-            statistics.median(getattr(turn, name) for turn in found) for name in ("p50", "generators", "cpu")
+            statistics.median(getattr(sample, name) for sample in samples) for name in ("p50", "generators", "cpu")
         )
         yield figure(
             CHECKINS,
             checkins.NAMES[case],
-            [turn.rate for turn in found],
+            [sample.rate for sample in samples],
             "a second",
             target=checkins.TARGETS.get(case),
             at_most=False,
@@ -86,7 +86,7 @@ def measure_checkins(*, quick: bool) -> Iterable[Figure]:
             against=against,
             note=f"p50 {p50:.1f} ms; server CPU {cpu:.2f} ms each; the generators took {generators:.2f} cores",
         )
-        p99 = [turn.p99 for turn in found]
+        p99 = [sample.p99 for sample in samples]
         yield figure(CHECKINS, f"{checkins.NAMES[case]}: p99", p99, "ms", yardstick=slowest, against=against)
 
 
@@ -102,12 +102,12 @@ def measure_scale(*, quick: bool) -> Iterable[Figure]:
         ("through sockets", served, False),
     ):
         first = statistics.median(scale.milliseconds(loads[sizes[0]], cpu=cpu))
-        for clients, found in loads.items():
-            updates = statistics.median(each.throughput for each in found)
+        for clients, results in loads.items():
+            updates = statistics.median(each.throughput for each in results)
             yield figure(
                 SCALE,
                 f"{clients:,} clients, {name}",
-                scale.milliseconds(found, cpu=cpu),
+                scale.milliseconds(results, cpu=cpu),
                 "ms a client",
                 target=None if clients == sizes[0] else scale.LIMIT * first,
                 yardstick=first,
@@ -133,9 +133,9 @@ def measure_distance(*, quick: bool) -> Iterable[Figure]:
 
 def measure_cold(*, quick: bool) -> Iterable[Figure]:
     """Yields seconds from a process's start to its first response."""
-    found = cold.measure(repeats=3 if quick else 5)
-    hello = statistics.median(found[cold.HELLO])
-    for name, seconds in found.items():
+    seconds_of = cold.measure(repeats=3 if quick else 5)
+    hello = statistics.median(seconds_of[cold.HELLO])
+    for name, seconds in seconds_of.items():
         yield figure(
             COLD,
             name,

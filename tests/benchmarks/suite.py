@@ -39,11 +39,11 @@ def run_section(name: str, file: Path, conditions: Conditions) -> None:
         Results({name: section}).save(file)  # each one, so that a section that is ended early has them
 
 
-def show(console: Console, name: str, found: Section) -> None:
+def show(console: Console, name: str, section: Section) -> None:
     """Prints a section."""
-    title = f"{name} ({found.conditions.seconds:.0f} s)"
+    title = f"{name} ({section.conditions.seconds:.0f} s)"
     table = Table("", "median", "range", "target", "beside its yardstick", "", title=title, title_justify="left")
-    for each in found.figures:
+    for each in section.figures:
         against = "" if each.ratio is None else f"{each.ratio:.2f} of {text_of(each.yardstick or 0)} ({each.against})"
         target = page.target_of(each).replace("*", "")
         case = each.case.replace("|", ", ")
@@ -65,29 +65,29 @@ def main() -> None:
         "--only-write", action="store_true", help="write the page from the figures that there are; measure nothing"
     )
     parser.add_argument("--section-file", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    unknown = [name for name in given.sections if name not in (*SECTIONS, *PEERS)]
+    unknown = [name for name in options.sections if name not in (*SECTIONS, *PEERS)]
     if unknown:
         parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join((*SECTIONS, *PEERS))}")
     now = datetime.now(UTC)
-    conditions = Conditions(now.isoformat(), now.strftime("%d %B %Y").lstrip("0"), machine(), given.quick)
-    if given.section_file:
-        run_section(given.sections[0], given.section_file, conditions)
+    conditions = Conditions(now.isoformat(), now.strftime("%d %B %Y").lstrip("0"), machine(), options.quick)
+    if options.section_file:
+        run_section(options.sections[0], options.section_file, conditions)
         return
-    file = given.json or _DIST / ("bench-quick.json" if given.quick else "bench.json")
-    results = _earlier(file, quick=given.quick)
-    if given.only_write:
+    file = options.json or _DIST / ("bench-quick.json" if options.quick else "bench.json")
+    results = _earlier(file, quick=options.quick)
+    if options.only_write:
         page.write(results)
         return
     console = Console(width=None if sys.stdout.isatty() else 200)
     failed = []
-    for name in dict.fromkeys([*(given.sections or SECTIONS), *([given.peers] if given.peers else [])]):
-        found = _measure(console, name, conditions)
-        failed += [] if found.conditions.finished else [name]
+    for name in dict.fromkeys([*(options.sections or SECTIONS), *([options.peers] if options.peers else [])]):
+        section = _measure(console, name, conditions)
+        failed += [] if section.conditions.finished else [name]
         before = results.sections.get(name)
-        if found.conditions.finished or before is None or not before.conditions.finished:
-            results.sections[name] = found
+        if section.conditions.finished or before is None or not before.conditions.finished:
+            results.sections[name] = section
             results.save(file)
     measured = [section.conditions for section in results.sections.values()]
     seconds = sum(each.seconds for each in measured if each.session == conditions.session)
@@ -95,9 +95,9 @@ def main() -> None:
     if failed:
         console.print(f"Not finished: {', '.join(failed)}. The page is left as it is")
         raise SystemExit(1)
-    if given.write and (given.sections or given.quick):
+    if options.write and (options.sections or options.quick):
         console.print("The page is left as it is: this was not the whole of it. --only-write writes it nonetheless")
-    elif given.write:
+    elif options.write:
         page.write(results)
 
 
@@ -133,15 +133,15 @@ def _measure(console: Console, name: str, conditions: Conditions) -> Section:
             console.print(
                 f"The section {name} was not finished; its log ends with:\n{log.read_text(errors='replace')[-3000:]}"
             )
-    made = replace(
+    conditions = replace(
         conditions,
         load=(before, os.getloadavg()[0]),
         seconds=time.monotonic() - started,
         finished=done.returncode == 0,
     )
-    found = Section(made, figures)
-    show(console, name, found)
-    return found
+    section = Section(conditions, figures)
+    show(console, name, section)
+    return section
 
 
 if __name__ == "__main__":

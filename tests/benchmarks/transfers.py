@@ -86,10 +86,10 @@ def _assignment(url: str, client: str) -> Any:
     while True:
         answer = requests.post(f"{url}/v1/populations/bench:checkin", json={"client": client}, timeout=600)
         answer.raise_for_status()
-        found = answer.json()["answer"]
-        if found["status"] != "wait":
-            return found
-        pause.wait(found["retry_after"])
+        answer_ = answer.json()["answer"]
+        if answer_["status"] != "wait":
+            return answer_
+        pause.wait(answer_["retry_after"])
 
 
 def measure(plan: Plan, folder: Path, *, kind: str, clients: int, threads: int, workers: int = 1) -> Peak:
@@ -114,7 +114,7 @@ def measure(plan: Plan, folder: Path, *, kind: str, clients: int, threads: int, 
             assignment = _assignment(url, name)
             upload(url, assignment, body) if kind == "uploads" else download(url, assignment)
 
-        # The peak of taking the plan in is not what is asked for: it starts anew here.
+        # The peak of taking the plan in is not measured: reset it.
         with peaks_of(*family(coordinator.pids["web"])[1:]) as peaks, ThreadPoolExecutor(clients) as pool:
             list(pool.map(client, map(str, range(clients))))
         return max(peaks.values(), key=lambda peak: peak.resident)
@@ -127,23 +127,26 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="*", default=[16, 128])
     parser.add_argument("--repeats", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("", "MB each", "threads", "worker's MB before", "peak MB", "of it anonymous")
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
-        plan = compile_plan(Case(given.clients, given.megabytes, 1), root, say=lambda _: None)
+        plan = compile_plan(Case(options.clients, options.megabytes, 1), root, say=lambda _: None)
         for kind in KINDS:
-            for threads in given.threads:
-                found = [
-                    measure(plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=given.clients, threads=threads)
-                    for at in range(given.repeats)
+            for threads in options.threads:
+                peaks = [
+                    measure(plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=options.clients, threads=threads)
+                    for at in range(options.repeats)
                 ]
                 cells = [
-                    statistics.median(getattr(each, name) for each in found) / MEGABYTE
+                    statistics.median(getattr(each, name) for each in peaks) / MEGABYTE
                     for name in ("before", "resident", "anonymous")
                 ]
                 table.add_row(
-                    f"{given.clients} {kind}", str(given.megabytes), str(threads), *(f"{each:.0f}" for each in cells)
+                    f"{options.clients} {kind}",
+                    str(options.megabytes),
+                    str(threads),
+                    *(f"{each:.0f}" for each in cells),
                 )
     Console(width=100).print(table)
 

@@ -79,10 +79,10 @@ class Front:
         while True:
             seen = self._news
             response = self._router(Request({**request.environ, "wsgi.input": BytesIO(body)}))
-            found = json.loads(response.get_data())
-            if found.get("answer", {}).get("status") != "wait" or time.monotonic() >= until:
-                if "retry_after" in found:  # an update's receipt
-                    response.set_data(json.dumps({**found, "retry_after": 0.0}))
+            message = json.loads(response.get_data())
+            if message.get("answer", {}).get("status") != "wait" or time.monotonic() >= until:
+                if "retry_after" in message:  # an update's receipt
+                    response.set_data(json.dumps({**message, "retry_after": 0.0}))
                 return response
             with self._told:
                 self._told.wait_for(lambda seen=seen: self._news != seen, until - time.monotonic())
@@ -92,7 +92,7 @@ class Front:
             time.sleep(LOOK)
             task = self._app.platform.tasks.get(names.task_path("bench"))
             last, before = task and task.value.current, last
-            for after in (0.0, CACHE) if last != before else ():  # once more, for those told what was being read
+            for after in (0.0, CACHE) if last != before else ():  # once more, for those that saw the cached round
                 time.sleep(after)
                 self._app.checkin.open_rounds._populations.clear()
                 with self._told:
@@ -111,8 +111,8 @@ def _members(url: str, delays: dict[str, float]) -> None:
     zeros = {spec.path: np.zeros(spec.shape, spec.dtype.numpy) for spec in smoke_plan().manifest.update}
     for name, delay in delays.items():
         runtime = SimpleNamespace(work=lambda *_, delay=delay: time.sleep(delay) or zeros)
-        made = MusterClient(url, "bench", float, client_id=name, runtime_factory=lambda _, runtime=runtime: runtime)
-        threading.Thread(target=made.run, daemon=True).start()
+        client = MusterClient(url, "bench", float, client_id=name, runtime_factory=lambda _, runtime=runtime: runtime)
+        threading.Thread(target=client.run, daemon=True).start()
     threading.Event().wait()
 
 
@@ -136,8 +136,8 @@ def replay(clients: int, length: float, way: str, service: float) -> list[tuple[
     for at in (length * (number + 1) / clients for number in range(clients)):
         spans += [(at, at + service)] * 2  # broadcast and update
         while at < length:
-            told = pause(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
-            step = min(HOLD, length - at) if way == POLL else told
+            retry = pause(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
+            step = min(HOLD, length - at) if way == POLL else retry
             spans.append((at, at + step) if way == POLL else (at + step, at + step + service))
             at += step  # noqa: PLW2901
     return spans
@@ -145,9 +145,9 @@ def replay(clients: int, length: float, way: str, service: float) -> list[tuple[
 
 def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -> tuple[list[list[float]], float]:
     """Returns figures, each of all rounds, and the median seconds of a request."""
-    hold, (floor, kept), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
+    hold, (floor, cache), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
     with LocalCoordinator(folder / "data") as coordinator, HeldPort() as port, ExitStack() as ended:
-        settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{kept}", "BENCH_LOG": str(log)}
+        settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{cache}", "BENCH_LOG": str(log)}
         environment = {**os.environ, **settings_of(folder / "data"), **settings, "BENCH_HOLD": f"{hold:d}"}
         command = [
             sys.executable,
@@ -169,39 +169,41 @@ def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -
             member = get_context("spawn").Process(target=_members, args=arguments)
             member.start()
             ended.callback(member.kill)
-        time.sleep(5)  # until all have asked
+        time.sleep(5)  # until all have checked in
         policy = TaskPolicy(rounds=rounds + 2, goal=clients, minimum=clients)
         with CpuWatch(pid for parent in (*coordinator.pids.values(), front.pid) for pid in family(parent)) as cpu:
             operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
             while operator.task("bench").status is not TaskStatus.COMPLETED:
                 time.sleep(0.5)
         views = [view for view in operator.rounds("bench") if view.phase is Phase.COMMITTED][1:]
-    found, lines = [], [[float(word) for word in line.split()] for line in log.read_text().splitlines()]
+    figures, lines = [], [[float(word) for word in line.split()] for line in log.read_text().splitlines()]
     for opened, closed in pairwise(view.opened_at.timestamp() for view in views):
-        assigned = [end - opened for _, end, given in lines if given and opened <= end < closed]
+        assigned = [end - opened for _, end, is_assigned in lines if is_assigned and opened <= end < closed]
         spans = [(max(opened, start), min(closed, end)) for start, end, _ in lines if start < closed and end > opened]
-        asked, held = sum(opened <= start < closed for start, *_ in lines), sum(end - start for start, end in spans)
-        shares = [each / clients for each in (1000 * cpu.between(opened, closed), asked, held)]
-        found.append([min(assigned), max(assigned), closed - opened, *shares, dollars(spans, clients, hold=hold)])
-    return [list(each) for each in zip(*found, strict=True)], float(np.median([end - start for start, end, _ in lines]))
+        requests, held = sum(opened <= start < closed for start, *_ in lines), sum(end - start for start, end in spans)
+        shares = [each / clients for each in (1000 * cpu.between(opened, closed), requests, held)]
+        figures.append([min(assigned), max(assigned), closed - opened, *shares, dollars(spans, clients, hold=hold)])
+    return [list(each) for each in zip(*figures, strict=True)], float(
+        np.median([end - start for start, end, _ in lines])
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["2:0:9", "50:0:9", "200:0:9", "50:10:6"])
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        address, threads = given.serve
+    options = parser.parse_args()
+    if options.serve:
+        address, threads = options.serve
         serve(lambda: create_app("client_api", __file__, "http"), addresses=[address], workers=2, threads=int(threads))
         return
     console, replayed = Console(soft_wrap=True), [f"{each:g} s: requests | $" for each in LENGTHS]
     console.print("case", "way", "load", *FIGURES, *replayed, sep=" | ")
-    for case, way in product(given.cases, WAYS):
+    for case, way in product(options.cases, WAYS):
         clients, seconds, rounds = map(int, case.split(":"))
         with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-            found, service = measure(clients, seconds, rounds, way, Path(folder))
-        cells = [f"{np.median(each):.3g} ({min(each):.3g}–{max(each):.3g})" for each in found]
+            figures, service = measure(clients, seconds, rounds, way, Path(folder))
+        cells = [f"{np.median(each):.3g} ({min(each):.3g}–{max(each):.3g})" for each in figures]
         for spans in (replay(clients, length, way, service) for length in LENGTHS):
             cells += [f"{len(spans) / clients:.1f}", f"{dollars(spans, clients, hold=way == POLL):,.1f}"]
         console.print(case, way, f"{os.getloadavg()[0]:.1f}", *cells, sep=" | ")

@@ -169,8 +169,13 @@ def main() -> None:
     parser.add_argument("size", type=int, help="bytes that a GET gives")
     parser.add_argument("workers", type=int)
     parser.add_argument("threads", type=int)
-    given = parser.parse_args()
-    serve(lambda: bare_application(given.size), addresses=[given.address], workers=given.workers, threads=given.threads)
+    options = parser.parse_args()
+    serve(
+        lambda: bare_application(options.size),
+        addresses=[options.address],
+        workers=options.workers,
+        threads=options.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ class Arrivals:
         }
 
 
-class Arriving:
+class ArrivalRecorder:
     """Recorder of the arrivals of all rounds. Not thread-safe."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Arriving:
         self._waiting = 0
         self._rounds.append(_Span())
 
-    def came(self, due: float, now: float) -> None:
+    def sent(self, due: float, now: float) -> None:
         """Records that a client that was due at `due` sends its check-in at `now`."""
         while self._next is not None and self._next <= now:
             self._waiting += 1

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Callable, Optional
 
 from muster.client import UnreachableError
-from muster.load.arrivals import Arriving
+from muster.load.arrivals import ArrivalRecorder
 from muster.load.loop import LoadError, run_beside
 from muster.load.shape import LoadShape
 from muster.load.targets import Answer, Target
@@ -87,7 +87,7 @@ class RoundClients:
       attempt: Number of this attempt in the load, from 1. Each attempt has other clients.
       number: Number of the round.
       times: Receives the time of each request.
-      arriving: Records how clients arrive in open loop.
+      recorder: Records how clients arrive in open loop.
       plans: URLs of plans that were fetched before; extended, since devices cache plans.
       tally: Outcomes so far.
     """
@@ -98,7 +98,7 @@ class RoundClients:
     attempt: int
     number: int
     times: Times
-    arriving: Optional[Arriving] = None
+    recorder: Optional[ArrivalRecorder] = None
     plans: set[str] = field(default_factory=set)
     tally: Tally = field(default_factory=Tally)
 
@@ -124,11 +124,11 @@ class RoundClients:
         self._progress = progress
         start = self._loop.time()
         arrivals = enumerate(start + at for at in self.shape.times(self.attempt))
-        if self.arriving is None:
+        if self.recorder is None:
             lanes = min(self.shape.lanes, self.shape.clients)
             loops = [self._closed_loop(arrivals) for _ in range(lanes)]
         else:
-            self.arriving.begin(start + at for at in self.shape.times(self.attempt))
+            self.recorder.begin(start + at for at in self.shape.times(self.attempt))
             loops = [self._open_loop(arrivals)]
         await run_beside(self._watch(is_over), asyncio.gather(*loops))
 
@@ -293,13 +293,13 @@ class RoundClients:
 
         due = None if client is None else self._due.pop(client, None)
         async with self._lanes:
-            if due is not None and self.arriving is not None:
-                self.arriving.came(due, self._loop.time())
+            if due is not None and self.recorder is not None:
+                self.recorder.sent(due, self._loop.time())
             answer = await self.target.call(send)
         if due is not None:
             self.tally.checked_in += 1
-            if self.arriving is not None:
-                self.arriving.answered(due, self._loop.time())
+            if self.recorder is not None:
+                self.recorder.answered(due, self._loop.time())
         return answer
 
     async def _sleep_until(self, instant: float, *, otherwise: str) -> None:

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Callable, Optional
 
 from muster.client import UnreachableError
-from muster.load.arrivals import Arriving
+from muster.load.arrivals import ArrivalRecorder
 from muster.load.clients import Contribution, RoundClients
 from muster.load.loop import LoadError, LoadLoop, run_beside
 from muster.load.result import LoadResult, LoadRound
@@ -145,7 +145,7 @@ class _Load:
 
     async def _measure(self, progress: Callable[[int, int], None], stage: Callable[[str], None]) -> LoadResult:
         shape, target = self.shape, self.target
-        arriving = None if shape.arrivals is None else Arriving()
+        recorder = None if shape.arrivals is None else ArrivalRecorder()
         outcomes, waits = Counter[str](), Histogram()
         rounds: list[LoadRound] = []
         checked_in = 0
@@ -156,7 +156,7 @@ class _Load:
             view = await self.rounds.begin()
             stage(f"round {number} of {shape.rounds}")
             clients = RoundClients(
-                target, shape, contribution, number, view.round, self.times, arriving=arriving, plans=plans
+                target, shape, contribution, number, view.round, self.times, recorder=recorder, plans=plans
             )
             await clients.run(is_over=self.rounds.is_over, progress=partial(progress, number))
             stage(f"waiting for the end of round {number}")
@@ -174,7 +174,7 @@ class _Load:
             phases=tuple(self.times.phases()),
             waits=waits,
             outcomes=outcomes,
-            arrivals=None if arriving is None else arriving.result(),
+            arrivals=None if recorder is None else recorder.result(),
             processes={role: use.since(usage.get(role, _NOTHING)) for role, use in target.used().items()},
             unmeasured=target.unmeasured,
         )

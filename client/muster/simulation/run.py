@@ -127,11 +127,11 @@ def run(
     )
 
 
-def _policy(given: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
-    fields = {} if given is None else given.to_dict()
-    if goal is not None or given is None:
+def _policy(base: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
+    fields = {} if base is None else base.to_dict()
+    if goal is not None or base is None:
         fields["goal"] = clients if goal is None else goal
-    if given is None:
+    if base is None:
         fields["minimum"] = 1  # later rounds may have fewer clients
     return TaskPolicy.from_dict({**fields, "rounds": rounds})
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from muster.load.arrivals import Arriving
+from muster.load.arrivals import ArrivalRecorder
 from muster.load.served import used_by
 from muster.load.shape import LoadShape
 from muster.load.times import Histogram, Times
@@ -70,12 +70,12 @@ def test_invalid_policy_names_the_field():
 
 
 def test_lateness_counts_from_when_a_client_was_due():
-    arriving = Arriving()
-    arriving.begin(iter([float(second) for second in range(40)]))
+    recorder = ArrivalRecorder()
+    recorder.begin(iter([float(second) for second in range(40)]))
     for client in range(40):  # one is served in two seconds, and comes each second
-        arriving.came(float(client), 2.0 * client)
-        arriving.answered(float(client), 2.0 * client + 2.0)
-    found = arriving.result()
+        recorder.sent(float(client), 2.0 * client)
+        recorder.answered(float(client), 2.0 * client + 2.0)
+    found = recorder.result()
     assert (found.offered, found.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
     assert found.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
     assert found.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
@@ -84,23 +84,23 @@ def test_lateness_counts_from_when_a_client_was_due():
 
 
 def test_slow_answers_are_not_overload():
-    arriving = Arriving()
-    arriving.begin(itertools.count())
+    recorder = ArrivalRecorder()
+    recorder.begin(itertools.count())
     for client in range(100):
-        arriving.came(float(client), client + 0.01)
-        arriving.answered(float(client), client + 3.0)
-    found = arriving.result()
+        recorder.sent(float(client), client + 0.01)
+        recorder.answered(float(client), client + 3.0)
+    found = recorder.result()
     assert found.kept_up is True
     assert found.in_time
 
 
 def test_burst_has_no_rate():
-    arriving = Arriving()
-    arriving.begin(itertools.repeat(0.0, 50))
+    recorder = ArrivalRecorder()
+    recorder.begin(itertools.repeat(0.0, 50))
     for client in range(50):
-        arriving.came(0.0, client)
-        arriving.answered(0.0, client + 1.0)
-    found = arriving.result()
+        recorder.sent(0.0, client)
+        recorder.answered(0.0, client + 1.0)
+    found = recorder.result()
     assert (found.offered, found.kept_up, found.backlog) == (None, None, 50)
 
 
