@@ -67,11 +67,11 @@ def measure_fold(*, quick: bool) -> Iterable[Figure]:
 
 def measure_checkins(*, quick: bool) -> Iterable[Figure]:
     """Yields check-ins per second and their 99th percentile."""
-    repeats = checkins.measure(repeats=5, seconds=1.0 if quick else 3.0)
-    floor = statistics.median(turn.rate for turn in repeats[checkins.BARE])
-    slowest = statistics.median(turn.p99 for turn in repeats[checkins.BARE])
+    passes = checkins.measure(repeats=5, seconds=1.0 if quick else 3.0)
+    floor = statistics.median(sample.rate for sample in passes[checkins.BARE])
+    slowest = statistics.median(sample.p99 for sample in passes[checkins.BARE])
     against = "a bare gunicorn with the same workers"
-    for case, samples in repeats.items():
+    for case, samples in passes.items():
         p50, generators, cpu = (
             statistics.median(getattr(sample, name) for sample in samples) for name in ("p50", "generators", "cpu")
         )

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import re
 import socket
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,13 +66,15 @@ class Served(Target):
         self._access = access
         self._pids = pids or {}
         self._parts = urlsplit(url)
-        self._transport = Transport(url)
+        self._local = threading.local()  # a transport per thread, since sessions are not thread-safe
         self._threads = ThreadPoolExecutor(lanes + 1, "load")  # one for an operator's polls
+        self._closed = False
         self._idle: list[http.client.HTTPConnection] = []
         self._connections: set[http.client.HTTPConnection] = set()
 
     def close(self) -> None:
         """Closes all connections; requests under way fail, so that no thread outlives the load."""
+        self._closed = True
         self._threads.shutdown(wait=False)
         for connection in list(self._connections):
             if connection.sock is not None:
@@ -81,15 +84,17 @@ class Served(Target):
 
     def request(self, method: str, path: str, *, body: bytes = b"", token: Optional[str] = None) -> Answer:
         """See `Target.request`."""
-        failure, headers = "", headers_of(method, token)
-        for _ in range(2):
-            connection = self._connection()
+        failure, headers = "closed", headers_of(method, token)
+        for reuse in (True, False):
+            if self._closed:
+                break
+            connection = self._connection(reuse=reuse)
             try:
                 connection.request(method, self._parts.path.rstrip("/") + path, body=body or None, headers=headers)
                 response = connection.getresponse()
                 answer = Answer(response.status, response.read())
             except (http.client.HTTPException, OSError) as error:
-                # The other side may close an idle connection; every request may be repeated.
+                # The server may close idle connections; every request may be repeated.
                 connection.close()
                 self._connections.discard(connection)
                 failure = f"{type(error).__name__}: {error}"
@@ -100,11 +105,14 @@ class Served(Target):
 
     def upload_to_store(self, assignment: Mapping[str, Any], update: Mapping[str, Array]) -> bool:
         """See `Target.upload_to_store`."""
+        if not hasattr(self._local, "transport"):
+            self._local.transport = Transport(self._url)
+        transport: Transport = self._local.transport
         message = Assignment.from_dict(dict(assignment))
-        if not DirectSender(self._transport, message, TensorBody(update)).send():
+        if not DirectSender(transport, message, TensorBody(update)).send():
             return False
         report = Report(outcome="uploaded")
-        self._transport.call("POST", "/v1/updates:report", message=report, answer=Receipt, token=message.token)
+        transport.call("POST", "/v1/updates:report", message=report, answer=Receipt, token=message.token)
         return True
 
     def operator(self) -> Transport:
@@ -128,9 +136,10 @@ class Served(Target):
         """See `Target.unmeasured`."""
         return _INSTALL_PSUTIL if self._pids and find_spec("psutil") is None else ""
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, *, reuse: bool) -> http.client.HTTPConnection:
         with contextlib.suppress(IndexError):
-            return self._idle.pop()
+            if reuse:
+                return self._idle.pop()
         kind = http.client.HTTPSConnection if self._parts.scheme == "https" else http.client.HTTPConnection
         connection = kind(self._parts.netloc, timeout=_TIMEOUT)
         self._connections.add(connection)
