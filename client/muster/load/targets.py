@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Callable, Optional, TypeVar
 
 from muster.client import Transport
@@ -204,7 +206,10 @@ class _Hooks:
 
     def port(self, name: str, port: Any) -> Any:
         """Returns a port whose calls are counted."""
-        return _CountedPort(port, name, self._called)
+        methods = (method for method in dir(type(port)) if not method.startswith("_"))
+        return SimpleNamespace(
+            **{method: partial(self._call, f"{name}.{method}", getattr(port, method)) for method in methods}
+        )
 
     def runtime(self, runtime: Any) -> Any:
         """Returns a plan's runtime that stores the accumulator of `report`."""
@@ -220,30 +225,12 @@ class _Hooks:
 
         return Runtime()
 
-    def _called(self, name: str) -> None:
+    def _call(self, name: str, method: Callable[..., T], *arguments: Any, **named: Any) -> T:
         self._times.called(name)
         if name == "queue.enqueue":
             self.enqueued = True
             self.wake.set()
-
-
-class _CountedPort:
-    """A port that calls `called` with `port.method` before each call."""
-
-    def __init__(self, port: Any, name: str, called: Callable[[str], None]) -> None:
-        self._port = port
-        self._name = name
-        self._called = called
-
-    def __getattr__(self, method: str) -> Any:
-        inner, called, name = getattr(self._port, method), self._called, f"{self._name}.{method}"
-
-        def counted(*args: Any, **named: Any) -> Any:
-            called(name)
-            return inner(*args, **named)
-
-        self.__dict__[method] = counted
-        return counted
+        return method(*arguments, **named)
 
 
 @contextmanager
