@@ -48,22 +48,27 @@ def closed_deployment(tmp_path, monkeypatch):
 
 
 def test_every_update_is_counted_while_clients_vanish():
-    told = []
+    reports = []
     shape = LoadShape(clients=150, rounds=2, dropout=0.1)
-    result = run_load(shape, progress=lambda number, done: told.append((number, done)))
+    result = run_load(shape, progress=lambda number, done: reports.append((number, done)))
     assert result.exact is True
-    assert [each.folded for each in result.rounds] == [135, 135]
+    assert [attempt.folded for attempt in result.rounds] == [135, 135]
     # The second round's first clients may see the first round for as long as it is cached.
     waited = result.outcomes.pop("told to wait", 0)
     assert waited == result.waits.count <= shape.lanes
     assert result.outcomes == {"accepted": 270, "vanished": 30}
-    assert told[-1] == (2, 150)
-    found = phases(result)
-    assert [found[name].count for name in ("check-in", "broadcast", "upload", "commit")] == [300 + waited, 270, 270, 2]
-    assert found["upload"].calls["blobs.create"] == 270
+    assert reports[-1] == (2, 150)
+    by_name = phases(result)
+    assert [by_name[name].count for name in ("check-in", "broadcast", "upload", "commit")] == [
+        300 + waited,
+        270,
+        270,
+        2,
+    ]
+    assert by_name["upload"].calls["blobs.create"] == 270
     # The last update causes the close, and that the commit. A tick would be seconds later by the
     # load's clock, which skips idle time; the work itself takes `wall` at most.
-    assert all(each.commit < 5.0 + result.wall for each in result.rounds)
+    assert all(attempt.commit < 5.0 + result.wall for attempt in result.rounds)
 
 
 def test_stragglers_check_in_again_and_are_counted():
@@ -129,7 +134,7 @@ def test_clients_without_a_slot_end_with_the_round():
         round_seconds=600.0,
     )
     result = run_load(shape)
-    assert [(each.folded, each.exact) for each in result.rounds] == [(50, True)] * 2
+    assert [(attempt.folded, attempt.exact) for attempt in result.rounds] == [(50, True)] * 2
     ended = {name: count for name, count in result.outcomes.items() if name != "told to wait"}
     assert sum(ended.values()) == 400
     assert ended["accepted"] == 100
@@ -139,7 +144,7 @@ def test_clients_without_a_slot_end_with_the_round():
 
 def test_abandoned_round_is_a_reported_attempt():
     result = run_load(LoadShape(clients=20, rounds=2, goal=50, minimum=30, round_seconds=60.0))
-    assert [(each.number, each.attempt, each.committed, each.folded) for each in result.rounds] == [
+    assert [(attempt.number, attempt.attempt, attempt.committed, attempt.folded) for attempt in result.rounds] == [
         (1, 1, False, 0),
         (1, 2, False, 0),
     ]
@@ -152,8 +157,8 @@ def test_abandoned_round_is_a_reported_attempt():
 
 def test_phases_do_not_overlap():
     result = run_load(LoadShape(clients=80))
-    found = phases(result)
-    assert {"queue", "fold", "close", "commit"} <= set(found)
+    by_name = phases(result)
+    assert {"queue", "fold", "close", "commit"} <= set(by_name)
     assert sum(phase.total for phase in result.phases) <= result.wall
     assert sum(phase.cpu for phase in result.phases) <= result.cpu
 
@@ -161,15 +166,17 @@ def test_phases_do_not_overlap():
 def test_served_coordinator_is_measured():
     done = load("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["exact"] is True
-    assert found["outcomes"] == {"accepted": 40}
-    assert set(found["processes"]) == {"web", "committer", "pump"}
-    assert all(10e6 < use["peak_bytes"] < 4e9 for use in found["processes"].values())
-    assert found["server_cpu_seconds"] == pytest.approx(sum(use["cpu_seconds"] for use in found["processes"].values()))
-    assert found["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(found["server_cpu_seconds"] * 1000 / 40)
-    assert found["bytes_up_for_a_client"] > 100
-    assert found["arrivals"]["lateness"]["count"] == 40
+    output = json.loads(done.stdout)
+    assert output["exact"] is True
+    assert output["outcomes"] == {"accepted": 40}
+    assert set(output["processes"]) == {"web", "committer", "pump"}
+    assert all(10e6 < use["peak_bytes"] < 4e9 for use in output["processes"].values())
+    assert output["server_cpu_seconds"] == pytest.approx(
+        sum(use["cpu_seconds"] for use in output["processes"].values())
+    )
+    assert output["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(output["server_cpu_seconds"] * 1000 / 40)
+    assert output["bytes_up_for_a_client"] > 100
+    assert output["arrivals"]["lateness"]["count"] == 40
     assert "s: starting a coordinator" in done.stderr  # progress
 
 
@@ -179,11 +186,11 @@ def test_load_of_a_deployment_with_keys_and_enrolment(closed_deployment, tmp_pat
     place = ["--clients", "12", "--rounds", "2", "--url", running.url]
     done = load(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert (found["exact"], found["outcomes"]["accepted"]) == (True, 24)
+    output = json.loads(done.stdout)
+    assert (output["exact"], output["outcomes"]["accepted"]) == (True, 24)
     # Both by this machine's clock, which sees the end at a poll.
-    assert all(0 <= each["commit"] <= each["seconds"] and each["within"] > 0 for each in found["rounds"])
-    assert found["capacity"] is None
+    assert all(0 <= attempt["commit"] <= attempt["seconds"] and attempt["within"] > 0 for attempt in output["rounds"])
+    assert output["capacity"] is None
     for left_out, hint in ((keys[2:], "--key"), (keys[:2], "--enrolment-key")):
         refused = load(*place, "--token", KEY, *left_out)
         assert (refused.exit_code, hint in refused.stderr) == (1, True), refused.output
@@ -206,10 +213,10 @@ def test_command_writes_json_and_removes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     done = load("--clients", "20", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["exact"] is True
-    assert found["rounds"][0]["folded"] == 20
-    assert found["capacity"]["clients_per_hour_and_core"] > 0
+    output = json.loads(done.stdout)
+    assert output["exact"] is True
+    assert output["rounds"][0]["folded"] == 20
+    assert output["capacity"]["clients_per_hour_and_core"] > 0
     assert list(tmp_path.iterdir()) == []
 
 

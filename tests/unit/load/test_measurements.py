@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
+from contextlib import closing
 
 import pytest
 
 from muster.load.arrivals import ArrivalRecorder
-from muster.load.served import used_by
+from muster.load.served import Access, Served, used_by
 from muster.load.shape import LoadShape
 from muster.load.times import Histogram, Times
 from muster.wire.problems import ProblemError
@@ -42,8 +44,8 @@ def test_exactly_the_given_fraction_drops_out(clients, dropout):
 
 def test_every_client_has_a_slot_unless_a_goal_is_given():
     assert LoadShape(clients=100, dropout=0.2).policy().cap == 100
-    given = LoadShape(clients=1000, goal=100, over_selection=1.3, minimum=80, round_seconds=90.0).policy()
-    assert (given.goal, given.cap, given.minimum, given.round_seconds) == (100, 130, 80, 90.0)
+    policy = LoadShape(clients=1000, goal=100, over_selection=1.3, minimum=80, round_seconds=90.0).policy()
+    assert (policy.goal, policy.cap, policy.minimum, policy.round_seconds) == (100, 130, 80, 90.0)
     assert LoadShape(clients=1000, goal=100).policy().cap == 100
 
 
@@ -75,12 +77,12 @@ def test_lateness_counts_from_when_a_client_was_due():
     for client in range(40):  # one is served in two seconds, and comes each second
         recorder.sent(float(client), 2.0 * client)
         recorder.answered(float(client), 2.0 * client + 2.0)
-    found = recorder.result()
-    assert (found.offered, found.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
-    assert found.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
-    assert found.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
-    assert found.backlog == 20
-    assert found.kept_up is False
+    arrivals = recorder.result()
+    assert (arrivals.offered, arrivals.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
+    assert arrivals.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
+    assert arrivals.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
+    assert arrivals.backlog == 20
+    assert arrivals.kept_up is False
 
 
 def test_slow_answers_are_not_overload():
@@ -89,9 +91,9 @@ def test_slow_answers_are_not_overload():
     for client in range(100):
         recorder.sent(float(client), client + 0.01)
         recorder.answered(float(client), client + 3.0)
-    found = recorder.result()
-    assert found.kept_up is True
-    assert found.in_time
+    arrivals = recorder.result()
+    assert arrivals.kept_up is True
+    assert arrivals.in_time
 
 
 def test_burst_has_no_rate():
@@ -100,8 +102,8 @@ def test_burst_has_no_rate():
     for client in range(50):
         recorder.sent(0.0, client)
         recorder.answered(0.0, client + 1.0)
-    found = recorder.result()
-    assert (found.offered, found.kept_up, found.backlog) == (None, None, 50)
+    arrivals = recorder.result()
+    assert (arrivals.offered, arrivals.kept_up, arrivals.backlog) == (None, None, 50)
 
 
 def test_nested_phases_are_subtracted():
@@ -138,3 +140,10 @@ def test_process_usage_is_measured():
     assert used.since(before["here"]).cpu > 0
     assert used.peak > 10e6
     assert used.processes >= 1
+
+
+def test_missing_psutil_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with closing(Served("http://127.0.0.1:1", lanes=1, access=Access(), pids={"web": os.getpid()})) as target:
+        assert target.used() == {}
+        assert "muster-fl[load]" in target.unmeasured

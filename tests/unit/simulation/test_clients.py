@@ -41,9 +41,9 @@ def values(data, number=1):
     ids=["list", "mapping", "array", "iterator", "client data", "function", "of the round", "default argument"],
 )
 def test_accepted_forms(data, expected):
-    found = values(data, 3)
-    assert found == expected
-    assert list(found) == list(expected)
+    sources = values(data, 3)
+    assert sources == expected
+    assert list(sources) == list(expected)
 
 
 def test_data_is_read_when_the_client_works():

@@ -14,8 +14,8 @@ from muster.testing.wsgi import InProcessAdapter
 def echo(request):
     if request.path == "/refuse":
         return Response('{"type": "x"}', status=503, headers={"Retry-After": "7"})
-    told = f"{request.method} {request.full_path} {request.content_length} {request.headers.get('Authorization')}"
-    return Response(request.get_data(), headers={"Told": told})
+    summary = f"{request.method} {request.full_path} {request.content_length} {request.headers.get('Authorization')}"
+    return Response(request.get_data(), headers={"Summary": summary})
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_request_and_body_arrive(session, body):
     answer = session.put("http://here/a/b", data=body, params={"q": "x y"}, headers={"Authorization": "Bearer t"})
     expected = (body.encode() if isinstance(body, str) else body) or b""
     assert answer.content == expected
-    assert answer.headers["told"] == f"PUT /a/b?q=x+y {len(expected)} Bearer t"
+    assert answer.headers["summary"] == f"PUT /a/b?q=x+y {len(expected)} Bearer t"
 
 
 def test_body_of_chunks_arrives(session):
