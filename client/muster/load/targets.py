@@ -225,7 +225,7 @@ class _Hooks:
 
         return Runtime()
 
-    def _call(self, name: str, method: Callable[..., T], *arguments: Any, **named: Any) -> T:
+    def _call(self, name: str, method: Callable[..., T], /, *arguments: Any, **named: Any) -> T:
         self._times.called(name)
         if name == "queue.enqueue":
             self.enqueued = True
