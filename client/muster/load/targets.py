@@ -127,7 +127,7 @@ class InProcess(Target):
     """The real HTTP application over embedded stores, called as WSGI on the loop's thread."""
 
     lanes = 1
-    poll_seconds = 0.02
+    poll_seconds = 0.0
     same_clock = True
     remote = False
 
@@ -156,7 +156,8 @@ class InProcess(Target):
         """See `Target.changed`: only queued work changes a round."""
         self._hooks.worked.clear()
         await self._hooks.worked.wait()
-        await asyncio.sleep(seconds)
+        if seconds:
+            await asyncio.sleep(seconds)
 
     def settle(self) -> None:
         """See `Target.settle`."""
