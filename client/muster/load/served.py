@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from muster.client import TensorBody, Transport
 from muster.client.direct_upload import DirectSender
-from muster.load.targets import Answer, Target, Use, headers_of
+from muster.load.targets import JSON, OCTETS, Answer, Target, Use
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import Assignment, Receipt, Report
 from muster.wire.signatures import SigningKey
@@ -84,7 +84,9 @@ class Served(Target):
 
     def request(self, method: str, path: str, *, body: bytes = b"", token: Optional[str] = None) -> Answer:
         """See `Target.request`."""
-        failure, headers = "closed", headers_of(method, token)
+        failure, headers = "closed", {"Content-Type": OCTETS if method == "PUT" else JSON}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         for reuse in (True, False):
             if self._closed:
                 break

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, Callable, Optional, TypeVar
 
@@ -20,7 +21,7 @@ from muster.wire.tensors import Array
 
 _RETRY_FLOOR = 0.1  # seconds, as in `muster up`
 _ROUND_CACHE = 0.05  # seconds, as in `muster up`
-_JSON, _OCTETS = "application/json", "application/octet-stream"
+JSON, OCTETS = "application/json", "application/octet-stream"
 T = TypeVar("T")
 
 
@@ -115,12 +116,13 @@ class Target(ABC):
         return {}
 
 
-def headers_of(method: str, token: Optional[str]) -> dict[str, str]:
-    """Returns the headers of a client's request."""
-    headers = {"Content-Type": _OCTETS if method == "PUT" else _JSON}
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
-    return headers
+@lru_cache
+def _environ_of(method: str, path: str) -> dict[str, Any]:
+    """Returns the WSGI environment of a request without its body and token."""
+    from werkzeug.test import EnvironBuilder
+
+    content_type = OCTETS if method == "PUT" else JSON
+    return EnvironBuilder(path, URL, method=method, content_type=content_type).get_environ()
 
 
 class InProcess(Target):
@@ -139,10 +141,13 @@ class InProcess(Target):
 
     def request(self, method: str, path: str, *, body: bytes = b"", token: Optional[str] = None) -> Answer:
         """See `Target.request`."""
-        from muster.testing.wsgi import call
+        from werkzeug.test import run_wsgi_app
 
-        answer = call(self._coordinator.app, method, URL + path, headers=headers_of(method, token), body=body)
-        return Answer(answer.code, answer.body)
+        environ = {**_environ_of(method, path), "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        if token is not None:
+            environ["HTTP_AUTHORIZATION"] = f"Bearer {token}"
+        chunks, status, _ = run_wsgi_app(self._coordinator.app, environ, buffered=True)
+        return Answer(int(status[:3]), b"".join(chunks))
 
     def operator(self) -> Transport:
         """See `Target.operator`."""
