@@ -1,9 +1,11 @@
-"""Check-ins a second through real HTTP: accepted ones, and ones answered "wait", beside what the server does without Muster.
+"""Check-ins per second over real HTTP, accepted and told to wait, beside the bare server.
 
-`python tests/benchmarks/checkins.py`. `muster up` with one web worker for each core on an embedded store, and beside it, on the same
-cores, generators with kept connections, whose own share of the CPU is printed. Two floors of the same run: `bare`, the same gunicorn
-with an application of two lines, which answers `ok`; and `health`, `GET /health`, which goes through functions-framework and Muster's
-router besides. Each case is measured in turns, the first of which warms up and is dropped, and the medians of the others are shown.
+Run `python -m benchmarks.checkins`. The subject is `muster up` with one web worker per core on an
+embedded store. Generators with open connections run on the same cores, and their CPU share is
+printed. The same run measures two yardsticks: `bare` is the same gunicorn with an application of
+two lines that responds `ok`; `health` is `GET /health`, which also passes through
+functions-framework and Muster's router. Cases are measured alternately; the first pass warms up
+and is dropped, and the medians of the others are shown.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from processes import cpu_seconds, family
 from rich.console import Console
 from rich.table import Table
-from yardsticks import bare_server
 
+from benchmarks.processes import cpu_seconds, family
+from benchmarks.yardsticks import bare_server
 from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.smoke import smoke_plan
@@ -49,7 +51,7 @@ _HEADER_END = b"\r\n\r\n"
 
 @dataclass(frozen=True)
 class Measured:
-    """What one generator, or all, came to. Seconds; `expected`: answers that were what the case is about."""
+    """Result of one generator, or of all. Seconds; `expected`: responses that the case is about."""
 
     answers: int
     expected: int
@@ -58,8 +60,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One turn of a case: answers a second, quantiles in ms, cores that the generators and the coordinator took, ms of CPU for each."""
+class Pass:
+    """One pass of a case: responses per second, quantiles in ms, cores used by generators and
+    coordinator, CPU ms per response.
+    """
 
     rate: float
     p50: float
@@ -70,7 +74,7 @@ class Turn:
 
 
 def request_of(case: str, client: str) -> bytes:
-    """A request of the case, as it goes over the wire."""
+    """Returns a request of the case as bytes on the wire."""
     if case in (BARE, HEALTH):
         return b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"
     body = json.dumps({"client": client}).encode()
@@ -84,7 +88,7 @@ def request_of(case: str, client: str) -> bytes:
 def generate(
     case: str, host: str, port: int, *, connections: int, seconds: float, name: str, ready: Any, out: Any
 ) -> None:
-    """A generator, in a process of its own: `connections` requests at a time, for so many seconds."""
+    """Sends requests from a separate process, over `connections` connections, for `seconds`."""
     wanted = {ACCEPTED: b'"assigned"', WAIT: b'"round_full"'}.get(case, b"ok")
     sockets = [socket.create_connection((host, port)) for _ in range(connections)]
     for each in sockets:
@@ -111,8 +115,8 @@ def generate(
     while started and time.perf_counter() < until + 10:
         for number, _ in poll.poll(1000):
             buffers[number] += by_number[number].recv(1 << 16)
-            head, found, body = buffers[number].partition(_HEADER_END)
-            if not found or len(body) < _length(head):
+            head, end, body = buffers[number].partition(_HEADER_END)
+            if not end or len(body) < _length(head):
                 continue
             now = time.perf_counter()
             latencies.append(now - started.pop(number))
@@ -133,12 +137,12 @@ def _length(head: bytes) -> int:
     return 0
 
 
-def turn(case: str, url: str, pid: int, *, processes: int, connections: int, seconds: float) -> Turn:
+def run_case(case: str, url: str, pid: int, *, processes: int, connections: int, seconds: float) -> Pass:
     """Measures a case once, at the server whose parent process is `pid`."""
     place, servers = urlsplit(url), family(pid)
     context = multiprocessing.get_context("fork")
     ready, out = context.Event(), context.SimpleQueue()
-    made = [
+    generators = [
         context.Process(
             target=generate,
             args=(case, place.hostname, place.port),
@@ -152,31 +156,31 @@ def turn(case: str, url: str, pid: int, *, processes: int, connections: int, sec
         )
         for at in range(processes)
     ]
-    for each in made:
+    for each in generators:
         each.start()
     before, start = cpu_seconds(servers), time.perf_counter()
     ready.set()
-    found: list[Measured] = [out.get() for _ in made]
+    measured: list[Measured] = [out.get() for _ in generators]
     wall, cpu = time.perf_counter() - start, cpu_seconds(servers) - before
-    for each in made:
+    for each in generators:
         each.join()
-    answers = sum(each.answers for each in found)
-    odd = answers - sum(each.expected for each in found)
+    answers = sum(each.answers for each in measured)
+    odd = answers - sum(each.expected for each in measured)
     if odd:
         raise SystemExit(f"{odd} of {answers} answers were not what {case!r} is about")
-    latencies = sorted(latency for each in found for latency in each.latencies)
-    return Turn(
+    latencies = sorted(latency for each in measured for latency in each.latencies)
+    return Pass(
         answers / wall,
         1000 * latencies[len(latencies) // 2],
         1000 * latencies[math.ceil(0.99 * len(latencies)) - 1],
-        sum(each.cpu for each in found) / wall,
+        sum(each.cpu for each in measured) / wall,
         cpu / wall,
         1000 * cpu / answers,
     )
 
 
 def prepare(coordinator: LocalCoordinator) -> None:
-    """Opens a task with room for everybody, and one whose round is full."""
+    """Opens one task with a slot for every client, and one whose round is full."""
     operator, plan = Operator(coordinator.url), smoke_plan()
     for name, goal in ((OPEN, 100_000), (FULL, 1)):
         policy = TaskPolicy(goal=goal, round_seconds=86400, assignment_seconds=86400)
@@ -191,10 +195,10 @@ def prepare(coordinator: LocalCoordinator) -> None:
 
 
 def measure(
-    *, turns: int, seconds: float, processes: int = 1, connections: int = 16, workers: int | None = None
-) -> dict[str, list[Turn]]:
-    """All cases in `turns` turns and one to warm up, on a coordinator of its own with a web worker for each core, or so many."""
-    found: dict[str, list[Turn]] = {case: [] for case in CASES}
+    *, repeats: int, seconds: float, processes: int = 1, connections: int = 16, workers: int | None = None
+) -> dict[str, list[Pass]]:
+    """Returns all passes of all cases, on a new coordinator with a web worker per core."""
+    samples: dict[str, list[Pass]] = {case: [] for case in CASES}
     count = workers or os.cpu_count() or 1
     with (
         tempfile.TemporaryDirectory(prefix="muster-bench-") as folder,
@@ -202,19 +206,19 @@ def measure(
         bare_server(Path(folder), size=2, workers=count) as bare,
     ):
         prepare(coordinator)
-        for at in range(turns + 1):
-            for case, each in found.items():
+        for at in range(repeats + 1):
+            for case, each in samples.items():
                 url, pid = (bare.url, bare.pid) if case == BARE else (coordinator.url, coordinator.pids["web"])
-                made = turn(case, url, pid, processes=processes, connections=connections, seconds=seconds)
-                each.extend([made] if at else [])
-    return found
+                sample = run_case(case, url, pid, processes=processes, connections=connections, seconds=seconds)
+                each.extend([sample] if at else [])
+    return samples
 
 
-def report(console: Console, turns: dict[str, list[Turn]]) -> None:
+def report(console: Console, repeats: dict[str, list[Pass]]) -> None:
     """Prints medians."""
 
-    def middle(case: str, of: Callable[[Turn], float]) -> float:
-        return statistics.median(map(of, turns[case]))
+    def middle(case: str, of: Callable[[Pass], float]) -> float:
+        return statistics.median(map(of, repeats[case]))
 
     names = (
         "case",
@@ -228,7 +232,7 @@ def report(console: Console, turns: dict[str, list[Turn]]) -> None:
         "CPU ms each",
     )
     table = Table(*names)
-    for case in turns:
+    for case in repeats:
         target = TARGETS.get(case)
         table.add_row(
             NAMES[case],
@@ -244,15 +248,15 @@ def report(console: Console, turns: dict[str, list[Turn]]) -> None:
 
 
 def main() -> None:
-    """Measures."""
+    """Measures all cases."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a turn")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a case")
     parser.add_argument("--processes", type=int, default=1, help="generators")
     parser.add_argument("--connections", type=int, default=16, help="of each generator")
     parser.add_argument("--workers", type=int, help="web workers; else one for each core")
-    given = parser.parse_args()
-    report(Console(), measure(**vars(given)))
+    options = parser.parse_args()
+    report(Console(), measure(**vars(options)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""How long a cold start takes: `python tests/benchmarks/cold.py`.
+"""Duration of a cold start: `python -m benchmarks.cold`.
 
-Each function in a process of its own, as functions-framework starts it, from the process's start to its first answer: the application is
-made with the first request. Beside it a function of one line that says hello, and a Python that does nothing. The committer's first
-commit, which loads TensorFlow, is that of a round of two clients. All on a warm disk; in an instance of the cloud Google's libraries come
-on top, see docs/reference/functions.md for those.
+Each function is started in a new process by functions-framework and measured from the process's
+start to its first response; the application is built by the first request. The yardsticks are a
+function of one line and a Python that does nothing. The committer's first commit, which loads
+TensorFlow, is that of a round of two clients. All of this is on a warm disk; in the cloud Google's
+libraries are loaded too.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processes import family
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 
+from benchmarks.processes import family
 from muster.load.run import ones
 from muster.local.held_port import HeldPort
 from muster.local.settings import settings_of
@@ -43,13 +44,13 @@ import functions_framework
 def hello(request):
     return "hello"
 """
-_PATIENCE = 60.0  # seconds for an answer
-_LOOK = 0.001  # seconds between looks whether a port is open
+_TIMEOUT = 60.0  # seconds for a response
+_POLL = 0.001  # seconds between polls of whether a port is open
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked first of a function, and whether its answer may take TensorFlow."""
+    """First request to a function, and whether its response may load TensorFlow."""
 
     function: str
     method: str
@@ -79,7 +80,7 @@ PROGRAMS = {
 
 
 def before_commit(folder: Path) -> Any:
-    """Makes a coordinator's folder in which a round of two is folded; what the commit is asked with."""
+    """Creates a coordinator's folder with a folded round; returns the payload of its commit."""
     from muster.runtime import Runtime  # loads TensorFlow
 
     plan = smoke_plan()
@@ -93,7 +94,7 @@ def before_commit(folder: Path) -> Any:
 
 
 def answer_seconds(request: Request, folder: Path) -> float:
-    """Seconds from the start of a function's process, whose coordinator keeps everything in `folder`, to its first answer."""
+    """Returns seconds from the start of a function's process to its first response."""
     source = ROOT / "functions" / request.function / "main.py"
     if request.function == "hello":
         source = folder / "hello.py"
@@ -121,13 +122,13 @@ def answer_seconds(request: Request, folder: Path) -> float:
 
 
 def _ask(request: Request, port: int, process: subprocess.Popen[bytes]) -> int:
-    until, pause = time.monotonic() + _PATIENCE, threading.Event()
+    until, pause = time.monotonic() + _TIMEOUT, threading.Event()
     while process.poll() is None and time.monotonic() < until:
-        line = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
         try:
             line.connect()
         except ConnectionRefusedError:
-            pause.wait(_LOOK)
+            pause.wait(_POLL)
             continue
         body = None if request.body is None else json.dumps(request.body)
         line.request(request.method, request.path, body, {"Content-Type": "application/json"})
@@ -139,20 +140,19 @@ def _ask(request: Request, port: int, process: subprocess.Popen[bytes]) -> int:
 
 
 def program_seconds(code: str) -> float:
-    """Seconds from a Python's start to its end."""
+    """Returns seconds from a Python's start to its end."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={**os.environ, **_environment()})  # noqa: S603  our own
     return time.perf_counter() - start
 
 
 def _environment() -> dict[str, str]:
-    paths = os.pathsep.join(str(ROOT / each) for each in ("functions", "client"))
-    return {"PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return {"TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def measure(*, repeats: int) -> dict[str, list[float]]:
-    """Seconds by what is started, in turns; the first turn is for the disk."""
-    found: dict[str, list[float]] = {}
+    """Returns seconds by started program, measured alternately; the first pass warms the disk."""
+    seconds_of: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as root:
         ready = Path(root) / "ready"
         ready.mkdir()
@@ -171,12 +171,12 @@ def measure(*, repeats: int) -> dict[str, list[float]]:
         for repeat in range(repeats + 1):
             for name, step in steps.items():
                 seconds = step()
-                found.setdefault(name, []).extend([seconds] if repeat else [])
-    return found
+                seconds_of.setdefault(name, []).extend([seconds] if repeat else [])
+    return seconds_of
 
 
 def main() -> None:
-    """Measures."""
+    """Measures all programs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     table = Table("", "median s", "min", "max")

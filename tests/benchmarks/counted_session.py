@@ -1,4 +1,4 @@
-"""A session of `requests` that counts the bytes of bodies as they cross the wire: encoded, where they are, and with each repeat."""
+"""Session of `requests` that counts bytes of bodies on the wire: encoded, and with repeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from requests.adapters import HTTPAdapter
 
 
 class _Pieces:
-    """A body that is sent in pieces, each of which is counted when it is taken."""
+    """A body of chunks, each of which is counted when it is read."""
 
     def __init__(self, body: Any, counter: _Counter) -> None:
         self._body = body
@@ -33,7 +33,7 @@ class _Counter(HTTPAdapter):
         self._last: Any = None
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
-        """Sends."""
+        """Sends a request; see `HTTPAdapter.send`."""
         self.settle()
         if isinstance(request.body, bytes | str):
             self.up += len(request.body)
@@ -44,14 +44,14 @@ class _Counter(HTTPAdapter):
         return response
 
     def settle(self) -> None:
-        """Counts the last answer, of which no more will be read."""
+        """Counts the last response, which is read to its end."""
         if self._last is not None:
             self.down += self._last.tell()  # bytes that came over the wire, whatever they were decoded to
             self._last = None
 
 
 class CountedSession(requests.Session):
-    """Counts bodies, one request after another; heads are not counted."""
+    """Session that counts bodies of one request after another, without headers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class CountedSession(requests.Session):
         self.mount("http://", self._counter)
 
     def taken(self) -> tuple[int, int]:
-        """Bytes down and up since this was asked last."""
+        """Returns bytes received and sent since the last call."""
         self._counter.settle()
-        found = self._counter.down, self._counter.up
+        counts = self._counter.down, self._counter.up
         self._counter.down = self._counter.up = 0
-        return found
+        return counts

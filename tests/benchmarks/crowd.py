@@ -1,6 +1,6 @@
-"""Clients by the hundred that train nothing: each a thread with a session of its own, fifty to a process.
+"""Clients by the hundred that train nothing: threads with a session each, fifty per process.
 
-One process for all of them would be the slowest part of a round of a thousand: its threads take turns at one interpreter.
+One process for all of them would limit a round of a thousand, as its threads share an interpreter.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from counted_session import CountedSession
 
+from benchmarks.counted_session import CountedSession
 from muster.client import Assigned, Contributed, MusterClient
 from muster.wire.plan import Plan
 
@@ -30,21 +30,21 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def processes_of(clients: int) -> int:
-    """In how many processes so many clients are: one for each core at least, if there are as many clients."""
+    """Returns the number of processes for the clients: at least one per core."""
     return min(clients, max(os.cpu_count() or 1, clients // _TOGETHER))
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """One client's part of a round.
+    """One client's contribution to a round.
 
     Attributes:
-      round: The round's number.
-      assigned: When it was assigned, in POSIX seconds.
-      done: When its upload was answered, likewise.
-      told: How long it was told to wait then, in seconds.
-      down: Bytes of the bodies that it received since its last part, those of check-ins that were answered "wait" included.
-      up: Bytes of the bodies that it sent, likewise.
+      round: Number of the round.
+      assigned: POSIX seconds of the assignment.
+      done: POSIX seconds of the response to the upload.
+      told: Seconds that the client was told to wait then.
+      down: Bytes of bodies received since its last contribution, check-ins included.
+      up: Bytes of bodies sent since its last contribution, check-ins included.
     """
 
     round: int
@@ -56,7 +56,7 @@ class Contribution:
 
 
 class Values(StrEnum):
-    """What the values of updates are, and with them those of the broadcasts, which are the updates' means."""
+    """Values of updates, and so of broadcasts, which are the updates' means."""
 
     NOISE = "noise"  # random bits, so that nothing on the way could make them fewer
     WEIGHTS = "weights"  # normally distributed, as those of trained weights are
@@ -64,7 +64,7 @@ class Values(StrEnum):
 
 
 class Echo:
-    """Answers every broadcast with an update of its size. Made once for all clients of a process, and finite."""
+    """Worker that responds to every broadcast with an update of its size. Shared by a process."""
 
     def __init__(self, plan: Plan, *, values: Values) -> None:
         randomness = np.random.default_rng(0)
@@ -78,24 +78,24 @@ class Echo:
                 fractions = randomness.integers(0, 1 << 23, size=shape, dtype=np.uint32)
                 self._update[spec.path] = (exponents | fractions).view(np.float32)
             else:
-                made = randomness.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
+                values = randomness.normal(scale=1e-3, size=shape).astype(spec.dtype.numpy)
                 if values is Values.SPARSE:
-                    made[randomness.random(shape) >= _FILLED] = 0
-                self._update[spec.path] = made
+                    values[randomness.random(shape) >= _FILLED] = 0
+                self._update[spec.path] = values
 
     def work(self, _data: Any, _broadcast: dict[str, Any]) -> dict[str, Any]:
-        """The update."""
+        """Returns the update."""
         return self._update
 
 
 class Crowd:
-    """The clients `0` to `clients - 1` of the population `bench`, at work while this is entered.
+    """The clients `0` to `clients - 1` of the population `bench`, at work in a `with` block.
 
     Args:
-      url: The coordinator's address.
-      clients: How many.
-      plan: A file with the plan whose updates they answer with.
-      values: What these are.
+      url: URL of the coordinator.
+      clients: Number of clients.
+      plan: File of the plan whose updates they send.
+      values: Values of the updates.
     """
 
     def __init__(self, url: str, clients: int, plan: Path, *, values: Values) -> None:
@@ -136,12 +136,12 @@ class Crowd:
             raise SystemExit("A client ended before its time")
 
     def end(self) -> list[Contribution]:
-        """Stops all clients; what they contributed."""
+        """Stops all clients and returns their contributions."""
         self._stop.set()
-        found: list[Contribution] = []
+        contributions: list[Contribution] = []
         for _ in self._processes:
-            found += self._out.get()
-        return found
+            contributions += self._out.get()
+        return contributions
 
 
 def _members(*, url: str, numbers: range, plan: Path, values: Values, stop: Any, out: Any) -> None:
@@ -150,9 +150,9 @@ def _members(*, url: str, numbers: range, plan: Path, values: Values, stop: Any,
     ended = threading.Event()
     with ThreadPoolExecutor(len(numbers) + 1) as pool:
         running = [pool.submit(_member, url, str(number), echo, ended, contributed) for number in numbers]
-        told = pool.submit(stop.wait)
-        wait([told, *running], return_when=FIRST_COMPLETED)
-        if not told.done():
+        stopped = pool.submit(stop.wait)
+        wait([stopped, *running], return_when=FIRST_COMPLETED)
+        if not stopped.done():
             for each in running:
                 if each.done() and (error := each.exception()) is not None:
                     traceback.print_exception(error)

@@ -1,8 +1,8 @@
-"""How long a round's end takes where the stores are a network away: `python tests/benchmarks/distance.py`.
+"""Duration of a round's end on stores across a network: `python -m benchmarks.distance`.
 
-A coordinator in this process, each of whose calls to the stores takes so long as a call to a bucket does from a function beside it.
-Printed is the time from the upload that reaches the goal to the next round's opening, without the queue's own, which is not ours; once
-as it is deployed, and once with one call at a time.
+The coordinator is in this process; each call to its stores is delayed by the latency of a bucket
+beside a function. Printed is the time from the upload that reaches the goal to the next round's
+opening, without the queue's latency: once as deployed, and once with one call at a time.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _IDS = 60  # that a sum's ids may have
 
 @dataclass
 class Distant:
-    """A store whose calls take `seconds` longer while it is `away`."""
+    """Store whose calls take `seconds` longer while it is `away`."""
 
     inner: Any
     seconds: float
     away: bool = False
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.inner, name)
+        attribute = getattr(self.inner, name)
         if name not in _CALLS or not self.away:
-            return found
+            return attribute
 
         def call(*arguments: Any, **more: Any) -> Any:
             threading.Event().wait(self.seconds)
-            return found(*arguments, **more)
+            return attribute(*arguments, **more)
 
         return call
 
 
 def measure(clients: int, *, at_once: int, seconds: float = SECONDS) -> float:
-    """Seconds of the end of a round of so many clients."""
+    """Returns the seconds of the end of a round."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         h = Harness(Path(folder), durable=True)
         stores = [Distant(h.inner.documents, seconds), Distant(h.inner.blobs, seconds)]
@@ -73,11 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clients", type=int, nargs="*", default=[2, 20, 100, 1000, 4000])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that a call takes (default: %(default)s)")
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("clients", f"s, {AT_ONCE} calls at once", "s, one by one")
-    for clients in given.clients:
-        found = [measure(clients, at_once=each, seconds=given.seconds) for each in (AT_ONCE, 1)]
-        table.add_row(f"{clients:,}", *(f"{each:.2f}" for each in found))
+    for clients in options.clients:
+        seconds = [measure(clients, at_once=each, seconds=options.seconds) for each in (AT_ONCE, 1)]
+        table.add_row(f"{clients:,}", *(f"{each:.2f}" for each in seconds))
     Console().print(table)
 
 

@@ -1,6 +1,7 @@
-"""What encoding saves and costs, on what Muster sends: `python tests/benchmarks/encoding_speeds.py`.
+"""Savings and cost of encodings on what Muster sends: `python -m benchmarks.encoding_speeds`.
 
-The size as a part of the original's, and megabytes of the original that one core encodes and decodes in a second.
+Printed are the encoded size as a fraction of the original, and megabytes of the original that one
+core encodes and decodes per second.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
-from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
 from support.zstd import zstd
 
+from benchmarks.figures import MEGABYTE
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How bytes become fewer, and come back."""
+    """An encoder and its decoder."""
 
     encode: Callable[[bytes], bytes]
     decode: Callable[[bytes], bytes]
@@ -32,7 +33,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A body and an encoding. `part`: the size that is left over the body's; MB/s of the body, each time."""
+    """A body in an encoding. `part`: encoded size over the body's; speeds in MB/s of the body."""
 
     body: str
     size: int
@@ -54,7 +55,7 @@ ENCODINGS = {"zstd 1": _zstd(1), "zstd 3": _zstd(3), "zstd 9": _zstd(9), "gzip 1
 
 
 def trained() -> bytes:
-    """The weights of a network trained on the digits, as float32."""
+    """Returns the weights of a network trained on the digits, as float32."""
     from sklearn.datasets import load_digits
     from sklearn.neural_network import MLPClassifier
 
@@ -64,7 +65,7 @@ def trained() -> bytes:
 
 
 def bodies() -> dict[str, bytes]:
-    """What is encoded, by what it is."""
+    """Returns the bodies to encode, by name."""
     randomness = np.random.default_rng(0)
     normal = randomness.normal(scale=1e-3, size=1_000_000).astype(np.float32)
     sparse = np.where(randomness.random(normal.size) < 0.05, normal, np.float32(0))
@@ -80,7 +81,7 @@ def bodies() -> dict[str, bytes]:
 
 
 def measure(*, repeats: int) -> Iterator[Encoded]:
-    """Each body in each encoding."""
+    """Returns each body in each encoding."""
     for name, body in bodies().items():
         for label, encoding in ENCODINGS.items():
             small = encoding.encode(body)
@@ -105,7 +106,7 @@ def main() -> None:
     """Prints the table."""
     table = Table("body", "bytes", "encoding", "left", "encodes, MB/s", "decodes, MB/s")
     for each in measure(repeats=5):
-        speeds = (f"{statistics.median(found):,.0f}" for found in (each.encode, each.decode))
+        speeds = (f"{statistics.median(samples):,.0f}" for samples in (each.encode, each.decode))
         table.add_row(each.body, f"{each.size:,}", each.encoding, f"{each.part:.1%}", *speeds)
     Console(width=110).print(table)
 

@@ -1,4 +1,4 @@
-"""Measured figures: each with its unit, its target, and the yardstick of the same run that it is held against."""
+"""Measured figures, each with its unit, its target, and a yardstick of the same run."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class Figure:
     """One figure.
 
     Attributes:
-      table: The table that it is in.
+      table: Name of its table.
       case: What was measured.
       value: The median, in `unit`.
-      unit: Of `value`, `low`, `high`, `target` and `yardstick`.
-      low: The least of the samples. Likewise `high`.
-      samples: How many there were.
-      target: What it should be; None: nothing is asked of it.
-      at_most: Whether the target is an upper bound; else a lower one.
-      yardstick: The yardstick's figure of the same run, in the same unit; None: it has none.
-      against: What the yardstick is.
-      note: What else belongs to it, such as a process's peak.
+      unit: Unit of `value`, `low`, `high`, `target` and `yardstick`.
+      low: The least of the samples.
+      high: The greatest of the samples.
+      samples: Number of samples.
+      target: The target; None if it has none.
+      at_most: True if the target is an upper bound, else a lower one.
+      yardstick: The yardstick's figure of the same run, in the same unit; None if it has none.
+      against: Name of the yardstick.
+      note: A related fact, such as a process's peak.
     """
 
     table: str
@@ -61,29 +62,29 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None without one."""
+        """True if the target is met; None without a target."""
         if self.target is None:
             return None
         return self.value <= self.target if self.at_most else self.value >= self.target
 
 
 def figure(table: str, case: str, samples: Sequence[float], unit: str, **more: Any) -> Figure:
-    """The median of some samples, which are not empty."""
+    """Returns the median of a non-empty list of samples as a figure."""
     return Figure(table, case, statistics.median(samples), unit, min(samples), max(samples), len(samples), **more)
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under what a section was measured.
+    """Conditions of a section's measurement.
 
     Attributes:
-      session: When the run that it is of began (ISO 8601). What one session measured may be held against each other.
-      date: The day, as people write it.
-      machine: Its cores, memory, system and Python.
-      quick: Whether it had fewer and smaller cases.
-      load: The machine's load averages (1 minute) at its start and its end.
-      seconds: How long it took.
-      finished: Whether it came to its end.
+      session: Start of its run (ISO 8601). Figures of one session may be compared.
+      date: The day, in words.
+      machine: Cores, memory, system and Python.
+      quick: True if it had fewer and smaller cases.
+      load: The machine's load averages (1 minute) at the start and the end.
+      seconds: Its duration.
+      finished: True if it completed.
     """
 
     session: str
@@ -96,14 +97,14 @@ class Conditions:
 
 
 def machine() -> str:
-    """This machine in a line."""
+    """Returns a description of this machine in a line."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}, Python {platform.python_version()}"
 
 
 @dataclass
 class Section:
-    """What was measured together."""
+    """Figures that were measured together."""
 
     conditions: Conditions
     figures: list[Figure] = field(default_factory=list)
@@ -116,37 +117,37 @@ class Results:
     sections: dict[str, Section] = field(default_factory=dict)
 
     def of(self, table: str) -> list[Figure]:
-        """A table's figures."""
+        """Returns a table's figures."""
         return [each for section in self.sections.values() for each in section.figures if each.table == table]
 
     def conditions(self, section: str) -> Conditions | None:
-        """Those of a section; None: it was not measured."""
-        found = self.sections.get(section)
-        return None if found is None else found.conditions
+        """Returns the conditions of a section; None if it was not measured."""
+        measured = self.sections.get(section)
+        return None if measured is None else measured.conditions
 
     def together(self, one: str, other: str) -> bool:
-        """Whether two sections were measured in the same session."""
+        """Returns whether two sections were measured in the same session."""
         first, second = self.conditions(one), self.conditions(other)
         return first is not None and second is not None and first.session == second.session
 
     def save(self, file: Path) -> None:
-        """Writes them as JSON, so that the file is never half of it."""
+        """Writes the results as JSON, atomically."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        made = file.with_suffix(".new")
-        made.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        made.replace(file)
+        temporary = file.with_suffix(".new")
+        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        temporary.replace(file)
 
     @classmethod
     def load(cls, file: Path) -> Results:
-        """Reads what `save` wrote. Raises `ValueError` if it is something else."""
+        """Reads what `save` wrote. Raises `ValueError` for anything else."""
         try:
-            found = json.loads(file.read_text())["sections"]
+            sections = json.loads(file.read_text())["sections"]
             sections = {
                 name: Section(
                     Conditions(**{**each["conditions"], "load": tuple(each["conditions"]["load"])}),
                     [Figure(**one) for one in each["figures"]],
                 )
-                for name, each in found.items()
+                for name, each in sections.items()
             }
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{file} holds no figures of this benchmark: {error}") from error
@@ -154,7 +155,7 @@ class Results:
 
 
 def text_of(value: float) -> str:
-    """A number with three significant digits, or whole."""
+    """Returns a number with three significant digits, or whole."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"

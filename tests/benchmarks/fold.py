@@ -1,16 +1,19 @@
-"""How fast updates fold, against numpy's own in-place addition of the same arrays: `make bench-fold`.
+"""Speed of the fold beside numpy's in-place addition of the same arrays: `make bench-fold`.
 
-All figures of a case come from one run, in turns, so that whatever else the machine does meets them all. The updates are files in the
-page cache; GB/s (10^9 bytes of updates a second) and shares of the yardstick are medians.
+All figures of a case are of one run and measured alternately, so that other load on the machine
+affects them alike. The updates are files in the page cache. GB/s (10^9 bytes of updates per second)
+and fractions of the yardstick are medians.
 
 - add: numpy adds arrays that are in memory already. The yardstick.
-- fold: the files read (small ones) or mapped, their headers checked, added, the sum looked at once for NaN and infinity: what a fold of sums does.
-- checked: the same with every update looked at by itself, which is what a maximum or a bad update asks for.
-- TensorFlow: `accumulate` as a graph, as a plan whose accumulators are not proven to be sums has it.
-- part: the whole fold of a manifest: the above, an accumulator made, the partial written and the updates deleted.
+- fold: files are read (small ones) or mapped, headers checked, updates added, and the sum checked
+  once for NaN and infinity: the fold of sums.
+- checked: the same with every update checked by itself, as for a maximum or after a bad update.
+- TensorFlow: `accumulate` as a graph, for plans whose accumulators are not proven to be sums.
+- part: the whole fold of a manifest: the above, a new accumulator, the partial written and the
+  updates deleted.
 
-The coordinator's own code is what runs (`Folding`), but for `add`; in `fold` and `checked` into an accumulator that is there already.
-Last, two processes that each fold parts of their own at once, beside one alone.
+Everything but `add` is the coordinator's own code; `fold` and `checked` use an accumulator that
+exists already. Last, two processes fold parts at once, beside one alone.
 """
 
 from __future__ import annotations
@@ -25,13 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowd import SPAWN
-from figures import MEGABYTE
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update, with_tensorflow
 
+from benchmarks.crowd import SPAWN
+from benchmarks.figures import MEGABYTE
 from muster.runtime.fold import Accumulator, Fold
 from muster.wire.tensors import encode
 from muster_coordinator.domain import names
@@ -53,13 +56,13 @@ class Case:
 
     @property
     def updates(self) -> int:
-        """How many of them are folded at a time."""
+        """Number of updates that are folded at a time."""
         return min(_LIMIT, max(3, _AT_ONCE // self.megabytes))
 
 
 @dataclass(frozen=True)
-class _Given(UpdateAggregator):
-    """Folds into accumulators that it is given, so that what making one costs is left out."""
+class _GivenAccumulators(UpdateAggregator):
+    """Aggregator that folds into given accumulators, so that their creation is not measured."""
 
     make: Callable[[], Accumulator] = field(kw_only=True)
 
@@ -94,56 +97,56 @@ class Bench:
             )
 
     def _folding(self, make: Callable[[], Accumulator]) -> UpdateAggregator:
-        made = self.harness.app.folding
-        return _Given(made.platform, made.plans, made.runtime, make=make)
+        aggregator = self.harness.app.folding
+        return _GivenAccumulators(aggregator.platform, aggregator.plans, aggregator.runtime, make=make)
 
     def store(self) -> None:
-        """Puts the updates back."""
+        """Restores the updates."""
         for name, body in zip(self.names, self.bodies, strict=True):
             self.blobs.create(name, [body])
 
     def add(self) -> None:
-        """The yardstick."""
+        """Measures the yardstick."""
         for update in self.updates:
             for name, value in update.items():
                 np.add(self.into[name], value, out=self.into[name])
 
     def fold(self) -> None:
-        """Without a look at each update's values."""
-        made = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
-        assert all_finite(made.tensors())
+        """Folds without a check of each update's values."""
+        accumulator = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
+        assert all_finite(accumulator.tensors())
 
     def checked(self) -> None:
-        """With one."""
+        """Folds with a check of each update's values."""
         self._add_all(self.sums, self.strict)
 
     def tensorflow(self) -> None:
-        """With graphs."""
+        """Folds with graphs."""
         self._add_all(self.graphs, self.strict)
 
     def _add_all(self, folding: UpdateAggregator, rules: UpdateRules) -> Accumulator:
-        made = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
-        assert made is not None
-        assert made.tally.folded == len(self.names), made.tally
-        return made.accumulator
+        partial = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
+        assert partial is not None
+        assert partial.tally.folded == len(self.names), partial.tally
+        return partial.accumulator
 
     def part(self) -> None:
-        """A manifest's fold."""
+        """Folds a manifest."""
         self.harness.app.folding._ensure(*self._part(), tuple(self.names))
 
     def _part(self) -> tuple[Open, RoundLedger, str]:
-        found = self.harness.platform.round(self.key)
-        assert found is not None
-        return found.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
+        round_ = self.harness.platform.round(self.key)
+        assert round_ is not None
+        return round_.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
 
     def after_part(self) -> None:
-        """Makes ready for another."""
+        """Prepares the next `part`."""
         self.blobs.delete([names.partial_name(self.key, names.shard_part(0, 0))])
         self.store()
 
 
 def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, list[float]]:
-    """Seconds of each step, once for each repeat."""
+    """Returns the seconds of each step, once per repeat."""
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         bench = Bench(case, Path(folder), tensorflow=tensorflow)
         steps: dict[str, Callable[[], None]] = {"add": bench.add, "fold": bench.fold, "checked": bench.checked}
@@ -165,14 +168,14 @@ def measure(case: Case, *, repeats: int, tensorflow: bool) -> dict[str, list[flo
 
 @dataclass(frozen=True)
 class Together:
-    """GB/s of updates that one process folds alone, and that two fold at once, each a part of its own."""
+    """GB/s of updates that one process folds alone, and that two fold at once."""
 
     alone: list[float]
     both: list[float]
 
 
 def measure_together(case: Case, *, repeats: int, parts: int = 10) -> Together:
-    """Has processes fold `parts` parts each: one alone and both at once, in turns."""
+    """Measures processes that fold `parts` parts each: one alone and both, alternately."""
     lines, members = [], []
     for _ in range(2):
         mine, theirs = SPAWN.Pipe()
@@ -185,13 +188,13 @@ def measure_together(case: Case, *, repeats: int, parts: int = 10) -> Together:
         for line in lines:
             line.recv()
         for repeat in range(repeats + 1):
-            for count, found in speeds.items():
+            for count, samples in speeds.items():
                 for line in lines[:count]:
                     line.send("go")
                 spans = [line.recv() for line in lines[:count]]
                 size = count * parts * case.updates * case.megabytes * MEGABYTE
                 took = max(end for _, end in spans) - min(start for start, _ in spans)
-                found.extend([size / took / 1e9] if repeat else [])
+                samples.extend([size / took / 1e9] if repeat else [])
     finally:
         for member in members:
             member.kill()
@@ -217,22 +220,22 @@ def main() -> None:
     parser.add_argument("--tensors", type=int, nargs="*", default=[1, 40])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-tensorflow", action="store_true", help="leave its figure out, and its loading")
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("model MB", "tensors", "updates", "step", "GB/s", "share of add")
-    for megabytes in given.megabytes:
-        for tensors in given.tensors:
+    for megabytes in options.megabytes:
+        for tensors in options.tensors:
             case = Case(megabytes, tensors)
-            samples = measure(case, repeats=given.repeats, tensorflow=not given.no_tensorflow)
-            found = {step: statistics.median(each) for step, each in samples.items()}
+            samples = measure(case, repeats=options.repeats, tensorflow=not options.no_tensorflow)
+            medians = {step: statistics.median(each) for step, each in samples.items()}
             size = case.updates * megabytes * MEGABYTE
-            for step, seconds in found.items():
-                row = (f"{size / seconds / 1e9:.2f}", f"{found['add'] / seconds:.2f}")
+            for step, seconds in medians.items():
+                row = (f"{size / seconds / 1e9:.2f}", f"{medians['add'] / seconds:.2f}")
                 table.add_row(str(megabytes), str(tensors), str(case.updates), step, *row)
     Console(width=100).print(table)
     pair = Table("model MB", "one process, GB/s", "two at once", "of one")
-    for megabytes in given.megabytes:
-        found = measure_together(Case(megabytes, 1), repeats=given.repeats)
-        alone, both = statistics.median(found.alone), statistics.median(found.both)
+    for megabytes in options.megabytes:
+        medians = measure_together(Case(megabytes, 1), repeats=options.repeats)
+        alone, both = statistics.median(medians.alone), statistics.median(medians.both)
         pair.add_row(str(megabytes), f"{alone:.2f}", f"{both:.2f}", f"{both / alone:.2f}")
     Console(width=100).print(pair)
 

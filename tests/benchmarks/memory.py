@@ -1,9 +1,10 @@
-"""What memory the fold takes as the number of clients grows: `make bench-fold`.
+"""Memory of the fold by the number of clients: `make bench-fold`.
 
-An aggregator in a process of its own folds the updates of a round in chunks, with several requests at once, and a committer in another
-merges the partials. Printed is what each had at its peak beyond what it had before it knew the model: `resident` is all of it, the pages
-of mapped files included, which the system takes back when it wants them (VmHWM); `anonymous` is what it can't (RssAnon, looked
-at every few milliseconds). Linux only. Client bodies are a handful of files read under many names, so that the disk stays small.
+An aggregator in a separate process folds the updates of a round in chunks, with several requests at
+once, and a committer in another merges the partials. Printed is each process's peak beyond its use
+before it loaded the model: `resident` is all of it (VmHWM), including pages of mapped files, which
+the system can reclaim; `anonymous` is what it can't (RssAnon, sampled every few milliseconds).
+Linux only. Client bodies are a few files under many names, so that the disk usage stays small.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from figures import MEGABYTE
-from processes import peaks_of
 from rich.console import Console
 from rich.table import Table
 from support.harness import Harness
 from support.sized import sized_plan, sized_update
 
+from benchmarks.figures import MEGABYTE
+from benchmarks.processes import peaks_of
 from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 from muster_coordinator.adapters.directory import DirectoryBlobs
@@ -36,12 +37,12 @@ from muster_coordinator.state.round_ledger import RoundLedger
 
 ROLES = ("aggregator", "committer")
 _BODIES = 8
-_REQUESTS = 8  # folds asked for at once
+_REQUESTS = 8  # concurrent folds
 _CHUNK = 32  # updates in a part: the default of a task
 
 
 class FewBodies(DirectoryBlobs):
-    """Reads any update as one of a few."""
+    """Blobs whose updates are read from a few files."""
 
     def read(self, name: str, *, limit: int | None = None, into: memoryview | None = None) -> memoryview:
         """See `Blobs.read`."""
@@ -51,13 +52,13 @@ class FewBodies(DirectoryBlobs):
 
 
 def body_name(at: int) -> str:
-    """The file that stands for every eighth update."""
+    """Returns the name of the file that stands for every eighth update."""
     return f"bodies/{at}"
 
 
 @dataclass(frozen=True)
 class Beyond:
-    """Bytes that a process had at its peak beyond its base, of these its own, and the base."""
+    """Bytes of a process at its peak beyond its base, the anonymous ones of these, and the base."""
 
     resident: int
     anonymous: int
@@ -65,14 +66,14 @@ class Beyond:
 
 
 def play(root: Path, clients: int, role: str) -> None:
-    """One role's part, in this process."""
+    """Runs one role's work in this process."""
     blobs = FewBodies(root / "blobs")
     h = Harness(root / "other", durable=True, wrap=lambda platform: replace(platform, blobs=blobs))
     h.plan = Plan.load(root / "plan")
     if role == "aggregator":
         h.begin(goal=clients, shards=1)
-    found = h.platform.round(h.key())
-    assert found is not None
+    round_ = h.platform.round(h.key())
+    assert round_ is not None
     ledger = RoundLedger(h.platform, h.key())
     updates = [names.update_name(h.key(), 0, f"{at:032x}") for at in range(clients)]
     parts = {
@@ -85,7 +86,7 @@ def play(root: Path, clients: int, role: str) -> None:
 
     def fold() -> None:
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for done in [pool.submit(h.app.folding._ensure, found.value, ledger, *part) for part in parts.items()]:
+            for done in [pool.submit(h.app.folding._ensure, round_.value, ledger, *part) for part in parts.items()]:
                 done.result()
 
     def merge() -> None:
@@ -102,8 +103,8 @@ def play(root: Path, clients: int, role: str) -> None:
 
 
 def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list[Beyond]]:
-    """Both roles' peaks, each time in a process of its own."""
-    size, found = megabytes * MEGABYTE, {role: [] for role in ROLES}
+    """Returns both roles' peaks, each time in a new process."""
+    size, peaks = megabytes * MEGABYTE, {role: [] for role in ROLES}
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
         sized_plan(size, tensors=1).save(root / "plan")
@@ -116,11 +117,11 @@ def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list
             (place / "plan").hardlink_to(root / "plan")
             shutil.copytree(root / "blobs", place / "blobs", copy_function=os.link)
             for role in ROLES:
-                command = [sys.executable, __file__, "--play", str(place), role, str(clients)]
+                command = [sys.executable, "-m", "benchmarks.memory", "--play", str(place), role, str(clients)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
-                found[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
+                peaks[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
             shutil.rmtree(place)
-    return found
+    return peaks
 
 
 def main() -> None:
@@ -130,18 +131,18 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=1, help="the median of so many is printed")
     parser.add_argument("--play", nargs=3, metavar=("FOLDER", "ROLE", "CLIENTS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.play:
-        folder, role, clients = given.play
+    options = parser.parse_args()
+    if options.play:
+        folder, role, clients = options.play
         play(Path(folder), int(clients), role)
         return
     table = Table("clients", "model MB", "process", "peak beyond base, MB: resident", "anonymous", "resident / model")
-    for clients in given.clients:
-        for role, found in measure(clients, given.megabytes, repeats=given.repeats).items():
-            resident = statistics.median(each.resident for each in found) / MEGABYTE
-            anonymous = statistics.median(each.anonymous for each in found) / MEGABYTE
-            row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / given.megabytes:.2f}")
-            table.add_row(str(clients), str(given.megabytes), role, *row)
+    for clients in options.clients:
+        for role, peaks in measure(clients, options.megabytes, repeats=options.repeats).items():
+            resident = statistics.median(each.resident for each in peaks) / MEGABYTE
+            anonymous = statistics.median(each.anonymous for each in peaks) / MEGABYTE
+            row = (f"{resident:.1f}", f"{anonymous:.1f}", f"{resident / options.megabytes:.2f}")
+            table.add_row(str(clients), str(options.megabytes), role, *row)
     Console(width=110).print(table)
 
 

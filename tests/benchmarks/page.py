@@ -1,13 +1,13 @@
-"""Writes what was measured into docs/benchmarks.md, between its markers, with its plot and the figures themselves beside it."""
+"""Writes figures between the markers of docs/benchmarks.md, with the plot and the data."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import figures
-from figures import Figure, Results, text_of
-from plot import plot
+from benchmarks import figures
+from benchmarks.figures import Figure, Results, text_of
+from benchmarks.plot import plot
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 PLOT = PAGE.with_suffix(".svg")
@@ -15,11 +15,11 @@ FIGURES = PAGE.with_suffix(".json")
 _MARKED = "<!-- begin {name} -->\n{text}<!-- end {name} -->"
 _NONE = "Not measured.\n"
 _SIZED = "{clients:,} × 1 MB"  # the case whose bytes the table of costs has
-_USUAL = 100  # clients of it, where a round of so many as are asked for was not measured
+_USUAL = 100  # clients, where the wanted round was not measured
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The Markdown of each marked part, by its name."""
+    """Returns the Markdown of each marked section, by name."""
     plain = (
         figures.LINEAR,
         figures.FOLD,
@@ -44,61 +44,62 @@ def tables(results: Results) -> dict[str, str]:
 def write(results: Results) -> None:
     """Rewrites the page, the plot, and the figures that both show."""
     text = PAGE.read_text()
-    for name, made in tables(results).items():
+    for name, markdown in tables(results).items():
         pattern = re.escape(f"<!-- begin {name} -->") + r"\n.*?" + re.escape(f"<!-- end {name} -->")
         parts = re.split(pattern, text, flags=re.DOTALL)
         if len(parts) != 2:
             raise SystemExit(f"{PAGE} has {len(parts) - 1} parts marked {name!r}; it must have one")
-        text = _MARKED.format(name=name, text=made).join(parts)
+        text = _MARKED.format(name=name, text=markdown).join(parts)
     PAGE.write_text(text)
     plot(results, PLOT)
     results.save(FIGURES)
 
 
 def conditions(results: Results) -> str:
-    """When, where and how each section was measured."""
-    found = {name: each.conditions for name, each in results.sections.items()}
-    if not found:
+    """Returns the table of when, where and how each section was measured."""
+    conditions_of = {name: each.conditions for name, each in results.sections.items()}
+    if not conditions_of:
         return _NONE
-    minutes = sum(each.seconds for each in found.values()) / 60
-    sessions = {each.session for each in found.values()}
+    minutes = sum(each.seconds for each in conditions_of.values()) / 60
+    sessions = {each.session for each in conditions_of.values()}
     runs = "one session" if len(sessions) == 1 else f"{len(sessions)} sessions"
-    machines = "; ".join(dict.fromkeys(each.machine for each in found.values()))
+    machines = "; ".join(dict.fromkeys(each.machine for each in conditions_of.values()))
     lines = [
         f"Measured by `make bench` in {minutes:.0f} minutes, {runs}: {machines}.",
         "",
         "| section | date | seconds | load average at its start and end, its own processes included | |",
         "|---|---|---|---|---|",
     ]
-    for name, each in found.items():
+    for name, each in conditions_of.items():
         odd = ", ".join(["a quick run"] * each.quick + ["not finished"] * (not each.finished))
         lines.append(f"| {name} | {each.date} | {each.seconds:.0f} | {each.load[0]:.1f}, {each.load[1]:.1f} | {odd} |")
     return "\n".join(lines) + "\n"
 
 
-def table(found: list[Figure]) -> str:
-    """A table of its figures, one to a line."""
-    if not found:
+def table(figures_of: list[Figure]) -> str:
+    """Returns a table of figures, one per line."""
+    if not figures_of:
         return _NONE
-    against = next((each.against for each in found if each.against), "yardstick")
+    against = next((each.against for each in figures_of if each.against), "yardstick")
     lines = [f"| | median | range | target | beside {against} | |", "|---|---|---|---|---|---|"]
-    for each in found:
+    for each in figures_of:
         ratio = "" if each.ratio is None else f"{each.ratio:.2f} ×"
         lines.append(
-            f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} | {ratio} | {each.note} |"
+            f"| {each.case} | {text_of(each.value)} {each.unit} | {range_of(each)} | {target_of(each)} "
+            f"| {ratio} | {each.note} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def target_of(each: Figure) -> str:
-    """The target and whether it is met."""
+    """Returns the target and whether it is met, as text."""
     if each.target is None:
         return ""
     return f"{'≤' if each.at_most else '≥'} {text_of(each.target)}: {'met' if each.met else '**missed**'}"
 
 
 def range_of(each: Figure) -> str:
-    """From the least to the most, of how many."""
+    """Returns the range and the number of samples, as text."""
     return f"{text_of(each.low)}–{text_of(each.high)} of {each.samples}" if each.samples > 1 else "one"
 
 
@@ -106,12 +107,12 @@ def _cell(each: Figure) -> str:
     return f"{text_of(each.value)} ({text_of(each.low)}–{text_of(each.high)})"
 
 
-def _crossed(found: list[Figure], head: str, cell: object) -> str:
-    """A table whose figures' cases are `row|column`."""
-    if not found:
+def _crossed(figures_of: list[Figure], head: str, cell: object) -> str:
+    """Returns a table of figures whose cases are `row|column`."""
+    if not figures_of:
         return _NONE
     assert callable(cell)
-    by_name = {each.case: each for each in found}
+    by_name = {each.case: each for each in figures_of}
     rows, columns = (dict.fromkeys(case.split("|")[at] for case in by_name) for at in (0, 1))
     lines = [f"| {head} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for row in rows:
@@ -121,7 +122,7 @@ def _crossed(found: list[Figure], head: str, cell: object) -> str:
 
 
 def _rounds(results: Results) -> str:
-    """Rounds with their CPU, beside Flower's, which are as old as their section is."""
+    """Returns rounds with their CPU time, beside Flower's of its own session."""
     mine = results.of(figures.ROUNDS)
     if not mine:
         return _NONE
@@ -133,11 +134,14 @@ def _rounds(results: Results) -> str:
     together = results.together(figures.ROUNDS, figures.FLOWER)
     dated = "" if beside is None or together else f", {beside.date}"
     lines = [
-        f"| clients × model | median s | range | target | beside a bare gunicorn | Flower{dated}: s | Flower beside Muster | CPU ms, Muster | Flower{dated} | |",
+        (
+            f"| clients × model | median s | range | target | beside a bare gunicorn | Flower{dated}: s "
+            f"| Flower beside Muster | CPU ms, Muster | Flower{dated} | |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in mine:
-        took, theirs, their_cpu, peak = (found.get(each.case) for found in (cpu, other, other_cpu, memory))
+        took, theirs, their_cpu, peak = (table_.get(each.case) for table_ in (cpu, other, other_cpu, memory))
         cells = [
             each.case,
             text_of(each.value),
@@ -154,13 +158,13 @@ def _rounds(results: Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bytes(found: list[Figure]) -> str:
-    """Bytes of a client of a round."""
+def _bytes(figures_of: list[Figure]) -> str:
+    """Returns bytes of a client's round."""
 
     def cell(each: Figure) -> str:
         return f"{each.value:,.0f} ({each.low:,.0f}–{each.high:,.0f}) | {each.ratio or 0:.1%}"
 
-    text = _crossed(found, "a client of a round", cell)
+    text = _crossed(figures_of, "a client of a round", cell)
     return text.replace(
         "| down | up |\n|---|---|---|",
         "| down, bytes | of the model | up, bytes | of the model |\n|---|---|---|---|---|",
@@ -168,7 +172,7 @@ def _bytes(found: list[Figure]) -> str:
 
 
 def _calls(results: Results) -> str:
-    """What a round of so many calls, and what it costs, in one table."""
+    """Returns calls and cost of a round in one table."""
     by_case = {each.case: each.value for each in results.of(figures.CALLS)}
     if not by_case:
         return _NONE
@@ -186,7 +190,7 @@ def _calls(results: Results) -> str:
     usual = {way: measured.get(f"{_SIZED.format(clients=_USUAL)}|{way}") for way in sent}
     for way, name in (("down", "downloads"), ("up", "uploads")):
         rows[f"bytes that a client {name}, model of 1 MB"] = [
-            _measured(found, usual[way]) for found in sent[way].values()
+            _measured(measured, usual[way]) for measured in sent[way].values()
         ]
     dollars = [by_case[f"dollars|{size}"] for size in sizes]
     rows["**dollars for a million contributions**: calls"] = [f"**{each:.2f}**" for each in dollars]
@@ -197,9 +201,9 @@ def _calls(results: Results) -> str:
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())]) + "\n"
 
 
-def _measured(found: float | None, usual: float | None) -> str:
-    if found is not None:
-        return f"{found:,.0f}"
+def _measured(measured: float | None, usual: float | None) -> str:
+    if measured is not None:
+        return f"{measured:,.0f}"
     return "" if usual is None else f"({usual:,.0f})"
 
 
@@ -210,13 +214,13 @@ def _egress(size: float | None) -> float | None:
 
 
 def _encodings(results: Results) -> str:
-    """What is left of each body, and how fast it is encoded and decoded."""
+    """Returns encoded sizes and speeds of each body."""
     encodes, decodes = (
         {each.case: each for each in results.of(name)} for name in (figures.ENCODINGS, figures.DECODINGS)
     )
 
     def cell(each: Figure) -> str:
-        speeds = [found[each.case].value for found in (encodes, decodes) if each.case in found]
+        speeds = [measured[each.case].value for measured in (encodes, decodes) if each.case in measured]
         return f"{each.value:.1f} %: {', '.join(f'{speed:,.0f}' for speed in speeds)}"
 
     return _crossed(results.of(figures.SIZES), "left, %: encoded and decoded, MB/s", cell)

@@ -1,7 +1,7 @@
-"""Writes a plan whose model, broadcast and update are `--floats` float32 each: `python plan_of_size.py --floats N FILE`.
+"""Writes a plan whose model and update are N float32: `plan_of_size.py --floats N FILE`.
 
-A process of its own, since it imports TFF. The plan averages what the clients send by a sum and a count, so that its fold is a proven sum;
-TFF's own mean would have each client upload a second tensor of the model's size.
+It is a script, as it imports TFF. The plan averages updates by a sum and a count, so that its fold
+is a proven sum; with TFF's own mean each client would upload a second tensor of the model's size.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The plot of docs/benchmarks.md: seconds a round beside Flower and a bare server, and the time for a client as there are more of them."""
+"""Draws the plot of docs/benchmarks.md: rounds beside Flower and a bare server, and scaling."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import figures
-from figures import Figure, Results, text_of
+from benchmarks import figures
+from benchmarks.figures import Figure, Results, text_of
 
 _BARE, _MUSTER, _FLOWER = "#b9c4cf", "#1f6feb", "#d98324"
 _LINES = (_MUSTER, "#2b8a3e", "#6f42c1")  # by the number of clients; none is Flower's
@@ -14,7 +14,7 @@ _BAR = 0.27
 
 
 def plot(results: Results, file: Path) -> None:
-    """Draws what there is. The same figures give the same file."""
+    """Draws the figures that exist. The same figures yield the same file."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -33,7 +33,7 @@ def plot(results: Results, file: Path) -> None:
 
 
 def _draw_rounds(axes: Any, results: Results) -> None:
-    """Medians as bars, on a logarithmic scale; least and most as a line."""
+    """Draws medians as bars on a logarithmic scale, with ranges as lines."""
     mine = [each for each in results.of(figures.ROUNDS) if "," not in each.case.partition("×")[2]]
     theirs = {each.case: each for each in results.of(figures.FLOWER)}
     if not mine:
@@ -86,7 +86,7 @@ def _bars(axes: Any, values: list[tuple[int, float, float, float]], offset: floa
 
 
 def _draw_scale(axes: Any, results: Results) -> None:
-    """Milliseconds for a client by the number of clients in a round: flat is linear."""
+    """Draws milliseconds per client by the number of clients in a round: flat is linear."""
     lines: dict[str, list[tuple[int, Figure]]] = {}
     for each in (*results.of(figures.LINEAR), *results.of(figures.SCALE)):
         clients, _, kind = each.case.partition(" × " if each.table == figures.LINEAR else " clients, ")
@@ -95,12 +95,12 @@ def _draw_scale(axes: Any, results: Results) -> None:
                 (int(clients.replace(",", "")), each)
             )
     most = 0.0
-    for (label, found), colour in zip(lines.items(), _LINES, strict=False):
-        places = [clients for clients, _ in found]
-        spread = [[each.value - each.low for _, each in found], [each.high - each.value for _, each in found]]
+    for (label, points), colour in zip(lines.items(), _LINES, strict=False):
+        places = [clients for clients, _ in points]
+        spread = [[each.value - each.low for _, each in points], [each.high - each.value for _, each in points]]
         axes.errorbar(
             places,
-            [each.value for _, each in found],
+            [each.value for _, each in points],
             yerr=spread,
             marker="o",
             ms=3.5,
@@ -109,7 +109,7 @@ def _draw_scale(axes: Any, results: Results) -> None:
             label=label,
             color=colour,
         )
-        most = max(most, *(each.high for _, each in found))
+        most = max(most, *(each.high for _, each in points))
     if not lines:
         return
     axes.set_xscale("log")

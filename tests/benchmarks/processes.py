@@ -1,4 +1,4 @@
-"""What the kernel knows of a process: its memory, its peak, and the CPU time that it took. Linux only."""
+"""Memory, peak and CPU time of processes, as the kernel counts them. Linux only."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from typing import Self
 import psutil
 
 _CPU_TIME = 2  # CPUCLOCK_SCHED: the clock of a process's CPU time, in nanoseconds where /proc counts in hundredths
-_OFTEN = 0.01  # seconds between two looks at it
-_OFTEN_MEMORY = 0.003  # seconds between two looks at the memory
+_CPU_INTERVAL = 0.01  # seconds between two samples
+_MEMORY_INTERVAL = 0.003  # seconds between two samples
 
 
 def status(pid: int) -> dict[str, int]:
-    """The memory of a process in bytes, by the names of proc_pid_status(5): VmRSS, VmHWM, RssAnon, RssFile, …"""
+    """Returns the memory of a process in bytes, by the names of proc_pid_status(5)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.endswith(" kB")}
 
 
 def start_peak_anew(pid: int) -> None:
-    """Sets the high-water mark (VmHWM) back to what is resident now."""
+    """Resets the high-water mark (VmHWM) to the resident size."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it started, at this moment."""
+    """Returns the ids of a process and of all its descendants."""
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of processes that live, all their threads' together, ended ones included."""
+    """Returns user and system time of live processes, including ended threads."""
     return sum(time.clock_gettime((~pid << 3) | _CPU_TIME) for pid in pids)
 
 
 class CpuWatch:
-    """The CPU time of some processes over time, looked at every hundredth of a second while this is entered.
+    """CPU time of processes, sampled every hundredth of a second in a `with` block.
 
-    A look takes some microseconds. So a round's share is known afterwards, without a question to the coordinator that would cost it.
+    A sample takes some microseconds, so a round's CPU time is known without a request to the
+    coordinator, which would cost CPU time.
     """
 
     def __init__(self, pids: Iterable[int]) -> None:
@@ -64,18 +65,18 @@ class CpuWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(_OFTEN):
+        while not self._stop.wait(_CPU_INTERVAL):
             seconds = cpu_seconds(self._pids)
             self._times.append(time.time())
             self._seconds.append(seconds)
 
     def between(self, start: float, end: float) -> float:
-        """CPU seconds from one moment to another (POSIX seconds)."""
+        """Returns the CPU seconds between two times (POSIX seconds)."""
         return self._at(end) - self._at(start)
 
     def _at(self, moment: float) -> float:
         if not self._times or not self._times[0] <= moment <= self._times[-1]:
-            raise ValueError(f"Nobody looked at {moment}")
+            raise ValueError(f"No sample at {moment}")
         after = max(1, bisect_left(self._times, moment))
         (left, right), (low, high) = self._times[after - 1 : after + 1], self._seconds[after - 1 : after + 1]
         return low + (high - low) * (moment - left) / (right - left)
@@ -83,7 +84,9 @@ class CpuWatch:
 
 @dataclass
 class Peak:
-    """Bytes of a process: resident before it began; at the most (VmHWM), mapped files' pages included; and of these its own (RssAnon)."""
+    """Bytes of a process: resident before, at its peak (VmHWM, including mapped files' pages), and
+    anonymous at its peak (RssAnon).
+    """
 
     before: int
     resident: int = 0
@@ -92,20 +95,20 @@ class Peak:
 
 
 @contextmanager
-def peaks_of(*pids: int, every: float = _OFTEN_MEMORY) -> Iterator[dict[int, Peak]]:
-    """The peaks of processes while this is entered, filled in at its end. What is their own is looked at `every` so many seconds."""
+def peaks_of(*pids: int, every: float = _MEMORY_INTERVAL) -> Iterator[dict[int, Peak]]:
+    """Measures the peaks of processes in a `with` block; `every`: seconds between samples."""
     peaks, stop = {}, threading.Event()
     for pid in pids:
         start_peak_anew(pid)
         before = status(pid)
         peaks[pid] = Peak(before["VmRSS"], anonymous_before=before["RssAnon"])
 
-    def look() -> None:
+    def sample() -> None:
         while not stop.wait(every):
             for pid, peak in peaks.items():
                 peak.anonymous = max(peak.anonymous, status(pid)["RssAnon"])
 
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=sample, daemon=True)
     watcher.start()
     try:
         yield peaks

@@ -1,9 +1,10 @@
-"""How long a round takes and what it costs: `python tests/benchmarks/rounds.py [CLIENTS:MB:ROUNDS[:VALUES] …]`.
+"""Duration and cost of a round: `python -m benchmarks.rounds [CLIENTS:MB:ROUNDS[:VALUES] …]`.
 
-Real processes and real HTTP, bytes on disk; the clients download, answer with an update of the model's size and train nothing,
-so what is timed is the coordinator. The clients are threads of a few processes, on the coordinator's machine.
-A round is timed from its opening to the next one's, so that commit, fold and the clients' waits are in it; its CPU time likewise. Bytes
-are counted where the clients send and receive them.
+Real processes and real HTTP, with data on disk. Clients download, respond with an update of the
+model's size and train nothing, so the coordinator is what is timed. The clients are threads of a
+few processes on the coordinator's machine. A round is timed from its opening to the next one's, so
+it includes fold, commit and the clients' waits; so does its CPU time. Bytes are counted where
+clients send and receive them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from crowd import Contribution, Crowd, Values
-from figures import MEGABYTE
-from processes import CpuWatch, Peak, family, peaks_of
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.crowd import Contribution, Crowd, Values
+from benchmarks.figures import MEGABYTE
+from benchmarks.processes import CpuWatch, Peak, family, peaks_of
 from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import Phase, RoundView, TaskPolicy, TaskStatus
@@ -33,14 +34,14 @@ from muster.wire.plan import Plan
 
 FLOAT = 4  # bytes
 PLAN = "bytes.plan"
-_LOOK = 0.05  # seconds between two looks at the memory: a look takes some of the time that is measured
+_MEMORY_INTERVAL = 0.05  # seconds between two samples, which take some of the measured time
 
 
 @dataclass(frozen=True)
 class Case:
-    """So many clients, a model of so many megabytes (10^6 bytes), so many rounds, and the target in seconds a round.
+    """A number of clients, a model of megabytes (10^6 bytes), rounds, and seconds as a target.
 
-    `values`: what the updates' values are, which decides whether encoding them pays.
+    `values`: values of the updates, which decide whether encoding them pays.
     """
 
     clients: int
@@ -51,18 +52,18 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """Reads `clients:megabytes:rounds`, and perhaps `:weights` or `:sparse`."""
+        """Parses `clients:megabytes:rounds`, optionally with `:weights` or `:sparse`."""
         clients, megabytes, rounds, *values = text.split(":")
         return cls(int(clients), float(megabytes), int(rounds), values=Values(*values) if values else Values.NOISE)
 
     @property
     def name(self) -> str:
-        """As a table has it."""
+        """Name of the case in tables."""
         return name_of(self.clients, self.megabytes) + ("" if self.values is Values.NOISE else f", {self.values}")
 
 
 def name_of(clients: int, megabytes: float) -> str:
-    """The name of a case whose values are noise."""
+    """Returns the name of a case whose values are noise."""
     return f"{clients:,} × {megabytes:g} MB"
 
 
@@ -78,15 +79,16 @@ TOLD = "a client is told to wait"
 
 @dataclass(frozen=True)
 class Result:
-    """What a case came to, for each round but the first.
+    """Result of a case, for each round but the first.
 
     Attributes:
       case: The case.
-      seconds: Of each round.
-      cpu: CPU seconds that all processes of the coordinator took for one client's part of each round.
-      peaks: What memory each process took, by its name, the first round included.
-      parts: Seconds of each round's parts, by name.
-      down: Bytes of bodies that each client received in each round. Likewise `up`, sent.
+      seconds: Seconds of each round.
+      cpu: CPU seconds of all coordinator processes per client-round.
+      peaks: Memory of each process, by name, including the first round.
+      parts: Seconds of each round's sections, by name.
+      down: Bytes of bodies that each client received in each round.
+      up: Bytes of bodies that each client sent in each round.
     """
 
     case: Case
@@ -99,14 +101,14 @@ class Result:
 
 
 def run(case: Case, folder: Path, *, say: Any) -> Result:
-    """Runs a case on a coordinator of its own."""
+    """Runs a case on a new coordinator."""
     plan = compile_plan(case, folder, say=say)
     say("starting the coordinator")
     with LocalCoordinator(folder / "data") as coordinator:
         operator = Operator(coordinator.url)
         operator.put_plan(plan)
         processes = _processes(coordinator)
-        with CpuWatch(processes.values()) as cpu, peaks_of(*processes.values(), every=_LOOK) as peaks:
+        with CpuWatch(processes.values()) as cpu, peaks_of(*processes.values(), every=_MEMORY_INTERVAL) as peaks:
             policy = TaskPolicy(rounds=case.rounds, goal=case.clients, minimum=case.clients, round_seconds=600)
             operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
             with Crowd(coordinator.url, case.clients, folder / PLAN, values=case.values) as crowd:
@@ -128,7 +130,7 @@ def run(case: Case, folder: Path, *, say: Any) -> Result:
 
 
 def parts_of(views: list[RoundView], contributed: list[Contribution]) -> dict[str, list[float]]:
-    """Seconds of the parts of each round that another one follows, by the clock that clients and coordinator share here."""
+    """Returns the seconds of each round's sections, by the clock of the machine."""
     parts: dict[str, list[float]] = {name: [] for name in (LEARN, WORK, CLOSE, NEXT, TOLD)}
     for view, after in pairwise(views):
         mine = [each for each in contributed if each.round == view.round]
@@ -143,7 +145,7 @@ def parts_of(views: list[RoundView], contributed: list[Contribution]) -> dict[st
 
 
 def compile_plan(case: Case, folder: Path, *, say: Any) -> Plan:
-    """The plan of a case, by a process of its own."""
+    """Compiles the plan of a case in a separate process."""
     say("compiling the plan")
     file, log = folder / PLAN, folder / "plan.log"
     floats = max(1, round(case.megabytes * MEGABYTE / FLOAT))
@@ -170,12 +172,12 @@ def _watch(operator: Operator, crowd: Crowd, case: Case, *, say: Any) -> None:
 
 
 def _processes(coordinator: LocalCoordinator) -> dict[str, int]:
-    """The ids of the coordinator's processes; children (gunicorn's workers) under their parent's name, numbered."""
-    found = {}
+    """Returns the ids of the coordinator's processes; gunicorn's workers are numbered."""
+    pids = {}
     for name, parent in coordinator.pids.items():
         for number, pid in enumerate(family(parent)):
-            found[f"{name} worker {number}" if number else name] = pid
-    return found
+            pids[f"{name} worker {number}" if number else name] = pid
+    return pids
 
 
 def report(results: list[Result], console: Console) -> None:

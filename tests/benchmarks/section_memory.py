@@ -1,4 +1,4 @@
-"""The section of memory: the client API with a hundred transfers under way, and the fold by the number of clients."""
+"""Section of memory: the client API under a hundred transfers, and the fold by clients."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import memory
-import rounds
-import transfers
-from figures import MEGABYTE, MEMORY, Figure, figure
-from rounds import Case
+from benchmarks import memory, rounds, transfers
+from benchmarks.figures import MEGABYTE, MEMORY, Figure, figure
+from benchmarks.rounds import Case
 
 _CLIENT_API = 150.0  # MB, with a hundred transfers of 10 MB under way
 _MODELS = 3.0  # that an aggregator may take beyond its base
@@ -22,7 +20,7 @@ _CASES = (("uploads", 2, 16), ("downloads", 2, 16), ("uploads", 1, 128))
 
 
 def measure_memory(*, quick: bool) -> Iterable[Figure]:
-    """Peaks of the client API and of the fold."""
+    """Yields peaks of the client API and of the fold."""
     yield from _client_api(_CASES[:2] if quick else _CASES, repeats=1 if quick else 5)
     yield from _folds((10, 100) if quick else (10, 100, 1000), repeats=2 if quick else 5)
 
@@ -32,19 +30,20 @@ def _client_api(cases: Iterable[tuple[str, int, int]], *, repeats: int) -> Itera
         root = Path(folder)
         plan = rounds.compile_plan(Case(_CLIENTS, _MODEL, 1), root, say=lambda _: None)
         for kind, workers, threads in cases:
-            found = [
+            peaks = [
                 transfers.measure(
                     plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=_CLIENTS, threads=threads, workers=workers
                 )
                 for at in range(repeats)
             ]
             before, own = (
-                statistics.median(getattr(each, name) for each in found) / MEGABYTE for name in ("before", "anonymous")
+                statistics.median(getattr(each, name) for each in peaks) / MEGABYTE for name in ("before", "anonymous")
             )
             yield figure(
                 MEMORY,
-                f"client API, {_CLIENTS} {kind} of {_MODEL} MB under way, {workers} worker{'s' * (workers > 1)} of {threads} threads",
-                [each.resident / MEGABYTE for each in found],
+                f"client API, {_CLIENTS} {kind} of {_MODEL} MB under way, "
+                f"{workers} worker{'s' * (workers > 1)} of {threads} threads",
+                [each.resident / MEGABYTE for each in peaks],
                 "MB",
                 target=_CLIENT_API,
                 note=f"the largest worker, resident; {own:.0f} MB of it anonymous; {before:.0f} MB before the first",
@@ -54,10 +53,10 @@ def _client_api(cases: Iterable[tuple[str, int, int]], *, repeats: int) -> Itera
 def _folds(sizes: tuple[int, ...], *, repeats: int) -> Iterable[Figure]:
     aggregators: list[list[float]] = []
     for clients in sizes:
-        for role, found in memory.measure(clients, _MODEL, repeats=repeats).items():
-            resident = [each.resident / MEGABYTE for each in found]
+        for role, peaks in memory.measure(clients, _MODEL, repeats=repeats).items():
+            resident = [each.resident / MEGABYTE for each in peaks]
             own, base = (
-                statistics.median(getattr(each, name) for each in found) / MEGABYTE for name in ("anonymous", "base")
+                statistics.median(getattr(each, name) for each in peaks) / MEGABYTE for name in ("anonymous", "base")
             )
             if role == "aggregator":
                 aggregators.append(resident)

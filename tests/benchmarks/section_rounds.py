@@ -1,4 +1,4 @@
-"""The section of rounds: seconds, CPU, bytes and parts of each case, and how they grow; and Flower's on the same cases."""
+"""Section of rounds: seconds, CPU, bytes and sections of each case, their growth, and Flower's."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import flower
-import rounds
-import yardsticks
-from crowd import Values
-from figures import (
+from benchmarks import flower, rounds, yardsticks
+from benchmarks.crowd import Values
+from benchmarks.figures import (
     BYTES,
     CPU,
     FLOWER,
@@ -25,7 +23,7 @@ from figures import (
     Figure,
     figure,
 )
-from rounds import Case
+from benchmarks.rounds import Case
 
 _CPU_TARGET = 25.0  # milliseconds for a client-round at 1 MB
 _GROWTH = 1.5  # of the time for a client, from a hundred clients to a thousand
@@ -46,21 +44,21 @@ _FLOWER = {"full": ("2:0.01:6", "10:10:6", "100:1:6", "100:10:6"), "quick": ("2:
 
 
 def measure_rounds(*, quick: bool) -> Iterable[Figure]:
-    """Seconds a round, server CPU a client-round, bytes of a client, and the parts of a round."""
+    """Yields seconds a round, server CPU and bytes per client-round, and a round's sections."""
     bare: dict[tuple[int, float], float] = {}
     copied: dict[tuple[int, float], float] = {}
-    made: dict[str, rounds.Result] = {}
+    results: dict[str, rounds.Result] = {}
     for case in _QUICK if quick else _CASES:
         size = (case.clients, case.megabytes)
         with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
             root = Path(folder)
-            result = made[case.name] = rounds.run(case, root, say=lambda _: None)
+            result = results[case.name] = rounds.run(case, root, say=lambda _: None)
             if size not in bare:
                 bare[size] = yardsticks.http_seconds(root, clients=case.clients, megabytes=case.megabytes)
                 copied[size] = yardsticks.copy_seconds(root, files=case.clients, megabytes=case.megabytes)
         yield from _of_case(result, bare=bare[size], copied=copied[size])
-    if _CASES[-1].name in made:
-        yield from _linear(made[_HUNDRED.name], made[_CASES[-1].name])
+    if _CASES[-1].name in results:
+        yield from _linear(results[_HUNDRED.name], results[_CASES[-1].name])
 
 
 def _of_case(result: rounds.Result, *, bare: float, copied: float) -> Iterable[Figure]:
@@ -86,16 +84,16 @@ def _of_case(result: rounds.Result, *, bare: float, copied: float) -> Iterable[F
 
 
 def _largest(result: rounds.Result, role: str) -> str:
-    """The peak of the largest process of a role, and what of it no mapped file's page is."""
+    """Returns the peak of the largest process of a role, and its anonymous memory."""
     peak = max((peak for name, peak in result.peaks.items() if name.startswith(role)), key=lambda peak: peak.resident)
     return f"{peak.resident / MEGABYTE:.0f} MB ({peak.anonymous / MEGABYTE:.0f} anonymous)"
 
 
 def _linear(some: rounds.Result, many: rounds.Result) -> Iterable[Figure]:
-    """The time for a client of a round of many beside that of a round of fewer, at the same model."""
+    """Returns the time per client of a large round beside that of a small one."""
     first = 1000 * statistics.median(some.seconds) / some.case.clients
     for result in (some, many):
-        told, first_come = (statistics.median(result.parts[part]) for part in (rounds.TOLD, rounds.LEARN))
+        wait, first_come = (statistics.median(result.parts[part]) for part in (rounds.TOLD, rounds.LEARN))
         yield figure(
             LINEAR,
             result.case.name,
@@ -104,12 +102,13 @@ def _linear(some: rounds.Result, many: rounds.Result) -> Iterable[Figure]:
             target=_GROWTH * first if result is many else None,
             yardstick=first,
             against=some.case.name,
-            note=f"a client is told to wait {told:.2f} s at its upload, and the first of the next round comes {first_come:.2f} s after its opening",
+            note=f"a client is told to wait {wait:.2f} s at its upload, and the first of the next round comes "
+            f"{first_come:.2f} s after its opening",
         )
 
 
 def measure_flower(*, quick: bool) -> Iterable[Figure]:
-    """Flower on the cases of rounds."""
+    """Yields Flower's figures on the cases of rounds."""
     for each in flower.measure(_FLOWER["quick" if quick else "full"]):
         name = rounds.name_of(each.clients, each.megabytes)
         yield figure(FLOWER, name, each.seconds, "s", note=f"Flower {each.version}")

@@ -1,17 +1,14 @@
-"""The sections of `make bench`: each measures something beside its yardstick and gives figures."""
+"""Sections of `make bench`: each measures something beside its yardstick and yields figures."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable
 
-import checkins
-import cold
-import distance
-import encoding_speeds
-import fold
-import scale
-from figures import (
+from support import costs
+
+from benchmarks import checkins, cold, distance, encoding_speeds, fold, scale
+from benchmarks.figures import (
     CALLS,
     CHECKINS,
     COLD,
@@ -29,23 +26,21 @@ from figures import (
     Figure,
     figure,
 )
-from section_memory import measure_memory
-from section_rounds import measure_flower, measure_rounds
-from support import costs
-
+from benchmarks.section_memory import measure_memory
+from benchmarks.section_rounds import measure_flower, measure_rounds
 from muster_coordinator.bootstrap import AT_ONCE
 
 _MANY_CLIENTS = 10_000
 
 
 def measure_fold(*, quick: bool) -> Iterable[Figure]:
-    """GB/s of the fold."""
+    """Yields GB/s of the fold."""
     for megabytes, tensors in [(1, 1), (10, 1)] if quick else [(1, 1), (10, 1), (10, 40), (100, 1)]:
         case = fold.Case(megabytes, tensors)
-        found = fold.measure(case, repeats=5 if quick else 9, tensorflow=not quick)
+        samples = fold.measure(case, repeats=5 if quick else 9, tensorflow=not quick)
         size = case.updates * megabytes * MEGABYTE / 1e9
-        add = size / statistics.median(found["add"])
-        for step, seconds in found.items():
+        add = size / statistics.median(samples["add"])
+        for step, seconds in samples.items():
             yield figure(
                 FOLD,
                 f"{step}, {megabytes} MB in {tensors} tensor{'s' * (tensors > 1)}",
@@ -71,19 +66,19 @@ def measure_fold(*, quick: bool) -> Iterable[Figure]:
 
 
 def measure_checkins(*, quick: bool) -> Iterable[Figure]:
-    """Check-ins a second, and what the slowest hundredth of them takes."""
-    turns = checkins.measure(turns=5, seconds=1.0 if quick else 3.0)
-    floor = statistics.median(turn.rate for turn in turns[checkins.BARE])
-    slowest = statistics.median(turn.p99 for turn in turns[checkins.BARE])
+    """Yields check-ins per second and their 99th percentile."""
+    passes = checkins.measure(repeats=5, seconds=1.0 if quick else 3.0)
+    floor = statistics.median(sample.rate for sample in passes[checkins.BARE])
+    slowest = statistics.median(sample.p99 for sample in passes[checkins.BARE])
     against = "a bare gunicorn with the same workers"
-    for case, found in turns.items():
+    for case, samples in passes.items():
         p50, generators, cpu = (
-            statistics.median(getattr(turn, name) for turn in found) for name in ("p50", "generators", "cpu")
+            statistics.median(getattr(sample, name) for sample in samples) for name in ("p50", "generators", "cpu")
         )
         yield figure(
             CHECKINS,
             checkins.NAMES[case],
-            [turn.rate for turn in found],
+            [sample.rate for sample in samples],
             "a second",
             target=checkins.TARGETS.get(case),
             at_most=False,
@@ -91,28 +86,28 @@ def measure_checkins(*, quick: bool) -> Iterable[Figure]:
             against=against,
             note=f"p50 {p50:.1f} ms; server CPU {cpu:.2f} ms each; the generators took {generators:.2f} cores",
         )
-        p99 = [turn.p99 for turn in found]
+        p99 = [sample.p99 for sample in samples]
         yield figure(CHECKINS, f"{checkins.NAMES[case]}: p99", p99, "ms", yardstick=slowest, against=against)
 
 
 def measure_scale(*, quick: bool) -> Iterable[Figure]:
-    """Time for a client by the number of clients."""
+    """Yields the time per client by the number of clients."""
     sizes = (1000, 3000) if quick else scale.SIZES
-    turns = 1 if quick else 5
-    alone = scale.measure(sizes, turns=turns)
-    served = scale.measure(sizes, turns=turns, served=True)
+    repeats = 1 if quick else 5
+    alone = scale.measure(sizes, repeats=repeats)
+    served = scale.measure(sizes, repeats=repeats, served=True)
     for name, loads, cpu in (
         ("in one process, CPU time", alone, True),
         ("in one process", alone, False),
         ("through sockets", served, False),
     ):
         first = statistics.median(scale.milliseconds(loads[sizes[0]], cpu=cpu))
-        for clients, found in loads.items():
-            updates = statistics.median(each.throughput for each in found)
+        for clients, results in loads.items():
+            updates = statistics.median(each.throughput for each in results)
             yield figure(
                 SCALE,
                 f"{clients:,} clients, {name}",
-                scale.milliseconds(found, cpu=cpu),
+                scale.milliseconds(results, cpu=cpu),
                 "ms a client",
                 target=None if clients == sizes[0] else scale.LIMIT * first,
                 yardstick=first,
@@ -122,7 +117,7 @@ def measure_scale(*, quick: bool) -> Iterable[Figure]:
 
 
 def measure_distance(*, quick: bool) -> Iterable[Figure]:
-    """Seconds of a round's end where each call to a store takes a while."""
+    """Yields seconds of a round's end on distant stores."""
     for clients in (2, 100) if quick else (2, 20, 100, 1000, 4000):
         samples = 1 if quick else 5
         alone = [distance.measure(clients, at_once=1) for _ in range(1 if quick else 3)]
@@ -137,10 +132,10 @@ def measure_distance(*, quick: bool) -> Iterable[Figure]:
 
 
 def measure_cold(*, quick: bool) -> Iterable[Figure]:
-    """Seconds from a process's start to its first answer."""
-    found = cold.measure(repeats=3 if quick else 5)
-    hello = statistics.median(found[cold.HELLO])
-    for name, seconds in found.items():
+    """Yields seconds from a process's start to its first response."""
+    seconds_of = cold.measure(repeats=3 if quick else 5)
+    hello = statistics.median(seconds_of[cold.HELLO])
+    for name, seconds in seconds_of.items():
         yield figure(
             COLD,
             name,
@@ -153,7 +148,7 @@ def measure_cold(*, quick: bool) -> Iterable[Figure]:
 
 
 def measure_calls(*, quick: bool) -> Iterable[Figure]:
-    """Store calls of a round, and dollars."""
+    """Yields store calls of a round, and dollars."""
     for clients in costs.CLIENTS[:2] if quick else (*costs.CLIENTS, _MANY_CLIENTS):
         cost = costs.round_cost(clients)
         for operation in costs.OPERATIONS:
@@ -163,7 +158,7 @@ def measure_calls(*, quick: bool) -> Iterable[Figure]:
 
 
 def measure_encodings(*, quick: bool) -> Iterable[Figure]:
-    """What encoding saves and takes."""
+    """Yields savings and speed of encodings."""
     for each in encoding_speeds.measure(repeats=3 if quick else 5):
         case, size = f"{each.body}|{each.encoding}", f"{each.size:,}"
         yield figure(SIZES, case, [100 * each.part], "%", note=size)

@@ -1,9 +1,10 @@
-"""All benchmarks: `make bench`. Prints each figure beside its target and its yardstick of the same run.
+"""Runs all benchmarks: `make bench`. Prints each figure beside its target and its yardstick.
 
-Each section runs in a process of its own. The figures go to dist/bench.json, where those of sections that were not measured this time
-stay, each with its own date; `--quick` has a file of its own. A whole run with `--write` also rewrites docs/benchmarks.md, its plot and the
-figures behind both (docs/benchmarks.json); a part of one, a quick one, and one of which a section failed do not. `--only-write` does, whatever there is.
-`--peers flower` measures Flower in the same session; see `flower.py`. How long each section takes is on the page.
+Each section runs in a separate process. The figures are written to dist/bench.json, where those of
+sections that were not measured remain, each with its date; `--quick` uses a separate file. A whole
+run with `--write` also rewrites docs/benchmarks.md, its plot and the figures behind both
+(docs/benchmarks.json); a partial, quick or failed run does not, `--only-write` always does.
+`--peers flower` measures Flower in the same session; see `flower.py`.
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import page
-from figures import PEERS, SECTIONS, Conditions, Results, Section, machine, text_of
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks import page
+from benchmarks.figures import PEERS, SECTIONS, Conditions, Results, Section, machine, text_of
 
 _DIST = Path(__file__).resolve().parents[2] / "dist"
 
 
 def run_section(name: str, file: Path, conditions: Conditions) -> None:
-    """Measures one section, in this process."""
-    import sections  # loads what is measured, which the parent leaves alone
+    """Measures one section in this process."""
+    from benchmarks import sections  # loads what is measured, which the parent leaves alone
 
     measure = {**sections.SECTIONS, **sections.PEERS}[name]
     section = Section(conditions)
@@ -37,11 +39,11 @@ def run_section(name: str, file: Path, conditions: Conditions) -> None:
         Results({name: section}).save(file)  # each one, so that a section that is ended early has them
 
 
-def show(console: Console, name: str, found: Section) -> None:
+def show(console: Console, name: str, section: Section) -> None:
     """Prints a section."""
-    title = f"{name} ({found.conditions.seconds:.0f} s)"
+    title = f"{name} ({section.conditions.seconds:.0f} s)"
     table = Table("", "median", "range", "target", "beside its yardstick", "", title=title, title_justify="left")
-    for each in found.figures:
+    for each in section.figures:
         against = "" if each.ratio is None else f"{each.ratio:.2f} of {text_of(each.yardstick or 0)} ({each.against})"
         target = page.target_of(each).replace("*", "")
         case = each.case.replace("|", ", ")
@@ -50,7 +52,7 @@ def show(console: Console, name: str, found: Section) -> None:
 
 
 def main() -> None:
-    """Measures."""
+    """Measures the sections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "sections", nargs="*", help=f"of {', '.join((*SECTIONS, *PEERS))}; all but the last, if none is named"
@@ -63,44 +65,44 @@ def main() -> None:
         "--only-write", action="store_true", help="write the page from the figures that there are; measure nothing"
     )
     parser.add_argument("--section-file", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    unknown = [name for name in given.sections if name not in (*SECTIONS, *PEERS)]
+    unknown = [name for name in options.sections if name not in (*SECTIONS, *PEERS)]
     if unknown:
         parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join((*SECTIONS, *PEERS))}")
     now = datetime.now(UTC)
-    conditions = Conditions(now.isoformat(), now.strftime("%d %B %Y").lstrip("0"), machine(), given.quick)
-    if given.section_file:
-        run_section(given.sections[0], given.section_file, conditions)
+    conditions = Conditions(now.isoformat(), now.strftime("%d %B %Y").lstrip("0"), machine(), options.quick)
+    if options.section_file:
+        run_section(options.sections[0], options.section_file, conditions)
         return
-    file = given.json or _DIST / ("bench-quick.json" if given.quick else "bench.json")
-    results = _earlier(file, quick=given.quick)
-    if given.only_write:
+    file = options.json or _DIST / ("bench-quick.json" if options.quick else "bench.json")
+    results = _earlier(file, quick=options.quick)
+    if options.only_write:
         page.write(results)
         return
     console = Console(width=None if sys.stdout.isatty() else 200)
     failed = []
-    for name in dict.fromkeys([*(given.sections or SECTIONS), *([given.peers] if given.peers else [])]):
-        found = _measure(console, name, conditions)
-        failed += [] if found.conditions.finished else [name]
+    for name in dict.fromkeys([*(options.sections or SECTIONS), *([options.peers] if options.peers else [])]):
+        section = _measure(console, name, conditions)
+        failed += [] if section.conditions.finished else [name]
         before = results.sections.get(name)
-        if found.conditions.finished or before is None or not before.conditions.finished:
-            results.sections[name] = found
+        if section.conditions.finished or before is None or not before.conditions.finished:
+            results.sections[name] = section
             results.save(file)
-    console.print(
-        f"{sum(each.conditions.seconds for each in results.sections.values() if each.conditions.session == conditions.session) / 60:.0f} minutes; the figures are in {file}"
-    )
+    measured = [section.conditions for section in results.sections.values()]
+    seconds = sum(each.seconds for each in measured if each.session == conditions.session)
+    console.print(f"{seconds / 60:.0f} minutes; the figures are in {file}")
     if failed:
         console.print(f"Not finished: {', '.join(failed)}. The page is left as it is")
         raise SystemExit(1)
-    if given.write and (given.sections or given.quick):
+    if options.write and (options.sections or options.quick):
         console.print("The page is left as it is: this was not the whole of it. --only-write writes it nonetheless")
-    elif given.write:
+    elif options.write:
         page.write(results)
 
 
 def _earlier(file: Path, *, quick: bool) -> Results:
-    """What was measured before: in the file, or as it is on the page."""
+    """Returns earlier results: of the file, or of the page."""
     for place in (file,) if quick else (file, page.FIGURES):
         if place.exists():
             try:
@@ -116,7 +118,8 @@ def _measure(console: Console, name: str, conditions: Conditions) -> Section:
         file = Path(folder) / "figures.json"
         command = [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.suite",
             name,
             "--section-file",
             str(file),
@@ -130,15 +133,15 @@ def _measure(console: Console, name: str, conditions: Conditions) -> Section:
             console.print(
                 f"The section {name} was not finished; its log ends with:\n{log.read_text(errors='replace')[-3000:]}"
             )
-    made = replace(
+    conditions = replace(
         conditions,
         load=(before, os.getloadavg()[0]),
         seconds=time.monotonic() - started,
         finished=done.returncode == 0,
     )
-    found = Section(made, figures)
-    show(console, name, found)
-    return found
+    section = Section(conditions, figures)
+    show(console, name, section)
+    return section
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What memory the process that clients talk to takes with a hundred of them under way: `python tests/benchmarks/transfers.py`.
+"""Memory of the client API with a hundred transfers: `python -m benchmarks.transfers`.
 
-A real `muster up`, and a hundred connections that each trickle one update up, or one broadcast down. Printed is the largest web worker's
-peak with all of them under way, and what it was before the first. With fewer threads than connections the rest wait in the kernel's
-buffers. Linux only.
+A real `muster up`, and a hundred connections that each trickle one update up, or one broadcast
+down. Printed is the largest web worker's peak with all of them open, and its use before the first.
+With fewer threads than connections the rest wait in the kernel's buffers. Linux only.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import requests
-from figures import MEGABYTE
-from processes import Peak, family, peaks_of
 from rich.console import Console
 from rich.table import Table
-from rounds import Case, compile_plan
 
+from benchmarks.figures import MEGABYTE
+from benchmarks.processes import Peak, family, peaks_of
+from benchmarks.rounds import Case, compile_plan
 from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
 from muster.wire.messages import TaskPolicy, TaskStatus
@@ -41,7 +41,7 @@ _RECEIVED = (
 
 
 def trickled(body: bytes) -> Iterator[bytes]:
-    """The body, over a second and a bit."""
+    """Yields the body over a second or two."""
     size, pause = -(-len(body) // _PIECES), threading.Event()
     for start in range(0, len(body), size):
         yield body[start : start + size]
@@ -49,13 +49,13 @@ def trickled(body: bytes) -> Iterator[bytes]:
 
 
 def upload(url: str, assignment: dict[str, Any], body: bytes) -> None:
-    """Uploads. `requests` sends the pieces as a chunked body, so that no length is declared."""
+    """Uploads an update. `requests` sends a chunked body, so no length is declared."""
     headers = {"Authorization": f"Bearer {assignment['token']}", "Content-Type": "application/octet-stream"}
     requests.put(f"{url}/v1/updates", data=trickled(body), headers=headers, timeout=600).raise_for_status()
 
 
 def download(url: str, assignment: dict[str, Any]) -> None:
-    """Takes the broadcast, as it is, over a second and a bit."""
+    """Reads the broadcast over a second or two."""
     place, broadcast, pause = urlsplit(url), assignment["broadcast"], threading.Event()
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED)
@@ -74,7 +74,7 @@ def download(url: str, assignment: dict[str, Any]) -> None:
 
 
 def _read(answer: Any, most: int) -> int:
-    """Reads so many bytes, or what is left; how many they were."""
+    """Reads up to so many bytes, and returns how many there were."""
     got = 0
     while got < most and (piece := answer.read(min(most - got, _RECEIVED))):
         got += len(piece)
@@ -86,14 +86,14 @@ def _assignment(url: str, client: str) -> Any:
     while True:
         answer = requests.post(f"{url}/v1/populations/bench:checkin", json={"client": client}, timeout=600)
         answer.raise_for_status()
-        found = answer.json()["answer"]
-        if found["status"] != "wait":
-            return found
-        pause.wait(found["retry_after"])
+        answer_ = answer.json()["answer"]
+        if answer_["status"] != "wait":
+            return answer_
+        pause.wait(answer_["retry_after"])
 
 
 def measure(plan: Plan, folder: Path, *, kind: str, clients: int, threads: int, workers: int = 1) -> Peak:
-    """The largest worker's peak with so many uploads or downloads under way at once."""
+    """Returns the largest worker's peak with so many uploads or downloads at once."""
     body = encode(
         {
             spec.path: np.ones([size or 0 for size in spec.shape or ()], spec.dtype.numpy)
@@ -114,7 +114,7 @@ def measure(plan: Plan, folder: Path, *, kind: str, clients: int, threads: int, 
             assignment = _assignment(url, name)
             upload(url, assignment, body) if kind == "uploads" else download(url, assignment)
 
-        # The peak of taking the plan in is not what is asked for: it starts anew here.
+        # The peak of taking the plan in is not measured: reset it.
         with peaks_of(*family(coordinator.pids["web"])[1:]) as peaks, ThreadPoolExecutor(clients) as pool:
             list(pool.map(client, map(str, range(clients))))
         return max(peaks.values(), key=lambda peak: peak.resident)
@@ -127,23 +127,26 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=10)
     parser.add_argument("--threads", type=int, nargs="*", default=[16, 128])
     parser.add_argument("--repeats", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     table = Table("", "MB each", "threads", "worker's MB before", "peak MB", "of it anonymous")
     with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
         root = Path(folder)
-        plan = compile_plan(Case(given.clients, given.megabytes, 1), root, say=lambda _: None)
+        plan = compile_plan(Case(options.clients, options.megabytes, 1), root, say=lambda _: None)
         for kind in KINDS:
-            for threads in given.threads:
-                found = [
-                    measure(plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=given.clients, threads=threads)
-                    for at in range(given.repeats)
+            for threads in options.threads:
+                peaks = [
+                    measure(plan, root / f"{kind}-{threads}-{at}", kind=kind, clients=options.clients, threads=threads)
+                    for at in range(options.repeats)
                 ]
                 cells = [
-                    statistics.median(getattr(each, name) for each in found) / MEGABYTE
+                    statistics.median(getattr(each, name) for each in peaks) / MEGABYTE
                     for name in ("before", "resident", "anonymous")
                 ]
                 table.add_row(
-                    f"{given.clients} {kind}", str(given.megabytes), str(threads), *(f"{each:.0f}" for each in cells)
+                    f"{options.clients} {kind}",
+                    str(options.megabytes),
+                    str(threads),
+                    *(f"{each:.0f}" for each in cells),
                 )
     Console(width=100).print(table)
 

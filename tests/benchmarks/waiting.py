@@ -1,9 +1,11 @@
-"""How waiting clients learn of a round: told when to ask again, or held by a long poll: `python tests/benchmarks/waiting.py`.
+"""How waiting clients learn of a round: by retry or by long poll: `python -m benchmarks.waiting`.
 
-Cases are `CLIENTS:SECONDS:ROUNDS`; the clients of a round are done one after another, evenly over SECONDS, and train nothing. Real processes
-and HTTP on loopback: `muster up`, and the client API on a gunicorn of its own, which logs each request. The long poll exists only here: a
-check-in that would be told to wait is held until a round opens, 20 s at most, with a thread for each client; a thread of each worker looks at the store
-every 10 ms and wakes all. Medians and ranges without the first round. Dollars are the client API's, as measured, and replayed by `domain.pacing`.
+Cases are `CLIENTS:SECONDS:ROUNDS`; the clients of a round finish one after another, evenly over
+SECONDS, and train nothing. Real processes and HTTP on loopback: `muster up`, and a client API on a
+separate gunicorn that logs each request. The long poll exists only here: a check-in that would be
+told to wait is held until a round opens, for 20 s at most, with a thread per client; a thread of
+each worker polls the store every 10 ms and wakes all. Printed are medians and ranges without the
+first round. Dollars are the client API's, as measured, and as replayed by `domain.pacing`.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ from types import SimpleNamespace
 
 import numpy as np
 from functions_framework import create_app
-from processes import CpuWatch, family
 from rich.console import Console
 from werkzeug.wrappers import Request, Response
 
+from benchmarks.processes import CpuWatch, family
 from muster.client import MusterClient
 from muster.local.coordinator import LocalCoordinator
 from muster.local.held_port import HeldPort
@@ -45,10 +47,11 @@ from muster_coordinator.domain.pacing import pause
 from muster_coordinator.domain.rounds import Collecting, Terms
 from muster_coordinator.http import router
 
-# cloud.google.com/run/pricing, tier 1 (us-central1), billed by requests: while one is open, by 100 ms. 1 CPU, 512 MiB, 16 at once:
-# infra/terraform/variables.tf. Firestore as tests/support/costs.py has it.
+# cloud.google.com/run/pricing, tier 1 (us-central1), billed by requests: while one is open, by 100
+# ms. 1 CPU, 512 MiB, 16 at once: infra/terraform/variables.tf. Firestore as tests/support/costs.py
+# has it.
 INSTANCE, REQUEST, READ = 0.000024 + 0.5 * 0.0000025, 0.40e-6, 0.30e-6  # dollars: a second, each, each
-CONCURRENCY, TICK, READS = 16, 0.1, 4  # reads of a check-in that finds nothing in its instance's cache of a second
+CONCURRENCY, TICK, READS = 16, 0.1, 4  # reads of a check-in that is not served from the cache
 HOLD, LOOK, CACHE, LENGTHS = 20.0, 0.01, 0.05, (10.0, 600.0)  # seconds
 POLL = "long poll"
 WAYS = {"retry, 0.1 s": (0.1, CACHE), "retry, 1 s": (1.0, 1.0), POLL: (0.1, CACHE)}  # floor and cache, seconds
@@ -56,7 +59,7 @@ FIGURES = ("first assigned, s", "last, s", "round, s", "CPU, ms", "requests", "t
 
 
 class Front:
-    """The client API, logging, and holding check-ins if `hold`."""
+    """The client API with a log of requests, which holds check-ins if `hold`."""
 
     def __init__(self, *, hold: bool, log: str) -> None:
         self._app, self._hold, self._told, self._news = from_environment("client_api"), hold, threading.Condition(), 0
@@ -76,10 +79,10 @@ class Front:
         while True:
             seen = self._news
             response = self._router(Request({**request.environ, "wsgi.input": BytesIO(body)}))
-            found = json.loads(response.get_data())
-            if found.get("answer", {}).get("status") != "wait" or time.monotonic() >= until:
-                if "retry_after" in found:  # an update's receipt
-                    response.set_data(json.dumps({**found, "retry_after": 0.0}))
+            message = json.loads(response.get_data())
+            if message.get("answer", {}).get("status") != "wait" or time.monotonic() >= until:
+                if "retry_after" in message:  # an update's receipt
+                    response.set_data(json.dumps({**message, "retry_after": 0.0}))
                 return response
             with self._told:
                 self._told.wait_for(lambda seen=seen: self._news != seen, until - time.monotonic())
@@ -89,7 +92,7 @@ class Front:
             time.sleep(LOOK)
             task = self._app.platform.tasks.get(names.task_path("bench"))
             last, before = task and task.value.current, last
-            for after in (0.0, CACHE) if last != before else ():  # once more, for those told what was being read
+            for after in (0.0, CACHE) if last != before else ():  # once more, for those that saw the cached round
                 time.sleep(after)
                 self._app.checkin.open_rounds._populations.clear()
                 with self._told:
@@ -108,13 +111,13 @@ def _members(url: str, delays: dict[str, float]) -> None:
     zeros = {spec.path: np.zeros(spec.shape, spec.dtype.numpy) for spec in smoke_plan().manifest.update}
     for name, delay in delays.items():
         runtime = SimpleNamespace(work=lambda *_, delay=delay: time.sleep(delay) or zeros)
-        made = MusterClient(url, "bench", float, client_id=name, runtime_factory=lambda _, runtime=runtime: runtime)
-        threading.Thread(target=made.run, daemon=True).start()
+        client = MusterClient(url, "bench", float, client_id=name, runtime_factory=lambda _, runtime=runtime: runtime)
+        threading.Thread(target=client.run, daemon=True).start()
     threading.Event().wait()
 
 
 def dollars(spans: list[tuple[float, float]], clients: int, *, hold: bool) -> float:
-    """Of a million contributions, for a round's requests, each from its start to its end. Firestore is read once a second."""
+    """Returns the dollars of a million contributions, from a round's requests (start, end)."""
     edges = sorted(edge for start, end in spans for edge in ((start, 1), (end, -1)))
     ticks, count = dict[int, int](), 0
     for (at, step), (after, _) in pairwise(edges):
@@ -127,26 +130,33 @@ def dollars(spans: list[tuple[float, float]], clients: int, *, hold: bool) -> fl
 
 
 def replay(clients: int, length: float, way: str, service: float) -> list[tuple[float, float]]:
-    """The requests of a round of so many seconds, by the rule that clients are told by."""
+    """Returns the requests of a round of so many seconds, by the rule of pacing."""
     terms = {"goal": clients, "cap": clients, "opened_at": 0.0, "expected_seconds": length}
     round_, spans = Collecting(None, Terms(**{**dict.fromkeys(Terms.__dataclass_fields__), **terms})), []
     for at in (length * (number + 1) / clients for number in range(clients)):
         spans += [(at, at + service)] * 2  # broadcast and update
         while at < length:
-            told = pause(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
-            step = min(HOLD, length - at) if way == POLL else told
+            retry = pause(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
+            step = min(HOLD, length - at) if way == POLL else retry
             spans.append((at, at + step) if way == POLL else (at + step, at + step + service))
             at += step  # noqa: PLW2901
     return spans
 
 
 def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -> tuple[list[list[float]], float]:
-    """Figures, each of all rounds; and the median seconds of a request."""
-    hold, (floor, kept), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
+    """Returns figures, each of all rounds, and the median seconds of a request."""
+    hold, (floor, cache), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
     with LocalCoordinator(folder / "data") as coordinator, HeldPort() as port, ExitStack() as ended:
-        settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{kept}", "BENCH_LOG": str(log)}
+        settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{cache}", "BENCH_LOG": str(log)}
         environment = {**os.environ, **settings_of(folder / "data"), **settings, "BENCH_HOLD": f"{hold:d}"}
-        command = [sys.executable, __file__, "--serve", f"127.0.0.1:{port.number}", str(16 + clients * hold)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.waiting",
+            "--serve",
+            f"127.0.0.1:{port.number}",
+            str(16 + clients * hold),
+        ]
         front = ended.enter_context(subprocess.Popen(command, env=environment))  # noqa: S603
         ended.callback(front.terminate)
         operator, plan = Operator(coordinator.url), smoke_plan()
@@ -159,39 +169,41 @@ def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -
             member = get_context("spawn").Process(target=_members, args=arguments)
             member.start()
             ended.callback(member.kill)
-        time.sleep(5)  # until all have asked
+        time.sleep(5)  # until all have checked in
         policy = TaskPolicy(rounds=rounds + 2, goal=clients, minimum=clients)
         with CpuWatch(pid for parent in (*coordinator.pids.values(), front.pid) for pid in family(parent)) as cpu:
             operator.create_task("bench", population="bench", plan=plan.sha256, policy=policy)
             while operator.task("bench").status is not TaskStatus.COMPLETED:
                 time.sleep(0.5)
         views = [view for view in operator.rounds("bench") if view.phase is Phase.COMMITTED][1:]
-    found, lines = [], [[float(word) for word in line.split()] for line in log.read_text().splitlines()]
+    figures, lines = [], [[float(word) for word in line.split()] for line in log.read_text().splitlines()]
     for opened, closed in pairwise(view.opened_at.timestamp() for view in views):
-        assigned = [end - opened for _, end, given in lines if given and opened <= end < closed]
+        assigned = [end - opened for _, end, is_assigned in lines if is_assigned and opened <= end < closed]
         spans = [(max(opened, start), min(closed, end)) for start, end, _ in lines if start < closed and end > opened]
-        asked, held = sum(opened <= start < closed for start, *_ in lines), sum(end - start for start, end in spans)
-        shares = [each / clients for each in (1000 * cpu.between(opened, closed), asked, held)]
-        found.append([min(assigned), max(assigned), closed - opened, *shares, dollars(spans, clients, hold=hold)])
-    return [list(each) for each in zip(*found, strict=True)], float(np.median([end - start for start, end, _ in lines]))
+        requests, held = sum(opened <= start < closed for start, *_ in lines), sum(end - start for start, end in spans)
+        shares = [each / clients for each in (1000 * cpu.between(opened, closed), requests, held)]
+        figures.append([min(assigned), max(assigned), closed - opened, *shares, dollars(spans, clients, hold=hold)])
+    return [list(each) for each in zip(*figures, strict=True)], float(
+        np.median([end - start for start, end, _ in lines])
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["2:0:9", "50:0:9", "200:0:9", "50:10:6"])
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        address, threads = given.serve
+    options = parser.parse_args()
+    if options.serve:
+        address, threads = options.serve
         serve(lambda: create_app("client_api", __file__, "http"), addresses=[address], workers=2, threads=int(threads))
         return
     console, replayed = Console(soft_wrap=True), [f"{each:g} s: requests | $" for each in LENGTHS]
     console.print("case", "way", "load", *FIGURES, *replayed, sep=" | ")
-    for case, way in product(given.cases, WAYS):
+    for case, way in product(options.cases, WAYS):
         clients, seconds, rounds = map(int, case.split(":"))
         with tempfile.TemporaryDirectory(prefix="muster-bench-") as folder:
-            found, service = measure(clients, seconds, rounds, way, Path(folder))
-        cells = [f"{np.median(each):.3g} ({min(each):.3g}–{max(each):.3g})" for each in found]
+            figures, service = measure(clients, seconds, rounds, way, Path(folder))
+        cells = [f"{np.median(each):.3g} ({min(each):.3g}–{max(each):.3g})" for each in figures]
         for spans in (replay(clients, length, way, service) for length in LENGTHS):
             cells += [f"{len(spans) / clients:.1f}", f"{dollars(spans, clients, hold=way == POLL):,.1f}"]
         console.print(case, way, f"{os.getloadavg()[0]:.1f}", *cells, sep=" | ")

@@ -1,7 +1,7 @@
-"""What the machine and the same libraries do without Muster: a file copied, and gunicorn with a bare application.
+"""Yardsticks without Muster: a file copied, and gunicorn with a bare application.
 
-`python yardsticks.py HOST:PORT …` serves that application: the same gunicorn worker and threads as `muster up`, which answers a GET with
-bytes that it holds and throws away what is PUT.
+`python -m benchmarks.yardsticks HOST:PORT …` serves that application, with the same gunicorn worker
+and threads as `muster up`. It responds to a GET with bytes from memory and discards what is PUT.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from crowd import SPAWN, processes_of
-from figures import MEGABYTE
 
+from benchmarks.crowd import SPAWN, processes_of
+from benchmarks.figures import MEGABYTE
 from muster.local.held_port import HeldPort
 
-_PIECE = 1 << 18  # bytes
-_PATIENCE = 30.0  # seconds for a start
+_CHUNK = 1 << 18  # bytes
+_TIMEOUT = 30.0  # seconds for a start
 
 
 def copy_seconds(folder: Path, *, files: int, megabytes: float, repeats: int = 5) -> float:
-    """Seconds in which as many files of that size are copied, one after another, from the page cache; the median."""
+    """Returns the median seconds of copying files one after another, from the page cache."""
     source, target = folder / "source", folder / "target"
     source.write_bytes(bytes(max(1, round(megabytes * MEGABYTE))))
     target.mkdir()
@@ -48,9 +48,10 @@ def copy_seconds(folder: Path, *, files: int, megabytes: float, repeats: int = 5
 
 
 def http_seconds(folder: Path, *, clients: int, megabytes: float, repeats: int = 5) -> float:
-    """Seconds in which as many clients each GET and PUT so many megabytes at the bare application; the median.
+    """Returns the median seconds in which clients each GET and PUT megabytes at the bare server.
 
-    Two small requests stand for the check-in and for the next one. Sessions, threads, processes and bodies are as those of a round are.
+    Two small requests stand for the check-in and the next one. Sessions, threads, processes and
+    bodies are those of a round.
     """
     size = max(1, round(megabytes * MEGABYTE))
     processes = processes_of(clients)
@@ -87,7 +88,7 @@ def _members(url: str, clients: int, size: int, line: Any) -> None:
         session.get(f"{url}/small").raise_for_status()
         with session.get(f"{url}/bytes", stream=True) as answer:
             got = bytearray()
-            for piece in answer.iter_content(_PIECE):
+            for piece in answer.iter_content(_CHUNK):
                 got += piece
         session.put(f"{url}/bytes", data=body).raise_for_status()
         session.get(f"{url}/small").raise_for_status()
@@ -100,7 +101,7 @@ def _members(url: str, clients: int, size: int, line: Any) -> None:
 
 @dataclass(frozen=True)
 class Bare:
-    """A bare server: its address and its parent process."""
+    """A bare server: its URL and its parent process."""
 
     url: str
     pid: int
@@ -108,10 +109,10 @@ class Bare:
 
 @contextmanager
 def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[Bare]:
-    """The bare application, served in processes of its own."""
+    """Serves the bare application in separate processes."""
     with HeldPort() as port, (folder / "bare.log").open("wb") as log:
         address = f"127.0.0.1:{port.number}"
-        command = [sys.executable, __file__, address, str(size), str(workers), str(threads)]
+        command = [sys.executable, "-m", "benchmarks.yardsticks", address, str(size), str(workers), str(threads)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  ourselves
         try:
             _wait_for(f"http://{address}/small", process)
@@ -122,7 +123,7 @@ def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    until, pause = time.monotonic() + _PATIENCE, threading.Event()
+    until, pause = time.monotonic() + _TIMEOUT, threading.Event()
     while process.poll() is None and time.monotonic() < until:
         try:
             requests.get(url, timeout=5).raise_for_status()
@@ -144,23 +145,23 @@ def _median(once: Callable[[], object], repeats: int, *, before: Callable[[], ob
 
 
 def bare_application(size: int) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
-    """Answers `/bytes` with `size` bytes and throws away what is PUT there; anything else with two bytes."""
+    """Responds to `/bytes` with `size` bytes, and to others with two; discards PUT bodies."""
     body = bytes(size)
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         big = environ["PATH_INFO"] == "/bytes"
         if environ["REQUEST_METHOD"] == "PUT":
-            while environ["wsgi.input"].read(_PIECE):
+            while environ["wsgi.input"].read(_CHUNK):
                 pass
             big = False
         start_response("200 OK", [("Content-Length", str(size if big else 2))])
-        return (body[at : at + _PIECE] for at in range(0, size, _PIECE)) if big else [b"ok"]
+        return (body[at : at + _CHUNK] for at in range(0, size, _CHUNK)) if big else [b"ok"]
 
     return serve
 
 
 def main() -> None:
-    """Serves."""
+    """Serves the application."""
     from muster.local.serving import serve
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -168,8 +169,13 @@ def main() -> None:
     parser.add_argument("size", type=int, help="bytes that a GET gives")
     parser.add_argument("workers", type=int)
     parser.add_argument("threads", type=int)
-    given = parser.parse_args()
-    serve(lambda: bare_application(given.size), addresses=[given.address], workers=given.workers, threads=given.threads)
+    options = parser.parse_args()
+    serve(
+        lambda: bare_application(options.size),
+        addresses=[options.address],
+        workers=options.workers,
+        threads=options.threads,
+    )
 
 
 if __name__ == "__main__":

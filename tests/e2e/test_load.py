@@ -1,4 +1,4 @@
-"""`muster simulate --no-train`: synthetic clients on the real HTTP application, with a sum that is known to the last digit."""
+"""`muster load`: synthetic clients on the real HTTP application, with an exact known sum."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ def phases(result):
     return {phase.name: phase for phase in result.phases}
 
 
-def simulate(*arguments):
-    return CliRunner().invoke(app, ["simulate", "--no-train", *arguments])
+def text_of(done):
+    """The output of a command without frames and line breaks."""
+    return " ".join(done.output.replace("│", " ").split())
+
+
+def load(*arguments):
+    return CliRunner().invoke(app, ["load", *arguments])
 
 
 @pytest.fixture
 def closed_deployment(tmp_path, monkeypatch):
-    """One that knows operators by a key, plans by a signature and clients by an enrolment; and its keys' files."""
+    """A deployment that requires operator keys, signed plans and enrolment, and its keys' files."""
     signing, enrolling = SigningKey.generate(), PrivateKey.generate()
     signing.save(tmp_path / "signing.key")
     (tmp_path / "enrolment.key").write_bytes(enrolling.pem())
@@ -42,26 +47,31 @@ def closed_deployment(tmp_path, monkeypatch):
         yield running, Access(token=KEY, signing_key=signing, enrolment_key=enrolling)
 
 
-def test_every_update_is_counted_though_clients_vanish_in_every_round():
-    told = []
+def test_every_update_is_counted_while_clients_vanish():
+    reports = []
     shape = LoadShape(clients=150, rounds=2, dropout=0.1)
-    result = run_load(shape, progress=lambda number, done: told.append((number, done)))
+    result = run_load(shape, progress=lambda number, done: reports.append((number, done)))
     assert result.exact is True
-    assert [each.folded for each in result.rounds] == [135, 135]
-    # The second round's first clients may be told what was known of the first one, for as long as a reading is kept.
+    assert [attempt.folded for attempt in result.rounds] == [135, 135]
+    # The second round's first clients may see the first round for as long as it is cached.
     waited = result.outcomes.pop("told to wait", 0)
     assert waited == result.waits.count <= shape.lanes
     assert result.outcomes == {"accepted": 270, "vanished": 30}
-    assert told[-1] == (2, 150)
-    found = phases(result)
-    assert [found[name].count for name in ("check-in", "broadcast", "upload", "commit")] == [300 + waited, 270, 270, 2]
-    assert found["upload"].calls["blobs.create"] == 270
-    # The last update called for the close, and that for the commit: no tick, and no deadline.
-    # A tick would be seconds later by the load's own clock, which skips idle time; what the work itself takes is the machine's business.
-    assert all(each.commit < 5.0 + result.wall for each in result.rounds)
+    assert reports[-1] == (2, 150)
+    by_name = phases(result)
+    assert [by_name[name].count for name in ("check-in", "broadcast", "upload", "commit")] == [
+        300 + waited,
+        270,
+        270,
+        2,
+    ]
+    assert by_name["upload"].calls["blobs.create"] == 270
+    # The last update causes the close, and that the commit. A tick would be seconds later by the
+    # load's clock, which skips idle time; the work itself takes `wall` at most.
+    assert all(attempt.commit < 5.0 + result.wall for attempt in result.rounds)
 
 
-def test_slots_of_stragglers_come_back_and_their_second_try_counts():
+def test_stragglers_check_in_again_and_are_counted():
     shape = LoadShape(
         clients=40, stragglers=0.2, straggle=100, work=1.0, assignment_seconds=20.0, concurrency=8, seed=1
     )
@@ -70,11 +80,11 @@ def test_slots_of_stragglers_come_back_and_their_second_try_counts():
     assert late == sum(shape.seconds_of_work(client, attempt=0) > 1 for client in range(40)) > 0
     assert result.exact is True
     assert result.rounds[0].folded == 40
-    assert result.wall < result.rounds[0].seconds  # what nobody works at takes no time
+    assert result.wall < result.rounds[0].seconds  # idle time is skipped
 
 
 @pytest.mark.parametrize("arrivals", ["uniform", "poisson", "burst"])
-def test_an_open_loop_has_all_clients_come(arrivals):
+def test_all_clients_arrive_in_open_loop(arrivals):
     result = run_load(LoadShape(clients=60, arrivals=arrivals, rate=None if arrivals == "burst" else 10.0))
     assert result.exact is True
     seconds = result.rounds[0].seconds
@@ -82,7 +92,7 @@ def test_an_open_loop_has_all_clients_come(arrivals):
     assert (seconds < 3.0 + result.wall) if arrivals == "burst" else (3.0 < seconds < 15.0 + result.wall)
 
 
-def test_a_load_that_is_too_fast_says_so():
+def test_overload_is_reported():
     result = run_load(LoadShape(clients=100, arrivals="uniform", rate=1e5))
     arrivals = result.arrivals
     assert (arrivals.kept_up, arrivals.offered > 10 * arrivals.achieved) == (False, True)
@@ -92,7 +102,7 @@ def test_a_load_that_is_too_fast_says_so():
     assert "one core" in result.limit
 
 
-def test_a_round_is_long_enough_for_the_last_client(tmp_path):
+def test_round_lasts_until_the_last_arrival(tmp_path):
     file = tmp_path / "times"
     file.write_text("0\n90000\n")
     result = run_load(LoadShape(clients=2, arrivals="file", file=file))
@@ -101,7 +111,7 @@ def test_a_round_is_long_enough_for_the_last_client(tmp_path):
 
 
 @pytest.mark.parametrize("comes", [90.0, 90_000.0])
-def test_a_client_that_comes_after_its_round_ends_the_load(tmp_path, comes):
+def test_client_after_the_round_does_not_block_the_load(tmp_path, comes):
     file = tmp_path / "times"
     file.write_text(f"0 1 {comes}")
     result = run_load(LoadShape(clients=3, arrivals="file", file=file, round_seconds=60.0))
@@ -112,7 +122,7 @@ def test_a_client_that_comes_after_its_round_ends_the_load(tmp_path, comes):
     assert result.exact is True  # fewer than the goal, and none of them lost
 
 
-def test_a_round_with_more_clients_than_slots_ends_them_all():
+def test_clients_without_a_slot_end_with_the_round():
     shape = LoadShape(
         clients=200,
         rounds=2,
@@ -124,7 +134,7 @@ def test_a_round_with_more_clients_than_slots_ends_them_all():
         round_seconds=600.0,
     )
     result = run_load(shape)
-    assert [(each.folded, each.exact) for each in result.rounds] == [(50, True)] * 2
+    assert [(attempt.folded, attempt.exact) for attempt in result.rounds] == [(50, True)] * 2
     ended = {name: count for name, count in result.outcomes.items() if name != "told to wait"}
     assert sum(ended.values()) == 400
     assert ended["accepted"] == 100
@@ -132,55 +142,57 @@ def test_a_round_with_more_clients_than_slots_ends_them_all():
     assert late == 2 * (shape.policy().cap - 50)
 
 
-def test_a_round_below_its_minimum_is_an_attempt_that_is_shown():
+def test_abandoned_round_is_a_reported_attempt():
     result = run_load(LoadShape(clients=20, rounds=2, goal=50, minimum=30, round_seconds=60.0))
-    assert [(each.number, each.attempt, each.committed, each.folded) for each in result.rounds] == [
+    assert [(attempt.number, attempt.attempt, attempt.committed, attempt.folded) for attempt in result.rounds] == [
         (1, 1, False, 0),
         (1, 2, False, 0),
     ]
     assert "minimum is 30" in result.rounds[0].reason
     assert result.exact is None
-    done = simulate("--clients", "5", "--goal", "9", "--minimum", "7", "--round-seconds", "60")
+    done = load("--clients", "5", "--goal", "9", "--minimum", "7", "--round-seconds", "60")
     assert done.exit_code == 1
     assert "abandoned" in done.stdout
 
 
-def test_phases_nest_nowhere():
+def test_phases_do_not_overlap():
     result = run_load(LoadShape(clients=80))
-    found = phases(result)
-    assert {"queue", "fold", "close", "commit"} <= set(found)
+    by_name = phases(result)
+    assert {"queue", "fold", "close", "commit"} <= set(by_name)
     assert sum(phase.total for phase in result.phases) <= result.wall
     assert sum(phase.cpu for phase in result.phases) <= result.cpu
 
 
-def test_a_coordinator_of_its_own_is_measured():
-    done = simulate("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
+def test_served_coordinator_is_measured():
+    done = load("--clients", "40", "--served", "--workers", "1", "--rate", "200", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["exact"] is True
-    assert found["outcomes"] == {"accepted": 40}
-    assert set(found["processes"]) == {"web", "committer", "pump"}
-    assert all(10e6 < use["peak_bytes"] < 4e9 for use in found["processes"].values())
-    assert found["server_cpu_seconds"] == pytest.approx(sum(use["cpu_seconds"] for use in found["processes"].values()))
-    assert found["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(found["server_cpu_seconds"] * 1000 / 40)
-    assert found["bytes_up_for_a_client"] > 100
-    assert found["arrivals"]["lateness"]["count"] == 40
-    assert "s: starting a coordinator" in done.stderr  # nobody stares at nothing
+    output = json.loads(done.stdout)
+    assert output["exact"] is True
+    assert output["outcomes"] == {"accepted": 40}
+    assert set(output["processes"]) == {"web", "committer", "pump"}
+    assert all(10e6 < use["peak_bytes"] < 4e9 for use in output["processes"].values())
+    assert output["server_cpu_seconds"] == pytest.approx(
+        sum(use["cpu_seconds"] for use in output["processes"].values())
+    )
+    assert output["capacity"]["server_cpu_ms_for_a_client"] == pytest.approx(output["server_cpu_seconds"] * 1000 / 40)
+    assert output["bytes_up_for_a_client"] > 100
+    assert output["arrivals"]["lateness"]["count"] == 40
+    assert "s: starting a coordinator" in done.stderr  # progress
 
 
-def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_path):
+def test_load_of_a_deployment_with_keys_and_enrolment(closed_deployment, tmp_path):
     running, access = closed_deployment
     keys = ["--key", str(tmp_path / "signing.key"), "--enrolment-key", str(tmp_path / "enrolment.key")]
     place = ["--clients", "12", "--rounds", "2", "--url", running.url]
-    done = simulate(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
+    done = load(*place, "--operator-url", running.url, "--token", KEY, *keys, "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert (found["exact"], found["outcomes"]["accepted"]) == (True, 24)
-    # By one clock: that of this machine, which sees the end at a look.
-    assert all(0 <= each["commit"] <= each["seconds"] and each["within"] > 0 for each in found["rounds"])
-    assert found["capacity"] is None
+    output = json.loads(done.stdout)
+    assert (output["exact"], output["outcomes"]["accepted"]) == (True, 24)
+    # Both by this machine's clock, which sees the end at a poll.
+    assert all(0 <= attempt["commit"] <= attempt["seconds"] and attempt["within"] > 0 for attempt in output["rounds"])
+    assert output["capacity"] is None
     for left_out, hint in ((keys[2:], "--key"), (keys[:2], "--enrolment-key")):
-        refused = simulate(*place, "--token", KEY, *left_out)
+        refused = load(*place, "--token", KEY, *left_out)
         assert (refused.exit_code, hint in refused.stderr) == (1, True), refused.output
     with Operator(running.url, token=KEY) as operator:
         assert all(view.status is not TaskStatus.ACTIVE for view in operator.tasks().tasks)
@@ -197,19 +209,19 @@ def test_a_deployment_is_loaded_with_what_it_asks_for(closed_deployment, tmp_pat
     assert threading.active_count() < 50
 
 
-def test_the_command_writes_json_and_leaves_nothing(tmp_path, monkeypatch):
+def test_command_writes_json_and_removes_its_files(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    done = simulate("--clients", "20", "--json")
+    done = load("--clients", "20", "--json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
-    assert found["exact"] is True
-    assert found["rounds"][0]["folded"] == 20
-    assert found["capacity"]["clients_per_hour_and_core"] > 0
+    output = json.loads(done.stdout)
+    assert output["exact"] is True
+    assert output["rounds"][0]["folded"] == 20
+    assert output["capacity"]["clients_per_hour_and_core"] > 0
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_shows_where_the_time_goes():
-    done = simulate("--clients", "30", "--rate", "10")
+def test_command_shows_times_and_capacity():
+    done = load("--clients", "30", "--rate", "10")
     assert done.exit_code == 0, done.output
     for word in (
         "check-in",
@@ -229,7 +241,7 @@ def test_the_command_shows_where_the_time_goes():
     ("arguments", "reason"),
     [
         (["--arrivals", "sometimes"], "none of them"),
-        (["--stragglers", "many"], "PART:FACTOR"),
+        (["--stragglers", "many"], "FRACTION:FACTOR"),
         (["--dropout", "1"], "drop out"),
         (["--data", "a:b"], "--data"),
         (["--rate", "0"], "above 0"),
@@ -237,20 +249,27 @@ def test_the_command_shows_where_the_time_goes():
         (["--url", "http://127.0.0.1:1", "--served"], "exclude each other"),
         (["--workers", "2"], "--served"),
         (["--operator-url", "http://127.0.0.1:1"], "--url"),
-        (["--token", "x"], "nobody asks for it"),
+        (["--token", "x"], "no credentials are needed"),
         (["--goal", "2000"], "after how many seconds"),
         (["--goal", "10", "--minimum", "11"], "minimum"),
         (["--over-selection", "0.5"], "over_selection"),
     ],
 )
-def test_the_command_refuses_what_makes_no_load(arguments, reason):
-    done = simulate(*arguments)
+def test_command_refuses_invalid_options(arguments, reason):
+    done = load(*arguments)
     assert done.exit_code == 2
-    assert reason in " ".join(done.output.replace("│", " ").split())
+    assert reason in text_of(done)
 
 
-def test_options_of_a_load_are_refused_without_one(tmp_path):
+def test_simulate_refuses_options_of_load(tmp_path):
     (tmp_path / "a.plan").write_bytes(b"")
     done = CliRunner().invoke(app, ["simulate", str(tmp_path / "a.plan"), "--data", "a:b", "--clients", "5"])
     assert done.exit_code == 2
     assert "--clients" in done.output
+
+
+@pytest.mark.parametrize("arguments", [["--no-train"], ["--no-train", "--clients", "5"], ["x.plan", "--no-train"]])
+def test_simulate_no_train_names_the_load_command(arguments):
+    done = CliRunner().invoke(app, ["simulate", *arguments])
+    assert done.exit_code == 2
+    assert "muster load" in text_of(done)

@@ -1,4 +1,4 @@
-"""`muster.simulation`: the whole protocol in one process, to the last digit."""
+"""`muster.simulation`: the whole protocol in one process, with exact results."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ def some_digits():
 
 def test_counts_every_client_once_in_every_round(tmp_path):
     seen = []
-    found = run(SUM, IDS, rounds=3, out=tmp_path, progress=lambda view: seen.append(view.round))
+    result = run(SUM, IDS, rounds=3, out=tmp_path, progress=lambda view: seen.append(view.round))
     total = sum(IDS.values())
-    assert [(int(each["total"]), int(each["count"])) for each in found.results] == [(total, 3)] * 3
-    assert [int(each["total"]) for each in found.checkpoints] == [0, total, 2 * total, 3 * total]
-    assert [(row["round"], row["epoch"], row["folded"], row["dropped"]) for row in found.metrics] == [
+    assert [(int(each["total"]), int(each["count"])) for each in result.results] == [(total, 3)] * 3
+    assert [int(each["total"]) for each in result.checkpoints] == [0, total, 2 * total, 3 * total]
+    assert [(row["round"], row["epoch"], row["folded"], row["dropped"]) for row in result.metrics] == [
         (number, 0, 3, 0) for number in (1, 2, 3)
     ]
     assert seen == [1, 2, 3]
 
 
-def test_writes_what_it_returns(tmp_path):
-    found = run(SUM, IDS, rounds=2, out=tmp_path)
+def test_files_have_the_returned_values(tmp_path):
+    result = run(SUM, IDS, rounds=2, out=tmp_path)
     assert set(bytes_below(tmp_path)) == {
         *(f"checkpoints/{number}.safetensors" for number in (0, 1, 2)),
         *(f"results/{number}.safetensors" for number in (1, 2)),
         "metrics.csv",
     }
     last = (tmp_path / "checkpoints/2.safetensors").read_bytes()
-    assert decode(last) == found.checkpoints[2]
+    assert decode(last) == result.checkpoints[2]
     state: tuple[TensorSpec, ...] = Plan.load(SUM).manifest.state
     assert read_header(last).order == tuple(spec.path for spec in state)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:6] == ["round", "epoch", "folded", "dropped", "update_bytes", "broadcast_bytes"]
-    assert [{name: float(value) for name, value in row.items()} for row in rows] == list(found.metrics)
+    assert [{name: float(value) for name, value in row.items()} for row in rows] == list(result.metrics)
 
 
-def test_same_seed_gives_the_same_bytes_and_another_one_samples_other_clients(tmp_path):
+def test_seed_decides_bytes_and_sampled_clients(tmp_path):
     clients = some_digits()
     for name, seed in (("one", 7), ("again", 7), ("other", 8)):
         run(DIGITS, clients, rounds=2, seed=seed, goal=2, out=tmp_path / name)
@@ -78,13 +78,13 @@ def test_same_seed_gives_the_same_bytes_and_another_one_samples_other_clients(tm
 
 
 def test_data_may_differ_by_round():
-    found = run(MEAN, lambda number: [1.0, 2.0, 3.0 * number][: 4 - number], rounds=2)
+    result = run(MEAN, lambda number: [1.0, 2.0, 3.0 * number][: 4 - number], rounds=2)
     # The second round has fewer clients than the first, and closes at its deadline.
-    assert [float(each["result"]) for each in found.results] == [2.0, 1.5]
-    assert [row["folded"] for row in found.metrics] == [3, 2]
+    assert [float(each["result"]) for each in result.results] == [2.0, 1.5]
+    assert [row["folded"] for row in result.metrics] == [3, 2]
 
 
-def test_more_clients_than_slots_are_not_passed_over_in_silence():
+def test_more_clients_than_slots_is_an_error():
     with pytest.raises(SimulationError, match=r"Round 2 has 3 clients and room for 2.*give goal=3"):
         run(MEAN, lambda number: [1.0] * (number + 1), rounds=2)
 
@@ -94,12 +94,12 @@ def test_client_that_fails_is_named():
         run(MEAN, [1.0, "text"], rounds=1)
 
 
-def test_round_below_its_minimum_says_so():
+def test_round_below_its_minimum_is_an_error():
     with pytest.raises(SimulationError, match=r"Round 1 was abandoned.*minimum is 4"):
         run(SUM, IDS, rounds=1, policy=TaskPolicy(goal=5, minimum=4))
 
 
-def test_waiting_costs_no_time():
+def test_waits_take_no_real_time():
     policy = TaskPolicy(goal=2, interval_seconds=86_400, separation_seconds=80_000)
-    found = run(SUM, IDS, rounds=3, policy=policy)
-    assert [row["folded"] for row in found.metrics] == [2, 2, 2]
+    result = run(SUM, IDS, rounds=3, policy=policy)
+    assert [row["folded"] for row in result.metrics] == [2, 2, 2]

@@ -1,9 +1,8 @@
-"""What the benchmarks say of themselves: which figures belong together, and when the page is left as it is."""
+"""The benchmarks' own code: comparable figures, the page, and measurements of processes."""
 
 from __future__ import annotations
 
 import gzip
-import importlib
 import os
 import subprocess
 import sys
@@ -13,25 +12,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from benchmarks import figures, page, processes
+from benchmarks.counted_session import CountedSession
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "tests" / "benchmarks"
 PAGE = ROOT / "docs" / "benchmarks.md"
 CASE = "100 × 1 MB"
-LINE = '{"clients": 100, "model_mb": 1.0, "round_s": [9, 20, 22], "server_cpu_s_per_client_round": 0.2, "server_peak_rss_mb": 800, "version": "1.41"}'
+LINE = (
+    '{"clients": 100, "model_mb": 1.0, "round_s": [9, 20, 22], "server_cpu_s_per_client_round": 0.2, '
+    '"server_peak_rss_mb": 800, "version": "1.41"}'
+)
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Imports a module of the benchmarks, which find each other on the path."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
-
-@pytest.fixture
-def results(load):
+def results():
     """Rounds, and Flower's of the same session."""
-    figures = load("figures")
     conditions = figures.Conditions("now", "28 November 2026", "a machine", quick=False, finished=True)
 
     def figure(table, value, case=CASE):
@@ -44,8 +39,7 @@ def results(load):
     )
 
 
-def test_flower_is_held_against_rounds_of_its_own_session_alone(load, results):
-    page = load("page")
+def test_flower_is_compared_within_one_session_only(results):
     assert "| 20.0 × |" in page.tables(results)["rounds"]
     old = results.sections["flower"]
     results.sections["flower"] = replace(old, conditions=replace(old.conditions, session="then", date="1 May 2020"))
@@ -56,23 +50,21 @@ def test_flower_is_held_against_rounds_of_its_own_session_alone(load, results):
     assert "| flower | 1 May 2020 |" in page.tables(results)["conditions"]
 
 
-def test_the_page_has_whatever_a_section_came_to(load, results):
-    page, section = load("page"), results.sections["rounds"]
+def test_page_of_an_unfinished_section(results):
+    section = results.sections["rounds"]
     for count in range(len(section.figures) + 1):
         results.sections["rounds"] = replace(section, figures=section.figures[:count])
         assert page.tables(results)["rounds"]
-    assert page.tables(load("figures").Results())["conditions"] == "Not measured.\n"
+    assert page.tables(figures.Results())["conditions"] == "Not measured.\n"
 
 
-def test_the_page_has_a_place_for_each_table(load):
-    page = load("page")
+def test_page_has_markers_for_each_table():
     text = PAGE.read_text()
-    for name in page.tables(load("figures").Results()):
+    for name in page.tables(figures.Results()):
         assert text.count(f"<!-- begin {name} -->") == text.count(f"<!-- end {name} -->") == 1, name
 
 
-def test_figures_are_read_as_they_were_saved(load, results, tmp_path):
-    figures = load("figures")
+def test_saved_figures_are_read_again(results, tmp_path):
     results.save(tmp_path / "figures.json")
     assert figures.Results.load(tmp_path / "figures.json") == results
     (tmp_path / "other.json").write_text('{"figures": []}')
@@ -81,17 +73,14 @@ def test_figures_are_read_as_they_were_saved(load, results, tmp_path):
 
 
 @pytest.mark.parametrize("code", [0, 3])
-def test_a_part_of_a_run_leaves_the_page_and_says_whether_it_came_to_its_end(code, load, tmp_path):
+def test_partial_run_leaves_the_page_unchanged(code, tmp_path):
     peer, file = tmp_path / "flower.sh", tmp_path / "figures.json"
     peer.write_text(f"echo '{LINE}'; exit {code}\n")
     before = PAGE.read_bytes()
     done = subprocess.run(  # noqa: S603  ourselves
-        [sys.executable, str(FOLDER / "suite.py"), "flower", "--write", "--json", str(file)],
-        env={
-            **os.environ,
-            "MUSTER_PEER_FLOWER": str(peer),
-            "PYTHONPATH": os.pathsep.join(str(ROOT / each) for each in ("client", "functions", "tests")),
-        },
+        [sys.executable, "-m", "benchmarks.suite", "flower", "--write", "--json", str(file)],
+        cwd=ROOT / "tests",
+        env={**os.environ, "MUSTER_PEER_FLOWER": str(peer)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -99,7 +88,7 @@ def test_a_part_of_a_run_leaves_the_page_and_says_whether_it_came_to_its_end(cod
     )
     assert done.returncode == bool(code), done.stdout + done.stderr
     assert PAGE.read_bytes() == before
-    section = load("figures").Results.load(file).sections["flower"]
+    section = figures.Results.load(file).sections["flower"]
     assert section.conditions.finished == (code == 0)
     assert [each.value for each in section.figures] == [21, 200, 800]
 
@@ -130,11 +119,11 @@ class Pieces:
         return iter([memoryview(bytes(100))] * 3)
 
 
-def test_bytes_are_counted_as_they_cross_the_wire(load):
+def test_bytes_are_counted_as_encoded():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with load("counted_session").CountedSession() as session:
+        with CountedSession() as session:
             url = f"http://127.0.0.1:{server.server_port}/"
             assert session.put(url, data=Pieces(), headers={"Content-Length": "300"}).content == bytes(1000)
             assert session.put(url, data=b"12345").content == bytes(1000)
@@ -145,8 +134,7 @@ def test_bytes_are_counted_as_they_cross_the_wire(load):
         server.server_close()
 
 
-def test_cpu_time_is_known_between_two_moments(load):
-    processes = load("processes")
+def test_cpu_time_between_two_times():
     pause = threading.Event()
     with processes.CpuWatch([os.getpid()]) as watch:
         while len(watch._times) < 3:
@@ -157,5 +145,5 @@ def test_cpu_time_is_known_between_two_moments(load):
         while len(watch._times) < 30:
             pause.wait(0.01)
     assert watch.between(watch._times[0], watch._times[-1]) >= 0.1
-    with pytest.raises(ValueError, match="Nobody looked"):
+    with pytest.raises(ValueError, match="No sample at"):
         watch.between(0.0, watch._times[-1])

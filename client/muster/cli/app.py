@@ -10,7 +10,7 @@ import typer.main
 from typer.core import TyperCommand
 
 import muster
-from muster.cli import audit, bundle, client, demo, enrol, key, simulate, smoke, state, task, up
+from muster.cli import audit, bundle, client, demo, enrol, key, load, simulate, smoke, state, task, up
 from muster.cli.annotations import evaluate
 from muster.cli.failures import Commands
 from muster.cli.plan import commands
@@ -33,7 +33,8 @@ app.add_typer(enrol.app, name="enrol")
 app.add_typer(state.app, name="state")
 app.add_typer(key.app, name="key")
 app.command("audit")(audit.audit)
-app.command("simulate")(simulate.simulate)
+app.command("simulate", cls=simulate.SimulateCommand)(simulate.simulate)
+app.command("load")(load.load)
 app.command("smoke")(smoke.smoke)
 app.command("bundle")(bundle.bundle)
 app.command("demo")(demo.demo)

@@ -1,4 +1,4 @@
-"""How a load is shown: how it stands while it runs, then where the time went and what that says of the capacity."""
+"""Shows the progress of a load while it runs, and its result: times, rounds and capacity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
-    from muster.load.run import LoadResult, LoadRound
+    from muster.load.result import LoadResult, LoadRound
 
 _REST = "between phases"
 _FIRST, _EVERY = 2.0, 5.0  # seconds until the first line, and from one to the next
@@ -23,19 +23,19 @@ _REFRESH = 0.2  # seconds, of a bar
 
 
 class LoadProgress:
-    """How a load stands, on stderr: a bar on a terminal, else a line now and then, so that nobody stares at nothing.
+    """Progress of a load on stderr: a bar on a terminal, else a line every few seconds.
 
     Args:
-      clients: Of each round.
+      clients: Clients of each round.
     """
 
     def __init__(self, *, clients: int) -> None:
         self._clients = clients
         self._stage = "starting"
         self._done = 0
-        self._begun = self._since = time.monotonic()  # all of it, and the stage
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._show, name="standing", daemon=True)
+        self._started = self._stage_started = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._show, name="load-progress", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -44,16 +44,16 @@ class LoadProgress:
     def __exit__(
         self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        self._ended.set()
+        self._stop.set()
         self._thread.join()
 
     def begin(self, stage: str) -> None:
-        """Something else begins."""
-        self._stage, self._done, self._since = stage, 0, time.monotonic()
+        """Starts a stage."""
+        self._stage, self._done, self._stage_started = stage, 0, time.monotonic()
 
-    def tell(self, number: int, done: int) -> None:
-        """So many clients of a round are done. Called for each of them, so it only takes note."""
-        del number  # the stage says so
+    def report(self, number: int, done: int) -> None:
+        """Stores how many clients of a round are done; another thread shows it."""
+        del number  # the stage names the round
         self._done = done
 
     def _show(self) -> None:
@@ -64,16 +64,17 @@ class LoadProgress:
             self._bar(screen)
             return
         pause = _FIRST
-        while not self._ended.wait(pause):
+        while not self._stop.wait(pause):
             pause = _EVERY
             sys.stderr.write(f"{self._line()}\n")
             sys.stderr.flush()
 
     def _line(self) -> str:
         now = time.monotonic()
-        text = f"{now - self._begun:.0f} s: {self._stage}"
+        text = f"{now - self._started:.0f} s: {self._stage}"
         if self._done:
-            text += f", {self._done:,} of {self._clients:,} clients, {self._done / max(now - self._since, 1e-3):,.0f} a second"
+            rate = self._done / max(now - self._stage_started, 1e-3)
+            text += f", {self._done:,} of {self._clients:,} clients, {rate:,.0f} a second"
         return text
 
     def _bar(self, screen: Console) -> None:
@@ -82,7 +83,7 @@ class LoadProgress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=screen, transient=True, auto_refresh=False) as progress:
             task = progress.add_task(self._stage, total=self._clients)
-            while not self._ended.wait(_REFRESH):
+            while not self._stop.wait(_REFRESH):
                 self._refresh(progress, task)
 
     def _refresh(self, progress: Progress, task: TaskID) -> None:
@@ -90,7 +91,7 @@ class LoadProgress:
 
 
 def show(console: Console, result: LoadResult) -> None:
-    """Prints what a load came to."""
+    """Prints the result of a load."""
     console.print(_table(result))
     if result.waits.count:
         waits = result.waits
@@ -98,15 +99,15 @@ def show(console: Console, result: LoadResult) -> None:
             f"Told to wait {waits.count:,} times: {waits.mean:.2f} s on average, p99 {waits.quantile(0.99):.2f} s"
         )
     _show_arrivals(console, result)
-    for each in result.rounds:
-        console.print(_round(each))
+    for attempt in result.rounds:
+        console.print(_round(attempt))
     others = {name: number for name, number in result.outcomes.items() if name not in ("accepted", "told to wait")}
     if others:
         console.print("Clients " + ", ".join(f"{name}: {number:,}" for name, number in sorted(others.items())))
-    came = max(1, result.came)
+    clients = max(1, result.checked_in)
     up, down = result.moved()
     console.print(
-        f"{result.came:,} clients in {result.wall:.2f} s: {1000 * result.wall / came:.2f} ms each, "
+        f"{result.checked_in:,} clients in {result.wall:.2f} s: {1000 * result.wall / clients:.2f} ms each, "
         f"{result.throughput:,.0f} updates a second; {size(up)} up and {size(down)} down each"
     )
     _show_capacity(console, result)
@@ -138,43 +139,46 @@ def _show_arrivals(console: Console, result: LoadResult) -> None:
         return
     late, answered = arrivals.lateness, arrivals.answered
     console.print(
-        f"Clients came {_milliseconds(late.quantile(0.5))} late (p99 {_milliseconds(late.quantile(0.99))}), and had their answer "
-        f"{_milliseconds(answered.quantile(0.5))} after they were due (p99 {_milliseconds(answered.quantile(0.99))}); at most "
-        f"{arrivals.backlog:,} at once waited for that"
+        f"Clients arrived {_milliseconds(late.quantile(0.5))} late (p99 {_milliseconds(late.quantile(0.99))}), and "
+        f"were answered {_milliseconds(answered.quantile(0.5))} after they were due "
+        f"(p99 {_milliseconds(answered.quantile(0.99))}); at most {arrivals.backlog:,} waited for that at once"
     )
     if arrivals.offered is not None and arrivals.achieved is not None:
         console.print(f"Offered {arrivals.offered:,.1f} clients a second, answered {arrivals.achieved:,.1f}")
     if arrivals.kept_up is False:
-        console.print(f"[bold red]It could not keep up[/]. What is the limit: {result.limit}")
+        console.print(f"[bold red]It could not keep up[/]. The limit: {result.limit}")
 
 
-def _round(each: LoadRound) -> str:
+def _round(attempt: LoadRound) -> str:
     from rich.markup import escape
 
-    name = f"Round {each.number}" + (f", attempt {each.attempt}" if each.attempt > 1 else "")
-    about = f" (or up to {_milliseconds(each.within)} earlier)" if each.within else ""
-    if not each.committed:
-        return f"{name}: [bold red]abandoned[/] after {each.seconds:.2f} s: {escape(each.reason)}"
-    short = f" of {each.goal:,}" if each.folded < each.goal else ""
-    after = "" if each.commit is None else f", committed {_milliseconds(each.commit)} after the last one{about}"
-    lost = f"; [bold red]{each.lost:,} accepted updates are MISSING[/]" if each.lost else ""
-    return f"{name}: {each.folded:,}{short} updates in {each.seconds:.2f} s{after}; sum {_verdict(each.exact)}{lost}"
+    name = f"Round {attempt.number}" + (f", attempt {attempt.attempt}" if attempt.attempt > 1 else "")
+    about = f" (or up to {_milliseconds(attempt.within)} earlier)" if attempt.within else ""
+    if not attempt.committed:
+        return f"{name}: [bold red]abandoned[/] after {attempt.seconds:.2f} s: {escape(attempt.reason)}"
+    short = f" of {attempt.goal:,}" if attempt.folded < attempt.goal else ""
+    after = "" if attempt.commit is None else f", committed {_milliseconds(attempt.commit)} after the last one{about}"
+    lost = f"; [bold red]{attempt.lost:,} accepted updates are MISSING[/]" if attempt.lost else ""
+    updates = f"{attempt.folded:,}{short} updates in {attempt.seconds:.2f} s"
+    return f"{name}: {updates}{after}; sum {_verdict(attempt.exact)}{lost}"
 
 
 def _verdict(exact: Optional[bool]) -> str:
     if exact is None:
-        return "not to be seen there"
+        return "unknown there"
     return "exact" if exact else "[bold red]WRONG[/]"
 
 
 def _show_capacity(console: Console, result: LoadResult) -> None:
     for name, use in result.processes.items():
         several = f"{use.processes} processes, the largest" if use.processes > 1 else "1 process"
-        console.print(f"{name}: computed {use.cpu:.2f} s; {several} at most {size(use.peak)} of memory")
+        console.print(f"{name}: {use.cpu:.2f} s of CPU time; {several} with at most {size(use.peak)} of memory")
+    if result.unmeasured:
+        console.print(result.unmeasured)
     capacity = result.capacity
     if capacity is not None:
         console.print(
-            f"The coordinator computes {1000 * capacity.seconds:.2f} ms for a client in a round: one core serves "
+            f"The coordinator uses {1000 * capacity.seconds:.2f} ms of CPU time per client and round: one core serves "
             f"{capacity.updates:,.0f} updates a second, or {capacity.clients:,.0f} clients an hour"
         )
 

@@ -1,4 +1,4 @@
-"""How clients came in open loop, against when they were due: what a load's own delay would hide else."""
+"""Measures open-loop arrivals against their schedule, so that coordinated omission shows."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Any, Optional
 
 from muster.load.times import Histogram
 
-_LATE = 0.25  # seconds: of the clients' 99th percentile, above which the load was not kept up with
-_SHORT = 0.95  # of the rate, likewise
-_FEW = 20  # clients, whose rate says little
+# A load kept up if its clients' 99th percentile was no later, and it reached this fraction of the
+# rate:
+_MAX_LATENESS = 0.25  # seconds
+_MIN_RATE = 0.95
+_MIN_INTERVALS = 20  # below, a rate is too uncertain to report
 
 
 @dataclass(frozen=True)
 class Arrivals:
-    """The clients that came in open loop.
+    """Arrivals of an open-loop load.
 
     Attributes:
-      offered: Clients a second that were due; None: all at once, or too few to tell.
-      achieved: Clients a second whose check-ins were answered.
-      lateness: From when a client was due to its check-in.
-      answered: From when a client was due to the answer to its check-in: what it would have waited.
-      backlog: The most clients that were due and not answered yet.
+      offered: Clients per second that were due; None if all were due at once, or too few.
+      achieved: Clients per second whose check-ins were answered.
+      lateness: Seconds from when a client was due to its check-in.
+      answered: Seconds from when a client was due to the response to its check-in.
+      backlog: Most clients that were due and not answered yet.
     """
 
     offered: Optional[float]
@@ -33,18 +35,18 @@ class Arrivals:
 
     @property
     def kept_up(self) -> Optional[bool]:
-        """Whether clients came when they were due, and were answered as fast; None where they all were due at once."""
+        """True if clients were on time and answered at the offered rate; None without a rate."""
         if self.offered is None or self.achieved is None:
             return None
-        return self.in_time and self.achieved >= _SHORT * self.offered
+        return self.in_time and self.achieved >= _MIN_RATE * self.offered
 
     @property
     def in_time(self) -> bool:
-        """Whether clients came when they were due."""
-        return self.lateness.quantile(0.99) <= _LATE
+        """True if clients were on time."""
+        return self.lateness.quantile(0.99) <= _MAX_LATENESS
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
+        """Returns JSON-compatible data."""
         return {
             "offered_per_second": self.offered,
             "achieved_per_second": self.achieved,
@@ -55,8 +57,8 @@ class Arrivals:
         }
 
 
-class Arriving:
-    """Takes down how clients come, over all rounds. Not for several threads at once."""
+class ArrivalRecorder:
+    """Recorder of the arrivals of all rounds. Not thread-safe."""
 
     def __init__(self) -> None:
         self._lateness = Histogram()
@@ -68,14 +70,14 @@ class Arriving:
         self._rounds: list[_Span] = []
 
     def begin(self, due: Iterator[float]) -> None:
-        """A round begins, whose clients are due at these instants, in order."""
+        """Starts a round whose clients are due at these times (POSIX seconds, ascending)."""
         self._due = due
         self._next = next(due, None)
         self._waiting = 0
         self._rounds.append(_Span())
 
-    def came(self, due: float, now: float) -> None:
-        """A client that was due at `due` comes at `now`."""
+    def sent(self, due: float, now: float) -> None:
+        """Records that a client that was due at `due` sends its check-in at `now`."""
         while self._next is not None and self._next <= now:
             self._waiting += 1
             self._next = next(self._due, None)
@@ -83,20 +85,20 @@ class Arriving:
         self._lateness.add(max(0.0, now - due))
 
     def answered(self, due: float, now: float) -> None:
-        """A client that was due at `due` has its answer at `now`."""
+        """Records that a client that was due at `due` has its response at `now`."""
         self._waiting -= 1
         self._answered.add(max(0.0, now - due))
         self._rounds[-1].add(due, now)
 
     def result(self) -> Arrivals:
-        """How it was."""
+        """Returns the arrivals of all rounds so far."""
         intervals = sum(span.count - 1 for span in self._rounds)
         due = sum(span.due[1] - span.due[0] for span in self._rounds)
         answered = sum(span.answered[1] - span.answered[0] for span in self._rounds)
-        told = intervals >= _FEW and due > 0
+        has_rate = intervals >= _MIN_INTERVALS and due > 0
         return Arrivals(
-            intervals / due if told else None,
-            intervals / answered if told and answered > 0 else None,
+            intervals / due if has_rate else None,
+            intervals / answered if has_rate and answered > 0 else None,
             self._lateness,
             self._answered,
             self._backlog,
@@ -104,7 +106,7 @@ class Arriving:
 
 
 class _Span:
-    """From the first client of a round to its last one, as they were due and as they were answered."""
+    """Time from the first client of a round to the last one, as due and as answered."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,234 +1,342 @@
-"""The clients of a load: each a few fields in a queue of events, in which they take turns until their round is over."""
+"""The clients of a load: each is a coroutine that checks in, fetches, works and uploads."""
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 import itertools
-import math
-import threading
-from collections.abc import Iterator
-from typing import Callable, Optional
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Callable, Optional
 
-from muster.load.arrivals import Arriving
+from muster.client import UnreachableError
+from muster.load.arrivals import ArrivalRecorder
+from muster.load.loop import LoadError, run_beside
 from muster.load.shape import LoadShape
-from muster.load.steps import AFTER, AT_WORK, NO_SLOT, Following, LoadError, Steps, Tally, Turn
-from muster.load.targets import Target
+from muster.load.targets import Answer, Target
+from muster.load.times import Histogram, Times
+from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import Array
 
-_LOOK = 1.0  # seconds between looks at whether the round is over
-_END = 10.0  # seconds for requests under way, when the load is broken off
+_OK, _UNAUTHENTICATED = 200, 401
+_RETRIED = (0, 429, 502, 503, 504)  # statuses after which a client tries again; 0: no response
+_BACK_OFF, _MAX_TRIES = 1.0, 5  # seconds before the first retry, doubled before each further one
+_LOST = ("assignment_expired", "assignment_invalid")  # problems after which a client checks in again
+_ROUND_FULL = "round_full"
+_POLL_SECONDS = 1.0  # between polls of whether the round is over
+
+# Outcomes of clients, or of their tries:
+ACCEPTED, WAITED, VANISHED = "accepted", "told to wait", "vanished"
+LATE_ASSIGNMENT, LATE_ROUND = "too late for its assignment", "too late for its round"
+AT_WORK, NO_SLOT, AFTER = "still at work when its round ended", "got no slot", "came after its round"
+UNANSWERED, GAVE_UP = "not answered", "gave up"
 
 
-class Clients:
-    """Brings every client of one round to its end.
-
-    Args:
-      target: What they talk to.
-      shape: How many there are, and when they come.
-      steps: What they do.
-      arriving: Takes down how they come in open loop.
-      over: Looks whether the round that is played is over. Raises `LoadError`, if it can't end.
-      progress: Is told how many clients are done.
+@dataclass(frozen=True)
+class Contribution:
+    """What every client of a load sends.
 
     Attributes:
-      came: How many have checked in.
+      population: The clients' population.
+      update: Tensors of the update, by path.
+      encoded: The update as bytes.
+      token_of: Returns the enrolment token of a client, by its name; None if clients need none.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        shape: LoadShape,
-        steps: Steps,
-        *,
-        arriving: Arriving,
-        over: Callable[[], bool],
-        progress: Callable[[int], None],
-    ) -> None:
-        self.came = 0
-        self._target = target
-        self._shape = shape
-        self._steps = steps
-        self._arriving = arriving
-        self._round_over = over
-        self._progress = progress
-        self._due: list[tuple[float, int, Turn]] = []
-        self._arrivals: Iterator[tuple[int, float]] = iter(())
-        self._number = 0  # of events, so that equal times keep their order
-        self._done = 0
-        self._looked = 0.0  # POSIX seconds, by the target's clock
+    population: str
+    update: Mapping[str, Array]
+    encoded: bytes
+    token_of: Optional[Callable[[str], str]] = None
+
+
+@dataclass
+class Tally:
+    """Outcomes of the clients of one round.
+
+    Attributes:
+      outcomes: Number of clients or tries, by outcome.
+      waits: Seconds for which clients were told to wait.
+      checked_in: Number of clients that have checked in.
+      last_upload: POSIX seconds when the last update was accepted; 0 before.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    waits: Histogram = field(default_factory=Histogram)
+    checked_in: int = 0
+    last_upload: float = 0.0
+
+
+class _Ended(Exception):  # noqa: N818  an outcome, not an error
+    """Raised when a client is done, with its outcome."""
+
+
+class _AssignmentLost(Exception):  # noqa: N818  as above
+    """Raised when a client's assignment has expired."""
+
+
+@dataclass
+class RoundClients:
+    """The clients of one attempt at a round.
+
+    Attributes:
+      target: The coordinator.
+      shape: The clients' number and behavior.
+      contribution: What they send.
+      attempt: Number of this attempt in the load, from 1. Each attempt has other clients.
+      number: Number of the round.
+      times: Receives the time of each request.
+      recorder: Records how clients arrive in open loop.
+      plans: URLs of plans that were fetched before; extended, since devices cache plans.
+      tally: Outcomes so far.
+    """
+
+    target: Target
+    shape: LoadShape
+    contribution: Contribution
+    attempt: int
+    number: int
+    times: Times
+    recorder: Optional[ArrivalRecorder] = None
+    plans: set[str] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lanes = asyncio.Semaphore(self.target.lanes)
         self._over = False
-        self._led = False  # whether a thread waits for the next event, so that no other needs to
-        self._lock = threading.RLock()
-        self._leading = threading.Condition(self._lock)  # woken for an earlier event
-        self._idle = threading.Condition(self._lock)
-        self._error: Optional[BaseException] = None
+        self._waiting: set[asyncio.Future[None]] = set()  # clients that wait for a time
+        self._due: dict[int, float] = {}  # POSIX seconds, of clients before their first request
+        self._done = 0
+        self._progress: Callable[[int], None] = lambda _done: None
 
-    @property
-    def tally(self) -> Tally:
-        """What became of them."""
-        return self._steps.tally
+    async def run(self, *, is_over: Callable[[], bool], progress: Callable[[int], None]) -> None:
+        """Runs every client to its end.
 
-    def play(self, number: int, *, round_: int) -> None:
-        """Plays one attempt at the `round_`-th round, which is open, as the load's `number`-th. Raises `LoadError`."""
-        start = self._looked = self._target.now()
-        self._steps.begin(number, round_=round_)
-        due: Iterator[float] = (start + at for at in self._shape.times(number))
-        if self._shape.arrivals:
-            due, again = itertools.tee(due)
-            self._arriving.begin(again)
-        self._arrivals = enumerate(due)
-        with self._lock:
-            for _ in range(1 if self._shape.arrivals else self._shape.lanes):
-                self._arrive()
-        if self._target.threads == 1:
-            self._run()
+        Args:
+          is_over: Polls whether the round is over. Blocks; raises `LoadError` if it can't end.
+          progress: Called with the number of clients that are done.
+
+        Raises:
+          LoadError: A request was refused.
+        """
+        self._progress = progress
+        start = self._loop.time()
+        arrivals = enumerate(start + at for at in self.shape.times(self.attempt))
+        if self.recorder is None:
+            lanes = min(self.shape.lanes, self.shape.clients)
+            loops = [self._closed_loop(arrivals) for _ in range(lanes)]
         else:
-            self._run_threads()
-        if self._error is not None:
-            raise self._error
+            self.recorder.begin(start + at for at in self.shape.times(self.attempt))
+            loops = [self._open_loop(arrivals)]
+        await run_beside(self._watch(is_over), asyncio.gather(*loops))
 
-    def _run_threads(self) -> None:
-        # Not waited for at the end of the process: one may hang in a request that nobody answers.
-        threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self._target.threads)]
-        for thread in threads:
-            thread.start()
+    async def _closed_loop(self, arrivals: Iterator[tuple[int, float]]) -> None:
+        for client, due in arrivals:
+            await self.run_client(client, due)
+
+    async def _open_loop(self, arrivals: Iterator[tuple[int, float]]) -> None:
+        clients = []
+        for client, due in arrivals:
+            await self._wait_until(due)
+            clients.append(asyncio.ensure_future(self.run_client(client, due)))
+        await asyncio.gather(*clients)
+
+    async def _watch(self, is_over: Callable[[], bool]) -> None:
+        await self.target.changed(_POLL_SECONDS)
+        while not await self.target.call(is_over):
+            await self.target.changed(_POLL_SECONDS)
+        self._end_round()
+
+    def _end_round(self) -> None:
+        """Ends all clients that wait, and those that have not arrived."""
+        self._over = True
+        for waiting in self._waiting:
+            _wake(waiting)
+
+    async def run_client(self, client: int, due: float) -> None:
+        """Runs one client, which is due at `due` (POSIX seconds), and counts its outcome."""
         try:
-            for thread in threads:
-                thread.join()
-        except BaseException as error:
-            self._fail(error)
-            until = self._target.now() + _END
-            for thread in threads:
-                thread.join(max(0.0, until - self._target.now()))
+            outcome = await self._contribute(client, due)
+        except _Ended as ended:
+            outcome = str(ended)
+        except LoadError:
+            self._end_round()
             raise
-
-    def _run(self) -> None:
-        try:
-            while (event := self._next()) is not None:
-                self._take(*event)
-                self._target.settle()
-        except BaseException as error:  # of a thread: what it was is told by `play`
-            self._fail(error)
-            if self._target.threads == 1 or not isinstance(error, Exception):
-                raise
-
-    def _fail(self, error: BaseException) -> None:
-        with self._lock:
-            self._error = self._error or error
-            self._wake_all()
-
-    def _wake_all(self) -> None:
-        self._leading.notify_all()
-        self._idle.notify_all()
-
-    def _take(self, due: float, turn: Turn) -> None:
-        following = self._steps.take(turn)
-        now = self._target.now()
-        with self._lock:
-            if not turn.came:
-                self.came += 1
-                if self._shape.arrivals:
-                    self._arriving.answered(due, now)
-            sent_away = following is not None and following[1].assignment is None
-            looking = sent_away and self._look_is_due(now)
-        if looking:
-            self._look()
-        with self._lock:
-            self._go_on(following)
-
-    def _go_on(self, following: Following) -> None:
-        if following is None or (self._over and self._ends(*following)):
-            self._ended()
-            if not self._shape.arrivals:
-                self._arrive()
-        else:
-            self._push(*following)
-
-    def _ended(self, clients: int = 1) -> None:
-        self._done += clients
+        self.tally.outcomes[outcome] += 1
+        self._done += 1
         self._progress(self._done)
+        self.target.settle()
 
-    def _arrive(self) -> None:
-        """Lets the next client come, and in open loop the one after it when it has come."""
-        for client, at in self._arrivals:
-            self._push(at, Turn(client))
-            return
-
-    def _push(self, at: float, turn: Turn) -> None:
-        self._number += 1
-        heapq.heappush(self._due, (at, self._number, turn))
-        if self._due[0][1] == self._number:
-            self._leading.notify()
-
-    def _next(self) -> Following:
-        """Waits for the next event, and gives it with the instant at which it was due; None when all clients are done."""
-        while True:
-            with self._lock:
-                if self._error is not None or self._done >= self._shape.clients:
-                    self._wake_all()
-                    return None
-                now = self._target.now()
-                if self._due and self._due[0][0] <= now:
-                    return self._pop(now)
-                if not self._look_is_due(now):
-                    self._rest(now)
-                    continue
-                self._idle.notify()  # who looks does not lead
-            self._look()
-
-    def _pop(self, now: float) -> tuple[float, Turn]:
-        due, _, turn = heapq.heappop(self._due)
-        if self._shape.arrivals and not turn.came:
-            self._arriving.came(due, now)
-            self._arrive()
-        if not self._led:
-            self._idle.notify()
-        return due, turn
-
-    def _rest(self, now: float) -> None:
-        at = self._due[0][0] if self._due else math.inf
-        if self._target.threads == 1:
-            work = self._target.next_due()
-            until = at if work is None else min(at, work)
-            if until == math.inf:
-                raise LoadError("The load stands still: nothing is due, and clients are left")
-            self._target.wait_until(until)
-            self._target.settle()
-        elif self._led:
-            self._idle.wait()
-        else:
-            self._led = True
+    async def _contribute(self, client: int, due: float) -> str:
+        await self._sleep_until(due, otherwise=AFTER)
+        self._due[client] = due
+        for tries in itertools.count():
+            assignment = await self._check_in(client)
+            if self.shape.drops(client):
+                return VANISHED
             try:
-                self._leading.wait(min(at - now, _LOOK))
-            finally:
-                self._led = False
+                await asyncio.sleep(0)  # other clients take their next step
+                await self._fetch(assignment)
+                self.target.settle()
+                await asyncio.sleep(0)
+                seconds = self.shape.seconds_of_work(client, attempt=tries)
+                if seconds:
+                    await self._sleep_until(self._loop.time() + seconds, otherwise=AT_WORK)
+                await self._upload(assignment)
+                self.tally.last_upload = self._loop.time()
+                break
+            except _AssignmentLost:
+                self.tally.outcomes[LATE_ASSIGNMENT] += 1
+        return ACCEPTED
 
-    def _look_is_due(self, now: float) -> bool:
-        if self._over or now < self._looked + _LOOK:
-            return False
-        self._looked = now
-        return True
+    async def _check_in(self, client: int) -> Mapping[str, Any]:
+        """Checks in until there is a slot, and returns the assignment."""
+        name, token_of = f"load-{self.attempt}-{client}", self.contribution.token_of
+        path = f"/v1/populations/{self.contribution.population}:checkin"
+        body = json.dumps({"client": name}).encode()
+        token = None if token_of is None else token_of(name)
+        otherwise = AFTER
+        while True:
+            response = await self._send(
+                "check-in", "POST", path, body=body, token=token, client=client, otherwise=otherwise
+            )
+            self.target.settle()
+            answer: dict[str, Any] = json.loads(response)["answer"]
+            if answer["status"] == "assigned":
+                break
+            self.tally.outcomes[WAITED] += 1
+            self.tally.waits.add(answer["retry_after"])
+            otherwise = NO_SLOT if answer["reason"] == _ROUND_FULL else AFTER
+            await self._sleep_until(self._loop.time() + answer["retry_after"], otherwise=otherwise)
+        if answer["round"] != self.number:  # a slot of other clients
+            body = json.dumps({"outcome": "failed", "reason": "cancelled"}).encode()
+            await self._request("report", "POST", "/v1/updates:report", body=body, token=answer["token"])
+            raise _Ended(AFTER)
+        return answer
 
-    def _look(self) -> None:
-        """Ends clients whose round is over, so that none waits for ever."""
-        if not self._round_over():
+    async def _fetch(self, assignment: Mapping[str, Any]) -> None:
+        plan = assignment["plan"]["url"]
+        if plan not in self.plans:
+            await self._send("plan", "GET", plan, otherwise=AT_WORK)
+            self.plans.add(plan)
+        await self._send("broadcast", "GET", assignment["broadcast"]["url"], otherwise=AT_WORK)
+
+    async def _upload(self, assignment: Mapping[str, Any]) -> None:
+        direct_above, body = assignment.get("direct_above"), self.contribution.encoded
+        if direct_above is not None and len(body) > direct_above:
+            request = partial(self._upload_to_store, assignment)
+            if await self._retry(request, "The upload to the store", otherwise=AT_WORK) is not None:
+                return
+        await self._send("upload", "PUT", "/v1/updates", body=body, token=assignment["token"], otherwise=AT_WORK)
+
+    async def _upload_to_store(self, assignment: Mapping[str, Any]) -> Optional[Answer]:
+        """Uploads an update directly to the store; None if the store takes none from here."""
+
+        def upload() -> Optional[Answer]:
+            with self.times.phase("upload to the store"):
+                self.times.moved(up=len(self.contribution.encoded), down=0)
+                done = self.target.upload_to_store(assignment, self.contribution.update)
+            return Answer(_OK, b"") if done else None
+
+        try:
+            async with self._lanes:
+                return await self.target.call(upload)
+        except ProblemError as problem:
+            return Answer(problem.status, problem.to_problem().model_dump_json().encode())
+        except UnreachableError as error:
+            return Answer(0, str(error).encode())
+
+    async def _send(self, phase: str, method: str, path: str, *, otherwise: str, **more: Any) -> bytes:
+        """Returns the body of the response to a request, with retries. Raises as `_retry`."""
+        request = partial(self._request, phase, method, path, **more)
+        return await self._retry(request, path, otherwise=otherwise) or b""
+
+    async def _retry(self, request: Callable[[], Any], where: str, *, otherwise: str) -> Optional[bytes]:
+        """Returns the body of a successful response, or None if `request` returns None.
+
+        Raises:
+          _Ended: The client is done: its round has closed, or no request was answered.
+          _AssignmentLost: The client has to check in again.
+          LoadError: The request was refused.
+        """
+        for tries in range(_MAX_TRIES):
+            if tries:
+                pause = _BACK_OFF * 2 ** (tries - 1)
+                await self._sleep_until(self._loop.time() + pause, otherwise=otherwise)
+            answer: Optional[Answer] = await request()
+            if answer is None or answer.status == _OK:
+                return None if answer is None else answer.body
+            if answer.status not in _RETRIED:
+                raise _refusal(answer, where)
+            self.tally.outcomes[UNANSWERED] += 1
+        raise _Ended(GAVE_UP)
+
+    async def _request(
+        self,
+        phase: str,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        token: Optional[str] = None,
+        client: Optional[int] = None,
+    ) -> Answer:
+        """Sends one request; the first one of `client` is recorded as its arrival."""
+
+        def send() -> Answer:
+            with self.times.phase(phase):
+                answer = self.target.request(method, path, body=body, token=token)
+                self.times.moved(up=len(body), down=len(answer.body))
+            return answer
+
+        due = None if client is None else self._due.pop(client, None)
+        async with self._lanes:
+            if due is not None and self.recorder is not None:
+                self.recorder.sent(due, self._loop.time())
+            answer = await self.target.call(send)
+        if due is not None:
+            self.tally.checked_in += 1
+            if self.recorder is not None:
+                self.recorder.answered(due, self._loop.time())
+        return answer
+
+    async def _sleep_until(self, instant: float, *, otherwise: str) -> None:
+        """Waits until `instant` (POSIX seconds). Raises `_Ended(otherwise)` at the round's end."""
+        await self._wait_until(instant)
+        if self._over:
+            raise _Ended(otherwise)
+
+    async def _wait_until(self, instant: float) -> None:
+        if self._over or instant <= self._loop.time():
             return
-        with self._lock:
-            self._over = True
-            left, self._due = self._due, []
-            for at, _, turn in left:
-                if self._ends(at, turn):
-                    self._ended()
-                else:
-                    self._push(at, turn)
-            after = sum(1 for _ in self._arrivals)
-            if after:
-                self.tally.count(AFTER, after)
-                self._ended(after)
-            self._wake_all()
+        waiting = self._loop.create_future()
+        timer = self._loop.call_at(instant, _wake, waiting)
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            timer.cancel()
+            self._waiting.discard(waiting)
 
-    def _ends(self, at: float, turn: Turn) -> bool:
-        """Whether a client is done, now that the round is over: all but those whose update is on its way."""
-        if turn.assignment is not None and at <= self._target.now():
-            return False
-        self.tally.count(AT_WORK if turn.assignment is not None else NO_SLOT if turn.full else AFTER)
-        return True
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _refusal(answer: Answer, where: str) -> Exception:
+    """Returns the exception for a response that is neither a success nor worth a retry."""
+    try:
+        problem = json.loads(answer.body)
+    except ValueError:
+        problem = {}
+    kind = problem.get("type", "").rpartition("/")[2]
+    if kind in _LOST:
+        return _AssignmentLost()
+    if kind == ProblemType.ROUND_CLOSED.value:
+        return _Ended(LATE_ROUND)
+    reason = problem.get("detail") or "without a reason"
+    hint = "; --enrolment-key makes tokens for clients" if answer.status == _UNAUTHENTICATED else ""
+    return LoadError(f"{where} answered {answer.status}: {reason}{hint}")

@@ -1,4 +1,4 @@
-"""What a load looks like: how many clients, when they come, which of them vanish or are late, and what a round asks of them."""
+"""The shape of a load: number, arrivals and behavior of clients, and the policy of its rounds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Optional
 from muster.wire.messages import TaskPolicy
 
 _MINUTE, _DAY = 60.0, 86400.0  # seconds
-_LONGEST_ROUND = 30 * _DAY  # seconds, the policy's own limit
-_CAP = 10.0  # the policy's own limit of over-selection
-_OPEN_LANES = 256  # requests at once in open loop, where a client that comes should not wait for others' answers
+_MAX_ROUND = 30 * _DAY  # seconds, a policy's limit
+_MAX_OVER_SELECTION = 10.0  # a policy's limit
+_OPEN_LANES = 256  # many, as a client that arrives should not wait for responses to others
 _CLOSED_LANES = 32
 ARRIVALS = ("uniform", "poisson", "burst", "file")
 
@@ -27,23 +27,23 @@ class LoadShape:
     Attributes:
       clients: Clients of every round.
       rounds: Rounds; one that is abandoned counts.
-      concurrency: Closed loop: so many clients are at it at a time, and the next one comes when one is done; None: 32. Open loop, over
-        sockets: the most requests at a time; None: 256.
-      arrivals: Open loop: how they come, whatever becomes of them: `uniform`, `poisson`, `burst` (all at once) or `file`. None: closed
-        loop.
-      rate: Open loop: clients a second. None: all of them within a minute.
+      concurrency: Closed loop: clients at once; the next one arrives when one is done; None: 32.
+        Open loop, over sockets: most requests at once; None: 256.
+      arrivals: Open loop: the schedule of arrivals: `uniform`, `poisson`, `burst` (all at once) or
+        `file`. None: closed loop.
+      rate: Open loop: clients per second. None: all of them within a minute.
       file: For `file`: a time in seconds from the round's opening in each line, in any order.
-      dropout: The part of clients that vanish after their check-in, with its slot.
-      stragglers: The part of clients whose work takes `straggle` times as long; those that come after their assignment has run out
-        check in again.
+      dropout: Fraction of clients that vanish after their check-in, and occupy a slot.
+      stragglers: Fraction of clients whose work takes `straggle` times as long. A client whose
+        assignment has expired meanwhile checks in again.
       straggle: See `stragglers`.
       work: Seconds from an assignment to its upload.
-      assignment_seconds: How long an assignment is good for.
+      assignment_seconds: Seconds for which an assignment is valid.
       goal: Updates that close a round. None: those of all clients that do not vanish.
-      over_selection: Slots for each update of the goal. None: one for each client without a `goal`, else 1.
+      over_selection: Slots per update of the goal. None: 1; without a `goal`, one per client.
       minimum: Updates below which a round is abandoned at its deadline.
-      round_seconds: From a round's opening to its deadline. None: so long that nobody comes too late.
-      seed: Of arrivals and of who straggles.
+      round_seconds: Seconds from a round's opening to its deadline. None: enough for all clients.
+      seed: Seed of arrivals and of who straggles.
     """
 
     clients: int
@@ -65,21 +65,23 @@ class LoadShape:
 
     def __post_init__(self) -> None:
         if self.clients < 1 or self.rounds < 1 or (self.concurrency is not None and self.concurrency < 1):
-            raise ValueError("There must be at least one client, one round, and one client at a time")
+            raise ValueError("There must be at least one client, one round, and one client at once")
         self._check_arrivals()
         if not (0 <= self.dropout < 1 and 0 <= self.stragglers <= 1 and self.straggle >= 0):
-            raise ValueError("The part of clients that drop out is from 0 to below 1, that of stragglers from 0 to 1")
-        if self.survivors < 1:
-            raise ValueError("Every client drops out; give more clients, or a smaller part")
-        if self.goal is None and self.clients / self.survivors > _CAP:
             raise ValueError(
-                f"{self.dropout:.0%} drop out, and a round has at most {_CAP:g} slots for each update of its goal: give a smaller "
-                "part, or a goal"
+                "The fraction of clients that drop out is from 0 to below 1, that of stragglers from 0 to 1"
+            )
+        if self.survivors < 1:
+            raise ValueError("Every client drops out; give more clients, or a smaller fraction")
+        if self.goal is None and self.clients / self.survivors > _MAX_OVER_SELECTION:
+            raise ValueError(
+                f"{self.dropout:.0%} drop out, and a round has at most {_MAX_OVER_SELECTION:g} slots per update of "
+                "its goal: give a smaller fraction, or a goal"
             )
         if self.goal is not None and self.goal > self.survivors and self.round_seconds is None:
             raise ValueError(
-                f"Of {self.clients} clients {self.survivors} do not drop out, so that no round reaches a goal of {self.goal}: give a "
-                "smaller one, or after how many seconds a round closes"
+                f"Of {self.clients} clients {self.survivors} do not drop out, so no round reaches a goal of "
+                f"{self.goal}: give a smaller one, or after how many seconds a round closes"
             )
 
     def _check_arrivals(self) -> None:
@@ -91,14 +93,15 @@ class LoadShape:
             raise ValueError("The rate must be above 0 clients a second")
         if self.rate is not None and self.arrivals not in ("uniform", "poisson"):
             raise ValueError("A rate is for arrivals that are uniform or poisson: all at once, or by a file, have none")
-        if self.last_arrival > _LONGEST_ROUND:
+        if self.last_arrival > _MAX_ROUND:
             raise ValueError(
-                f"The last client would come {self.last_arrival / _DAY:.0f} days after its round's opening; a round lasts 30 at most"
+                f"The last client would arrive {self.last_arrival / _DAY:.0f} days after its round's opening; "
+                "a round lasts 30 at most"
             )
 
     @property
     def lanes(self) -> int:
-        """How many requests may be under way at once."""
+        """Most requests at once."""
         if self.concurrency is not None:
             return self.concurrency
         return _CLOSED_LANES if self.arrivals is None else min(_OPEN_LANES, self.clients)
@@ -110,7 +113,7 @@ class LoadShape:
 
     @property
     def last_arrival(self) -> float:
-        """When a round's last client comes, or by chance is expected, in seconds from the opening."""
+        """Seconds from a round's opening to its last client's arrival, or the expected one."""
         if self.arrivals in (None, "burst"):
             return 0.0
         return (self.clients - 1) / self._rate if self.file is None else max(self.times(1))
@@ -120,10 +123,10 @@ class LoadShape:
         return self.rate or max(self.clients / _MINUTE, 1.0)
 
     def policy(self) -> TaskPolicy:
-        """The task's.
+        """Returns the policy of the load's task.
 
         Raises:
-          ProblemError: a field is not what a policy may have; it names the field.
+          ProblemError: A field is not valid for a policy; it names the field.
         """
         goal = self.survivors if self.goal is None else self.goal
         over = self.over_selection
@@ -140,28 +143,28 @@ class LoadShape:
         return TaskPolicy.from_dict(fields)
 
     def _round_seconds(self) -> float:
-        """Enough for the last client, even where each needs a second assignment; chance may bring a later round's somewhat later."""
+        """Returns seconds that suffice even if every client needs a second assignment."""
         waves = math.ceil(self.clients / self.lanes) if self.arrivals is None else 1
         slowest = self.work * max(1.0, self.straggle if self.stragglers else 1.0)
         needed = 2 * self.last_arrival + 2 * waves * (slowest + self.work) + 2 * self.assignment_seconds
-        return min(max(needed, _DAY), _LONGEST_ROUND)
+        return min(max(needed, _DAY), _MAX_ROUND)
 
     def drops(self, client: int) -> bool:
-        """Whether a client vanishes: evenly spread, so that just this part of them does."""
+        """Returns whether a client vanishes; they are evenly spread."""
         return int((client + 1) * self.dropout) > int(client * self.dropout)
 
     def seconds_of_work(self, client: int, *, attempt: int) -> float:
-        """How long the client's `attempt`-th try (from 0) takes. A straggler is slow once."""
+        """Returns seconds of work of a try (from 0). A straggler is slow once."""
         if attempt or not self.stragglers:
             return self.work
         slow = random.Random(f"{self.seed} {client}").random() < self.stragglers  # noqa: S311
         return self.work * self.straggle if slow else self.work
 
     def times(self, number: int) -> Iterator[float]:
-        """When the clients come, in seconds from the opening of the `number`-th round; in closed loop all at once.
+        """Returns the clients' arrivals, in seconds from the `number`-th round's opening.
 
         Raises:
-          ValueError: the file has no time for every client, or one that is no number.
+          ValueError: The file has fewer times than there are clients, or an invalid one.
         """
         if self.arrivals in (None, "burst"):
             return itertools.repeat(0.0, self.clients)

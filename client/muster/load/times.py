@@ -1,4 +1,4 @@
-"""How long requests took: a histogram for each phase, in memory that does not grow with their number."""
+"""Durations of requests and of queued work: a histogram for each phase, in bounded memory."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-_STEPS = 50  # buckets for each factor e: a quantile is right to 2 %
+_RESOLUTION = 50  # buckets per factor of e: a quantile is exact to 2 %
 
 
 class Histogram:
-    """Durations, in seconds, by their logarithm."""
+    """Durations in seconds, in buckets of their logarithm."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -23,33 +23,33 @@ class Histogram:
         self._buckets: Counter[int] = Counter()
 
     def add(self, seconds: float) -> None:
-        """Adds one."""
+        """Adds a duration."""
         self.count += 1
         self.total += seconds
-        self._buckets[round(math.log(max(seconds, 1e-9)) * _STEPS)] += 1
+        self._buckets[round(math.log(max(seconds, 1e-9)) * _RESOLUTION)] += 1
 
     def merge(self, other: Histogram) -> None:
-        """Adds all of another one's."""
+        """Adds all durations of another histogram."""
         self.count += other.count
         self.total += other.total
         self._buckets.update(other._buckets)
 
-    def quantile(self, part: float) -> float:
-        """The duration that `part` (0 to 1) of all do not exceed, in seconds; 0 of none."""
-        left = part * self.count
+    def quantile(self, fraction: float) -> float:
+        """Returns the duration in seconds that `fraction` (0 to 1) of all do not exceed."""
+        left = fraction * self.count
         for bucket in sorted(self._buckets):
             left -= self._buckets[bucket]
             if left <= 0:
-                return math.exp(bucket / _STEPS)
+                return math.exp(bucket / _RESOLUTION)
         return 0.0
 
     @property
     def mean(self) -> float:
-        """Their mean, in seconds; 0 of none."""
+        """The mean duration in seconds; 0 if there are none."""
         return self.total / self.count if self.count else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data, durations in milliseconds."""
+        """Returns JSON-compatible data, with durations in milliseconds."""
         return {
             "count": self.count,
             "mean_ms": self.mean * 1000,
@@ -58,38 +58,38 @@ class Histogram:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Phase:
-    """What one phase came to, without what was nested in it.
+    """Totals of one phase, without the phases nested in it.
 
     Attributes:
-      name: Its name.
-      histogram: How long it took each time.
-      cpu: Seconds that this process computed meanwhile; None where that is not the coordinator's.
-      up: Bytes of requests' bodies.
-      down: Bytes of answers' bodies.
-      calls: Calls to the stores and the queue by name, where they could be counted.
+      name: The phase's name, such as `check-in`.
+      cpu: CPU seconds of this process; None where that is not the coordinator's.
+      histogram: Durations.
+      up: Bytes of request bodies.
+      down: Bytes of response bodies.
+      calls: Calls to the stores and the queue, by name, where they can be counted.
     """
 
     name: str
-    histogram: Histogram
     cpu: Optional[float] = None
+    histogram: Histogram = field(default_factory=Histogram)
     up: int = 0
     down: int = 0
-    calls: Mapping[str, int] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
 
     @property
     def count(self) -> int:
-        """How many times there was one."""
+        """How many times the phase was run."""
         return self.histogram.count
 
     @property
     def total(self) -> float:
-        """Seconds of all."""
+        """Seconds of all runs."""
         return self.histogram.total
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
+        """Returns JSON-compatible data."""
         return {
             "phase": self.name,
             **self.histogram.to_dict(),
@@ -97,95 +97,87 @@ class Phase:
             "cpu_seconds": self.cpu,
             "bytes_up": self.up,
             "bytes_down": self.down,
-            "store_calls": dict(self.calls),
+            "store_calls": dict(sorted(self.calls.items())),
         }
 
 
-class _Running:
-    """A phase that a thread is in, and what of its time was nested phases'."""
+@dataclass
+class _Run:
+    """A phase that a thread is in, and the seconds of phases nested in it."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.up = self.down = 0
-        self.nested = self.nested_cpu = 0.0  # seconds
-
-
-class _Sums:
-    def __init__(self) -> None:
-        self.histogram = Histogram()
-        self.cpu = 0.0  # seconds
-        self.up = self.down = 0  # bytes
-        self.calls: Counter[str] = Counter()
+    name: str
+    up: int = 0
+    down: int = 0
+    nested: float = 0.0
+    nested_cpu: float = 0.0
 
 
 class Times:
-    """Histograms by phase, for several threads. A duration is counted once: a phase that is nested in another takes its time off it.
+    """Durations by phase. Safe to share between threads.
+
+    A duration is counted once: that of a nested phase is subtracted from the outer one.
 
     Args:
-      cpu: Whether the process's own computing time is taken too: where one thread does all that counts.
+      cpu: True to measure CPU time too; only for a process with one thread that works.
     """
 
     def __init__(self, *, cpu: bool = False) -> None:
         self._cpu = cpu
         self._lock = threading.Lock()
-        self._phases: dict[str, _Sums] = {}
-        self._now = threading.local()
+        self._phases: dict[str, Phase] = {}
+        self._thread = threading.local()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Takes the time of a block, without that of phases in it."""
-        outer: Optional[_Running] = getattr(self._now, "phase", None)
-        running = self._now.phase = _Running(name)
-        cpu, start = self._computed(), time.perf_counter()
+        """Measures a block."""
+        outer, run = self._current(), _Run(name)
+        self._thread.run = run
+        cpu, start = self._cpu_seconds(), time.perf_counter()
         try:
             yield
         finally:
-            seconds, cpu = time.perf_counter() - start, self._computed() - cpu
-            self._now.phase = outer
+            seconds, cpu = time.perf_counter() - start, self._cpu_seconds() - cpu
+            self._thread.run = outer
             if outer is not None:
                 outer.nested += seconds
                 outer.nested_cpu += cpu
             with self._lock:
-                sums = self._phases.setdefault(name, _Sums())
-                sums.histogram.add(max(0.0, seconds - running.nested))
-                sums.cpu += cpu - running.nested_cpu
-                sums.up += running.up
-                sums.down += running.down
+                phase = self._named(name)
+                phase.histogram.add(max(0.0, seconds - run.nested))
+                phase.up += run.up
+                phase.down += run.down
+                if phase.cpu is not None:
+                    phase.cpu += cpu - run.nested_cpu
 
     def moved(self, *, up: int, down: int) -> None:
-        """Counts bytes of bodies for the phase that this thread is in."""
-        running: Optional[_Running] = getattr(self._now, "phase", None)
-        if running is not None:
-            running.up += up
-            running.down += down
+        """Counts bytes of bodies in this thread's phase."""
+        run = self._current()
+        if run is not None:
+            run.up += up
+            run.down += down
 
     def called(self, call: str) -> None:
-        """Counts a call to a store for the phase that this thread is in; outside of all phases nobody's."""
-        running: Optional[_Running] = getattr(self._now, "phase", None)
-        if running is not None:
+        """Counts a call to a store in this thread's phase; outside of a phase it is not counted."""
+        run = self._current()
+        if run is not None:
             with self._lock:
-                self._phases.setdefault(running.name, _Sums()).calls[call] += 1
+                self._named(run.name).calls[call] += 1
 
     def clear(self) -> None:
-        """Forgets everything so far."""
+        """Discards all durations."""
         with self._lock:
             self._phases.clear()
 
     def phases(self) -> list[Phase]:
-        """All phases so far, in the order of their first use."""
+        """Returns all phases, in the order of their first use."""
         with self._lock:
-            return [
-                Phase(
-                    name,
-                    sums.histogram,
-                    sums.cpu if self._cpu else None,
-                    sums.up,
-                    sums.down,
-                    dict(sorted(sums.calls.items())),
-                )
-                for name, sums in self._phases.items()
-                if sums.histogram.count
-            ]
+            return [phase for phase in self._phases.values() if phase.count]
 
-    def _computed(self) -> float:
+    def _current(self) -> Optional[_Run]:
+        return getattr(self._thread, "run", None)
+
+    def _named(self, name: str) -> Phase:
+        return self._phases.setdefault(name, Phase(name, 0.0 if self._cpu else None))
+
+    def _cpu_seconds(self) -> float:
         return time.process_time() if self._cpu else 0.0

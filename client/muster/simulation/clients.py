@@ -1,4 +1,4 @@
-"""Reads the clients' data by client and by round, in each form that `run` and `check_plan` accept."""
+"""Reads data by client and by round, in each form that `run` and `check_plan` accept."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Source = Callable[[], Any]
 
 
 class ClientsDataWarning(UserWarning):
-    """Warning that a function of clients' data is called without its optional argument, perhaps by mistake."""
+    """Warning that a function of clients' data is called without its optional argument."""
 
 
 class ClientsData:
     """Data of all clients, in the forms that `run` and `check_plan` accept.
 
     Args:
-      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that returns one of these.
-        A function with a required argument is called for each round, with the round's number (from 1). Any other is
-        called once, without optional arguments.
+      data: A sequence or a mapping of clients' data sets, a TFF `ClientData`, or a function that
+        returns one of these. A function with a required argument is called for each round, with the
+        round's number (from 1). Any other is called once, without optional arguments.
 
     Raises:
       TypeError, ValueError: see `of_round`.
@@ -40,23 +40,23 @@ class ClientsData:
         self._function = data if callable(data) else None
         self._every_round = self._function is not None and _takes_argument(self._function)
         self._fixed: dict[str, Source] = {}
-        self._given = data
+        self._data = data
         if self._function is not None and not self._every_round:
             _warn_of_default(self._function)
-            self._given = self._function()
+            self._data = self._function()
         if not self._every_round:
-            self._fixed = by_client(self._given)
+            self._fixed = by_client(self._data)
 
     def of_round(self, number: int) -> dict[str, Source]:
-        """Each client's name and what gives its data, in order.
+        """Returns a function that returns the client's data, by client name, in order.
 
         Raises:
           TypeError: The data is in none of the forms.
           ValueError: There are no clients, or two have one name.
         """
         if self._function is not None and self._every_round:
-            self._given = self._function(number)
-            return by_client(self._given)
+            self._data = self._function(number)
+            return by_client(self._data)
         return self._fixed
 
     def hint(self, declared: Type) -> str:
@@ -65,10 +65,10 @@ class ClientsData:
         Args:
           declared: The plan's `manifest.data`.
         """
-        if isinstance(self._given, Iterator) or hasattr(self._given, "client_ids"):
+        if isinstance(self._data, Iterator) or hasattr(self._data, "client_ids"):
             return ""
         try:
-            for elements in adapt(self._given, declared).sequences.values():
+            for elements in adapt(self._data, declared).sequences.values():
                 next(elements(), None)
         except (ProblemError, TypeError, ValueError):
             return ""
@@ -87,24 +87,28 @@ class _Replayed:
 
 
 def by_client(data: Any) -> dict[str, Source]:
-    """Takes data sets apart by client; those of a sequence are called by their position. Raises as `ClientsData.of_round`."""
-    found: list[tuple[str, Source]]
+    """Returns data sets by client name; in a sequence the name is the position.
+
+    Raises:
+      TypeError, ValueError: See `ClientsData.of_round`.
+    """
+    sources: list[tuple[str, Source]]
     if hasattr(data, "client_ids") and hasattr(data, "create_tf_dataset_for_client"):
         make = data.create_tf_dataset_for_client
-        found = [(str(name), lambda name=name: make(name)) for name in data.client_ids]  # type: ignore[misc]
+        sources = [(str(name), lambda name=name: make(name)) for name in data.client_ids]  # type: ignore[misc]
     elif isinstance(data, Mapping):
-        found = [(str(name), _source(value)) for name, value in data.items()]
+        sources = [(str(name), _source(value)) for name, value in data.items()]
     elif isinstance(data, (Sequence, np.ndarray, Iterable)) and not _is_one_client(data):
-        found = [(str(at), _source(value)) for at, value in enumerate(data)]
+        sources = [(str(at), _source(value)) for at, value in enumerate(data)]
     else:
         raise TypeError(
-            f"The clients' data is a {type(data).__name__}; it should be a sequence or a mapping of data sets, one for each "
-            "client (a single client's data set goes into a list: [dataset])"
+            f"The clients' data is a {type(data).__name__}; it should be a sequence or a mapping of data sets, one for "
+            "each client (a single client's data set goes into a list: [dataset])"
         )
-    clients = dict(found)
+    clients = dict(sources)
     if not clients:
         raise ValueError("The data has no clients; give at least one client's data set")
-    if len(clients) < len(found):
+    if len(clients) < len(sources):
         raise ValueError("Two clients have the same name; client names must differ as text")
     return clients
 
@@ -114,7 +118,7 @@ def _source(value: Any) -> Source:
 
 
 def _is_one_client(data: Any) -> bool:
-    """Whether it is a `tf.data.Dataset`, whose elements would be taken for clients, or a text."""
+    """Returns whether `data` is a text or a `tf.data.Dataset`, whose elements are not clients."""
     return isinstance(data, (str, bytes)) or hasattr(data, "element_spec")
 
 
@@ -136,7 +140,8 @@ def _warn_of_default(function: Callable[..., Any]) -> None:
     if len(arguments) == 1:
         name = arguments[0].name
         text = (
-            f"{getattr(function, '__name__', 'The function')} of the clients' data is called once, without its argument {name}, which "
-            "has a default. To get the data for each round, with the round's number, take the default away"
+            f"{getattr(function, '__name__', 'The function')} of the clients' data is called once, without its "
+            f"argument {name}, which has a default. To get the data for each round, with the round's number, take the "
+            "default away"
         )
         warnings.warn(text, ClientsDataWarning, stacklevel=4)

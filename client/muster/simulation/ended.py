@@ -1,4 +1,4 @@
-"""Follows a task's rounds as they end."""
+"""Follows a task's rounds to their ends."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _OVER = (Phase.COMMITTED, Phase.ABANDONED)
 
 
 class EndedRounds:
-    """Gives each attempt at a round of one task once, after it has ended.
+    """Iterator over a task's rounds, each of whose attempts is returned once, after its end.
 
     Args:
-      operator: Where to ask.
+      operator: An operator of the coordinator.
       task: The task's name.
     """
 
@@ -25,9 +25,10 @@ class EndedRounds:
         self._after: Optional[str] = None
 
     def fresh(self) -> Iterator[RoundView]:
-        """Those that have ended since the last call, oldest first. Raises what `Operator` raises; a repeat misses none."""
+        """Yields the attempts that ended since the last call, oldest first."""
         while True:
-            # One at a time: a page's `next` is then the place of just that round, and an open one is not passed over.
+            # One at a time: a page's `next` is then the place of just that round, and an open one
+            # is not passed over.
             page = self._operator.rounds_page(self._task, after=self._after, limit=1)
             if not page.rounds or page.rounds[0].phase not in _OVER:
                 return

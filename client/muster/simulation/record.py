@@ -1,4 +1,4 @@
-"""What a run leaves in a folder: checkpoints, results and a table of metrics, written as the rounds go by."""
+"""Writes a run's checkpoints, results and table of metrics to a folder, round by round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Union[int, float]]
 
 
 def row_of(view: RoundView) -> Row:
-    """A committed round as a row: counts, bytes, then the result's scalars by path."""
+    """Returns a committed round as a row: counts, bytes, then the result's scalars by path."""
     return {
         "round": view.round,
         "epoch": view.epoch,
@@ -30,13 +30,15 @@ def row_of(view: RoundView) -> Row:
 
 
 class Record:
-    """A folder with `checkpoints/<round>.safetensors` (0 is the initial state), `results/<round>.safetensors` and `metrics.csv`.
+    """Writer of a run's output folder.
 
-    The files of an earlier run there are removed first; others stay.
+    The folder has `checkpoints/<round>.safetensors` (0 is the initial state),
+    `results/<round>.safetensors` and `metrics.csv`. Those of an earlier run are removed
+    first; other files stay.
 
     Args:
-      folder: Where; None: nothing is written.
-      results: Whether results will come.
+      folder: The folder; None: nothing is written.
+      results: True if the run has results.
     """
 
     def __init__(self, folder: Optional[Path], *, results: bool = True) -> None:
@@ -52,18 +54,18 @@ class Record:
         (folder / METRICS).unlink(missing_ok=True)
 
     def checkpoint(self, version: int, data: bytes) -> None:
-        """Writes a version of the state, as the coordinator gave it."""
+        """Writes the bytes of a version of the state."""
         self._write(CHECKPOINTS, version, data)
 
     def result(self, number: int, data: bytes) -> None:
-        """Writes a round's result, as the coordinator gave it."""
+        """Writes the bytes of a round's result."""
         self._write(RESULTS, number, data)
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Adds a row to the table. A column that only later rows have stays empty in the earlier ones."""
+        """Adds a row to the table. Columns that only later rows have are empty in earlier ones."""
         self._rows.append(row)
         if self._folder is not None:
-            # Whole and at once, as a later row may bring a column; a table of numbers is small.
+            # The whole table, since a later row may add a column.
             (self._folder / METRICS).write_bytes(table(self._rows))
 
     def _write(self, kind: str, number: int, data: bytes) -> None:
@@ -72,7 +74,7 @@ class Record:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Rows as CSV (RFC 4180, but with bare line feeds), the columns in the order of their first appearance."""
+    """Returns rows as CSV (RFC 4180, but with bare line feeds), columns by first appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Finds the operations of a plan that can't be seeded in a simulation. Imports TensorFlow when called."""
+"""Finds operations of a plan that can't be seeded. Imports TensorFlow when called."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def unseeded_operations(plan: Plan) -> dict[str, tuple[str, ...]]:
     """
     from muster.runtime.graphs import load_graph
 
-    found = {}
+    unseeded = {}
     for name in Stages.model_fields:
         graph = load_graph(plan.part(getattr(plan.manifest.stages, name).graph))
         nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
         operations = sorted({node.op for node in nodes} & _UNSEEDED)
         if operations:
-            found[name] = tuple(operations)
-    return found
+            unseeded[name] = tuple(operations)
+    return unseeded

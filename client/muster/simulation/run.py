@@ -17,7 +17,7 @@ from muster.simulation.clients import ClientsData, Source
 from muster.simulation.ended import EndedRounds
 from muster.simulation.record import Record, Row, row_of
 from muster.simulation.repeatable import unseeded_operations
-from muster.testing.coordinator import DeliveryError, Deployment, deployment, transport
+from muster.testing import DeliveryError, InProcessCoordinator, in_process_coordinator
 from muster.wire.manifest import Type
 from muster.wire.messages import FailureReason, Phase, RoundView, TaskPolicy, TaskStatus, TaskView
 from muster.wire.plan import Plan
@@ -29,7 +29,7 @@ Progress = Callable[[RoundView], None]
 
 
 class SimulationError(RuntimeError):
-    """The simulation can't go on; the text says in which round, why, and what would help."""
+    """Error raised when a simulation can't continue; it names the round, the reason and the fix."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class SimulationResult:
     """Outcome of a simulation.
 
     Attributes:
-      checkpoints: The server state by tensor name; number 0 is the initial one, number n the state after round n.
+      checkpoints: The server state by tensor name; number 0 is the initial one, number n the state
+        after round n.
       results: The rounds' results by tensor name; number 0 is the first round's.
-      metrics: A row for each round, as in `metrics.csv`: round, epoch, folded, dropped, update_bytes, broadcast_bytes
-        (of one client), then the result's scalars by path.
-      unseeded: The plan's operations that can't be seeded, by stage: `{"update": ("Timestamp",)}`. Values that depend
-        on them differ between runs. Empty if the same seed yields the same bytes.
+      metrics: A row for each round, as in `metrics.csv`: round, epoch, folded, dropped,
+        update_bytes, broadcast_bytes (of one client), then the result's scalars by path.
+      unseeded: The plan's operations that can't be seeded, by stage: `{"update": ("Timestamp",)}`.
+        Values that depend on them differ between runs. Empty if the same seed yields the same
+        bytes.
     """
 
     checkpoints: tuple[dict[str, Array], ...]
@@ -62,21 +64,23 @@ def run(
     policy: Optional[TaskPolicy] = None,
     progress: Optional[Progress] = None,
 ) -> SimulationResult:
-    """Runs the whole protocol, HTTP layer included, in this process. Requires TensorFlow, but not TFF.
+    """Runs the whole protocol, HTTP layer included, in this process. Requires TensorFlow.
 
     Args:
       plan: A plan, or its file.
-      data: A sequence or a mapping of clients' data sets, each in a form that `muster.runtime.data.adapt` accepts; a
-        TFF `ClientData`; or a function that returns one of these. A function with an argument is called for every round
-        with its number, counted from 1.
+      data: A sequence or a mapping of clients' data sets, each in a form that
+        `muster.runtime.data.adapt` accepts; a TFF `ClientData`; or a function that returns one of
+        these. A function with an argument is called for every round with its number, counted from
+        1.
       rounds: Rounds to commit.
-      seed: The same plan, data and seed yield the same bytes, unless a graph reads the clock or the system's entropy
-        (`SimulationResult.unseeded`). Every client draws independent numbers, and others in each round and attempt.
-      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written after each round. Replaces the output of
-        an earlier simulation.
-      goal: Updates per round. If it is less than the number of clients, each round takes the first ones in an order
-        that the seed draws. None: the policy's goal; without a policy, all clients of the first round, and in later
-        rounds those that have data.
+      seed: The same plan, data and seed yield the same bytes, unless a graph reads the clock or the
+        system's entropy (`SimulationResult.unseeded`). Every client draws independent numbers, and
+        others in each round and attempt.
+      out: A folder for `checkpoints/`, `results/` and `metrics.csv`, written after each round.
+        Replaces the output of an earlier simulation.
+      goal: Updates per round. If it is less than the number of clients, each round takes the first
+        ones in an order that the seed draws. None: the policy's goal; without a policy, all clients
+        of the first round, and in later rounds those that have data.
       policy: The policy of rounds, except for `rounds` and `goal`. Its times are simulated.
       progress: Called with every committed round.
 
@@ -91,14 +95,14 @@ def run(
     loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
     clients_data = ClientsData(data)
     first = clients_data.of_round(1)
-    wanted = _policy(policy, rounds=rounds, goal=goal, clients=len(first))
+    round_policy = _policy(policy, rounds=rounds, goal=goal, clients=len(first))
     record = Record(None if out is None else Path(out))
-    with deployment(seed=seed) as deployed:
-        operator = Operator(transport(deployed))
-        operator.create_task(_TASK, population=_POPULATION, plan=loaded, policy=wanted)
-        deployed.settle()
+    with in_process_coordinator(seed=seed) as coordinator:
+        operator = Operator(coordinator.transport())
+        operator.create_task(_TASK, population=_POPULATION, plan=loaded, policy=round_policy)
+        coordinator.settle()
         simulation = _Simulation(
-            deployed,
+            coordinator,
             operator=operator,
             seed=seed,
             declared=loaded.manifest.data,
@@ -113,27 +117,27 @@ def run(
         while (view := simulation.open_round()) is not None:
             if view.round > 1:
                 sources = clients_data.of_round(view.round)
-            simulation.play(view, sources)
-            for over in ended.fresh():
-                if over.phase is Phase.ABANDONED:
-                    raise SimulationError(f"Round {over.round} was abandoned: {over.reason}")
-                result.round(over)
+            simulation.run_round(view, sources)
+            for attempt in ended.fresh():
+                if attempt.phase is Phase.ABANDONED:
+                    raise SimulationError(f"Round {attempt.round} was abandoned: {attempt.reason}")
+                result.round(attempt)
     return SimulationResult(
         tuple(result.checkpoints), tuple(result.results), tuple(result.metrics), unseeded_operations(loaded)
     )
 
 
-def _policy(given: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
-    fields = {} if given is None else given.to_dict()
-    if goal is not None or given is None:
+def _policy(base: Optional[TaskPolicy], *, rounds: int, goal: Optional[int], clients: int) -> TaskPolicy:
+    fields = {} if base is None else base.to_dict()
+    if goal is not None or base is None:
         fields["goal"] = clients if goal is None else goal
-    if given is None:
+    if base is None:
         fields["minimum"] = 1  # later rounds may have fewer clients
     return TaskPolicy.from_dict({**fields, "rounds": rounds})
 
 
 class _Collected:
-    """Fetches what each round leaves, keeps it and writes it."""
+    """Collector of each round's checkpoint, result and metrics."""
 
     def __init__(self, operator: Operator, record: Record, progress: Optional[Progress]) -> None:
         self.checkpoints: list[dict[str, Array]] = []
@@ -188,11 +192,11 @@ class _ClientWorker:
 
 
 class _Simulation:
-    """The clients of one task: whose turn it is, and when time moves."""
+    """Scheduler of the clients of one task, which advances the clock when all of them wait."""
 
     def __init__(
         self,
-        deployed: Deployment,
+        coordinator: InProcessCoordinator,
         *,
         operator: Operator,
         seed: int,
@@ -203,23 +207,23 @@ class _Simulation:
     ) -> None:
         from muster_coordinator.bootstrap import runtimes
 
-        self._deployed = deployed
+        self._coordinator = coordinator
         self._declared = declared
         self._clients_data = clients_data
         self._operator = operator
-        self._transport: Transport = transport(deployed)
+        self._transport: Transport = coordinator.transport()
         self._runtime = runtimes(seed=seed)
         self._attempt = (0, 0)  # the current round and attempt
-        self._chance = randomness
+        self._randomness = randomness
         self._every_client = every_client
-        self._members: dict[str, MusterClient] = {}
+        self._clients: dict[str, MusterClient] = {}
         self._sources: dict[str, Source] = {}
 
     def open_round(self) -> Optional[RoundView]:
-        """The round that is open now; None when the task is done.
+        """Returns the open round; None when the task is done.
 
         Raises:
-          SimulationError: The task has stopped.
+          SimulationError: The task was stopped.
         """
         task = self._task()
         if task.status is TaskStatus.COMPLETED:
@@ -228,42 +232,42 @@ class _Simulation:
             raise SimulationError(f"The task is {task.status.value}: {task.note or 'it did not open'}")
         return task.current
 
-    def play(self, view: RoundView, sources: dict[str, Source]) -> None:
-        """Plays one attempt at a round to its end."""
+    def run_round(self, view: RoundView, sources: dict[str, Source]) -> None:
+        """Runs one attempt at a round to its end."""
         if self._every_client and len(sources) > view.cap:
             raise SimulationError(
-                f"Round {view.round} has {len(sources)} clients and room for {view.cap}, as many as the first round had: "
-                f"give goal={len(sources)}"
+                f"Round {view.round} has {len(sources)} clients and room for {view.cap}, as many as the first round "
+                f"had: give goal={len(sources)}"
             )
         self._sources = sources
         self._attempt = (view.round, view.epoch)
         order = list(sources)
         if len(order) > view.goal:
-            self._chance.shuffle(order)
-        now = self._deployed.clock.now()
-        turns = dict.fromkeys(order, now)  # when each client who has not contributed yet comes next
+            self._randomness.shuffle(order)
+        now = self._coordinator.clock.now()
+        due = dict.fromkeys(order, now)  # next check-in by client, in POSIX seconds; without clients that are done
         while True:
-            for name in [name for name, at in turns.items() if at <= now]:
-                outcome = self._turn(name, view)
+            for name in [name for name, at in due.items() if at <= now]:
+                outcome = self._run_client(name, view)
                 if isinstance(outcome, Contributed):
-                    del turns[name]
+                    del due[name]
                 else:
-                    turns[name] = now + outcome.retry_after
+                    due[name] = now + outcome.retry_after
                 self._settle(view)
                 if not self._is_open(view):
                     return
-            due = [at for at in (*turns.values(), self._deployed.next_due()) if at is not None]
-            if not due:
+            times = [at for at in (*due.values(), self._coordinator.next_due()) if at is not None]
+            if not times:
                 raise SimulationError(f"Round {view.round} stands still: nothing is due, and no client is left")
-            now = self._deployed.clock.advance_to(min(due))
+            now = self._coordinator.clock.advance_to(min(times))
             self._settle(view)
             if not self._is_open(view):
                 return
 
-    def _turn(self, name: str, view: RoundView) -> Any:
-        member = self._members.get(name)
-        if member is None:
-            member = self._members[name] = MusterClient(
+    def _run_client(self, name: str, view: RoundView) -> Any:
+        client = self._clients.get(name)
+        if client is None:
+            client = self._clients[name] = MusterClient(
                 self._transport,
                 _POPULATION,
                 self._data_of(name),
@@ -271,7 +275,7 @@ class _Simulation:
                 runtime_factory=lambda plan: _ClientWorker(self._runtime(plan), lambda: self._draw_of(name)),
             )
         try:
-            outcome = member.run_once()
+            outcome = client.run_once()
         except ProblemError as problem:
             raise SimulationError(f"Client {name} was refused in round {view.round}: {problem}") from problem
         if isinstance(outcome, Failed):
@@ -283,19 +287,18 @@ class _Simulation:
         return outcome
 
     def _draw_of(self, name: str) -> str:
-        """Returns the name of a client's current draw. JSON, so that different clients never get the same name."""
+        """Returns the unique name of a client's current draw."""
         return json.dumps([name, _TASK, *self._attempt])
 
     def _data_of(self, name: str) -> Source:
         def data() -> Any:
-            # What it has in the round that is open now.
-            return self._sources[name]()
+            return self._sources[name]()  # of the round that is open now
 
         return data
 
     def _settle(self, view: RoundView) -> None:
         try:
-            self._deployed.settle()
+            self._coordinator.settle()
         except DeliveryError as error:
             raise SimulationError(f"The coordinator failed in round {view.round}: {error}") from error
 

@@ -1,13 +1,12 @@
-"""A WSGI application called in this process: as a function, or behind `requests`, without a network."""
+"""Calls a WSGI application in this process: as a function, or as an adapter of `requests`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Callable, Optional, Union
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import BaseAdapter
@@ -15,12 +14,17 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPResponse
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_PORTS = {"http": "80", "https": "443"}
 
 
 @dataclass(frozen=True)
-class Called:
-    """What an application answered. `status`: as WSGI has it, such as `200 OK`."""
+class WsgiResponse:
+    """Response of a WSGI application.
+
+    Attributes:
+      status: The status line, such as `200 OK`.
+      headers: Names and values, in order.
+      body: The whole body.
+    """
 
     status: str
     headers: list[tuple[str, str]]
@@ -32,55 +36,36 @@ class Called:
         return int(self.status[:3])
 
 
-def call(app: Wsgi, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"") -> Called:
-    """Calls a WSGI application (PEP 3333). What it raises passes through.
+def call(app: Wsgi, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"") -> WsgiResponse:
+    """Calls a WSGI application (PEP 3333). Errors of the application pass through.
 
     Args:
       app: The application.
       method: The HTTP method.
-      url: An absolute address.
-      headers: The request's; the length is that of `body`, whatever they say.
-      body: The request's.
+      url: An absolute URL.
+      headers: The request's headers. `Content-Length` is replaced by the length of `body`.
+      body: The request's body.
     """
-    place = urlsplit(url)
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(place.path).decode("latin-1"),
-        "QUERY_STRING": place.query,
-        "SERVER_NAME": place.hostname or "",
-        "SERVER_PORT": str(place.port or _PORTS.get(place.scheme, "80")),
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": place.netloc,
-        "wsgi.url_scheme": place.scheme,
-        "wsgi.input": BytesIO(body),
-        "wsgi.errors": sys.stderr,
-        "wsgi.version": (1, 0),
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
-    for name, value in headers.items():
-        key = name.upper().replace("-", "_")
-        environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
-    environ.pop("HTTP_CONTENT_LENGTH", None)
-    environ["CONTENT_LENGTH"] = str(len(body))
-    answered: list[Any] = ["", []]
+    from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-    def start(status: str, given: list[tuple[str, str]], _error: Any = None) -> None:
-        answered[:] = status, given
-
-    chunks = app(environ, start)
-    try:
-        data = b"".join(chunks)
-    finally:
-        if hasattr(chunks, "close"):
-            chunks.close()
-    return Called(answered[0], answered[1], data)
+    parts = urlsplit(url)
+    environ = EnvironBuilder(
+        method=method,
+        base_url=f"{parts.scheme}://{parts.netloc}/",
+        path=parts.path,
+        query_string=parts.query,
+        headers=[(name, value) for name, value in headers.items() if name.lower() != "content-length"],
+        data=body,
+        content_length=len(body),
+    ).get_environ()
+    chunks, status, answered = run_wsgi_app(app, environ, buffered=True)
+    return WsgiResponse(status, answered.to_wsgi_list(), b"".join(chunks))
 
 
 class InProcessAdapter(BaseAdapter):
-    """Answers every request by `app`. Bodies are held in memory, both ways. Time-outs, proxies and certificates mean nothing here.
+    """`requests` adapter that sends every request to a WSGI application.
+
+    Requests and responses are held in memory. Time-outs, proxies and certificates are ignored.
 
     Args:
       app: A WSGI application.
@@ -90,7 +75,7 @@ class InProcessAdapter(BaseAdapter):
         super().__init__()
         self._app = app
 
-    def send(  # noqa: PLR0917  the base class has it so
+    def send(  # noqa: PLR0917  the base class has these positional parameters
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
@@ -99,9 +84,9 @@ class InProcessAdapter(BaseAdapter):
         cert: Union[bytes, str, tuple[Union[bytes, str], Union[bytes, str]], None] = None,
         proxies: Optional[Mapping[str, str]] = None,
     ) -> requests.Response:
-        """Calls the application; see `requests.adapters.BaseAdapter.send`. What it raises passes through."""
+        """Calls the application; see `BaseAdapter.send`. Its errors pass through."""
         del stream, timeout, verify, cert, proxies
-        called = call(
+        answer = call(
             self._app,
             request.method or "GET",
             request.url or "",
@@ -111,16 +96,16 @@ class InProcessAdapter(BaseAdapter):
         response = requests.Response()
         response.request = request
         response.url = request.url or ""
-        response.status_code = called.code
-        response.reason = called.status.partition(" ")[2]
-        response.headers = CaseInsensitiveDict(called.headers)
+        response.status_code = answer.code
+        response.reason = answer.status.partition(" ")[2]
+        response.headers = CaseInsensitiveDict(answer.headers)
         response.raw = HTTPResponse(
-            body=BytesIO(called.body), headers=dict(called.headers), status=called.code, preload_content=False
+            body=BytesIO(answer.body), headers=dict(answer.headers), status=answer.code, preload_content=False
         )
         return response
 
     def close(self) -> None:
-        """Has nothing to close."""
+        """Does nothing: the adapter holds no connections."""
 
 
 def _bytes_of(body: Any) -> bytes:

@@ -97,6 +97,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
 
     Its application is built from the environment with the first request.
     """
+
     @cache
     def build() -> Router:
         from muster_coordinator.bootstrap import from_environment

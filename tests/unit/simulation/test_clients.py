@@ -1,4 +1,4 @@
-"""The forms in which clients' data may come."""
+"""The forms of clients' data."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def values(data, number=1):
     ],
     ids=["list", "mapping", "array", "iterator", "client data", "function", "of the round", "default argument"],
 )
-def test_takes_a_form(data, expected):
-    found = values(data, 3)
-    assert found == expected
-    assert list(found) == list(expected)
+def test_accepted_forms(data, expected):
+    sources = values(data, 3)
+    assert sources == expected
+    assert list(sources) == list(expected)
 
 
-def test_reads_a_client_only_when_it_works():
+def test_data_is_read_when_the_client_works():
     data = FakeClientData()
     sources = ClientsData(data).of_round(1)
     assert data.made == []
@@ -63,12 +63,12 @@ def test_reads_a_client_only_when_it_works():
         ("text", TypeError, "is a str"),
     ],
 )
-def test_refuses_what_holds_no_clients(data, error, text):
+def test_data_without_clients_is_refused(data, error, text):
     with pytest.raises(error, match=text):
         ClientsData(data).of_round(1)
 
 
-def test_takes_a_data_set_for_one_client_not_for_many():
+def test_data_set_is_one_clients_data():
     class Dataset(list):
         element_spec = None
 
@@ -76,7 +76,7 @@ def test_takes_a_data_set_for_one_client_not_for_many():
         ClientsData(Dataset([1, 2])).of_round(1)
 
 
-def test_an_argument_with_a_default_is_not_the_rounds_number_and_says_so():
+def test_argument_with_a_default_is_left_out_with_a_warning():
     def data(number=9):
         return [number]
 
@@ -86,7 +86,7 @@ def test_an_argument_with_a_default_is_not_the_rounds_number_and_says_so():
         assert values(data, 3) == {"0": 9}
 
 
-def test_a_generator_of_one_client_is_read_anew_in_every_round():
+def test_generator_is_replayed_in_every_round():
     data = ClientsData([iter([1, 2]), iter([3])])
     for number in (1, 2):
         assert [list(source()) for source in data.of_round(number).values()] == [[1, 2], [3]]
@@ -98,6 +98,7 @@ BATCHES = SequenceType(
     )
 )
 BATCH = {"x": np.ones(2, np.float32)}
+PAIR = StructType(container="mapping", fields=tuple(StructField(name=name, type=BATCHES) for name in "ab"))
 
 
 @pytest.mark.parametrize(
@@ -107,11 +108,11 @@ BATCH = {"x": np.ones(2, np.float32)}
         (lambda: [BATCH], BATCHES),
         (lambda number: [BATCH] * number, BATCHES),
         (BATCH, BATCHES.element),
-        ({"a": [BATCH], "b": [BATCH]}, StructType(container="mapping", fields=(StructField(name="a", type=BATCHES), StructField(name="b", type=BATCHES)))),
+        ({"a": [BATCH], "b": [BATCH]}, PAIR),
     ],
     ids=["a list of batches", "from a function", "of a round", "a structure", "a structure of data sets"],
-)  # fmt: skip
-def test_one_clients_data_in_the_place_of_a_list_is_recognized(data, declared):
+)
+def test_one_clients_data_in_place_of_a_list_yields_a_hint(data, declared):
     clients = ClientsData(data)
     clients.of_round(1)
     assert clients.hint(declared) == (
@@ -120,5 +121,5 @@ def test_one_clients_data_in_the_place_of_a_list_is_recognized(data, declared):
 
 
 @pytest.mark.parametrize("data", [[[BATCH], [BATCH]], {"ann": [BATCH]}, [[{"y": 1}]], FakeClientData(), iter([BATCH])])
-def test_a_list_of_clients_data_is_not_taken_for_one_clients(data):
+def test_list_of_clients_data_yields_no_hint(data):
     assert ClientsData(data).hint(BATCHES) == ""

@@ -1,11 +1,11 @@
-"""What a simulation leaves in a folder."""
+"""Output folder of a simulation."""
 
 from __future__ import annotations
 
 from muster.simulation.record import Record
 
 
-def test_writes_the_bytes_it_was_given(tmp_path):
+def test_bytes_are_written_unchanged(tmp_path):
     record = Record(tmp_path / "out")
     record.checkpoint(0, b"state")
     record.result(1, b"result")
@@ -13,7 +13,7 @@ def test_writes_the_bytes_it_was_given(tmp_path):
     assert (tmp_path / "out/results/1.safetensors").read_bytes() == b"result"
 
 
-def test_keeps_columns_that_only_later_rows_have(tmp_path):
+def test_column_of_a_later_row_is_added(tmp_path):
     record = Record(tmp_path)
     record.row({"round": 1, "loss": 0.5})
     assert (tmp_path / "metrics.csv").read_text() == "round,loss\n1,0.5\n"
@@ -21,7 +21,7 @@ def test_keeps_columns_that_only_later_rows_have(tmp_path):
     assert (tmp_path / "metrics.csv").read_text() == "round,loss,accuracy\n1,0.5,\n2,,0.25\n"
 
 
-def test_replaces_an_earlier_run_and_nothing_else(tmp_path):
+def test_only_an_earlier_run_is_replaced(tmp_path):
     earlier = Record(tmp_path)
     earlier.checkpoint(9, b"old")
     earlier.row({"round": 9})
@@ -31,7 +31,7 @@ def test_replaces_an_earlier_run_and_nothing_else(tmp_path):
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_writes_nothing_without_a_folder(tmp_path, monkeypatch):
+def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     record = Record(None)
     record.checkpoint(0, b"state")

@@ -1,21 +1,23 @@
-"""The parts of a load: its shape, its clients' arrivals, its durations, and what processes use."""
+"""Shape, arrivals, durations and process usage of a load."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
 import time
+from contextlib import closing
 
 import pytest
 
-from muster.load.arrivals import Arriving
-from muster.load.processes import used_by
+from muster.load.arrivals import ArrivalRecorder
+from muster.load.served import Access, Served, used_by
 from muster.load.shape import LoadShape
 from muster.load.times import Histogram, Times
 from muster.wire.problems import ProblemError
 
 
-def test_times_come_from_a_file(tmp_path):
+def test_arrivals_are_read_from_a_file(tmp_path):
     file = tmp_path / "times"
     file.write_text("2\n0.5\n1\n")
     shape = LoadShape(clients=3, arrivals="file", file=file)
@@ -25,7 +27,7 @@ def test_times_come_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["-1", "nan", "inf", "soon"])
-def test_a_file_of_other_things_than_times_is_refused(tmp_path, text):
+def test_file_with_invalid_times_is_refused(tmp_path, text):
     file = tmp_path / "times"
     file.write_text(text)
     with pytest.raises(ValueError, match="must have"):
@@ -34,16 +36,16 @@ def test_a_file_of_other_things_than_times_is_refused(tmp_path, text):
 
 @pytest.mark.parametrize("clients", [1, 10, 1000])
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.33, 0.5])
-def test_just_the_part_that_is_asked_for_drops_out(clients, dropout):
+def test_exactly_the_given_fraction_drops_out(clients, dropout):
     shape = LoadShape(clients=clients, dropout=dropout)
     assert shape.survivors == sum(not shape.drops(client) for client in range(clients))
     assert shape.survivors == clients - int(clients * dropout)
 
 
-def test_the_policy_has_a_slot_for_every_client_unless_a_goal_is_given():
+def test_every_client_has_a_slot_unless_a_goal_is_given():
     assert LoadShape(clients=100, dropout=0.2).policy().cap == 100
-    given = LoadShape(clients=1000, goal=100, over_selection=1.3, minimum=80, round_seconds=90.0).policy()
-    assert (given.goal, given.cap, given.minimum, given.round_seconds) == (100, 130, 80, 90.0)
+    policy = LoadShape(clients=1000, goal=100, over_selection=1.3, minimum=80, round_seconds=90.0).policy()
+    assert (policy.goal, policy.cap, policy.minimum, policy.round_seconds) == (100, 130, 80, 90.0)
     assert LoadShape(clients=1000, goal=100).policy().cap == 100
 
 
@@ -55,56 +57,56 @@ def test_the_policy_has_a_slot_for_every_client_unless_a_goal_is_given():
         (LoadShape(clients=10, work=1.0, stragglers=0.5, straggle=200_000.0), 200_000),
     ],
 )
-def test_a_round_lasts_until_its_last_client_is_done(shape, seconds):
+def test_round_seconds_suffice_for_the_last_client(shape, seconds):
     assert seconds < shape.policy().round_seconds <= 30 * 86400
 
 
-def test_arrivals_that_no_round_lasts_for_are_refused():
+def test_arrivals_after_the_longest_round_are_refused():
     with pytest.raises(ValueError, match="a round lasts 30 at most"):
         LoadShape(clients=10_000_000, arrivals="uniform", rate=1.0)
 
 
-def test_a_policy_that_is_none_names_the_field():
+def test_invalid_policy_names_the_field():
     with pytest.raises(ProblemError, match="over_selection"):
         LoadShape(clients=10, over_selection=11.0).policy()
 
 
-def test_what_comes_late_is_seen_by_when_it_was_due():
-    arriving = Arriving()
-    arriving.begin(iter([float(second) for second in range(40)]))
+def test_lateness_counts_from_when_a_client_was_due():
+    recorder = ArrivalRecorder()
+    recorder.begin(iter([float(second) for second in range(40)]))
     for client in range(40):  # one is served in two seconds, and comes each second
-        arriving.came(float(client), 2.0 * client)
-        arriving.answered(float(client), 2.0 * client + 2.0)
-    found = arriving.result()
-    assert (found.offered, found.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
-    assert found.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
-    assert found.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
-    assert found.backlog == 20
-    assert found.kept_up is False
+        recorder.sent(float(client), 2.0 * client)
+        recorder.answered(float(client), 2.0 * client + 2.0)
+    arrivals = recorder.result()
+    assert (arrivals.offered, arrivals.achieved) == (pytest.approx(1.0), pytest.approx(0.5))
+    assert arrivals.lateness.quantile(0.5) == pytest.approx(19.5, rel=0.05)
+    assert arrivals.answered.quantile(1.0) == pytest.approx(41.0, rel=0.03)
+    assert arrivals.backlog == 20
+    assert arrivals.kept_up is False
 
 
-def test_answers_that_take_a_while_are_no_overload():
-    arriving = Arriving()
-    arriving.begin(itertools.count())
+def test_slow_answers_are_not_overload():
+    recorder = ArrivalRecorder()
+    recorder.begin(itertools.count())
     for client in range(100):
-        arriving.came(float(client), client + 0.01)
-        arriving.answered(float(client), client + 3.0)
-    found = arriving.result()
-    assert found.kept_up is True
-    assert found.in_time
+        recorder.sent(float(client), client + 0.01)
+        recorder.answered(float(client), client + 3.0)
+    arrivals = recorder.result()
+    assert arrivals.kept_up is True
+    assert arrivals.in_time
 
 
-def test_a_burst_has_no_rate():
-    arriving = Arriving()
-    arriving.begin(itertools.repeat(0.0, 50))
+def test_burst_has_no_rate():
+    recorder = ArrivalRecorder()
+    recorder.begin(itertools.repeat(0.0, 50))
     for client in range(50):
-        arriving.came(0.0, client)
-        arriving.answered(0.0, client + 1.0)
-    found = arriving.result()
-    assert (found.offered, found.kept_up, found.backlog) == (None, None, 50)
+        recorder.sent(0.0, client)
+        recorder.answered(0.0, client + 1.0)
+    arrivals = recorder.result()
+    assert (arrivals.offered, arrivals.kept_up, arrivals.backlog) == (None, None, 50)
 
 
-def test_a_phase_leaves_out_what_is_nested_in_it():
+def test_nested_phases_are_subtracted():
     times = Times(cpu=True)
     start, cpu = time.perf_counter(), time.process_time()
     with times.phase("outer"):
@@ -122,7 +124,7 @@ def test_a_phase_leaves_out_what_is_nested_in_it():
     assert (outer.up, outer.down, outer.calls) == (1, 1, {})
 
 
-def test_quantiles_are_right_to_some_percent():
+def test_quantiles_are_within_3_percent():
     histogram = Histogram()
     for number in range(1, 1001):
         histogram.add(number / 1000)
@@ -130,7 +132,7 @@ def test_quantiles_are_right_to_some_percent():
     assert histogram.quantile(0.99) == pytest.approx(0.99, rel=0.03)
 
 
-def test_a_process_uses_time_and_memory():
+def test_process_usage_is_measured():
     before = used_by({"here": os.getpid(), "nowhere": 2**30})
     assert set(before) == {"here"}
     sum(range(5_000_000))
@@ -138,3 +140,10 @@ def test_a_process_uses_time_and_memory():
     assert used.since(before["here"]).cpu > 0
     assert used.peak > 10e6
     assert used.processes >= 1
+
+
+def test_missing_psutil_is_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with closing(Served("http://127.0.0.1:1", lanes=1, access=Access(), pids={"web": os.getpid()})) as target:
+        assert target.used() == {}
+        assert "muster-fl[load]" in target.unmeasured

@@ -14,8 +14,8 @@ from muster.testing.wsgi import InProcessAdapter
 def echo(request):
     if request.path == "/refuse":
         return Response('{"type": "x"}', status=503, headers={"Retry-After": "7"})
-    told = f"{request.method} {request.full_path} {request.content_length} {request.headers.get('Authorization')}"
-    return Response(request.get_data(), headers={"Told": told})
+    summary = f"{request.method} {request.full_path} {request.content_length} {request.headers.get('Authorization')}"
+    return Response(request.get_data(), headers={"Summary": summary})
 
 
 @pytest.fixture
@@ -26,24 +26,24 @@ def session():
 
 
 @pytest.mark.parametrize("body", [b"some bytes", "text", None], ids=["bytes", "text", "nothing"])
-def test_passes_a_request_and_its_body(session, body):
+def test_request_and_body_arrive(session, body):
     answer = session.put("http://here/a/b", data=body, params={"q": "x y"}, headers={"Authorization": "Bearer t"})
     expected = (body.encode() if isinstance(body, str) else body) or b""
     assert answer.content == expected
-    assert answer.headers["told"] == f"PUT /a/b?q=x+y {len(expected)} Bearer t"
+    assert answer.headers["summary"] == f"PUT /a/b?q=x+y {len(expected)} Bearer t"
 
 
-def test_streams_what_comes_in_pieces(session):
+def test_body_of_chunks_arrives(session):
     body = TensorBody({"a": [1.0, 2.0]})
     answer = session.put("http://here/", data=body, stream=True)
     assert b"".join(answer.iter_content(16)) == b"".join(body)
 
 
-def test_gives_statuses_and_headers(session):
+def test_status_and_headers_are_returned(session):
     answer = session.get("http://here/refuse")
     assert (answer.status_code, answer.reason, answer.ok) == (503, "SERVICE UNAVAILABLE", False)
     assert answer.headers["retry-after"] == "7"
 
 
-def test_serves_the_real_transport(session):
+def test_transport_works_over_the_adapter(session):
     assert Transport("http://here", session=session).download("/a?b=c") == b""
