@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable
 
 import typer
 
@@ -20,7 +19,7 @@ from muster.cli.round_text import (
     warnings_of,
 )
 from muster.terminal import console, size, write_json
-from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
+from muster.wire.messages import RoundView, TaskStatus, TaskView
 
 if TYPE_CHECKING:
     from muster.operator import Operator
@@ -29,32 +28,6 @@ _MAX_ROUNDS = 8  # in the live view
 _METRIC_WIDTH = 11  # columns of a metric in the live view, its gap included
 _FIXED_WIDTH = 42  # columns of the live view's table without metrics
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
-_ENDED = (Phase.COMMITTED, Phase.ABANDONED)
-
-
-@dataclass
-class RoundFollower:
-    """Cursor over a task's rounds, which returns each ended attempt once, in order."""
-
-    operator: Operator
-    name: str
-    after: Optional[str] = None
-    seen: set[tuple[int, int]] = field(default_factory=set)
-
-    def ended(self) -> list[RoundView]:
-        """Returns the attempts that have ended since the last call."""
-        ended: list[RoundView] = []
-        while True:
-            page = self.operator.rounds_page(self.name, after=self.after)
-            ended.extend(
-                view for view in page.rounds if view.phase in _ENDED and (view.round, view.epoch) not in self.seen
-            )
-            # A full page whose rounds have all ended is not read again.
-            if page.next is None or any(view.phase not in _ENDED for view in page.rounds):
-                break
-            self.after = page.next
-        self.seen.update((view.round, view.epoch) for view in ended)
-        return ended
 
 
 def follow_json(operator: Operator, name: str, *, every: float) -> TaskView:
@@ -110,11 +83,13 @@ def _follow(
     on_ended: Callable[[RoundView], None],
     on_poll: Callable[[TaskView], None],
 ) -> TaskView:
-    follower, pause = RoundFollower(operator, name), threading.Event()
+    from muster.operator import EndedRounds
+
+    ended_rounds, pause = EndedRounds(operator, name), threading.Event()
     while True:
         # The task is read before its rounds, so that none is missed when the task has ended.
         view = operator.task(name)
-        for round_view in follower.ended():
+        for round_view in ended_rounds.poll():
             on_ended(round_view)
         on_poll(view)
         if view.status in _DONE:

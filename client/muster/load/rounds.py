@@ -13,8 +13,7 @@ from muster.load.clients import ACCEPTED, Tally
 from muster.load.loop import LoadError
 from muster.load.result import LoadRound
 from muster.load.targets import Target
-from muster.operator import Operator
-from muster.simulation.ended import EndedRounds
+from muster.operator import EndedRounds, Operator
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind
 from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
@@ -102,7 +101,7 @@ class Rounds:
         self._known_sum = known_sum
         self._round_seconds = round_seconds
         self._now = now
-        self._ended_rounds = EndedRounds(operator, task)
+        self._ended_rounds = EndedRounds(operator, task, page=1)
         self._attempts: Counter[int] = Counter()  # by round
         self._current = (0, 0)  # round and epoch
         # POSIX seconds of the load's clock:
@@ -148,7 +147,7 @@ class Rounds:
         """Returns the current round once it is committed or abandoned. Raises `LoadError`."""
 
         def poll() -> Optional[RoundView]:
-            for view in self._ended_rounds.fresh():
+            for view in self._ended_rounds.poll():
                 if (view.round, view.epoch) == self._current:
                     self._first_ended = self._first_ended or self._now()
                     return view

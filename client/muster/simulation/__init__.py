@@ -10,7 +10,6 @@ as in a deployment. Concurrency is not simulated; see `muster demo` for that.
 from __future__ import annotations
 
 from muster.simulation.clients import ClientsDataWarning
-from muster.simulation.ended import EndedRounds
 from muster.simulation.run import SimulationError, SimulationResult, run
 
-__all__ = ["ClientsDataWarning", "EndedRounds", "SimulationError", "SimulationResult", "run"]
+__all__ = ["ClientsDataWarning", "SimulationError", "SimulationResult", "run"]

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 from muster.client import Contributed, Failed, MusterClient, Transport, Unreached
-from muster.operator import Operator
+from muster.operator import EndedRounds, Operator
 from muster.runtime.data import DataMeter
 from muster.simulation.clients import ClientsData, Source
-from muster.simulation.ended import EndedRounds
 from muster.simulation.record import Record, Row, row_of
 from muster.simulation.repeatable import unseeded_operations
 from muster.testing import DeliveryError, InProcessCoordinator, in_process_coordinator
@@ -112,13 +111,13 @@ def run(
         )
         result = _Collected(operator, record, progress)
         result.checkpoint(0)
-        ended = EndedRounds(operator, _TASK)
+        ended = EndedRounds(operator, _TASK, page=1)
         sources = first
         while (view := simulation.open_round()) is not None:
             if view.round > 1:
                 sources = clients_data.of_round(view.round)
             simulation.run_round(view, sources)
-            for attempt in ended.fresh():
+            for attempt in ended.poll():
                 if attempt.phase is Phase.ABANDONED:
                     raise SimulationError(f"Round {attempt.round} was abandoned: {attempt.reason}")
                 result.round(attempt)
