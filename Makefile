@@ -66,19 +66,19 @@ test-matrix: env-with-tff ## Clients on Python 3.9 to 3.13 and the newest Tensor
 	$(PYTHON) tests/matrix/run.py $(ARGS) </dev/null
 
 fuzz: env-with-tff ## Fuzz every decoder for a minute, or longer: make fuzz ARGS="--seconds 3600"
-	@PYTHONPATH=tests $(PYTHON) tests/fuzz/run.py $(ARGS)
+	@cd tests && ../$(PYTHON) -m fuzz.run $(ARGS)
 
 format: env-with-tff ## Format the code and fix what the linter can
 	$(PYTHON) -m ruff format $(SOURCES)
 	$(PYTHON) -m ruff check --fix $(SOURCES)
 
-BENCH := PYTHONPATH=functions:tests $(PYTHON) tests/benchmarks
+BENCH := cd tests && ../$(PYTHON) -m benchmarks
 bench: env-with-tff ## Measure everything beside its yardstick and write docs/benchmarks.md: make bench [PEERS=flower] [ARGS="--quick fold"]
-	@$(BENCH)/suite.py --write $(if $(PEERS),--peers $(PEERS)) $(ARGS)
+	@$(BENCH).suite --write $(if $(PEERS),--peers $(PEERS)) $(ARGS)
 
 bench-fold: env-with-tff ## Print the fold's GB/s as a share of numpy's own addition, and what memory it takes
-	@$(BENCH)/fold.py $(ARGS)
-	@$(BENCH)/memory.py
+	@$(BENCH).fold $(ARGS)
+	@$(BENCH).memory
 
 bundle: env ## Write the functions as they are deployed to dist/bundles
 	@$(PYTHON) -m muster.cli bundle $(ARGS)

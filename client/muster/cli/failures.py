@@ -92,6 +92,7 @@ def _extra_of(error: ImportError) -> str | None:
         "tensorflow_federated": "author",
         "functions_framework": "server",
         "gunicorn": "server",
+        "werkzeug": "server",
         "jwt": "signing",
         "muster_coordinator": "server",
         "cryptography": "signing",
