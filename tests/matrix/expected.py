@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_federated as tff
 
 from muster.author import restore_state, tff_worker
-from muster.author.build import subject_of
+from muster.author.round_computation import extract_round
 from muster.demo.computation import fed_avg
 from muster.runtime.data import adapt
 from muster.wire.plan import Plan
@@ -41,7 +41,7 @@ def computations() -> dict[str, Any]:
 
 def expected_of(name: str, computation: Any, plan: Plan, clients: list[Any]) -> dict[str, Any]:
     """TFF's own values of every round."""
-    following = subject_of(computation).next
+    following = extract_round(computation).next
     form = tff.backends.mapreduce.get_map_reduce_form_for_computation(following)
     manifest = plan.manifest
     state = restore_state(following, plan.initial_state())

@@ -15,4 +15,4 @@ def tff_native():
     tff_worker.start()
     yield
     tff_worker.shutdown()
-    assert tff_worker.workers() == set()
+    assert tff_worker.worker_pids() == set()

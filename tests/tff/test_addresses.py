@@ -14,7 +14,7 @@ from computations import SGD, fed_avg
 
 from muster.author import Verdict, build_plan, check_plan
 from muster.author.canonical import canonicalize
-from muster.author.map_reduce_form import graph_of
+from muster.author.map_reduce_form import tensorflow_proto
 from muster.runtime.graphs import load_graph
 
 HERE = Path(__file__).parent
@@ -180,5 +180,5 @@ def test_resources_that_were_apart_stay_apart_and_shared_ones_shared():
 
 def test_renaming_twice_changes_nothing():
     form = tff.backends.mapreduce.get_map_reduce_form_for_computation(fed_avg().next)
-    once = canonicalize(load_graph(graph_of(form.work).graph_def.value)).graph
+    once = canonicalize(load_graph(tensorflow_proto(form.work).graph_def.value)).graph
     assert canonicalize(once).graph == once

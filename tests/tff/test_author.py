@@ -139,7 +139,7 @@ def test_the_check_finds_what_differs():
 
 def test_tffs_worker_holds_no_pipe_of_ours():
     tff_worker.start()
-    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in tff_worker.workers() for number in (1, 2)}
+    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in tff_worker.worker_pids() for number in (1, 2)}
     assert held == {"/dev/null"}
 
 

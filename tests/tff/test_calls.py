@@ -16,7 +16,7 @@ from tensorflow.python.data.ops import dataset_ops
 
 from muster.author import build_plan
 from muster.runtime import CancelledError, Runtime
-from muster.runtime.calls import call
+from muster.runtime.calls import run_in_thread
 from muster.runtime.graphs import StageGraph, holds_state
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceBinding, Stage, TensorBinding, TensorType
@@ -356,7 +356,7 @@ def test_a_call_that_is_stopped_before_it_starts_does_not_run():
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError):
-        call(lambda _: pytest.fail("it ran"), name="work", stop=stop)
+        run_in_thread(lambda _: pytest.fail("it ran"), name="work", stop=stop)
 
 
 def test_an_error_of_the_graph_is_no_time_limit():

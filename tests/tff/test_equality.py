@@ -5,8 +5,8 @@ import pytest
 from computations import CASES, Case, readings, reservoir, temperature
 
 from muster.author import build_plan, restore_result, restore_state
-from muster.author.build import subject_of
 from muster.author.check import difference
+from muster.author.round_computation import extract_round
 from muster.runtime import Fold, Runtime
 from muster.runtime.data import adapt
 from muster.wire.plan import Plan
@@ -54,7 +54,7 @@ def test_a_plan_equals_tff(case: Case):
     assert plan.manifest.folds_with_tensorflow is case.with_tensorflow
     runtime = Runtime(plan)
     rng = np.random.default_rng(1)
-    native_next = subject_of(computation).next
+    native_next = extract_round(computation).next
     tensors = plan.initial_state()
     state = restore_state(native_next, tensors)
     for number in range(1, ROUNDS + 1):

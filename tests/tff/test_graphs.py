@@ -11,7 +11,7 @@ from tensorflow.python.client import pywrap_tf_session
 
 from muster.runtime import Runtime
 from muster.runtime.graphs import StageGraph
-from muster.runtime.ops import allowed_ops, check_graph, count_ops, denied, refused
+from muster.runtime.ops import allowed_ops, check_graph, count_ops, denial_reason, refusal_reason
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.plan import Plan, part_of
@@ -164,7 +164,7 @@ def test_every_registered_operation_with_a_file_or_an_address_is_denied(register
         if any(word in item.name for item in (*op.input_arg, *op.attr) for word in words)
     }
     assert len(suspects) > 40
-    assert {op for op in suspects if denied(op) is None} == REVIEWED | harmless
+    assert {op for op in suspects if denial_reason(op) is None} == REVIEWED | harmless
 
 
 # Of newer TensorFlows; see the head of allowed_ops.txt.
@@ -195,10 +195,10 @@ StubResourceHandleOp Unary"""
 def test_every_registered_operation_is_allowed_or_denied_or_known_to_be_unknown(registered):
     names = {op.name for op in registered.op}
     assert set(allowed_ops()) - names == NEWER
-    assert not [op for op in allowed_ops() if denied(op)]
-    unknown = {op for op in names if op not in allowed_ops() and not denied(op)}
+    assert not [op for op in allowed_ops() if denial_reason(op)]
+    unknown = {op for op in names if op not in allowed_ops() and not denial_reason(op)}
     assert {op for op in unknown if not UNKNOWN.match(op)} == set(OTHERS.split())
-    assert all("not known to be harmless" in refused(op) for op in unknown)
+    assert all("not known to be harmless" in refusal_reason(op) for op in unknown)
 
 
 def graph_with(change):

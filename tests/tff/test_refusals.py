@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from muster.author import build_plan
-from muster.author.refusals import explain
+from muster.author.refusals import explain_compilation_error
 from muster.wire.problems import ProblemError, ProblemType
 
 STATE, DATA = tff.FederatedType(np.float32, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS)
@@ -281,7 +281,7 @@ def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
     def fine(state, data):
         return state, tff.federated_mean(data)
 
-    error = explain(ValueError("It does not split.\n(_var1 -> comp#d344cd56)"), fine)
+    error = explain_compilation_error(ValueError("It does not split.\n(_var1 -> comp#d344cd56)"), fine)
     assert error.type is ProblemType.PLAN_INVALID
     assert error.detail == (
         "TFF can't bring the computation into one MapReduce round and gives as its reason: ValueError: It does not split."
@@ -305,7 +305,7 @@ def test_a_text_of_generated_names_is_not_quoted(text):
     def fine(state, data):
         return state, tff.federated_mean(data)
 
-    assert explain(TypeError(text), fine).detail == (
+    assert explain_compilation_error(TypeError(text), fine).detail == (
         "TFF can't bring the computation into one MapReduce round (TypeError). A round broadcasts once, lets each client work, "
         "aggregates once and then computes at the server. To find the step that does not fit, build it with fewer steps; TFF's own "
         "text is the __context__ of this exception."

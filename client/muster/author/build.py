@@ -13,10 +13,10 @@ import muster
 from muster.author import folds, randomness, refusals
 from muster.author.canonical import CanonicalGraph, canonicalize
 from muster.author.first_state import FirstState
-from muster.author.map_reduce_form import graph_of, run, specs, to_leaves
-from muster.author.secure import SECURE_SLOTS, SecureSumsError, apart_from_secure, clear_sums
-from muster.author.subject import Subject, subject_of
-from muster.author.types import bind, bind_tensors, elements_of, to_type
+from muster.author.map_reduce_form import run_without_arguments, tensor_specs, tensorflow_proto, type_leaves
+from muster.author.round_computation import RoundComputation, extract_round
+from muster.author.secure import SECURE_SLOTS, SecureSumsError, clear_sums, escape_secure_names
+from muster.author.types import bind_leaves, bind_tensors, field_bindings, to_type
 from muster.runtime.graph_check import check_plan_graphs
 from muster.runtime.graphs import load_graph
 from muster.runtime.ops import check_graph
@@ -89,14 +89,14 @@ def build_plan(
     Warns:
       HyperparameterWarning: `initial_state` holds other hyperparameters than the process.
     """
-    subject = subject_of(computation)
+    round_computation = extract_round(computation)
     try:
-        form = tff.backends.mapreduce.get_map_reduce_form_for_computation(subject.next)
+        form = tff.backends.mapreduce.get_map_reduce_form_for_computation(round_computation.next)
     except _COMPILATION_ERRORS as error:
         # TFF's traceback would be printed above this message; `__context__` has it.
-        raise refusals.explain(error, subject.next) from None
-    first = FirstState(computation, subject, given=initial_state, seed=seed)
-    return _Builder(subject, form, name=name or "computation").build(
+        raise refusals.explain_compilation_error(error, round_computation.next) from None
+    first = FirstState(computation, round_computation, given=initial_state, seed=seed)
+    return _Builder(round_computation, form, name=name or "computation").build(
         first, allow_clear_secure_sums=allow_clear_secure_sums, release=release
     )
 
@@ -104,25 +104,25 @@ def build_plan(
 class _Builder:
     """Gathers one plan's parts."""
 
-    def __init__(self, subject: Subject, form: Any, *, name: str) -> None:
-        self._subject = subject
+    def __init__(self, round_computation: RoundComputation, form: Any, *, name: str) -> None:
+        self._round_computation = round_computation
         self._form = form
         self._name = name
         self._parts: dict[str, bytes] = {}
-        signature = subject.next.type_signature
+        signature = round_computation.next.type_signature
         self._state_type: Type = to_type(signature.parameter[0])
         self._data_type: Type = to_type(signature.parameter[1])
         self._result_type: Type = to_type(signature.result[1])
-        self._state = to_leaves(form.prepare.type_signature.parameter, root="state")
+        self._state = type_leaves(form.prepare.type_signature.parameter, root="state")
         self._data = list(leaves(self._data_type, root="data"))
-        self._broadcast = to_leaves(form.prepare.type_signature.result, root="broadcast")
+        self._broadcast = type_leaves(form.prepare.type_signature.result, root="broadcast")
         plain, *self._slots = [
             to_type(item) for _, item in tff.structure.iter_elements(form.work.type_signature.result)
         ]
-        self._plain = list(leaves(apart_from_secure(plain), root="update"))
+        self._plain = list(leaves(escape_secure_names(plain), root="update"))
         self._secure = [list(leaves(slot, root="", prefix=kind)) for slot, (kind, _) in zip(self._slots, SECURE_SLOTS)]
-        self._accumulator = to_leaves(form.accumulate.type_signature.parameter[0], root="accumulator")
-        self._aggregate = to_leaves(form.report.type_signature.result, root="aggregate")
+        self._accumulator = type_leaves(form.accumulate.type_signature.parameter[0], root="accumulator")
+        self._aggregate = type_leaves(form.report.type_signature.result, root="aggregate")
         self._result = list(leaves(self._result_type, root="result"))
 
     def build(self, first: FirstState, *, allow_clear_secure_sums: bool, release: Optional[Release]) -> Plan:
@@ -135,9 +135,9 @@ class _Builder:
             self._graph(stages.update),
             prepare_stage=stages.prepare,
             update_stage=stages.update,
-            computation=self._subject.next,
+            computation=self._round_computation.next,
         )
-        zero = run(self._form.zero, "accumulator", self._accumulator)
+        zero = run_without_arguments(self._form.zero, "accumulator", self._accumulator)
         rules = folds.prove_folds(
             self._graph(stages.accumulate),
             self._graph(stages.merge),
@@ -149,11 +149,11 @@ class _Builder:
             name=self._name,
             made_by=f"muster {muster.__version__}, tensorflow-federated {tff.__version__}, tensorflow {tf.__version__}",
             stages=stages,
-            state=specs(self._state),
-            broadcast=specs(self._broadcast),
-            update=specs(self._plain + secure),
-            accumulator=specs(self._accumulator),
-            result=specs(self._result),
+            state=tensor_specs(self._state),
+            broadcast=tensor_specs(self._broadcast),
+            update=tensor_specs(self._plain + secure),
+            accumulator=tensor_specs(self._accumulator),
+            result=tensor_specs(self._result),
             data=self._data_type,
             state_type=self._state_type,
             result_type=self._result_type,
@@ -169,32 +169,35 @@ class _Builder:
         return plan
 
     def _stages(self) -> Stages:
-        graph = {name: graph_of(getattr(self._form, name)) for name in Stages.model_fields}
-        work_takes, work_gives = elements_of(graph["work"].parameter), elements_of(graph["work"].result)
-        update_takes, update_gives = elements_of(graph["update"].parameter), elements_of(graph["update"].result)
-        accumulate_takes, merge_takes = (elements_of(graph[name].parameter) for name in ("accumulate", "merge"))
+        graph = {name: tensorflow_proto(getattr(self._form, name)) for name in Stages.model_fields}
+        work_takes, work_gives = field_bindings(graph["work"].parameter), field_bindings(graph["work"].result)
+        update_takes, update_gives = field_bindings(graph["update"].parameter), field_bindings(graph["update"].result)
+        accumulate_takes, merge_takes = (field_bindings(graph[name].parameter) for name in ("accumulate", "merge"))
         # The aggregate and the secure sums are one argument of `update`: a structure of four.
-        aggregate_takes, *sums_take = elements_of(update_takes[1])
+        aggregate_takes, *sums_take = field_bindings(update_takes[1])
         uploaded = bind_tensors(self._plain, work_gives[0])
         for slot, binding in zip(self._secure, work_gives[1:]):
             uploaded += bind_tensors(slot, binding)
-        sums = tuple(item for slot, binding in zip(self._secure, sums_take) for item in bind(slot, binding))
+        sums = tuple(item for slot, binding in zip(self._secure, sums_take) for item in bind_leaves(slot, binding))
         inputs: dict[str, dict[str, tuple[Binding, ...]]] = {
-            "prepare": {"state": bind(self._state, graph["prepare"].parameter)},
-            "work": {"data": bind(self._data, work_takes[0]), "broadcast": bind(self._broadcast, work_takes[1])},
+            "prepare": {"state": bind_leaves(self._state, graph["prepare"].parameter)},
+            "work": {
+                "data": bind_leaves(self._data, work_takes[0]),
+                "broadcast": bind_leaves(self._broadcast, work_takes[1]),
+            },
             "zero": {},
             "accumulate": {
-                "accumulator": bind(self._accumulator, accumulate_takes[0]),
-                "update": bind(self._plain, accumulate_takes[1]),
+                "accumulator": bind_leaves(self._accumulator, accumulate_takes[0]),
+                "update": bind_leaves(self._plain, accumulate_takes[1]),
             },
             "merge": {
-                "left": bind(self._accumulator, merge_takes[0]),
-                "right": bind(self._accumulator, merge_takes[1]),
+                "left": bind_leaves(self._accumulator, merge_takes[0]),
+                "right": bind_leaves(self._accumulator, merge_takes[1]),
             },
-            "report": {"accumulator": bind(self._accumulator, graph["report"].parameter)},
+            "report": {"accumulator": bind_leaves(self._accumulator, graph["report"].parameter)},
             "update": {
-                "state": bind(self._state, update_takes[0]),
-                "aggregate": bind(self._aggregate, aggregate_takes),
+                "state": bind_leaves(self._state, update_takes[0]),
+                "aggregate": bind_leaves(self._aggregate, aggregate_takes),
                 "clear_sums": sums,
             },
         }

@@ -21,7 +21,7 @@ from tensorflow_federated.python.core.impl.types import type_analysis
 
 
 @dataclass(frozen=True)
-class Call:
+class FederatedCall:
     """One line.
 
     Attributes:
@@ -59,20 +59,20 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Calls:
+class CallGraph:
     """All lines in order, by name; and the lines that each part of the result takes values from."""
 
-    lines: dict[str, Call]
+    lines: dict[str, FederatedCall]
     results: tuple[frozenset[str], ...]
 
-    def upstream(self, names: Iterable[str], *, within_server: bool = False) -> dict[str, Call]:
+    def upstream(self, names: Iterable[str], *, within_server: bool = False) -> dict[str, FederatedCall]:
         """The lines that `names` are or depend on.
 
         Args:
           names: Where to start.
           within_server: Stop at broadcasts and aggregates (they are left out): what the server computes again where it needs it.
         """
-        found: dict[str, Call] = {}
+        found: dict[str, FederatedCall] = {}
         todo = list(names)
         while todo:
             name = todo.pop()
@@ -84,7 +84,7 @@ class Calls:
         return {name: call for name, call in self.lines.items() if name in found}
 
 
-def calls_of(computation: Any) -> Calls:
+def build_call_graph(computation: Any) -> CallGraph:
     """The calls of a federated computation.
 
     Args:
@@ -96,10 +96,10 @@ def calls_of(computation: Any) -> Calls:
     locals_, result = (body.locals, body.result) if isinstance(body, building_blocks.Block) else ([], body)
     lines = {name: _call(name, value) for name, value in locals_}
     parts = list(result) if isinstance(result, building_blocks.Struct) else [result]
-    return Calls(lines=lines, results=tuple(_references(part) for part in parts))
+    return CallGraph(lines=lines, results=tuple(_references(part) for part in parts))
 
 
-def _call(name: str, value: Any) -> Call:
+def _call(name: str, value: Any) -> FederatedCall:
     function = value.function if isinstance(value, building_blocks.Call) else None
     operators: list[str] = []
     compiled: list[Any] = []
@@ -111,7 +111,7 @@ def _call(name: str, value: Any) -> Call:
             operators.append(block.uri)
 
     tree_analysis.visit_preorder(value, collect)
-    return Call(
+    return FederatedCall(
         name=name,
         intrinsic=function.uri if isinstance(function, building_blocks.Intrinsic) else None,
         type=value.type_signature,

@@ -15,11 +15,11 @@ from typing import Any, Callable, Optional, overload
 from muster.author import tff_worker
 from muster.author.build import build_plan
 from muster.author.difference import Difference, difference, reordered_rows
-from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
+from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, draw_sources
 from muster.author.fixed_draws import fix_computation, fix_plan
+from muster.author.repeatable_data import make_repeatable
 from muster.author.restore import restore_state
-from muster.author.settled_data import settled
-from muster.author.subject import subject_of
+from muster.author.round_computation import extract_round
 from muster.runtime.data import adapt
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.stages import Runtime, UpdateResult
@@ -140,13 +140,13 @@ def check_plan(
 
 def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, tolerance: float = TOLERANCE) -> PlanCheck:
     """Compares a computation with a plan that was built from it; see `check_plan`."""
-    subject = subject_of(computation)
+    round_computation = extract_round(computation)
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)
-    sources = sources_of(taints, subject.next)
+    sources = draw_sources(taints, round_computation.next)
     with tff_worker.running():
         as_it_is = _Comparison(taints, skip=_any_draw)
-        as_it_is.run(plan, subject.next, clients)
+        as_it_is.run(plan, round_computation.next, clients)
         if not sources:
             same = all(each.relative <= tolerance for each in as_it_is.rounds)
             return PlanCheck(Verdict.SAME if same else Verdict.DIFFERENT, tolerance, tuple(as_it_is.rounds))
@@ -154,7 +154,7 @@ def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, toleran
         fixed = _Comparison(taints, skip=lambda draws: any(operation in unfixed for _, operation in draws))
         # TFF folds all updates into one accumulator, in order, which determines the draws of the fold.
         whole = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
-        fixed.run(fixed_plan, fix_computation(subject.next), clients, chunk=None if whole else _CHUNK)
+        fixed.run(fixed_plan, fix_computation(round_computation.next), clients, chunk=None if whole else _CHUNK)
     same = all(each.relative <= tolerance for each in (*as_it_is.compared, *fixed.compared))
     return PlanCheck(
         Verdict.SAME_BUT_RANDOM if same else Verdict.DIFFERENT,
@@ -202,7 +202,7 @@ class _Comparison:
         state = restore_state(next_, tensors)
         for number, taint in enumerate(self._taints, start=1):
             sources = clients.of_round(number)
-            data = [settled(source()) for source in sources.values()]
+            data = [make_repeatable(source()) for source in sources.values()]
             # The plan runs first: its errors name the place in the data.
             update = self._run_plan(runtime, tensors, data, chunk=chunk or len(data), clients=clients, declared=plan)
             tensors = update.state

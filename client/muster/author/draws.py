@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from muster.author.call_graph import calls_of
-from muster.author.graph_wiring import CALLS, Body, Wire, Wiring, origin
-from muster.author.randomness import gives_resource, is_random, users_of
+from muster.author.call_graph import build_call_graph
+from muster.author.graph_wiring import CALL_OPS, Body, Wire, Wiring, unchanged_source
+from muster.author.randomness import is_random, resource_users, returns_resource
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stages
 from muster.wire.plan import Plan
@@ -104,7 +104,7 @@ class DrawFlow:
         update = self._through("work", "update", broadcast=broadcast)
         accumulator: Taint = self._through("zero", "accumulator")
         while True:
-            more = _joined(
+            more = _merge_taints(
                 accumulator,
                 self._through("accumulate", "accumulator", accumulator=accumulator, update=update),
                 self._through("merge", "accumulator", left=accumulator, right=accumulator),
@@ -128,7 +128,7 @@ class DrawFlow:
         return found
 
 
-def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, ...]:
+def draw_sources(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, ...]:
     """Returns the draws of each stage, in order, with the tensors of the last round that depend on them.
 
     Args:
@@ -155,7 +155,7 @@ def sources_of(rounds: list[RoundTaint], computation: Any) -> tuple[DrawSource, 
 def _names(computation: Any) -> dict[str, set[str]]:
     """Returns the innermost scope of each drawing operation, by its type. A plan's graphs do not hold these names."""
     found: dict[str, set[str]] = {}
-    for call in calls_of(computation).lines.values():
+    for call in build_call_graph(computation).lines.values():
         for block in call.compiled:
             if block.proto.WhichOneof("computation") != "tensorflow":
                 continue
@@ -184,8 +184,8 @@ def _outputs(plan: Plan, name: str) -> dict[str, dict[str, _Output]]:
     found: dict[str, dict[str, _Output]] = {}
     for value, bindings in stage.outputs.items():
         for binding in bindings:
-            unchanged = origin(wiring, binding.tensor)
-            walk = _Walk(wiring)
+            unchanged = unchanged_source(wiring, binding.tensor)
+            walk = _UpstreamWalk(wiring)
             walk.follow(wiring.graph, [Wire(unchanged, 0) if unchanged in nodes else wiring.graph.wire(binding.tensor)])
             found.setdefault(value, {})[binding.path] = _Output(
                 draws=frozenset((name, operation) for operation in walk.operations),
@@ -194,7 +194,7 @@ def _outputs(plan: Plan, name: str) -> dict[str, dict[str, _Output]]:
     return found
 
 
-class _Walk:
+class _UpstreamWalk:
     """Upstream traversal that collects the dependencies of tensors.
 
     Attributes:
@@ -229,16 +229,16 @@ class _Walk:
                 self.operations.add(node.op)
             todo.extend(body.inputs(node))
             todo.extend(Wire(name, _EFFECT) for name in body.controls(node) if name in body.nodes)
-            if gives_resource(node):
-                todo.extend(Wire(name, _EFFECT) for name in users_of(body, node))
-            for called in self._wiring.called(node):
+            if returns_resource(node):
+                todo.extend(Wire(name, _EFFECT) for name in resource_users(body, node))
+            for called in self._wiring.called_functions(node):
                 self.follow(called, [Wire(name, _EFFECT) for name in called.effects])
                 self._follow_results(node, called, wire.index)
 
     def _follow_results(self, node: Any, called: Body, index: int) -> None:
         if index == _EFFECT:
             return
-        if node.op in CALLS:
+        if node.op in CALL_OPS:
             self.follow(called, [called.results[index]])
         elif node.op in _ACCUMULATING and len(called.results) > index:
             self._follow_loop(called, index)
@@ -256,7 +256,7 @@ class _Walk:
             pending = {at for at in carried if (step.name, Wire(None, at)) in self._seen} - done
 
 
-def _joined(*taints: Taint) -> dict[str, frozenset[Draw]]:
+def _merge_taints(*taints: Taint) -> dict[str, frozenset[Draw]]:
     found: dict[str, frozenset[Draw]] = {}
     for taint in taints:
         for path, draws in taint.items():

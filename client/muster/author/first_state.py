@@ -12,10 +12,10 @@ from typing import Any, Optional
 import tensorflow_federated as tff
 
 from muster.author.checkpoint_file import read_tensors
-from muster.author.graph_wiring import Wiring, origin
-from muster.author.map_reduce_form import run, specs, to_leaves
-from muster.author.refusals import in_words
-from muster.author.subject import Subject
+from muster.author.graph_wiring import Wiring, unchanged_source
+from muster.author.map_reduce_form import run_without_arguments, tensor_specs, type_leaves
+from muster.author.refusals import type_text
+from muster.author.round_computation import RoundComputation
 from muster.author.types import to_type
 from muster.runtime.data import adapt
 from muster.runtime.values import check_tensors
@@ -78,19 +78,21 @@ class FirstState:
       seed: Seed of a random state.
     """
 
-    def __init__(self, computation: Any, subject: Subject, *, given: Any, seed: Optional[int]) -> None:
-        self._subject = subject
+    def __init__(
+        self, computation: Any, round_computation: RoundComputation, *, given: Any, seed: Optional[int]
+    ) -> None:
+        self._round_computation = round_computation
         self._given = given
         self._seed = seed
         self._is_learning = hasattr(computation, "set_model_weights")
-        state_type = subject.next.type_signature.parameter[0]
+        state_type = round_computation.next.type_signature.parameter[0]
         self._type = to_type(state_type)
-        self._type_in_words = in_words(state_type.member)
-        self._leaves = to_leaves(state_type, root="state")
+        self._type_in_words = type_text(state_type.member)
+        self._leaves = type_leaves(state_type, root="state")
 
     @cached_property
     def _specs(self) -> tuple[TensorSpec, ...]:
-        return specs(self._leaves)
+        return tensor_specs(self._leaves)
 
     def tensors(self, name: str, update_graph: Any, update_stage: Stage) -> dict[str, Array]:
         """Returns the state by tensor name.
@@ -110,18 +112,18 @@ class FirstState:
         if self._given is None:
             return self._initialized(name)
         given = self._run(self._given) if isinstance(self._given, tff.Computation) else self._adapted(name)
-        if self._subject.initialize is not None and not self._subject.is_evaluation:
+        if self._round_computation.initialize is not None and not self._round_computation.is_evaluation:
             self._compare(given, self._initialized(name), constant_scalars(update_graph, update_stage))
         return given
 
     def _initialized(self, name: str) -> dict[str, Array]:
-        if self._subject.initialize is not None:
-            return self._run(self._subject.initialize)
+        if self._round_computation.initialize is not None:
+            return self._run(self._round_computation.initialize)
         if not self._leaves:
             return {}
         advice = (
             "an evaluation takes the model that it evaluates, and a checkpoint of its training will do"
-            if self._subject.is_evaluation
+            if self._round_computation.is_evaluation
             else "a value, a checkpoint or a computation without arguments. Or give a tff.templates.IterativeProcess(initialize, next), "
             "which brings its own"
         )
@@ -137,11 +139,11 @@ class FirstState:
         except (TypeError, ValueError) as error:
             raise ProblemError(
                 ProblemType.PLAN_INVALID,
-                f"initial_state is a computation of the type {in_words(computation.type_signature)}: it must take no argument and return "
+                f"initial_state is a computation of the type {type_text(computation.type_signature)}: it must take no argument and return "
                 f"the state placed at the server, {self._type_in_words}@SERVER",
             ) from error
         return check_tensors(
-            run(made, "state", self._leaves, seed=self._seed),
+            run_without_arguments(made, "state", self._leaves, seed=self._seed),
             self._specs,
             what="initial state",
             problem=ProblemType.PLAN_INVALID,
@@ -180,7 +182,7 @@ class FirstState:
             source = read_tensors(self._given, what="initial state")
         except ProblemError as error:
             raise ProblemError(ProblemType.PLAN_INVALID, error.detail) from None
-        if self._subject.is_evaluation and paths and all(f"{_MODEL}{path}" in source for path in paths):
+        if self._round_computation.is_evaluation and paths and all(f"{_MODEL}{path}" in source for path in paths):
             return {path: source[f"{_MODEL}{path}"] for path in paths}
         return source
 
@@ -207,7 +209,7 @@ def constant_scalars(graph: Any, stage: Stage) -> frozenset[str]:
     return frozenset(
         binding.path
         for binding in stage.outputs["state"]
-        if binding.shape == () and origin(wiring, binding.tensor) == inputs[binding.path]
+        if binding.shape == () and unchanged_source(wiring, binding.tensor) == inputs[binding.path]
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from muster.author.graph_wiring import CALLS, PASSES, Body, Wire, Wiring
+from muster.author.graph_wiring import CALL_OPS, PASS_THROUGH_OPS, Body, Wire, Wiring
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Stage, TensorBinding
 from muster.wire.tensors import Array
@@ -31,7 +31,7 @@ _OPERATORS = {
     "Minimum": FoldKind.MINIMUM,
 }
 # All that may run beside the path: nothing of these fails or leaves a trace.
-_HARMLESS = frozenset({*_OPERATORS, *PASSES, *CALLS, "NoOp", "Const", "Placeholder"})
+_HARMLESS = frozenset({*_OPERATORS, *PASS_THROUGH_OPS, *CALL_OPS, "NoOp", "Const", "Placeholder"})
 _DEPTH = 64  # function calls in function calls
 _NOT_ARITHMETIC = frozenset({DType.BOOL, DType.STRING})
 _NOT_ORDERED = frozenset({DType.COMPLEX64, DType.COMPLEX128})
@@ -179,12 +179,12 @@ class _Reduction:
         node = frame.body.nodes[wire.node]
         for control in frame.body.controls(node):
             self._check_harmless(frame.body, control, seen=set())
-        if node.op in CALLS:
+        if node.op in CALL_OPS:
             return self._called(frame, node, wire.index)
         if node.op == "Const":
             return _constant(node)
         inputs = frame.body.inputs(node)
-        if node.op in PASSES:
+        if node.op in PASS_THROUGH_OPS:
             return self._reduce(frame, inputs[wire.index])
         if node.op in _OPERATORS:
             return _combine(_OPERATORS[node.op], [self._reduce(frame, item) for item in inputs])
@@ -210,7 +210,7 @@ class _Reduction:
         before = [*body.controls(node), *(wire.node for wire in body.inputs(node) if wire.node is not None)]
         for other in before:
             self._check_harmless(body, other, seen=seen)
-        for called in self._wiring.called(node):
+        for called in self._wiring.called_functions(node):
             for inner in (*called.effects, *(wire.node for wire in called.results if wire.node is not None)):
                 self._check_harmless(called, inner, seen=seen)
 

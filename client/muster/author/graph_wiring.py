@@ -11,11 +11,13 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import op_def_registry
 
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
-PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
-_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may pass an input through unchanged
+PASS_THROUGH_OPS = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
+_UNCHANGING = frozenset(
+    {*PASS_THROUGH_OPS, *CALL_OPS, *_BRANCHES, *_LOOPS, "Switch"}
+)  # may pass an input through unchanged
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Wiring:
             )
         return self._bodies[name]
 
-    def called(self, node: Any) -> Iterator[Body]:
+    def called_functions(self, node: Any) -> Iterator[Body]:
         """The functions that a node may run: of a call, a loop, a branch, a data set; or one that is named as its operation."""
         if node.op in self._functions:
             yield self.function(node.op)
@@ -110,7 +112,7 @@ class Wiring:
                     yield self.function(function.name)
 
 
-def origin(wiring: Wiring, tensor: str) -> Optional[str]:
+def unchanged_source(wiring: Wiring, tensor: str) -> Optional[str]:
     """Returns the top-level node whose unchanged output a tensor is; None if the tensor may be computed.
 
     Identities, calls, branches that agree, and loops that pass a value through are followed.
@@ -140,14 +142,14 @@ def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
 
 def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
     """Returns the position of the input that an operation passes through as its `output`; None if it computes that."""
-    if node.op in PASSES:
+    if node.op in PASS_THROUGH_OPS:
         return output
     if node.op == "Switch":
         return 0
-    if node.op in CALLS:
-        return _argument(wiring, next(wiring.called(node), None), output)
+    if node.op in CALL_OPS:
+        return _argument(wiring, next(wiring.called_functions(node), None), output)
     if node.op in _BRANCHES:
-        positions = {_argument(wiring, branch, output) for branch in wiring.called(node)}
+        positions = {_argument(wiring, branch, output) for branch in wiring.called_functions(node)}
         position = positions.pop() if len(positions) == 1 else None
         return None if position is None else position + 1  # the first input is the condition
     carried = _argument(wiring, wiring.function(node.attr["body"].func.name), output)

@@ -17,7 +17,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
 
 
-def graph_of(computation: Any) -> Any:
+def tensorflow_proto(computation: Any) -> Any:
     """The `tensorflow` part of a computation's proto: graph, parameter and result bindings, initialize op.
 
     Raises:
@@ -32,12 +32,12 @@ def graph_of(computation: Any) -> Any:
     return proto.tensorflow
 
 
-def to_leaves(type_: Any, *, root: str) -> list[Leaf]:
+def type_leaves(type_: Any, *, root: str) -> list[Leaf]:
     """The leaves of a value of a TFF type; none where there is no value."""
     return [] if type_ is None else list(leaves(to_type(type_), root=root))
 
 
-def specs(found: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
+def tensor_specs(found: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
     """The tensors among leaves, as files declare them."""
     return tuple(
         TensorSpec(path=path, dtype=leaf.dtype, shape=leaf.shape)
@@ -46,7 +46,9 @@ def specs(found: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
     )
 
 
-def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[int] = None) -> dict[str, Array]:
+def run_without_arguments(
+    computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[int] = None
+) -> dict[str, Array]:
     """Runs a computation without arguments in plain TensorFlow, without TFF's executor.
 
     Args:
@@ -58,7 +60,7 @@ def run(computation: Any, value: str, found: Sequence[Leaf], *, seed: Optional[i
     Returns:
       The tensors by name.
     """
-    graph = graph_of(computation)
+    graph = tensorflow_proto(computation)
     nowhere = Part(sha256="", size=0)  # it is no part of the plan
     canonical = canonicalize(
         load_graph(graph.graph_def.value)

@@ -12,9 +12,9 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import dtypes, op_def_registry
 
-from muster.author.call_graph import Calls, calls_of
-from muster.author.graph_wiring import CALLS, Body, Wire, Wiring
-from muster.author.types import flat_binding
+from muster.author.call_graph import CallGraph, build_call_graph
+from muster.author.graph_wiring import CALL_OPS, Body, Wire, Wiring
+from muster.author.types import tensor_names
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
@@ -75,7 +75,7 @@ def check_not_drawn_twice(
     Raises:
       ProblemError: `plan_invalid`, with the operation, the tensors that it reaches and what to do instead.
     """
-    calls = None if computation is None else calls_of(computation)
+    calls = None if computation is None else build_call_graph(computation)
     if calls is not None:
         _check_shared_by_clients(calls)
     broadcast = _random_outputs(Wiring(prepare_graph), prepare_stage)
@@ -98,7 +98,7 @@ def check_not_drawn_twice(
         )
 
 
-def _check_shared_by_clients(calls: Calls) -> None:
+def _check_shared_by_clients(calls: CallGraph) -> None:
     """Refuses a draw at no placement that reaches the clients: each would draw its own, where TFF hands one to all."""
     aggregates = [call for call in calls.lines.values() if call.is_aggregate]
     for call in calls.upstream((name for found in aggregates for name in found.uses), within_server=True).values():
@@ -114,7 +114,7 @@ def _check_shared_by_clients(calls: Calls) -> None:
                 )
 
 
-def _inputs(calls: Calls) -> list[str]:
+def _inputs(calls: CallGraph) -> list[str]:
     """The lines whose values are broadcast."""
     return [name for call in calls.lines.values() if call.is_broadcast for name in call.uses]
 
@@ -161,10 +161,10 @@ def _collect(
             found.add(node.op)
         todo.extend(body.inputs(node))
         todo.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
-        if gives_resource(node):
-            todo.extend(Wire(name, 0) for name in users_of(body, node))
-        for called in wiring.called(node):
-            results = [called.results[wire.index]] if node.op in CALLS else called.results
+        if returns_resource(node):
+            todo.extend(Wire(name, 0) for name in resource_users(body, node))
+        for called in wiring.called_functions(node):
+            results = [called.results[wire.index]] if node.op in CALL_OPS else called.results
             _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], found=found, seen=seen)
 
 
@@ -180,7 +180,7 @@ def is_random(node: Any) -> bool:
     )
 
 
-def gives_resource(node: Any) -> bool:
+def returns_resource(node: Any) -> bool:
     """Returns whether an operation returns a handle of a resource, such as a variable."""
     definition = op_def_registry.get(node.op)
     return definition is not None and any(
@@ -188,7 +188,7 @@ def gives_resource(node: Any) -> bool:
     )
 
 
-def users_of(body: Body, resource: Any) -> list[str]:
+def resource_users(body: Body, resource: Any) -> list[str]:
     """Returns the nodes that use a resource by any handle of the same shared name, writers included."""
     shared = resource.attr["shared_name"].s if "shared_name" in resource.attr else b""
     handles = {
@@ -206,5 +206,5 @@ def _random_ops_of(compiled: Iterable[Any]) -> set[str]:
         if block.proto.WhichOneof("computation") == "tensorflow":
             local = block.proto.tensorflow
             graph = load_graph(local.graph_def.value)
-            found |= random_ops(Wiring(graph), flat_binding(local.result))
+            found |= random_ops(Wiring(graph), tensor_names(local.result))
     return found

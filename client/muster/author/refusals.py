@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_federated as tff
 from tensorflow_federated.python.core.impl.computation.polymorphic_computation import PolymorphicComputation
 
-from muster.author.call_graph import Call, Calls, calls_of
+from muster.author.call_graph import CallGraph, FederatedCall, build_call_graph
 from muster.wire.problems import ProblemError, ProblemType
 
 _ROUND = "(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)"
@@ -92,7 +92,7 @@ def _resembles(before: Any, after: Any) -> bool:
     return False
 
 
-def explain(error: Exception, computation: Any) -> ProblemError:
+def explain_compilation_error(error: Exception, computation: Any) -> ProblemError:
     """The reason why TFF did not compile a computation.
 
     Args:
@@ -105,13 +105,13 @@ def explain(error: Exception, computation: Any) -> ProblemError:
     if isinstance(error, ProblemError):
         return error
     try:
-        calls = calls_of(computation)
+        calls = build_call_graph(computation)
     except (
         TypeError,
         ValueError,
         NotImplementedError,
     ):  # TFF refuses what this form would show: its own reason must do
-        calls = Calls(lines={}, results=())
+        calls = CallGraph(lines={}, results=())
     for finding in (_select, _unknown_operator, _several_passes, _other_code):
         for reason in finding(calls):
             return _refusal(reason)
@@ -130,7 +130,7 @@ def explain(error: Exception, computation: Any) -> ProblemError:
 def _check_stateless(parameter: Any, result: Any) -> None:
     if parameter.placement is not tff.CLIENTS:
         raise _refusal(
-            f"The only argument, {in_words(parameter)}, is at the server, so there is nothing for clients to do. {_WANTED}"
+            f"The only argument, {type_text(parameter)}, is at the server, so there is nothing for clients to do. {_WANTED}"
         )
     parts = [(name, item) for name, item in _elements(result)] if isinstance(result, tff.StructType) else [("", result)]
     if not parts:
@@ -157,18 +157,18 @@ def _check_arguments(arguments: list[tuple[str, Any]]) -> None:
     (state_name, state), (data_name, data) = arguments
     if _is_at(state, tff.CLIENTS):
         raise _refusal(
-            f"{_argument(0, state_name)} is at the clients, {in_words(state)}, where a round has the server state. "
+            f"{_argument(0, state_name)} is at the clients, {type_text(state)}, where a round has the server state. "
             "Take the server state first and the clients' data second"
         )
     for at, (name, item) in enumerate(arguments):
         if not isinstance(item, tff.FederatedType):
             raise _refusal(
-                f"{_argument(at, name)} has no placement: {in_words(item)}. A round takes the server state placed at the server "
+                f"{_argument(at, name)} has no placement: {type_text(item)}. A round takes the server state placed at the server "
                 "and the data placed at the clients: declare it with tff.FederatedType"
             )
     if not _is_at(data, tff.CLIENTS):
         raise _refusal(
-            f"{_argument(1, data_name)} is at the server, {in_words(data)}, where a round has the clients' data, so there is nothing "
+            f"{_argument(1, data_name)} is at the server, {type_text(data)}, where a round has the clients' data, so there is nothing "
             f"for clients to do. {_WANTED}. Put what else the server needs into its state"
         )
 
@@ -213,14 +213,14 @@ def _one_value(state: Any, result: Any) -> ProblemError:
     fields = [item for _, item in _elements(result.member)]
     if state.is_assignable_from(result.member):
         return _refusal(
-            f"The computation returns one value, {in_words(result)}, and a round returns two: the next state and a result. If it is the "
+            f"The computation returns one value, {type_text(result)}, and a round returns two: the next state and a result. If it is the "
             f"next state, return it with an empty result, (state, {_EMPTY}). {beside}"
         )
     pair = len(fields) == 2  # noqa: PLR2004
     first = state.is_assignable_from(fields[0]) or (pair and _resembles(state, fields[0]))
     rest = "" if pair else " and join the others with tff.federated_zip"
     return _refusal(
-        f"The computation returns one value with {'two' if pair else len(fields)} fields, {in_words(result)}, and a round returns two "
+        f"The computation returns one value with {'two' if pair else len(fields)} fields, {type_text(result)}, and a round returns two "
         "values, the next state and the result, each placed at the server. If one field is the next state, return "
         + ("them as a pair, without tff.federated_zip" if pair and first else f"that field first{rest}")
         + f". {beside}"
@@ -231,12 +231,12 @@ def _check_at_server(item: Any, what: str, *, instead: str) -> None:
     upper = what[0].upper() + what[1:]
     if _is_at(item, tff.CLIENTS):
         raise _refusal(
-            f"{upper} is at the clients, {in_words(item)}: a round gives only aggregates away, and nothing that a client has for itself. "
+            f"{upper} is at the clients, {type_text(item)}: a round gives only aggregates away, and nothing that a client has for itself. "
             f"Aggregate it (tff.federated_sum, tff.federated_mean, …){instead}"
         )
     if not _is_at(item, tff.SERVER):
         raise _refusal(
-            f"{upper} has no placement: {in_words(item)}. Place it at the server with tff.federated_value or tff.federated_eval, and join "
+            f"{upper} has no placement: {type_text(item)}. Place it at the server with tff.federated_value or tff.federated_eval, and join "
             "several values with tff.federated_zip"
         )
 
@@ -262,7 +262,7 @@ def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, str,
                     inner = name or str(at)
                     yield from _differences(one, other, inner if path == "the state" else f"{path}/{inner}")
             return
-    yield path, in_words(before), in_words(after)
+    yield path, type_text(before), type_text(after)
 
 
 def _same_but_shape(before: Any, after: Any) -> bool:
@@ -275,17 +275,17 @@ def _same_but_shape(before: Any, after: Any) -> bool:
     return all(isinstance(item, tff.TensorType) for item in found) and found[0].dtype == found[1].dtype
 
 
-def _select(calls: Calls) -> Iterator[str]:
+def _select(calls: CallGraph) -> Iterator[str]:
     for call in calls.lines.values():
         if call.intrinsic in _SELECTS:
             yield (
-                f"The computation calls tff.{call.intrinsic}, with which each client fetches slices of its own choice, {in_words(call.type)}. A round "
+                f"The computation calls tff.{call.intrinsic}, with which each client fetches slices of its own choice, {type_text(call.type)}. A round "
                 "has one broadcast, the same for all clients. Broadcast the whole value with tff.federated_broadcast and let the "
                 "client take its slices"
             )
 
 
-def _unknown_operator(calls: Calls) -> Iterator[str]:
+def _unknown_operator(calls: CallGraph) -> Iterator[str]:
     for call in calls.lines.values():
         for operator in call.operators:
             if operator not in _KNOWN and not operator.startswith("generic_"):
@@ -295,7 +295,7 @@ def _unknown_operator(calls: Calls) -> Iterator[str]:
                 )
 
 
-def _several_passes(calls: Calls) -> Iterator[str]:
+def _several_passes(calls: CallGraph) -> Iterator[str]:
     for name, call in calls.lines.items():
         first = [found for found in calls.upstream(call.uses).values() if found.is_aggregate]
         if not call.is_broadcast or not first:
@@ -309,20 +309,20 @@ def _several_passes(calls: Calls) -> Iterator[str]:
         )
 
 
-def _other_code(calls: Calls) -> Iterator[str]:
+def _other_code(calls: CallGraph) -> Iterator[str]:
     for call in calls.lines.values():
         for block in call.compiled:
             kind = block.proto.WhichOneof("computation")
             if kind != "tensorflow":
                 yield (
-                    f"A local computation of the type {in_words(block.type_signature)} is made of {kind.upper()}, and a plan is made of TensorFlow "
+                    f"A local computation of the type {type_text(block.type_signature)} is made of {kind.upper()}, and a plan is made of TensorFlow "
                     "graphs. Write it with @tff.tensorflow.computation"
                 )
 
 
-def _value(call: Call) -> str:
+def _value(call: FederatedCall) -> str:
     return (
-        f"a value of the type {in_words(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
+        f"a value of the type {type_text(call.type.member if isinstance(call.type, tff.FederatedType) else call.type)}"
     )
 
 
@@ -357,7 +357,7 @@ def _list(items: list[str]) -> str:
     return " and ".join([", ".join(lower[:-1]), lower[-1]])
 
 
-def in_words(type_: Any) -> str:
+def type_text(type_: Any) -> str:
     """Returns a TFF type as text for a message, truncated."""
     text = type_.compact_representation()
     return text if len(text) <= _TYPE_LENGTH else f"{text[:_TYPE_LENGTH]}…"

@@ -7,8 +7,8 @@ from typing import Any
 import tensorflow_federated as tff
 
 from muster.author.checkpoint_file import Tensors, read_tensors
-from muster.author.subject import subject_of
-from muster.author.types import pack, to_type
+from muster.author.round_computation import extract_round
+from muster.author.types import pack_leaves, to_type
 from muster.runtime.paths import leaves
 from muster.runtime.values import check_tensors
 from muster.wire.manifest import TensorSpec, TensorType
@@ -36,15 +36,15 @@ def restore_state(computation: Any, checkpoint: Tensors) -> Any:
 
 def restore_result(computation: Any, result: Tensors) -> Any:
     """Returns a round's result, such as the metrics of a learning process. Arguments as in `restore_state`."""
-    return _restore(subject_of(computation).next.type_signature.result[1], result, root="result")
+    return _restore(extract_round(computation).next.type_signature.result[1], result, root="result")
 
 
 def _restore(type_: tff.Type, source: Tensors, *, root: str) -> Any:
-    specs = [
+    tensor_specs = [
         TensorSpec(path=path, dtype=leaf.dtype, shape=leaf.shape)
         for path, leaf in leaves(to_type(type_), root=root)
         if isinstance(leaf, TensorType)
     ]
-    tensors = check_tensors(read_tensors(source, what=root), specs, what=root)
+    tensors = check_tensors(read_tensors(source, what=root), tensor_specs, what=root)
     # A scalar as numpy's scalar (or bytes), as TFF itself gives it.
-    return pack(type_, (array if array.ndim else array[()] for array in tensors.values()))
+    return pack_leaves(type_, (array if array.ndim else array[()] for array in tensors.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Optional
 
-from muster.author.map_reduce_form import run, to_leaves
+from muster.author.map_reduce_form import run_without_arguments, type_leaves
 from muster.author.types import to_type
 from muster.runtime.paths import Leaf, leaves
 from muster.wire.manifest import ClearSum, StructType, TensorType, Type
@@ -21,7 +21,7 @@ SECURE_SLOTS: tuple[tuple[SecureKind, str], ...] = (
 _LISTED = 5  # tensors named in a refusal
 
 
-def apart_from_secure(slot: Type) -> Type:
+def escape_secure_names(slot: Type) -> Type:
     """The plain slot's type with names that can't be taken for those of the secure slots."""
     kinds = {kind for kind, _ in SECURE_SLOTS}
     if not isinstance(slot, StructType) or not kinds & {field.name for field in slot.fields}:
@@ -75,7 +75,7 @@ def clear_sums(form: Any, slots: Sequence[Type], secure: Sequence[Sequence[Leaf]
     for slot, tensors, (kind, computation_name) in zip(slots, secure, SECURE_SLOTS):
         computation = getattr(form, computation_name)
         declared = computation.type_signature.result
-        values = run(computation, "value", to_leaves(declared, root="value"))
+        values = run_without_arguments(computation, "value", type_leaves(declared, root="value"))
         limits = _spread(slot, to_type(declared), iter([int(value) for value in values.values()]))
         for (path, leaf), limit in zip(tensors, limits):
             if not isinstance(leaf, TensorType) or leaf.shape is None or None in leaf.shape:

@@ -18,7 +18,7 @@ import tensorflow_federated as tff
 _STATE, _PARENT = 0, 1  # positions after the name in /proc/PID/stat
 
 
-class _Started:
+class _WorkerState:
     """Whether `start` was called, and whether the end at exit is arranged: once is enough."""
 
     now = False
@@ -30,7 +30,7 @@ def start() -> None:
 
     Call it before anything else runs natively: importing a user's module may already do that.
     """
-    if _Started.now:
+    if _WorkerState.now:
         return
     # TFF's test backend is the same runtime, and it also runs secure sums, in the clear, which the native one can't.
     tff.backends.test.set_sync_test_cpp_execution_context()
@@ -38,9 +38,9 @@ def start() -> None:
     # TFF hands `sys.stdout` and `sys.stderr` to the worker when the first computation runs.
     with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
         nothing()
-    _Started.now = True
-    if not _Started.ends_at_exit:
-        _Started.ends_at_exit = True
+    _WorkerState.now = True
+    if not _WorkerState.ends_at_exit:
+        _WorkerState.ends_at_exit = True
         atexit.register(shutdown)
 
 
@@ -56,8 +56,8 @@ def shutdown() -> None:
 
     What runs natively afterwards makes TFF launch another, which ends when the process exits.
     """
-    _Started.now = False
-    for worker in workers():
+    _WorkerState.now = False
+    for worker in worker_pids():
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(worker, signal.SIGKILL)
             # Left for TFF to reap, whose own clean-up signals this id and must not hit a stranger.
@@ -67,7 +67,7 @@ def shutdown() -> None:
 @contextlib.contextmanager
 def running() -> Iterator[None]:
     """TFF's runtime for the length of a `with` block; one that runs already is left running."""
-    mine = not _Started.now
+    mine = not _WorkerState.now
     start()
     try:
         yield
@@ -76,7 +76,7 @@ def running() -> Iterator[None]:
             shutdown()
 
 
-def workers() -> set[int]:
+def worker_pids() -> set[int]:
     """The ids of this process's own `worker_binary` children that live. TFF's wheel is for Linux alone, so /proc is there."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -54,7 +54,7 @@ def _dtype(dtype: Any) -> DType:
     return DType.STRING if found.kind in "OSU" else DType(found.name)
 
 
-def flat_binding(binding: Any) -> list[str]:
+def tensor_names(binding: Any) -> list[str]:
     """The names of the graph's tensors in a `TensorFlow.Binding`, in order; a sequence's is its variant tensor's.
 
     Source: `proto/v0/computation.proto` of TFF.
@@ -63,20 +63,20 @@ def flat_binding(binding: Any) -> list[str]:
     if kind is None:
         return []
     if kind == "struct":
-        return [name for element in binding.struct.element for name in flat_binding(element)]
+        return [name for element in binding.struct.element for name in tensor_names(element)]
     if kind == "sequence":
         return [binding.sequence.variant_tensor_name]
     return [binding.tensor.tensor_name]
 
 
-def elements_of(binding: Any) -> list[Any]:
+def field_bindings(binding: Any) -> list[Any]:
     """The bindings of a structure's fields; none for a value that is nothing."""
     return list(binding.struct.element)
 
 
-def bind(found: Sequence[Leaf], binding: Any) -> tuple[Binding, ...]:
+def bind_leaves(found: Sequence[Leaf], binding: Any) -> tuple[Binding, ...]:
     """Joins a value's leaves with the tensors that a graph has for them."""
-    names = flat_binding(binding)
+    names = tensor_names(binding)
     return tuple(
         SequenceBinding(path=path, element=leaf.element, tensor=name)
         if isinstance(leaf, SequenceType)
@@ -86,13 +86,13 @@ def bind(found: Sequence[Leaf], binding: Any) -> tuple[Binding, ...]:
 
 
 def bind_tensors(found: Sequence[Leaf], binding: Any) -> tuple[TensorBinding, ...]:
-    """Like `bind`, for a value that holds no data set.
+    """Like `bind_leaves`, for a value that holds no data set.
 
     Raises:
       ProblemError: `plan_invalid`, if it does.
     """
     bound = []
-    for item in bind(found, binding):
+    for item in bind_leaves(found, binding):
         if not isinstance(item, TensorBinding):
             raise ProblemError(
                 ProblemType.PLAN_INVALID, f"{item.path} is a data set: only a client's data may hold one"
@@ -107,11 +107,11 @@ def _zip_strict(found: Sequence[Leaf], names: Sequence[str]) -> Iterator[tuple[L
     return zip(found, names)
 
 
-def pack(type_: tff.Type, values: Iterator[Any]) -> Any:
+def pack_leaves(type_: tff.Type, values: Iterator[Any]) -> Any:
     """A value of `type_` in the Python containers that the type remembers, from its leaves in order."""
     if isinstance(type_, tff.FederatedType):
-        return pack(type_.member, values)
+        return pack_leaves(type_.member, values)
     if isinstance(type_, tff.StructType):
-        fields = [(name, pack(item, values)) for name, item in tff.structure.iter_elements(type_)]
+        fields = [(name, pack_leaves(item, values)) for name, item in tff.structure.iter_elements(type_)]
         return tff.types.type_to_py_container(tff.structure.Struct(fields), type_)
     return next(values)

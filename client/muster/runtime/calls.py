@@ -110,7 +110,7 @@ def abandoned_calls() -> int:
     return len(_abandoned)
 
 
-def call(
+def run_in_thread(
     function: Callable[[Cancellation], _Result],
     *,
     name: str,
@@ -134,7 +134,7 @@ def call(
       BaseException: raised by the function, or by a signal handler during the wait.
     """
     if stop is not None and stop.is_set():
-        raise stopped(name)
+        raise cancelled_error(name)
     running = _Running(function, Cancellation(seconds=seconds), name=name)
     try:
         ending = _wait(running, stop, name=name)
@@ -157,13 +157,13 @@ def _wait(running: _Running[_Result], stop: Optional[threading.Event], *, name: 
         if running.done.wait(_POLL if remaining is None else min(_POLL, remaining)):
             return None
         if stop is not None and stop.is_set():
-            return stopped(name)
+            return cancelled_error(name)
         if remaining == 0.0:
-            return late(name, cancellation.seconds)
+            return time_limit_error(name, cancellation.seconds)
 
 
 @contextmanager
-def turn(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
+def hold_lock(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
     """Holds a lock during a block. The wait for it is interruptible by signals and by `stop`.
 
     Raises:
@@ -171,18 +171,18 @@ def turn(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = N
     """
     while not lock.acquire(timeout=_POLL):
         if stop is not None and stop.is_set():
-            raise stopped(name)
+            raise cancelled_error(name)
     try:
         yield
     finally:
         lock.release()
 
 
-def late(name: str, seconds: Optional[float]) -> TimeLimitError:
+def time_limit_error(name: str, seconds: Optional[float]) -> TimeLimitError:
     """Returns the error of a stage that has reached its time limit."""
     return TimeLimitError(f"The plan's {name} took longer than it may ({seconds:g} s) and was stopped")
 
 
-def stopped(name: str) -> CancelledError:
+def cancelled_error(name: str) -> CancelledError:
     """Returns the error of a stage that its caller has stopped."""
     return CancelledError(f"The plan's {name} was stopped before it had a result")

@@ -11,8 +11,8 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from muster.runtime.paths import field_names, flat_order, join
-from muster.runtime.values import Array, describe, describe_array, fits, value_bytes
+from muster.runtime.paths import field_names, flat_order, join_path
+from muster.runtime.values import Array, describe_array, describe_type, shape_fits, value_bytes
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceType, StructType, TensorType, Type
 from muster.wire.problems import FieldError, ProblemError, ProblemType
@@ -21,7 +21,7 @@ Elements = Callable[[], Iterator[tuple[Array, ...]]]
 
 
 @dataclass(frozen=True)
-class ClientData:
+class DataLeaves:
     """A client's data by its leaves, in TFF's declared order: what the plan's `work` binds under `data`."""
 
     tensors: dict[str, Array] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class DataMeter:
         self._sizes[path] = max(self._sizes.get(path, 0), size)
 
 
-def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[DataMeter] = None) -> ClientData:
+def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[DataMeter] = None) -> DataLeaves:
     """Flattens a client's data (or any value of a plan).
 
     Args:
@@ -60,12 +60,12 @@ def adapt(data: Any, declared: Type, *, root: str = "data", meter: Optional[Data
       ProblemError: `invalid_request`, with the path, the expected and the actual value. For the elements of a sequence
         it is raised when they are read.
     """
-    found = ClientData()
+    found = DataLeaves()
     _adapt(data, declared, path="", root=root, found=found, meter=meter or DataMeter())
     return found
 
 
-def _adapt(data: Any, declared: Type, *, path: str, root: str, found: ClientData, meter: DataMeter) -> None:
+def _adapt(data: Any, declared: Type, *, path: str, root: str, found: DataLeaves, meter: DataMeter) -> None:
     name = path or root
     if isinstance(declared, TensorType):
         array = found.tensors[name] = to_array(data, declared, path=name)
@@ -74,14 +74,14 @@ def _adapt(data: Any, declared: Type, *, path: str, root: str, found: ClientData
         found.sequences[name] = _elements(data, declared.element, path=name, meter=meter)
     else:
         for item, key, value in zip(declared.fields, field_names(declared), _fields_of(data, declared, path=name)):
-            _adapt(value, item.type, path=join(path, key), root=root, found=found, meter=meter)
+            _adapt(value, item.type, path=join_path(path, key), root=root, found=found, meter=meter)
 
 
 def _elements(data: Any, element: Type, *, path: str, meter: DataMeter) -> Elements:
     if isinstance(data, (Mapping, str, bytes)) or not isinstance(data, Iterable):
         hint = " (a single batch goes into a list: [batch])" if isinstance(data, Mapping) else ""
-        raise _wrong(path, expected="a tf.data.Dataset or an iterable of elements", came=_name_of(data) + hint)
-    source: Iterable[Any] = _Kept(data) if isinstance(data, Iterator) else data
+        raise _mismatch(path, expected="a tf.data.Dataset or an iterable of elements", actual=_type_name(data) + hint)
+    source: Iterable[Any] = _BufferedIterable(data) if isinstance(data, Iterator) else data
 
     def read() -> Iterator[tuple[Array, ...]]:
         size = 0
@@ -95,7 +95,7 @@ def _elements(data: Any, element: Type, *, path: str, meter: DataMeter) -> Eleme
     return read
 
 
-class _Kept:
+class _BufferedIterable:
     """An iterable over something that can be read only once; whoever comes later reads what was kept."""
 
     def __init__(self, source: Iterator[Any]) -> None:
@@ -118,7 +118,7 @@ def _flatten(value: Any, declared: Type, *, path: str, into: list[Array]) -> Non
     if isinstance(declared, StructType):
         fields, names = _fields_of(value, declared, path=path), field_names(declared)
         for at in flat_order(declared):
-            _flatten(fields[at], declared.fields[at].type, path=join(path, names[at]), into=into)
+            _flatten(fields[at], declared.fields[at].type, path=join_path(path, names[at]), into=into)
     elif isinstance(declared, TensorType):
         into.append(to_array(value, declared, path=path))
 
@@ -128,22 +128,22 @@ def _fields_of(value: Any, declared: StructType, *, path: str) -> list[Any]:
     expected = f"a structure of {', '.join(str(name) for name in field_names(declared)) or 'nothing'}"
     if isinstance(value, Mapping):
         if set(value) != set(names):
-            raise _wrong(path, expected=expected, came=f"a mapping of {', '.join(map(str, value)) or 'nothing'}")
+            raise _mismatch(path, expected=expected, actual=f"a mapping of {', '.join(map(str, value)) or 'nothing'}")
         return [value[name] for name in names]
     if value is None and not names:
         return []
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         if len(value) != len(names):
-            raise _wrong(path, expected=expected, came=f"a {type(value).__name__} of {len(value)}")
+            raise _mismatch(path, expected=expected, actual=f"a {type(value).__name__} of {len(value)}")
         tuple_names = getattr(value, "_fields", None)
         if tuple_names is not None and None not in names:
             if set(tuple_names) != set(names):
-                raise _wrong(path, expected=expected, came=f"a {type(value).__name__} of {', '.join(tuple_names)}")
+                raise _mismatch(path, expected=expected, actual=f"a {type(value).__name__} of {', '.join(tuple_names)}")
             return [getattr(value, str(name)) for name in names]
         return list(value)
     if names and None not in names and all(hasattr(value, str(name)) for name in names):
         return [getattr(value, str(name)) for name in names]
-    raise _wrong(path, expected=expected, came=_name_of(value))
+    raise _mismatch(path, expected=expected, actual=_type_name(value))
 
 
 def to_array(value: Any, declared: TensorType, *, path: str) -> Array:
@@ -152,7 +152,7 @@ def to_array(value: Any, declared: TensorType, *, path: str) -> Array:
     Raises:
       ProblemError: `invalid_request`.
     """
-    expected = describe(declared.dtype, declared.shape)
+    expected = describe_type(declared.dtype, declared.shape)
     value = value.numpy() if hasattr(value, "numpy") else value  # TensorFlow's own
     typed = isinstance(value, (np.ndarray, np.generic)) and not isinstance(value, (np.bytes_, np.str_))
     try:
@@ -162,12 +162,12 @@ def to_array(value: Any, declared: TensorType, *, path: str) -> Array:
             array = np.asarray(value)
             array = array if typed else _convert(array, declared.dtype)
     except (ValueError, TypeError, OverflowError) as error:
-        raise _wrong(path, expected=expected, came=f"{_name_of(value)}, which is no such tensor") from error
+        raise _mismatch(path, expected=expected, actual=f"{_type_name(value)}, which is no such tensor") from error
     if array.dtype != declared.dtype.numpy:
         hint = f"; convert it with .astype({declared.dtype.value!r})" if array.dtype.kind in "biufc" else ""
-        raise _wrong(path, expected=expected, came=describe_array(array) + hint)
-    if not fits(array.shape, declared.shape):
-        raise _wrong(path, expected=expected, came=describe_array(array))
+        raise _mismatch(path, expected=expected, actual=describe_array(array) + hint)
+    if not shape_fits(array.shape, declared.shape):
+        raise _mismatch(path, expected=expected, actual=describe_array(array))
     return array
 
 
@@ -200,12 +200,12 @@ def _bytes_array(array: Array) -> Array:
     return result.reshape(array.shape)
 
 
-def _name_of(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _wrong(path: str, *, expected: str, came: str) -> ProblemError:
-    reason = f"expected {expected}, got {came}"
+def _mismatch(path: str, *, expected: str, actual: str) -> ProblemError:
+    reason = f"expected {expected}, got {actual}"
     return ProblemError(
         ProblemType.INVALID_REQUEST,
         f"The data does not match the plan: {path}: {reason}",

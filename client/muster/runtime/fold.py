@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
-from muster.runtime.norms import pieces_of, scaled, scales
-from muster.runtime.values import Array, check_tensors, describe_array, fits
+from muster.runtime.norms import is_scaled, iter_pieces, scale
+from muster.runtime.values import Array, check_tensors, describe_array, shape_fits
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
@@ -104,7 +104,7 @@ class Fold:
         checked = check_tensors(plain, self.manifest.accumulator, what="partial", problem=ProblemType.UPDATE_INVALID)
         for item in self.manifest.clear_sums:
             value = sums.get(item.path)
-            if value is None or value.dtype != np.int64 or not fits(value.shape, item.shape):
+            if value is None or value.dtype != np.int64 or not shape_fits(value.shape, item.shape):
                 found = "nothing" if value is None else describe_array(value)
                 raise _refused(item.path, f"expected the sum as int64, got {found}")
         return Folded(accumulator=checked, clear_sums={item.path: sums[item.path] for item in self.manifest.clear_sums})
@@ -145,8 +145,8 @@ class Accumulator:
         if self._fold.runtime is not None:
             plain = {name: value for name, value in update.items() if name not in self._clear}
             if factor != 1.0:
-                plain = {name: scaled(value, factor) if scales(value) else value for name, value in plain.items()}
-            self._take(self._fold.runtime.accumulate(self._plain, plain, only=self._fold.unproven))
+                plain = {name: scale(value, factor) if is_scaled(value) else value for name, value in plain.items()}
+            self._set_computed(self._fold.runtime.accumulate(self._plain, plain, only=self._fold.unproven))
         with np.errstate(all="ignore"):  # integers wrap and floats overflow to infinity, as in TensorFlow
             for path, source, combine in self._fold.steps:
                 _combine(self._plain[path], combine, update[source], factor=factor)
@@ -166,7 +166,7 @@ class Accumulator:
         for item in self._fold.manifest.clear_sums:
             self._check_overflow(item, other.clear_sums[item.path])
         if self._fold.runtime is not None:
-            self._take(self._fold.runtime.merge(self._plain, other.accumulator, only=self._fold.unproven))
+            self._set_computed(self._fold.runtime.merge(self._plain, other.accumulator, only=self._fold.unproven))
         with np.errstate(all="ignore"):
             for path, _, combine in self._fold.steps:
                 _combine(self._plain[path], combine, other.accumulator[path])
@@ -177,7 +177,7 @@ class Accumulator:
         """The accumulator's own memory, by name: `manifest.accumulator`, then the sums in the clear as int64."""
         return {**self._plain, **self._clear}
 
-    def _take(self, computed: Mapping[str, Array]) -> None:
+    def _set_computed(self, computed: Mapping[str, Array]) -> None:
         """Takes what the graphs computed from the accumulator as it was, before anything is added to the rest of it in place."""
         for path, value in computed.items():
             # TensorFlow may hand back the very memory that it was fed, where a graph passes a tensor through.
@@ -215,11 +215,11 @@ def _copied(value: Array) -> Array:
 
 
 def _combine(target: Array, combine: np.ufunc, value: Array, *, factor: float = 1.0) -> None:
-    if factor == 1.0 or not scales(value):
+    if factor == 1.0 or not is_scaled(value):
         combine(target, value, target)
         return
-    for into, piece in pieces_of(target, value):
-        combine(into, scaled(piece, factor), out=into)
+    for into, piece in iter_pieces(target, value):
+        combine(into, scale(piece, factor), out=into)
 
 
 def _check_range(value: Array, item: ClearSum) -> None:

@@ -74,7 +74,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
       ProblemError: `plan_invalid`, if it can't be parsed, or holds a field that TensorFlow 2.14 does not know.
       ImportError: `protobuf` is not installed.
     """
-    need_protobuf()
+    require_protobuf()
     from google.protobuf.message import DecodeError
 
     kind = message_class("GraphDef")
@@ -96,7 +96,7 @@ def parse_graph(data: bytes, *, what: str) -> Any:
     return graph
 
 
-def need_protobuf() -> None:
+def require_protobuf() -> None:
     """Raises `ImportError`, with the command to install it, if `protobuf` is missing."""
     try:
         from google.protobuf import message_factory  # noqa: F401

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from muster.runtime.calls import Cancellation, call, late, stopped
+from muster.runtime.calls import Cancellation, cancelled_error, run_in_thread, time_limit_error
 from muster.runtime.data import Elements
 from muster.runtime.paths import element_leaves
 from muster.runtime.values import Array
@@ -40,12 +40,12 @@ class StageGraph:
     graphs.
     """
 
-    def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
+    def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[StageDataSets] = None) -> None:
         """Loads the graph. `sources` are those of an earlier graph of the same stage, if there is one."""
         self._name = name
         self._stage = stage
         self._graph = tf.Graph()
-        self._sources = Sources(stage) if sources is None else sources
+        self._sources = StageDataSets(stage) if sources is None else sources
         with self._graph.as_default():
             input_map = self._sources.load()
             try:
@@ -86,7 +86,7 @@ class StageGraph:
           ProblemError: `computation_failed`, if the graph fails.
           Exception: raised by reading a data set.
         """
-        return call(
+        return run_in_thread(
             lambda cancellation: self.execute(inputs, sequences=sequences, only=only, cancellation=cancellation),
             name=self._name,
             seconds=seconds,
@@ -114,7 +114,8 @@ class StageGraph:
                 if isinstance(binding, TensorBinding)
             }
             readers = {
-                path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources.paths
+                path: _ElementReader((sequences or {})[path], cancellation, name=self._name)
+                for path in self._sources.paths
             }
         except KeyError as error:
             raise ProblemError(
@@ -130,7 +131,7 @@ class StageGraph:
                 if reader.error is not None:
                     raise reader.error from None
             if isinstance(error, tf.errors.DeadlineExceededError) and cancellation.remaining() == 0.0:
-                raise late(self._name, cancellation.seconds) from None
+                raise time_limit_error(self._name, cancellation.seconds) from None
             raise ProblemError(
                 ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
             ) from error
@@ -148,12 +149,12 @@ class StageGraph:
         cancellation: Cancellation,
     ) -> Any:
         fetches = {value: [_tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
-        session = self._take()
+        session = self._acquire_session()
         try:
             cancellation.on_cancel(session.close)
             for what in ([f"{_PREFIX}/{self._stage.initialize}"] if self._stage.initialize else []) + [fetches]:
                 if cancellation.cancelled:
-                    raise stopped(self._name)
+                    raise cancelled_error(self._name)
                 fetched = session.run(what, feeds, options=_options(cancellation.remaining()))
         finally:
             if cancellation.release() and self._idle is not None:
@@ -175,13 +176,13 @@ class StageGraph:
                     f"manifest names for {binding.path}. Build the plan anew.",
                 )
 
-    def _take(self) -> tf.compat.v1.Session:
+    def _acquire_session(self) -> tf.compat.v1.Session:
         try:
-            return self._idle.pop() if self._idle else self._open()
+            return self._idle.pop() if self._idle else self._open_session()
         except IndexError:  # another thread was faster
-            return self._open()
+            return self._open_session()
 
-    def _open(self) -> tf.compat.v1.Session:
+    def _open_session(self) -> tf.compat.v1.Session:
         # Separate threads: a stuck graph blocks no other.
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True, use_per_session_threads=True)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
@@ -208,7 +209,7 @@ def _tensor(binding: Binding) -> str:
     return f"{_PREFIX}/{binding.tensor}"
 
 
-class _Reader:
+class _ElementReader:
     """One call's elements. Keeps what reading them raised, since a session hands on no more than its text."""
 
     def __init__(self, elements: Elements, cancellation: Cancellation, *, name: str) -> None:
@@ -234,19 +235,19 @@ class _Reader:
 
     def _check(self) -> None:
         if self._cancellation.cancelled:
-            raise stopped(self._name)
+            raise cancelled_error(self._name)
         if self._cancellation.remaining() == 0.0:
-            raise late(self._name, self._cancellation.seconds)
+            raise time_limit_error(self._name, self._cancellation.seconds)
 
 
-class Sources:
+class StageDataSets:
     """Data sets of a stage, as nodes of a graph. At run time each reads from the reader that a fed token names.
 
     They are traced once, in a separate graph, which is loaded into every graph of the stage.
     """
 
     def __init__(self, stage: Stage) -> None:
-        self._readers: dict[int, _Reader] = {}
+        self._readers: dict[int, _ElementReader] = {}
         self._next = itertools.count()
         self._tensors: dict[str, tuple[str, str, str]] = {}  # path: the plan's tensor, the token, the variant
         self._graph = tf.Graph()  # referenced here, since it owns the Python functions that its nodes call
@@ -267,7 +268,7 @@ class Sources:
         variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
         return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}
 
-    def register(self, readers: Mapping[str, _Reader]) -> dict[str, int]:
+    def register(self, readers: Mapping[str, _ElementReader]) -> dict[str, int]:
         """Registers the readers of one run. Returns the feeds."""
         feeds = {}
         for path, reader in readers.items():

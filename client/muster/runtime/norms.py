@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from muster.runtime.values import Array, Declared
+from muster.runtime.values import Array, TensorDeclaration
 from muster.wire.dtypes import DType
 
 _PIECE = 1 << 16  # elements at a time
@@ -43,7 +43,7 @@ class NormBound:
         return self.maximum / norm if self.clip and math.isfinite(norm) else None
 
 
-def is_measured(spec: Declared) -> bool:
+def is_measured(spec: TensorDeclaration) -> bool:
     """Whether a tensor of an update counts in its norm. One whose rank the plan leaves open may."""
     return spec.dtype.is_floating and spec.shape != ()
 
@@ -55,7 +55,7 @@ def update_norm(update: Mapping[str, Array]) -> float:
     """
     total = 0.0
     for array in update.values():
-        if not scales(array):
+        if not is_scaled(array):
             continue
         for piece in _pieces(array):
             # Pairwise sums, and of numpy itself: a BLAS would split the work by its number of threads.
@@ -64,18 +64,18 @@ def update_norm(update: Mapping[str, Array]) -> float:
     return math.sqrt(total) if not math.isnan(total) else math.nan
 
 
-def scales(array: Array) -> bool:
+def is_scaled(array: Array) -> bool:
     """Whether a tensor is measured, and scaled by a clip."""
     return array.ndim > 0 and array.dtype != np.dtype(object) and DType.of(array).is_floating
 
 
-def scaled(array: Array, factor: float) -> Array:
+def scale(array: Array, factor: float) -> Array:
     """The array times `factor`, computed in double precision and rounded once to the array's dtype."""
     wide = np.complex128 if array.dtype.kind == "c" else np.float64
     return (array.astype(wide) * factor).astype(array.dtype)
 
 
-def pieces_of(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+def iter_pieces(*arrays: Array) -> Iterator[tuple[Array, ...]]:
     """Walks over arrays of one shape in step, as flat views of at most 65,536 elements each."""
     flat = [array.reshape(-1) for array in arrays]
     for start in range(0, flat[0].size, _PIECE):
@@ -83,7 +83,7 @@ def pieces_of(*arrays: Array) -> Iterator[tuple[Array, ...]]:
 
 
 def _pieces(array: Array) -> Iterator[Array]:
-    for (piece,) in pieces_of(array):
+    for (piece,) in iter_pieces(array):
         yield piece
 
 

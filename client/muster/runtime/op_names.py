@@ -66,7 +66,7 @@ _CALLS = (
 _PATTERNS = tuple((re.compile(pattern), call, instead) for pattern, call, instead in _CALLS)
 
 
-def call_of(op: str) -> str:
+def replacement_hint(op: str) -> str:
     """Returns the call that creates an operation and its replacement, as a suffix of a message; empty if unknown."""
     for pattern, call, instead in _PATTERNS:
         if pattern.fullmatch(op):

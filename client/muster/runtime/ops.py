@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, Optional
 
 from muster.runtime.op_contents import Body, check_contents
-from muster.runtime.op_names import call_of
+from muster.runtime.op_names import replacement_hint
 from muster.wire.problems import ProblemError, ProblemType
 
 _FILES = "reads or writes files"
@@ -113,14 +113,14 @@ def printable(text: str) -> str:
     return shown if len(text) <= _LONGEST_FINDING else f"{shown}…"
 
 
-def denied(op: str) -> Optional[str]:
+def denial_reason(op: str) -> Optional[str]:
     """What an operation of this name does that no plan may do; None if no such thing is known of it."""
     return next((deed for pattern, deed in _PATTERNS if pattern.fullmatch(op)), None)
 
 
-def refused(op: str) -> Optional[str]:
+def refusal_reason(op: str) -> Optional[str]:
     """Why a plan may not hold an operation of this name; None if it may."""
-    return denied(op) or (None if op in allowed_ops() else _UNKNOWN)
+    return denial_reason(op) or (None if op in allowed_ops() else _UNKNOWN)
 
 
 def count_ops(graph: Any) -> dict[str, Counter[str]]:
@@ -152,9 +152,9 @@ def _findings(graph: Any, *, depth: int) -> Iterator[str]:
         if len(body.nodes) != len(nodes):
             yield f"two nodes{inside} have one name"
         for node in nodes:
-            deed = None if node.op in functions else refused(node.op) or check_contents(node, body)
+            deed = None if node.op in functions else refusal_reason(node.op) or check_contents(node, body)
             if deed is not None:
-                yield f"the operation {node.op} at node {node.name}{inside} {deed}{call_of(node.op)}"
+                yield f"the operation {node.op} at node {node.name}{inside} {deed}{replacement_hint(node.op)}"
                 continue
             deed = _in_attributes(graph, functions, node.attr.values(), depth)
             if deed is not None:
@@ -173,11 +173,11 @@ def _in_library(library: Any, functions: set[str]) -> Iterator[str]:
         yield "two of its functions have one name"
     for name in functions:
         # TensorFlow may resolve the name to the operation or to the function.
-        if denied(name) or name in allowed_ops():
+        if denial_reason(name) or name in allowed_ops():
             yield f"its function {name} has the name of an operation"
     for gradient in (*library.gradient, *library.registered_gradients):
-        if gradient.gradient_func not in functions and refused(gradient.gradient_func):
-            yield f"a gradient of it is {gradient.gradient_func}, which {refused(gradient.gradient_func)}"
+        if gradient.gradient_func not in functions and refusal_reason(gradient.gradient_func):
+            yield f"a gradient of it is {gradient.gradient_func}, which {refusal_reason(gradient.gradient_func)}"
 
 
 def _declared(attribute: Any) -> Sequence[Any]:
@@ -190,8 +190,8 @@ def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> 
     """What is wrong with a function that attributes name, or with a graph that hides in their bytes."""
     for value in values:
         for function in _named_functions(value):
-            if function and function not in functions and refused(function):
-                return f"calls {function}, which {refused(function)}"
+            if function and function not in functions and refusal_reason(function):
+                return f"calls {function}, which {refusal_reason(function)}"
         for data in _bytes_of(value):
             hidden = _hidden(graph, data, depth)
             if hidden is not None:
@@ -207,8 +207,8 @@ def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
         name = match[2][:length].decode()
         if len(name) == length:
             named = True
-            if denied(name) is not None:
-                return f"holds a graph with the operation {name}, which {denied(name)}"
+            if denial_reason(name) is not None:
+                return f"holds a graph with the operation {name}, which {denial_reason(name)}"
     if not named:
         return None
     inner = type(graph)()

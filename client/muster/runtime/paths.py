@@ -11,7 +11,7 @@ from muster.wire.problems import ProblemError, ProblemType
 Leaf = tuple[str, Union[TensorType, SequenceType]]
 
 
-def join(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     """The path of the field `name` (as `field_names` gives it) of the structure at `path`."""
     return f"{path}/{name}" if path else name
 
@@ -40,7 +40,7 @@ def leaves(declared: Type, *, root: str, prefix: str = "") -> Iterator[Leaf]:
     """
     if isinstance(declared, StructType):
         for item, name in zip(declared.fields, field_names(declared)):
-            yield from leaves(item.type, root=root, prefix=join(prefix, name))
+            yield from leaves(item.type, root=root, prefix=join_path(prefix, name))
     else:
         yield prefix or root, declared
 

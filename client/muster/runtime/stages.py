@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-from muster.runtime.calls import Cancellation, call, turn
+from muster.runtime.calls import Cancellation, hold_lock, run_in_thread
 from muster.runtime.data import DataMeter, Elements, adapt
 from muster.runtime.graph_check import load_checked_graph
-from muster.runtime.graphs import Sources, StageGraph, load_graph
+from muster.runtime.graphs import StageDataSets, StageGraph, load_graph
 from muster.runtime.seeds import seed_graph
 from muster.runtime.values import Array, check_tensors
 from muster.wire.manifest import Stage
@@ -36,7 +36,7 @@ class _LoadedStage:
         self._name = name
         self._seed = seed
         self._checked: Optional[Any] = _checked(plan, self._stage, name)
-        self._sources = Sources(self._stage)
+        self._sources = StageDataSets(self._stage)
         self._graph: Optional[StageGraph] = None
         if self._seeded("") is None:
             self._graph = self._load(self._checked)
@@ -59,7 +59,7 @@ class _LoadedStage:
 
 
 @dataclass
-class _Turns:
+class _StageCalls:
     """Serializer of the calls of one stage, which also numbers them."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,7 +87,7 @@ class Runtime:
         self._seed = seed
         self._lock = threading.Lock()
         self._stages: dict[str, _LoadedStage] = {}
-        self._turns = {name: _Turns() for name in type(plan.manifest.stages).model_fields}
+        self._calls = {name: _StageCalls() for name in type(plan.manifest.stages).model_fields}
 
     def prepare(self, state: Tensors, *, seconds: Optional[float] = None) -> dict[str, Array]:
         """Computes the round's broadcast, `S -> B`.
@@ -235,16 +235,16 @@ class Runtime:
         stop: Optional[threading.Event] = None,
         draw: str = "",
     ) -> dict[str, dict[str, Array]]:
-        turns = self._turns[name]
+        calls = self._calls[name]
 
         def run(cancellation: Cancellation) -> dict[str, dict[str, Array]]:
             graph = self._loaded(name).graph(draw or f"call {number}")
             return graph.execute(inputs, sequences=sequences, only=only, cancellation=cancellation)
 
         # The caller holds the lock, so that an abandoned call blocks no other.
-        with turn(turns.lock, name=name, stop=stop):
-            number = next(turns.numbers)
-            return call(run, name=name, seconds=seconds, stop=stop)
+        with hold_lock(calls.lock, name=name, stop=stop):
+            number = next(calls.numbers)
+            return run_in_thread(run, name=name, seconds=seconds, stop=stop)
 
     def _loaded(self, name: str) -> _LoadedStage:
         with self._lock:

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 Shape = Optional[tuple[Optional[int], ...]]
 
 
-class Declared(Protocol):
+class TensorDeclaration(Protocol):
     """What a `TensorSpec`, a `TensorBinding` and a `ClearSum` have in common."""
 
     @property
@@ -27,14 +27,14 @@ class Declared(Protocol):
     def shape(self) -> Shape: ...  # noqa: D102
 
 
-def fits(shape: tuple[int, ...], declared: Shape) -> bool:
+def shape_fits(shape: tuple[int, ...], declared: Shape) -> bool:
     """Whether `shape` is one that `declared` allows; None stands for any size, or for any shape."""
     if declared is None:
         return True
     return len(shape) == len(declared) and all(want is None or have == want for have, want in zip(shape, declared))
 
 
-def describe(dtype: DType, shape: Shape) -> str:
+def describe_type(dtype: DType, shape: Shape) -> str:
     """A dtype and a shape in TFF's way: `float32[?,2]`; `float32[...]` where not even the rank is known."""
     if shape is None:
         return f"{dtype.value}[...]"
@@ -44,7 +44,7 @@ def describe(dtype: DType, shape: Shape) -> str:
 def describe_array(array: Array) -> str:
     """The dtype and shape that an array has."""
     try:
-        return describe(DType.of(array), array.shape)
+        return describe_type(DType.of(array), array.shape)
     except TypeError:
         return f"{array.dtype}{list(array.shape)}"
 
@@ -58,7 +58,7 @@ def value_bytes(array: Array) -> int:
 
 def check_tensors(
     tensors: Mapping[str, Any],
-    specs: Iterable[Declared],
+    specs: Iterable[TensorDeclaration],
     *,
     what: str,
     problem: ProblemType = ProblemType.INVALID_REQUEST,
@@ -79,11 +79,11 @@ def check_tensors(
     found: dict[str, Array] = {}
     for path, spec in wanted.items():
         if path not in tensors:
-            errors.append(FieldError(path=path, reason=f"is missing; expected {describe(spec.dtype, spec.shape)}"))
+            errors.append(FieldError(path=path, reason=f"is missing; expected {describe_type(spec.dtype, spec.shape)}"))
             continue
         array = np.asarray(tensors[path])
-        if array.dtype != spec.dtype.numpy or not fits(array.shape, spec.shape):
-            reason = f"expected {describe(spec.dtype, spec.shape)}, got {describe_array(array)}"
+        if array.dtype != spec.dtype.numpy or not shape_fits(array.shape, spec.shape):
+            reason = f"expected {describe_type(spec.dtype, spec.shape)}, got {describe_array(array)}"
             errors.append(FieldError(path=path, reason=reason))
             continue
         found[path] = array

@@ -2,7 +2,7 @@
 
 import pytest
 
-from muster.runtime.ops import allowed_ops, denied, refused
+from muster.runtime.ops import allowed_ops, denial_reason, refusal_reason
 
 
 def words(text):
@@ -41,28 +41,28 @@ IteratorV2 Stage Unstage RaggedGather FFTND GlobalShuffleDataset"""
 
 @pytest.mark.parametrize("op", FILES)
 def test_denies_what_touches_files(op):
-    assert denied(op) == "reads or writes files"
+    assert denial_reason(op) == "reads or writes files"
 
 
 @pytest.mark.parametrize("op", NETWORK)
 def test_denies_what_talks_to_others(op):
-    assert denied(op) == "talks to the network or to other devices"
+    assert denial_reason(op) == "talks to the network or to other devices"
 
 
 @pytest.mark.parametrize("op", HOST)
 def test_denies_what_runs_other_code_or_acts_on_the_process(op):
-    assert denied(op)
+    assert denial_reason(op)
 
 
 @pytest.mark.parametrize("op", ALLOWED)
 def test_allows_what_computes(op):
-    assert refused(op) is None
+    assert refusal_reason(op) is None
 
 
 @pytest.mark.parametrize("op", ["XlaDotV2", "BoostedTreesPredict", "_FusedMatMul", "SomeCustomOp", ""])
 def test_refuses_what_nobody_knows_to_be_harmless(op):
-    assert denied(op) is None
-    assert "not known to be harmless" in refused(op)
+    assert denial_reason(op) is None
+    assert "not known to be harmless" in refusal_reason(op)
 
 
 def test_every_allowed_operation_has_a_kind():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from muster.runtime.fold import Fold
-from muster.runtime.norms import NormBound, is_measured, scaled, update_norm
+from muster.runtime.norms import NormBound, is_measured, scale, update_norm
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
 
@@ -19,7 +19,7 @@ FLOATS = [dtype for dtype in DType if dtype.is_floating]
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_norm_of_every_float_dtype_is_exact_for_three_and_four(dtype):
     assert update_norm({"x": np.array([[3], [4]], dtype.numpy)}) == 5.0
-    assert scaled(np.array([3, 4], dtype.numpy), 0.5).astype(np.complex128).tolist() == [1.5, 2]
+    assert scale(np.array([3, 4], dtype.numpy), 0.5).astype(np.complex128).tolist() == [1.5, 2]
 
 
 def test_norm_takes_all_vectors_together_and_leaves_out_scalars_integers_and_text():

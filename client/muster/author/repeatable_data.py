@@ -13,7 +13,7 @@ from muster.author.randomness import is_random
 from muster.runtime.graphs import load_graph
 
 
-def settled(data: Any) -> Any:
+def make_repeatable(data: Any) -> Any:
     """Returns a client's data in a form that yields the same elements each time it is read.
 
     A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator. Other data is returned
@@ -25,7 +25,7 @@ def settled(data: Any) -> Any:
     if isinstance(data, tf.data.Dataset):
         return _read_once(data) if _draws(data) else data
     if isinstance(data, Mapping):
-        return OrderedDict((name, settled(value)) for name, value in data.items())
+        return OrderedDict((name, make_repeatable(value)) for name, value in data.items())
     return list(data) if isinstance(data, Iterator) else data
 
 

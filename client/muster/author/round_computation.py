@@ -11,7 +11,7 @@ from muster.author import refusals
 
 
 @dataclass(frozen=True)
-class Subject:
+class RoundComputation:
     """Round to compile.
 
     Attributes:
@@ -25,7 +25,7 @@ class Subject:
     is_evaluation: bool = False
 
 
-def subject_of(computation: Any) -> Subject:
+def extract_round(computation: Any) -> RoundComputation:
     """Returns the round of a process, or wraps a computation to return the state that it omits.
 
     Raises:
@@ -39,8 +39,8 @@ def subject_of(computation: Any) -> Subject:
     if isinstance(signature.parameter, tff.FederatedType):
         return _without_state(round_)
     if refusals.is_evaluation(signature):
-        return Subject(_with_state(round_), initialize, is_evaluation=True)
-    return Subject(round_, initialize)
+        return RoundComputation(_with_state(round_), initialize, is_evaluation=True)
+    return RoundComputation(round_, initialize)
 
 
 def _with_state(computation: Any) -> Any:
@@ -53,14 +53,14 @@ def _with_state(computation: Any) -> Any:
     return tff.federated_computation(evaluate, parameter[0], parameter[1])
 
 
-def _without_state(computation: Any) -> Subject:
+def _without_state(computation: Any) -> RoundComputation:
     """Wraps `{D}@CLIENTS -> R@SERVER` in a computation with an empty state."""
     empty = tff.FederatedType(tff.StructWithPythonType([], tuple), tff.SERVER)
 
     def stateless(state: Any, data: Any) -> Any:
         return state, _one_value(computation(data))
 
-    return Subject(
+    return RoundComputation(
         next=tff.federated_computation(stateless, empty, computation.type_signature.parameter),
         initialize=tff.federated_computation(lambda: tff.federated_value((), tff.SERVER)),
     )
