@@ -339,8 +339,8 @@ def test_the_state_in_the_second_place():
 
 
 ADVICE = (
-    "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
-    "computation needs as client data or server state, or build it into the graph as constants."
+    "A plan runs on other people's machines, so its graphs may not touch files, the network, Python or the host. "
+    "Pass what the computation needs as client data or server state, or build it into the graph as constants."
 )
 
 
