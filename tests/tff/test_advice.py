@@ -143,11 +143,11 @@ def one_structure(state, both):
 
 ADVICE = [
     ("return it with an empty result", state_alone, state_with_empty_result),
-    ("return the state that was given beside it", state_alone, result_beside_state),
+    ("return the state argument beside it", state_alone, result_beside_state),
     ("return them as a pair, without tff.federated_zip", zipped, pair),
-    ("return the state that was given beside it", zipped, zipped_beside_state),
+    ("return the state argument beside it", zipped, zipped_beside_state),
     ("return that field first and join the others with tff.federated_zip", three_zipped, joined),
-    ("Join what belongs to the result with tff.federated_zip", three_results, joined),
+    ("Join the values of the result with tff.federated_zip", three_results, joined),
     ("put it first", swapped, put_first),
     ("Aggregate it", at_clients, aggregated),
     (r"return tff.federated_value\(\(\), tff.SERVER\) in its place", at_clients, empty_in_its_place),
@@ -167,7 +167,7 @@ def test_advice_that_is_followed_builds(advice, refused, followed):
 
 
 def test_types_that_are_given_to_the_decorator_build():
-    with pytest.raises(ProblemError, match="Give one for each argument to the decorator"):
+    with pytest.raises(ProblemError, match="Pass one type for each argument to the decorator"):
         build_plan(tff.federated_computation(lambda data: tff.federated_mean(data)))  # noqa: PLW0108
     build_plan(tff.federated_computation(tff.federated_sum, tff.FederatedType(np.float32, tff.CLIENTS)))
 
@@ -197,7 +197,7 @@ def add_bias(value, model):
 def test_an_evaluation_is_a_plan_whose_model_stays(evaluate):
     evaluation = tff.federated_computation(evaluate, MODEL_STATE, FLOATS)
     with pytest.raises(
-        ProblemError, match=r"give initial_state \(.*\): an evaluation takes the model that it evaluates"
+        ProblemError, match=r"Pass initial_state \(.*\): an evaluation takes the model that it evaluates"
     ):
         build_plan(evaluation)
     model = collections.OrderedDict(weight=[1.0, 2.0], bias=0.5)

@@ -58,9 +58,9 @@ def test_secure_sums_are_refused_unless_they_are_allowed_in_the_clear():
         build_plan(total, name="totals")
     assert caught.value.type is ProblemType.PLAN_INVALID
     assert caught.value.detail == (
-        "totals asks for secure sums (secure_sum_bitwidth/0, secure_sum/0), and Muster has no secure aggregation: the "
-        "coordinator would see each client's values. Take an aggregator without secure sums, or say "
-        "allow_clear_secure_sums=True to have them summed in the clear"
+        "totals requests secure sums (secure_sum_bitwidth/0, secure_sum/0), but Muster has no secure aggregation: the "
+        "coordinator would see each client's values. Use an aggregator without secure sums, or pass "
+        "allow_clear_secure_sums=True to sum them in the clear"
     )
     plan = build_plan(total, allow_clear_secure_sums=True)
     assert [(item.path, item.kind, item.minimum, item.maximum) for item in plan.manifest.clear_sums] == [
@@ -84,12 +84,12 @@ def test_modular_sums_keep_their_modulus():
 
 
 def test_a_state_needs_a_beginning_of_its_own_type():
-    with pytest.raises(ProblemError, match="says not where the first one comes from: give initial_state"):
+    with pytest.raises(ProblemError, match="does not define the first one. Pass initial_state"):
         build_plan(unsorted_keys())
     with pytest.raises(ProblemError) as caught:
         build_plan(unsorted_keys(), name="mine", initial_state=UNSORTED_STATE | {"weight": np.float64(1)})
     assert caught.value.detail == (
-        "initial_state is no state of mine: weight: expected float32, got float64; convert it with .astype('float32')"
+        "initial_state does not fit the state of mine: weight: expected float32, got float64; convert it with .astype('float32')"
     )
 
 

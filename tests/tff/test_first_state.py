@@ -41,10 +41,10 @@ def test_a_state_with_another_learning_rate_warns_and_wins(checkpoint):
         Hyperparameter("client_work/learning_rate", given=np.float32(0.1), own=np.float32(0.001)),
     )
     assert str(warning.message) == (
-        "client_work/learning_rate is 0.1 in the given state, where this process starts with 0.001. The state wins. To keep the "
-        "process's own values and take over the weights alone, give as initial_state (on the command line, as --initial-state "
-        "module:function) process.set_model_weights(process.initialize(), process.get_model_weights(restore_state(process, "
-        "checkpoint)))"
+        "client_work/learning_rate is 0.1 in the given state, but this process starts with 0.001. The rounds use the "
+        "given state. To use the process's own values and take only the weights from the state, pass as initial_state "
+        "(on the command line, as --initial-state module:function) process.set_model_weights(process.initialize(), "
+        "process.get_model_weights(restore_state(process, checkpoint)))"
     )
     assert warning.filename == __file__
 
@@ -113,7 +113,7 @@ def test_a_state_of_the_same_hyperparameters_is_taken_in_every_form_without_a_wa
 def test_a_state_of_another_process_is_refused_and_its_weights_can_be_taken(checkpoint):
     other = fed_avg(client_optimizer_fn=OPTIMIZERS.build_adam(0.05))
     with pytest.raises(
-        ProblemError, match=r"client_work/beta_1: is missing.*To start from its weights, give initial_state=process"
+        ProblemError, match=r"client_work/beta_1: is missing.*To start from its weights, pass initial_state=process"
     ):
         build_plan(other, initial_state=checkpoint)
     old = process(0.1)
@@ -142,7 +142,7 @@ def test_a_folder_without_checkpoints_is_refused(tmp_path):
 
 
 def test_a_plain_computation_says_both_ways_and_both_work():
-    text = r"give initial_state \(on the command line --initial-state\): a value, a checkpoint or a computation .*IterativeProcess"
+    text = r"Pass initial_state \(on the command line --initial-state\): a value, a checkpoint or a computation .*IterativeProcess"
     with pytest.raises(ProblemError, match=text):
         build_plan(temperature())
     first = collections.OrderedDict(num_rounds=0)

@@ -105,7 +105,7 @@ def test_what_draws_nothing_is_same_with_exit_code_0(muster):
 def test_what_draws_is_named_with_exit_code_4(muster):
     done = muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1")
     assert done.exit_code == 4
-    assert "Same but for what is drawn at random: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
+    assert "Same except for random draws: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
     assert "RandomStandardNormal in work (speckle): may change result noisy" in done.stdout
     found = json.loads(
         muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1", "--json").stdout
@@ -138,11 +138,11 @@ def test_a_sum_that_depends_on_its_order_is_different_with_exit_code_1(muster):
 def test_secure_sums_are_allowed_by_the_option_that_the_text_names(muster):
     refused = muster("plan", "build", "mine:secure", "-o", "x.plan")
     assert refused.exit_code == 1
-    assert "say --allow-clear-secure-sums to have them summed in the clear" in refused.stderr
+    assert "pass --allow-clear-secure-sums to sum them in the clear" in refused.stderr
     assert "allow_clear_secure_sums" not in refused.stderr
     assert muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums").exit_code == 0
     checked = muster("plan", "check", "mine:secure", "--data", "mine:integers")
-    assert "say --allow-clear-secure-sums" in checked.stderr
+    assert "pass --allow-clear-secure-sums" in checked.stderr
 
 
 def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):

@@ -40,9 +40,10 @@ def refused(computation):
 def drawn_twice(op, places):
     return (
         f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, after the "
-        f"aggregation, in {places}. In a MapReduce round the broadcast and the result are computed apart, so each would draw its own "
-        "numbers and the result would be wrong. Keep a seed in the server state instead, make the numbers from it with "
-        "tf.random.stateless_uniform, stateless_normal or the like wherever they are needed, and give the next state another seed."
+        f"aggregation, in {places}. A MapReduce round computes the broadcast and the result separately, so each would "
+        "draw different numbers and the result would be wrong. Store a seed in the server state instead, draw the "
+        "numbers from it with tf.random.stateless_uniform, stateless_normal or a similar function wherever they are "
+        "needed, and put another seed into the next state."
     )
 
 
@@ -131,9 +132,9 @@ def test_a_draw_without_placement_that_the_clients_share():
 
     assert refused(computation) == (
         "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients and are used by the "
-        "clients. In a MapReduce round every client would draw its own, where the computation gives all of them the same. Draw "
-        "them with tff.federated_eval(…, tff.CLIENTS) if every client shall have its own, or with tff.federated_eval(…, "
-        "tff.SERVER) and tff.federated_broadcast if all shall share them."
+        "clients. In a MapReduce round every client would draw different numbers, but the computation passes the same "
+        "ones to all. Draw them with tff.federated_eval(…, tff.CLIENTS) if every client needs separate numbers, or "
+        "with tff.federated_eval(…, tff.SERVER) and tff.federated_broadcast if all share them."
     )
 
 

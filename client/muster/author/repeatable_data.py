@@ -1,4 +1,4 @@
-"""Makes client data repeatable, so that both sides of a comparison read the same elements in the same order."""
+"""Makes a client's data repeatable, so that both sides of a comparison read the same elements."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from muster.runtime.graphs import load_graph
 def make_repeatable(data: Any) -> Any:
     """Returns a client's data in a form that yields the same elements each time it is read.
 
-    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator. Other data is returned
-    unchanged.
+    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator.
+    Other data is returned unchanged.
 
     Args:
       data: The data of one client; a mapping may hold data sets.
@@ -32,7 +32,7 @@ def make_repeatable(data: Any) -> Any:
 def _draws(dataset: Any) -> bool:
     try:
         serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=tf.data.experimental.to_variant(dataset))
-    except tf.errors.OpError:  # it calls Python, which TFF rejects with its own error
+    except tf.errors.OpError:  # it calls Python, which TFF refuses with its own error
         return False
     graph = load_graph(serialized.numpy())
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))

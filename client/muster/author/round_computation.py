@@ -1,4 +1,4 @@
-"""Extracts the round from an author's process, computation (with or without server state) or evaluation."""
+"""Extracts the round from an author's process, computation or evaluation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import tensorflow_federated as tff
 
-from muster.author import refusals
+from muster.author.signature import check_signature, is_evaluation
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,10 @@ class RoundComputation:
 
     Attributes:
       next: The round, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`.
-      initialize: The computation of the first state, `() -> S@SERVER`; None if the author must provide that state.
-      is_evaluation: Whether the round returns the state unchanged, because the computation returns only results.
+      initialize: The computation of the first state, `() -> S@SERVER`; None if the author must
+        provide that state.
+      is_evaluation: Whether the round returns the state unchanged, because the computation returns
+        only results.
     """
 
     next: Any
@@ -34,17 +36,17 @@ def extract_round(computation: Any) -> RoundComputation:
     is_process = hasattr(computation, "next") and hasattr(computation, "initialize")
     round_ = computation.next if is_process else computation
     initialize = computation.initialize if is_process else None
-    refusals.check_signature(round_)
+    check_signature(round_)
     signature = round_.type_signature
     if isinstance(signature.parameter, tff.FederatedType):
         return _without_state(round_)
-    if refusals.is_evaluation(signature):
+    if is_evaluation(signature):
         return RoundComputation(_with_state(round_), initialize, is_evaluation=True)
     return RoundComputation(round_, initialize)
 
 
 def _with_state(computation: Any) -> Any:
-    """Wraps `(S@SERVER, {D}@CLIENTS) -> R@SERVER` so that it returns its state unchanged beside the result."""
+    """Wraps `(S@SERVER, {D}@CLIENTS) -> R@SERVER` so that it also returns its state."""
     parameter = computation.type_signature.parameter
 
     def evaluate(state: Any, data: Any) -> Any:
