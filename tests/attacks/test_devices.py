@@ -128,7 +128,7 @@ def begun(root, issuer, plan, **policy):
     return h
 
 
-def test_a_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
+def test_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
     """The attack: without a policy the result is that update."""
     h = begun(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
     with observed(h) as seen:
@@ -139,12 +139,12 @@ def test_a_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
-def test_a_plan_that_binds_a_lower_minimum_gets_no_update(tmp_path, issuer):
+def test_plan_with_a_lower_signed_minimum_gets_no_update(tmp_path, issuer):
     h = begun(tmp_path, issuer, bound_plan(2))
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
-def test_a_minimum_that_is_announced_and_not_signed_is_not_believed(tmp_path, issuer):
+def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
     """A coordinator can announce any number; the plan's author must have signed one."""
     h = begun(tmp_path, issuer, sum_plan())
     inner = router(h.app)
@@ -230,7 +230,7 @@ def play_rollback(h, folder, **rules):
     return counts, [report["detail"] for report in seen.reports]
 
 
-def test_a_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
+def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
     """The attack: the same clients on the same model again and again; differences and averages take noise away."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
     assert play_rollback(h, tmp_path) == ([3, 3], [])
@@ -238,7 +238,7 @@ def test_a_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, iss
     assert play_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
 
 
-def test_a_device_without_budget_takes_no_slot(tmp_path, issuer):
+def test_device_without_budget_takes_no_slot(tmp_path, issuer):
     h = begun(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
     with observed(h) as seen:
         policy = budget_of(tmp_path, 0, per_day=1)
@@ -247,13 +247,13 @@ def test_a_device_without_budget_takes_no_slot(tmp_path, issuer):
     assert seen.checkins == 1
 
 
-def test_a_plan_that_is_not_on_the_devices_list_is_not_even_fetched(tmp_path, issuer):
+def test_plan_that_the_policy_does_not_list_is_not_fetched(tmp_path, issuer):
     h = begun(tmp_path, issuer, bound_plan())
     seen = refused(h, ClientPolicy(plans=[bound_plan(4).sha256]), "policy.plans")
     assert seen.downloads == 0
 
 
-def test_a_plan_signed_by_one_of_two_required_signers_is_refused(tmp_path, issuer):
+def test_plan_with_one_of_two_required_signers_is_refused(tmp_path, issuer):
     h = begun(tmp_path / "one", issuer, bound_plan())
     policy = ClientPolicy(signers=[SIGNER.signer, BOARD.signer], signers_required=2)
     refused(h, policy, "policy.signers")
@@ -263,7 +263,7 @@ def test_a_plan_signed_by_one_of_two_required_signers_is_refused(tmp_path, issue
 
 
 @pytest.mark.parametrize("kind", ["maximum", "tensorflow"])
-def test_a_fold_that_hands_out_one_devices_values_is_refused(tmp_path, issuer, kind):
+def test_fold_that_reveals_the_values_of_one_device_is_refused(tmp_path, issuer, kind):
     """A maximum is some client's own value, whatever the minimum; and nothing is known of a fold by graphs."""
     plan = folded_by_graphs(bound_plan())
     if kind == "maximum":
@@ -274,7 +274,7 @@ def test_a_fold_that_hands_out_one_devices_values_is_refused(tmp_path, issuer, k
 
 
 @pytest.mark.parametrize("rule", ["string_tensors", "clear_secure_sums"])
-def test_text_and_clear_secure_sums_stay_on_the_device(tmp_path, issuer, rule):
+def test_policy_refuses_text_and_clear_secure_sums(tmp_path, issuer, rule):
     h = begun(tmp_path, issuer, every_dtype_plan())
     refused(h, ClientPolicy(**{rule: False}), f"policy.{rule}")
 
@@ -316,7 +316,7 @@ def slots_plan():
     return Plan(manifest, {**kept, part_of(encoded).sha256: encoded})
 
 
-def test_an_update_that_is_larger_than_the_data_is_refused(tmp_path, issuer):
+def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
     """The attack: disjoint slots. Proven sums, a signed minimum, and the data in the result."""
     from muster.runtime import Runtime as TensorFlowRuntime
 
@@ -368,7 +368,7 @@ def member(seen, policy, data="go"):
 
 
 @pytest.mark.parametrize("moment", ["during the work", "as the upload leaves"])
-def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, moment):
+def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
     """The attack: a plan that ends the process, or a restart at the right moment, lets the device work again without a record."""
     h = begun(tmp_path / "coordinator", issuer, bound_plan())
     policy = tmp_path / "ward.toml"
@@ -398,7 +398,7 @@ def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, mome
     assert len(updates(h)) <= (0 if moment == "during the work" else 1)
 
 
-def test_a_budget_that_others_can_change_is_not_used(tmp_path, issuer):
+def test_budget_file_writable_by_others_is_not_used(tmp_path, issuer):
     h = begun(tmp_path / "coordinator", issuer, bound_plan())
     policy = budget_of(tmp_path, 0, per_day=1)
     with observed(h) as seen:
@@ -409,7 +409,7 @@ def test_a_budget_that_others_can_change_is_not_used(tmp_path, issuer):
     assert seen.checkins == 1
 
 
-def test_an_honest_task_passes_a_strict_policy(tmp_path, issuer):
+def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
     """What the refusals above are measured against."""
     plan = bound_plan().signed(BOARD)
     h = begun(tmp_path, issuer, plan, rounds=1)

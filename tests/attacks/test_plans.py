@@ -76,7 +76,7 @@ def tampered(data, at):
     return bytes(changed)
 
 
-def test_a_plan_with_a_changed_byte_is_refused_by_the_coordinator(h):
+def test_coordinator_refuses_a_plan_with_a_changed_byte(h):
     data = h.plan.encode()
     for region, at in regions(data).items():
         response = h.call("PUT", f"/v1/plans/{h.plan.sha256}", body=tampered(data, at))
@@ -115,7 +115,7 @@ def refused(h, change, **more):
     return outcome
 
 
-def test_a_plan_with_a_changed_byte_is_refused_by_the_client(tmp_path, issuer):
+def test_client_refuses_a_plan_with_a_changed_byte(tmp_path, issuer):
     for number, region in enumerate(regions(sample := _copy())):
         h = Fortress(tmp_path / str(number), issuer)
         h.begin(goal=3)
@@ -128,7 +128,7 @@ def _copy():
     return sum_plan().signed(SIGNER).for_client().encode()
 
 
-def test_a_plan_in_place_of_another_is_refused_by_the_client(h):
+def test_client_refuses_a_plan_that_was_not_announced(h):
     """Well formed, and signed by who is trusted: but not the one that was announced."""
     other = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}), signatures=()).signed(SIGNER)
     file = other.for_client().encode()
@@ -136,7 +136,7 @@ def test_a_plan_in_place_of_another_is_refused_by_the_client(h):
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
-def test_a_plan_of_nobody_trusted_is_refused_by_the_coordinator(h):
+def test_coordinator_refuses_a_plan_of_an_untrusted_signer(h):
     data = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}))
     someone = SigningKey.generate()
     for plan in (
@@ -149,7 +149,7 @@ def test_a_plan_of_nobody_trusted_is_refused_by_the_coordinator(h):
     assert not h.blobs(f"plans/{data.sha256}")
 
 
-def test_a_plan_that_was_swapped_in_the_store_is_not_run(h):
+def test_plan_swapped_in_the_store_is_not_run(h):
     """By who can write to the bucket, and has no signer's key."""
     name = plan_name(h.plan.sha256, for_client=False)
     forged = replace(h.plan, signatures=()).signed(SigningKey.generate())
@@ -161,7 +161,7 @@ def test_a_plan_that_was_swapped_in_the_store_is_not_run(h):
     assert caught.value.type is ProblemType.PLAN_INVALID
 
 
-def test_a_plan_of_nobody_trusted_is_refused_by_the_client(h):
+def test_client_refuses_a_plan_of_an_untrusted_signer(h):
     """The coordinator is not asked whom to trust."""
     for file in (replace(h.plan, signatures=()), replace(h.plan, signatures=()).signed(SigningKey.generate())):
         data = file.for_client().encode()
@@ -173,7 +173,7 @@ def test_a_plan_of_nobody_trusted_is_refused_by_the_client(h):
         h.settle(minutes=1)
 
 
-def test_a_broadcast_with_a_changed_byte_is_refused_by_the_client(h):
+def test_client_refuses_a_broadcast_with_a_changed_byte(h):
     runtime = Watched()
     change = lambda path, body: tampered(body, len(body) - 1) if path.endswith("/broadcast") else body  # noqa: E731
     with lying(h, change) as url, client_of(h, url, runtime) as client:
@@ -182,12 +182,12 @@ def test_a_broadcast_with_a_changed_byte_is_refused_by_the_client(h):
     assert "does not have the hash" in outcome.detail
 
 
-def test_a_plan_larger_than_announced_is_not_downloaded(h):
+def test_plan_larger_than_announced_is_not_downloaded(h):
     outcome = refused(h, lambda path, body: body + bytes(8 << 20) if "/plans/" in path else body)
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
-def test_a_token_goes_to_no_other_address(h):
+def test_redirect_does_not_receive_the_client_token(h):
     """A coordinator, or whoever answers for it, that sends a client on gets its token nowhere."""
     seen = []
 
@@ -209,7 +209,7 @@ def test_a_token_goes_to_no_other_address(h):
     assert seen == []
 
 
-def test_an_honest_round_trip_passes(h):
+def test_honest_round_trip_passes(h):
     """What the refusals above are measured against."""
     runtime = Watched()
     with (
@@ -277,7 +277,7 @@ def refused_by_the_device(h, data):
     return outcome
 
 
-def test_an_operation_hidden_in_a_nested_function_is_refused_before_tensorflow_gets_the_graph(
+def test_operation_in_a_nested_function_never_reaches_tensorflow(
     tmp_path, issuer, monkeypatch
 ):
     """Signed by who is trusted, served by a coordinator that was taken over, and refused by the device all the same."""
@@ -458,7 +458,7 @@ LEAKS = [
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_plan_that_leaks_raw_data_is_refused_by_the_coordinator(h, tmp_path, leak):
+def test_coordinator_refuses_a_plan_that_leaks_raw_data(h, tmp_path, leak):
     plan = leaking_plan(tmp_path / "leaked", leak).signed(SIGNER)
     response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
     assert problem_of(response).type is ProblemType.PLAN_INVALID
@@ -467,7 +467,7 @@ def test_a_plan_that_leaks_raw_data_is_refused_by_the_coordinator(h, tmp_path, l
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_plan_that_leaks_raw_data_is_refused_by_the_client(tmp_path, issuer, monkeypatch, leak):
+def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch, leak):
     """From a coordinator that was taken over, and signed by who is trusted."""
     accept_any_graph(monkeypatch)
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
@@ -476,7 +476,7 @@ def test_a_plan_that_leaks_raw_data_is_refused_by_the_client(tmp_path, issuer, m
     assert not list(tmp_path.glob("leaked*"))
 
 
-def test_a_plan_with_a_cache_in_memory_is_taken_and_run(tmp_path, issuer):
+def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
     """What the two refusals above are measured against."""
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", honest))
     h.begin(goal=3)
@@ -490,7 +490,7 @@ def test_a_plan_with_a_cache_in_memory_is_taken_and_run(tmp_path, issuer):
 
 
 @pytest.mark.parametrize("leak", [feed_over_the_constant, feed_over_a_copy, default_that_can_be_fed])
-def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, leak):
+def test_leaking_plan_writes_the_file_if_checks_are_bypassed(tmp_path, leak):
     """Past the checks, TensorFlow does what the attack wants: so it is the checks that hold it."""
     from muster.runtime.graphs import StageGraph, load_graph
 
@@ -502,7 +502,7 @@ def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, 
     assert any(PATIENTS[1] in file.read_bytes() for file in tmp_path.glob("leaked*"))
 
 
-def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):
+def test_contradictory_plan_is_refused_with_a_short_answer(h):
     """An accumulator that no memory holds, folds of nothing, shapes that no tensor has: none is stored, and no answer is large."""
     manifest = h.plan.manifest
     for change in (
@@ -521,7 +521,7 @@ def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):
         assert h.inner.blobs.stat(plan_name(plan.sha256, for_client=False)) is None
 
 
-def test_a_plan_that_never_ends_is_stopped_and_holds_up_no_other_task(h):
+def test_endless_plan_is_stopped_and_blocks_no_other_task(h):
     """What runs it says so once its limit is reached: see `e2e/test_slow_plans.py` for one that really loops."""
 
     def never_ends():

@@ -158,7 +158,7 @@ ADVICE = [
 
 
 @pytest.mark.parametrize(("advice", "refused", "followed"), ADVICE, ids=[f"{at}" for at in range(len(ADVICE))])
-def test_advice_that_is_followed_builds(advice, refused, followed):
+def test_following_the_advice_makes_the_computation_build(advice, refused, followed):
     state = 0.5 if refused is not swapped else collections.OrderedDict(weight=[1.0, 2.0], bias=0.5)
     with pytest.raises(ProblemError, match=advice):
         build_plan(refused, initial_state=state)
@@ -166,7 +166,7 @@ def test_advice_that_is_followed_builds(advice, refused, followed):
     build_plan(followed, initial_state=state if has_state else None)
 
 
-def test_types_that_are_given_to_the_decorator_build():
+def test_declaring_argument_types_makes_the_computation_build():
     with pytest.raises(ProblemError, match="Pass one type for each argument to the decorator"):
         build_plan(tff.federated_computation(lambda data: tff.federated_mean(data)))  # noqa: PLW0108
     build_plan(tff.federated_computation(tff.federated_sum, tff.FederatedType(np.float32, tff.CLIENTS)))
@@ -194,7 +194,7 @@ def add_bias(value, model):
 
 
 @pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
-def test_an_evaluation_is_a_plan_whose_model_stays(evaluate):
+def test_evaluation_leaves_the_model_unchanged(evaluate):
     evaluation = tff.federated_computation(evaluate, MODEL_STATE, FLOATS)
     with pytest.raises(
         ProblemError, match=r"Pass initial_state \(.*\): an evaluation takes the model that it evaluates"
@@ -206,7 +206,7 @@ def test_an_evaluation_is_a_plan_whose_model_stays(evaluate):
     assert [spec.path for spec in build_plan(evaluation, initial_state=model).manifest.state] == ["weight", "bias"]
 
 
-def test_a_state_whose_type_changes_is_no_evaluation():
+def test_state_of_changing_type_is_not_an_evaluation():
     @tff.tensorflow.computation(MODEL)
     def grow(model):
         return collections.OrderedDict(weight=tf.concat([model["weight"], [1.0]], 0), bias=model["bias"])

@@ -174,14 +174,14 @@ HOLDERS = [
 
 @pytest.mark.parametrize("stage", ["work", "update"])
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_nothing_that_a_graph_stores_is_there_in_the_next_call(holder, stage):
+def test_graph_state_does_not_reach_the_next_call(holder, stage):
     graph = stage_graph(holder, name=stage)
     first = run(graph)
     assert [run(graph) for _ in range(2)] == [first] * 2
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_a_graph_that_can_store_something_is_known_to(holder):
+def test_holds_state_recognizes_stateful_graphs(holder):
     with tf.Graph().as_default() as graph:
         holder()
     assert holds_state(graph.as_graph_def())
@@ -190,7 +190,7 @@ def test_a_graph_that_can_store_something_is_known_to(holder):
     assert holds_state(outer.as_graph_def())
 
 
-def test_a_session_is_reused_where_nothing_can_be_stored():
+def test_session_is_reused_if_the_graph_holds_no_state():
     graph = stage_graph(lambda: tf.constant(3) + 4, name="accumulate")
     assert run(graph) == 7
     (session,) = graph._idle
@@ -222,7 +222,7 @@ ENDLESS = [endless_loop, endless_data, waiting, one_kernel]
 
 
 @pytest.mark.parametrize("build", ENDLESS)
-def test_a_graph_that_does_not_end_is_stopped_by_its_limit(build):
+def test_time_limit_stops_an_endless_graph(build):
     graph = stage_graph(build, name="update")
     with pytest.raises(TimeLimitError, match=r"The plan's update took longer than it may \(0.2 s\)") as caught:
         run(graph, seconds=0.2)
@@ -230,7 +230,7 @@ def test_a_graph_that_does_not_end_is_stopped_by_its_limit(build):
 
 
 @pytest.mark.parametrize("build", ENDLESS)
-def test_a_graph_that_does_not_end_is_stopped_by_its_caller(build):
+def test_caller_can_stop_an_endless_graph(build):
     graph, stop = stage_graph(build), threading.Event()
     threading.Timer(0.1, stop.set).start()
     with pytest.raises(CancelledError, match="The plan's work was stopped"):
@@ -239,7 +239,7 @@ def test_a_graph_that_does_not_end_is_stopped_by_its_caller(build):
 
 @pytest.mark.parametrize("build", ENDLESS)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_caller_of_a_graph_that_does_not_end(build, signum):
+def test_signal_interrupts_the_wait_for_an_endless_graph(build, signum):
     graph = stage_graph(build)
 
     def interrupt(*_):
@@ -305,7 +305,7 @@ os._exit(0)
 """
 
 
-def test_a_loop_that_tensorflow_can_not_end_holds_up_nobody():
+def test_uninterruptible_loop_does_not_block_other_calls():
     code = STUCK.format(paths=[str(Path(__file__).parents[2] / "client")])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603  our own
     assert done.stdout.split() == ["TimeLimitError", "CancelledError", "KeyboardInterrupt", "3", "5"], done.stderr
@@ -322,7 +322,7 @@ def summing_graph():
     return stage_graph(summing, inputs={"data": (SequenceBinding(path="d", element=element, tensor="data:0"),)})
 
 
-def test_elements_without_end_are_stopped_and_their_source_is_closed():
+def test_time_limit_ends_endless_data_and_closes_its_source():
     closed = threading.Event()
 
     def endless():
@@ -337,7 +337,7 @@ def test_elements_without_end_are_stopped_and_their_source_is_closed():
     assert closed.wait(LONG)
 
 
-def test_a_source_that_waits_holds_up_nobody():
+def test_blocked_data_source_does_not_block_other_calls():
     release, stop = threading.Event(), threading.Event()
 
     def silent():
@@ -352,14 +352,14 @@ def test_a_source_that_waits_holds_up_nobody():
     release.set()
 
 
-def test_a_call_that_is_stopped_before_it_starts_does_not_run():
+def test_call_stopped_in_advance_does_not_run():
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError):
         run_in_thread(lambda _: pytest.fail("it ran"), name="work", stop=stop)
 
 
-def test_an_error_of_the_graph_is_no_time_limit():
+def test_graph_error_is_not_reported_as_a_time_limit():
     with pytest.raises(ProblemError, match="The plan's work failed") as caught:
         run(stage_graph(lambda: tf.constant(1) // tf.constant(0)), seconds=LONG)
     assert not isinstance(caught.value, TimeLimitError)
@@ -378,7 +378,7 @@ def counting():
     return build_plan(total)
 
 
-def test_every_stage_has_a_limit_and_work_can_be_stopped(counting):
+def test_every_stage_takes_a_limit_and_work_can_be_stopped(counting):
     runtime = Runtime(counting)
     zero = runtime.zero(seconds=LONG)
     update = runtime.work([np.int32(1)], runtime.prepare({}, seconds=LONG), seconds=LONG, stop=threading.Event())
@@ -399,7 +399,7 @@ def test_every_stage_has_a_limit_and_work_can_be_stopped(counting):
     assert runtime.work([np.int32(1)] * 3, {}, seconds=LONG)["0"] == 3
 
 
-def test_a_call_that_waits_for_its_turn_can_be_stopped(counting):
+def test_call_that_waits_for_the_stage_lock_can_be_stopped(counting):
     runtime, stop, first, second = Runtime(counting), threading.Event(), threading.Event(), threading.Event()
 
     def silent():
@@ -417,7 +417,7 @@ def test_a_call_that_waits_for_its_turn_can_be_stopped(counting):
     other.join()
 
 
-def test_the_thread_of_a_call_costs_little(measured):
+def test_cost_of_the_thread_of_a_call_is_reported(measured):
     """No verdict by the clock: the figure stands in the run's closing lines."""
     graph = stage_graph(lambda: tf.constant(1), name="report")
     run(graph)
@@ -470,13 +470,13 @@ def drawn(plan, seed, draws):
     return [runtime.work(DATA, {}, draw=draw) for draw in draws]
 
 
-def test_different_draws_are_independent_in_every_part_of_a_graph(drawing):
+def test_different_draws_are_independent_everywhere_in_a_graph(drawing):
     updates = drawn(drawing, 1, [f"round {number}/client {client}" for number in range(3) for client in range(4)])
     for name in updates[0]:
         assert len({encode({"x": update[name]}) for update in updates}) == len(updates), name
 
 
-def test_equal_draws_give_equal_bytes(drawing):
+def test_equal_draws_yield_equal_bytes(drawing):
     draws = ["a", "b", "a"]
     first, second = ([encode(update) for update in drawn(drawing, 1, order)] for order in (draws, draws[::-1]))
     assert first[0] == first[2]
@@ -484,18 +484,18 @@ def test_equal_draws_give_equal_bytes(drawing):
     assert first != [encode(update) for update in drawn(drawing, 2, draws)]
 
 
-def test_calls_without_a_draw_differ_and_repeat_in_their_order(drawing):
+def test_calls_without_a_draw_differ_and_repeat_in_order(drawing):
     first, second = ([encode(update) for update in drawn(drawing, 1, ["", "", ""])] for _ in range(2))
     assert len(set(first)) == 3
     assert first == second
 
 
-def test_an_unseeded_runtime_never_repeats_itself(drawing):
+def test_unseeded_runtime_does_not_repeat_draws(drawing):
     updates = drawn(drawing, None, ["a", "a", "a"])
     assert len({encode(update) for update in updates}) == 3
 
 
-def test_a_graph_without_random_operations_is_loaded_once(counting):
+def test_graph_without_random_operations_is_loaded_once(counting):
     runtime = Runtime(counting, seed=1)
     assert [int(runtime.work(DATA, {}, draw=draw)["0"]) for draw in "ab"] == [50, 50]
     loaded = runtime._loaded("work")

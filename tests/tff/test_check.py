@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import (
+from support.computations import (
     PERSONALIZED,
     SGD,
-    fed_avg,
-    heavy_hitters,
     integers,
     personal_clients,
     personalization,
@@ -56,7 +54,7 @@ def keras(*layers):
     return tff.learning.algorithms.build_weighted_fed_avg(model_fn, SGD(0.05), SGD(1.0))
 
 
-def test_what_draws_nothing_is_the_same():
+def test_computation_without_draws_is_same():
     found = check_plan(
         summed(lambda values: values.reduce(0.0, lambda held, value: held + value)), floats(2, 3), rounds=2
     )
@@ -64,7 +62,7 @@ def test_what_draws_nothing_is_the_same():
     assert (found.sources, found.fixed, len(found)) == ((), (), 2)
 
 
-def test_dropout_is_the_same_but_for_what_is_drawn_and_is_named():
+def test_dropout_is_same_but_random_and_named_as_the_source():
     layers = tf.keras.layers
     process = keras(lambda: layers.Dropout(0.5), lambda: layers.Dense(1, kernel_initializer="ones"))
     found = check_plan(process, regression(1, sizes=(8, 8)), rounds=2)
@@ -91,7 +89,7 @@ def test_dropout_is_the_same_but_for_what_is_drawn_and_is_named():
     ],
     ids=["noise", "lstm", "augmentation"],
 )
-def test_random_layers_are_the_same_but_for_what_is_drawn(layer):
+def test_random_layers_are_same_but_random(layer):
     found = check_plan(keras(layer, lambda: tf.keras.layers.Dense(1)), regression(1, sizes=(8, 4)), rounds=1)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
     assert found.not_compared == ()
@@ -136,27 +134,27 @@ def shuffled_twice(values):
 
 
 @pytest.mark.parametrize("work", [shuffled, shuffled_twice])
-def test_shuffled_data_are_the_same_but_for_their_order(work):
+def test_shuffled_data_is_same_but_random(work):
     found = check_plan(summed(work), floats(9, 8), rounds=1)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
     assert found.not_compared == ()
 
 
-def test_noise_of_the_server_is_named_there():
-    found = check_plan(fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False), regression(1), rounds=1)
+def test_server_noise_is_attributed_to_the_update_stage(noisy_plan, noisy_process):
+    found = compare(noisy_plan, noisy_process, regression(1), rounds=1)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
     assert [(each.stage, each.operations) for each in found.sources] == [("update", ("RandomStandardNormal",))]
 
 
-def test_rows_in_any_order_and_the_clock_are_no_difference():
-    found = check_plan(heavy_hitters(), words, rounds=1)
+def test_row_order_and_clock_reads_are_not_differences(heavy_hitters_plan, heavy_hitters_process):
+    found = compare(heavy_hitters_plan, heavy_hitters_process, words, rounds=1)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
     (source,) = found.sources
     assert (source.stage, source.reads_clock) == ("update", True)
     assert {"round_timestamp", "heavy_hitters"} <= set(source.result)
 
 
-def test_what_the_fold_draws_is_compared_over_one_fold():
+def test_draws_of_the_fold_are_compared_over_a_single_partial():
     clients = [np.array([at, -at], np.float32) for at in range(7)]
     found = check_plan(reservoir(size=3), clients, rounds=2)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
@@ -164,12 +162,12 @@ def test_what_the_fold_draws_is_compared_over_one_fold():
     assert found.not_compared == ()
 
 
-def test_personalization_is_an_evaluation_of_a_sample():
+def test_personalization_evaluates_a_sample_of_clients():
     process = personalization()
-    found = check_plan(process, personal_clients, rounds=1, initial_state=PERSONALIZED)
+    plan = build_plan(process, initial_state=PERSONALIZED)
+    found = compare(plan, process, personal_clients, rounds=1)
     assert found.verdict is Verdict.SAME_BUT_RANDOM
     assert found.not_compared == ()
-    plan = build_plan(process, initial_state=PERSONALIZED)
     assert isinstance(restore_state(process, plan.initial_state()), tff.learning.models.ModelWeights)
     runtime = Runtime(plan)
     result = restore_result(process, run_round(runtime, plan.initial_state(), personal_clients(1)).result)
@@ -177,7 +175,7 @@ def test_personalization_is_an_evaluation_of_a_sample():
     assert set(result["plain"]["weights"].tolist()) == {4.0}
 
 
-def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
+def test_only_tensors_of_unfixable_draws_are_not_compared():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def work(values):
         total = values.reduce(0, lambda held, value: held + value)
@@ -195,7 +193,7 @@ def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
 
 
 @pytest.mark.parametrize("where", ["what is drawn", "the rest"])
-def test_a_plan_that_computes_something_else_is_different_though_it_draws(where):
+def test_wrong_plan_is_different_even_if_it_draws(where):
 
     def of(scale, shift):
         @tff.tensorflow.computation(tff.SequenceType(np.float32))
@@ -215,34 +213,34 @@ def test_a_plan_that_computes_something_else_is_different_though_it_draws(where)
     assert found.worst > 1e-2
 
 
-def test_a_draw_that_nothing_takes_is_no_source():
+def test_unused_draw_is_not_a_source():
     def work(values):
         unused = tf.random.uniform([])
         with tf.control_dependencies([unused]):
             return values.reduce(0.0, lambda held, value: held + value)
 
-    plan = build_plan(summed(work))
+    computation = summed(work)
+    plan = build_plan(computation)
     assert DrawFlow(plan).rounds(1)[0].result == {}
-    assert check_plan(summed(work), floats(2), rounds=1).verdict is Verdict.SAME
+    assert compare(plan, computation, floats(2), rounds=1).verdict is Verdict.SAME
 
 
-def test_a_draw_reaches_the_state_only_after_the_round_that_made_it():
-    process = fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False)
-    first, second = DrawFlow(build_plan(process)).rounds(2)
+def test_draw_affects_results_only_from_the_next_round(noisy_plan):
+    first, second = DrawFlow(noisy_plan).rounds(2)
     assert "client_work/train/loss" not in first.result
     assert "client_work/train/loss" in second.result
 
 
-def test_fixing_leaves_a_graph_without_draws_as_it_is():
-    plan = build_plan(fed_avg())
-    graph = load_graph(plan.part(plan.manifest.stages.work.graph))
+def test_fixing_does_not_change_a_graph_without_draws(fed_avg_plan):
+    graph = load_graph(fed_avg_plan.part(fed_avg_plan.manifest.stages.work.graph))
     before = graph.SerializeToString(deterministic=True)
     assert fix_draws(graph) == frozenset()
     assert graph.SerializeToString(deterministic=True) == before
 
 
-def test_data_come_in_every_form_that_a_simulation_takes():
+def test_check_accepts_every_form_of_clients_data():
     computation = summed(lambda values: values.reduce(0.0, lambda held, value: held + value))
+    plan = build_plan(computation)
     lists = floats(2, 3)
     forms = [
         lists,
@@ -253,25 +251,26 @@ def test_data_come_in_every_form_that_a_simulation_takes():
         [tf.data.Dataset.from_tensor_slices(np.array(each, np.float32)) for each in lists],
     ]
     for form in forms:
-        assert check_plan(computation, form, rounds=2).verdict is Verdict.SAME
+        assert compare(plan, computation, form, rounds=2).verdict is Verdict.SAME
 
 
-def test_data_sets_that_shuffle_are_read_once_for_both_sides():
+def test_shuffling_data_sets_are_read_once_for_both_sides(fed_avg_plan, fed_avg_process):
     def client(number):
         rows = {key: np.concatenate([batch[key] for batch in regression(number, sizes=(7,))[0]]) for key in ("x", "y")}
         dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=rows["x"], y=rows["y"]))
         return dataset.shuffle(100, reshuffle_each_iteration=True).batch(2)  # the last batch has one example
 
-    assert check_plan(fed_avg(), [client(1), client(2)], rounds=2).verdict is Verdict.SAME
+    found = compare(fed_avg_plan, fed_avg_process, [client(1), client(2)], rounds=2)
+    assert found.verdict is Verdict.SAME
 
 
-def test_one_clients_data_in_the_place_of_a_list_is_said_so():
+def test_data_of_a_single_client_gets_a_hint(fed_avg_plan, fed_avg_process):
     data = [{"x": np.ones((2, 2), np.float32), "y": np.ones((2, 1), np.float32)}]
     with pytest.raises(ProblemError, match=r"that of one client, where a list of clients' data is needed: .*\[data\]"):
-        check_plan(fed_avg(), data, rounds=1)
+        compare(fed_avg_plan, fed_avg_process, data, rounds=1)
 
 
-def test_rows_that_belong_together_move_together():
+def test_rows_of_a_table_are_compared_as_a_whole():
     words_ = np.array([b"a", b"b", b"c"], object)
     one = {"word": words_, "count": np.array([1, 2, 3]), "other/count": np.array([1, 2, 3])}
     moved = {"word": words_[::-1], "count": np.array([3, 2, 1]), "other/count": np.array([1, 2, 3])}

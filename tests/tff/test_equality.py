@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from computations import CASES, Case, readings, reservoir, temperature
+from support.computations import CASES, Case, readings, reservoir, temperature
 
 from muster.author import build_plan, restore_result, restore_state
 from muster.author.check import difference
@@ -47,7 +47,7 @@ def comparable(tensors, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_plan_equals_tff(case: Case):
+def test_plan_equals_tff(case: Case):
     computation = case.build()
     plan = Plan.decode(build_plan(computation, name=case.name, **case.options).encode())
     plan.check_complete()
@@ -73,14 +73,14 @@ def test_a_plan_equals_tff(case: Case):
         assert type(restore_result(native_next, updated.result)) is type(result)
 
 
-def test_temperature_example_gives_its_known_value():
+def test_temperature_example_has_its_known_value():
     runtime = Runtime(build_plan(temperature(), initial_state={"num_rounds": 0}))
     updated = run_round(runtime, runtime.plan.initial_state(), readings(1), np.random.default_rng(0))
     assert updated.result["result"] == 0.5
     assert updated.state["num_rounds"] == 1
 
 
-def test_a_reservoir_holds_as_many_samples_as_it_should_and_each_is_some_clients():
+def test_reservoir_holds_distinct_samples_of_clients():
     runtime = Runtime(build_plan(reservoir(size=3)))
     clients = [np.array([at, -at], np.float32) for at in range(7)]
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def test_example_learns_the_coefficients_of_its_data():
 
 
 @pytest.mark.xdist_group("example")
-def test_plan_of_the_clients_in_other_languages_is_what_its_source_compiles_to():
+def test_committed_histogram_plan_is_what_its_source_compiles_to():
     plan = build_plan(load_computation(f"{HISTOGRAM}.py:histogram"), name="histogram")
     assert plan.sha256 == Plan.load(f"{HISTOGRAM}.plan").sha256
     numbers = [[-5, 0, 9.5], [10, 19.99, 42, 50], [99.999, 100, 1234.5]]

@@ -102,12 +102,12 @@ def test_proves_a_sum(accumulate):
     assert prove(accumulate) == ([SUM, SUM], ["0", "1"])
 
 
-def test_names_the_tensor_of_the_update_that_enters():
+def test_rule_names_the_tensor_of_the_update():
     assert prove(lambda a, x: [a[0] + x[1], a[1] + x[0]]) == ([SUM, SUM], ["1", "0"])
     assert prove(lambda a, x: [a[0] + x[1], a[1] + x[1]]) == ([SUM, SUM], ["1", "1"])
 
 
-def test_proves_maxima_and_minima_whatever_their_zero():
+def test_proves_maxima_and_minima_with_any_zero():
     def fold(a, x):
         return [tf.maximum(a[0], x[0]), tf.minimum(x[1], a[1])]
 
@@ -140,11 +140,11 @@ UNPROVEN = {
 
 
 @pytest.mark.parametrize("accumulate", UNPROVEN.values(), ids=UNPROVEN)
-def test_proves_nothing_where_the_fold_is_another(accumulate):
+def test_proves_nothing_if_accumulate_is_not_a_plain_fold(accumulate):
     assert prove(accumulate) == ([TENSORFLOW, TENSORFLOW], [None, None])
 
 
-def test_judges_every_tensor_by_itself():
+def test_each_tensor_is_proven_separately():
     assert prove(lambda a, x: [a[0] + x[0], a[1] * x[1]]) == ([SUM, TENSORFLOW], ["0", None])
 
 
@@ -159,11 +159,11 @@ def test_judges_every_tensor_by_itself():
     ],
     ids=["takes the left", "crosses the left", "crosses the right", "doubles the left", "takes the maximum"],
 )
-def test_proves_nothing_where_merge_is_another(merge):
+def test_proves_nothing_if_merge_differs_from_accumulate(merge):
     assert prove(plus, merge)[0] == [TENSORFLOW, TENSORFLOW]
 
 
-def test_proves_no_sum_from_a_zero_that_is_not_zero():
+def test_proves_no_sum_if_zero_is_not_all_zeros():
     assert prove(plus, zero=[np.array([0, 1], np.float32), np.zeros(2, np.float32)])[0] == [TENSORFLOW, SUM]
 
 
@@ -179,14 +179,14 @@ def test_proves_no_sum_from_a_zero_that_is_not_zero():
     ],
     ids=["scalar", "broadcast", "unknown update", "both unknown", "unknown rank", "string"],
 )
-def test_proves_nothing_where_numpy_might_differ_from_tensorflow(accumulator, update):
+def test_proves_nothing_if_numpy_might_differ_from_tensorflow(accumulator, update):
     assert prove(plus, accumulator=(accumulator,), update=(update,))[0] == [TENSORFLOW]
 
 
 @pytest.mark.parametrize(
     "dtype", [tf.int8, tf.uint64, tf.bfloat16, tf.float16, tf.complex128], ids=lambda item: item.name
 )
-def test_proves_sums_of_every_kind_of_number(dtype):
+def test_proves_sums_of_every_numeric_dtype(dtype):
     assert prove(plus, accumulator=(tf.TensorSpec([3], dtype),))[0] == [SUM]
 
 
@@ -224,14 +224,14 @@ def aggregators():
     }
 
 
-def test_proves_the_aggregators_that_are_sums():
+def test_proves_summing_aggregators():
     for name, process in aggregators().items():
         folds = build_plan(process, allow_clear_secure_sums=True).manifest.folds
         assert {rule.kind for rule in folds} <= {SUM}, (name, folds)
         assert folds or name == "secure"
 
 
-def test_leaves_aggregators_that_decode_or_sample_to_tensorflow():
+def test_decoding_and_sampling_aggregators_need_tensorflow():
     encoded = tff.aggregators.EncodedSumFactory.quantize_above_threshold(quantization_bits=8, threshold=20_000)
     quantised = build_plan(process_of(encoded, WIDE)).manifest
     reservoir = build_plan(process_of(tff.aggregators.UnweightedReservoirSamplingFactory(3))).manifest
@@ -283,7 +283,7 @@ LOOKALIKES = {
 
 
 @pytest.mark.parametrize("computation", LOOKALIKES.values(), ids=LOOKALIKES)
-def test_a_fold_that_only_looks_like_a_sum_gives_the_value_of_tff(computation):
+def test_fold_that_resembles_a_sum_equals_tff(computation):
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     plan = build_plan(computation)
     assert {rule.kind for rule in plan.manifest.folds} == {TENSORFLOW}
@@ -292,7 +292,7 @@ def test_a_fold_that_only_looks_like_a_sum_gives_the_value_of_tff(computation):
         assert found.shape == expected.shape
 
 
-def test_a_proven_sum_gives_the_value_of_tff():
+def test_proven_sum_equals_tff():
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     computation = aggregation(lambda a, x: (a[0] + x[1], x[0] + a[1]))
     plan = build_plan(computation)
@@ -313,7 +313,7 @@ def folded(plan, clients):
     return tuple(runtime.update(state, runtime.report(last.accumulator), last.clear_sums).result.values())
 
 
-def test_a_tensor_that_only_passes_another_on_sees_it_as_it_was():
+def test_pass_through_tensor_holds_the_previous_value():
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     computation = aggregation(lambda a, x: (tf.identity(a[1]), a[1] + x[1]))
     plan = build_plan(computation)
@@ -321,7 +321,7 @@ def test_a_tensor_that_only_passes_another_on_sees_it_as_it_was():
     assert folded(plan, clients) == tuple(computation(clients)) == (30.0, 60.0)
 
 
-def test_only_what_is_not_proven_is_computed_with_tensorflow():
+def test_only_unproven_tensors_are_computed_with_tensorflow():
     asked = []
 
     class Watched(Runtime):

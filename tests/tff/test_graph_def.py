@@ -58,13 +58,13 @@ def messages_of(descriptor, found):
     return found
 
 
-def test_the_table_of_messages_is_tensorflows():
+def test_declared_messages_equal_tensorflows():
     ours = {name: set(fields) for name, fields in declared_messages().items() if name not in CONFIG}
     assert ours == messages_of(tf.compat.v1.GraphDef.DESCRIPTOR, {})
 
 
 @pytest.mark.parametrize("name", CONFIG)
-def test_the_fields_of_a_configuration_are_tensorflows(name):
+def test_declared_config_fields_exist_in_tensorflow(name):
     """Of these messages only the fields that name graph rewrites are declared."""
     config = tf.compat.v1.ConfigProto.DESCRIPTOR
     options = config.fields_by_name["graph_options"].message_type
@@ -85,7 +85,7 @@ def contents(graph):
 
 
 @pytest.mark.parametrize("data", GRAPHS)
-def test_graphs_of_all_plans_are_read_as_tensorflow_reads_them(data):
+def test_parser_agrees_with_tensorflow_on_all_plans(data):
     ours, theirs = parse_graph(data, what="work"), tf.compat.v1.GraphDef.FromString(data)
     assert contents(ours) == contents(theirs)
     assert tf.compat.v1.GraphDef.FromString(ours.SerializeToString()) == theirs
@@ -142,14 +142,14 @@ def test_concatenated_graphs_hide_no_operation(parts):
     assert check_agreement(b"".join(parts))
 
 
-def test_some_mutations_are_read():
+def test_some_mutated_graphs_are_accepted():
     """What the properties above rest on: not every mutated graph is refused."""
     randomness = random.Random(1)  # noqa: S311  no secret
     read = [check_agreement(mutated(data, randomness)) for data in GRAPHS * 10]
     assert 0.05 < sum(read) / len(read) < 0.9
 
 
-def test_graph_is_checked_in_the_form_that_tensorflow_gets():
+def test_repeated_field_is_read_as_tensorflow_reads_it():
     graph = tf.compat.v1.GraphDef(node=[tf.compat.v1.NodeDef(name="x", op="NoOp")])
     twice = graph.node[0].SerializeToString() + tf.compat.v1.NodeDef(op="ReadFile").SerializeToString()
     data = b"\x0a" + bytes([len(twice)]) + twice  # the operation's name twice: the last one counts
@@ -157,7 +157,7 @@ def test_graph_is_checked_in_the_form_that_tensorflow_gets():
     assert tf.compat.v1.GraphDef.FromString(data).node[0].op == "ReadFile"
 
 
-def test_checks_take_both_kinds_of_messages():
+def test_message_classes_are_separate_from_tensorflows():
     for file in FILES:
         check_plan_graphs(Plan.load(file))
     assert message_class("GraphDef") is not tf.compat.v1.GraphDef

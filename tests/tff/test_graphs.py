@@ -100,7 +100,7 @@ def in_a_function_without_files():
         "hidden graph",
     ],
 )
-def test_a_graph_that_reaches_out(function, text):
+def test_graph_with_a_forbidden_effect_is_refused(function, text):
     with pytest.raises(ProblemError, match=f"The plan's work can't be used: {text}"):
         check_graph(graph_of(function), stage="work")
 
@@ -126,7 +126,7 @@ def test_a_graph_that_reaches_out(function, text):
         "bytes like a graph",
     ],
 )
-def test_a_graph_that_does_not_reach_out_is_allowed(function):
+def test_harmless_graph_is_allowed(function):
     check_graph(graph_of(function), stage="work")
 
 
@@ -141,7 +141,7 @@ def registered():
     return ops
 
 
-def test_every_registered_operation_with_a_file_or_an_address_is_denied(registered):
+def test_registered_operations_with_files_or_addresses_are_denied(registered):
     words = (
         "filename",
         "file_pattern",
@@ -192,7 +192,7 @@ MixedStruct Namespace>TestStringOutput NearestNeighbors NegTrain None Old Requir
 StubResourceHandleOp Unary"""
 
 
-def test_every_registered_operation_is_allowed_or_denied_or_known_to_be_unknown(registered):
+def test_every_registered_operation_is_classified(registered):
     names = {op.name for op in registered.op}
     assert set(allowed_ops()) - names == NEWER
     assert not [op for op in allowed_ops() if denial_reason(op)]
@@ -301,7 +301,7 @@ LONG = b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name 
         ),
     ],
 )
-def test_a_hidden_operation_is_refused_wherever_it_is(change, reason):
+def test_hidden_operation_is_refused_wherever_it_is(change, reason):
     with pytest.raises(ProblemError, match=reason):
         check_graph(graph_with(change), stage="work")
 
@@ -394,24 +394,24 @@ def rewriter(*, custom=False):
         (node("EncodeProto", descriptor_source=text(b"/file")), "reads or writes files"),
     ],
 )
-def test_operation_is_refused_for_what_it_holds(bad, reason):
+def test_operation_is_refused_for_harmful_attributes(bad, reason):
     with pytest.raises(ProblemError, match=reason):
         check_graph(graph_with(lambda graph, _: graph.node.append(bad)), stage="work")
 
 
-def test_refusal_names_the_call_that_users_know_and_what_to_write_instead():
+def test_refusal_names_the_public_call_and_its_replacement():
     with pytest.raises(ProblemError) as caught:
         check_graph(graph_of(lambda: tf.data.Dataset.range(3).cache("cached")), stage="work")
     assert "it comes from Dataset.cache with a file name: call Dataset.cache() without one." in caught.value.detail
 
 
-def test_operations_are_counted_by_their_kind():
+def test_operations_are_counted_by_kind():
     graph = graph_with(lambda *_: None)
     check_graph(graph, stage="work")
     assert count_ops(graph)["arithmetic"] == {"Mul": 1}
 
 
-def test_work_that_waits_too_long_is_stopped():
+def test_blocked_work_reaches_its_time_limit():
     with tf.Graph().as_default() as graph:
         tf.identity(tf.queue.FIFOQueue(1, [tf.float32], [[]]).dequeue(), name="never")
     binding = TensorBinding(path="x", dtype=DType.FLOAT32, shape=(), tensor="never:0")
@@ -421,7 +421,7 @@ def test_work_that_waits_too_long_is_stopped():
     assert error.value.type is ProblemType.COMPUTATION_FAILED
 
 
-def test_work_on_data_without_an_end_is_stopped():
+def test_work_on_endless_data_reaches_its_time_limit():
     plan = Plan.load(Path(__file__).parents[2] / "client/muster/demo/digits.plan")
     runtime = Runtime(plan)
     broadcast = runtime.prepare(plan.initial_state())

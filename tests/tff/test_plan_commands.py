@@ -96,13 +96,13 @@ def muster(tmp_path, monkeypatch):
     return run
 
 
-def test_what_draws_nothing_is_same_with_exit_code_0(muster):
+def test_check_of_exact_computation_exits_with_0(muster):
     done = muster("plan", "check", "mine:exact", "--data", "mine:clients", "--rounds", "1")
     assert done.exit_code == 0
     assert "Same: at most 0.0e+00 (tolerance 1e-05)" in done.stdout
 
 
-def test_what_draws_is_named_with_exit_code_4(muster):
+def test_check_names_draws_and_exits_with_4(muster):
     done = muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1")
     assert done.exit_code == 4
     assert "Same except for random draws: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
@@ -116,13 +116,13 @@ def test_what_draws_is_named_with_exit_code_4(muster):
     ]
 
 
-def test_what_reads_the_clock_is_named(muster):
+def test_check_names_clock_reads(muster):
     done = muster("plan", "check", "mine:clock", "--data", "mine:numbers", "--rounds", "1")
     assert done.exit_code == 4
     assert "Timestamp in work, which reads the clock: may change result" in done.stdout
 
 
-def test_a_sum_that_depends_on_its_order_is_different_with_exit_code_1(muster):
+def test_check_of_order_dependent_sum_exits_with_1(muster):
     # Added one after another these are 2; in chunks of three they are 1.
     done = muster("plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1")
     assert done.exit_code == 1
@@ -135,7 +135,7 @@ def test_a_sum_that_depends_on_its_order_is_different_with_exit_code_1(muster):
     )
 
 
-def test_secure_sums_are_allowed_by_the_option_that_the_text_names(muster):
+def test_refusal_of_secure_sums_names_the_command_line_option(muster):
     refused = muster("plan", "build", "mine:secure", "-o", "x.plan")
     assert refused.exit_code == 1
     assert "pass --allow-clear-secure-sums to sum them in the clear" in refused.stderr
@@ -145,7 +145,7 @@ def test_secure_sums_are_allowed_by_the_option_that_the_text_names(muster):
     assert "pass --allow-clear-secure-sums" in checked.stderr
 
 
-def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):
+def test_stateful_computation_needs_an_initial_state(muster):
     refused = muster("plan", "build", "mine:counter", "-o", "x.plan")
     assert refused.exit_code == 1
     assert "on the command line --initial-state" in refused.stderr
@@ -156,7 +156,7 @@ def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):
     assert checked.exit_code == 0, checked.stderr
 
 
-def test_a_run_goes_on_from_its_folder(muster):
+def test_folder_of_a_run_is_an_initial_state(muster):
     muster("plan", "build", "mine:counter", "-o", "first.plan", "--initial-state", "mine:five")
     assert muster("simulate", "first.plan", "--data", "mine:numbers", "--rounds", "2", "--out", "run").exit_code == 0
     done = muster("plan", "build", "mine:counter", "-o", "second.plan", "--initial-state", "run")
@@ -167,20 +167,20 @@ def test_a_run_goes_on_from_its_folder(muster):
     assert int(Plan.load("x.plan").initial_state()["state"]) == 5 + 3
 
 
-def test_a_first_state_that_is_nothing_is_wrong_usage(muster):
+def test_missing_initial_state_is_a_usage_error(muster):
     done = muster("plan", "build", "mine:counter", "-o", "x.plan", "--initial-state", "nowhere")
     assert done.exit_code == 2
     assert "there is no file nowhere" in done.stderr.replace("\n│", "").replace("  ", " ")
 
 
-def test_simulate_names_what_no_seed_reaches(muster):
+def test_simulate_names_unseedable_operations(muster):
     muster("plan", "build", "mine:clock", "-o", "x.plan")
     done = muster("simulate", "x.plan", "--data", "mine:numbers", "--rounds", "1")
     assert done.exit_code == 0
     assert "Note: Timestamp in work reads the clock or the system's entropy, which no seed reaches" in done.stderr
 
 
-def test_one_clients_data_get_the_hint_that_helps(muster):
+def test_simulate_hints_that_data_is_of_one_client(muster):
     muster("plan", "build", "mine:exact", "-o", "x.plan")
     done = muster("simulate", "x.plan", "--data", "mine:hospital", "--rounds", "1")
     assert done.exit_code == 1
@@ -191,7 +191,7 @@ def test_one_clients_data_get_the_hint_that_helps(muster):
     assert "a single batch goes into a list" not in done.stderr
 
 
-def test_a_default_argument_warns_in_one_line(muster):
+def test_default_argument_causes_a_one_line_warning(muster):
     muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums")
     done = muster("simulate", "x.plan", "--data", "mine:integers", "--rounds", "1")
     (line,) = [line for line in done.stderr.splitlines() if "Warning" in line]

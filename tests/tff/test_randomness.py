@@ -60,13 +60,13 @@ def masked(make):
     return computation
 
 
-def test_server_randomness_that_would_be_drawn_twice():
+def test_server_draw_used_before_and_after_aggregation_is_refused():
     assert refused(masked(lambda _: tff.federated_eval(draw, tff.SERVER))) == drawn_twice(
         "RandomStandardNormal", "result"
     )
 
 
-def test_randomness_in_the_state_that_is_broadcast():
+def test_random_state_that_is_broadcast_is_refused():
     @tff.tensorflow.computation(np.float32)
     def drift(state):
         return state + tf.random.uniform([])
@@ -90,12 +90,12 @@ def generated(seed):
     return from_a_generator
 
 
-def test_a_generator_is_as_random_as_its_seed():
+def test_generator_is_refused_only_without_a_seed():
     assert "(NonDeterministicInts)" in refused(masked(lambda _: tff.federated_eval(generated(None), tff.SERVER)))
     build(masked(lambda _: tff.federated_eval(generated(7), tff.SERVER)))
 
 
-def test_randomness_in_a_function_and_from_the_clock():
+def test_draw_in_a_function_and_clock_read_are_refused():
     @tf.function
     def inside():
         return tf.random.uniform([])
@@ -107,7 +107,7 @@ def test_randomness_in_a_function_and_from_the_clock():
     assert "(Timestamp)" in refused(masked(lambda _: tff.federated_eval(clock, tff.SERVER)))
 
 
-def test_randomness_from_a_seed_in_the_state_is_allowed():
+def test_draw_from_a_seed_in_the_state_is_allowed():
     @tff.tensorflow.computation(np.float32)
     def from_seed(state):
         return tf.random.stateless_normal([], tf.cast(tf.stack([state, state]), tf.int32))
@@ -115,7 +115,7 @@ def test_randomness_from_a_seed_in_the_state_is_allowed():
     build(masked(lambda state: tff.federated_map(from_seed, state)))
 
 
-def test_two_draws_that_look_alike_are_allowed():
+def test_two_separate_draws_of_one_kind_are_allowed():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         one, other = (tff.federated_eval(draw, tff.SERVER) for _ in range(2))
@@ -125,7 +125,7 @@ def test_two_draws_that_look_alike_are_allowed():
     build(computation)
 
 
-def test_a_draw_without_placement_that_the_clients_share():
+def test_draw_without_placement_that_clients_share_is_refused():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         return state, tff.federated_mean(tff.federated_map(add, (data, tff.federated_value(draw(), tff.CLIENTS))))
@@ -138,7 +138,7 @@ def test_a_draw_without_placement_that_the_clients_share():
     )
 
 
-def test_every_client_may_draw_its_own():
+def test_draw_at_each_client_is_allowed():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         noise = tff.federated_eval(draw, tff.CLIENTS)

@@ -112,7 +112,7 @@ def test_nothing_from_clients():
     )
 
 
-def test_an_argument_without_placement():
+def test_argument_without_placement():
     @round_of(np.float32, DATA)
     def unplaced(state, data):
         return tff.federated_value(state, tff.SERVER), tff.federated_mean(data)
@@ -191,7 +191,7 @@ def test_results_at_clients():
     assert refused(several) == f"Result 2 (halves){text}, or leave it out."
 
 
-def test_a_state_whose_type_changes():
+def test_state_of_changing_type():
     before = collections.OrderedDict(
         step=np.int32, weights=collections.OrderedDict(kernel=tff.TensorType(np.float32, [3]), bias=np.float32)
     )
@@ -237,7 +237,7 @@ def test_federated_select():
     )
 
 
-def test_a_broadcast_that_depends_on_an_aggregate():
+def test_broadcast_that_depends_on_an_aggregate():
     @round_of(STATE, DATA)
     def two_passes(state, data):
         mean = tff.federated_mean(data)
@@ -252,7 +252,7 @@ def test_a_broadcast_that_depends_on_an_aggregate():
     )
 
 
-def test_an_operator_that_the_form_does_not_know():
+def test_unsupported_operator():
     @tff.federated_computation(tff.SequenceType(np.float32))
     def total(values):
         return tff.sequence_sum(values)
@@ -268,7 +268,7 @@ def test_an_operator_that_the_form_does_not_know():
     )
 
 
-def test_local_code_that_is_not_tensorflow():
+def test_local_computation_that_is_not_tensorflow():
     doubled = tff.jax.computation(lambda value: value * 2, np.float32)
 
     @round_of(STATE, DATA)
@@ -281,7 +281,7 @@ def test_local_code_that_is_not_tensorflow():
     )
 
 
-def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
+def test_unknown_reason_quotes_the_first_line_of_tff():
     @round_of(STATE, DATA)
     def fine(state, data):
         return state, tff.federated_mean(data)
@@ -305,7 +305,7 @@ def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
         "",
     ],
 )
-def test_a_text_of_generated_names_is_not_quoted(text):
+def test_tff_text_with_generated_names_is_not_quoted(text):
     @round_of(STATE, DATA)
     def fine(state, data):
         return state, tff.federated_mean(data)
@@ -317,7 +317,7 @@ def test_a_text_of_generated_names_is_not_quoted(text):
     )
 
 
-def test_tffs_traceback_does_not_stand_above_the_words():
+def test_tff_traceback_is_not_printed():
     @round_of(STATE, DATA)
     def two_passes(state, data):
         offsets = tff.federated_map(subtract, (data, tff.federated_broadcast(tff.federated_mean(data))))
@@ -331,7 +331,7 @@ def test_tffs_traceback_does_not_stand_above_the_words():
     assert caught.value.__context__ is not None  # for who wants it
 
 
-def test_the_state_in_the_second_place():
+def test_state_as_second_result():
     before = collections.OrderedDict(a=np.float32, b=np.float32)
 
     @round_of(tff.FederatedType(before, tff.SERVER), DATA)
@@ -350,7 +350,7 @@ ADVICE = (
 )
 
 
-def test_a_client_that_reads_a_file():
+def test_client_that_reads_a_file():
     @tff.tensorflow.computation(np.float32)
     def read(value):
         return value + tf.strings.to_number(tf.io.read_file("/etc/hostname"))

@@ -40,27 +40,27 @@ IteratorV2 Stage Unstage RaggedGather FFTND GlobalShuffleDataset"""
 
 
 @pytest.mark.parametrize("op", FILES)
-def test_denies_what_touches_files(op):
+def test_file_operations_are_denied(op):
     assert denial_reason(op) == "reads or writes files"
 
 
 @pytest.mark.parametrize("op", NETWORK)
-def test_denies_what_talks_to_others(op):
+def test_network_operations_are_denied(op):
     assert denial_reason(op) == "talks to the network or to other devices"
 
 
 @pytest.mark.parametrize("op", HOST)
-def test_denies_what_runs_other_code_or_acts_on_the_process(op):
+def test_operations_on_code_or_the_process_are_denied(op):
     assert denial_reason(op)
 
 
 @pytest.mark.parametrize("op", ALLOWED)
-def test_allows_what_computes(op):
+def test_computing_operations_are_allowed(op):
     assert refusal_reason(op) is None
 
 
 @pytest.mark.parametrize("op", ["XlaDotV2", "BoostedTreesPredict", "_FusedMatMul", "SomeCustomOp", ""])
-def test_refuses_what_nobody_knows_to_be_harmless(op):
+def test_unknown_operations_are_refused(op):
     assert denial_reason(op) is None
     assert "not known to be harmless" in refusal_reason(op)
 

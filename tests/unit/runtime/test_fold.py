@@ -93,7 +93,7 @@ def folded(updates):
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=12), st.integers(0, 10_000))
-def test_any_order_and_any_tree_gives_the_same_bytes(seeds, shape):
+def test_fold_is_bit_identical_in_any_order_and_tree(seeds, shape):
     random = Random(shape)  # noqa: S311
     updates = [update(seed) for seed in seeds]
     expected = encode(folded(updates).tensors())
@@ -110,7 +110,7 @@ def test_any_order_and_any_tree_gives_the_same_bytes(seeds, shape):
     assert encode(partials[0].tensors()) == expected
 
 
-def test_each_rule_does_what_it_says():
+def test_each_rule_computes_its_operation():
     first, second = update(1), update(2)
     found = folded([first, second]).tensors()
     assert list(found) == ["total", "least", "most", "small", "secure_sum/0", "secure_modular_sum/0"]
@@ -124,7 +124,7 @@ def test_each_rule_does_what_it_says():
     assert found["secure_modular_sum/0"] == (first["secure_modular_sum/0"] + second["secure_modular_sum/0"]) % 7
 
 
-def test_split_gives_what_report_and_update_take():
+def test_split_separates_inputs_of_report_and_update():
     parts = FOLD.split(folded([update(1)]).tensors())
     assert list(parts.accumulator) == ["total", "least", "most", "small"]
     assert list(parts.clear_sums) == ["secure_sum/0", "secure_modular_sum/0"]
@@ -141,7 +141,7 @@ def test_split_gives_what_report_and_update_take():
         ({"more": np.zeros(2)}, "more: is not declared by the plan"),
     ],
 )  # fmt: skip
-def test_a_bad_update_is_refused_and_leaves_no_trace(change, text):
+def test_bad_update_is_refused_and_leaves_no_trace(change, text):
     accumulator = folded([update(1)])
     before = encode(accumulator.tensors())
     with pytest.raises(ProblemError) as caught:
@@ -151,7 +151,7 @@ def test_a_bad_update_is_refused_and_leaves_no_trace(change, text):
     assert encode(accumulator.tensors()) == before
 
 
-def test_a_sum_that_would_leave_int64_is_refused():
+def test_sum_that_overflows_int64_is_refused():
     wide = ClearSum(path="s", dtype=DType.INT64, shape=(), kind="secure_sum_bitwidth", maximum=INT64_MAX)
     accumulator = Fold(manifest((), (), (wide,)), zero={}).start()
     accumulator.add({"s": np.array(INT64_MAX)})
@@ -160,7 +160,7 @@ def test_a_sum_that_would_leave_int64_is_refused():
     assert accumulator.tensors()["s"] == INT64_MAX
 
 
-def test_a_wide_sum_of_unsigned_integers_is_exact():
+def test_large_sum_of_unsigned_integers_is_exact():
     wide = ClearSum(path="s", dtype=DType.UINT64, shape=(), kind="secure_sum_bitwidth", maximum=INT64_MAX)
     accumulator = Fold(manifest((), (), (wide,)), zero={}).start()
     for value in ((1 << 59) + 1, 3, 5):
@@ -177,7 +177,7 @@ def test_bfloat16_sums_stay_bfloat16():
     assert accumulator.tensors()["a"] == 256  # where bfloat16 stops counting by one
 
 
-def test_the_zero_is_copied_and_tensorflow_is_asked_for_where_it_is_needed():
+def test_zero_is_copied_and_runtime_is_requested_only_if_needed():
     folded([update(1)])
     assert not ZERO["total"].any()
     rule = FoldRule(path="total", kind=FoldKind.TENSORFLOW, update="of_total")
@@ -185,7 +185,7 @@ def test_the_zero_is_copied_and_tensorflow_is_asked_for_where_it_is_needed():
         Fold(manifest((rule,), SPECS[:1]), zero={"total": ZERO["total"]})
 
 
-def test_the_fold_loads_no_tensorflow():
+def test_fold_loads_no_tensorflow():
     check = (
         "import sys, muster.runtime.fold, muster.runtime.data, muster.runtime; sys.exit('tensorflow' in sys.modules)"
     )

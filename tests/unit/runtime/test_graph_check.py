@@ -44,7 +44,7 @@ def refusal(plan):
     return caught.value.detail
 
 
-def test_there_are_plans_with_and_without_data_sets():
+def test_sample_plans_cover_plans_with_and_without_data_sets():
     assert len(FILES) >= 5
     kinds = {
         binding.kind
@@ -56,7 +56,7 @@ def test_there_are_plans_with_and_without_data_sets():
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_every_binding_of_every_plan_is_a_placeholder(plan):
+def test_all_bindings_of_sample_plans_are_placeholders(plan):
     check_plan_graphs(PLANS[plan])
     check_plan_graphs(PLANS[plan].for_client())
 
@@ -87,7 +87,7 @@ def test_binding_to_anything_but_a_placeholder_is_refused(plan, name):
 @settings(max_examples=20)
 @given(strategies.data(), strategies.text(max_size=20))
 @pytest.mark.parametrize(("plan", "name"), BOUND_STAGES)
-def test_binding_to_what_is_not_there_is_refused(plan, name, data, text):
+def test_binding_to_a_missing_tensor_is_refused(plan, name, data, text):
     stage, graph = stage_of(plan, name)
     value, at = data.draw(strategies.sampled_from([item[2:] for item in BOUND if item[:2] == (plan, name)]))
     node = data.draw(strategies.sampled_from([node.name for node in graph.node]))
@@ -170,7 +170,7 @@ def takes(tensor="x:0", **declared):
         (graph_of(placeholder()), stage(initialize="x:0"), "starts with the operation x:0"),
     ],
 )
-def test_graph_that_the_manifest_does_not_fit_is_refused(graph, bound, reason):
+def test_graph_that_contradicts_the_manifest_is_refused(graph, bound, reason):
     with pytest.raises(ProblemError, match=reason) as caught:
         check_stage(graph, bound, "prepare")
     assert caught.value.type is ProblemType.PLAN_INVALID
@@ -179,11 +179,11 @@ def test_graph_that_the_manifest_does_not_fit_is_refused(graph, bound, reason):
 @pytest.mark.parametrize(
     ("sizes", "declared"), [(None, (2,)), ([2], (2,)), ([-1], (2,)), ([2], (None,)), ([], ()), ([2, -1], None)]
 )
-def test_shapes_that_fit_are_allowed(sizes, declared):
+def test_compatible_shapes_are_allowed(sizes, declared):
     check_stage(graph_of(placeholder(sizes=sizes)), stage(inputs=[takes(shape=declared)], initialize="x"), "prepare")
 
 
-def test_placeholder_of_a_function_can_not_be_bound():
+def test_placeholder_of_a_function_cannot_be_bound():
     graph = graph_of(placeholder("y"))
     function = graph.library.function.add()
     function.signature.name = "f"
@@ -192,7 +192,7 @@ def test_placeholder_of_a_function_can_not_be_bound():
         check_stage(graph, stage(inputs=[takes()], outputs=["y:0"]), "prepare")
 
 
-def test_data_set_is_bound_to_a_variant_alone():
+def test_data_set_binds_only_to_a_variant():
     data = SequenceBinding(path="data", element=TensorType(**SCALAR), tensor="x:0")
     bound = Stage(graph=part_of(b""), inputs={"data": (data,)}, outputs={})
     check_stage(graph_of(placeholder(dtype=21)), bound, "work")
@@ -213,7 +213,7 @@ def test_data_set_is_bound_to_a_variant_alone():
         b"the graph of work",
     ],
 )
-def test_bytes_that_are_no_graph_of_known_fields_are_refused(data):
+def test_bytes_with_unknown_fields_are_refused(data):
     with pytest.raises(ProblemError, match="The plan's work can't be used") as caught:
         parse_graph(data, what="work")
     assert caught.value.type is ProblemType.PLAN_INVALID

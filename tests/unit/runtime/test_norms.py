@@ -22,7 +22,7 @@ def test_norm_of_every_float_dtype_is_exact_for_three_and_four(dtype):
     assert scale(np.array([3, 4], dtype.numpy), 0.5).astype(np.complex128).tolist() == [1.5, 2]
 
 
-def test_norm_takes_all_vectors_together_and_leaves_out_scalars_integers_and_text():
+def test_norm_excludes_scalars_integers_and_text():
     update = {
         "kernel": np.array([[2.0, 0.0]], np.float32),
         "bias": np.array([1.0, 2.0]),
@@ -37,7 +37,7 @@ def test_norm_takes_all_vectors_together_and_leaves_out_scalars_integers_and_tex
     assert update_norm({}) == 0.0
 
 
-def test_norm_is_the_same_at_every_call_and_needs_no_copy():
+def test_norm_is_deterministic_and_needs_no_copy():
     big = np.random.default_rng(0).normal(size=(1 << 22)).astype(np.float32)  # 16 MB
     tracemalloc.start()
     first = update_norm({"x": big})
@@ -61,11 +61,11 @@ def test_norm_is_the_same_at_every_call_and_needs_no_copy():
         (True, [0.0, 0.0], 1.0),
     ],
 )
-def test_bound_gives_the_factor_of_an_update(clip, values, factor):
+def test_bound_returns_the_factor_of_an_update(clip, values, factor):
     assert NormBound(5.0, clip).factor({"x": np.array(values)}) == factor
 
 
-def test_is_measured_by_dtype_and_rank():
+def test_is_measured_depends_on_dtype_and_rank():
     measured = {
         (dtype, shape): is_measured(TensorSpec(path="x", dtype=dtype, shape=shape))
         for dtype in (DType.BFLOAT16, DType.INT64)
@@ -78,7 +78,7 @@ def test_is_measured_by_dtype_and_rank():
     ]
 
 
-def test_fold_scales_vectors_in_place_and_not_their_weights():
+def test_fold_scales_vectors_in_place_but_not_scalars():
     from support.plans import make_plan
 
     zero = {"v": np.zeros((2, 2), np.float32), "weight": np.array(0.0), "n": np.zeros(2, np.int64)}
