@@ -1,4 +1,4 @@
-"""A model and data of one's own: linear regression over five hospitals, whose data never leave them."""
+"""Trains a linear regression on the data of five hospitals, which never leave them."""
 
 import os
 from collections import OrderedDict
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def process():
-    """The computation, in ordinary TFF. Only this function needs TFF; clients never call it."""
+    """Returns the computation, in ordinary TFF. Clients never call this function."""
     import tensorflow as tf
     import tensorflow_federated as tff
 
@@ -23,7 +23,7 @@ def process():
 
 
 def hospital(number):
-    """The data of one client: batches of numpy arrays. Yours would read a file or a database."""
+    """Returns the data of one client. Yours would read a file or a database."""
     randomness = np.random.default_rng(number)
     x = randomness.normal(size=(64, 3)).astype(np.float32)
     y = (x @ [[1.0], [-2.0], [0.5]] + 0.1 * randomness.normal(size=(64, 1))).astype(np.float32)
@@ -31,10 +31,10 @@ def hospital(number):
 
 
 def this_hospital():
-    """The data of the client that this process is, for `muster client run`."""
+    """Returns the data of this client, for `muster client run`."""
     return hospital(int(os.environ["HOSPITAL"]))
 
 
 def hospitals():
-    """All clients' data in one place, for `muster plan check` and `muster simulate`."""
+    """Returns the data of all clients, for `muster plan check` and `muster simulate`."""
     return [hospital(number) for number in range(5)]

@@ -1,6 +1,6 @@
-"""A federated histogram: how many of all devices' numbers fall into each of ten equal bins from 0 to 100.
+"""Counts all devices' numbers in ten equal bins from 0 to 100: a federated histogram.
 
-The computation that the clients beside it were written for. Compiled, once, to `histogram.plan`:
+The clients in this folder run this computation. It is compiled to `histogram.plan`:
 
     muster plan build examples/clients/histogram.py:histogram -o examples/clients/histogram.plan
 """
@@ -17,7 +17,10 @@ NUMBERS = tff.TensorType(np.float32, [None])
 
 @tff.tensorflow.computation(NUMBERS)
 def count(numbers):
-    """One device's counts: int64[10]. A number below 0 falls into the first bin, one of 100 or more into the last."""
+    """Returns one device's counts, int64[10].
+
+    A number below 0 counts in the first bin, one of 100 or more in the last.
+    """
     bins = tf.clip_by_value(tf.cast(tf.floor(numbers / WIDTH), tf.int64), 0, BINS - 1)
     one_hot = tf.equal(tf.expand_dims(bins, 1), tf.range(BINS, dtype=tf.int64))
     return OrderedDict(counts=tf.reduce_sum(tf.cast(one_hot, tf.int64), axis=0))
@@ -25,5 +28,5 @@ def count(numbers):
 
 @tff.federated_computation(tff.FederatedType(NUMBERS, tff.CLIENTS))
 def histogram(numbers):
-    """The sum of all devices' counts."""
+    """Returns the sum of all devices' counts."""
     return tff.federated_sum(tff.federated_map(count, numbers))

@@ -1,4 +1,7 @@
-"""Attacks of operators, coordinators and plan authors on a device that has a policy, beside their success without one."""
+"""Attacks on a device that has a policy, and their success on one without.
+
+The attackers are operators, coordinators and plan authors.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ BOUND = 3  # the minimum of the policies here
 
 
 def bound_plan(minimum=BOUND):
-    """The plan that sums, with a signed minimum."""
+    """Returns the summing plan with a signed minimum."""
     return changed(sum_plan(), release=Release(minimum=minimum))
 
 
@@ -42,8 +45,8 @@ def changed(plan, **update):
     return Plan(plan.manifest.model_copy(update=update), plan.parts)
 
 
-class Observed:
-    """A coordinator over real HTTP that notes what its clients ask and report."""
+class ObservedCoordinator:
+    """Coordinator over real HTTP that records requests and reports."""
 
     def __init__(self, h, *, before=lambda _: None):
         self.h = h
@@ -71,14 +74,14 @@ class Observed:
 
 @contextmanager
 def observed(h, **more):
-    seen = Observed(h, **more)
+    seen = ObservedCoordinator(h, **more)
     with served(Request.application(seen)) as url:
         seen.url = url
         yield seen
 
 
 class Runtime:
-    """Stands for a plan's runtime, and says whether a graph was ever read."""
+    """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self, number):
         self.number = number
@@ -100,16 +103,19 @@ def device(seen, number, policy=None, *, runtime=None, data=lambda: [np.int64(3)
     return MusterClient(seen.url, POPULATION, data, token=token, runtime_factory=made, policy=policy, **more)
 
 
-def turn(seen, number, policy=None, **more):
+def run_once(seen, number, policy=None, **more):
     with device(seen, number, policy, **more) as client:
         return client.run_once()
 
 
 def refused(h, policy, rule, *, number=0, **more):
-    """Checks that the device refuses by that rule before the graph is read, and that the coordinator learns the rule's name alone."""
+    """Checks that the device refuses by `rule` before it loads the graph.
+
+    The coordinator learns only the rule's name.
+    """
     runtime = Runtime(number)
     with observed(h) as seen:
-        outcome = turn(seen, number, policy, runtime=runtime, **more)
+        outcome = run_once(seen, number, policy, runtime=runtime, **more)
     assert isinstance(outcome, Failed), outcome
     assert outcome.reason is FailureReason.PLAN_REFUSED
     assert [(report["reason"], report["detail"]) for report in seen.reports] == [("plan_refused", rule)]
@@ -129,10 +135,10 @@ def begun(root, issuer, plan, **policy):
 
 
 def test_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
-    """The attack: without a policy the result is that update."""
+    """Without a policy, the round's result is the update itself."""
     h = begun(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
     with observed(h) as seen:
-        assert isinstance(turn(seen, 5), Contributed)
+        assert isinstance(run_once(seen, 5), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 1 << 5
     h = begun(tmp_path / "held", issuer, sum_plan(), goal=1, minimum=1)
@@ -145,7 +151,7 @@ def test_plan_with_a_lower_signed_minimum_gets_no_update(tmp_path, issuer):
 
 
 def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
-    """A coordinator can announce any number; the plan's author must have signed one."""
+    """A coordinator can announce any minimum; only the plan's author can sign one."""
     h = begun(tmp_path, issuer, sum_plan())
     inner = router(h.app)
 
@@ -171,13 +177,19 @@ def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
 
 
 def budget_of(folder, number, **rules):
-    """A device's policy: its own file, for the devices of a test share a machine."""
+    """Returns a device's policy with a separate budget file.
+
+    The devices of a test share one machine.
+    """
     rules = rules or {"separation_hours": 1}
     return ClientPolicy(minimum=BOUND, budget=BudgetRules(file=str(folder / f"budget-{number}"), **rules))
 
 
-def play_two_tasks(h, folder, **rules):
-    """Four devices; a task over all of them and one over any three, at once. Every device checks in four times."""
+def run_two_tasks(h, folder, **rules):
+    """Runs a task over four devices and one over any three of them, at the same time.
+
+    Every device checks in four times. Returns the tasks that committed a round.
+    """
     h.begin(goal=4, minimum=4, rounds=1, **OPEN)
     h.create_task("other", goal=3, minimum=3, rounds=1, **OPEN)
     h.deliver_all()
@@ -198,9 +210,9 @@ def result_of(h, name):
 
 
 def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer):
-    """The attack: the difference of the two results is one device's update."""
+    """Without a budget, the difference of the two results is one device's update."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
-    assert play_two_tasks(h, tmp_path) == [TASK, "other"]
+    assert run_two_tasks(h, tmp_path) == [TASK, "other"]
     difference = result_of(h, TASK) - result_of(h, "other")
     assert difference in [1 << number for number in range(4)]
     for name, rules in {
@@ -210,11 +222,14 @@ def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer
     }.items():
         folder = tmp_path / name
         h = Fortress(folder, issuer, plan=bound_plan())
-        assert len(play_two_tasks(h, folder, **rules)) < 2, name
+        assert len(run_two_tasks(h, folder, **rules)) < 2, name
 
 
-def play_rollback(h, folder, **rules):
-    """Three devices, a round, a rollback to the start, and the round again; how many updates each round got."""
+def run_rollback(h, folder, **rules):
+    """Runs a round, a rollback to the start, and the round again, with three devices.
+
+    Returns the number of updates of each round, and the reports.
+    """
     h.begin(goal=3, minimum=3, rounds=5, **OPEN)
     counts = []
     with observed(h) as seen:
@@ -223,7 +238,7 @@ def play_rollback(h, folder, **rules):
                 h.operate("rollback", version=0)
                 h.deliver_all()
             outcomes = [
-                turn(seen, number, budget_of(folder, number, **rules) if rules else None) for number in range(3)
+                run_once(seen, number, budget_of(folder, number, **rules) if rules else None) for number in range(3)
             ]
             counts.append(sum(isinstance(outcome, Contributed) for outcome in outcomes))
             h.settle(minutes=1)
@@ -231,19 +246,19 @@ def play_rollback(h, folder, **rules):
 
 
 def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
-    """The attack: the same clients on the same model again and again; differences and averages take noise away."""
+    """Repeating the same clients on the same model averages noise away."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
-    assert play_rollback(h, tmp_path) == ([3, 3], [])
+    assert run_rollback(h, tmp_path) == ([3, 3], [])
     h = Fortress(tmp_path / "held", issuer, plan=bound_plan())
-    assert play_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
+    assert run_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
 
 
 def test_device_without_budget_takes_no_slot(tmp_path, issuer):
     h = begun(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
     with observed(h) as seen:
         policy = budget_of(tmp_path, 0, per_day=1)
-        assert isinstance(turn(seen, 0, policy), Contributed)
-        assert isinstance(turn(seen, 0, policy), Ineligible)
+        assert isinstance(run_once(seen, 0, policy), Contributed)
+        assert isinstance(run_once(seen, 0, policy), Ineligible)
     assert seen.checkins == 1
 
 
@@ -259,12 +274,12 @@ def test_plan_with_one_of_two_required_signers_is_refused(tmp_path, issuer):
     refused(h, policy, "policy.signers")
     h = begun(tmp_path / "two", issuer, bound_plan().signed(BOARD))
     with observed(h) as seen:
-        assert isinstance(turn(seen, 0, policy), Contributed)
+        assert isinstance(run_once(seen, 0, policy), Contributed)
 
 
 @pytest.mark.parametrize("kind", ["maximum", "tensorflow"])
 def test_fold_that_reveals_the_values_of_one_device_is_refused(tmp_path, issuer, kind):
-    """A maximum is some client's own value, whatever the minimum; and nothing is known of a fold by graphs."""
+    """A maximum is one client's own value; a fold by graphs may reveal anything."""
     plan = folded_by_graphs(bound_plan())
     if kind == "maximum":
         folds = tuple(FoldRule(path=rule.path, kind=FoldKind.MAXIMUM, update=rule.path) for rule in plan.manifest.folds)
@@ -280,7 +295,10 @@ def test_policy_refuses_text_and_clear_secure_sums(tmp_path, issuer, rule):
 
 
 def slots_plan():
-    """Each client's data in one of 64 slots, drawn by chance: a sum of ten clients holds most clients' data as they are."""
+    """Returns a plan that puts each client's data in one of 64 random slots.
+
+    A sum over ten clients then holds most clients' data unchanged.
+    """
     import tensorflow as tf
 
     shape, slots = (8, 4), 64
@@ -317,7 +335,7 @@ def slots_plan():
 
 
 def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
-    """The attack: disjoint slots. Proven sums, a signed minimum, and the data in the result."""
+    """Disjoint slots reveal the data despite proven sums and a signed minimum."""
     from muster.runtime import Runtime as TensorFlowRuntime
 
     rows = np.arange(32, dtype=np.float32).reshape(8, 4) + 1
@@ -328,7 +346,7 @@ def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
     }.items():
         h = begun(tmp_path / name, issuer, plan)
         with observed(h) as seen:
-            outcome = turn(seen, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
+            outcome = run_once(seen, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
         if policy is None:
             assert isinstance(outcome, Contributed)
             assert outcome.update_bytes > 60 * rows.nbytes
@@ -338,9 +356,8 @@ def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
             assert not updates(h)
 
 
-MEMBER = f"""
+MEMBER = """
 import sys
-sys.path[:0] = [{str(ROOT / "client")!r}, {str(ROOT / "tests")!r}]
 from muster.client import MusterClient
 from support.plans import sum_update
 
@@ -352,7 +369,8 @@ class Runtime:
         return sum_update(3)
 
 url, token, policy, data = sys.argv[1:]
-with MusterClient(url, "phones", lambda: data, token=token, policy=policy, runtime_factory=lambda _: Runtime()) as client:
+options = {"token": token, "policy": policy, "runtime_factory": lambda _: Runtime()}
+with MusterClient(url, "phones", lambda: data, **options) as client:
     print(type(client.run_once()).__name__, flush=True)
 """
 
@@ -364,12 +382,17 @@ def member(seen, policy, data="go"):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT / "tests",  # on the path of `-c`
     )
 
 
 @pytest.mark.parametrize("moment", ["during the work", "as the upload leaves"])
 def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
-    """The attack: a plan that ends the process, or a restart at the right moment, lets the device work again without a record."""
+    """The budget is recorded before the upload.
+
+    Otherwise a plan that ends the process, or a well-timed restart, lets the device work again
+    without a record.
+    """
     h = begun(tmp_path / "coordinator", issuer, bound_plan())
     policy = tmp_path / "ward.toml"
     policy.write_text(f'minimum = {BOUND}\n[budget]\nper_day = 1\nfile = "{(tmp_path / "budget").as_posix()}"\n')
@@ -394,7 +417,7 @@ def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
         output, _ = member(seen, policy).communicate(timeout=60)
     assert output == "Ineligible\n"
     assert seen.checkins == checkins
-    # A small update may have left in one piece with its request's head.
+    # A small update may have been sent in one packet with the head of its request.
     assert len(updates(h)) <= (0 if moment == "during the work" else 1)
 
 
@@ -402,15 +425,15 @@ def test_budget_file_writable_by_others_is_not_used(tmp_path, issuer):
     h = begun(tmp_path / "coordinator", issuer, bound_plan())
     policy = budget_of(tmp_path, 0, per_day=1)
     with observed(h) as seen:
-        assert isinstance(turn(seen, 0, policy), Contributed)
+        assert isinstance(run_once(seen, 0, policy), Contributed)
         policy.budget.path.chmod(0o666)
         with pytest.raises(BudgetError, match="chmod 600"):
-            turn(seen, 0, policy)
+            run_once(seen, 0, policy)
     assert seen.checkins == 1
 
 
 def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
-    """What the refusals above are measured against."""
+    """Control for the refusals above: an honest task satisfies a strict policy."""
     plan = bound_plan().signed(BOARD)
     h = begun(tmp_path, issuer, plan, rounds=1)
 
@@ -438,6 +461,6 @@ def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
                     per_day=1, per_plan=1, per_broadcast=1, separation_hours=1, file=str(tmp_path / f"budget-{number}")
                 ),
             )
-            assert isinstance(turn(seen, number, policy, runtime=Metered(number)), Contributed)
+            assert isinstance(run_once(seen, number, policy, runtime=Metered(number)), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 7

@@ -1,4 +1,4 @@
-"""Plans that are changed on their way, signed by nobody, or reach out of the device; and a coordinator that lies to its clients."""
+"""Attacks with altered, untrusted and harmful plans, and by a lying coordinator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MEAN = Path(__file__).parents[1] / "data" / "mean.plan"
 
 
 class Watched:
-    """Stands for a plan's runtime, and says whether a graph was ever looked at."""
+    """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self):
         self.made = 0
@@ -44,7 +44,11 @@ class Watched:
 
 
 def regions(data):
-    """A place in each region of a plan's file: entries' headers, names and contents, signatures, directory, end."""
+    """Returns a position in each region of a plan's file.
+
+    The regions are the entries' headers, names and contents, the signatures, the directory and the
+    end.
+    """
     directory, end = data.index(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
     manifest, signatures = data.index(b'{"'), data.index(b'{"signatures"')
     part = data.index(b"parts/")
@@ -90,11 +94,11 @@ def client_of(h, url, runtime, **more):
 
 
 def lying(h, change):
-    """The coordinator, with `change` made to what it answers: `(path, body) -> body`."""
+    """Serves the coordinator with `change(path, body)` applied to its responses."""
     app = router(h.app)
 
     def serve(request):
-        request.environ.pop("HTTP_ACCEPT_ENCODING", None)  # what is changed is the plan, not an encoding of it
+        request.environ.pop("HTTP_ACCEPT_ENCODING", None)  # `change` gets the plan, not an encoding of it
         response = app(request)
         if response.status_code == 200 and request.method == "GET":
             response.direct_passthrough = False
@@ -105,7 +109,10 @@ def lying(h, change):
 
 
 def refused(h, change, **more):
-    """What a client reports when the coordinator lies so, and that no graph was looked at."""
+    """Returns the outcome of a client that meets the lying coordinator.
+
+    Asserts that it loads no graph and uploads nothing.
+    """
     runtime = Watched()
     with lying(h, change) as url, client_of(h, url, runtime, **more) as client:
         outcome = client.run_once()
@@ -129,7 +136,7 @@ def _copy():
 
 
 def test_client_refuses_a_plan_that_was_not_announced(h):
-    """Well formed, and signed by who is trusted: but not the one that was announced."""
+    """The plan is well-formed and signed by a trusted signer."""
     other = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}), signatures=()).signed(SIGNER)
     file = other.for_client().encode()
     outcome = refused(h, lambda path, body: file if "/plans/" in path else body, trusted_signers=[SIGNER.signer])
@@ -142,15 +149,15 @@ def test_coordinator_refuses_a_plan_of_an_untrusted_signer(h):
     for plan in (
         replace(data, signatures=()),
         replace(data, signatures=()).signed(someone),
-        data,
-    ):  # the last: another plan's signature
+        data,  # with another plan's signature
+    ):
         response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
         assert problem_of(response).type is ProblemType.PLAN_INVALID
     assert not h.blobs(f"plans/{data.sha256}")
 
 
 def test_plan_swapped_in_the_store_is_not_run(h):
-    """By who can write to the bucket, and has no signer's key."""
+    """The attacker can write to the bucket but has no signer's key."""
     name = plan_name(h.plan.sha256, for_client=False)
     forged = replace(h.plan, signatures=()).signed(SigningKey.generate())
     h.inner.blobs.delete([name])
@@ -162,7 +169,7 @@ def test_plan_swapped_in_the_store_is_not_run(h):
 
 
 def test_client_refuses_a_plan_of_an_untrusted_signer(h):
-    """The coordinator is not asked whom to trust."""
+    """The client trusts its own list of signers, not the coordinator."""
     for file in (replace(h.plan, signatures=()), replace(h.plan, signatures=()).signed(SigningKey.generate())):
         data = file.for_client().encode()
         outcome = refused(
@@ -188,7 +195,7 @@ def test_plan_larger_than_announced_is_not_downloaded(h):
 
 
 def test_redirect_does_not_receive_the_client_token(h):
-    """A coordinator, or whoever answers for it, that sends a client on gets its token nowhere."""
+    """A coordinator that redirects a client does not disclose the client's token."""
     seen = []
 
     def elsewhere(request):
@@ -205,12 +212,12 @@ def test_redirect_does_not_receive_the_client_token(h):
     ):
         assert isinstance(
             client.run_once(), Unreached
-        )  # a redirect is no coordinator's word, so it ends no client either
+        )  # a redirect is not a coordinator's answer, so it does not end the client
     assert seen == []
 
 
 def test_honest_round_trip_passes(h):
-    """What the refusals above are measured against."""
+    """Control for the refusals above: an honest coordinator is accepted."""
     runtime = Watched()
     with (
         lying(h, lambda _, body: body) as url,
@@ -220,11 +227,11 @@ def test_honest_round_trip_passes(h):
     assert runtime.made == 1
 
 
-# With TensorFlow: a graph that reaches out.
+# With TensorFlow: a graph that reads a file.
 
 
 def evil_plan(path):
-    """The plan that averages, whose `work` reads a file in a function within a function, and would send what it finds."""
+    """Returns the averaging plan with a `work` that reads a file in a nested function."""
     import tensorflow as tf
 
     plan = Plan.load(MEAN)
@@ -241,7 +248,7 @@ def evil_plan(path):
         outer(tf.constant(1, tf.int64))
     hidden = hiding.as_graph_def()
     graph = tf.compat.v1.GraphDef.FromString(plan.part(plan.manifest.stages.work.graph))
-    assert not [node for node in hidden.node if node.op == "ReadFile"]  # in the library alone
+    assert not [node for node in hidden.node if node.op == "ReadFile"]  # only in the library
     graph.library.function.extend(hidden.library.function)
     for node in hidden.node:
         node.name = f"hidden/{node.name}"
@@ -256,12 +263,15 @@ def evil_plan(path):
 
 
 def accept_any_graph(monkeypatch):
-    """Makes the coordinator one that was taken over: it stores and serves plans without looking at their graphs."""
+    """Simulates a compromised coordinator, which serves plans without checking graphs."""
     monkeypatch.setattr("muster_coordinator.state.plan_repository.check_plan_graphs", lambda _: None)
 
 
 def refused_by_the_device(h, data):
-    """What an honest client reports of the open round's plan, and that TensorFlow was not given the graph."""
+    """Returns the outcome of an honest client for the open round's plan.
+
+    Asserts that TensorFlow never receives the graph.
+    """
     import tensorflow as tf
 
     token = ENROLLER.issue(enrolment(0))
@@ -277,10 +287,8 @@ def refused_by_the_device(h, data):
     return outcome
 
 
-def test_operation_in_a_nested_function_never_reaches_tensorflow(
-    tmp_path, issuer, monkeypatch
-):
-    """Signed by who is trusted, served by a coordinator that was taken over, and refused by the device all the same."""
+def test_operation_in_a_nested_function_never_reaches_tensorflow(tmp_path, issuer, monkeypatch):
+    """A device refuses a plan of a trusted signer from a compromised coordinator."""
     secret = tmp_path / "secret"
     secret.write_text("what the device keeps to itself")
     accept_any_graph(monkeypatch)
@@ -291,13 +299,16 @@ def test_operation_in_a_nested_function_never_reaches_tensorflow(
     assert "function" in outcome.detail
 
 
-# Plans that write their clients' raw data to a file of their choice, by way of a data set's cache.
+# Plans that write their clients' raw data to a file of their choice, through a data set's cache.
 
 PATIENTS = [b"patient A: healthy", b"patient B: diabetes"]
 
 
 def leaking_plan(path, leak):
-    """A plan over a data set of strings, with a cache in memory; `leak(graph, stage, path)` turns it into an attack."""
+    """Returns a plan over a data set of strings with an in-memory cache.
+
+    `leak(graph, stage, path)` turns it into an attack.
+    """
     import tensorflow as tf
     from tensorflow.python.data.ops import dataset_ops
 
@@ -342,7 +353,7 @@ def leaking_plan(path, leak):
 
 
 def replaced(plan, graph, stage):
-    """The plan with another `work`, on a data set of strings."""
+    """Returns the plan with another `work`, on a data set of strings."""
     stage = stage.model_copy(update={"graph": part_of(graph)})
     stages = plan.manifest.stages.model_copy(update={"work": stage})
     parts = {sha256: part for sha256, part in plan.parts.items() if sha256 != plan.manifest.stages.work.graph.sha256}
@@ -353,11 +364,11 @@ def replaced(plan, graph, stage):
 
 
 def honest(_graph, _stage, _path):
-    """No attack: the string of the broadcast is not used."""
+    """Changes nothing: the string of the broadcast is not used."""
 
 
 def feed_over_the_constant(_graph, stage, _path):
-    """The manifest binds the broadcast's string to the constant that is the cache's file name."""
+    """Binds the broadcast's string to the constant that is the cache's file name."""
     bindings = tuple(
         binding.model_copy(update={"tensor": "in_memory:0"}) if binding.path == "file" else binding
         for binding in stage.inputs["broadcast"]
@@ -366,7 +377,7 @@ def feed_over_the_constant(_graph, stage, _path):
 
 
 def feed_over_a_copy(graph, stage, _path):
-    """As above, by way of an operation between the constant and the cache."""
+    """Binds the string to an identity between the constant and the cache."""
     graph.node.add(name="copy", op="Identity", input=["in_memory"]).attr["T"].type = 7
     next(node for node in graph.node if node.name == "kept").input[1] = "copy"
     bindings = tuple(
@@ -377,7 +388,7 @@ def feed_over_a_copy(graph, stage, _path):
 
 
 def default_that_can_be_fed(graph, stage, path):
-    """The file name is a placeholder with an empty default."""
+    """Replaces the file name by a placeholder with an empty default, and binds to it."""
     node = next(node for node in graph.node if node.name == "in_memory")
     graph.node.add(name="empty", op="Const").CopyFrom(node)
     graph.node[-1].name = "empty"
@@ -389,7 +400,10 @@ def default_that_can_be_fed(graph, stage, path):
 
 
 def decoy_in_a_function(graph, _stage, _path):
-    """The cache is in a function, which takes the file name as an argument; a constant of the argument's name lies beside it."""
+    """Moves the cache to a function that takes the file name as an argument.
+
+    A constant in the function has the argument's name.
+    """
     import tensorflow as tf
 
     cache = next(node for node in graph.node if node.name == "kept")
@@ -415,7 +429,7 @@ def decoy_in_a_function(graph, _stage, _path):
 
 
 def constant_of_the_caller(graph, stage, path):
-    """The cache is in a function whose constant is left for the caller to fill in."""
+    """Moves the cache to a function whose constant the caller sets."""
     decoy_in_a_function(graph, stage, path)
     function = graph.library.function[-1]
     cache, constant = function.node_def
@@ -433,14 +447,14 @@ def constant_of_the_caller(graph, stage, path):
 
 
 def printed(graph, _stage, _path):
-    """The data goes to the device's log."""
+    """Prints data to the device's log."""
     node = graph.node.add(name="printed", op="PrintV2", input=["file"])
     node.attr["output_stream"].s = b"stderr"
     next(node for node in graph.node if node.name == "count").input.append("^printed")
 
 
 def named_rewrite(graph, _stage, _path):
-    """A rewrite of graphs that the broadcast names."""
+    """Rewrites graphs by a rule that the broadcast names."""
     node = graph.node.add(name="rewritten", op="RewriteDataset", input=["data", "file"])
     node.attr["output_types"].list.type.append(7)
     node.attr["output_shapes"].list.shape.add()
@@ -468,7 +482,7 @@ def test_coordinator_refuses_a_plan_that_leaks_raw_data(h, tmp_path, leak):
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch, leak):
-    """From a coordinator that was taken over, and signed by who is trusted."""
+    """The coordinator is compromised and the plan has a trusted signature."""
     accept_any_graph(monkeypatch)
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
     h.begin(goal=3)
@@ -477,7 +491,7 @@ def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch
 
 
 def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
-    """What the two refusals above are measured against."""
+    """Control for the two refusals above: the plan without the attack runs."""
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", honest))
     h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0))
@@ -491,7 +505,7 @@ def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
 
 @pytest.mark.parametrize("leak", [feed_over_the_constant, feed_over_a_copy, default_that_can_be_fed])
 def test_leaking_plan_writes_the_file_if_checks_are_bypassed(tmp_path, leak):
-    """Past the checks, TensorFlow does what the attack wants: so it is the checks that hold it."""
+    """Without the checks TensorFlow writes the file, so the checks prevent the attack."""
     from muster.runtime.graphs import StageGraph, load_graph
 
     plan = leaking_plan(tmp_path / "leaked", leak)
@@ -503,7 +517,10 @@ def test_leaking_plan_writes_the_file_if_checks_are_bypassed(tmp_path, leak):
 
 
 def test_contradictory_plan_is_refused_with_a_short_answer(h):
-    """An accumulator that no memory holds, folds of nothing, shapes that no tensor has: none is stored, and no answer is large."""
+    """Contradictory manifests are not stored, and the answers are small.
+
+    Examples are huge accumulators, folds of missing tensors and impossible shapes.
+    """
     manifest = h.plan.manifest
     for change in (
         {"name": "n" * 3_000_000},
@@ -522,7 +539,10 @@ def test_contradictory_plan_is_refused_with_a_short_answer(h):
 
 
 def test_endless_plan_is_stopped_and_blocks_no_other_task(h):
-    """What runs it says so once its limit is reached: see `e2e/test_slow_plans.py` for one that really loops."""
+    """The runtime reports that the limit is reached.
+
+    `e2e/test_slow_plans.py` runs a plan that really loops.
+    """
 
     def never_ends():
         raise TimeLimitError("stopped")

@@ -1,16 +1,18 @@
-"""Makes `expected.safetensors` again: what TFF itself gives for the matrix's cases. Needs TFF; see README.md.
+"""Rebuilds `expected.safetensors`, TFF's own values for the matrix's cases.
 
-Updates are what TFF's own executor gives for the form's `work`; states and results are those of its `next`. Muster's runtime has no
-part in them.
+Run it in the folder `tests`: `python -m matrix.expected`. TFF's executor computes the updates with
+the `work` of the `MapReduceForm`, and the states and results with `next`. Muster's runtime is not
+used.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import tensorflow_federated as tff
+from data import rebuild
+from matrix.cases import CASES, CLIENTS, ROUNDS, key
 
 from muster.author import restore_state, tff_worker
 from muster.author.round_computation import extract_round
@@ -21,26 +23,22 @@ from muster.wire.tensors import encode
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
-sys.path[:0] = [str(FOLDER), str(ROOT / "tests/data")]
-
-import rebuild as plans  # noqa: E402
-from cases import CASES, CLIENTS, ROUNDS, key  # noqa: E402
 
 EXPECTED = FOLDER / "expected.safetensors"
 
 
 def computations() -> dict[str, Any]:
-    """The cases' computations by name."""
+    """Returns the computations of the cases by name."""
     return {
-        "client_ids_sum": plans.client_ids_sum,
-        "mean": plans.mean,
-        "collatz": plans.collatz,
+        "client_ids_sum": rebuild.client_ids_sum,
+        "mean": rebuild.mean,
+        "collatz": rebuild.collatz,
         "digits_fedavg": fed_avg(),
     }
 
 
 def expected_of(name: str, computation: Any, plan: Plan, clients: list[Any]) -> dict[str, Any]:
-    """TFF's own values of every round."""
+    """Returns TFF's own values of every round."""
     following = extract_round(computation).next
     form = tff.backends.mapreduce.get_map_reduce_form_for_computation(following)
     manifest = plan.manifest

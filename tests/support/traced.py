@@ -1,4 +1,5 @@
-"""Computations whose graphs hold names that TensorFlow, Keras and TFF draw from counters or at random.
+"""Computations whose graphs hold names that TensorFlow, Keras and TFF draw from counters or at
+random.
 
 Tracing one of them again, in this process or in another, must yield the same plan address.
 """

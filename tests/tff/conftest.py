@@ -1,7 +1,7 @@
-"""TFF's runtime for the whole session, and the processes and plans that several test files share.
+"""Starts TFF's runtime for the session and compiles what several test files share.
 
-Compiling a learning process takes seconds, so each is compiled once per session. Processes and plans
-are immutable.
+Compiling a learning process takes seconds, so each is compiled once per session. Processes and
+plans are immutable.
 """
 
 import pytest
@@ -32,7 +32,7 @@ def fed_avg_plan(fed_avg_process):
 
 @pytest.fixture(scope="session")
 def noisy_process():
-    """Federated averaging with differential privacy: the server draws noise."""
+    """Returns federated averaging with differential privacy: the server draws noise."""
     return fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False)
 
 

@@ -1,4 +1,4 @@
-"""Tracing a computation again, in this process or another, yields the same address; renaming changes no result."""
+"""Checks that tracing again yields the same address and that renaming changes no result."""
 
 import os
 import subprocess

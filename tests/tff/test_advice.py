@@ -1,4 +1,4 @@
-"""Each refusal's advice, followed to the letter: what it says then builds."""
+"""Follows the advice of each refusal and checks that the computation then builds."""
 
 import collections
 

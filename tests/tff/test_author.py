@@ -1,4 +1,4 @@
-"""What the author sees: names, refusals of the builder's own, values back in TFF's containers, the check."""
+"""Checks what an author sees: tensor names, refusals, restored values, comparisons."""
 
 import collections
 from pathlib import Path
@@ -84,12 +84,13 @@ def test_modular_sum_keeps_its_modulus():
 
 
 def test_initial_state_is_required_and_must_match_the_type():
-    with pytest.raises(ProblemError, match="does not define the first one. Pass initial_state"):
+    with pytest.raises(ProblemError, match=r"does not define the first one\. Pass initial_state"):
         build_plan(unsorted_keys())
     with pytest.raises(ProblemError) as caught:
         build_plan(unsorted_keys(), name="mine", initial_state=UNSORTED_STATE | {"weight": np.float64(1)})
     assert caught.value.detail == (
-        "initial_state does not fit the state of mine: weight: expected float32, got float64; convert it with .astype('float32')"
+        "initial_state does not fit the state of mine: weight: expected float32, got float64; convert it with "
+        ".astype('float32')"
     )
 
 
@@ -156,4 +157,4 @@ def test_release_floor_changes_the_plan_address():
     ]
     assert len({plan.sha256 for plan in plans}) == 3
     assert "release" not in plans[0].manifest.to_dict()
-    assert plans[1].for_client().manifest == plans[1].manifest  # devices see it, and the signature covers it
+    assert plans[1].for_client().manifest == plans[1].manifest  # a device sees it, and the signature covers it

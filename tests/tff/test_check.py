@@ -1,4 +1,4 @@
-"""What `check_plan` says of computations that draw at random, read the clock or return rows in any order."""
+"""Checks the verdicts of `check_plan` on random draws, clock reads and row orders."""
 
 import collections
 
@@ -30,7 +30,7 @@ FLOATS = tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS)
 
 
 def summed(function, data_type=np.float32):
-    """The sum over clients of a function of their data."""
+    """Returns a computation that sums a function of each client's data."""
     local = tff.tensorflow.computation(function, tff.SequenceType(data_type))
 
     @tff.federated_computation(tff.FederatedType(tff.SequenceType(data_type), tff.CLIENTS))
@@ -71,8 +71,8 @@ def test_dropout_is_same_but_random_and_named_as_the_source():
     assert (source.stage, source.operations, source.names) == ("work", ("RandomUniform",), ("dropout",))
     assert "global_model_weights/trainable/0" in source.state
     assert "client_work/learning_rate" not in source.state
-    assert max(each.relative for each in found.rounds) > 1e-3  # each side drew its own masks
-    assert found.worst <= 1e-5  # and with the same ones they agree
+    assert max(difference.relative for difference in found.rounds) > 1e-3  # each side drew separate masks
+    assert found.worst <= 1e-5  # with equal masks they agree
     assert found.not_compared == ()
 
 

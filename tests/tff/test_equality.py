@@ -1,4 +1,4 @@
-"""A compiled plan gives what TFF's own `next` gives, whatever the order, the chunks and the tree of the fold."""
+"""Checks that a plan equals TFF's own `next`, with any order, chunks and tree of the fold."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,14 @@ TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
 
 
 def folded_at_random(runtime, broadcast, clients, rng):
-    """The clients' updates in a random order, in chunks of random sizes, merged in a random tree with empty partials in it."""
+    """Folds the clients' updates in a random order, in chunks of random sizes.
+
+    The partials are merged in a random tree, with empty partials in it.
+    """
     fold = Fold(runtime.plan.manifest, zero=runtime.plan.zero(), tensorflow=lambda: runtime)
     updates = [runtime.work(client, broadcast) for client in clients]
     order = list(rng.permutation(len(updates)))
-    partials = [fold.start()]  # a zero at the very start, and others on the way
+    partials = [fold.start()]  # empty partials, at the start and later
     while order:
         partial = fold.start()
         for _ in range(int(rng.integers(1, 4))):
@@ -68,7 +71,7 @@ def test_plan_equals_tff(case: Case):
         ours, rows = comparable(updated.result, case)
         assert difference(native, ours).relative <= TOLERANCE
         assert rows == native_rows
-        # And back: TFF goes on from the plan's own state.
+        # The plan's state is restored to TFF's containers, too.
         assert type(restore_state(native_next, tensors)) is type(state)
         assert type(restore_result(native_next, updated.result)) is type(result)
 

@@ -1,4 +1,4 @@
-"""The examples: the README's compiles and learns what its data were made from; a committed plan is what its source compiles to."""
+"""Checks the examples: what the README's learns, and that a committed plan is current."""
 
 from __future__ import annotations
 

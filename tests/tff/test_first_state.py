@@ -1,4 +1,7 @@
-"""Where a plan's first state comes from: a process, a value, a computation, a checkpoint of another run."""
+"""Checks the sources of a plan's initial state.
+
+These are a process, a value, a computation, or a checkpoint of another run.
+"""
 
 import collections
 import functools
@@ -23,7 +26,7 @@ def process(rate):
 
 
 def trained(rate=0.1):
-    """The state of another run, as `Operator.download_checkpoint` returns it."""
+    """Returns the state of another run, as `Operator.download_checkpoint` does."""
     state = build_plan(process(rate)).initial_state()
     name = "global_model_weights/trainable/0"
     return {**state, name: state[name] + np.float32(3)}
@@ -145,7 +148,8 @@ def test_folder_without_checkpoints_is_refused(tmp_path):
 
 
 def test_plain_computation_names_both_ways_to_start_and_both_work():
-    text = r"Pass initial_state \(on the command line --initial-state\): a value, a checkpoint or a computation .*IterativeProcess"
+    option = r"Pass initial_state \(on the command line --initial-state\)"
+    text = option + ": a value, a checkpoint or a computation .*IterativeProcess"
     with pytest.raises(ProblemError, match=text):
         build_plan(temperature())
     first = collections.OrderedDict(num_rounds=0)

@@ -1,4 +1,7 @@
-"""Sums, maxima and minima are proven from the wiring; what only looks like one goes through TensorFlow and gives TFF's value."""
+"""Checks which folds are proven from the wiring.
+
+A fold that only resembles a sum is computed by TensorFlow and equals TFF's value.
+"""
 
 import collections
 
@@ -20,7 +23,7 @@ FLOATS = tf.TensorSpec([2], tf.float32)
 
 
 def stage_of(function, values, specs):
-    """The GraphDef and the stage of a function of lists of tensors that gives the accumulator."""
+    """Builds the graph and the stage of a function that computes the accumulator from lists."""
 
     def bind(path, tensor):
         dtype, shape = DType(tensor.dtype.name), tensor.shape
@@ -195,7 +198,7 @@ WIDE = tff.to_type(collections.OrderedDict(a=tff.TensorType(np.float32, [30_000]
 
 
 def process_of(factory, value=VECTOR):
-    """One round of an unweighted aggregator, as a process."""
+    """Returns a process that runs one unweighted aggregator."""
     aggregation = factory.create(tff.to_type(value))
 
     @tff.federated_computation(aggregation.initialize.type_signature.result, tff.FederatedType(value, tff.CLIENTS))
@@ -244,7 +247,10 @@ def sums(left, right):
 
 
 def aggregation(accumulate, merge=sums, *, zero=(0.0, 0.0)):
-    """`{<float32,float32>}@CLIENTS -> <A,A>@SERVER` with one `federated_aggregate`, where A is float32, or of `zero`'s shape."""
+    """Returns a computation with one `federated_aggregate`.
+
+    Its type is `{<float32,float32>}@CLIENTS -> <A,A>@SERVER`, where A has the shape of `zero`.
+    """
     pair = tff.to_type((np.float32, np.float32))
     total = tff.to_type(tuple(tff.TensorType(np.float32, np.shape(item)) for item in zero))
 
@@ -301,7 +307,7 @@ def test_proven_sum_equals_tff():
 
 
 def folded(plan, clients):
-    """One round's result, all clients in one partial."""
+    """Returns the result of one round with all clients in one partial."""
     runtime = Runtime(plan)
     state = plan.initial_state()
     broadcast = runtime.prepare(state)

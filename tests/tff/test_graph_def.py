@@ -1,4 +1,4 @@
-"""Graphs that are read without TensorFlow are those that TensorFlow reads."""
+"""Checks that graphs are read without TensorFlow exactly as TensorFlow reads them."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ SCALARS = {
 
 
 def kind_of(field):
-    """A field's type, in the notation of the table."""
+    """Returns a field's type in the notation of the table."""
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry:
             return f"map<{','.join(kind_of(part) for part in field.message_type.fields)}>"
@@ -65,7 +65,7 @@ def test_declared_messages_equal_tensorflows():
 
 @pytest.mark.parametrize("name", CONFIG)
 def test_declared_config_fields_exist_in_tensorflow(name):
-    """Of these messages only the fields that name graph rewrites are declared."""
+    """Only the fields that name graph rewrites are declared."""
     config = tf.compat.v1.ConfigProto.DESCRIPTOR
     options = config.fields_by_name["graph_options"].message_type
     rewriter = options.fields_by_name["rewrite_options"].message_type
@@ -74,14 +74,18 @@ def test_declared_config_fields_exist_in_tensorflow(name):
     assert set(declared_messages()[name]) <= {(field.number, field.name, kind_of(field)) for field in theirs.fields}
 
 
+def called_functions(node):
+    return tuple(sorted((key, value.func.name) for key, value in node.attr.items()))
+
+
 def contents(graph):
-    """Every operation of a graph, with its node and inputs, and every function that anything names."""
+    """Lists all operations of a graph with their nodes, inputs and called functions."""
     bodies = [("", graph.node), *((item.signature.name, item.node_def) for item in graph.library.function)]
     return [
-        (name, node.name, node.op, tuple(node.input), tuple(sorted((key, value.func.name) for key, value in node.attr.items())))
+        (name, node.name, node.op, tuple(node.input), called_functions(node))
         for name, nodes in bodies
         for node in nodes
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("data", GRAPHS)
@@ -92,7 +96,10 @@ def test_parser_agrees_with_tensorflow_on_all_plans(data):
 
 
 def mutated(data, randomness):
-    """A graph with bytes changed, cut, doubled or moved, as an attacker may try to have two parsers disagree."""
+    """Returns a graph with bytes changed, deleted, repeated or inserted.
+
+    An attacker may try this to make two parsers disagree.
+    """
     changed = bytearray(data)
     for _ in range(randomness.randint(1, 2)):
         at = randomness.randrange(len(changed))
@@ -116,7 +123,10 @@ def mutated(data, randomness):
 
 
 def check_agreement(data):
-    """TensorFlow gets what was checked: the same operations, whatever its own parser makes of the bytes."""
+    """Checks that TensorFlow reads the operations that were checked.
+
+    Returns False if the bytes are refused.
+    """
     try:
         ours = parse_graph(data, what="work")
     except ProblemError:
@@ -138,12 +148,12 @@ def test_mutated_graphs_hide_no_operation(data, seed):
 
 @given(strategies.lists(strategies.sampled_from(GRAPHS), min_size=2, max_size=3))
 def test_concatenated_graphs_hide_no_operation(parts):
-    """Of two messages in a row protobuf makes one: repeated fields are joined, others are merged."""
+    """Protobuf reads concatenated messages as one: repeated fields are joined, others merged."""
     assert check_agreement(b"".join(parts))
 
 
 def test_some_mutated_graphs_are_accepted():
-    """What the properties above rest on: not every mutated graph is refused."""
+    """The properties above are not vacuous: not every mutated graph is refused."""
     randomness = random.Random(1)  # noqa: S311  no secret
     read = [check_agreement(mutated(data, randomness)) for data in GRAPHS * 10]
     assert 0.05 < sum(read) / len(read) < 0.9

@@ -1,4 +1,7 @@
-"""A graph that touches files, the network, Python or the host is refused, wherever in it the operation is."""
+"""Checks that graphs that touch files, the network, Python or the host are refused.
+
+The operation may stand anywhere in the graph.
+"""
 
 import re
 from pathlib import Path
@@ -54,7 +57,8 @@ def in_a_function_without_files():
         ),
         (
             lambda: tf.print("x", output_stream="file:///printed"),
-            "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; it comes from tf.print: leave it out",
+            "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; "
+            + "it comes from tf.print: leave it out",
         ),
         (
             lambda: tf.print("x"),
@@ -130,7 +134,7 @@ def test_harmless_graph_is_allowed(function):
     check_graph(graph_of(function), stage="work")
 
 
-# Named like a file or an address in TensorFlow's registry, and allowed by what the name holds (`muster.runtime.op_contents`).
+# Operations with a parameter named like a file. `muster.runtime.op_contents` checks its value.
 REVIEWED = {"CacheDataset", "CacheDatasetV2", "FixedUnigramCandidateSampler", "DecodeProtoV2", "EncodeProto"}
 
 
@@ -156,7 +160,7 @@ def test_registered_operations_with_files_or_addresses_are_denied(registered):
         "descriptor",
         "memory_region",
     )
-    # The prefix of a counter's name; how many paths a search follows.
+    # The parameters mean the prefix of a counter's name, and the number of paths of a search.
     harmless = {"SetStatsAggregatorDataset", "ExperimentalSetStatsAggregatorDataset", "CTCBeamSearchDecoder"}
     suspects = {
         op.name
@@ -167,7 +171,7 @@ def test_registered_operations_with_files_or_addresses_are_denied(registered):
     assert {op for op in suspects if denial_reason(op) is None} == REVIEWED | harmless
 
 
-# Of newer TensorFlows; see the head of allowed_ops.txt.
+# Operations of newer versions of TensorFlow; see the head of allowed_ops.txt.
 NEWER = {
     "FFTND",
     "GlobalShuffleDataset",
@@ -177,19 +181,24 @@ NEWER = {
     "RFFTND",
     "WeightedFlatMapDataset",
 }
-# What is in neither list, by how its names begin: nobody has said that these are harmless, so they are refused.
+# Beginnings of the names of operations in neither list. They are not known to be harmless, so they
+# are refused.
 UNKNOWN = re.compile(
-    r"_|Risc|Xla|\w*Xla(Split|Concat)ND|Boosted|IsBoosted|Sdca|Attr|Float|Int\w*(In|Out)put|IntAttr|N(In|Ints|Polymorphic)|Polymorphic|"
-    r"Ref(In|Out)|Test|Two|TypeList|OutT|OpWith|Reserved|Foo|Func(List)?Attr|Reader|\w*MultiDevice|\w*StatsAgg|\w*(Latency|Bytes)\w*Stats|"
-    r"Dummy|Get(Session|Deadline|Element|Options)|\w*ThreadPool|\w*DedupData|Mutex|DatasetToGraph|Sharded|KernelLabel|Restrict|Simple|"
-    r"(Des|S)erializeIterator|\w*IteratorGetDevice|Iterator(From|To)StringHandle|\w*AssertNext|AssertPrev|TopK(Unique|With)|"
-    r"Resource(Create|Initialized|Using)|\w*AutoShard|\w*NonSerializable|Kmeans|KMC2|(Batch|Unbatch|UnbatchGrad|BatchFunction)$"
+    r"_|Risc|Xla|\w*Xla(Split|Concat)ND|Boosted|IsBoosted|Sdca|Attr|Float|Int\w*(In|Out)put|IntAttr|"
+    r"N(In|Ints|Polymorphic)|Polymorphic|Ref(In|Out)|Test|Two|TypeList|OutT|OpWith|Reserved|Foo|"
+    r"Func(List)?Attr|Reader|\w*MultiDevice|\w*StatsAgg|\w*(Latency|Bytes)\w*Stats|Dummy|"
+    r"Get(Session|Deadline|Element|Options)|\w*ThreadPool|\w*DedupData|Mutex|DatasetToGraph|Sharded|"
+    r"KernelLabel|Restrict|Simple|(Des|S)erializeIterator|\w*IteratorGetDevice|Iterator(From|To)StringHandle|"
+    r"\w*AssertNext|AssertPrev|TopK(Unique|With)|Resource(Create|Initialized|Using)|\w*AutoShard|"
+    r"\w*NonSerializable|Kmeans|KMC2|(Batch|Unbatch|UnbatchGrad|BatchFunction)$"
 )
-OTHERS = """A AudioMicrofrontend B Binary ComplexStruct ComputeBatchSize ConstructionFails ConsumeMutexLock Copy CopyOp DeepCopy
-DefaultAttrs DeleteSessionTensor DevicePlacementOp DisableCopyOnRead DtypeWithDefaultOp Fact FakeQueue FiveFloatOutputs GraphDefVersion
-HostConst InPolymorphicTwice IsResourceHandleRefCounting IsTensorFloat32Enabled ListInput ListOutput MakeUnique MakeWeakResourceHandle
-MixedStruct Namespace>TestStringOutput NearestNeighbors NegTrain None Old RequiresOlderGraphVersion StringListAttr
-StubResourceHandleOp Unary"""
+OTHERS = """
+    A AudioMicrofrontend B Binary ComplexStruct ComputeBatchSize ConstructionFails ConsumeMutexLock Copy CopyOp
+    DeepCopy DefaultAttrs DeleteSessionTensor DevicePlacementOp DisableCopyOnRead DtypeWithDefaultOp Fact FakeQueue
+    FiveFloatOutputs GraphDefVersion HostConst InPolymorphicTwice IsResourceHandleRefCounting IsTensorFloat32Enabled
+    ListInput ListOutput MakeUnique MakeWeakResourceHandle MixedStruct Namespace>TestStringOutput NearestNeighbors
+    NegTrain None Old RequiresOlderGraphVersion StringListAttr StubResourceHandleOp Unary
+"""
 
 
 def test_every_registered_operation_is_classified(registered):
@@ -202,7 +211,7 @@ def test_every_registered_operation_is_classified(registered):
 
 
 def graph_with(change):
-    """A graph that calls a function, after `change(graph, function)`."""
+    """Returns a graph that calls a function, after `change(graph, function)`."""
 
     @tf.function
     def twice(x):
@@ -233,7 +242,10 @@ def serialised(op):
 
 
 def content(data):
-    """A constant string as TensorFlow may also spell it: lengths as varints, then the bytes."""
+    """Returns a constant string in TensorFlow's other encoding.
+
+    It consists of the lengths as varints, then the bytes.
+    """
     length = bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
     tensor = tf.compat.v1.make_tensor_proto(b"")
     tensor.ClearField("string_val")
@@ -241,7 +253,9 @@ def content(data):
     return tf.compat.v1.AttrValue(tensor=tensor)
 
 
-LONG = b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name in three bytes, which is allowed
+LONG = (
+    b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name as a varint of three bytes, which is valid
+)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +328,7 @@ def constant(value, name="name"):
 
 
 def cached(source, *others, op="CacheDatasetV2"):
-    """A cache whose file name is `source`, and the nodes that may be meant."""
+    """Returns a cache whose file name is the input `source`, and other nodes."""
     return [tf.compat.v1.NodeDef(name="cached", op=op, input=["data", *source]), *others]
 
 
@@ -337,7 +351,7 @@ def left_to_the_caller():
         (False, ["^name"], [constant("")]),
         (False, ["name:1"], [constant("")]),
         (False, ["name"], [constant("/file")]),
-        (False, ["name"], [constant(b"/file"), constant(b"")]),  # two of one name
+        (False, ["name"], [constant(b"/file"), constant(b"")]),  # two nodes with one name
         (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="Placeholder")]),
         (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="PlaceholderWithDefault")]),
         (False, ["same"], [identity([])]),

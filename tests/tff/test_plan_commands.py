@@ -1,4 +1,6 @@
-"""`muster plan build`, `plan check` and `simulate` as an author runs them: output, exit codes, first states."""
+"""Checks the output and exit codes of `muster plan build`, `plan check` and `simulate`, and initial
+states.
+"""
 
 import json
 import textwrap
@@ -87,52 +89,59 @@ FILE = textwrap.dedent("""
 
 @pytest.fixture
 def muster(tmp_path, monkeypatch):
+    """Runs a command in a folder with the computations; `mine:` stands for their file."""
     (tmp_path / "mine_of_plan_commands.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
-        return CliRunner().invoke(app, [each.replace("mine:", "mine_of_plan_commands.py:") for each in words])
+    def run(*arguments):
+        return CliRunner().invoke(app, [item.replace("mine:", "mine_of_plan_commands.py:") for item in arguments])
 
     return run
 
 
-def test_check_of_exact_computation_exits_with_0(muster):
-    done = muster("plan", "check", "mine:exact", "--data", "mine:clients", "--rounds", "1")
-    assert done.exit_code == 0
-    assert "Same: at most 0.0e+00 (tolerance 1e-05)" in done.stdout
+@pytest.fixture
+def check(muster):
+    """Runs `plan check` for one round."""
+
+    def run(computation, data, *options):
+        return muster("plan", "check", f"mine:{computation}", "--data", f"mine:{data}", "--rounds", "1", *options)
+
+    return run
 
 
-def test_check_names_draws_and_exits_with_4(muster):
-    done = muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1")
-    assert done.exit_code == 4
-    assert "Same except for random draws: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
-    assert "RandomStandardNormal in work (speckle): may change result noisy" in done.stdout
-    found = json.loads(
-        muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1", "--json").stdout
-    )
-    assert (found["verdict"], found["same"], found["not_compared"]) == ("same_but_random", False, [])
-    assert [(each["stage"], each["operations"], each["result"]) for each in found["random"]] == [
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "texts"),
+    [
+        (["exact", "clients"], 0, ["Same: at most 0.0e+00 (tolerance 1e-05)"]),
+        (
+            ["random", "clients"],
+            4,
+            [
+                "Same except for random draws: at most 0.0e+00 with the draws fixed on both sides",
+                "RandomStandardNormal in work (speckle): may change result noisy",
+            ],
+        ),
+        (["clock", "numbers"], 4, ["Timestamp in work, which reads the clock: may change result"]),
+        # Added one after another, the values of `canceling` yield 2; in chunks of three they yield
+        # 1.
+        (["exact", "canceling"], 1, ["Different: up to 5.0e-01 (tolerance 1e-05)"]),
+        (["exact", "canceling", "--tolerance", "0.6"], 0, []),
+    ],
+    ids=["exact", "random", "clock", "order-dependent sum", "tolerance"],
+)
+def test_check_prints_its_verdict_and_sets_the_exit_code(check, arguments, exit_code, texts):
+    done = check(*arguments)
+    assert done.exit_code == exit_code
+    for text in texts:
+        assert text in done.stdout
+
+
+def test_check_writes_its_verdict_as_json(check):
+    document = json.loads(check("random", "clients", "--json").stdout)
+    assert (document["verdict"], document["same"], document["not_compared"]) == ("same_but_random", False, [])
+    assert [(source["stage"], source["operations"], source["result"]) for source in document["random"]] == [
         ("work", ["RandomStandardNormal"], ["noisy"])
     ]
-
-
-def test_check_names_clock_reads(muster):
-    done = muster("plan", "check", "mine:clock", "--data", "mine:numbers", "--rounds", "1")
-    assert done.exit_code == 4
-    assert "Timestamp in work, which reads the clock: may change result" in done.stdout
-
-
-def test_check_of_order_dependent_sum_exits_with_1(muster):
-    # Added one after another these are 2; in chunks of three they are 1.
-    done = muster("plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1")
-    assert done.exit_code == 1
-    assert "Different: up to 5.0e-01 (tolerance 1e-05)" in done.stdout
-    assert (
-        muster(
-            "plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1", "--tolerance", "0.6"
-        ).exit_code
-        == 0
-    )
 
 
 def test_refusal_of_secure_sums_names_the_command_line_option(muster):
@@ -196,6 +205,7 @@ def test_default_argument_causes_a_one_line_warning(muster):
     done = muster("simulate", "x.plan", "--data", "mine:integers", "--rounds", "1")
     (line,) = [line for line in done.stderr.splitlines() if "Warning" in line]
     assert line == (
-        "Warning: integers of the clients' data is called once, without its argument number, which has a default. To get the data "
+        "Warning: integers of the clients' data is called once, without its argument number, which has a "
+        "default. To get the data "
         "for each round, with the round's number, take the default away"
     )

@@ -1,4 +1,4 @@
-"""TFF's own program API in the pinned environment: what `train_model` and release managers rely on."""
+"""Checks TFF's program API, on which `train_model` and release managers rely."""
 
 from __future__ import annotations
 

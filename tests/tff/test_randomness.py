@@ -1,4 +1,4 @@
-"""Random numbers that MapReduceForm would draw more often than the computation does are refused; other randomness is not."""
+"""Checks that draws which `MapReduceForm` would duplicate are refused, and no others."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,8 @@ def refused(computation):
 
 def drawn_twice(op, places):
     return (
-        f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, after the "
+        f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, "
+        "after the "
         f"aggregation, in {places}. A MapReduce round computes the broadcast and the result separately, so each would "
         "draw different numbers and the result would be wrong. Store a seed in the server state instead, draw the "
         "numbers from it with tf.random.stateless_uniform, stateless_normal or a similar function wherever they are "
@@ -48,7 +49,7 @@ def drawn_twice(op, places):
 
 
 def masked(make):
-    """mean(x - r) + r, where `make(state)` is r at the server."""
+    """Returns `mean(x - r) + r`, where r is `make(state)` at the server."""
 
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
@@ -131,7 +132,8 @@ def test_draw_without_placement_that_clients_share_is_refused():
         return state, tff.federated_mean(tff.federated_map(add, (data, tff.federated_value(draw(), tff.CLIENTS))))
 
     assert refused(computation) == (
-        "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients and are used by the "
+        "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients "
+        "and are used by the "
         "clients. In a MapReduce round every client would draw different numbers, but the computation passes the same "
         "ones to all. Draw them with tff.federated_eval(…, tff.CLIENTS) if every client needs separate numbers, or "
         "with tff.federated_eval(…, tff.SERVER) and tff.federated_broadcast if all share them."

@@ -1,6 +1,4 @@
-"""What does not fit one MapReduce round is refused, with the whole text that the author of a
-computation sees.
-"""
+"""Checks the full texts of refusals of computations that do not fit one round."""
 
 import collections
 import traceback
@@ -182,7 +180,7 @@ def test_results_at_clients():
     instead = ", or return tff.federated_value((), tff.SERVER) in its place."
     assert refused(personal) == f"The second result (models){text}{instead}"
     only = tff.federated_computation(lambda data: tff.federated_map(half, data), DATA)
-    assert refused(only) == f"The result{text}."  # there is nothing beside it to leave
+    assert refused(only) == f"The result{text}."  # it is the only result
 
     @round_of(DATA)
     def several(data):
@@ -328,7 +326,7 @@ def test_tff_traceback_is_not_printed():
     shown = "".join(traceback.format_exception(caught.value))
     assert "tensorflow_federated" not in shown
     assert "more than one pass over the clients" in shown
-    assert caught.value.__context__ is not None  # for who wants it
+    assert caught.value.__context__ is not None  # TFF's error remains available
 
 
 def test_state_as_second_result():

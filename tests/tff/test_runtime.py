@@ -1,4 +1,4 @@
-"""Stages on plain TensorFlow: what data they take, and that one call leaves nothing to the next."""
+"""Checks the runtime's stages: the accepted data, and that calls are independent."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -28,7 +28,7 @@ def learning(fed_avg_plan):
 
 @pytest.fixture(scope="module")
 def counting():
-    """Counts integers per client; the broadcast is empty."""
+    """Returns the runtime of a plan that counts integers per client, without a broadcast."""
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def count(values):
@@ -68,7 +68,10 @@ def test_device_copy_of_a_plan_runs_only_work(learning):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"x": [[1.0, 2.0]], "y": [[1.0]]}, r"data: expected .*iterable.*, got a dict \(a single batch goes into a list: \[batch\]\)"),
+        (
+            {"x": [[1.0, 2.0]], "y": [[1.0]]},
+            r"data: expected .*iterable.*, got a dict \(a single batch goes into a list: \[batch\]\)",
+        ),
         (3, r"data: expected a tf.data.Dataset or an iterable of elements, got a int"),
         ([{"x": [[1.0, 2.0]]}], r"data\[0\]: expected a structure of x, y, got a mapping of x"),
         ([{"x": [[1.0]], "y": [[1.0]]}], r"data\[0\]/x: expected float32\[\?,2\], got float32\[1,1\]"),
@@ -78,7 +81,7 @@ def test_device_copy_of_a_plan_runs_only_work(learning):
         ),
         ([{"x": "no", "y": [[1.0]]}], r"data\[0\]/x: expected float32\[\?,2\], got string"),
     ],
-)  # fmt: skip
+)
 def test_mismatching_data_is_refused_with_its_path(learning, data, text):
     runtime, broadcast = learning
     with pytest.raises(ProblemError, match=text) as caught:
@@ -95,7 +98,7 @@ def test_error_of_reading_the_data_is_raised_unchanged(learning):
 
     with pytest.raises(FileNotFoundError, match="the disk is gone"):
         runtime.work(failing(), broadcast)
-    runtime.work(regression(1)[0], broadcast)  # and the next call is none the worse
+    runtime.work(regression(1)[0], broadcast)  # the next call still works
 
 
 def test_mismatching_tensors_are_refused_by_name(learning):
@@ -176,7 +179,7 @@ def test_seed_makes_random_stages_repeatable():
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
-    assert len(set(draws(1))) == 3  # clients do not all draw the same
+    assert len(set(draws(1))) == 3  # the draws of the calls differ
     assert draws(None) != draws(None)
 
 

@@ -1,4 +1,4 @@
-"""Random numbers in a simulation: independent between clients and rounds, and the same for the same seed."""
+"""Checks that simulated draws are independent between clients and rounds, and repeatable."""
 
 import collections
 import hashlib
@@ -14,12 +14,15 @@ from support.computations import SGD, fed_avg, regression, words
 import muster.simulation
 from muster.author import build_plan
 
-WIDTH = 64  # units of a mask: two of 48 independent ones are equal with a chance of about 2 ** -50
+WIDTH = 64  # units of a mask; two of 48 independent masks are equal with a probability of about 2 ** -50
 
 
 @pytest.fixture(scope="module")
 def masks_plan():
-    """Each client uploads the dropout mask of its last batch in the place of its number; the result holds them all."""
+    """Compiles a plan whose result holds every client's last dropout mask.
+
+    Client number n uploads its mask in row n.
+    """
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def work(numbers):
@@ -37,7 +40,7 @@ def masks_plan():
 
 
 def noise_plan():
-    """The sum of a normal number for each client, drawn within the loop over its data."""
+    """Compiles a sum of normal draws, one per client, drawn in the loop over its data."""
 
     @tff.tensorflow.computation(tff.SequenceType(np.float32))
     def work(values):
@@ -112,7 +115,8 @@ def test_summed_client_noise_grows_with_the_root_of_clients():
     found = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
     sums = [float(result["result"]) for result in found.results]
     assert len(set(sums)) == rounds
-    # Equal draws would give 64 times one of them; independent ones stay below 4 standard deviations with this seed.
+    # Equal draws would add up to 64 times one draw. Independent ones stay below 4 standard
+    # deviations.
     assert all(abs(total) < 4 * math.sqrt(clients) for total in sums)
     assert np.std(sums) > 1
 
@@ -134,7 +138,7 @@ def test_server_noise_differs_by_round_and_repeats_with_the_seed():
 
 
 def test_draws_depend_only_on_the_clients_name(masks_plan):
-    """Whatever order they come in, and whoever else takes part."""
+    """The order of the clients and the other participants do not matter."""
     plan = masks_plan
     data = {name: [np.int32(number)] for number, name in enumerate(("ann", "bob", "eve"))}
     together = muster.simulation.run(plan, data, rounds=1).results[0]["result"]

@@ -1,4 +1,7 @@
-"""Which operations a plan may hold, by name. Whole graphs are checked in `tests/tff/test_graphs.py`, with TensorFlow."""
+"""Checks by name which operations a plan may hold.
+
+`tests/tff/test_graphs.py` checks whole graphs, with TensorFlow.
+"""
 
 import pytest
 
@@ -10,32 +13,43 @@ def words(text):
 
 
 FILES = words(
-    """ReadFile WriteFile MatchingFiles MatchingFilesDataset ExperimentalMatchingFilesDataset TextLineDataset TFRecordDataset
-TFRecordDatasetV2 FixedLengthRecordDataset FixedLengthRecordDatasetV2 CSVDataset CSVDatasetV2 SqlDataset ExperimentalSqlDataset LMDBDataset
-WholeFileReader WholeFileReaderV2 TextLineReaderV2 TFRecordReaderV2 FixedLengthRecordReader LMDBReader ReaderReadV2 RecordInput
-Save SaveV2 SaveSlices Restore RestoreV2 RestoreSlice MergeV2Checkpoints SaveDataset SaveDatasetV2 LoadDataset DistributedSave
-SnapshotDataset SnapshotDatasetV2 SnapshotDatasetReader SnapshotChunkDataset SnapshotNestedDatasetReader DatasetToTFRecord
-InitializeTableFromTextFile InitializeTableFromTextFileV2 GenerateVocabRemapping LoadAndRemapMatrix CreateSummaryFileWriter
-CreateSummaryDbWriter WriteSummary WriteScalarSummary WriteRawProtoSummary FlushSummaryWriter CloseSummaryWriter ImportEvent SummaryWriter
-DebugIdentity DebugIdentityV2 DebugIdentityV3 DebugNanCount DebugNumericSummary FileSystemSetConfiguration InitializeTRTResource
-SerializeTRTResource Skipgram ImmutableConst"""
+    """
+    ReadFile WriteFile MatchingFiles MatchingFilesDataset ExperimentalMatchingFilesDataset TextLineDataset
+    TFRecordDataset TFRecordDatasetV2 FixedLengthRecordDataset FixedLengthRecordDatasetV2 CSVDataset CSVDatasetV2
+    SqlDataset ExperimentalSqlDataset LMDBDataset WholeFileReader WholeFileReaderV2 TextLineReaderV2
+    TFRecordReaderV2 FixedLengthRecordReader LMDBReader ReaderReadV2 RecordInput Save SaveV2 SaveSlices Restore
+    RestoreV2 RestoreSlice MergeV2Checkpoints SaveDataset SaveDatasetV2 LoadDataset DistributedSave SnapshotDataset
+    SnapshotDatasetV2 SnapshotDatasetReader SnapshotChunkDataset SnapshotNestedDatasetReader DatasetToTFRecord
+    InitializeTableFromTextFile InitializeTableFromTextFileV2 GenerateVocabRemapping LoadAndRemapMatrix
+    CreateSummaryFileWriter CreateSummaryDbWriter WriteSummary WriteScalarSummary WriteRawProtoSummary
+    FlushSummaryWriter CloseSummaryWriter ImportEvent SummaryWriter DebugIdentity DebugIdentityV2 DebugIdentityV3
+    DebugNanCount DebugNumericSummary FileSystemSetConfiguration InitializeTRTResource SerializeTRTResource Skipgram
+    ImmutableConst
+    """
 )
 NETWORK = words(
-    """Send Recv _Send _Recv _HostSend _HostRecv CollectiveReduce CollectiveReduceV2 CollectiveGather CollectiveBcastSendV2
-CollectiveInitializeCommunicator NcclAllReduce _NcclReduceSend RpcCall RpcClient RpcServer RpcServerStart DeleteRpcFutureResource RemoteCall
-DataServiceDataset DataServiceDatasetV4 RegisterDataset RegisterDatasetV2 XlaSendToHost XlaRecvFromHost _XlaRecvAtHost
-TPUExecute ConfigureDistributedTPU InfeedEnqueue OutfeedDequeue DTensorRestoreV2 WorkerHeartbeat"""
+    """
+    Send Recv _Send _Recv _HostSend _HostRecv CollectiveReduce CollectiveReduceV2 CollectiveGather
+    CollectiveBcastSendV2 CollectiveInitializeCommunicator NcclAllReduce _NcclReduceSend RpcCall RpcClient RpcServer
+    RpcServerStart DeleteRpcFutureResource RemoteCall DataServiceDataset DataServiceDatasetV4 RegisterDataset
+    RegisterDatasetV2 XlaSendToHost XlaRecvFromHost _XlaRecvAtHost TPUExecute ConfigureDistributedTPU InfeedEnqueue
+    OutfeedDequeue DTensorRestoreV2 WorkerHeartbeat
+    """
 )
 HOST = words(
-    "PyFunc PyFuncStateless EagerPyFunc XlaCallModule XlaCustomCall XlaCustomCallV2 DatasetFromGraph MlirPassthroughOp Abort"
+    "PyFunc PyFuncStateless EagerPyFunc XlaCallModule XlaCustomCall XlaCustomCallV2 DatasetFromGraph "
+    "MlirPassthroughOp Abort"
 )
 ALLOWED = words(
-    """AddV2 MatMul Conv2D ReadVariableOp VarHandleOp AssignVariableOp Snapshot Identity While If PartitionedCall
-StatefulPartitionedCall ReduceDataset MapDataset BatchDatasetV2 GeneratorDataset TensorSliceDataset ShuffleDatasetV3 ParallelMapDatasetV2
-HashTableV2 LookupTableFindV2 LookupTableImportV2 InitializeTableV2 MutableDenseHashTableV2 RandomStandardNormal StatelessRandomNormalV2
-NonDeterministicInts Timestamp Assert DecodeJpeg DecodeCSV ParseExampleV2 ParseTensor SerializeTensor ScalarSummary MergeSummary
-TensorSummaryV2 DebugGradientIdentity TensorArrayReadV3 TensorArrayWriteV3
-IteratorV2 Stage Unstage RaggedGather FFTND GlobalShuffleDataset"""
+    """
+    AddV2 MatMul Conv2D ReadVariableOp VarHandleOp AssignVariableOp Snapshot Identity While If PartitionedCall
+    StatefulPartitionedCall ReduceDataset MapDataset BatchDatasetV2 GeneratorDataset TensorSliceDataset
+    ShuffleDatasetV3 ParallelMapDatasetV2 HashTableV2 LookupTableFindV2 LookupTableImportV2 InitializeTableV2
+    MutableDenseHashTableV2 RandomStandardNormal StatelessRandomNormalV2 NonDeterministicInts Timestamp Assert
+    DecodeJpeg DecodeCSV ParseExampleV2 ParseTensor SerializeTensor ScalarSummary MergeSummary TensorSummaryV2
+    DebugGradientIdentity TensorArrayReadV3 TensorArrayWriteV3 IteratorV2 Stage Unstage RaggedGather FFTND
+    GlobalShuffleDataset
+    """
 )
 
 

@@ -1,4 +1,4 @@
-"""A client's data taken apart, and the names of its tensors."""
+"""Checks how a client's data is flattened and its tensors are named."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,10 @@ def test_elements_are_flattened_as_tensorflow_does():
     assert [leaf.dtype for leaf in element_leaves(struct("sequence", z=FLOAT, a=TEXT))] == [DType.FLOAT32, DType.STRING]
 
 
-@pytest.mark.parametrize("value", [{"a": (["x"], (), (2,)), "z": 1, "empty": {}}, {"a": [[b"x"], None, [2.0]], "z": 1, "empty": ()}])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [{"a": (["x"], (), (2,)), "z": 1, "empty": {}}, {"a": [[b"x"], None, [2.0]], "z": 1, "empty": ()}],
+)
 def test_nested_value_is_flattened_by_name(value):
     found = adapt(value, NESTED, root="state").tensors
     assert {path: array.tolist() for path, array in found.items()} == {"z": 1.0, "a/0": [b"x"], "a/2/0": 2.0}

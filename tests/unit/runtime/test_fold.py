@@ -1,4 +1,4 @@
-"""The numpy fold: order, chunks and trees do not matter, and an update that is refused leaves no trace."""
+"""Checks the numpy fold: order, chunks and trees don't matter, bad updates leave no trace."""
 
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_fold_is_bit_identical_in_any_order_and_tree(seeds, shape):
         updates = updates[size:]
     while len(partials) > 1:
         left, right = (partials.pop(random.randrange(len(partials))) for _ in range(2))
-        left.merge(decode(encode(right.tensors())))  # as from the store: read-only views
+        left.merge(decode(encode(right.tensors())))  # read-only views, as from the store
         partials.append(left)
     assert encode(partials[0].tensors()) == expected
 
@@ -133,14 +133,23 @@ def test_split_separates_inputs_of_report_and_update():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"secure_sum/0": np.array([0, (1 << 30) + 1], np.int32)}, "secure_sum/0: holds 0 to 1073741825; secure_sum allows 0 to 1073741824"),
-        ({"secure_sum/0": np.array([-1, 0], np.int32)}, "secure_sum/0: holds -1 to 0; secure_sum allows 0 to 1073741824"),
-        ({"secure_modular_sum/0": np.array(7, np.int32)}, "secure_modular_sum/0: holds 7 to 7; secure_modular_sum allows 0 to 6"),
+        (
+            {"secure_sum/0": np.array([0, (1 << 30) + 1], np.int32)},
+            "secure_sum/0: holds 0 to 1073741825; secure_sum allows 0 to 1073741824",
+        ),
+        (
+            {"secure_sum/0": np.array([-1, 0], np.int32)},
+            "secure_sum/0: holds -1 to 0; secure_sum allows 0 to 1073741824",
+        ),
+        (
+            {"secure_modular_sum/0": np.array(7, np.int32)},
+            "secure_modular_sum/0: holds 7 to 7; secure_modular_sum allows 0 to 6",
+        ),
         ({"of_total": np.zeros(2, np.int32)}, "of_total: expected int64[2], got int32[2]"),
         ({"of_small": np.zeros((), np.int8)}, "of_small: expected int8[2], got int8"),  # would broadcast
         ({"more": np.zeros(2)}, "more: is not declared by the plan"),
     ],
-)  # fmt: skip
+)
 def test_bad_update_is_refused_and_leaves_no_trace(change, text):
     accumulator = folded([update(1)])
     before = encode(accumulator.tensors())
@@ -174,7 +183,7 @@ def test_bfloat16_sums_stay_bfloat16():
     accumulator = Fold(manifest((rule,), (spec,)), zero={"a": np.zeros((), DType.BFLOAT16.numpy)}).start()
     for _ in range(300):
         accumulator.add({"u": np.ones((), DType.BFLOAT16.numpy)})
-    assert accumulator.tensors()["a"] == 256  # where bfloat16 stops counting by one
+    assert accumulator.tensors()["a"] == 256  # the largest integer up to which bfloat16 can count by one
 
 
 def test_zero_is_copied_and_runtime_is_requested_only_if_needed():

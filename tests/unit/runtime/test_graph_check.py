@@ -1,4 +1,4 @@
-"""A plan's bindings fit its graphs, checked without TensorFlow."""
+"""Checks that bindings which do not match a graph are refused, without TensorFlow."""
 
 import contextlib
 from pathlib import Path
@@ -74,7 +74,7 @@ BOUND_STAGES = sorted({(plan, name) for plan, name, _, _ in BOUND})
 
 @pytest.mark.parametrize(("plan", "name"), BOUND_STAGES)
 def test_binding_to_anything_but_a_placeholder_is_refused(plan, name):
-    """Over all stages of all plans: every input, bound to the output of any node that is no placeholder."""
+    """Binds every input of every stage to the output of any node but a placeholder."""
     stage, graph = stage_of(plan, name)
     inputs = [item[2:] for item in BOUND if item[:2] == (plan, name)]
     others = [node.name for node in graph.node if node.op != "Placeholder"]
@@ -209,7 +209,7 @@ def test_data_set_binds_only_to_a_variant():
         b"\x53\x54",  # a group
         b"\x0a\x04\x7a\x02ab",  # an unknown field of a node
         b"\x0a\x0b\x2a\x09\x0a\x01k\x12\x04\x7a\x02ab",  # of an attribute's value
-        b"\x0a\x03\x0a\x01\xff",  # a name that is no UTF-8
+        b"\x0a\x03\x0a\x01\xff",  # a name that is not UTF-8
         b"the graph of work",
     ],
 )

@@ -1,4 +1,4 @@
-"""An update's norm counts its float vectors, whatever their dtype; a factor scales just those, in the fold of any kind."""
+"""Checks the norm of an update and its scaling in every kind of fold."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_norm_is_deterministic_and_needs_no_copy():
         (True, [math.inf, 0.0], None),
         (True, [math.nan, 0.0], None),
         (False, [math.nan, 0.0], None),
-        (True, [1e200, 0.0], None),  # its square is no float64
+        (True, [1e200, 0.0], None),  # its square overflows float64
         (True, [0.0, 0.0], 1.0),
     ],
 )
