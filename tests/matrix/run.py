@@ -226,8 +226,10 @@ def _demo(row: Row, made: Environment) -> None:
 def table(rows: Iterable[Row]) -> list[str]:
     """Returns the rows as a Markdown table."""
     lines = [
-        "| Python | TensorFlow | numpy | protobuf | pydantic | client suite | rounds committed "
-        + "| updates against TFF | states and results | seconds |",
+        (
+            "| Python | TensorFlow | numpy | protobuf | pydantic | client suite | rounds committed "
+            "| updates against TFF | states and results | seconds |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -41,7 +41,7 @@ def test_state_with_another_learning_rate_warns_and_is_used(checkpoint):
     with pytest.warns(HyperparameterWarning) as caught:
         plan = build_plan(process(0.001), initial_state=checkpoint)
     assert plan.initial_state()["client_work/learning_rate"] == np.float32(0.1)
-    (warning,) = [each for each in caught if each.category is HyperparameterWarning]
+    (warning,) = [record for record in caught if record.category is HyperparameterWarning]
     assert warning.message.differing == (
         Hyperparameter("client_work/learning_rate", given=np.float32(0.1), own=np.float32(0.001)),
     )
@@ -71,6 +71,17 @@ def test_advice_combines_new_rate_with_old_weights(checkpoint):
     )
 
 
+MOMENTUM = {
+    "server_optimizer_fn": OPTIMIZERS.build_adam(0.1, beta_1=0.8),
+    "client_optimizer_fn": SGD(0.05, momentum=0.9),
+}
+
+
+@pytest.fixture(scope="module")
+def momentum_state():
+    return build_plan(fed_avg(**MOMENTUM)).initial_state()
+
+
 @pytest.mark.parametrize(
     ("options", "path"),
     [
@@ -79,18 +90,14 @@ def test_advice_combines_new_rate_with_old_weights(checkpoint):
         ({"client_optimizer_fn": SGD(0.05, momentum=0.5)}, "client_work/momentum"),
     ],
 )
-def test_only_constant_hyperparameters_cause_warnings(options, path):
-    base = {
-        "server_optimizer_fn": OPTIMIZERS.build_adam(0.1, beta_1=0.8),
-        "client_optimizer_fn": SGD(0.05, momentum=0.9),
-    }
-    state = build_plan(fed_avg(**base)).initial_state()
+def test_only_constant_hyperparameters_cause_warnings(momentum_state, options, path):
+    state = dict(momentum_state)
     state["finalizer/step"] = np.asarray(state["finalizer/step"] + 7, np.int32)  # the other run is some rounds old
     with pytest.warns(HyperparameterWarning) as caught:
-        build_plan(fed_avg(**base | options), initial_state=state)
-    (warning,) = [each.message for each in caught if each.category is HyperparameterWarning]
-    assert path in {each.path for each in warning.differing}
-    assert "finalizer/step" not in {each.path for each in warning.differing}
+        build_plan(fed_avg(**MOMENTUM | options), initial_state=state)
+    (warning,) = [record.message for record in caught if record.category is HyperparameterWarning]
+    assert path in {item.path for item in warning.differing}
+    assert "finalizer/step" not in {item.path for item in warning.differing}
 
 
 def test_equal_hyperparameters_cause_no_warning_in_any_form(checkpoint, tmp_path):

@@ -57,8 +57,10 @@ def in_a_function_without_files():
         ),
         (
             lambda: tf.print("x", output_stream="file:///printed"),
-            "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; "
-            + "it comes from tf.print: leave it out",
+            (
+                "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; "
+                "it comes from tf.print: leave it out"
+            ),
         ),
         (
             lambda: tf.print("x"),

@@ -122,8 +122,7 @@ def check(muster):
             ],
         ),
         (["clock", "numbers"], 4, ["Timestamp in work, which reads the clock: may change result"]),
-        # Added one after another, the values of `canceling` yield 2; in chunks of three they yield
-        # 1.
+        # The values of `canceling` add up to 2 one after another, but to 1 in chunks of three.
         (["exact", "canceling"], 1, ["Different: up to 5.0e-01 (tolerance 1e-05)"]),
         (["exact", "canceling", "--tolerance", "0.6"], 0, []),
     ],
