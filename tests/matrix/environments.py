@@ -77,8 +77,9 @@ def interpreter(version: str) -> Path | None:
     """
     candidates = [shutil.which(f"python{version}"), *sorted(_pyenv().glob(f"versions/{version}.*/bin/python"))]
     if uv := shutil.which("uv"):
-        found = subprocess.run([uv, "python", "find", "--system", version], capture_output=True, text=True, check=False)  # noqa: S603
-        candidates.append(found.stdout.strip() or None)
+        command = [uv, "python", "find", "--system", version]
+        located = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a located tool
+        candidates.append(located.stdout.strip() or None)
     code = f"import sys, venv, ensurepip; sys.exit('.'.join(map(str, sys.version_info[:2])) != {version!r})"
     for candidate in filter(None, candidates):
         if subprocess.run([str(candidate), "-c", code], capture_output=True, check=False).returncode == 0:  # noqa: S603

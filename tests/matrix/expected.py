@@ -43,33 +43,33 @@ def expected_of(name: str, computation: Any, plan: Plan, clients: list[Any]) -> 
     form = tff.backends.mapreduce.get_map_reduce_form_for_computation(following)
     manifest = plan.manifest
     state = restore_state(following, plan.initial_state())
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for number in range(1, ROUNDS + 1):
         broadcast = form.prepare(state)
         for client, data in enumerate(clients):
             values = tff.structure.flatten(tff.structure.from_container(form.work(data, broadcast), recursive=True))
             for spec, value in zip(manifest.update, values, strict=True):
-                found[key(name, f"update-{client}-{number}", spec.path)] = (
+                tensors[key(name, f"update-{client}-{number}", spec.path)] = (
                     spec.dtype.numpy.type(value) if not spec.shape else value
                 )
         state, result = following(state, clients)
         for path, value in adapt(state, manifest.state_type, root="state").tensors.items():
-            found[key(name, f"state-{number}", path)] = value
+            tensors[key(name, f"state-{number}", path)] = value
         for path, value in adapt(result, manifest.result_type, root="result").tensors.items():
-            found[key(name, f"result-{number}", path)] = value
-    return found
+            tensors[key(name, f"result-{number}", path)] = value
+    return tensors
 
 
 def main() -> None:
     """Writes the file."""
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     made = computations()
     with tff_worker.running():
         for case in CASES:
             plan = Plan.load(ROOT / case.plan)
             clients = [case.data(client) for client in range(CLIENTS)]
-            found |= expected_of(case.name, made[case.name], plan, clients)
-    EXPECTED.write_bytes(encode(found))
+            tensors |= expected_of(case.name, made[case.name], plan, clients)
+    EXPECTED.write_bytes(encode(tensors))
 
 
 if __name__ == "__main__":

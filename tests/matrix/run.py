@@ -154,11 +154,11 @@ def _play(row: Row, made: Environment, *, url: str, prefix: str, expected: Mappi
                     file = Path(updates) / f"{case.name}-update-{client}-{number}.safetensors"
                     wanted = _part(expected, case.name, f"update-{client}-{number}")
                     row.update = max(row.update, difference(wanted, decode(file.read_bytes())).relative)
-                for what, found in (
+                for what, tensors in (
                     (f"state-{number}", operator.download_checkpoint(name, number)),
                     (f"result-{number}", operator.result(name, number)),
                 ):
-                    row.state = max(row.state, difference(_part(expected, case.name, what), found).relative)
+                    row.state = max(row.state, difference(_part(expected, case.name, what), tensors).relative)
     row.rounds = f"{committed} of {len(CASES) * ROUNDS}"
     if committed != len(CASES) * ROUNDS:
         row.trouble.append(f"{row.rounds} rounds were committed")

@@ -146,11 +146,11 @@ def personalization() -> Any:
 
 
 def personal_clients(number: int) -> list[Any]:
-    found = []
+    clients = []
     for batches in regression(number):
         examples = [{"x": x, "y": y} for batch in batches for x, y in zip(batch["x"], batch["y"], strict=True)]
-        found.append(collections.OrderedDict(train_data=examples, test_data=examples[:1]))
-    return found
+        clients.append(collections.OrderedDict(train_data=examples, test_data=examples[:1]))
+    return clients
 
 
 PERSONALIZED = {"trainable/0": np.full((2, 1), 2.0, np.float32), "trainable/1": np.zeros(1, np.float32)}
@@ -296,15 +296,15 @@ UNSORTED_STATE = collections.OrderedDict(weight=1.5, empty=collections.OrderedDi
 
 def unsorted_clients(number: int) -> list[Any]:
     rng = np.random.default_rng(number)
-    found = []
+    clients = []
     for count in (2, 0, 3):
         items = [
             collections.OrderedDict(zeta=np.int32(rng.integers(9)), alpha=rng.normal(size=2).astype(np.float32))
             for _ in range(count)
         ]
         first = collections.OrderedDict(b=[np.int64(value) for value in range(count)], a=np.float32(rng.normal()))
-        found.append(collections.OrderedDict(second=items, nothing=(), first=first))
-    return found
+        clients.append(collections.OrderedDict(second=items, nothing=(), first=first))
+    return clients
 
 
 NUMBERS = (

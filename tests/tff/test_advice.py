@@ -201,8 +201,8 @@ def test_evaluation_leaves_the_model_unchanged(evaluate):
     ):
         build_plan(evaluation)
     model = collections.OrderedDict(weight=[1.0, 2.0], bias=0.5)
-    found = check_plan(evaluation, DATA, rounds=2, initial_state=model)
-    assert found.verdict is Verdict.SAME
+    check = check_plan(evaluation, DATA, rounds=2, initial_state=model)
+    assert check.verdict is Verdict.SAME
     assert [spec.path for spec in build_plan(evaluation, initial_state=model).manifest.state] == ["weight", "bias"]
 
 

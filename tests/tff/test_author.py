@@ -79,8 +79,8 @@ def test_modular_sum_keeps_its_modulus():
 
     (item,) = build_plan(total, allow_clear_secure_sums=True).manifest.clear_sums
     assert (item.kind, item.modulus, item.maximum) == ("secure_modular_sum", 16, None)
-    (found,) = check_plan(total, [9, 10, 11], rounds=1, allow_clear_secure_sums=True)
-    assert found.result.absolute == 0
+    (check,) = check_plan(total, [9, 10, 11], rounds=1, allow_clear_secure_sums=True)
+    assert check.result.absolute == 0
 
 
 def test_initial_state_is_required_and_must_match_the_type():
@@ -120,9 +120,9 @@ def test_result_is_restored_to_its_containers():
 
 
 def test_check_reports_differences():
-    found = check_plan(unsorted_keys(), unsorted_clients, rounds=2, initial_state=UNSORTED_STATE)
-    assert [item.round for item in found] == [1, 2]
-    assert all(item.state.relative < 1e-6 and item.result.relative < 1e-6 for item in found)
+    check = check_plan(unsorted_keys(), unsorted_clients, rounds=2, initial_state=UNSORTED_STATE)
+    assert [item.round for item in check] == [1, 2]
+    assert all(item.state.relative < 1e-6 and item.result.relative < 1e-6 for item in check)
 
     @tff.tensorflow.computation(np.float32)
     def random(value):

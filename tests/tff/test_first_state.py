@@ -64,10 +64,10 @@ def test_advice_combines_new_rate_with_old_weights(checkpoint):
     state = second.set_model_weights(second.initialize(), second.get_model_weights(restore_state(second, checkpoint)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", HyperparameterWarning)
-        found = build_plan(second, initial_state=state).initial_state()
-    assert found["client_work/learning_rate"] == np.float32(0.001)
+        state_of_plan = build_plan(second, initial_state=state).initial_state()
+    assert state_of_plan["client_work/learning_rate"] == np.float32(0.001)
     np.testing.assert_array_equal(
-        found["global_model_weights/trainable/0"], checkpoint["global_model_weights/trainable/0"]
+        state_of_plan["global_model_weights/trainable/0"], checkpoint["global_model_weights/trainable/0"]
     )
 
 
@@ -187,8 +187,8 @@ def test_initial_computation_of_another_type_is_refused():
 
 def test_nested_state_is_accepted_by_tensor_name():
     state = {"weight": np.float32(1.5), "bias/0": np.float32(0.25), "bias/2/0": np.int64(7)}
-    found = check_plan(unsorted_keys(), unsorted_clients, rounds=1, initial_state=state)
-    assert found.verdict is Verdict.SAME
+    check = check_plan(unsorted_keys(), unsorted_clients, rounds=1, initial_state=state)
+    assert check.verdict is Verdict.SAME
 
 
 def test_evaluation_takes_the_model_from_a_training_checkpoint(checkpoint):

@@ -293,9 +293,9 @@ def test_fold_that_resembles_a_sum_equals_tff(computation):
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     plan = build_plan(computation)
     assert {rule.kind for rule in plan.manifest.folds} == {TENSORFLOW}
-    for found, expected in zip(folded(plan, clients), computation(clients), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-        assert found.shape == expected.shape
+    for actual, expected in zip(folded(plan, clients), computation(clients), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+        assert actual.shape == expected.shape
 
 
 def test_proven_sum_equals_tff():
@@ -332,9 +332,9 @@ def test_only_unproven_tensors_are_computed_with_tensorflow():
 
     class Watched(Runtime):
         def accumulate(self, accumulator, update, *, only=None):
-            found = super().accumulate(accumulator, update, only=only)
-            asked.append(sorted(found))
-            return found
+            computed = super().accumulate(accumulator, update, only=only)
+            asked.append(sorted(computed))
+            return computed
 
     plan = with_tensorflow(sized_plan(4_000, tensors=2), proven=1)
     fold = Fold(plan.manifest, zero=plan.zero(), tensorflow=lambda: Watched(plan))

@@ -45,17 +45,17 @@ def kind_of(field):
     return f"{kind}{'*' if field.label == field.LABEL_REPEATED else '|' if field.containing_oneof else ''}"
 
 
-def messages_of(descriptor, found):
+def messages_of(descriptor, messages):
     name = descriptor.full_name.removeprefix("tensorflow.")
     name = RENAMED.get(name, name.rpartition(".")[2])
-    if name not in found and name != "bytes":
-        found[name] = {(field.number, field.name, kind_of(field)) for field in descriptor.fields}
+    if name not in messages and name != "bytes":
+        messages[name] = {(field.number, field.name, kind_of(field)) for field in descriptor.fields}
         for field in descriptor.fields:
             inner = [part.message_type for part in field.message_type.fields] if "map<" in kind_of(field) else []
             for message in (*inner, field.message_type if not inner else None):
                 if message is not None:
-                    messages_of(message, found)
-    return found
+                    messages_of(message, messages)
+    return messages
 
 
 def test_declared_messages_equal_tensorflows():

@@ -59,7 +59,7 @@ def in_a_function_without_files():
             lambda: tf.print("x", output_stream="file:///printed"),
             (
                 "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; "
-                "it comes from tf.print: leave it out"
+                "tf.print creates it: leave it out"
             ),
         ),
         (
@@ -418,7 +418,7 @@ def test_operation_is_refused_for_harmful_attributes(bad, reason):
 def test_refusal_names_the_public_call_and_its_replacement():
     with pytest.raises(ProblemError) as caught:
         check_graph(graph_of(lambda: tf.data.Dataset.range(3).cache("cached")), stage="work")
-    assert "it comes from Dataset.cache with a file name: call Dataset.cache() without one." in caught.value.detail
+    assert "Dataset.cache with a file name creates it: call Dataset.cache() without one." in caught.value.detail
 
 
 def test_operations_are_counted_by_kind():

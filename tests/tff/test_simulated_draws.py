@@ -81,8 +81,8 @@ def bytes_below(folder):
 
 
 def test_masks_of_16_clients_in_3_rounds_all_differ(masks_plan):
-    found = muster.simulation.run(masks_plan, [[np.int32(number)] for number in range(16)], rounds=3)
-    masks = [mask.tobytes() for result in found.results for mask in result["result"]]
+    simulated = muster.simulation.run(masks_plan, [[np.int32(number)] for number in range(16)], rounds=3)
+    masks = [mask.tobytes() for result in simulated.results for mask in result["result"]]
     assert len(masks) == 48
     assert len(set(masks)) == 48
 
@@ -103,8 +103,8 @@ def test_clients_with_equal_data_draw_different_dropout_masks(dropout_plan):
 def test_seed_determines_all_files_of_a_run(dropout_plan, tmp_path):
     clients = [dropout_client(0)] * 4
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
-        found = muster.simulation.run(dropout_plan, clients, rounds=2, seed=seed, out=tmp_path / name)
-        assert found.unseeded == {}
+        simulated = muster.simulation.run(dropout_plan, clients, rounds=2, seed=seed, out=tmp_path / name)
+        assert simulated.unseeded == {}
     one, again, other = (bytes_below(tmp_path / name) for name in ("one", "again", "other"))
     assert one == again
     assert one["checkpoints/2.safetensors"] != other["checkpoints/2.safetensors"]
@@ -112,8 +112,8 @@ def test_seed_determines_all_files_of_a_run(dropout_plan, tmp_path):
 
 def test_summed_client_noise_grows_with_the_root_of_clients():
     clients, rounds = 64, 4
-    found = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
-    sums = [float(result["result"]) for result in found.results]
+    simulated = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
+    sums = [float(result["result"]) for result in simulated.results]
     assert len(set(sums)) == rounds
     # Equal draws would add up to 64 times one draw. Independent ones stay below 4 standard
     # deviations.
@@ -149,5 +149,5 @@ def test_draws_depend_only_on_the_clients_name(masks_plan):
 
 
 def test_unseedable_operations_are_named(heavy_hitters_plan):
-    found = muster.simulation.run(heavy_hitters_plan, words(1), rounds=1)
-    assert found.unseeded == {"update": ("Timestamp",)}
+    simulated = muster.simulation.run(heavy_hitters_plan, words(1), rounds=1)
+    assert simulated.unseeded == {"update": ("Timestamp",)}

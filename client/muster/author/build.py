@@ -78,8 +78,8 @@ def build_plan(
       initial_state: The state before the first round: a value of the type `S`, a computation `() ->
         S@SERVER`, a checkpoint's tensors by name (as `Operator.download_checkpoint` returns them),
         or the `Path` of a checkpoint's file. It replaces the state that a process initializes. A
-        plain computation with a state and an evaluation require it. It is drawn once, here, and is
-        a part of the plan.
+        plain computation with a state and an evaluation require it. It is drawn once, here, and
+        stored in the plan.
       allow_clear_secure_sums: Whether secure sums may be summed in the clear. Muster has no secure
         aggregation, so without this a computation with secure sums is refused.
       release: The floor for every task of the plan: the fewest updates in a result, the most
@@ -153,7 +153,7 @@ class _Builder:
             update_stage=stages.update,
             computation=self._round_computation.next,
         )
-        zero = run_without_arguments(self._form.zero, "accumulator", self._accumulator)
+        zero = run_without_arguments(self._form.zero, value="accumulator", result=self._accumulator)
         rules = folds.prove_folds(
             self._graph(stages.accumulate),
             self._graph(stages.merge),

@@ -100,7 +100,7 @@ class PlanCheck(Sequence[RoundDifference]):
     def worst(self) -> float:
         """Returns the largest relative difference of the comparable tensors."""
         compared = (*self.repeatable, *self.fixed) if self.sources else self.rounds
-        return max((difference.relative for difference in compared), default=0.0)
+        return max((round_difference.relative for round_difference in compared), default=0.0)
 
     @overload
     def __getitem__(self, index: int) -> RoundDifference: ...
@@ -158,18 +158,19 @@ def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, toleran
         unchanged.run(plan, round_computation.next, clients)
         if not sources:
             is_same = _are_within(tolerance, unchanged.rounds)
-            return PlanCheck(Verdict.SAME if is_same else Verdict.DIFFERENT, tolerance, tuple(unchanged.rounds))
-        fixed_plan, unfixed = fix_plan(plan)
-        fixed = _Comparison(taints, skip=lambda draws: any(operation in unfixed for _, operation in draws))
+            verdict = Verdict.SAME if is_same else Verdict.DIFFERENT
+            return PlanCheck(verdict=verdict, tolerance=tolerance, rounds=tuple(unchanged.rounds))
+        fixed_plan = fix_plan(plan)
+        fixed = _Comparison(taints, skip=lambda draws: any(operation in fixed_plan.unfixed for _, operation in draws))
         # TFF folds all updates into one accumulator, in order, which determines the draws of the
         # fold.
         fold_draws = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
         chunk_size = None if fold_draws else _CHUNK_SIZE
-        fixed.run(fixed_plan, fix_computation(round_computation.next), clients, chunk_size=chunk_size)
+        fixed.run(fixed_plan.plan, fix_computation(round_computation.next), clients, chunk_size=chunk_size)
     is_same = _are_within(tolerance, (*unchanged.compared, *fixed.compared))
     return PlanCheck(
-        Verdict.SAME_BUT_RANDOM if is_same else Verdict.DIFFERENT,
-        tolerance,
+        verdict=Verdict.SAME_BUT_RANDOM if is_same else Verdict.DIFFERENT,
+        tolerance=tolerance,
         rounds=tuple(unchanged.rounds),
         repeatable=tuple(unchanged.compared),
         fixed=tuple(fixed.compared),
@@ -184,11 +185,11 @@ def _any_draw(draws: frozenset[Any]) -> bool:
 
 
 def _are_within(tolerance: float, differences: Iterable[RoundDifference]) -> bool:
-    return all(difference.relative <= tolerance for difference in differences)
+    return all(round_difference.relative <= tolerance for round_difference in differences)
 
 
 class _Comparison:
-    """One pass over the rounds on both sides.
+    """Comparison of a plan with TFF over several rounds.
 
     Args:
       taints: The draws that each round's tensors depend on.
@@ -250,7 +251,7 @@ class _Comparison:
 
         Each is given as TFF's tensors and the plan's.
         """
-        self.rounds.append(RoundDifference(number, difference(*state), difference(*result)))
+        self.rounds.append(RoundDifference(round=number, state=difference(*state), result=difference(*result)))
         skipped_state = {path for path, draws in taint.state.items() if self._skip(draws)}
         skipped_result = {path for path, draws in taint.result.items() if self._skip(draws)}
         self.skipped |= skipped_state | skipped_result
@@ -258,9 +259,9 @@ class _Comparison:
         self.unordered |= unordered
         self.compared.append(
             RoundDifference(
-                number,
-                difference(*state, without=skipped_state),
-                difference(*result, without=skipped_result | unordered),
+                round=number,
+                state=difference(*state, without=skipped_state),
+                result=difference(*result, without=skipped_result | unordered),
             )
         )
 

@@ -149,7 +149,7 @@ class FirstState:
                 f"no argument and return the state placed at the server, {self._type_text}@SERVER",
             ) from error
         return check_tensors(
-            run_without_arguments(initialize, "state", self._leaves, seed=self._seed),
+            run_without_arguments(initialize, value="state", result=self._leaves, seed=self._seed),
             self._specs,
             what="initial state",
             problem=ProblemType.PLAN_INVALID,

@@ -81,8 +81,21 @@ def fix_draws(graph_def: Any) -> frozenset[str]:
     return unfixed
 
 
-def fix_plan(plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """Returns a plan with fixed draws, for comparison only, and the operations that still draw."""
+@dataclass(frozen=True)
+class FixedPlan:
+    """Plan with fixed draws, for comparisons only.
+
+    Attributes:
+      plan: The plan.
+      unfixed: The types of the operations that still draw.
+    """
+
+    plan: Plan
+    unfixed: frozenset[str]
+
+
+def fix_plan(plan: Plan) -> FixedPlan:
+    """Returns a copy of a plan with fixed draws."""
     parts = dict(plan.parts)
     stages = {}
     unfixed: frozenset[str] = frozenset()
@@ -95,7 +108,7 @@ def fix_plan(plan: Plan) -> tuple[Plan, frozenset[str]]:
         parts[part.sha256] = data
         stages[name] = stage.model_copy(update={"graph": part})
     manifest = plan.manifest.model_copy(update={"stages": plan.manifest.stages.model_copy(update=stages)})
-    return Plan(manifest, parts), unfixed
+    return FixedPlan(plan=Plan(manifest, parts), unfixed=unfixed)
 
 
 def fix_computation(computation: Any) -> Any:
@@ -182,7 +195,7 @@ class _NodeFixer:
         node.attr["Tseed"].type = _INT64
 
     def _fix_dataset(self, node: Any) -> None:
-        """Gives a data set fixed seeds, and the same order in every pass."""
+        """Fixes the seeds of a data set, and its order for all passes."""
         op, at, count = _DATASETS[node.op]
         data, controls = _split(node)
         seeds = [

@@ -52,7 +52,7 @@ def tensor_specs(value_leaves: Sequence[Leaf]) -> tuple[TensorSpec, ...]:
 
 
 def run_without_arguments(
-    computation: Any, value: str, result: Sequence[Leaf], *, seed: Optional[int] = None
+    computation: Any, *, value: str, result: Sequence[Leaf], seed: Optional[int] = None
 ) -> dict[str, Array]:
     """Runs a computation without arguments in plain TensorFlow, without TFF's executor.
 

@@ -79,7 +79,7 @@ def build_clear_sums(form: Any, slots: Sequence[Type], slot_leaves: Sequence[Seq
     for slot, tensors, (kind, computation_name) in zip(slots, slot_leaves, SECURE_SLOTS):
         computation = getattr(form, computation_name)
         declared = computation.type_signature.result
-        values = run_without_arguments(computation, "value", type_leaves(declared, root="value"))
+        values = run_without_arguments(computation, value="value", result=type_leaves(declared, root="value"))
         limits = _leaf_parameters(slot, to_type(declared), iter([int(value) for value in values.values()]))
         for (path, leaf), limit in zip(tensors, limits):
             if not isinstance(leaf, TensorType) or leaf.shape is None or None in leaf.shape:

@@ -58,10 +58,10 @@ def check_plan_graphs(plan: Plan) -> None:
     for name in Stages.model_fields:
         stage: Stage = getattr(plan.manifest.stages, name)
         if stage.graph.sha256 in plan.parts:
-            load_checked_graph(plan.part(stage.graph), stage, name)
+            load_checked_graph(plan.part(stage.graph), stage=stage, name=name)
 
 
-def load_checked_graph(data: bytes, stage: Stage, name: str) -> Any:
+def load_checked_graph(data: bytes, *, stage: Stage, name: str) -> Any:
     """Parses a stage's graph and checks it.
 
     Returns:
@@ -72,11 +72,11 @@ def load_checked_graph(data: bytes, stage: Stage, name: str) -> Any:
       ImportError: `protobuf` is not installed.
     """
     graph = parse_graph(data, what=name)
-    check_stage(graph, stage, name)
+    check_stage(graph, stage=stage, name=name)
     return graph
 
 
-def check_stage(graph: Any, stage: Stage, name: str) -> None:
+def check_stage(graph: Any, *, stage: Stage, name: str) -> None:
     """Checks a graph's operations, and that the stage's bindings match it.
 
     Args:

@@ -72,5 +72,5 @@ def replacement_hint(op: str) -> str:
     """
     for pattern, call, instead in _CALLS:
         if re.fullmatch(pattern, op):
-            return f"; it comes from {call}: {instead}"
+            return f"; {call} creates it: {instead}"
     return ""

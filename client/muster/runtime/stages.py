@@ -286,7 +286,7 @@ def _checked(plan: Plan, stage: Stage, name: str) -> Any:
 
     It is parsed from the checked message serialized anew, never from the received bytes.
     """
-    return load_graph(load_checked_graph(plan.part(stage.graph), stage, name).SerializeToString())
+    return load_graph(load_checked_graph(plan.part(stage.graph), stage=stage, name=name).SerializeToString())
 
 
 def _tensors(stage: Stage, value: str) -> list[Any]:

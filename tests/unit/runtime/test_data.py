@@ -50,9 +50,9 @@ def test_elements_are_flattened_as_tensorflow_does():
     [{"a": (["x"], (), (2,)), "z": 1, "empty": {}}, {"a": [[b"x"], None, [2.0]], "z": 1, "empty": ()}],
 )
 def test_nested_value_is_flattened_by_name(value):
-    found = adapt(value, NESTED, root="state").tensors
-    assert {path: array.tolist() for path, array in found.items()} == {"z": 1.0, "a/0": [b"x"], "a/2/0": 2.0}
-    assert [array.dtype for array in found.values()] == [np.float32, object, np.float32]
+    adapted = adapt(value, NESTED, root="state").tensors
+    assert {path: array.tolist() for path, array in adapted.items()} == {"z": 1.0, "a/0": [b"x"], "a/2/0": 2.0}
+    assert [array.dtype for array in adapted.values()] == [np.float32, object, np.float32]
 
 
 @pytest.mark.parametrize(
@@ -78,17 +78,17 @@ def test_strings_are_encoded_as_utf8_bytes():
 
 
 def test_sequence_can_be_read_repeatedly():
-    found = adapt((each for each in (1.0, 2.0)), SequenceType(element=FLOAT)).sequences["data"]
+    adapted = adapt((value for value in (1.0, 2.0)), SequenceType(element=FLOAT)).sequences["data"]
     for _ in range(2):
-        assert [element[0].item() for element in found()] == [1.0, 2.0]
+        assert [element[0].item() for element in adapted()] == [1.0, 2.0]
     rows = adapt(np.ones((3, 2), np.float32), SequenceType(element=TensorType(dtype=DType.FLOAT32, shape=(2,))))
     assert [element[0].shape for element in rows.sequences["data"]()] == [(2,)] * 3
 
 
 def test_bad_element_is_named_by_its_position():
-    found = adapt([{"x": 1.0}, {"x": [1.0]}], SequenceType(element=struct(x=FLOAT))).sequences["data"]
+    adapted = adapt([{"x": 1.0}, {"x": [1.0]}], SequenceType(element=struct(x=FLOAT))).sequences["data"]
     with pytest.raises(ProblemError, match=r"data\[1\]/x: expected float32, got float32\[1\]"):
-        list(found())
+        list(adapted())
 
 
 def test_meter_counts_repeated_passes_once():

@@ -87,8 +87,8 @@ def update(seed):
 
 def folded(updates):
     accumulator = FOLD.start()
-    for each in updates:
-        accumulator.add(each)
+    for item in updates:
+        accumulator.add(item)
     return accumulator
 
 
@@ -112,16 +112,16 @@ def test_fold_is_bit_identical_in_any_order_and_tree(seeds, shape):
 
 def test_each_rule_computes_its_operation():
     first, second = update(1), update(2)
-    found = folded([first, second]).tensors()
-    assert list(found) == ["total", "least", "most", "small", "secure_sum/0", "secure_modular_sum/0"]
-    np.testing.assert_array_equal(found["total"], first["of_total"] + second["of_total"])
-    np.testing.assert_array_equal(found["least"], np.minimum(first["of_least"], second["of_least"]))
-    np.testing.assert_array_equal(found["most"], np.maximum(first["of_most"], second["of_most"]))
-    np.testing.assert_array_equal(found["small"], first["of_small"] + second["of_small"])  # wraps, as TensorFlow does
+    tensors = folded([first, second]).tensors()
+    assert list(tensors) == ["total", "least", "most", "small", "secure_sum/0", "secure_modular_sum/0"]
+    np.testing.assert_array_equal(tensors["total"], first["of_total"] + second["of_total"])
+    np.testing.assert_array_equal(tensors["least"], np.minimum(first["of_least"], second["of_least"]))
+    np.testing.assert_array_equal(tensors["most"], np.maximum(first["of_most"], second["of_most"]))
+    np.testing.assert_array_equal(tensors["small"], first["of_small"] + second["of_small"])  # wraps, as TensorFlow does
     wide = first["secure_sum/0"].astype(np.int64) + second["secure_sum/0"]
-    np.testing.assert_array_equal(found["secure_sum/0"], wide)
-    assert found["secure_sum/0"].dtype == np.int64
-    assert found["secure_modular_sum/0"] == (first["secure_modular_sum/0"] + second["secure_modular_sum/0"]) % 7
+    np.testing.assert_array_equal(tensors["secure_sum/0"], wide)
+    assert tensors["secure_sum/0"].dtype == np.int64
+    assert tensors["secure_modular_sum/0"] == (first["secure_modular_sum/0"] + second["secure_modular_sum/0"]) % 7
 
 
 def test_split_separates_inputs_of_report_and_update():

@@ -172,7 +172,7 @@ def takes(tensor="x:0", **declared):
 )
 def test_graph_that_contradicts_the_manifest_is_refused(graph, bound, reason):
     with pytest.raises(ProblemError, match=reason) as caught:
-        check_stage(graph, bound, "prepare")
+        check_stage(graph, stage=bound, name="prepare")
     assert caught.value.type is ProblemType.PLAN_INVALID
 
 
@@ -180,7 +180,8 @@ def test_graph_that_contradicts_the_manifest_is_refused(graph, bound, reason):
     ("sizes", "declared"), [(None, (2,)), ([2], (2,)), ([-1], (2,)), ([2], (None,)), ([], ()), ([2, -1], None)]
 )
 def test_compatible_shapes_are_allowed(sizes, declared):
-    check_stage(graph_of(placeholder(sizes=sizes)), stage(inputs=[takes(shape=declared)], initialize="x"), "prepare")
+    bound = stage(inputs=[takes(shape=declared)], initialize="x")
+    check_stage(graph_of(placeholder(sizes=sizes)), stage=bound, name="prepare")
 
 
 def test_placeholder_of_a_function_cannot_be_bound():
@@ -189,15 +190,15 @@ def test_placeholder_of_a_function_cannot_be_bound():
     function.signature.name = "f"
     function.node_def.extend(graph_of(placeholder()).node)
     with pytest.raises(ProblemError, match="no such placeholder"):
-        check_stage(graph, stage(inputs=[takes()], outputs=["y:0"]), "prepare")
+        check_stage(graph, stage=stage(inputs=[takes()], outputs=["y:0"]), name="prepare")
 
 
 def test_data_set_binds_only_to_a_variant():
     data = SequenceBinding(path="data", element=TensorType(**SCALAR), tensor="x:0")
     bound = Stage(graph=part_of(b""), inputs={"data": (data,)}, outputs={})
-    check_stage(graph_of(placeholder(dtype=21)), bound, "work")
+    check_stage(graph_of(placeholder(dtype=21)), stage=bound, name="work")
     with pytest.raises(ProblemError, match="another dtype"):
-        check_stage(graph_of(placeholder(dtype=1)), bound, "work")
+        check_stage(graph_of(placeholder(dtype=1)), stage=bound, name="work")
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_is_measured_depends_on_dtype_and_rank():
         for dtype in (DType.BFLOAT16, DType.INT64)
         for shape in ((), (2,), (None,), None)
     }
-    assert [key for key, found in measured.items() if found] == [
+    assert [key for key, counts in measured.items() if counts] == [
         (DType.BFLOAT16, (2,)),
         (DType.BFLOAT16, (None,)),
         (DType.BFLOAT16, None),
@@ -89,10 +89,10 @@ def test_fold_scales_vectors_in_place_but_not_scalars():
     before = {name: value.copy() for name, value in update.items()}
     accumulator.add(update)
     accumulator.add(update, factor=0.25)
-    found = accumulator.tensors()
-    assert found["v"].tolist() == [[10, 10], [10, 10]]
-    assert float(found["weight"]) == 6.0
-    assert found["n"].tolist() == [10, 14]
+    tensors = accumulator.tensors()
+    assert tensors["v"].tolist() == [[10, 10], [10, 10]]
+    assert float(tensors["weight"]) == 6.0
+    assert tensors["n"].tolist() == [10, 14]
     assert all(np.array_equal(update[name], before[name]) for name in update)
 
 
