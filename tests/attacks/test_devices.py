@@ -51,12 +51,12 @@ class ObservedCoordinator:
     def __init__(self, h, *, before=lambda _: None):
         self.h = h
         self.app = router(h.app)
-        self.asked, self.reports = [], []
+        self.requests, self.reports = [], []
         self._before = before
 
     def __call__(self, request):
         self._before(request)
-        self.asked.append(f"{request.method} {request.path}")
+        self.requests.append(f"{request.method} {request.path}")
         if request.path.endswith(":report"):
             body = request.get_data()
             self.reports.append(json.loads(body))
@@ -65,31 +65,31 @@ class ObservedCoordinator:
 
     @property
     def checkins(self):
-        return sum(path.endswith(":checkin") for path in self.asked)
+        return sum(path.endswith(":checkin") for path in self.requests)
 
     @property
     def downloads(self):
-        return sum(path.startswith("GET ") for path in self.asked)
+        return sum(path.startswith("GET ") for path in self.requests)
 
 
 @contextmanager
-def observed(h, **more):
-    seen = ObservedCoordinator(h, **more)
-    with served(Request.application(seen)) as url:
-        seen.url = url
-        yield seen
+def observe(h, **more):
+    coordinator = ObservedCoordinator(h, **more)
+    with served(Request.application(coordinator)) as url:
+        coordinator.url = url
+        yield coordinator
 
 
-class Runtime:
+class RuntimeProbe:
     """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self, number):
         self.number = number
-        self.made = 0
+        self.loads = 0
 
     def __call__(self, plan):
         del plan
-        self.made += 1
+        self.loads += 1
         return self
 
     def work(self, data, broadcast, **more):
@@ -97,14 +97,14 @@ class Runtime:
         return sum_update(self.number)
 
 
-def device(seen, number, policy=None, *, runtime=None, data=lambda: [np.int64(3)], **more):
-    token = ENROLLER.issue(enrolment(number, issued_at=seen.h.clock.now()))
-    made = runtime or Runtime(number)
-    return MusterClient(seen.url, POPULATION, data, token=token, runtime_factory=made, policy=policy, **more)
+def device(coordinator, number, policy=None, *, runtime=None, data=lambda: [np.int64(3)], **more):
+    token = ENROLLER.issue(enrolment(number, issued_at=coordinator.h.clock.now()))
+    made = runtime or RuntimeProbe(number)
+    return MusterClient(coordinator.url, POPULATION, data, token=token, runtime_factory=made, policy=policy, **more)
 
 
-def run_once(seen, number, policy=None, **more):
-    with device(seen, number, policy, **more) as client:
+def run_once(coordinator, number, policy=None, **more):
+    with device(coordinator, number, policy, **more) as client:
         return client.run_once()
 
 
@@ -113,22 +113,22 @@ def refused(h, policy, rule, *, number=0, **more):
 
     The coordinator learns only the rule's name.
     """
-    runtime = Runtime(number)
-    with observed(h) as seen:
-        outcome = run_once(seen, number, policy, runtime=runtime, **more)
+    runtime = RuntimeProbe(number)
+    with observe(h) as coordinator:
+        outcome = run_once(coordinator, number, policy, runtime=runtime, **more)
     assert isinstance(outcome, Failed), outcome
     assert outcome.reason is FailureReason.PLAN_REFUSED
-    assert [(report["reason"], report["detail"]) for report in seen.reports] == [("plan_refused", rule)]
-    assert runtime.made == 0
+    assert [(report["reason"], report["detail"]) for report in coordinator.reports] == [("plan_refused", rule)]
+    assert runtime.loads == 0
     assert not updates(h)
-    return seen
+    return coordinator
 
 
 def updates(h):
     return [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
 
 
-def begun(root, issuer, plan, **policy):
+def begin_round(root, issuer, plan, **policy):
     h = Fortress(root, issuer, plan=plan)
     h.begin(**{"goal": 3, "minimum": 3, **OPEN, **policy})
     return h
@@ -136,23 +136,23 @@ def begun(root, issuer, plan, **policy):
 
 def test_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
     """Without a policy, the round's result is the update itself."""
-    h = begun(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
-    with observed(h) as seen:
-        assert isinstance(run_once(seen, 5), Contributed)
+    h = begin_round(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 5), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 1 << 5
-    h = begun(tmp_path / "held", issuer, sum_plan(), goal=1, minimum=1)
+    h = begin_round(tmp_path / "held", issuer, sum_plan(), goal=1, minimum=1)
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
 def test_plan_with_a_lower_signed_minimum_gets_no_update(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan(2))
+    h = begin_round(tmp_path, issuer, bound_plan(2))
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
 def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
     """A coordinator can announce any minimum; only the plan's author can sign one."""
-    h = begun(tmp_path, issuer, sum_plan())
+    h = begin_round(tmp_path, issuer, sum_plan())
     inner = router(h.app)
 
     def lie(request):
@@ -167,7 +167,7 @@ def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
     with (
         served(Request.application(lie)) as url,
         MusterClient(
-            url, POPULATION, lambda: 3, token=token, policy=ClientPolicy(minimum=BOUND), runtime_factory=Runtime(0)
+            url, POPULATION, lambda: 3, token=token, policy=ClientPolicy(minimum=BOUND), runtime_factory=RuntimeProbe(0)
         ) as client,
     ):
         outcome = client.run_once()
@@ -193,9 +193,9 @@ def run_two_tasks(h, folder, **rules):
     h.begin(goal=4, minimum=4, rounds=1, **OPEN)
     h.create_task("other", goal=3, minimum=3, rounds=1, **OPEN)
     h.deliver_all()
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for number in range(4):
-            with device(seen, number, budget_of(folder, number, **rules) if rules else None) as client:
+            with device(coordinator, number, budget_of(folder, number, **rules) if rules else None) as client:
                 for _ in range(4):
                     client.run_once()
     h.settle()
@@ -232,17 +232,18 @@ def run_rollback(h, folder, **rules):
     """
     h.begin(goal=3, minimum=3, rounds=5, **OPEN)
     counts = []
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for attempt in range(2):
             if attempt:
                 h.operate("rollback", version=0)
                 h.deliver_all()
             outcomes = [
-                run_once(seen, number, budget_of(folder, number, **rules) if rules else None) for number in range(3)
+                run_once(coordinator, number, budget_of(folder, number, **rules) if rules else None)
+                for number in range(3)
             ]
             counts.append(sum(isinstance(outcome, Contributed) for outcome in outcomes))
             h.settle(minutes=1)
-    return counts, [report["detail"] for report in seen.reports]
+    return counts, [report["detail"] for report in coordinator.reports]
 
 
 def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
@@ -254,27 +255,27 @@ def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issue
 
 
 def test_device_without_budget_takes_no_slot(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
-    with observed(h) as seen:
+    h = begin_round(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
+    with observe(h) as coordinator:
         policy = budget_of(tmp_path, 0, per_day=1)
-        assert isinstance(run_once(seen, 0, policy), Contributed)
-        assert isinstance(run_once(seen, 0, policy), Ineligible)
-    assert seen.checkins == 1
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
+        assert isinstance(run_once(coordinator, 0, policy), Ineligible)
+    assert coordinator.checkins == 1
 
 
 def test_plan_that_the_policy_does_not_list_is_not_fetched(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan())
-    seen = refused(h, ClientPolicy(plans=[bound_plan(4).sha256]), "policy.plans")
-    assert seen.downloads == 0
+    h = begin_round(tmp_path, issuer, bound_plan())
+    coordinator = refused(h, ClientPolicy(plans=[bound_plan(4).sha256]), "policy.plans")
+    assert coordinator.downloads == 0
 
 
 def test_plan_with_one_of_two_required_signers_is_refused(tmp_path, issuer):
-    h = begun(tmp_path / "one", issuer, bound_plan())
+    h = begin_round(tmp_path / "one", issuer, bound_plan())
     policy = ClientPolicy(signers=[SIGNER.signer, BOARD.signer], signers_required=2)
     refused(h, policy, "policy.signers")
-    h = begun(tmp_path / "two", issuer, bound_plan().signed(BOARD))
-    with observed(h) as seen:
-        assert isinstance(run_once(seen, 0, policy), Contributed)
+    h = begin_round(tmp_path / "two", issuer, bound_plan().signed(BOARD))
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
 
 
 @pytest.mark.parametrize("kind", ["maximum", "tensorflow"])
@@ -284,13 +285,13 @@ def test_fold_that_reveals_the_values_of_one_device_is_refused(tmp_path, issuer,
     if kind == "maximum":
         folds = tuple(FoldRule(path=rule.path, kind=FoldKind.MAXIMUM, update=rule.path) for rule in plan.manifest.folds)
         plan = changed(plan, folds=folds)
-    h = begun(tmp_path, issuer, plan)
+    h = begin_round(tmp_path, issuer, plan)
     refused(h, ClientPolicy(folds=[FoldKind.SUM]), "policy.folds")
 
 
 @pytest.mark.parametrize("rule", ["string_tensors", "clear_secure_sums"])
 def test_policy_refuses_text_and_clear_secure_sums(tmp_path, issuer, rule):
-    h = begun(tmp_path, issuer, every_dtype_plan())
+    h = begin_round(tmp_path, issuer, every_dtype_plan())
     refused(h, ClientPolicy(**{rule: False}), f"policy.{rule}")
 
 
@@ -344,15 +345,15 @@ def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
         "bare": None,
         "held": ClientPolicy(minimum=BOUND, folds=["sum"], update_bytes_per_data_byte=1.0),
     }.items():
-        h = begun(tmp_path / name, issuer, plan)
-        with observed(h) as seen:
-            outcome = run_once(seen, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
+        h = begin_round(tmp_path / name, issuer, plan)
+        with observe(h) as coordinator:
+            outcome = run_once(coordinator, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
         if policy is None:
             assert isinstance(outcome, Contributed)
             assert outcome.update_bytes > 60 * rows.nbytes
         else:
             assert isinstance(outcome, Failed)
-            assert [report["detail"] for report in seen.reports] == ["policy.update_bytes_per_data_byte"]
+            assert [report["detail"] for report in coordinator.reports] == ["policy.update_bytes_per_data_byte"]
             assert not updates(h)
 
 
@@ -375,10 +376,10 @@ with MusterClient(url, "phones", lambda: data, **options) as client:
 """
 
 
-def member(seen, policy, data="go"):
-    token = ENROLLER.issue(enrolment(3, issued_at=seen.h.clock.now()))
+def member(coordinator, policy, data="go"):
+    token = ENROLLER.issue(enrolment(3, issued_at=coordinator.h.clock.now()))
     return subprocess.Popen(  # noqa: S603  our own code
-        [sys.executable, "-c", MEMBER, seen.url, token, str(policy), data],
+        [sys.executable, "-c", MEMBER, coordinator.url, token, str(policy), data],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -393,7 +394,7 @@ def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
     Otherwise a plan that ends the process, or a well-timed restart, lets the device work again
     without a record.
     """
-    h = begun(tmp_path / "coordinator", issuer, bound_plan())
+    h = begin_round(tmp_path / "coordinator", issuer, bound_plan())
     policy = tmp_path / "ward.toml"
     policy.write_text(f'minimum = {BOUND}\n[budget]\nper_day = 1\nfile = "{(tmp_path / "budget").as_posix()}"\n')
     running = []
@@ -403,8 +404,8 @@ def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
             os.kill(running[0].pid, signal.SIGKILL)
             running[0].wait(60)
 
-    with observed(h, before=kill) as seen:
-        process = member(seen, policy, "stay" if moment == "during the work" else "go")
+    with observe(h, before=kill) as coordinator:
+        process = member(coordinator, policy, "stay" if moment == "during the work" else "go")
         running.append(process)
         if moment == "during the work":
             assert process.stdout.readline() == "at work\n"
@@ -413,37 +414,37 @@ def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
         assert process.returncode == -signal.SIGKILL
         h.clock.advance(1001)  # the assignment has expired
         h.settle(minutes=1)
-        checkins = seen.checkins
-        output, _ = member(seen, policy).communicate(timeout=60)
+        checkins = coordinator.checkins
+        output, _ = member(coordinator, policy).communicate(timeout=60)
     assert output == "Ineligible\n"
-    assert seen.checkins == checkins
+    assert coordinator.checkins == checkins
     # A small update may have been sent in one packet with the head of its request.
     assert len(updates(h)) <= (0 if moment == "during the work" else 1)
 
 
 def test_budget_file_writable_by_others_is_not_used(tmp_path, issuer):
-    h = begun(tmp_path / "coordinator", issuer, bound_plan())
+    h = begin_round(tmp_path / "coordinator", issuer, bound_plan())
     policy = budget_of(tmp_path, 0, per_day=1)
-    with observed(h) as seen:
-        assert isinstance(run_once(seen, 0, policy), Contributed)
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
         policy.budget.path.chmod(0o666)
         with pytest.raises(BudgetError, match="chmod 600"):
-            run_once(seen, 0, policy)
-    assert seen.checkins == 1
+            run_once(coordinator, 0, policy)
+    assert coordinator.checkins == 1
 
 
 def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
     """Control for the refusals above: an honest task satisfies a strict policy."""
     plan = bound_plan().signed(BOARD)
-    h = begun(tmp_path, issuer, plan, rounds=1)
+    h = begin_round(tmp_path, issuer, plan, rounds=1)
 
-    class Metered(Runtime):
+    class Metered(RuntimeProbe):
         def work(self, data, broadcast, *, meter, seconds):
             assert seconds > 0
             meter.record("data", data[0].nbytes * 100)
             return super().work(data, broadcast)
 
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for number in range(3):
             policy = ClientPolicy(
                 plans=[plan.sha256],
@@ -461,6 +462,6 @@ def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
                     per_day=1, per_plan=1, per_broadcast=1, separation_hours=1, file=str(tmp_path / f"budget-{number}")
                 ),
             )
-            assert isinstance(run_once(seen, number, policy, runtime=Metered(number)), Contributed)
+            assert isinstance(run_once(coordinator, number, policy, runtime=Metered(number)), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 7

@@ -27,15 +27,15 @@ from muster_coordinator.http import router
 MEAN = Path(__file__).parents[1] / "data" / "mean.plan"
 
 
-class Watched:
+class RuntimeProbe:
     """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self):
-        self.made = 0
+        self.loads = 0
 
     def __call__(self, plan):
         del plan
-        self.made += 1
+        self.loads += 1
         return self
 
     def work(self, data, broadcast, *, seconds=None):
@@ -93,7 +93,7 @@ def client_of(h, url, runtime, **more):
     return MusterClient(url, "phones", lambda: {"id": 3}, token=token, runtime_factory=runtime, **more)
 
 
-def lying(h, change):
+def lying_coordinator(h, change):
     """Serves the coordinator with `change(path, body)` applied to its responses."""
     app = router(h.app)
 
@@ -108,30 +108,30 @@ def lying(h, change):
     return served(Request.application(serve))
 
 
-def refused(h, change, **more):
+def client_refusal(h, change, **more):
     """Returns the outcome of a client that meets the lying coordinator.
 
     Asserts that it loads no graph and uploads nothing.
     """
-    runtime = Watched()
-    with lying(h, change) as url, client_of(h, url, runtime, **more) as client:
+    runtime = RuntimeProbe()
+    with lying_coordinator(h, change) as url, client_of(h, url, runtime, **more) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed), outcome
-    assert runtime.made == 0
+    assert runtime.loads == 0
     assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
     return outcome
 
 
 def test_client_refuses_a_plan_with_a_changed_byte(tmp_path, issuer):
-    for number, region in enumerate(regions(sample := _copy())):
+    for number, region in enumerate(regions(sample := signed_client_copy())):
         h = Fortress(tmp_path / str(number), issuer)
         h.begin(goal=3)
         at = regions(sample)[region]
-        outcome = refused(h, lambda path, body, at=at: tampered(body, at) if "/plans/" in path else body)
+        outcome = client_refusal(h, lambda path, body, at=at: tampered(body, at) if "/plans/" in path else body)
         assert outcome.reason is FailureReason.PLAN_REFUSED, region
 
 
-def _copy():
+def signed_client_copy():
     return sum_plan().signed(SIGNER).for_client().encode()
 
 
@@ -139,7 +139,7 @@ def test_client_refuses_a_plan_that_was_not_announced(h):
     """The plan is well-formed and signed by a trusted signer."""
     other = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}), signatures=()).signed(SIGNER)
     file = other.for_client().encode()
-    outcome = refused(h, lambda path, body: file if "/plans/" in path else body, trusted_signers=[SIGNER.signer])
+    outcome = client_refusal(h, lambda path, body: file if "/plans/" in path else body, trusted_signers=[SIGNER.signer])
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
@@ -172,7 +172,7 @@ def test_client_refuses_a_plan_of_an_untrusted_signer(h):
     """The client trusts its own list of signers, not the coordinator."""
     for file in (replace(h.plan, signatures=()), replace(h.plan, signatures=()).signed(SigningKey.generate())):
         data = file.for_client().encode()
-        outcome = refused(
+        outcome = client_refusal(
             h, lambda path, body, data=data: data if "/plans/" in path else body, trusted_signers=[SIGNER.signer]
         )
         assert outcome.reason is FailureReason.PLAN_REFUSED
@@ -181,16 +181,16 @@ def test_client_refuses_a_plan_of_an_untrusted_signer(h):
 
 
 def test_client_refuses_a_broadcast_with_a_changed_byte(h):
-    runtime = Watched()
+    runtime = RuntimeProbe()
     change = lambda path, body: tampered(body, len(body) - 1) if path.endswith("/broadcast") else body  # noqa: E731
-    with lying(h, change) as url, client_of(h, url, runtime) as client:
+    with lying_coordinator(h, change) as url, client_of(h, url, runtime) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed)
     assert "does not have the hash" in outcome.detail
 
 
 def test_plan_larger_than_announced_is_not_downloaded(h):
-    outcome = refused(h, lambda path, body: body + bytes(8 << 20) if "/plans/" in path else body)
+    outcome = client_refusal(h, lambda path, body: body + bytes(8 << 20) if "/plans/" in path else body)
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
@@ -208,7 +208,7 @@ def test_redirect_does_not_receive_the_client_token(h):
     with (
         served(Request.application(elsewhere)) as target,
         served(redirecting(target)) as url,
-        client_of(h, url, Watched()) as client,
+        client_of(h, url, RuntimeProbe()) as client,
     ):
         assert isinstance(
             client.run_once(), Unreached
@@ -218,19 +218,19 @@ def test_redirect_does_not_receive_the_client_token(h):
 
 def test_honest_round_trip_passes(h):
     """Control for the refusals above: an honest coordinator is accepted."""
-    runtime = Watched()
+    runtime = RuntimeProbe()
     with (
-        lying(h, lambda _, body: body) as url,
+        lying_coordinator(h, lambda _, body: body) as url,
         client_of(h, url, runtime, trusted_signers=[SIGNER.signer]) as client,
     ):
         assert isinstance(client.run_once(), Contributed)
-    assert runtime.made == 1
+    assert runtime.loads == 1
 
 
 # With TensorFlow: a graph that reads a file.
 
 
-def evil_plan(path):
+def file_reading_plan(path):
     """Returns the averaging plan with a `work` that reads a file in a nested function."""
     import tensorflow as tf
 
@@ -267,7 +267,7 @@ def accept_any_graph(monkeypatch):
     monkeypatch.setattr("muster_coordinator.state.plan_repository.check_plan_graphs", lambda _: None)
 
 
-def refused_by_the_device(h, data):
+def device_refusal(h, data):
     """Returns the outcome of an honest client for the open round's plan.
 
     Asserts that TensorFlow never receives the graph.
@@ -292,9 +292,9 @@ def test_operation_in_a_nested_function_never_reaches_tensorflow(tmp_path, issue
     secret = tmp_path / "secret"
     secret.write_text("what the device keeps to itself")
     accept_any_graph(monkeypatch)
-    h = Fortress(tmp_path / "coordinator", issuer, plan=evil_plan(str(secret)))
+    h = Fortress(tmp_path / "coordinator", issuer, plan=file_reading_plan(str(secret)))
     h.begin(goal=3)
-    outcome = refused_by_the_device(h, 1.0)
+    outcome = device_refusal(h, 1.0)
     assert "ReadFile" in outcome.detail
     assert "function" in outcome.detail
 
@@ -363,7 +363,7 @@ def replaced(plan, graph, stage):
     )
 
 
-def honest(_graph, _stage, _path):
+def without_leak(_graph, _stage, _path):
     """Changes nothing: the string of the broadcast is not used."""
 
 
@@ -399,7 +399,7 @@ def default_that_can_be_fed(graph, stage, path):
     return feed_over_the_constant(graph, stage, path)
 
 
-def decoy_in_a_function(graph, _stage, _path):
+def cache_in_a_function(graph, _stage, _path):
     """Moves the cache to a function that takes the file name as an argument.
 
     A constant in the function has the argument's name.
@@ -430,7 +430,7 @@ def decoy_in_a_function(graph, _stage, _path):
 
 def constant_of_the_caller(graph, stage, path):
     """Moves the cache to a function whose constant the caller sets."""
-    decoy_in_a_function(graph, stage, path)
+    cache_in_a_function(graph, stage, path)
     function = graph.library.function[-1]
     cache, constant = function.node_def
     cache.input[1] = "name:output:0"
@@ -446,7 +446,7 @@ def constant_of_the_caller(graph, stage, path):
     constant.attr["value"].placeholder = "where"
 
 
-def printed(graph, _stage, _path):
+def print_data(graph, _stage, _path):
     """Prints data to the device's log."""
     node = graph.node.add(name="printed", op="PrintV2", input=["file"])
     node.attr["output_stream"].s = b"stderr"
@@ -464,9 +464,9 @@ LEAKS = [
     feed_over_the_constant,
     feed_over_a_copy,
     default_that_can_be_fed,
-    decoy_in_a_function,
+    cache_in_a_function,
     constant_of_the_caller,
-    printed,
+    print_data,
     named_rewrite,
 ]
 
@@ -486,13 +486,13 @@ def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch
     accept_any_graph(monkeypatch)
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
     h.begin(goal=3)
-    refused_by_the_device(h, PATIENTS)
+    device_refusal(h, PATIENTS)
     assert not list(tmp_path.glob("leaked*"))
 
 
 def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
     """Control for the two refusals above: the plan without the attack runs."""
-    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", honest))
+    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", without_leak))
     h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0))
     with (
