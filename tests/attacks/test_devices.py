@@ -1,4 +1,7 @@
-"""Attacks of operators, coordinators and plan authors on a device that has a policy, beside their success without one."""
+"""Attacks on a device that has a policy, and their success on one without.
+
+The attackers are operators, coordinators and plan authors.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ BOUND = 3  # the minimum of the policies here
 
 
 def bound_plan(minimum=BOUND):
-    """The plan that sums, with a signed minimum."""
+    """Returns the summing plan with a signed minimum."""
     return changed(sum_plan(), release=Release(minimum=minimum))
 
 
@@ -42,18 +45,18 @@ def changed(plan, **update):
     return Plan(plan.manifest.model_copy(update=update), plan.parts)
 
 
-class Observed:
-    """A coordinator over real HTTP that notes what its clients ask and report."""
+class ObservedCoordinator:
+    """Coordinator over real HTTP that records requests and reports."""
 
     def __init__(self, h, *, before=lambda _: None):
         self.h = h
         self.app = router(h.app)
-        self.asked, self.reports = [], []
+        self.requests, self.reports = [], []
         self._before = before
 
     def __call__(self, request):
         self._before(request)
-        self.asked.append(f"{request.method} {request.path}")
+        self.requests.append(f"{request.method} {request.path}")
         if request.path.endswith(":report"):
             body = request.get_data()
             self.reports.append(json.loads(body))
@@ -62,31 +65,31 @@ class Observed:
 
     @property
     def checkins(self):
-        return sum(path.endswith(":checkin") for path in self.asked)
+        return sum(path.endswith(":checkin") for path in self.requests)
 
     @property
     def downloads(self):
-        return sum(path.startswith("GET ") for path in self.asked)
+        return sum(path.startswith("GET ") for path in self.requests)
 
 
 @contextmanager
-def observed(h, **more):
-    seen = Observed(h, **more)
-    with served(Request.application(seen)) as url:
-        seen.url = url
-        yield seen
+def observe(h, **more):
+    coordinator = ObservedCoordinator(h, **more)
+    with served(Request.application(coordinator)) as url:
+        coordinator.url = url
+        yield coordinator
 
 
-class Runtime:
-    """Stands for a plan's runtime, and says whether a graph was ever read."""
+class RuntimeProbe:
+    """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self, number):
         self.number = number
-        self.made = 0
+        self.loads = 0
 
     def __call__(self, plan):
         del plan
-        self.made += 1
+        self.loads += 1
         return self
 
     def work(self, data, broadcast, **more):
@@ -94,59 +97,62 @@ class Runtime:
         return sum_update(self.number)
 
 
-def device(seen, number, policy=None, *, runtime=None, data=lambda: [np.int64(3)], **more):
-    token = ENROLLER.issue(enrolment(number, issued_at=seen.h.clock.now()))
-    made = runtime or Runtime(number)
-    return MusterClient(seen.url, POPULATION, data, token=token, runtime_factory=made, policy=policy, **more)
+def device(coordinator, number, policy=None, *, runtime=None, data=lambda: [np.int64(3)], **more):
+    token = ENROLLER.issue(enrolment(number, issued_at=coordinator.h.clock.now()))
+    made = runtime or RuntimeProbe(number)
+    return MusterClient(coordinator.url, POPULATION, data, token=token, runtime_factory=made, policy=policy, **more)
 
 
-def turn(seen, number, policy=None, **more):
-    with device(seen, number, policy, **more) as client:
+def run_once(coordinator, number, policy=None, **more):
+    with device(coordinator, number, policy, **more) as client:
         return client.run_once()
 
 
 def refused(h, policy, rule, *, number=0, **more):
-    """Checks that the device refuses by that rule before the graph is read, and that the coordinator learns the rule's name alone."""
-    runtime = Runtime(number)
-    with observed(h) as seen:
-        outcome = turn(seen, number, policy, runtime=runtime, **more)
+    """Checks that the device refuses by `rule` before it loads the graph.
+
+    The coordinator learns only the rule's name.
+    """
+    runtime = RuntimeProbe(number)
+    with observe(h) as coordinator:
+        outcome = run_once(coordinator, number, policy, runtime=runtime, **more)
     assert isinstance(outcome, Failed), outcome
     assert outcome.reason is FailureReason.PLAN_REFUSED
-    assert [(report["reason"], report["detail"]) for report in seen.reports] == [("plan_refused", rule)]
-    assert runtime.made == 0
+    assert [(report["reason"], report["detail"]) for report in coordinator.reports] == [("plan_refused", rule)]
+    assert runtime.loads == 0
     assert not updates(h)
-    return seen
+    return coordinator
 
 
 def updates(h):
     return [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
 
 
-def begun(root, issuer, plan, **policy):
+def begin_round(root, issuer, plan, **policy):
     h = Fortress(root, issuer, plan=plan)
     h.begin(**{"goal": 3, "minimum": 3, **OPEN, **policy})
     return h
 
 
-def test_a_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
-    """The attack: without a policy the result is that update."""
-    h = begun(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
-    with observed(h) as seen:
-        assert isinstance(turn(seen, 5), Contributed)
+def test_task_with_a_minimum_of_1_gets_no_update(tmp_path, issuer):
+    """Without a policy, the round's result is the update itself."""
+    h = begin_round(tmp_path / "bare", issuer, sum_plan(), goal=1, minimum=1, rounds=1)
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 5), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 1 << 5
-    h = begun(tmp_path / "held", issuer, sum_plan(), goal=1, minimum=1)
+    h = begin_round(tmp_path / "held", issuer, sum_plan(), goal=1, minimum=1)
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
-def test_a_plan_that_binds_a_lower_minimum_gets_no_update(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan(2))
+def test_plan_with_a_lower_signed_minimum_gets_no_update(tmp_path, issuer):
+    h = begin_round(tmp_path, issuer, bound_plan(2))
     refused(h, ClientPolicy(minimum=BOUND), "policy.minimum")
 
 
-def test_a_minimum_that_is_announced_and_not_signed_is_not_believed(tmp_path, issuer):
-    """A coordinator can announce any number; the plan's author must have signed one."""
-    h = begun(tmp_path, issuer, sum_plan())
+def test_announced_minimum_without_signature_is_ignored(tmp_path, issuer):
+    """A coordinator can announce any minimum; only the plan's author can sign one."""
+    h = begin_round(tmp_path, issuer, sum_plan())
     inner = router(h.app)
 
     def lie(request):
@@ -161,7 +167,7 @@ def test_a_minimum_that_is_announced_and_not_signed_is_not_believed(tmp_path, is
     with (
         served(Request.application(lie)) as url,
         MusterClient(
-            url, POPULATION, lambda: 3, token=token, policy=ClientPolicy(minimum=BOUND), runtime_factory=Runtime(0)
+            url, POPULATION, lambda: 3, token=token, policy=ClientPolicy(minimum=BOUND), runtime_factory=RuntimeProbe(0)
         ) as client,
     ):
         outcome = client.run_once()
@@ -171,19 +177,25 @@ def test_a_minimum_that_is_announced_and_not_signed_is_not_believed(tmp_path, is
 
 
 def budget_of(folder, number, **rules):
-    """A device's policy: its own file, for the devices of a test share a machine."""
+    """Returns a device's policy with a separate budget file.
+
+    The devices of a test share one machine.
+    """
     rules = rules or {"separation_hours": 1}
     return ClientPolicy(minimum=BOUND, budget=BudgetRules(file=str(folder / f"budget-{number}"), **rules))
 
 
-def play_two_tasks(h, folder, **rules):
-    """Four devices; a task over all of them and one over any three, at once. Every device checks in four times."""
+def run_two_tasks(h, folder, **rules):
+    """Runs a task over four devices and one over any three of them, at the same time.
+
+    Every device checks in four times. Returns the tasks that committed a round.
+    """
     h.begin(goal=4, minimum=4, rounds=1, **OPEN)
     h.create_task("other", goal=3, minimum=3, rounds=1, **OPEN)
     h.deliver_all()
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for number in range(4):
-            with device(seen, number, budget_of(folder, number, **rules) if rules else None) as client:
+            with device(coordinator, number, budget_of(folder, number, **rules) if rules else None) as client:
                 for _ in range(4):
                     client.run_once()
     h.settle()
@@ -198,9 +210,9 @@ def result_of(h, name):
 
 
 def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer):
-    """The attack: the difference of the two results is one device's update."""
+    """Without a budget, the difference of the two results is one device's update."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
-    assert play_two_tasks(h, tmp_path) == [TASK, "other"]
+    assert run_two_tasks(h, tmp_path) == [TASK, "other"]
     difference = result_of(h, TASK) - result_of(h, "other")
     assert difference in [1 << number for number in range(4)]
     for name, rules in {
@@ -210,77 +222,84 @@ def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer
     }.items():
         folder = tmp_path / name
         h = Fortress(folder, issuer, plan=bound_plan())
-        assert len(play_two_tasks(h, folder, **rules)) < 2, name
+        assert len(run_two_tasks(h, folder, **rules)) < 2, name
 
 
-def play_rollback(h, folder, **rules):
-    """Three devices, a round, a rollback to the start, and the round again; how many updates each round got."""
+def run_rollback(h, folder, **rules):
+    """Runs a round, a rollback to the start, and the round again, with three devices.
+
+    Returns the number of updates of each round, and the reports.
+    """
     h.begin(goal=3, minimum=3, rounds=5, **OPEN)
     counts = []
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for attempt in range(2):
             if attempt:
                 h.operate("rollback", version=0)
                 h.deliver_all()
             outcomes = [
-                turn(seen, number, budget_of(folder, number, **rules) if rules else None) for number in range(3)
+                run_once(coordinator, number, budget_of(folder, number, **rules) if rules else None)
+                for number in range(3)
             ]
             counts.append(sum(isinstance(outcome, Contributed) for outcome in outcomes))
             h.settle(minutes=1)
-    return counts, [report["detail"] for report in seen.reports]
+    return counts, [report["detail"] for report in coordinator.reports]
 
 
-def test_a_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
-    """The attack: the same clients on the same model again and again; differences and averages take noise away."""
+def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
+    """Repeating the same clients on the same model averages noise away."""
     h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
-    assert play_rollback(h, tmp_path) == ([3, 3], [])
+    assert run_rollback(h, tmp_path) == ([3, 3], [])
     h = Fortress(tmp_path / "held", issuer, plan=bound_plan())
-    assert play_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
+    assert run_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
 
 
-def test_a_device_without_budget_takes_no_slot(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
-    with observed(h) as seen:
+def test_device_without_budget_takes_no_slot(tmp_path, issuer):
+    h = begin_round(tmp_path, issuer, bound_plan(), goal=3, rounds=5)
+    with observe(h) as coordinator:
         policy = budget_of(tmp_path, 0, per_day=1)
-        assert isinstance(turn(seen, 0, policy), Contributed)
-        assert isinstance(turn(seen, 0, policy), Ineligible)
-    assert seen.checkins == 1
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
+        assert isinstance(run_once(coordinator, 0, policy), Ineligible)
+    assert coordinator.checkins == 1
 
 
-def test_a_plan_that_is_not_on_the_devices_list_is_not_even_fetched(tmp_path, issuer):
-    h = begun(tmp_path, issuer, bound_plan())
-    seen = refused(h, ClientPolicy(plans=[bound_plan(4).sha256]), "policy.plans")
-    assert seen.downloads == 0
+def test_plan_that_the_policy_does_not_list_is_not_fetched(tmp_path, issuer):
+    h = begin_round(tmp_path, issuer, bound_plan())
+    coordinator = refused(h, ClientPolicy(plans=[bound_plan(4).sha256]), "policy.plans")
+    assert coordinator.downloads == 0
 
 
-def test_a_plan_signed_by_one_of_two_required_signers_is_refused(tmp_path, issuer):
-    h = begun(tmp_path / "one", issuer, bound_plan())
+def test_plan_with_one_of_two_required_signers_is_refused(tmp_path, issuer):
+    h = begin_round(tmp_path / "one", issuer, bound_plan())
     policy = ClientPolicy(signers=[SIGNER.signer, BOARD.signer], signers_required=2)
     refused(h, policy, "policy.signers")
-    h = begun(tmp_path / "two", issuer, bound_plan().signed(BOARD))
-    with observed(h) as seen:
-        assert isinstance(turn(seen, 0, policy), Contributed)
+    h = begin_round(tmp_path / "two", issuer, bound_plan().signed(BOARD))
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
 
 
 @pytest.mark.parametrize("kind", ["maximum", "tensorflow"])
-def test_a_fold_that_hands_out_one_devices_values_is_refused(tmp_path, issuer, kind):
-    """A maximum is some client's own value, whatever the minimum; and nothing is known of a fold by graphs."""
+def test_fold_that_reveals_the_values_of_one_device_is_refused(tmp_path, issuer, kind):
+    """A maximum is one client's own value; a fold by graphs may reveal anything."""
     plan = folded_by_graphs(bound_plan())
     if kind == "maximum":
         folds = tuple(FoldRule(path=rule.path, kind=FoldKind.MAXIMUM, update=rule.path) for rule in plan.manifest.folds)
         plan = changed(plan, folds=folds)
-    h = begun(tmp_path, issuer, plan)
+    h = begin_round(tmp_path, issuer, plan)
     refused(h, ClientPolicy(folds=[FoldKind.SUM]), "policy.folds")
 
 
 @pytest.mark.parametrize("rule", ["string_tensors", "clear_secure_sums"])
-def test_text_and_clear_secure_sums_stay_on_the_device(tmp_path, issuer, rule):
-    h = begun(tmp_path, issuer, every_dtype_plan())
+def test_policy_refuses_text_and_clear_secure_sums(tmp_path, issuer, rule):
+    h = begin_round(tmp_path, issuer, every_dtype_plan())
     refused(h, ClientPolicy(**{rule: False}), f"policy.{rule}")
 
 
 def slots_plan():
-    """Each client's data in one of 64 slots, drawn by chance: a sum of ten clients holds most clients' data as they are."""
+    """Returns a plan that puts each client's data in one of 64 random slots.
+
+    A sum over ten clients then holds most clients' data unchanged.
+    """
     import tensorflow as tf
 
     shape, slots = (8, 4), 64
@@ -316,8 +335,8 @@ def slots_plan():
     return Plan(manifest, {**kept, part_of(encoded).sha256: encoded})
 
 
-def test_an_update_that_is_larger_than_the_data_is_refused(tmp_path, issuer):
-    """The attack: disjoint slots. Proven sums, a signed minimum, and the data in the result."""
+def test_update_larger_than_the_data_is_refused(tmp_path, issuer):
+    """Disjoint slots reveal the data despite proven sums and a signed minimum."""
     from muster.runtime import Runtime as TensorFlowRuntime
 
     rows = np.arange(32, dtype=np.float32).reshape(8, 4) + 1
@@ -326,21 +345,20 @@ def test_an_update_that_is_larger_than_the_data_is_refused(tmp_path, issuer):
         "bare": None,
         "held": ClientPolicy(minimum=BOUND, folds=["sum"], update_bytes_per_data_byte=1.0),
     }.items():
-        h = begun(tmp_path / name, issuer, plan)
-        with observed(h) as seen:
-            outcome = turn(seen, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
+        h = begin_round(tmp_path / name, issuer, plan)
+        with observe(h) as coordinator:
+            outcome = run_once(coordinator, 0, policy, runtime=TensorFlowRuntime, data=lambda: rows)
         if policy is None:
             assert isinstance(outcome, Contributed)
             assert outcome.update_bytes > 60 * rows.nbytes
         else:
             assert isinstance(outcome, Failed)
-            assert [report["detail"] for report in seen.reports] == ["policy.update_bytes_per_data_byte"]
+            assert [report["detail"] for report in coordinator.reports] == ["policy.update_bytes_per_data_byte"]
             assert not updates(h)
 
 
-MEMBER = f"""
+MEMBER = """
 import sys
-sys.path[:0] = [{str(ROOT / "client")!r}, {str(ROOT / "tests")!r}]
 from muster.client import MusterClient
 from support.plans import sum_update
 
@@ -352,25 +370,31 @@ class Runtime:
         return sum_update(3)
 
 url, token, policy, data = sys.argv[1:]
-with MusterClient(url, "phones", lambda: data, token=token, policy=policy, runtime_factory=lambda _: Runtime()) as client:
+options = {"token": token, "policy": policy, "runtime_factory": lambda _: Runtime()}
+with MusterClient(url, "phones", lambda: data, **options) as client:
     print(type(client.run_once()).__name__, flush=True)
 """
 
 
-def member(seen, policy, data="go"):
-    token = ENROLLER.issue(enrolment(3, issued_at=seen.h.clock.now()))
+def member(coordinator, policy, data="go"):
+    token = ENROLLER.issue(enrolment(3, issued_at=coordinator.h.clock.now()))
     return subprocess.Popen(  # noqa: S603  our own code
-        [sys.executable, "-c", MEMBER, seen.url, token, str(policy), data],
+        [sys.executable, "-c", MEMBER, coordinator.url, token, str(policy), data],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=ROOT / "tests",  # on the path of `-c`
     )
 
 
 @pytest.mark.parametrize("moment", ["during the work", "as the upload leaves"])
-def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, moment):
-    """The attack: a plan that ends the process, or a restart at the right moment, lets the device work again without a record."""
-    h = begun(tmp_path / "coordinator", issuer, bound_plan())
+def test_crash_between_budget_and_upload_counts(tmp_path, issuer, moment):
+    """The budget is recorded before the upload.
+
+    Otherwise a plan that ends the process, or a well-timed restart, lets the device work again
+    without a record.
+    """
+    h = begin_round(tmp_path / "coordinator", issuer, bound_plan())
     policy = tmp_path / "ward.toml"
     policy.write_text(f'minimum = {BOUND}\n[budget]\nper_day = 1\nfile = "{(tmp_path / "budget").as_posix()}"\n')
     running = []
@@ -380,8 +404,8 @@ def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, mome
             os.kill(running[0].pid, signal.SIGKILL)
             running[0].wait(60)
 
-    with observed(h, before=kill) as seen:
-        process = member(seen, policy, "stay" if moment == "during the work" else "go")
+    with observe(h, before=kill) as coordinator:
+        process = member(coordinator, policy, "stay" if moment == "during the work" else "go")
         running.append(process)
         if moment == "during the work":
             assert process.stdout.readline() == "at work\n"
@@ -390,37 +414,37 @@ def test_a_crash_between_the_budget_and_the_upload_counts(tmp_path, issuer, mome
         assert process.returncode == -signal.SIGKILL
         h.clock.advance(1001)  # the assignment has expired
         h.settle(minutes=1)
-        checkins = seen.checkins
-        output, _ = member(seen, policy).communicate(timeout=60)
+        checkins = coordinator.checkins
+        output, _ = member(coordinator, policy).communicate(timeout=60)
     assert output == "Ineligible\n"
-    assert seen.checkins == checkins
-    # A small update may have left in one piece with its request's head.
+    assert coordinator.checkins == checkins
+    # A small update may have been sent in one packet with the head of its request.
     assert len(updates(h)) <= (0 if moment == "during the work" else 1)
 
 
-def test_a_budget_that_others_can_change_is_not_used(tmp_path, issuer):
-    h = begun(tmp_path / "coordinator", issuer, bound_plan())
+def test_budget_file_writable_by_others_is_not_used(tmp_path, issuer):
+    h = begin_round(tmp_path / "coordinator", issuer, bound_plan())
     policy = budget_of(tmp_path, 0, per_day=1)
-    with observed(h) as seen:
-        assert isinstance(turn(seen, 0, policy), Contributed)
+    with observe(h) as coordinator:
+        assert isinstance(run_once(coordinator, 0, policy), Contributed)
         policy.budget.path.chmod(0o666)
         with pytest.raises(BudgetError, match="chmod 600"):
-            turn(seen, 0, policy)
-    assert seen.checkins == 1
+            run_once(coordinator, 0, policy)
+    assert coordinator.checkins == 1
 
 
-def test_an_honest_task_passes_a_strict_policy(tmp_path, issuer):
-    """What the refusals above are measured against."""
+def test_honest_task_passes_a_strict_policy(tmp_path, issuer):
+    """Control for the refusals above: an honest task satisfies a strict policy."""
     plan = bound_plan().signed(BOARD)
-    h = begun(tmp_path, issuer, plan, rounds=1)
+    h = begin_round(tmp_path, issuer, plan, rounds=1)
 
-    class Metered(Runtime):
+    class Metered(RuntimeProbe):
         def work(self, data, broadcast, *, meter, seconds):
             assert seconds > 0
             meter.record("data", data[0].nbytes * 100)
             return super().work(data, broadcast)
 
-    with observed(h) as seen:
+    with observe(h) as coordinator:
         for number in range(3):
             policy = ClientPolicy(
                 plans=[plan.sha256],
@@ -438,6 +462,6 @@ def test_an_honest_task_passes_a_strict_policy(tmp_path, issuer):
                     per_day=1, per_plan=1, per_broadcast=1, separation_hours=1, file=str(tmp_path / f"budget-{number}")
                 ),
             )
-            assert isinstance(turn(seen, number, policy, runtime=Metered(number)), Contributed)
+            assert isinstance(run_once(coordinator, number, policy, runtime=Metered(number)), Contributed)
     h.settle(minutes=1)
     assert h.result(1)["ids"] == 7

@@ -1,4 +1,4 @@
-"""Plans that are changed on their way, signed by nobody, or reach out of the device; and a coordinator that lies to its clients."""
+"""Attacks with altered, untrusted and harmful plans, and by a lying coordinator."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from muster_coordinator.http import router
 MEAN = Path(__file__).parents[1] / "data" / "mean.plan"
 
 
-class Watched:
-    """Stands for a plan's runtime, and says whether a graph was ever looked at."""
+class RuntimeProbe:
+    """Stand-in for a plan's runtime that counts how often a graph is loaded."""
 
     def __init__(self):
-        self.made = 0
+        self.loads = 0
 
     def __call__(self, plan):
         del plan
-        self.made += 1
+        self.loads += 1
         return self
 
     def work(self, data, broadcast, *, seconds=None):
@@ -44,7 +44,11 @@ class Watched:
 
 
 def regions(data):
-    """A place in each region of a plan's file: entries' headers, names and contents, signatures, directory, end."""
+    """Returns a position in each region of a plan's file.
+
+    The regions are the entries' headers, names and contents, the signatures, the directory and the
+    end.
+    """
     directory, end = data.index(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
     manifest, signatures = data.index(b'{"'), data.index(b'{"signatures"')
     part = data.index(b"parts/")
@@ -76,7 +80,7 @@ def tampered(data, at):
     return bytes(changed)
 
 
-def test_a_plan_with_a_changed_byte_is_refused_by_the_coordinator(h):
+def test_coordinator_refuses_a_plan_with_a_changed_byte(h):
     data = h.plan.encode()
     for region, at in regions(data).items():
         response = h.call("PUT", f"/v1/plans/{h.plan.sha256}", body=tampered(data, at))
@@ -89,12 +93,12 @@ def client_of(h, url, runtime, **more):
     return MusterClient(url, "phones", lambda: {"id": 3}, token=token, runtime_factory=runtime, **more)
 
 
-def lying(h, change):
-    """The coordinator, with `change` made to what it answers: `(path, body) -> body`."""
+def lying_coordinator(h, change):
+    """Serves the coordinator with `change(path, body)` applied to its responses."""
     app = router(h.app)
 
     def serve(request):
-        request.environ.pop("HTTP_ACCEPT_ENCODING", None)  # what is changed is the plan, not an encoding of it
+        request.environ.pop("HTTP_ACCEPT_ENCODING", None)  # `change` gets the plan, not an encoding of it
         response = app(request)
         if response.status_code == 200 and request.method == "GET":
             response.direct_passthrough = False
@@ -104,53 +108,56 @@ def lying(h, change):
     return served(Request.application(serve))
 
 
-def refused(h, change, **more):
-    """What a client reports when the coordinator lies so, and that no graph was looked at."""
-    runtime = Watched()
-    with lying(h, change) as url, client_of(h, url, runtime, **more) as client:
+def client_refusal(h, change, **more):
+    """Returns the outcome of a client that meets the lying coordinator.
+
+    Asserts that it loads no graph and uploads nothing.
+    """
+    runtime = RuntimeProbe()
+    with lying_coordinator(h, change) as url, client_of(h, url, runtime, **more) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed), outcome
-    assert runtime.made == 0
+    assert runtime.loads == 0
     assert not [name for name in h.blobs("updates/") if h.inner.blobs.stat(name).size]
     return outcome
 
 
-def test_a_plan_with_a_changed_byte_is_refused_by_the_client(tmp_path, issuer):
-    for number, region in enumerate(regions(sample := _copy())):
+def test_client_refuses_a_plan_with_a_changed_byte(tmp_path, issuer):
+    for number, region in enumerate(regions(sample := signed_client_copy())):
         h = Fortress(tmp_path / str(number), issuer)
         h.begin(goal=3)
         at = regions(sample)[region]
-        outcome = refused(h, lambda path, body, at=at: tampered(body, at) if "/plans/" in path else body)
+        outcome = client_refusal(h, lambda path, body, at=at: tampered(body, at) if "/plans/" in path else body)
         assert outcome.reason is FailureReason.PLAN_REFUSED, region
 
 
-def _copy():
+def signed_client_copy():
     return sum_plan().signed(SIGNER).for_client().encode()
 
 
-def test_a_plan_in_place_of_another_is_refused_by_the_client(h):
-    """Well formed, and signed by who is trusted: but not the one that was announced."""
+def test_client_refuses_a_plan_that_was_not_announced(h):
+    """The plan is well-formed and signed by a trusted signer."""
     other = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}), signatures=()).signed(SIGNER)
     file = other.for_client().encode()
-    outcome = refused(h, lambda path, body: file if "/plans/" in path else body, trusted_signers=[SIGNER.signer])
+    outcome = client_refusal(h, lambda path, body: file if "/plans/" in path else body, trusted_signers=[SIGNER.signer])
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
-def test_a_plan_of_nobody_trusted_is_refused_by_the_coordinator(h):
+def test_coordinator_refuses_a_plan_of_an_untrusted_signer(h):
     data = replace(h.plan, manifest=h.plan.manifest.model_copy(update={"name": "other"}))
     someone = SigningKey.generate()
     for plan in (
         replace(data, signatures=()),
         replace(data, signatures=()).signed(someone),
-        data,
-    ):  # the last: another plan's signature
+        data,  # with another plan's signature
+    ):
         response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
         assert problem_of(response).type is ProblemType.PLAN_INVALID
     assert not h.blobs(f"plans/{data.sha256}")
 
 
-def test_a_plan_that_was_swapped_in_the_store_is_not_run(h):
-    """By who can write to the bucket, and has no signer's key."""
+def test_plan_swapped_in_the_store_is_not_run(h):
+    """The attacker can write to the bucket but has no signer's key."""
     name = plan_name(h.plan.sha256, for_client=False)
     forged = replace(h.plan, signatures=()).signed(SigningKey.generate())
     h.inner.blobs.delete([name])
@@ -161,11 +168,11 @@ def test_a_plan_that_was_swapped_in_the_store_is_not_run(h):
     assert caught.value.type is ProblemType.PLAN_INVALID
 
 
-def test_a_plan_of_nobody_trusted_is_refused_by_the_client(h):
-    """The coordinator is not asked whom to trust."""
+def test_client_refuses_a_plan_of_an_untrusted_signer(h):
+    """The client trusts its own list of signers, not the coordinator."""
     for file in (replace(h.plan, signatures=()), replace(h.plan, signatures=()).signed(SigningKey.generate())):
         data = file.for_client().encode()
-        outcome = refused(
+        outcome = client_refusal(
             h, lambda path, body, data=data: data if "/plans/" in path else body, trusted_signers=[SIGNER.signer]
         )
         assert outcome.reason is FailureReason.PLAN_REFUSED
@@ -173,22 +180,22 @@ def test_a_plan_of_nobody_trusted_is_refused_by_the_client(h):
         h.settle(minutes=1)
 
 
-def test_a_broadcast_with_a_changed_byte_is_refused_by_the_client(h):
-    runtime = Watched()
+def test_client_refuses_a_broadcast_with_a_changed_byte(h):
+    runtime = RuntimeProbe()
     change = lambda path, body: tampered(body, len(body) - 1) if path.endswith("/broadcast") else body  # noqa: E731
-    with lying(h, change) as url, client_of(h, url, runtime) as client:
+    with lying_coordinator(h, change) as url, client_of(h, url, runtime) as client:
         outcome = client.run_once()
     assert isinstance(outcome, Failed)
     assert "does not have the hash" in outcome.detail
 
 
-def test_a_plan_larger_than_announced_is_not_downloaded(h):
-    outcome = refused(h, lambda path, body: body + bytes(8 << 20) if "/plans/" in path else body)
+def test_plan_larger_than_announced_is_not_downloaded(h):
+    outcome = client_refusal(h, lambda path, body: body + bytes(8 << 20) if "/plans/" in path else body)
     assert outcome.reason is FailureReason.PLAN_REFUSED
 
 
-def test_a_token_goes_to_no_other_address(h):
-    """A coordinator, or whoever answers for it, that sends a client on gets its token nowhere."""
+def test_redirect_does_not_receive_the_client_token(h):
+    """A coordinator that redirects a client does not disclose the client's token."""
     seen = []
 
     def elsewhere(request):
@@ -201,30 +208,30 @@ def test_a_token_goes_to_no_other_address(h):
     with (
         served(Request.application(elsewhere)) as target,
         served(redirecting(target)) as url,
-        client_of(h, url, Watched()) as client,
+        client_of(h, url, RuntimeProbe()) as client,
     ):
         assert isinstance(
             client.run_once(), Unreached
-        )  # a redirect is no coordinator's word, so it ends no client either
+        )  # a redirect is not a coordinator's answer, so it does not end the client
     assert seen == []
 
 
-def test_an_honest_round_trip_passes(h):
-    """What the refusals above are measured against."""
-    runtime = Watched()
+def test_honest_round_trip_passes(h):
+    """Control for the refusals above: an honest coordinator is accepted."""
+    runtime = RuntimeProbe()
     with (
-        lying(h, lambda _, body: body) as url,
+        lying_coordinator(h, lambda _, body: body) as url,
         client_of(h, url, runtime, trusted_signers=[SIGNER.signer]) as client,
     ):
         assert isinstance(client.run_once(), Contributed)
-    assert runtime.made == 1
+    assert runtime.loads == 1
 
 
-# With TensorFlow: a graph that reaches out.
+# With TensorFlow: a graph that reads a file.
 
 
-def evil_plan(path):
-    """The plan that averages, whose `work` reads a file in a function within a function, and would send what it finds."""
+def file_reading_plan(path):
+    """Returns the averaging plan with a `work` that reads a file in a nested function."""
     import tensorflow as tf
 
     plan = Plan.load(MEAN)
@@ -241,7 +248,7 @@ def evil_plan(path):
         outer(tf.constant(1, tf.int64))
     hidden = hiding.as_graph_def()
     graph = tf.compat.v1.GraphDef.FromString(plan.part(plan.manifest.stages.work.graph))
-    assert not [node for node in hidden.node if node.op == "ReadFile"]  # in the library alone
+    assert not [node for node in hidden.node if node.op == "ReadFile"]  # only in the library
     graph.library.function.extend(hidden.library.function)
     for node in hidden.node:
         node.name = f"hidden/{node.name}"
@@ -256,12 +263,15 @@ def evil_plan(path):
 
 
 def accept_any_graph(monkeypatch):
-    """Makes the coordinator one that was taken over: it stores and serves plans without looking at their graphs."""
+    """Simulates a compromised coordinator, which serves plans without checking graphs."""
     monkeypatch.setattr("muster_coordinator.state.plan_repository.check_plan_graphs", lambda _: None)
 
 
-def refused_by_the_device(h, data):
-    """What an honest client reports of the open round's plan, and that TensorFlow was not given the graph."""
+def device_refusal(h, data):
+    """Returns the outcome of an honest client for the open round's plan.
+
+    Asserts that TensorFlow never receives the graph.
+    """
     import tensorflow as tf
 
     token = ENROLLER.issue(enrolment(0))
@@ -277,27 +287,28 @@ def refused_by_the_device(h, data):
     return outcome
 
 
-def test_an_operation_hidden_in_a_nested_function_is_refused_before_tensorflow_gets_the_graph(
-    tmp_path, issuer, monkeypatch
-):
-    """Signed by who is trusted, served by a coordinator that was taken over, and refused by the device all the same."""
+def test_operation_in_a_nested_function_never_reaches_tensorflow(tmp_path, issuer, monkeypatch):
+    """A device refuses a plan of a trusted signer from a compromised coordinator."""
     secret = tmp_path / "secret"
     secret.write_text("what the device keeps to itself")
     accept_any_graph(monkeypatch)
-    h = Fortress(tmp_path / "coordinator", issuer, plan=evil_plan(str(secret)))
+    h = Fortress(tmp_path / "coordinator", issuer, plan=file_reading_plan(str(secret)))
     h.begin(goal=3)
-    outcome = refused_by_the_device(h, 1.0)
+    outcome = device_refusal(h, 1.0)
     assert "ReadFile" in outcome.detail
     assert "function" in outcome.detail
 
 
-# Plans that write their clients' raw data to a file of their choice, by way of a data set's cache.
+# Plans that write their clients' raw data to a file of their choice, through a data set's cache.
 
 PATIENTS = [b"patient A: healthy", b"patient B: diabetes"]
 
 
 def leaking_plan(path, leak):
-    """A plan over a data set of strings, with a cache in memory; `leak(graph, stage, path)` turns it into an attack."""
+    """Returns a plan over a data set of strings with an in-memory cache.
+
+    `leak(graph, stage, path)` turns it into an attack.
+    """
     import tensorflow as tf
     from tensorflow.python.data.ops import dataset_ops
 
@@ -342,7 +353,7 @@ def leaking_plan(path, leak):
 
 
 def replaced(plan, graph, stage):
-    """The plan with another `work`, on a data set of strings."""
+    """Returns the plan with another `work`, on a data set of strings."""
     stage = stage.model_copy(update={"graph": part_of(graph)})
     stages = plan.manifest.stages.model_copy(update={"work": stage})
     parts = {sha256: part for sha256, part in plan.parts.items() if sha256 != plan.manifest.stages.work.graph.sha256}
@@ -352,12 +363,12 @@ def replaced(plan, graph, stage):
     )
 
 
-def honest(_graph, _stage, _path):
-    """No attack: the string of the broadcast is not used."""
+def without_leak(_graph, _stage, _path):
+    """Changes nothing: the string of the broadcast is not used."""
 
 
 def feed_over_the_constant(_graph, stage, _path):
-    """The manifest binds the broadcast's string to the constant that is the cache's file name."""
+    """Binds the broadcast's string to the constant that is the cache's file name."""
     bindings = tuple(
         binding.model_copy(update={"tensor": "in_memory:0"}) if binding.path == "file" else binding
         for binding in stage.inputs["broadcast"]
@@ -366,7 +377,7 @@ def feed_over_the_constant(_graph, stage, _path):
 
 
 def feed_over_a_copy(graph, stage, _path):
-    """As above, by way of an operation between the constant and the cache."""
+    """Binds the string to an identity between the constant and the cache."""
     graph.node.add(name="copy", op="Identity", input=["in_memory"]).attr["T"].type = 7
     next(node for node in graph.node if node.name == "kept").input[1] = "copy"
     bindings = tuple(
@@ -377,7 +388,7 @@ def feed_over_a_copy(graph, stage, _path):
 
 
 def default_that_can_be_fed(graph, stage, path):
-    """The file name is a placeholder with an empty default."""
+    """Replaces the file name by a placeholder with an empty default, and binds to it."""
     node = next(node for node in graph.node if node.name == "in_memory")
     graph.node.add(name="empty", op="Const").CopyFrom(node)
     graph.node[-1].name = "empty"
@@ -388,8 +399,11 @@ def default_that_can_be_fed(graph, stage, path):
     return feed_over_the_constant(graph, stage, path)
 
 
-def decoy_in_a_function(graph, _stage, _path):
-    """The cache is in a function, which takes the file name as an argument; a constant of the argument's name lies beside it."""
+def cache_in_a_function(graph, _stage, _path):
+    """Moves the cache to a function that takes the file name as an argument.
+
+    A constant in the function has the argument's name.
+    """
     import tensorflow as tf
 
     cache = next(node for node in graph.node if node.name == "kept")
@@ -415,8 +429,8 @@ def decoy_in_a_function(graph, _stage, _path):
 
 
 def constant_of_the_caller(graph, stage, path):
-    """The cache is in a function whose constant is left for the caller to fill in."""
-    decoy_in_a_function(graph, stage, path)
+    """Moves the cache to a function whose constant the caller sets."""
+    cache_in_a_function(graph, stage, path)
     function = graph.library.function[-1]
     cache, constant = function.node_def
     cache.input[1] = "name:output:0"
@@ -432,15 +446,15 @@ def constant_of_the_caller(graph, stage, path):
     constant.attr["value"].placeholder = "where"
 
 
-def printed(graph, _stage, _path):
-    """The data goes to the device's log."""
+def print_data(graph, _stage, _path):
+    """Prints data to the device's log."""
     node = graph.node.add(name="printed", op="PrintV2", input=["file"])
     node.attr["output_stream"].s = b"stderr"
     next(node for node in graph.node if node.name == "count").input.append("^printed")
 
 
 def named_rewrite(graph, _stage, _path):
-    """A rewrite of graphs that the broadcast names."""
+    """Rewrites graphs by a rule that the broadcast names."""
     node = graph.node.add(name="rewritten", op="RewriteDataset", input=["data", "file"])
     node.attr["output_types"].list.type.append(7)
     node.attr["output_shapes"].list.shape.add()
@@ -450,15 +464,15 @@ LEAKS = [
     feed_over_the_constant,
     feed_over_a_copy,
     default_that_can_be_fed,
-    decoy_in_a_function,
+    cache_in_a_function,
     constant_of_the_caller,
-    printed,
+    print_data,
     named_rewrite,
 ]
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_plan_that_leaks_raw_data_is_refused_by_the_coordinator(h, tmp_path, leak):
+def test_coordinator_refuses_a_plan_that_leaks_raw_data(h, tmp_path, leak):
     plan = leaking_plan(tmp_path / "leaked", leak).signed(SIGNER)
     response = h.call("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
     assert problem_of(response).type is ProblemType.PLAN_INVALID
@@ -467,18 +481,18 @@ def test_a_plan_that_leaks_raw_data_is_refused_by_the_coordinator(h, tmp_path, l
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_a_plan_that_leaks_raw_data_is_refused_by_the_client(tmp_path, issuer, monkeypatch, leak):
-    """From a coordinator that was taken over, and signed by who is trusted."""
+def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch, leak):
+    """The coordinator is compromised and the plan has a trusted signature."""
     accept_any_graph(monkeypatch)
     h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
     h.begin(goal=3)
-    refused_by_the_device(h, PATIENTS)
+    device_refusal(h, PATIENTS)
     assert not list(tmp_path.glob("leaked*"))
 
 
-def test_a_plan_with_a_cache_in_memory_is_taken_and_run(tmp_path, issuer):
-    """What the two refusals above are measured against."""
-    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", honest))
+def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
+    """Control for the two refusals above: the plan without the attack runs."""
+    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", without_leak))
     h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0))
     with (
@@ -490,8 +504,8 @@ def test_a_plan_with_a_cache_in_memory_is_taken_and_run(tmp_path, issuer):
 
 
 @pytest.mark.parametrize("leak", [feed_over_the_constant, feed_over_a_copy, default_that_can_be_fed])
-def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, leak):
-    """Past the checks, TensorFlow does what the attack wants: so it is the checks that hold it."""
+def test_leaking_plan_writes_the_file_if_checks_are_bypassed(tmp_path, leak):
+    """Without the checks TensorFlow writes the file, so the checks prevent the attack."""
     from muster.runtime.graphs import StageGraph, load_graph
 
     plan = leaking_plan(tmp_path / "leaked", leak)
@@ -502,8 +516,11 @@ def test_a_plan_that_leaks_would_write_the_file_if_nothing_refused_it(tmp_path, 
     assert any(PATIENTS[1] in file.read_bytes() for file in tmp_path.glob("leaked*"))
 
 
-def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):
-    """An accumulator that no memory holds, folds of nothing, shapes that no tensor has: none is stored, and no answer is large."""
+def test_contradictory_plan_is_refused_with_a_short_answer(h):
+    """Contradictory manifests are not stored, and the answers are small.
+
+    Examples are huge accumulators, folds of missing tensors and impossible shapes.
+    """
     manifest = h.plan.manifest
     for change in (
         {"name": "n" * 3_000_000},
@@ -521,8 +538,11 @@ def test_a_plan_that_contradicts_itself_is_refused_in_few_words(h):
         assert h.inner.blobs.stat(plan_name(plan.sha256, for_client=False)) is None
 
 
-def test_a_plan_that_never_ends_is_stopped_and_holds_up_no_other_task(h):
-    """What runs it says so once its limit is reached: see `e2e/test_slow_plans.py` for one that really loops."""
+def test_endless_plan_is_stopped_and_blocks_no_other_task(h):
+    """The runtime reports that the limit is reached.
+
+    `e2e/test_slow_plans.py` runs a plan that really loops.
+    """
 
     def never_ends():
         raise TimeLimitError("stopped")

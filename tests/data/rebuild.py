@@ -1,4 +1,4 @@
-"""Makes the plans of this folder again; needs TFF (`muster-fl[author]`). See README.md."""
+"""Rebuilds the plans of this folder; needs TFF (`muster-fl[author]`). See README.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from muster.wire.plan import Plan
 from muster.wire.signatures import SigningKey
 
 FOLDER = Path(__file__).parent
-# These travel in the wheel.
+# These are part of the wheel.
 SMOKE = FOLDER.parents[1] / "client/muster/smoke/smoke.plan"
 DEMO = FOLDER.parents[1] / "client/muster/demo/digits.plan"
 TOTALS = OrderedDict(total=np.int64, count=np.int64)
@@ -51,27 +51,30 @@ SEEN = OrderedDict(histogram=tff.TensorType(np.int64, [8]), total=np.int64, clie
 
 
 @tff.tensorflow.computation(NUMBERS)
-def look(numbers):
-    """What leaves a client: how many of its numbers are 0, 1, …, 7; their sum; itself."""
+def summarize(numbers):
+    """Computes a client's update: a histogram of its numbers from 0 to 7, their sum, and 1."""
     histogram = tf.math.unsorted_segment_sum(tf.ones_like(numbers), numbers, 8)
     return OrderedDict(histogram=histogram, total=tf.reduce_sum(numbers), clients=tf.constant(1, tf.int64))
 
 
 @tff.tensorflow.computation(np.int64, SEEN)
-def keep(before, seen):
+def count_numbers(before, seen):
     return before + tf.reduce_sum(seen["histogram"])
 
 
 @tff.federated_computation(tff.FederatedType(np.int64, tff.SERVER), tff.FederatedType(NUMBERS, tff.CLIENTS))
 def smoke(numbers_before, numbers):
-    """Of all clients' numbers from 0 to 7: a histogram, their sum, how many clients. The state counts the numbers."""
-    seen = tff.federated_sum(tff.federated_map(look, numbers))
-    return tff.federated_map(keep, (numbers_before, seen)), seen
+    """Aggregates a histogram of all clients' numbers, their sum and the number of clients.
+
+    The state counts the numbers.
+    """
+    seen = tff.federated_sum(tff.federated_map(summarize, numbers))
+    return tff.federated_map(count_numbers, (numbers_before, seen)), seen
 
 
 @tf.function
-def steps_of(number):
-    """How many steps of Collatz's lead from a number to 1."""
+def collatz_steps(number):
+    """Counts the steps of Collatz's sequence from a number to 1."""
     steps = tf.constant(0, tf.int64)
     while number > 1:
         number = number // 2 if number % 2 == 0 else 3 * number + 1
@@ -81,9 +84,12 @@ def steps_of(number):
 
 @tff.tensorflow.computation(tff.SequenceType(np.int64))
 def walk(numbers):
-    """A loop, a branch and a function within a pass over a data set; text, a table and a sort beside them."""
-    most = numbers.reduce(tf.constant(0, tf.int64), lambda held, number: tf.maximum(held, steps_of(number)))
-    total = numbers.reduce(tf.constant(0, tf.int64), lambda held, number: held + steps_of(number))
+    """Runs a loop, a branch and a function in a pass over a data set.
+
+    It also uses text, a table and a sort.
+    """
+    most = numbers.reduce(tf.constant(0, tf.int64), lambda largest, number: tf.maximum(largest, collatz_steps(number)))
+    total = numbers.reduce(tf.constant(0, tf.int64), lambda total, number: total + collatz_steps(number))
     named = tf.strings.to_number(tf.strings.join([tf.strings.as_string(total), "5"], separator="."), tf.float32)
     cosines = tf.sort(
         tf.cos(tf.map_fn(lambda at: tf.cast(at, tf.float32) / 7.0, tf.range(8), fn_output_signature=tf.float32))
@@ -92,7 +98,7 @@ def walk(numbers):
 
 
 @tff.tensorflow.computation(np.int64, walk.type_signature.result)
-def go_on(before, seen):
+def count_steps(before, seen):
     return tf.cond(seen["total"] > 0, lambda: before + seen["total"], lambda: before)
 
 
@@ -100,14 +106,17 @@ def go_on(before, seen):
     tff.FederatedType(np.int64, tff.SERVER), tff.FederatedType(tff.SequenceType(np.int64), tff.CLIENTS)
 )
 def collatz(steps_before, numbers):
-    """Control flow on clients and server. The state counts the steps."""
+    """Runs control flow on clients and server. The state counts the steps."""
     seen = tff.federated_sum(tff.federated_map(walk, numbers))
-    return tff.federated_map(go_on, (steps_before, seen)), seen
+    return tff.federated_map(count_steps, (steps_before, seen)), seen
 
 
 @tf.function
 def spin(number):
-    """Returns a number that is not negative, and never returns for one that is: each step takes it further from 0."""
+    """Returns a non-negative number. Never returns for a negative one.
+
+    Each step moves a negative number further from 0.
+    """
     while number < 0:
         number -= 1
     return number
@@ -115,22 +124,25 @@ def spin(number):
 
 @tff.tensorflow.computation(tff.SequenceType(np.int64))
 def spin_all(numbers):
-    return numbers.reduce(tf.constant(0, tf.int64), lambda held, number: held + spin(number))
+    return numbers.reduce(tf.constant(0, tf.int64), lambda total, number: total + spin(number))
 
 
 @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int64), tff.CLIENTS))
 def endless(numbers):
-    """Sums the clients' numbers. A negative one keeps the client's graph busy for ever."""
+    """Sums the clients' numbers. A negative number keeps the client's graph running forever."""
     return tff.federated_sum(tff.federated_map(spin_all, numbers))
 
 
 def save_demo(key: Optional[Path]) -> None:
-    """The demo's plan: one that has the address of the file that is there stays as it is, signature and all."""
+    """Signs and saves the demo's plan. Without a key, only checks the committed plan.
+
+    Exits if the committed plan has another address.
+    """
     plan = build_plan(fed_avg(), name="digits_fedavg")
     if key is not None:
         plan.signed(SigningKey.load(key)).save(DEMO)
     elif not DEMO.exists() or Plan.load(DEMO).sha256 != plan.sha256:
-        sys.exit(f"The demo's plan is another one now, {plan.sha256[:12]}: sign it with --key FILE")
+        sys.exit(f"The demo's plan has changed to {plan.sha256[:12]}: sign it with --key FILE")
 
 
 def main() -> None:

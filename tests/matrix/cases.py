@@ -1,4 +1,6 @@
-"""The computations of the matrix and their clients' data: the same to the bit on every Python, numpy and TensorFlow.
+"""Computations of the matrix and their clients' data, equal to the bit in all environments.
+
+The environments differ in Python, numpy and TensorFlow.
 
 Imported by the clients' environments too, so Python 3.9 and numpy are all that it needs.
 """
@@ -16,7 +18,10 @@ CLIENTS, ROUNDS = 3, 2
 
 @dataclass(frozen=True)
 class Case:
-    """A plan, by its path from the checkout's root, and `data(client)` for each client from 0."""
+    """Plan, by its path from the root of the checkout, and each client's data.
+
+    `data(client)` takes the client's number, from 0.
+    """
 
     name: str
     plan: str
@@ -51,5 +56,8 @@ CASES = (
 
 
 def key(case: str, what: str, path: str) -> str:
-    """The name of a tensor in `expected.safetensors`. `what`: `update-<client>-<round>`, `state-<round>` or `result-<round>`."""
+    """Returns the name of a tensor in `expected.safetensors`.
+
+    `what` is `update-<client>-<round>`, `state-<round>` or `result-<round>`.
+    """
     return f"{case}/{what}/{path}"

@@ -1,6 +1,9 @@
-"""The matrix's environments: one for each Python, with the wheel and what its extras resolve to today, made once and kept.
+"""Creates and caches the matrix's environments, one for each Python.
 
-Each is in a folder of `.matrix` that is named by what was asked for, so that other requirements get another one; `--fresh` resolves anew.
+Each holds the wheel and the versions to which its extras resolve today.
+
+An environment is a folder in `.matrix` whose name is a hash of the requirements. `--fresh` resolves
+them again.
 """
 
 from __future__ import annotations
@@ -17,19 +20,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / ".matrix"
-_INSTALLING = 1200  # seconds; TensorFlow is 500 MB to fetch
-_TAIL = 2000  # characters of output that an error shows
+_INSTALL_SECONDS = 1200  # TensorFlow is a download of 500 MB
+_MAX_SHOWN_OUTPUT = 2000  # characters, from its end, in an error
 _TEST_TOOLS = ("ml-dtypes", "pytest", "pytest-timeout", "hypothesis", "werkzeug", "safetensors")
 _SHOWN = ("tensorflow", "numpy", "protobuf", "pydantic", "typer", "keras")
 
 
 class CommandError(RuntimeError):
-    """A command failed; the text is its end."""
+    """Error raised when a command fails; its text is the end of the output."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One row of the matrix. `extras`: of muster-fl; `pins`: more requirements; `demo`: it runs `muster demo`, and no more."""
+    """Row of the matrix.
+
+    `extras` are those of muster-fl, `pins` are additional requirements, `demo` means that only
+    `muster demo` runs.
+    """
 
     name: str
     python: str
@@ -39,7 +46,7 @@ class Wanted:
 
     @property
     def with_tensorflow(self) -> bool:
-        """Whether it can work; else it is there to show what goes without."""
+        """True if clients can work in it; otherwise it shows what runs without TensorFlow."""
         return "tensorflow" in self.extras
 
 
@@ -57,18 +64,22 @@ ALL = (
 
 @dataclass(frozen=True)
 class Environment:
-    """A made one. `versions`: of the packages that matter, by name."""
+    """Installed environment. `versions` holds those of the main packages, by name."""
 
     python: Path
     versions: dict[str, str]
 
 
 def interpreter(version: str) -> Path | None:
-    """A Python of this minor version that can make environments: on the PATH, of pyenv or of uv; None if there is none."""
+    """Returns a Python of this minor version that can create environments, or None.
+
+    It is searched on the PATH, in pyenv and in uv.
+    """
     candidates = [shutil.which(f"python{version}"), *sorted(_pyenv().glob(f"versions/{version}.*/bin/python"))]
     if uv := shutil.which("uv"):
-        found = subprocess.run([uv, "python", "find", "--system", version], capture_output=True, text=True, check=False)  # noqa: S603
-        candidates.append(found.stdout.strip() or None)
+        command = [uv, "python", "find", "--system", version]
+        located = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a located tool
+        candidates.append(located.stdout.strip() or None)
     code = f"import sys, venv, ensurepip; sys.exit('.'.join(map(str, sys.version_info[:2])) != {version!r})"
     for candidate in filter(None, candidates):
         if subprocess.run([str(candidate), "-c", code], capture_output=True, check=False).returncode == 0:  # noqa: S603
@@ -81,7 +92,7 @@ def _pyenv() -> Path:
 
 
 def build_wheel() -> Path:
-    """The checkout as a wheel."""
+    """Builds a wheel of the checkout."""
     folder = KEPT / "dist"
     shutil.rmtree(folder, ignore_errors=True)
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
@@ -90,16 +101,16 @@ def build_wheel() -> Path:
 
 
 def make(wanted: Wanted, base: Path, wheel: Path, *, fresh: bool) -> Environment:
-    """The environment, with this very wheel in it.
+    """Returns the environment with this wheel installed.
 
     Args:
-      wanted: What it is to hold.
-      base: The Python that makes it.
-      wheel: What is installed, never the checkout.
-      fresh: Make it again even if there is one.
+      wanted: The row of the matrix.
+      base: The Python that creates the environment.
+      wheel: The wheel to install.
+      fresh: Create the environment again even if it exists.
 
     Raises:
-      CommandError: it can't be installed.
+      CommandError: The wheel can't be installed.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [str(base.resolve()), wanted.extras, wanted.pins, _TEST_TOOLS, project["dependencies"]]
@@ -122,11 +133,13 @@ def make(wanted: Wanted, base: Path, wheel: Path, *, fresh: bool) -> Environment
     return Environment(python, {name: versions[name] for name in _SHOWN if name in versions})
 
 
-def run(*command: str, timeout: float = _INSTALLING) -> str:
-    """Runs a command outside the checkout, with nothing in its environment that leads there; returns its stdout.
+def run(*command: str, timeout: float = _INSTALL_SECONDS) -> str:
+    """Runs a command outside the checkout and returns its stdout.
+
+    No environment variable leads to the checkout.
 
     Raises:
-      CommandError: it failed, or took too long.
+      CommandError: The command failed or took too long.
     """
     try:
         done = subprocess.run(  # noqa: S603  our own commands
@@ -142,12 +155,12 @@ def run(*command: str, timeout: float = _INSTALLING) -> str:
     except subprocess.TimeoutExpired as error:
         raise CommandError(f"{command[0]} {' '.join(command[1:4])} … took over {timeout:.0f} s") from error
     if done.returncode:
-        raise CommandError(f"{' '.join(command)}\n{done.stdout[-_TAIL:]}{done.stderr[-_TAIL:]}")
+        raise CommandError(f"{' '.join(command)}\n{done.stdout[-_MAX_SHOWN_OUTPUT:]}{done.stderr[-_MAX_SHOWN_OUTPUT:]}")
     return done.stdout
 
 
 def outside() -> dict[str, str]:
-    """This process's environment variables but those that lead Python to this checkout or its environment."""
+    """Returns this process's environment variables, without those that lead Python here."""
     kept = {
         name: value
         for name, value in os.environ.items()

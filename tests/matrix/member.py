@@ -1,7 +1,7 @@
-"""The clients of the matrix, run by an environment's own Python: `member.py URL PREFIX FOLDER`.
+"""Runs the clients of the matrix: `member.py URL PREFIX FOLDER`.
 
-Each case's clients contribute to every round, over HTTP, and leave their updates in the folder. Nothing here is of the checkout but
-the data: `muster` is the installed wheel.
+The clients of each case contribute to every round over HTTP, and store their updates in the folder.
+Only the data comes from the checkout: `muster` is the installed wheel.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from muster.wire.tensors import encode
 
 
 class Kept:
-    """A runtime that keeps each update as a file."""
+    """Runtime that stores each update in a file."""
 
     def __init__(self, plan: Any, folder: Path, name: str) -> None:
         self._runtime = Runtime(plan)
         self._folder, self._name, self._round = folder, name, 0
 
     def work(self, data: Any, broadcast: Any, *, seconds: Optional[float] = None) -> Any:
-        """As `Runtime.work`."""
+        """Computes an update as `Runtime.work` does, and stores it."""
         update = self._runtime.work(data, broadcast, seconds=seconds)
         self._round += 1
         (self._folder / f"{self._name}-{self._round}.safetensors").write_bytes(encode(update))
@@ -34,7 +34,7 @@ class Kept:
 
 
 def main(url: str, prefix: str, folder: Path) -> int:
-    """Runs all clients; returns 1 if one of them did not contribute to every round."""
+    """Runs all clients. Returns 1 if one of them misses a round."""
     if "site-packages" not in muster.__file__:
         sys.stdout.write(f"muster is {muster.__file__}, not the installed wheel\n")
         return 1

@@ -1,7 +1,8 @@
-"""Any Python, any TensorFlow: `make test-matrix`.
+"""Checks that clients work with any Python and any TensorFlow: `make test-matrix`.
 
-For each environment: the wheel of this checkout is installed; the tests that a client needs run there; its clients play real rounds of a
-real coordinator, which runs in this environment; and their updates and the committed states are held against TFF's own.
+In each environment the wheel of this checkout is installed, the client's tests run, and clients
+take part in real rounds of a coordinator that runs in the current environment. Their updates and
+the committed states are compared with TFF's own.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from muster.wire.tensors import Array, decode
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
-_SUITE, _ROUNDS = 600, 300  # seconds at most
-# What needs no part of the coordinator.
+_MAX_SUITE_SECONDS, _MAX_ROUNDS_SECONDS = 600, 300
+# Tests that need nothing of the coordinator.
 SUITE = (
     *("tests/unit/wire", "tests/unit/runtime", "tests/unit/cli/test_loading.py", "tests/unit/cli/test_plan_signing.py"),
     *("tests/unit/simulation/test_clients.py", "tests/unit/simulation/test_record.py"),
@@ -50,7 +51,10 @@ CORE_SUITE = (
 
 @dataclass
 class Row:
-    """What came out for one environment. Differences are relative; `trouble`: why it failed."""
+    """Result of one environment.
+
+    Differences are relative; `trouble` is the reason of a failure.
+    """
 
     name: str
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +72,7 @@ class Row:
 
 
 def main() -> int:
-    """Runs the matrix; returns 1 if anything failed."""
+    """Runs the matrix. Returns 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="a Python's version or a row's name; repeatable", default=[])
     parser.add_argument("--fresh", action="store_true", help="resolve and install everything again")
@@ -127,7 +131,7 @@ def _run_suite(row: Row, made: Environment, suite: Iterable[str]) -> None:
     row.suite = "failed"
     paths = [str(ROOT / path) for path in suite]
     config = ("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider", "-q")
-    output = environments.run(str(made.python), "-m", "pytest", *config, *paths, timeout=_SUITE)
+    output = environments.run(str(made.python), "-m", "pytest", *config, *paths, timeout=_MAX_SUITE_SECONDS)
     counted = re.search(r"^(\d+ passed.*) in ", output, re.MULTILINE)
     row.suite = counted[1] if counted else output[-200:]
 
@@ -139,7 +143,7 @@ def _play(row: Row, made: Environment, *, url: str, prefix: str, expected: Mappi
         for case in CASES:
             name = f"{prefix}-{case.name}"
             operator.create_task(name, population=name, plan=Plan.load(ROOT / case.plan), policy=policy)
-        environments.run(str(made.python), str(HERE / "member.py"), url, prefix, updates, timeout=_ROUNDS)
+        environments.run(str(made.python), str(HERE / "member.py"), url, prefix, updates, timeout=_MAX_ROUNDS_SECONDS)
         committed = 0
         row.update = row.state = 0.0
         for case in CASES:
@@ -150,11 +154,11 @@ def _play(row: Row, made: Environment, *, url: str, prefix: str, expected: Mappi
                     file = Path(updates) / f"{case.name}-update-{client}-{number}.safetensors"
                     wanted = _part(expected, case.name, f"update-{client}-{number}")
                     row.update = max(row.update, difference(wanted, decode(file.read_bytes())).relative)
-                for what, found in (
+                for what, tensors in (
                     (f"state-{number}", operator.download_checkpoint(name, number)),
                     (f"result-{number}", operator.result(name, number)),
                 ):
-                    row.state = max(row.state, difference(_part(expected, case.name, what), found).relative)
+                    row.state = max(row.state, difference(_part(expected, case.name, what), tensors).relative)
     row.rounds = f"{committed} of {len(CASES) * ROUNDS}"
     if committed != len(CASES) * ROUNDS:
         row.trouble.append(f"{row.rounds} rounds were committed")
@@ -163,7 +167,10 @@ def _play(row: Row, made: Environment, *, url: str, prefix: str, expected: Mappi
 
 
 def _committed(operator: Operator, task: str) -> int:
-    """The committed rounds, once the last one is: it follows its last update by a moment."""
+    """Returns the committed rounds.
+
+    Waits for the last one, which is committed shortly after its last update.
+    """
     deadline = time.monotonic() + 60.0
     while True:
         count = sum(view.phase is Phase.COMMITTED for view in operator.rounds(task))
@@ -178,7 +185,10 @@ def _part(expected: Mapping[str, Array], case: str, what: str) -> dict[str, Arra
 
 
 def _go_without(row: Row, made: Environment, *, url: str, prefix: str) -> None:
-    """Without TensorFlow everything imports, the command answers, and work is given back with what to install."""
+    """Checks that without TensorFlow all modules import and the command runs.
+
+    Work is refused with what to install.
+    """
     python = str(made.python)
     row.rounds = "failed"
     environments.run(
@@ -202,21 +212,24 @@ def _go_without(row: Row, made: Environment, *, url: str, prefix: str) -> None:
 
 
 def _demo(row: Row, made: Environment) -> None:
-    """A wheel without TFF trains the demo, from the plan that travels with it."""
+    """Checks that a wheel without TFF trains the demo, using the plan in the wheel."""
     row.rounds = "failed"
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "demo")
         command = (str(made.python), "-m", "muster.cli", "demo", "--clients", "4", "--rounds", "3", "--out", out)
-        output = environments.run(*command, timeout=_ROUNDS)
+        output = environments.run(*command, timeout=_MAX_ROUNDS_SECONDS)
     if "travels with Muster, since TensorFlow Federated" not in output:
         raise CommandError(f"the demo does not say which plan it takes:\n{output}")
     row.rounds = "the demo, 3 of 3"
 
 
 def table(rows: Iterable[Row]) -> list[str]:
-    """The rows as Markdown."""
+    """Returns the rows as a Markdown table."""
     lines = [
-        "| Python | TensorFlow | numpy | protobuf | pydantic | client suite | rounds committed | updates against TFF | states and results | seconds |",
+        (
+            "| Python | TensorFlow | numpy | protobuf | pydantic | client suite | rounds committed "
+            "| updates against TFF | states and results | seconds |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -229,7 +242,7 @@ def table(rows: Iterable[Row]) -> list[str]:
 
 
 def say(*lines: str) -> None:
-    """Writes lines at once."""
+    """Prints lines and flushes them."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
 

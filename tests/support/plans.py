@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from muster.runtime.graph_check import DATA_TYPE_NUMBERS, VARIANT_NUMBER
 from muster.wire.dtypes import DType
 from muster.wire.manifest import (
     ClearSum,
@@ -33,25 +34,6 @@ from muster.wire.tensors import Array, encode
 
 STAGES = ("prepare", "work", "zero", "accumulate", "merge", "report", "update")
 _SCALAR = TensorType(dtype=DType.INT64, shape=())
-_VARIANT = 21  # TensorFlow's `DataType` of a data set
-_DATA_TYPES = {
-    DType.FLOAT32: 1,
-    DType.FLOAT64: 2,
-    DType.INT32: 3,
-    DType.UINT8: 4,
-    DType.INT16: 5,
-    DType.INT8: 6,
-    DType.STRING: 7,
-    DType.COMPLEX64: 8,
-    DType.INT64: 9,
-    DType.BOOL: 10,
-    DType.BFLOAT16: 14,
-    DType.UINT16: 17,
-    DType.COMPLEX128: 18,
-    DType.FLOAT16: 19,
-    DType.UINT32: 22,
-    DType.UINT64: 23,
-}
 # The inputs and outputs of each stage, by the names of their values.
 _INPUTS = {
     "prepare": {"state": "state"},
@@ -80,7 +62,9 @@ def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text
       outputs: The tensors that are fetched.
       text: Text that makes the graph's bytes unique.
     """
-    fed = [_node(tensor, _VARIANT if dtype is None else _DATA_TYPES[dtype]) for tensor, dtype in inputs.items()]
+    fed = [
+        _node(tensor, VARIANT_NUMBER if dtype is None else DATA_TYPE_NUMBERS[dtype]) for tensor, dtype in inputs.items()
+    ]
     return b"".join((*fed, *(_node(tensor, 1) for tensor in outputs), idle_graph(text)))
 
 

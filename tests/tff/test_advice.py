@@ -1,4 +1,4 @@
-"""Each refusal's advice, followed to the letter: what it says then builds."""
+"""Follows the advice of each refusal and checks that the computation then builds."""
 
 import collections
 
@@ -143,11 +143,11 @@ def one_structure(state, both):
 
 ADVICE = [
     ("return it with an empty result", state_alone, state_with_empty_result),
-    ("return the state that was given beside it", state_alone, result_beside_state),
+    ("return the state argument beside it", state_alone, result_beside_state),
     ("return them as a pair, without tff.federated_zip", zipped, pair),
-    ("return the state that was given beside it", zipped, zipped_beside_state),
+    ("return the state argument beside it", zipped, zipped_beside_state),
     ("return that field first and join the others with tff.federated_zip", three_zipped, joined),
-    ("Join what belongs to the result with tff.federated_zip", three_results, joined),
+    ("Join the values of the result with tff.federated_zip", three_results, joined),
     ("put it first", swapped, put_first),
     ("Aggregate it", at_clients, aggregated),
     (r"return tff.federated_value\(\(\), tff.SERVER\) in its place", at_clients, empty_in_its_place),
@@ -158,7 +158,7 @@ ADVICE = [
 
 
 @pytest.mark.parametrize(("advice", "refused", "followed"), ADVICE, ids=[f"{at}" for at in range(len(ADVICE))])
-def test_advice_that_is_followed_builds(advice, refused, followed):
+def test_following_the_advice_makes_the_computation_build(advice, refused, followed):
     state = 0.5 if refused is not swapped else collections.OrderedDict(weight=[1.0, 2.0], bias=0.5)
     with pytest.raises(ProblemError, match=advice):
         build_plan(refused, initial_state=state)
@@ -166,8 +166,8 @@ def test_advice_that_is_followed_builds(advice, refused, followed):
     build_plan(followed, initial_state=state if has_state else None)
 
 
-def test_types_that_are_given_to_the_decorator_build():
-    with pytest.raises(ProblemError, match="Give one for each argument to the decorator"):
+def test_declaring_argument_types_makes_the_computation_build():
+    with pytest.raises(ProblemError, match="Pass one type for each argument to the decorator"):
         build_plan(tff.federated_computation(lambda data: tff.federated_mean(data)))  # noqa: PLW0108
     build_plan(tff.federated_computation(tff.federated_sum, tff.FederatedType(np.float32, tff.CLIENTS)))
 
@@ -194,19 +194,19 @@ def add_bias(value, model):
 
 
 @pytest.mark.parametrize("evaluate", EVALUATIONS.values(), ids=EVALUATIONS)
-def test_an_evaluation_is_a_plan_whose_model_stays(evaluate):
+def test_evaluation_leaves_the_model_unchanged(evaluate):
     evaluation = tff.federated_computation(evaluate, MODEL_STATE, FLOATS)
     with pytest.raises(
-        ProblemError, match=r"give initial_state \(.*\): an evaluation takes the model that it evaluates"
+        ProblemError, match=r"Pass initial_state \(.*\): an evaluation takes the model that it evaluates"
     ):
         build_plan(evaluation)
     model = collections.OrderedDict(weight=[1.0, 2.0], bias=0.5)
-    found = check_plan(evaluation, DATA, rounds=2, initial_state=model)
-    assert found.verdict is Verdict.SAME
+    check = check_plan(evaluation, DATA, rounds=2, initial_state=model)
+    assert check.verdict is Verdict.SAME
     assert [spec.path for spec in build_plan(evaluation, initial_state=model).manifest.state] == ["weight", "bias"]
 
 
-def test_a_state_whose_type_changes_is_no_evaluation():
+def test_state_of_changing_type_is_not_an_evaluation():
     @tff.tensorflow.computation(MODEL)
     def grow(model):
         return collections.OrderedDict(weight=tf.concat([model["weight"], [1.0]], 0), bias=model["bias"])

@@ -1,4 +1,4 @@
-"""What the author sees: names, refusals of the builder's own, values back in TFF's containers, the check."""
+"""Checks what an author sees: tensor names, refusals, restored values, comparisons."""
 
 import collections
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import BATCH, UNSORTED_STATE, fed_avg, regression, unsorted_clients, unsorted_keys
+from support.computations import BATCH, UNSORTED_STATE, fed_avg, regression, unsorted_clients, unsorted_keys
 
 from muster.author import build_plan, check_plan, restore_result, restore_state, tff_worker
 from muster.runtime import Runtime
@@ -23,8 +23,8 @@ def summing(declared):
     return total
 
 
-def test_names_are_readable_paths():
-    manifest = build_plan(fed_avg()).manifest
+def test_tensor_names_are_paths(fed_avg_plan):
+    manifest = fed_avg_plan.manifest
     assert [spec.path for spec in manifest.state] == [
         "global_model_weights/trainable/0",
         "global_model_weights/trainable/1",
@@ -34,7 +34,7 @@ def test_names_are_readable_paths():
     assert list(BATCH) == [field.name for field in manifest.data.element.fields]
 
 
-def test_names_are_escaped_and_a_bare_tensor_has_its_values_own():
+def test_slashes_are_escaped_and_a_bare_tensor_is_named_after_its_value():
     named = build_plan(summing(tff.to_type(collections.OrderedDict([("a/b", np.int32), ("c", np.int32)]))), name="sums")
     assert [spec.path for spec in named.manifest.result] == ["a%2Fb", "c"]
     bare = build_plan(summing(np.int32)).manifest
@@ -44,12 +44,12 @@ def test_names_are_escaped_and_a_bare_tensor_has_its_values_own():
 
 
 @pytest.mark.parametrize("build", [fed_avg, unsorted_keys], ids=["fed_avg", "unsorted_keys"])
-def test_the_same_computation_traced_again_gives_the_same_graphs(build):
+def test_tracing_again_yields_the_same_graphs(build):
     first, again = (build_plan(build(), initial_state=None if build is fed_avg else UNSORTED_STATE) for _ in range(2))
     assert first.manifest.stages == again.manifest.stages
 
 
-def test_secure_sums_are_refused_unless_they_are_allowed_in_the_clear():
+def test_secure_sums_need_permission_to_be_summed_in_the_clear():
     @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
     def total(values):
         return tff.federated_secure_sum(values, 10), tff.federated_secure_sum_bitwidth(values, 5)
@@ -58,9 +58,9 @@ def test_secure_sums_are_refused_unless_they_are_allowed_in_the_clear():
         build_plan(total, name="totals")
     assert caught.value.type is ProblemType.PLAN_INVALID
     assert caught.value.detail == (
-        "totals asks for secure sums (secure_sum_bitwidth/0, secure_sum/0), and Muster has no secure aggregation: the "
-        "coordinator would see each client's values. Take an aggregator without secure sums, or say "
-        "allow_clear_secure_sums=True to have them summed in the clear"
+        "totals requests secure sums (secure_sum_bitwidth/0, secure_sum/0), but Muster has no secure aggregation: the "
+        "coordinator would see each client's values. Use an aggregator without secure sums, or pass "
+        "allow_clear_secure_sums=True to sum them in the clear"
     )
     plan = build_plan(total, allow_clear_secure_sums=True)
     assert [(item.path, item.kind, item.minimum, item.maximum) for item in plan.manifest.clear_sums] == [
@@ -72,30 +72,30 @@ def test_secure_sums_are_refused_unless_they_are_allowed_in_the_clear():
     ] == [0]
 
 
-def test_modular_sums_keep_their_modulus():
+def test_modular_sum_keeps_its_modulus():
     @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
     def total(values):
         return tff.backends.mapreduce.federated_secure_modular_sum(values, 16)
 
     (item,) = build_plan(total, allow_clear_secure_sums=True).manifest.clear_sums
     assert (item.kind, item.modulus, item.maximum) == ("secure_modular_sum", 16, None)
-    (found,) = check_plan(total, [9, 10, 11], rounds=1, allow_clear_secure_sums=True)
-    assert found.result.absolute == 0
+    (check,) = check_plan(total, [9, 10, 11], rounds=1, allow_clear_secure_sums=True)
+    assert check.result.absolute == 0
 
 
-def test_a_state_needs_a_beginning_of_its_own_type():
-    with pytest.raises(ProblemError, match="says not where the first one comes from: give initial_state"):
+def test_initial_state_is_required_and_must_match_the_type():
+    with pytest.raises(ProblemError, match=r"does not define the first one\. Pass initial_state"):
         build_plan(unsorted_keys())
     with pytest.raises(ProblemError) as caught:
         build_plan(unsorted_keys(), name="mine", initial_state=UNSORTED_STATE | {"weight": np.float64(1)})
     assert caught.value.detail == (
-        "initial_state is no state of mine: weight: expected float32, got float64; convert it with .astype('float32')"
+        "initial_state does not fit the state of mine: weight: expected float32, got float64; convert it with "
+        ".astype('float32')"
     )
 
 
-def test_a_checkpoint_goes_back_into_tffs_containers(tmp_path: Path):
-    process = fed_avg()
-    plan = build_plan(process)
+def test_checkpoint_is_restored_to_tffs_containers(fed_avg_process, fed_avg_plan, tmp_path: Path):
+    process, plan = fed_avg_process, fed_avg_plan
     file = tmp_path / "0.safetensors"
     file.write_bytes(plan.part(plan.manifest.initial_state))
     for source in (plan.initial_state(), file.read_bytes(), file):
@@ -108,7 +108,7 @@ def test_a_checkpoint_goes_back_into_tffs_containers(tmp_path: Path):
         restore_state(process, {**plan.initial_state(), "x": np.zeros(1)})
 
 
-def test_a_result_goes_back_into_its_containers():
+def test_result_is_restored_to_its_containers():
     runtime = Runtime(build_plan(unsorted_keys(), initial_state=UNSORTED_STATE))
     state = runtime.plan.initial_state()
     update = runtime.work(unsorted_clients(1)[0], runtime.prepare(state))
@@ -119,10 +119,10 @@ def test_a_result_goes_back_into_its_containers():
     assert list(restore_state(unsorted_keys(), after.state)) == ["weight", "empty", "bias"]
 
 
-def test_the_check_finds_what_differs():
-    found = check_plan(unsorted_keys(), unsorted_clients, rounds=2, initial_state=UNSORTED_STATE)
-    assert [item.round for item in found] == [1, 2]
-    assert all(item.state.relative < 1e-6 and item.result.relative < 1e-6 for item in found)
+def test_check_reports_differences():
+    check = check_plan(unsorted_keys(), unsorted_clients, rounds=2, initial_state=UNSORTED_STATE)
+    assert [item.round for item in check] == [1, 2]
+    assert all(item.state.relative < 1e-6 and item.result.relative < 1e-6 for item in check)
 
     @tff.tensorflow.computation(np.float32)
     def random(value):
@@ -137,13 +137,15 @@ def test_the_check_finds_what_differs():
     assert differs.result.path == "result"
 
 
-def test_tffs_worker_holds_no_pipe_of_ours():
+def test_tff_worker_does_not_hold_stdout_or_stderr():
     tff_worker.start()
-    held = {str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in tff_worker.workers() for number in (1, 2)}
+    held = {
+        str(Path(f"/proc/{worker}/fd/{number}").readlink()) for worker in tff_worker.worker_pids() for number in (1, 2)
+    }
     assert held == {"/dev/null"}
 
 
-def test_a_release_floor_is_part_of_the_plans_address():
+def test_release_floor_changes_the_plan_address():
     plans = [
         build_plan(summing(np.int32), release=release)
         for release in (None, Release(minimum=20), Release(minimum=20, max_rounds=3, separation_seconds=60.0))
@@ -155,4 +157,4 @@ def test_a_release_floor_is_part_of_the_plans_address():
     ]
     assert len({plan.sha256 for plan in plans}) == 3
     assert "release" not in plans[0].manifest.to_dict()
-    assert plans[1].for_client().manifest == plans[1].manifest  # devices see it, and the signature covers it
+    assert plans[1].for_client().manifest == plans[1].manifest  # a device sees it, and the signature covers it

@@ -1,4 +1,4 @@
-"""A stage leaves nothing behind, ends when it must, and draws the numbers that it should."""
+"""Checks that calls of a stage are independent, end at limits and signals, and draw as seeded."""
 
 import os
 import signal
@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from tensorflow.python.data.ops import dataset_ops
 
 from muster.author import build_plan
 from muster.runtime import CancelledError, Runtime
-from muster.runtime.calls import call
+from muster.runtime.calls import run_in_thread
 from muster.runtime.graphs import StageGraph, holds_state
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceBinding, Stage, TensorBinding, TensorType
@@ -28,7 +27,7 @@ LONG = 100.0  # seconds; no test takes so long
 
 
 def stage_graph(build, *, name="work", dtype=DType.INT32, initialize=None, inputs=None):
-    """The graph whose output is what `build` returns."""
+    """Builds the graph whose output is the tensor that `build` returns."""
     with tf.Graph().as_default() as graph:
         tf.identity(build(), name="out")
     output = TensorBinding(path="x", dtype=dtype, shape=None, tensor="out:0")
@@ -40,11 +39,11 @@ def run(graph, **more):
     return graph.run({}, **more)["update"]["x"]
 
 
-# What a session holds.
+# State that a session holds.
 
 
 def variable():
-    handle = tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name="kept")
+    handle = tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name="held")
     before = tf.raw_ops.VarIsInitializedOp(resource=handle)
     with tf.control_dependencies([before]):
         put = tf.raw_ops.AssignVariableOp(resource=handle, value=tf.constant(7))
@@ -53,7 +52,7 @@ def variable():
 
 
 def table():
-    made = tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int32, shared_name="kept")
+    made = tf.raw_ops.MutableHashTableV2(key_dtype=tf.int64, value_dtype=tf.int32, shared_name="held")
     before = tf.raw_ops.LookupTableSizeV2(table_handle=made)
     with tf.control_dependencies([before]):
         put = tf.raw_ops.LookupTableInsertV2(
@@ -64,7 +63,7 @@ def table():
 
 
 def static_table():
-    made = tf.raw_ops.HashTableV2(key_dtype=tf.int64, value_dtype=tf.int32, shared_name="kept")
+    made = tf.raw_ops.HashTableV2(key_dtype=tf.int64, value_dtype=tf.int32, shared_name="held")
     before = tf.raw_ops.LookupTableSizeV2(table_handle=made)
     with tf.control_dependencies([before]):
         put = tf.raw_ops.InitializeTableV2(table_handle=made, keys=tf.constant([1], tf.int64), values=tf.constant([1]))
@@ -74,7 +73,7 @@ def static_table():
 
 def iterator():
     data = tf.data.Dataset.range(100)
-    made = tf.raw_ops.IteratorV2(shared_name="kept", container="", output_types=[tf.int64], output_shapes=[[]])
+    made = tf.raw_ops.IteratorV2(shared_name="held", container="", output_types=[tf.int64], output_shapes=[[]])
     initialized = tf.raw_ops.VarIsInitializedOp(
         resource=tf.raw_ops.VarHandleOp(dtype=tf.int32, shape=[], shared_name="i")
     )
@@ -95,37 +94,37 @@ def one_shot_iterator():
 
 
 def queue():
-    made = tf.queue.FIFOQueue(9, [tf.int32], [[]], shared_name="kept")
+    made = tf.queue.FIFOQueue(9, [tf.int32], [[]], shared_name="held")
     before = made.size()
     with tf.control_dependencies([before]), tf.control_dependencies([made.enqueue(1)]):
         return tf.identity(before)
 
 
 def staged():
-    before = tf.raw_ops.StageSize(dtypes=[tf.int32], shared_name="kept")
-    with tf.control_dependencies([before]), tf.control_dependencies([tf.raw_ops.Stage(values=[1], shared_name="kept")]):
+    before = tf.raw_ops.StageSize(dtypes=[tf.int32], shared_name="held")
+    with tf.control_dependencies([before]), tf.control_dependencies([tf.raw_ops.Stage(values=[1], shared_name="held")]):
         return tf.identity(before)
 
 
 def stored_map():
-    before = tf.raw_ops.MapSize(dtypes=[tf.int32], shared_name="kept")
+    before = tf.raw_ops.MapSize(dtypes=[tf.int32], shared_name="held")
     with tf.control_dependencies([before]):
         put = tf.raw_ops.MapStage(
-            key=tf.constant(1, tf.int64), indices=[0], values=[1], dtypes=[tf.int32], shared_name="kept"
+            key=tf.constant(1, tf.int64), indices=[0], values=[1], dtypes=[tf.int32], shared_name="held"
         )
     with tf.control_dependencies([put]):
         return tf.identity(before)
 
 
 def accumulator():
-    made = tf.compat.v1.ConditionalAccumulator(tf.float32, shape=[], shared_name="kept")
+    made = tf.compat.v1.ConditionalAccumulator(tf.float32, shape=[], shared_name="held")
     before = made.num_accumulated()
     with tf.control_dependencies([before]), tf.control_dependencies([made.apply_grad(1.0)]):
         return tf.identity(before)
 
 
 def old_variable():
-    made = tf.raw_ops.VariableV2(shape=[], dtype=tf.int32, shared_name="kept")
+    made = tf.raw_ops.VariableV2(shape=[], dtype=tf.int32, shared_name="held")
     before = tf.raw_ops.IsVariableInitialized(ref=made)
     with tf.control_dependencies([before]):
         put = tf.raw_ops.Assign(ref=made, value=tf.constant(7))
@@ -134,8 +133,8 @@ def old_variable():
 
 
 def generator():
-    """The first number of a generator, whose state is a variable."""
-    handle = tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[3], shared_name="kept")
+    """Returns the first number of a generator, whose state is a variable."""
+    handle = tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[3], shared_name="held")
     before = tf.raw_ops.VarIsInitializedOp(resource=handle)
 
     def start():
@@ -150,10 +149,10 @@ def generator():
 
 
 def cache():
-    """Elements that a counter numbers, by way of a cache in memory."""
+    """Returns the sum of elements that a counter numbers, read through an in-memory cache."""
     counter = variable()
     data = tf.data.Dataset.range(1).map(lambda _: counter).cache()
-    return data.reduce(0, lambda held, value: held + value)
+    return data.reduce(0, lambda total, value: total + value)
 
 
 HOLDERS = [
@@ -174,14 +173,14 @@ HOLDERS = [
 
 @pytest.mark.parametrize("stage", ["work", "update"])
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_nothing_that_a_graph_stores_is_there_in_the_next_call(holder, stage):
+def test_graph_state_does_not_reach_the_next_call(holder, stage):
     graph = stage_graph(holder, name=stage)
     first = run(graph)
     assert [run(graph) for _ in range(2)] == [first] * 2
 
 
 @pytest.mark.parametrize("holder", HOLDERS)
-def test_a_graph_that_can_store_something_is_known_to(holder):
+def test_holds_state_recognizes_stateful_graphs(holder):
     with tf.Graph().as_default() as graph:
         holder()
     assert holds_state(graph.as_graph_def())
@@ -190,7 +189,7 @@ def test_a_graph_that_can_store_something_is_known_to(holder):
     assert holds_state(outer.as_graph_def())
 
 
-def test_a_session_is_reused_where_nothing_can_be_stored():
+def test_session_is_reused_if_the_graph_holds_no_state():
     graph = stage_graph(lambda: tf.constant(3) + 4, name="accumulate")
     assert run(graph) == 7
     (session,) = graph._idle
@@ -198,7 +197,7 @@ def test_a_session_is_reused_where_nothing_can_be_stored():
     assert graph._idle == [session]
 
 
-# Limits and ends.
+# Time limits, cancellation and signals.
 
 
 def endless_loop():
@@ -206,7 +205,7 @@ def endless_loop():
 
 
 def endless_data():
-    return tf.data.Dataset.range(10).repeat().reduce(tf.constant(0), lambda held, _: (held + 1) % 7)
+    return tf.data.Dataset.range(10).repeat().reduce(tf.constant(0), lambda total, _: (total + 1) % 7)
 
 
 def waiting():
@@ -222,7 +221,7 @@ ENDLESS = [endless_loop, endless_data, waiting, one_kernel]
 
 
 @pytest.mark.parametrize("build", ENDLESS)
-def test_a_graph_that_does_not_end_is_stopped_by_its_limit(build):
+def test_time_limit_stops_an_endless_graph(build):
     graph = stage_graph(build, name="update")
     with pytest.raises(TimeLimitError, match=r"The plan's update took longer than it may \(0.2 s\)") as caught:
         run(graph, seconds=0.2)
@@ -230,7 +229,7 @@ def test_a_graph_that_does_not_end_is_stopped_by_its_limit(build):
 
 
 @pytest.mark.parametrize("build", ENDLESS)
-def test_a_graph_that_does_not_end_is_stopped_by_its_caller(build):
+def test_caller_can_stop_an_endless_graph(build):
     graph, stop = stage_graph(build), threading.Event()
     threading.Timer(0.1, stop.set).start()
     with pytest.raises(CancelledError, match="The plan's work was stopped"):
@@ -239,7 +238,7 @@ def test_a_graph_that_does_not_end_is_stopped_by_its_caller(build):
 
 @pytest.mark.parametrize("build", ENDLESS)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_the_caller_of_a_graph_that_does_not_end(build, signum):
+def test_signal_interrupts_the_wait_for_an_endless_graph(build, signum):
     graph = stage_graph(build)
 
     def interrupt(*_):
@@ -267,10 +266,10 @@ def test_initialization_counts_towards_the_limit():
         run(graph, seconds=0.2)
 
 
-# TensorFlow can't end a loop within a function: it goes on in its thread until the process ends, so this is one of its own.
+# TensorFlow can't end a loop within a function. It runs in its thread until the process ends, and
+# so needs a separate process.
 STUCK = """
-import os, signal, sys, threading
-sys.path[:0] = {paths!r}
+import os, signal, threading
 import tensorflow as tf
 from muster.runtime import CancelledError, abandoned_calls
 from muster.runtime.graphs import StageGraph
@@ -286,35 +285,34 @@ def graph_of(build):
     with tf.Graph().as_default() as graph:
         tf.identity(build(), name="out")
     output = TensorBinding(path="x", dtype=DType.INT32, shape=(), tensor="out:0")
-    stage = Stage(graph=part_of(b""), outputs={{"update": (output,)}})
+    stage = Stage(graph=part_of(b""), outputs={"update": (output,)})
     return StageGraph(graph.as_graph_def(), stage=stage, name="work")
 
 stuck, stop, ends = graph_of(tf.function(endless)), threading.Event(), []
 ways = [
-    (lambda: stuck.run({{}}, seconds=0.2), TimeLimitError),
-    (lambda: (threading.Timer(0.2, stop.set).start(), stuck.run({{}}, stop=stop)), CancelledError),
-    (lambda: (threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start(), stuck.run({{}})), KeyboardInterrupt),
+    (lambda: stuck.run({}, seconds=0.2), TimeLimitError),
+    (lambda: (threading.Timer(0.2, stop.set).start(), stuck.run({}, stop=stop)), CancelledError),
+    (lambda: (threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start(), stuck.run({})), KeyboardInterrupt),
 ]
 for way, expected in ways:
     try:
         way()
     except expected:
         ends.append(expected.__name__)
-print(*ends, abandoned_calls(), graph_of(lambda: tf.constant(5)).run({{}}, seconds=60)["update"]["x"], flush=True)
+print(*ends, abandoned_calls(), graph_of(lambda: tf.constant(5)).run({}, seconds=60)["update"]["x"], flush=True)
 os._exit(0)
 """
 
 
-def test_a_loop_that_tensorflow_can_not_end_holds_up_nobody():
-    code = STUCK.format(paths=[str(Path(__file__).parents[2] / "client")])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603  our own
+def test_uninterruptible_loop_does_not_block_other_calls():
+    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False, timeout=120)  # noqa: S603  our own
     assert done.stdout.split() == ["TimeLimitError", "CancelledError", "KeyboardInterrupt", "3", "5"], done.stderr
 
 
 def summing():
     data = tf.compat.v1.placeholder(tf.variant, [], name="data")
     values = dataset_ops._VariantDataset(data, tf.TensorSpec([], tf.int32))
-    return values.reduce(tf.constant(0), lambda held, value: held + value)
+    return values.reduce(tf.constant(0), lambda total, value: total + value)
 
 
 def summing_graph():
@@ -322,7 +320,7 @@ def summing_graph():
     return stage_graph(summing, inputs={"data": (SequenceBinding(path="d", element=element, tensor="data:0"),)})
 
 
-def test_elements_without_end_are_stopped_and_their_source_is_closed():
+def test_time_limit_ends_endless_data_and_closes_its_source():
     closed = threading.Event()
 
     def endless():
@@ -332,16 +330,17 @@ def test_elements_without_end_are_stopped_and_their_source_is_closed():
         finally:
             closed.set()
 
+    # Long enough to open the source on a busy machine: a source that is not opened is not closed.
     with pytest.raises(TimeLimitError):
-        run(summing_graph(), sequences={"d": endless}, seconds=0.2)
+        run(summing_graph(), sequences={"d": endless}, seconds=2.0)
     assert closed.wait(LONG)
 
 
-def test_a_source_that_waits_holds_up_nobody():
+def test_blocked_data_source_does_not_block_other_calls():
     release, stop = threading.Event(), threading.Event()
 
     def silent():
-        stop.set()  # the caller stops once the first element is wanted
+        stop.set()  # the caller stops once the first element is requested
         release.wait(LONG)
         yield (np.int32(1),)
 
@@ -352,14 +351,14 @@ def test_a_source_that_waits_holds_up_nobody():
     release.set()
 
 
-def test_a_call_that_is_stopped_before_it_starts_does_not_run():
+def test_call_stopped_in_advance_does_not_run():
     stop = threading.Event()
     stop.set()
     with pytest.raises(CancelledError):
-        call(lambda _: pytest.fail("it ran"), name="work", stop=stop)
+        run_in_thread(lambda _: pytest.fail("it ran"), name="work", stop=stop)
 
 
-def test_an_error_of_the_graph_is_no_time_limit():
+def test_graph_error_is_not_reported_as_a_time_limit():
     with pytest.raises(ProblemError, match="The plan's work failed") as caught:
         run(stage_graph(lambda: tf.constant(1) // tf.constant(0)), seconds=LONG)
     assert not isinstance(caught.value, TimeLimitError)
@@ -369,7 +368,7 @@ def test_an_error_of_the_graph_is_no_time_limit():
 def counting():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def count(values):
-        return values.reduce(tf.constant(0, tf.int64), lambda held, _: held + 1)
+        return values.reduce(tf.constant(0, tf.int64), lambda total, _: total + 1)
 
     @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int32), tff.CLIENTS))
     def total(values):
@@ -378,7 +377,7 @@ def counting():
     return build_plan(total)
 
 
-def test_every_stage_has_a_limit_and_work_can_be_stopped(counting):
+def test_every_stage_takes_a_limit_and_work_can_be_stopped(counting):
     runtime = Runtime(counting)
     zero = runtime.zero(seconds=LONG)
     update = runtime.work([np.int32(1)], runtime.prepare({}, seconds=LONG), seconds=LONG, stop=threading.Event())
@@ -399,7 +398,7 @@ def test_every_stage_has_a_limit_and_work_can_be_stopped(counting):
     assert runtime.work([np.int32(1)] * 3, {}, seconds=LONG)["0"] == 3
 
 
-def test_a_call_that_waits_for_its_turn_can_be_stopped(counting):
+def test_call_that_waits_for_the_stage_lock_can_be_stopped(counting):
     runtime, stop, first, second = Runtime(counting), threading.Event(), threading.Event(), threading.Event()
 
     def silent():
@@ -417,14 +416,14 @@ def test_a_call_that_waits_for_its_turn_can_be_stopped(counting):
     other.join()
 
 
-def test_the_thread_of_a_call_costs_little(measured):
-    """No verdict by the clock: the figure stands in the run's closing lines."""
+def test_cost_of_the_thread_of_a_call_is_reported(measured):
+    """Asserts nothing about time: the figure is printed at the end of the run."""
     graph = stage_graph(lambda: tf.constant(1), name="report")
     run(graph)
     ways = {"in a thread": lambda: run(graph), "bare": lambda: call_in_place(graph)}
     taken = {name: min(timed(way) for _ in range(50)) for name, way in ways.items()}
     fresh = stage_graph(lambda: tf.constant(1))
-    taken["in a session of its own"] = min(timed(lambda: run(fresh)) for _ in range(50))
+    taken["in a separate session"] = min(timed(lambda: run(fresh)) for _ in range(50))
     measured("one call of a stage: " + ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in taken.items()))
 
 
@@ -445,14 +444,16 @@ def call_in_place(graph):
 
 @pytest.fixture(scope="module")
 def drawing():
-    """Draws at the top level, in the body of a reduction over the data (as dropout does), and in a map."""
+    """Compiles draws at the top level, in a reduction over the data (as in dropout) and in a
+    map.
+    """
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def draw(values):
         mask = tf.zeros([8])
-        in_a_loop = values.reduce(mask, lambda held, _: held + tf.nn.dropout(tf.ones([8]), 0.5))
-        in_a_map = values.map(lambda _: tf.random.uniform([])).reduce(0.0, lambda held, value: held + value)
-        order = values.shuffle(50).take(3).reduce(0, lambda held, value: held * 50 + value)
+        in_a_loop = values.reduce(mask, lambda total, _: total + tf.nn.dropout(tf.ones([8]), 0.5))
+        in_a_map = values.map(lambda _: tf.random.uniform([])).reduce(0.0, lambda total, value: total + value)
+        order = values.shuffle(50).take(3).reduce(0, lambda total, value: total * 50 + value)
         return in_a_loop, in_a_map, order, tf.random.normal([4])
 
     @tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int32), tff.CLIENTS))
@@ -470,13 +471,13 @@ def drawn(plan, seed, draws):
     return [runtime.work(DATA, {}, draw=draw) for draw in draws]
 
 
-def test_different_draws_are_independent_in_every_part_of_a_graph(drawing):
+def test_different_draws_are_independent_everywhere_in_a_graph(drawing):
     updates = drawn(drawing, 1, [f"round {number}/client {client}" for number in range(3) for client in range(4)])
     for name in updates[0]:
         assert len({encode({"x": update[name]}) for update in updates}) == len(updates), name
 
 
-def test_equal_draws_give_equal_bytes(drawing):
+def test_equal_draws_yield_equal_bytes(drawing):
     draws = ["a", "b", "a"]
     first, second = ([encode(update) for update in drawn(drawing, 1, order)] for order in (draws, draws[::-1]))
     assert first[0] == first[2]
@@ -484,18 +485,18 @@ def test_equal_draws_give_equal_bytes(drawing):
     assert first != [encode(update) for update in drawn(drawing, 2, draws)]
 
 
-def test_calls_without_a_draw_differ_and_repeat_in_their_order(drawing):
+def test_calls_without_a_draw_differ_and_repeat_in_order(drawing):
     first, second = ([encode(update) for update in drawn(drawing, 1, ["", "", ""])] for _ in range(2))
     assert len(set(first)) == 3
     assert first == second
 
 
-def test_an_unseeded_runtime_never_repeats_itself(drawing):
+def test_unseeded_runtime_does_not_repeat_draws(drawing):
     updates = drawn(drawing, None, ["a", "a", "a"])
     assert len({encode(update) for update in updates}) == 3
 
 
-def test_a_graph_without_random_operations_is_loaded_once(counting):
+def test_graph_without_random_operations_is_loaded_once(counting):
     runtime = Runtime(counting, seed=1)
     assert [int(runtime.work(DATA, {}, draw=draw)["0"]) for draw in "ab"] == [50, 50]
     loaded = runtime._loaded("work")

@@ -1,4 +1,4 @@
-"""What `check_plan` says of computations that draw at random, read the clock or return rows in any order."""
+"""Checks the verdicts of `check_plan` on random draws, clock reads and row orders."""
 
 import collections
 
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import (
+from support.computations import (
     PERSONALIZED,
     SGD,
-    fed_avg,
-    heavy_hitters,
     integers,
     personal_clients,
     personalization,
@@ -32,7 +30,7 @@ FLOATS = tff.FederatedType(tff.SequenceType(np.float32), tff.CLIENTS)
 
 
 def summed(function, data_type=np.float32):
-    """The sum over clients of a function of their data."""
+    """Returns a computation that sums a function of each client's data."""
     local = tff.tensorflow.computation(function, tff.SequenceType(data_type))
 
     @tff.federated_computation(tff.FederatedType(tff.SequenceType(data_type), tff.CLIENTS))
@@ -56,120 +54,122 @@ def keras(*layers):
     return tff.learning.algorithms.build_weighted_fed_avg(model_fn, SGD(0.05), SGD(1.0))
 
 
-def test_what_draws_nothing_is_the_same():
-    found = check_plan(
-        summed(lambda values: values.reduce(0.0, lambda held, value: held + value)), floats(2, 3), rounds=2
+def test_computation_without_draws_is_same():
+    check = check_plan(
+        summed(lambda values: values.reduce(0.0, lambda total, value: total + value)), floats(2, 3), rounds=2
     )
-    assert found.verdict is Verdict.SAME
-    assert (found.sources, found.fixed, len(found)) == ((), (), 2)
+    assert check.verdict is Verdict.SAME
+    assert (check.sources, check.fixed, len(check)) == ((), (), 2)
 
 
-def test_dropout_is_the_same_but_for_what_is_drawn_and_is_named():
+def test_dropout_is_same_but_random_and_named_as_the_source():
     layers = tf.keras.layers
     process = keras(lambda: layers.Dropout(0.5), lambda: layers.Dense(1, kernel_initializer="ones"))
-    found = check_plan(process, regression(1, sizes=(8, 8)), rounds=2)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    (source,) = found.sources
+    check = check_plan(process, regression(1, sizes=(8, 8)), rounds=2)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    (source,) = check.sources
     assert (source.stage, source.operations, source.names) == ("work", ("RandomUniform",), ("dropout",))
     assert "global_model_weights/trainable/0" in source.state
     assert "client_work/learning_rate" not in source.state
-    assert max(each.relative for each in found.rounds) > 1e-3  # each side drew its own masks
-    assert found.worst <= 1e-5  # and with the same ones they agree
-    assert found.not_compared == ()
+    assert max(difference.relative for difference in check.rounds) > 1e-3  # each side drew separate masks
+    assert check.worst <= 1e-5  # with equal masks they agree
+    assert check.not_compared == ()
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        lambda: tf.keras.layers.GaussianNoise(0.3),
-        lambda: tf.keras.Sequential(
-            [tf.keras.layers.Reshape((2, 1)), tf.keras.layers.LSTM(2, dropout=0.3, recurrent_dropout=0.2)]
-        ),
-        lambda: tf.keras.Sequential(
-            [tf.keras.layers.Reshape((1, 2, 1)), tf.keras.layers.RandomFlip(), tf.keras.layers.Flatten()]
-        ),
-    ],
-    ids=["noise", "lstm", "augmentation"],
-)
-def test_random_layers_are_the_same_but_for_what_is_drawn(layer):
-    found = check_plan(keras(layer, lambda: tf.keras.layers.Dense(1)), regression(1, sizes=(8, 4)), rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert found.not_compared == ()
+def test_random_layers_are_same_but_random():
+    layers = tf.keras.layers
+    process = keras(
+        lambda: layers.GaussianNoise(0.3),
+        lambda: layers.Reshape((1, 2, 1)),
+        layers.RandomFlip,
+        lambda: layers.Reshape((2, 1)),
+        lambda: layers.LSTM(2, dropout=0.3, recurrent_dropout=0.2),
+        lambda: layers.Dense(1),
+    )
+    check = check_plan(process, regression(1, sizes=(8, 4)), rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert check.not_compared == ()
 
 
 DRAWS = {
     "uniform": lambda: tf.random.uniform([]),
-    "uniform integers": lambda: tf.cast(tf.random.uniform([], 0, 1000, tf.int32), tf.float32),
+    "uniform_integers": lambda: tf.cast(tf.random.uniform([], 0, 1000, tf.int32), tf.float32),
     "normal": lambda: tf.random.normal([]),
     "truncated": lambda: tf.random.truncated_normal([]),
     "gamma": lambda: tf.reduce_sum(tf.random.gamma([2], [1.5, 3.0])),
     "poisson": lambda: tf.reduce_sum(tf.random.poisson([3], [2.0])),
     "categorical": lambda: tf.cast(tf.reduce_sum(tf.random.categorical([[0.5, 0.5, 0.1]], 4)), tf.float32),
-    "shuffled tensor": lambda: tf.random.shuffle(tf.range(5.0))[0],
+    "shuffled_tensor": lambda: tf.random.shuffle(tf.range(5.0))[0],
     "clock": lambda: tf.cast(tf.timestamp() % 100, tf.float32),
     "system": lambda: tf.cast(tf.raw_ops.NonDeterministicInts(shape=[1], dtype=tf.int32)[0] % 100, tf.float32),
 }
 
 
-@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 @pytest.mark.parametrize("inside", [True, False], ids=["in a loop", "at the top"])
-def test_every_kind_of_draw_is_fixed_on_both_sides(draw, inside):
+def test_every_kind_of_draw_is_fixed_on_both_sides(inside):
+    def step(totals, value):
+        return collections.OrderedDict((name, totals[name] * 0.5 + value + draw()) for name, draw in DRAWS.items())
+
     def work(values):
         if inside:
-            return values.reduce(0.0, lambda held, value: held * 0.5 + value + draw())
-        return values.reduce(0.0, lambda held, value: held + value) + draw()
+            return values.reduce(collections.OrderedDict.fromkeys(DRAWS, 0.0), step)
+        total = values.reduce(0.0, lambda total, value: total + value)
+        return collections.OrderedDict((name, total + draw()) for name, draw in DRAWS.items())
 
-    found = check_plan(summed(work), floats(3, 2, 1, 4), rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert found.not_compared == ()
-    assert found.worst <= 1e-5
+    check = check_plan(summed(work), floats(3, 2, 1, 4), rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert {path for source in check.sources for path in source.result} == set(DRAWS)
+    assert check.not_compared == ()
+    assert check.worst <= 1e-5
 
 
 def shuffled(values):
-    return values.shuffle(10).reduce(0.0, lambda held, value: held * 0.5 + value)
+    return values.shuffle(10).reduce(0.0, lambda total, value: total * 0.5 + value)
 
 
 def shuffled_twice(values):
     return (
-        values.shuffle(10, reshuffle_each_iteration=True).repeat(2).reduce(0.0, lambda held, value: held * 0.5 + value)
+        values.shuffle(10, reshuffle_each_iteration=True)
+        .repeat(2)
+        .reduce(0.0, lambda total, value: total * 0.5 + value)
     )
 
 
 @pytest.mark.parametrize("work", [shuffled, shuffled_twice])
-def test_shuffled_data_are_the_same_but_for_their_order(work):
-    found = check_plan(summed(work), floats(9, 8), rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert found.not_compared == ()
+def test_shuffled_data_is_same_but_random(work):
+    check = check_plan(summed(work), floats(9, 8), rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert check.not_compared == ()
 
 
-def test_noise_of_the_server_is_named_there():
-    found = check_plan(fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False), regression(1), rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert [(each.stage, each.operations) for each in found.sources] == [("update", ("RandomStandardNormal",))]
+def test_server_noise_is_attributed_to_the_update_stage(noisy_plan, noisy_process):
+    check = compare(noisy_plan, noisy_process, regression(1), rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert [(source.stage, source.operations) for source in check.sources] == [("update", ("RandomStandardNormal",))]
 
 
-def test_rows_in_any_order_and_the_clock_are_no_difference():
-    found = check_plan(heavy_hitters(), words, rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    (source,) = found.sources
+def test_row_order_and_clock_reads_are_not_differences(heavy_hitters_plan, heavy_hitters_process):
+    check = compare(heavy_hitters_plan, heavy_hitters_process, words, rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    (source,) = check.sources
     assert (source.stage, source.reads_clock) == ("update", True)
     assert {"round_timestamp", "heavy_hitters"} <= set(source.result)
 
 
-def test_what_the_fold_draws_is_compared_over_one_fold():
+def test_draws_of_the_fold_are_compared_over_a_single_partial():
     clients = [np.array([at, -at], np.float32) for at in range(7)]
-    found = check_plan(reservoir(size=3), clients, rounds=2)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert [each.stage for each in found.sources] == ["accumulate"]
-    assert found.not_compared == ()
+    check = check_plan(reservoir(size=3), clients, rounds=2)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert [source.stage for source in check.sources] == ["accumulate"]
+    assert check.not_compared == ()
 
 
-def test_personalization_is_an_evaluation_of_a_sample():
+def test_personalization_evaluates_a_sample_of_clients():
     process = personalization()
-    found = check_plan(process, personal_clients, rounds=1, initial_state=PERSONALIZED)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert found.not_compared == ()
     plan = build_plan(process, initial_state=PERSONALIZED)
+    check = compare(plan, process, personal_clients, rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert check.not_compared == ()
     assert isinstance(restore_state(process, plan.initial_state()), tff.learning.models.ModelWeights)
     runtime = Runtime(plan)
     result = restore_result(process, run_round(runtime, plan.initial_state(), personal_clients(1)).result)
@@ -177,10 +177,10 @@ def test_personalization_is_an_evaluation_of_a_sample():
     assert set(result["plain"]["weights"].tolist()) == {4.0}
 
 
-def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
+def test_only_tensors_of_unfixable_draws_are_not_compared():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def work(values):
-        total = values.reduce(0, lambda held, value: held + value)
+        total = values.reduce(0, lambda total, value: total + value)
         sampled = tf.random.uniform_candidate_sampler([[tf.cast(total, tf.int64)]], 1, 4, unique=True, range_max=100)
         return collections.OrderedDict(total=total, sampled=tf.cast(tf.reduce_sum(sampled[0]), tf.int32))
 
@@ -188,19 +188,19 @@ def test_draws_that_can_not_be_fixed_leave_out_what_depends_on_them_alone():
     def computation(values):
         return tff.federated_sum(tff.federated_map(work, values))
 
-    found = check_plan(computation, integers, rounds=1)
-    assert found.verdict is Verdict.SAME_BUT_RANDOM
-    assert found.not_compared == ("sampled",)
-    assert [each.operations for each in found.sources] == [("UniformCandidateSampler",)]
+    check = check_plan(computation, integers, rounds=1)
+    assert check.verdict is Verdict.SAME_BUT_RANDOM
+    assert check.not_compared == ("sampled",)
+    assert [source.operations for source in check.sources] == [("UniformCandidateSampler",)]
 
 
 @pytest.mark.parametrize("where", ["what is drawn", "the rest"])
-def test_a_plan_that_computes_something_else_is_different_though_it_draws(where):
+def test_wrong_plan_is_different_even_if_it_draws(where):
 
     def of(scale, shift):
         @tff.tensorflow.computation(tff.SequenceType(np.float32))
         def work(values):
-            total = values.reduce(0.0, lambda held, value: held + value)
+            total = values.reduce(0.0, lambda total, value: total + value)
             return collections.OrderedDict(noisy=total * scale + tf.random.uniform([]), exact=total + shift)
 
         @tff.federated_computation(FLOATS)
@@ -210,68 +210,69 @@ def test_a_plan_that_computes_something_else_is_different_though_it_draws(where)
         return computation
 
     wrong = build_plan(of(1.5, 0.0) if where == "what is drawn" else of(1.0, 1.0))
-    found = compare(wrong, of(1.0, 0.0), floats(3, 4), rounds=1)
-    assert found.verdict is Verdict.DIFFERENT
-    assert found.worst > 1e-2
+    check = compare(wrong, of(1.0, 0.0), floats(3, 4), rounds=1)
+    assert check.verdict is Verdict.DIFFERENT
+    assert check.worst > 1e-2
 
 
-def test_a_draw_that_nothing_takes_is_no_source():
+def test_unused_draw_is_not_a_source():
     def work(values):
         unused = tf.random.uniform([])
         with tf.control_dependencies([unused]):
-            return values.reduce(0.0, lambda held, value: held + value)
+            return values.reduce(0.0, lambda total, value: total + value)
 
-    plan = build_plan(summed(work))
+    computation = summed(work)
+    plan = build_plan(computation)
     assert DrawFlow(plan).rounds(1)[0].result == {}
-    assert check_plan(summed(work), floats(2), rounds=1).verdict is Verdict.SAME
+    assert compare(plan, computation, floats(2), rounds=1).verdict is Verdict.SAME
 
 
-def test_a_draw_reaches_the_state_only_after_the_round_that_made_it():
-    process = fed_avg(tff.learning.dp_aggregator(0.5, 100), weighted=False)
-    first, second = DrawFlow(build_plan(process)).rounds(2)
+def test_draw_affects_results_only_from_the_next_round(noisy_plan):
+    first, second = DrawFlow(noisy_plan).rounds(2)
     assert "client_work/train/loss" not in first.result
     assert "client_work/train/loss" in second.result
 
 
-def test_fixing_leaves_a_graph_without_draws_as_it_is():
-    plan = build_plan(fed_avg())
-    graph = load_graph(plan.part(plan.manifest.stages.work.graph))
+def test_fixing_does_not_change_a_graph_without_draws(fed_avg_plan):
+    graph = load_graph(fed_avg_plan.part(fed_avg_plan.manifest.stages.work.graph))
     before = graph.SerializeToString(deterministic=True)
     assert fix_draws(graph) == frozenset()
     assert graph.SerializeToString(deterministic=True) == before
 
 
-def test_data_come_in_every_form_that_a_simulation_takes():
-    computation = summed(lambda values: values.reduce(0.0, lambda held, value: held + value))
+def test_check_accepts_every_form_of_clients_data():
+    computation = summed(lambda values: values.reduce(0.0, lambda total, value: total + value))
+    plan = build_plan(computation)
     lists = floats(2, 3)
     forms = [
         lists,
         {"ann": lists[0], "bob": lists[1]},
         lambda: lists,
         lambda number: lists[: number + 1],
-        [iter(each) for each in lists],
-        [tf.data.Dataset.from_tensor_slices(np.array(each, np.float32)) for each in lists],
+        [iter(source) for source in lists],
+        [tf.data.Dataset.from_tensor_slices(np.array(source, np.float32)) for source in lists],
     ]
     for form in forms:
-        assert check_plan(computation, form, rounds=2).verdict is Verdict.SAME
+        assert compare(plan, computation, form, rounds=2).verdict is Verdict.SAME
 
 
-def test_data_sets_that_shuffle_are_read_once_for_both_sides():
+def test_shuffling_data_sets_are_read_once_for_both_sides(fed_avg_plan, fed_avg_process):
     def client(number):
         rows = {key: np.concatenate([batch[key] for batch in regression(number, sizes=(7,))[0]]) for key in ("x", "y")}
         dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=rows["x"], y=rows["y"]))
         return dataset.shuffle(100, reshuffle_each_iteration=True).batch(2)  # the last batch has one example
 
-    assert check_plan(fed_avg(), [client(1), client(2)], rounds=2).verdict is Verdict.SAME
+    check = compare(fed_avg_plan, fed_avg_process, [client(1), client(2)], rounds=2)
+    assert check.verdict is Verdict.SAME
 
 
-def test_one_clients_data_in_the_place_of_a_list_is_said_so():
+def test_data_of_a_single_client_gets_a_hint(fed_avg_plan, fed_avg_process):
     data = [{"x": np.ones((2, 2), np.float32), "y": np.ones((2, 1), np.float32)}]
     with pytest.raises(ProblemError, match=r"that of one client, where a list of clients' data is needed: .*\[data\]"):
-        check_plan(fed_avg(), data, rounds=1)
+        compare(fed_avg_plan, fed_avg_process, data, rounds=1)
 
 
-def test_rows_that_belong_together_move_together():
+def test_rows_of_a_table_are_compared_as_a_whole():
     words_ = np.array([b"a", b"b", b"c"], object)
     one = {"word": words_, "count": np.array([1, 2, 3]), "other/count": np.array([1, 2, 3])}
     moved = {"word": words_[::-1], "count": np.array([3, 2, 1]), "other/count": np.array([1, 2, 3])}

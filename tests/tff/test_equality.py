@@ -1,12 +1,12 @@
-"""A compiled plan gives what TFF's own `next` gives, whatever the order, the chunks and the tree of the fold."""
+"""Checks that a plan equals TFF's own `next`, with any order, chunks and tree of the fold."""
 
 import numpy as np
 import pytest
-from computations import CASES, Case, readings, reservoir, temperature
+from support.computations import CASES, Case, readings, reservoir, temperature
 
 from muster.author import build_plan, restore_result, restore_state
-from muster.author.build import subject_of
 from muster.author.check import difference
+from muster.author.round_computation import extract_round
 from muster.runtime import Fold, Runtime
 from muster.runtime.data import adapt
 from muster.wire.plan import Plan
@@ -16,11 +16,14 @@ TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
 
 
 def folded_at_random(runtime, broadcast, clients, rng):
-    """The clients' updates in a random order, in chunks of random sizes, merged in a random tree with empty partials in it."""
+    """Folds the clients' updates in a random order, in chunks of random sizes.
+
+    The partials are merged in a random tree, with empty partials in it.
+    """
     fold = Fold(runtime.plan.manifest, zero=runtime.plan.zero(), tensorflow=lambda: runtime)
     updates = [runtime.work(client, broadcast) for client in clients]
     order = list(rng.permutation(len(updates)))
-    partials = [fold.start()]  # a zero at the very start, and others on the way
+    partials = [fold.start()]  # empty partials, at the start and later
     while order:
         partial = fold.start()
         for _ in range(int(rng.integers(1, 4))):
@@ -47,14 +50,14 @@ def comparable(tensors, case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_plan_equals_tff(case: Case):
+def test_plan_equals_tff(case: Case):
     computation = case.build()
     plan = Plan.decode(build_plan(computation, name=case.name, **case.options).encode())
     plan.check_complete()
     assert plan.manifest.folds_with_tensorflow is case.with_tensorflow
     runtime = Runtime(plan)
     rng = np.random.default_rng(1)
-    native_next = subject_of(computation).next
+    native_next = extract_round(computation).next
     tensors = plan.initial_state()
     state = restore_state(native_next, tensors)
     for number in range(1, ROUNDS + 1):
@@ -68,19 +71,19 @@ def test_a_plan_equals_tff(case: Case):
         ours, rows = comparable(updated.result, case)
         assert difference(native, ours).relative <= TOLERANCE
         assert rows == native_rows
-        # And back: TFF goes on from the plan's own state.
+        # The plan's state is restored to TFF's containers, too.
         assert type(restore_state(native_next, tensors)) is type(state)
         assert type(restore_result(native_next, updated.result)) is type(result)
 
 
-def test_temperature_example_gives_its_known_value():
+def test_temperature_example_has_its_known_value():
     runtime = Runtime(build_plan(temperature(), initial_state={"num_rounds": 0}))
     updated = run_round(runtime, runtime.plan.initial_state(), readings(1), np.random.default_rng(0))
     assert updated.result["result"] == 0.5
     assert updated.state["num_rounds"] == 1
 
 
-def test_a_reservoir_holds_as_many_samples_as_it_should_and_each_is_some_clients():
+def test_reservoir_holds_distinct_samples_of_clients():
     runtime = Runtime(build_plan(reservoir(size=3)))
     clients = [np.array([at, -at], np.float32) for at in range(7)]
     rng = np.random.default_rng(0)

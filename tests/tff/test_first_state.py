@@ -1,13 +1,17 @@
-"""Where a plan's first state comes from: a process, a value, a computation, a checkpoint of another run."""
+"""Checks the sources of a plan's initial state.
+
+These are a process, a value, a computation, or a checkpoint of another run.
+"""
 
 import collections
+import functools
 import warnings
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import SGD, fed_avg, model_fn, regression, temperature, unsorted_clients, unsorted_keys
+from support.computations import SGD, fed_avg, model_fn, regression, temperature, unsorted_clients, unsorted_keys
 
 from muster.author import Hyperparameter, HyperparameterWarning, Verdict, build_plan, check_plan, restore_state
 from muster.wire.problems import ProblemError
@@ -16,12 +20,13 @@ from muster.wire.tensors import encode
 OPTIMIZERS = tff.learning.optimizers
 
 
-def process(rate, **options):
-    return fed_avg(client_optimizer_fn=SGD(rate), **options)
+@functools.cache
+def process(rate):
+    return fed_avg(client_optimizer_fn=SGD(rate))
 
 
 def trained(rate=0.1):
-    """The state of another run, as `Operator.download_checkpoint` returns it."""
+    """Returns the state of another run, as `Operator.download_checkpoint` does."""
     state = build_plan(process(rate)).initial_state()
     name = "global_model_weights/trainable/0"
     return {**state, name: state[name] + np.float32(3)}
@@ -32,38 +37,49 @@ def checkpoint():
     return trained()
 
 
-def test_a_state_with_another_learning_rate_warns_and_wins(checkpoint):
+def test_state_with_another_learning_rate_warns_and_is_used(checkpoint):
     with pytest.warns(HyperparameterWarning) as caught:
         plan = build_plan(process(0.001), initial_state=checkpoint)
     assert plan.initial_state()["client_work/learning_rate"] == np.float32(0.1)
-    (warning,) = [each for each in caught if each.category is HyperparameterWarning]
+    (warning,) = [record for record in caught if record.category is HyperparameterWarning]
     assert warning.message.differing == (
         Hyperparameter("client_work/learning_rate", given=np.float32(0.1), own=np.float32(0.001)),
     )
     assert str(warning.message) == (
-        "client_work/learning_rate is 0.1 in the given state, where this process starts with 0.001. The state wins. To keep the "
-        "process's own values and take over the weights alone, give as initial_state (on the command line, as --initial-state "
-        "module:function) process.set_model_weights(process.initialize(), process.get_model_weights(restore_state(process, "
-        "checkpoint)))"
+        "client_work/learning_rate is 0.1 in the given state, but this process starts with 0.001. The rounds use the "
+        "given state. To use the process's own values and take only the weights from the state, pass as initial_state "
+        "(on the command line, as --initial-state module:function) process.set_model_weights(process.initialize(), "
+        "process.get_model_weights(restore_state(process, checkpoint)))"
     )
     assert warning.filename == __file__
 
 
-def test_a_computation_of_another_processs_state_warns_too():
+def test_initialize_of_another_process_warns_too():
     with pytest.warns(HyperparameterWarning, match="client_work/learning_rate is 0.1"):
         build_plan(process(0.001), initial_state=process(0.1).initialize)
 
 
-def test_the_advice_keeps_the_new_rate_and_the_old_weights(checkpoint):
+def test_advice_combines_new_rate_with_old_weights(checkpoint):
     second = process(0.001)
     state = second.set_model_weights(second.initialize(), second.get_model_weights(restore_state(second, checkpoint)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", HyperparameterWarning)
-        found = build_plan(second, initial_state=state).initial_state()
-    assert found["client_work/learning_rate"] == np.float32(0.001)
+        state_of_plan = build_plan(second, initial_state=state).initial_state()
+    assert state_of_plan["client_work/learning_rate"] == np.float32(0.001)
     np.testing.assert_array_equal(
-        found["global_model_weights/trainable/0"], checkpoint["global_model_weights/trainable/0"]
+        state_of_plan["global_model_weights/trainable/0"], checkpoint["global_model_weights/trainable/0"]
     )
+
+
+MOMENTUM = {
+    "server_optimizer_fn": OPTIMIZERS.build_adam(0.1, beta_1=0.8),
+    "client_optimizer_fn": SGD(0.05, momentum=0.9),
+}
+
+
+@pytest.fixture(scope="module")
+def momentum_state():
+    return build_plan(fed_avg(**MOMENTUM)).initial_state()
 
 
 @pytest.mark.parametrize(
@@ -74,25 +90,22 @@ def test_the_advice_keeps_the_new_rate_and_the_old_weights(checkpoint):
         ({"client_optimizer_fn": SGD(0.05, momentum=0.5)}, "client_work/momentum"),
     ],
 )
-def test_other_hyperparameters_warn_too_and_what_a_round_changes_does_not(options, path):
-    base = {
-        "server_optimizer_fn": OPTIMIZERS.build_adam(0.1, beta_1=0.8),
-        "client_optimizer_fn": SGD(0.05, momentum=0.9),
-    }
-    state = build_plan(fed_avg(**base)).initial_state()
+def test_only_constant_hyperparameters_cause_warnings(momentum_state, options, path):
+    state = dict(momentum_state)
     state["finalizer/step"] = np.asarray(state["finalizer/step"] + 7, np.int32)  # the other run is some rounds old
     with pytest.warns(HyperparameterWarning) as caught:
-        build_plan(fed_avg(**base | options), initial_state=state)
-    (warning,) = [each.message for each in caught if each.category is HyperparameterWarning]
-    assert path in {each.path for each in warning.differing}
-    assert "finalizer/step" not in {each.path for each in warning.differing}
+        build_plan(fed_avg(**MOMENTUM | options), initial_state=state)
+    (warning,) = [record.message for record in caught if record.category is HyperparameterWarning]
+    assert path in {item.path for item in warning.differing}
+    assert "finalizer/step" not in {item.path for item in warning.differing}
 
 
-def test_a_state_of_the_same_hyperparameters_is_taken_in_every_form_without_a_warning(checkpoint, tmp_path):
+def test_equal_hyperparameters_cause_no_warning_in_any_form(checkpoint, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
+    earlier = build_plan(process(0.3)).initial_state()
     for number in (0, 2, 10):
-        state = checkpoint if number == 10 else build_plan(process(0.3)).initial_state()
+        state = checkpoint if number == 10 else earlier
         (run / f"checkpoints/{number}.safetensors").write_bytes(encode(state))
     np.savez(tmp_path / "state.npz", **checkpoint)
     same = process(0.1)
@@ -110,10 +123,10 @@ def test_a_state_of_the_same_hyperparameters_is_taken_in_every_form_without_a_wa
     assert len(addresses) == 1
 
 
-def test_a_state_of_another_process_is_refused_and_its_weights_can_be_taken(checkpoint):
+def test_state_of_another_process_is_refused_but_its_weights_fit(checkpoint):
     other = fed_avg(client_optimizer_fn=OPTIMIZERS.build_adam(0.05))
     with pytest.raises(
-        ProblemError, match=r"client_work/beta_1: is missing.*To start from its weights, give initial_state=process"
+        ProblemError, match=r"client_work/beta_1: is missing.*To start from its weights, pass initial_state=process"
     ):
         build_plan(other, initial_state=checkpoint)
     old = process(0.1)
@@ -130,19 +143,20 @@ def test_a_state_of_another_process_is_refused_and_its_weights_can_be_taken(chec
         ("x.npz", b"no", "it is not an .npz file of plain arrays"),
     ],
 )
-def test_a_file_that_holds_no_state_is_refused(tmp_path, name, content, text):
+def test_invalid_state_file_is_refused(tmp_path, name, content, text):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ProblemError, match=text):
         build_plan(process(0.1), initial_state=tmp_path / name)
 
 
-def test_a_folder_without_checkpoints_is_refused(tmp_path):
+def test_folder_without_checkpoints_is_refused(tmp_path):
     with pytest.raises(ProblemError, match="the folder holds no checkpoints"):
         build_plan(process(0.1), initial_state=tmp_path)
 
 
-def test_a_plain_computation_says_both_ways_and_both_work():
-    text = r"give initial_state \(on the command line --initial-state\): a value, a checkpoint or a computation .*IterativeProcess"
+def test_plain_computation_names_both_ways_to_start_and_both_work():
+    option = r"Pass initial_state \(on the command line --initial-state\)"
+    text = option + ": a value, a checkpoint or a computation .*IterativeProcess"
     with pytest.raises(ProblemError, match=text):
         build_plan(temperature())
     first = collections.OrderedDict(num_rounds=0)
@@ -165,19 +179,19 @@ def test_a_plain_computation_says_both_ways_and_both_work():
     assert len({plan.sha256 for plan in plans}) == 1
 
 
-def test_a_computation_of_another_type_is_refused_as_a_first_state():
+def test_initial_computation_of_another_type_is_refused():
     wrong = tff.federated_computation(lambda: tff.federated_value(1.0, tff.SERVER))
     with pytest.raises(ProblemError):
         build_plan(temperature(), initial_state=wrong)
 
 
-def test_a_state_of_tuples_and_nested_names_is_taken_by_name():
+def test_nested_state_is_accepted_by_tensor_name():
     state = {"weight": np.float32(1.5), "bias/0": np.float32(0.25), "bias/2/0": np.int64(7)}
-    found = check_plan(unsorted_keys(), unsorted_clients, rounds=1, initial_state=state)
-    assert found.verdict is Verdict.SAME
+    check = check_plan(unsorted_keys(), unsorted_clients, rounds=1, initial_state=state)
+    assert check.verdict is Verdict.SAME
 
 
-def test_an_evaluation_takes_the_model_out_of_a_trainings_checkpoint(checkpoint):
+def test_evaluation_takes_the_model_from_a_training_checkpoint(checkpoint):
     weights = tff.learning.models.weights_type_from_model(model_fn)
 
     @tff.tensorflow.computation(weights, tff.SequenceType(BATCH_TYPE))
@@ -201,7 +215,7 @@ BATCH_TYPE = tff.to_type(
 )
 
 
-def test_a_seed_draws_the_first_state_repeatably():
+def test_seed_makes_a_random_initial_state_repeatable():
     @tff.tensorflow.computation
     def draw():
         return tf.random.normal([3])

@@ -1,4 +1,7 @@
-"""Sums, maxima and minima are proven from the wiring; what only looks like one goes through TensorFlow and gives TFF's value."""
+"""Checks which folds are proven from the wiring.
+
+A fold that only resembles a sum is computed by TensorFlow and equals TFF's value.
+"""
 
 import collections
 
@@ -20,7 +23,7 @@ FLOATS = tf.TensorSpec([2], tf.float32)
 
 
 def stage_of(function, values, specs):
-    """The GraphDef and the stage of a function of lists of tensors that gives the accumulator."""
+    """Builds the graph and the stage of a function that computes the accumulator from lists."""
 
     def bind(path, tensor):
         dtype, shape = DType(tensor.dtype.name), tensor.shape
@@ -102,12 +105,12 @@ def test_proves_a_sum(accumulate):
     assert prove(accumulate) == ([SUM, SUM], ["0", "1"])
 
 
-def test_names_the_tensor_of_the_update_that_enters():
+def test_rule_names_the_tensor_of_the_update():
     assert prove(lambda a, x: [a[0] + x[1], a[1] + x[0]]) == ([SUM, SUM], ["1", "0"])
     assert prove(lambda a, x: [a[0] + x[1], a[1] + x[1]]) == ([SUM, SUM], ["1", "1"])
 
 
-def test_proves_maxima_and_minima_whatever_their_zero():
+def test_proves_maxima_and_minima_with_any_zero():
     def fold(a, x):
         return [tf.maximum(a[0], x[0]), tf.minimum(x[1], a[1])]
 
@@ -140,11 +143,11 @@ UNPROVEN = {
 
 
 @pytest.mark.parametrize("accumulate", UNPROVEN.values(), ids=UNPROVEN)
-def test_proves_nothing_where_the_fold_is_another(accumulate):
+def test_proves_nothing_if_accumulate_is_not_a_plain_fold(accumulate):
     assert prove(accumulate) == ([TENSORFLOW, TENSORFLOW], [None, None])
 
 
-def test_judges_every_tensor_by_itself():
+def test_each_tensor_is_proven_separately():
     assert prove(lambda a, x: [a[0] + x[0], a[1] * x[1]]) == ([SUM, TENSORFLOW], ["0", None])
 
 
@@ -159,11 +162,11 @@ def test_judges_every_tensor_by_itself():
     ],
     ids=["takes the left", "crosses the left", "crosses the right", "doubles the left", "takes the maximum"],
 )
-def test_proves_nothing_where_merge_is_another(merge):
+def test_proves_nothing_if_merge_differs_from_accumulate(merge):
     assert prove(plus, merge)[0] == [TENSORFLOW, TENSORFLOW]
 
 
-def test_proves_no_sum_from_a_zero_that_is_not_zero():
+def test_proves_no_sum_if_zero_is_not_all_zeros():
     assert prove(plus, zero=[np.array([0, 1], np.float32), np.zeros(2, np.float32)])[0] == [TENSORFLOW, SUM]
 
 
@@ -179,14 +182,14 @@ def test_proves_no_sum_from_a_zero_that_is_not_zero():
     ],
     ids=["scalar", "broadcast", "unknown update", "both unknown", "unknown rank", "string"],
 )
-def test_proves_nothing_where_numpy_might_differ_from_tensorflow(accumulator, update):
+def test_proves_nothing_if_numpy_might_differ_from_tensorflow(accumulator, update):
     assert prove(plus, accumulator=(accumulator,), update=(update,))[0] == [TENSORFLOW]
 
 
 @pytest.mark.parametrize(
     "dtype", [tf.int8, tf.uint64, tf.bfloat16, tf.float16, tf.complex128], ids=lambda item: item.name
 )
-def test_proves_sums_of_every_kind_of_number(dtype):
+def test_proves_sums_of_every_numeric_dtype(dtype):
     assert prove(plus, accumulator=(tf.TensorSpec([3], dtype),))[0] == [SUM]
 
 
@@ -195,7 +198,7 @@ WIDE = tff.to_type(collections.OrderedDict(a=tff.TensorType(np.float32, [30_000]
 
 
 def process_of(factory, value=VECTOR):
-    """One round of an unweighted aggregator, as a process."""
+    """Returns a process that runs one unweighted aggregator."""
     aggregation = factory.create(tff.to_type(value))
 
     @tff.federated_computation(aggregation.initialize.type_signature.result, tff.FederatedType(value, tff.CLIENTS))
@@ -224,14 +227,14 @@ def aggregators():
     }
 
 
-def test_proves_the_aggregators_that_are_sums():
+def test_proves_summing_aggregators():
     for name, process in aggregators().items():
         folds = build_plan(process, allow_clear_secure_sums=True).manifest.folds
         assert {rule.kind for rule in folds} <= {SUM}, (name, folds)
         assert folds or name == "secure"
 
 
-def test_leaves_aggregators_that_decode_or_sample_to_tensorflow():
+def test_decoding_and_sampling_aggregators_need_tensorflow():
     encoded = tff.aggregators.EncodedSumFactory.quantize_above_threshold(quantization_bits=8, threshold=20_000)
     quantised = build_plan(process_of(encoded, WIDE)).manifest
     reservoir = build_plan(process_of(tff.aggregators.UnweightedReservoirSamplingFactory(3))).manifest
@@ -244,7 +247,10 @@ def sums(left, right):
 
 
 def aggregation(accumulate, merge=sums, *, zero=(0.0, 0.0)):
-    """`{<float32,float32>}@CLIENTS -> <A,A>@SERVER` with one `federated_aggregate`, where A is float32, or of `zero`'s shape."""
+    """Returns a computation with one `federated_aggregate`.
+
+    Its type is `{<float32,float32>}@CLIENTS -> <A,A>@SERVER`, where A has the shape of `zero`.
+    """
     pair = tff.to_type((np.float32, np.float32))
     total = tff.to_type(tuple(tff.TensorType(np.float32, np.shape(item)) for item in zero))
 
@@ -283,16 +289,16 @@ LOOKALIKES = {
 
 
 @pytest.mark.parametrize("computation", LOOKALIKES.values(), ids=LOOKALIKES)
-def test_a_fold_that_only_looks_like_a_sum_gives_the_value_of_tff(computation):
+def test_fold_that_resembles_a_sum_equals_tff(computation):
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     plan = build_plan(computation)
     assert {rule.kind for rule in plan.manifest.folds} == {TENSORFLOW}
-    for found, expected in zip(folded(plan, clients), computation(clients), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
-        assert found.shape == expected.shape
+    for actual, expected in zip(folded(plan, clients), computation(clients), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6)
+        assert actual.shape == expected.shape
 
 
-def test_a_proven_sum_gives_the_value_of_tff():
+def test_proven_sum_equals_tff():
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     computation = aggregation(lambda a, x: (a[0] + x[1], x[0] + a[1]))
     plan = build_plan(computation)
@@ -301,7 +307,7 @@ def test_a_proven_sum_gives_the_value_of_tff():
 
 
 def folded(plan, clients):
-    """One round's result, all clients in one partial."""
+    """Returns the result of one round with all clients in one partial."""
     runtime = Runtime(plan)
     state = plan.initial_state()
     broadcast = runtime.prepare(state)
@@ -313,7 +319,7 @@ def folded(plan, clients):
     return tuple(runtime.update(state, runtime.report(last.accumulator), last.clear_sums).result.values())
 
 
-def test_a_tensor_that_only_passes_another_on_sees_it_as_it_was():
+def test_pass_through_tensor_holds_the_previous_value():
     clients = [(np.float32(1 + at), np.float32(10 * at)) for at in range(4)]
     computation = aggregation(lambda a, x: (tf.identity(a[1]), a[1] + x[1]))
     plan = build_plan(computation)
@@ -321,14 +327,14 @@ def test_a_tensor_that_only_passes_another_on_sees_it_as_it_was():
     assert folded(plan, clients) == tuple(computation(clients)) == (30.0, 60.0)
 
 
-def test_only_what_is_not_proven_is_computed_with_tensorflow():
+def test_only_unproven_tensors_are_computed_with_tensorflow():
     asked = []
 
     class Watched(Runtime):
         def accumulate(self, accumulator, update, *, only=None):
-            found = super().accumulate(accumulator, update, only=only)
-            asked.append(sorted(found))
-            return found
+            computed = super().accumulate(accumulator, update, only=only)
+            asked.append(sorted(computed))
+            return computed
 
     plan = with_tensorflow(sized_plan(4_000, tensors=2), proven=1)
     fold = Fold(plan.manifest, zero=plan.zero(), tensorflow=lambda: Watched(plan))

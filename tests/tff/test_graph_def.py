@@ -1,4 +1,4 @@
-"""Graphs that are read without TensorFlow are those that TensorFlow reads."""
+"""Checks that graphs are read without TensorFlow exactly as TensorFlow reads them."""
 
 import random
 from pathlib import Path
@@ -34,7 +34,7 @@ SCALARS = {
 
 
 def kind_of(field):
-    """A field's type, in the notation of the table."""
+    """Returns a field's type in the notation of the table."""
     if field.message_type is not None:
         if field.message_type.GetOptions().map_entry:
             return f"map<{','.join(kind_of(part) for part in field.message_type.fields)}>"
@@ -45,27 +45,27 @@ def kind_of(field):
     return f"{kind}{'*' if field.label == field.LABEL_REPEATED else '|' if field.containing_oneof else ''}"
 
 
-def messages_of(descriptor, found):
+def messages_of(descriptor, messages):
     name = descriptor.full_name.removeprefix("tensorflow.")
     name = RENAMED.get(name, name.rpartition(".")[2])
-    if name not in found and name != "bytes":
-        found[name] = {(field.number, field.name, kind_of(field)) for field in descriptor.fields}
+    if name not in messages and name != "bytes":
+        messages[name] = {(field.number, field.name, kind_of(field)) for field in descriptor.fields}
         for field in descriptor.fields:
             inner = [part.message_type for part in field.message_type.fields] if "map<" in kind_of(field) else []
             for message in (*inner, field.message_type if not inner else None):
                 if message is not None:
-                    messages_of(message, found)
-    return found
+                    messages_of(message, messages)
+    return messages
 
 
-def test_the_table_of_messages_is_tensorflows():
+def test_declared_messages_equal_tensorflows():
     ours = {name: set(fields) for name, fields in declared_messages().items() if name not in CONFIG}
     assert ours == messages_of(tf.compat.v1.GraphDef.DESCRIPTOR, {})
 
 
 @pytest.mark.parametrize("name", CONFIG)
-def test_the_fields_of_a_configuration_are_tensorflows(name):
-    """Of these messages only the fields that name graph rewrites are declared."""
+def test_declared_config_fields_exist_in_tensorflow(name):
+    """Only the fields that name graph rewrites are declared."""
     config = tf.compat.v1.ConfigProto.DESCRIPTOR
     options = config.fields_by_name["graph_options"].message_type
     rewriter = options.fields_by_name["rewrite_options"].message_type
@@ -74,25 +74,32 @@ def test_the_fields_of_a_configuration_are_tensorflows(name):
     assert set(declared_messages()[name]) <= {(field.number, field.name, kind_of(field)) for field in theirs.fields}
 
 
+def called_functions(node):
+    return tuple(sorted((key, value.func.name) for key, value in node.attr.items()))
+
+
 def contents(graph):
-    """Every operation of a graph, with its node and inputs, and every function that anything names."""
+    """Lists all operations of a graph with their nodes, inputs and called functions."""
     bodies = [("", graph.node), *((item.signature.name, item.node_def) for item in graph.library.function)]
     return [
-        (name, node.name, node.op, tuple(node.input), tuple(sorted((key, value.func.name) for key, value in node.attr.items())))
+        (name, node.name, node.op, tuple(node.input), called_functions(node))
         for name, nodes in bodies
         for node in nodes
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("data", GRAPHS)
-def test_graphs_of_all_plans_are_read_as_tensorflow_reads_them(data):
+def test_parser_agrees_with_tensorflow_on_all_plans(data):
     ours, theirs = parse_graph(data, what="work"), tf.compat.v1.GraphDef.FromString(data)
     assert contents(ours) == contents(theirs)
     assert tf.compat.v1.GraphDef.FromString(ours.SerializeToString()) == theirs
 
 
 def mutated(data, randomness):
-    """A graph with bytes changed, cut, doubled or moved, as an attacker may try to have two parsers disagree."""
+    """Returns a graph with bytes changed, deleted, repeated or inserted.
+
+    An attacker may try this to make two parsers disagree.
+    """
     changed = bytearray(data)
     for _ in range(randomness.randint(1, 2)):
         at = randomness.randrange(len(changed))
@@ -116,7 +123,10 @@ def mutated(data, randomness):
 
 
 def check_agreement(data):
-    """TensorFlow gets what was checked: the same operations, whatever its own parser makes of the bytes."""
+    """Checks that TensorFlow reads the operations that were checked.
+
+    Returns False if the bytes are refused.
+    """
     try:
         ours = parse_graph(data, what="work")
     except ProblemError:
@@ -138,18 +148,18 @@ def test_mutated_graphs_hide_no_operation(data, seed):
 
 @given(strategies.lists(strategies.sampled_from(GRAPHS), min_size=2, max_size=3))
 def test_concatenated_graphs_hide_no_operation(parts):
-    """Of two messages in a row protobuf makes one: repeated fields are joined, others are merged."""
+    """Protobuf reads concatenated messages as one: repeated fields are joined, others merged."""
     assert check_agreement(b"".join(parts))
 
 
-def test_some_mutations_are_read():
-    """What the properties above rest on: not every mutated graph is refused."""
+def test_some_mutated_graphs_are_accepted():
+    """The properties above are not vacuous: not every mutated graph is refused."""
     randomness = random.Random(1)  # noqa: S311  no secret
     read = [check_agreement(mutated(data, randomness)) for data in GRAPHS * 10]
     assert 0.05 < sum(read) / len(read) < 0.9
 
 
-def test_graph_is_checked_in_the_form_that_tensorflow_gets():
+def test_repeated_field_is_read_as_tensorflow_reads_it():
     graph = tf.compat.v1.GraphDef(node=[tf.compat.v1.NodeDef(name="x", op="NoOp")])
     twice = graph.node[0].SerializeToString() + tf.compat.v1.NodeDef(op="ReadFile").SerializeToString()
     data = b"\x0a" + bytes([len(twice)]) + twice  # the operation's name twice: the last one counts
@@ -157,7 +167,7 @@ def test_graph_is_checked_in_the_form_that_tensorflow_gets():
     assert tf.compat.v1.GraphDef.FromString(data).node[0].op == "ReadFile"
 
 
-def test_checks_take_both_kinds_of_messages():
+def test_message_classes_are_separate_from_tensorflows():
     for file in FILES:
         check_plan_graphs(Plan.load(file))
     assert message_class("GraphDef") is not tf.compat.v1.GraphDef

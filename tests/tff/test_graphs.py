@@ -1,4 +1,7 @@
-"""A graph that touches files, the network, Python or the host is refused, wherever in it the operation is."""
+"""Checks that graphs that touch files, the network, Python or the host are refused.
+
+The operation may stand anywhere in the graph.
+"""
 
 import re
 from pathlib import Path
@@ -11,7 +14,7 @@ from tensorflow.python.client import pywrap_tf_session
 
 from muster.runtime import Runtime
 from muster.runtime.graphs import StageGraph
-from muster.runtime.ops import allowed_ops, check_graph, count_ops, denied, refused
+from muster.runtime.ops import allowed_ops, check_graph, count_ops, denial_reason, refusal_reason
 from muster.wire.dtypes import DType
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.plan import Plan, part_of
@@ -54,7 +57,10 @@ def in_a_function_without_files():
         ),
         (
             lambda: tf.print("x", output_stream="file:///printed"),
-            "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; it comes from tf.print: leave it out",
+            (
+                "the operation PrintV2 at node PrintV2 writes to the log of the machine that runs it; "
+                "tf.print creates it: leave it out"
+            ),
         ),
         (
             lambda: tf.print("x"),
@@ -100,7 +106,7 @@ def in_a_function_without_files():
         "hidden graph",
     ],
 )
-def test_a_graph_that_reaches_out(function, text):
+def test_graph_with_a_forbidden_effect_is_refused(function, text):
     with pytest.raises(ProblemError, match=f"The plan's work can't be used: {text}"):
         check_graph(graph_of(function), stage="work")
 
@@ -126,11 +132,11 @@ def test_a_graph_that_reaches_out(function, text):
         "bytes like a graph",
     ],
 )
-def test_a_graph_that_does_not_reach_out_is_allowed(function):
+def test_harmless_graph_is_allowed(function):
     check_graph(graph_of(function), stage="work")
 
 
-# Named like a file or an address in TensorFlow's registry, and allowed by what the name holds (`muster.runtime.op_contents`).
+# Operations with a parameter named like a file. `muster.runtime.op_contents` checks its value.
 REVIEWED = {"CacheDataset", "CacheDatasetV2", "FixedUnigramCandidateSampler", "DecodeProtoV2", "EncodeProto"}
 
 
@@ -141,7 +147,7 @@ def registered():
     return ops
 
 
-def test_every_registered_operation_with_a_file_or_an_address_is_denied(registered):
+def test_registered_operations_with_files_or_addresses_are_denied(registered):
     words = (
         "filename",
         "file_pattern",
@@ -156,7 +162,7 @@ def test_every_registered_operation_with_a_file_or_an_address_is_denied(register
         "descriptor",
         "memory_region",
     )
-    # The prefix of a counter's name; how many paths a search follows.
+    # The parameters mean the prefix of a counter's name, and the number of paths of a search.
     harmless = {"SetStatsAggregatorDataset", "ExperimentalSetStatsAggregatorDataset", "CTCBeamSearchDecoder"}
     suspects = {
         op.name
@@ -164,10 +170,10 @@ def test_every_registered_operation_with_a_file_or_an_address_is_denied(register
         if any(word in item.name for item in (*op.input_arg, *op.attr) for word in words)
     }
     assert len(suspects) > 40
-    assert {op for op in suspects if denied(op) is None} == REVIEWED | harmless
+    assert {op for op in suspects if denial_reason(op) is None} == REVIEWED | harmless
 
 
-# Of newer TensorFlows; see the head of allowed_ops.txt.
+# Operations of newer versions of TensorFlow; see the head of allowed_ops.txt.
 NEWER = {
     "FFTND",
     "GlobalShuffleDataset",
@@ -177,32 +183,37 @@ NEWER = {
     "RFFTND",
     "WeightedFlatMapDataset",
 }
-# What is in neither list, by how its names begin: nobody has said that these are harmless, so they are refused.
+# Beginnings of the names of operations in neither list. They are not known to be harmless, so they
+# are refused.
 UNKNOWN = re.compile(
-    r"_|Risc|Xla|\w*Xla(Split|Concat)ND|Boosted|IsBoosted|Sdca|Attr|Float|Int\w*(In|Out)put|IntAttr|N(In|Ints|Polymorphic)|Polymorphic|"
-    r"Ref(In|Out)|Test|Two|TypeList|OutT|OpWith|Reserved|Foo|Func(List)?Attr|Reader|\w*MultiDevice|\w*StatsAgg|\w*(Latency|Bytes)\w*Stats|"
-    r"Dummy|Get(Session|Deadline|Element|Options)|\w*ThreadPool|\w*DedupData|Mutex|DatasetToGraph|Sharded|KernelLabel|Restrict|Simple|"
-    r"(Des|S)erializeIterator|\w*IteratorGetDevice|Iterator(From|To)StringHandle|\w*AssertNext|AssertPrev|TopK(Unique|With)|"
-    r"Resource(Create|Initialized|Using)|\w*AutoShard|\w*NonSerializable|Kmeans|KMC2|(Batch|Unbatch|UnbatchGrad|BatchFunction)$"
+    r"_|Risc|Xla|\w*Xla(Split|Concat)ND|Boosted|IsBoosted|Sdca|Attr|Float|Int\w*(In|Out)put|IntAttr|"
+    r"N(In|Ints|Polymorphic)|Polymorphic|Ref(In|Out)|Test|Two|TypeList|OutT|OpWith|Reserved|Foo|"
+    r"Func(List)?Attr|Reader|\w*MultiDevice|\w*StatsAgg|\w*(Latency|Bytes)\w*Stats|Dummy|"
+    r"Get(Session|Deadline|Element|Options)|\w*ThreadPool|\w*DedupData|Mutex|DatasetToGraph|Sharded|"
+    r"KernelLabel|Restrict|Simple|(Des|S)erializeIterator|\w*IteratorGetDevice|Iterator(From|To)StringHandle|"
+    r"\w*AssertNext|AssertPrev|TopK(Unique|With)|Resource(Create|Initialized|Using)|\w*AutoShard|"
+    r"\w*NonSerializable|Kmeans|KMC2|(Batch|Unbatch|UnbatchGrad|BatchFunction)$"
 )
-OTHERS = """A AudioMicrofrontend B Binary ComplexStruct ComputeBatchSize ConstructionFails ConsumeMutexLock Copy CopyOp DeepCopy
-DefaultAttrs DeleteSessionTensor DevicePlacementOp DisableCopyOnRead DtypeWithDefaultOp Fact FakeQueue FiveFloatOutputs GraphDefVersion
-HostConst InPolymorphicTwice IsResourceHandleRefCounting IsTensorFloat32Enabled ListInput ListOutput MakeUnique MakeWeakResourceHandle
-MixedStruct Namespace>TestStringOutput NearestNeighbors NegTrain None Old RequiresOlderGraphVersion StringListAttr
-StubResourceHandleOp Unary"""
+OTHERS = """
+    A AudioMicrofrontend B Binary ComplexStruct ComputeBatchSize ConstructionFails ConsumeMutexLock Copy CopyOp
+    DeepCopy DefaultAttrs DeleteSessionTensor DevicePlacementOp DisableCopyOnRead DtypeWithDefaultOp Fact FakeQueue
+    FiveFloatOutputs GraphDefVersion HostConst InPolymorphicTwice IsResourceHandleRefCounting IsTensorFloat32Enabled
+    ListInput ListOutput MakeUnique MakeWeakResourceHandle MixedStruct Namespace>TestStringOutput NearestNeighbors
+    NegTrain None Old RequiresOlderGraphVersion StringListAttr StubResourceHandleOp Unary
+"""
 
 
-def test_every_registered_operation_is_allowed_or_denied_or_known_to_be_unknown(registered):
+def test_every_registered_operation_is_classified(registered):
     names = {op.name for op in registered.op}
     assert set(allowed_ops()) - names == NEWER
-    assert not [op for op in allowed_ops() if denied(op)]
-    unknown = {op for op in names if op not in allowed_ops() and not denied(op)}
+    assert not [op for op in allowed_ops() if denial_reason(op)]
+    unknown = {op for op in names if op not in allowed_ops() and not denial_reason(op)}
     assert {op for op in unknown if not UNKNOWN.match(op)} == set(OTHERS.split())
-    assert all("not known to be harmless" in refused(op) for op in unknown)
+    assert all("not known to be harmless" in refusal_reason(op) for op in unknown)
 
 
 def graph_with(change):
-    """A graph that calls a function, after `change(graph, function)`."""
+    """Returns a graph that calls a function, after `change(graph, function)`."""
 
     @tf.function
     def twice(x):
@@ -233,7 +244,10 @@ def serialised(op):
 
 
 def content(data):
-    """A constant string as TensorFlow may also spell it: lengths as varints, then the bytes."""
+    """Returns a constant string in TensorFlow's other encoding.
+
+    It consists of the lengths as varints, then the bytes.
+    """
     length = bytes([len(data) & 0x7F | 0x80, len(data) >> 7])
     tensor = tf.compat.v1.make_tensor_proto(b"")
     tensor.ClearField("string_val")
@@ -241,7 +255,9 @@ def content(data):
     return tf.compat.v1.AttrValue(tensor=tensor)
 
 
-LONG = b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name in three bytes, which is allowed
+LONG = (
+    b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name as a varint of three bytes, which is valid
+)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +317,7 @@ LONG = b"\x0a\x11\x0a\x03bad\x12\x88\x80\x00ReadFile"  # the length of the name 
         ),
     ],
 )
-def test_a_hidden_operation_is_refused_wherever_it_is(change, reason):
+def test_hidden_operation_is_refused_wherever_it_is(change, reason):
     with pytest.raises(ProblemError, match=reason):
         check_graph(graph_with(change), stage="work")
 
@@ -314,7 +330,7 @@ def constant(value, name="name"):
 
 
 def cached(source, *others, op="CacheDatasetV2"):
-    """A cache whose file name is `source`, and the nodes that may be meant."""
+    """Returns a cache whose file name is the input `source`, and other nodes."""
     return [tf.compat.v1.NodeDef(name="cached", op=op, input=["data", *source]), *others]
 
 
@@ -337,7 +353,7 @@ def left_to_the_caller():
         (False, ["^name"], [constant("")]),
         (False, ["name:1"], [constant("")]),
         (False, ["name"], [constant("/file")]),
-        (False, ["name"], [constant(b"/file"), constant(b"")]),  # two of one name
+        (False, ["name"], [constant(b"/file"), constant(b"")]),  # two nodes with one name
         (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="Placeholder")]),
         (False, ["name"], [tf.compat.v1.NodeDef(name="name", op="PlaceholderWithDefault")]),
         (False, ["same"], [identity([])]),
@@ -394,24 +410,24 @@ def rewriter(*, custom=False):
         (node("EncodeProto", descriptor_source=text(b"/file")), "reads or writes files"),
     ],
 )
-def test_operation_is_refused_for_what_it_holds(bad, reason):
+def test_operation_is_refused_for_harmful_attributes(bad, reason):
     with pytest.raises(ProblemError, match=reason):
         check_graph(graph_with(lambda graph, _: graph.node.append(bad)), stage="work")
 
 
-def test_refusal_names_the_call_that_users_know_and_what_to_write_instead():
+def test_refusal_names_the_public_call_and_its_replacement():
     with pytest.raises(ProblemError) as caught:
         check_graph(graph_of(lambda: tf.data.Dataset.range(3).cache("cached")), stage="work")
-    assert "it comes from Dataset.cache with a file name: call Dataset.cache() without one." in caught.value.detail
+    assert "Dataset.cache with a file name creates it: call Dataset.cache() without one." in caught.value.detail
 
 
-def test_operations_are_counted_by_their_kind():
+def test_operations_are_counted_by_kind():
     graph = graph_with(lambda *_: None)
     check_graph(graph, stage="work")
     assert count_ops(graph)["arithmetic"] == {"Mul": 1}
 
 
-def test_work_that_waits_too_long_is_stopped():
+def test_blocked_work_reaches_its_time_limit():
     with tf.Graph().as_default() as graph:
         tf.identity(tf.queue.FIFOQueue(1, [tf.float32], [[]]).dequeue(), name="never")
     binding = TensorBinding(path="x", dtype=DType.FLOAT32, shape=(), tensor="never:0")
@@ -421,7 +437,7 @@ def test_work_that_waits_too_long_is_stopped():
     assert error.value.type is ProblemType.COMPUTATION_FAILED
 
 
-def test_work_on_data_without_an_end_is_stopped():
+def test_work_on_endless_data_reaches_its_time_limit():
     plan = Plan.load(Path(__file__).parents[2] / "client/muster/demo/digits.plan")
     runtime = Runtime(plan)
     broadcast = runtime.prepare(plan.initial_state())

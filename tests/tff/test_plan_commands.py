@@ -1,4 +1,6 @@
-"""`muster plan build`, `plan check` and `simulate` as an author runs them: output, exit codes, first states."""
+"""Checks the output and exit codes of `muster plan build`, `plan check` and `simulate`, and initial
+states.
+"""
 
 import json
 import textwrap
@@ -87,65 +89,71 @@ FILE = textwrap.dedent("""
 
 @pytest.fixture
 def muster(tmp_path, monkeypatch):
+    """Runs a command in a folder with the computations; `mine:` stands for their file."""
     (tmp_path / "mine_of_plan_commands.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
 
-    def run(*words):
-        return CliRunner().invoke(app, [each.replace("mine:", "mine_of_plan_commands.py:") for each in words])
+    def run(*arguments):
+        return CliRunner().invoke(app, [item.replace("mine:", "mine_of_plan_commands.py:") for item in arguments])
 
     return run
 
 
-def test_what_draws_nothing_is_same_with_exit_code_0(muster):
-    done = muster("plan", "check", "mine:exact", "--data", "mine:clients", "--rounds", "1")
-    assert done.exit_code == 0
-    assert "Same: at most 0.0e+00 (tolerance 1e-05)" in done.stdout
+@pytest.fixture
+def check(muster):
+    """Runs `plan check` for one round."""
+
+    def run(computation, data, *options):
+        return muster("plan", "check", f"mine:{computation}", "--data", f"mine:{data}", "--rounds", "1", *options)
+
+    return run
 
 
-def test_what_draws_is_named_with_exit_code_4(muster):
-    done = muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1")
-    assert done.exit_code == 4
-    assert "Same but for what is drawn at random: at most 0.0e+00 with the draws fixed on both sides" in done.stdout
-    assert "RandomStandardNormal in work (speckle): may change result noisy" in done.stdout
-    found = json.loads(
-        muster("plan", "check", "mine:random", "--data", "mine:clients", "--rounds", "1", "--json").stdout
-    )
-    assert (found["verdict"], found["same"], found["not_compared"]) == ("same_but_random", False, [])
-    assert [(each["stage"], each["operations"], each["result"]) for each in found["random"]] == [
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "texts"),
+    [
+        (["exact", "clients"], 0, ["Same: at most 0.0e+00 (tolerance 1e-05)"]),
+        (
+            ["random", "clients"],
+            4,
+            [
+                "Same except for random draws: at most 0.0e+00 with the draws fixed on both sides",
+                "RandomStandardNormal in work (speckle): may change result noisy",
+            ],
+        ),
+        (["clock", "numbers"], 4, ["Timestamp in work, which reads the clock: may change result"]),
+        # The values of `canceling` add up to 2 one after another, but to 1 in chunks of three.
+        (["exact", "canceling"], 1, ["Different: up to 5.0e-01 (tolerance 1e-05)"]),
+        (["exact", "canceling", "--tolerance", "0.6"], 0, []),
+    ],
+    ids=["exact", "random", "clock", "order-dependent sum", "tolerance"],
+)
+def test_check_prints_its_verdict_and_sets_the_exit_code(check, arguments, exit_code, texts):
+    done = check(*arguments)
+    assert done.exit_code == exit_code
+    for text in texts:
+        assert text in done.stdout
+
+
+def test_check_writes_its_verdict_as_json(check):
+    document = json.loads(check("random", "clients", "--json").stdout)
+    assert (document["verdict"], document["same"], document["not_compared"]) == ("same_but_random", False, [])
+    assert [(source["stage"], source["operations"], source["result"]) for source in document["random"]] == [
         ("work", ["RandomStandardNormal"], ["noisy"])
     ]
 
 
-def test_what_reads_the_clock_is_named(muster):
-    done = muster("plan", "check", "mine:clock", "--data", "mine:numbers", "--rounds", "1")
-    assert done.exit_code == 4
-    assert "Timestamp in work, which reads the clock: may change result" in done.stdout
-
-
-def test_a_sum_that_depends_on_its_order_is_different_with_exit_code_1(muster):
-    # Added one after another these are 2; in chunks of three they are 1.
-    done = muster("plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1")
-    assert done.exit_code == 1
-    assert "Different: up to 5.0e-01 (tolerance 1e-05)" in done.stdout
-    assert (
-        muster(
-            "plan", "check", "mine:exact", "--data", "mine:canceling", "--rounds", "1", "--tolerance", "0.6"
-        ).exit_code
-        == 0
-    )
-
-
-def test_secure_sums_are_allowed_by_the_option_that_the_text_names(muster):
+def test_refusal_of_secure_sums_names_the_command_line_option(muster):
     refused = muster("plan", "build", "mine:secure", "-o", "x.plan")
     assert refused.exit_code == 1
-    assert "say --allow-clear-secure-sums to have them summed in the clear" in refused.stderr
+    assert "pass --allow-clear-secure-sums to sum them in the clear" in refused.stderr
     assert "allow_clear_secure_sums" not in refused.stderr
     assert muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums").exit_code == 0
     checked = muster("plan", "check", "mine:secure", "--data", "mine:integers")
-    assert "say --allow-clear-secure-sums" in checked.stderr
+    assert "pass --allow-clear-secure-sums" in checked.stderr
 
 
-def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):
+def test_stateful_computation_needs_an_initial_state(muster):
     refused = muster("plan", "build", "mine:counter", "-o", "x.plan")
     assert refused.exit_code == 1
     assert "on the command line --initial-state" in refused.stderr
@@ -156,7 +164,7 @@ def test_a_stateful_computation_is_built_and_checked_with_a_first_state(muster):
     assert checked.exit_code == 0, checked.stderr
 
 
-def test_a_run_goes_on_from_its_folder(muster):
+def test_folder_of_a_run_is_an_initial_state(muster):
     muster("plan", "build", "mine:counter", "-o", "first.plan", "--initial-state", "mine:five")
     assert muster("simulate", "first.plan", "--data", "mine:numbers", "--rounds", "2", "--out", "run").exit_code == 0
     done = muster("plan", "build", "mine:counter", "-o", "second.plan", "--initial-state", "run")
@@ -167,20 +175,20 @@ def test_a_run_goes_on_from_its_folder(muster):
     assert int(Plan.load("x.plan").initial_state()["state"]) == 5 + 3
 
 
-def test_a_first_state_that_is_nothing_is_wrong_usage(muster):
+def test_missing_initial_state_is_a_usage_error(muster):
     done = muster("plan", "build", "mine:counter", "-o", "x.plan", "--initial-state", "nowhere")
     assert done.exit_code == 2
     assert "there is no file nowhere" in done.stderr.replace("\n│", "").replace("  ", " ")
 
 
-def test_simulate_names_what_no_seed_reaches(muster):
+def test_simulate_names_unseedable_operations(muster):
     muster("plan", "build", "mine:clock", "-o", "x.plan")
     done = muster("simulate", "x.plan", "--data", "mine:numbers", "--rounds", "1")
     assert done.exit_code == 0
     assert "Note: Timestamp in work reads the clock or the system's entropy, which no seed reaches" in done.stderr
 
 
-def test_one_clients_data_get_the_hint_that_helps(muster):
+def test_simulate_hints_that_data_is_of_one_client(muster):
     muster("plan", "build", "mine:exact", "-o", "x.plan")
     done = muster("simulate", "x.plan", "--data", "mine:hospital", "--rounds", "1")
     assert done.exit_code == 1
@@ -191,11 +199,12 @@ def test_one_clients_data_get_the_hint_that_helps(muster):
     assert "a single batch goes into a list" not in done.stderr
 
 
-def test_a_default_argument_warns_in_one_line(muster):
+def test_default_argument_causes_a_one_line_warning(muster):
     muster("plan", "build", "mine:secure", "-o", "x.plan", "--allow-clear-secure-sums")
     done = muster("simulate", "x.plan", "--data", "mine:integers", "--rounds", "1")
     (line,) = [line for line in done.stderr.splitlines() if "Warning" in line]
     assert line == (
-        "Warning: integers of the clients' data is called once, without its argument number, which has a default. To get the data "
+        "Warning: integers of the clients' data is called once, without its argument number, which has a "
+        "default. To get the data "
         "for each round, with the round's number, take the default away"
     )

@@ -1,4 +1,4 @@
-"""TFF's own program API in the pinned environment: what `train_model` and release managers rely on."""
+"""Checks TFF's program API, on which `train_model` and release managers rely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tensorflow_federated as tff
     ],
     ids=["number", "array", "structure"],
 )
-def test_the_file_program_state_manager_saves_and_loads(tmp_path, state):
+def test_file_program_state_manager_saves_and_loads(tmp_path, state):
     manager = tff.program.FileProgramStateManager(tmp_path)
 
     async def there_and_back():

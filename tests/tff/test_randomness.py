@@ -1,4 +1,4 @@
-"""Random numbers that MapReduceForm would draw more often than the computation does are refused; other randomness is not."""
+"""Checks that draws which `MapReduceForm` would duplicate are refused, and no others."""
 
 import numpy as np
 import pytest
@@ -39,15 +39,17 @@ def refused(computation):
 
 def drawn_twice(op, places):
     return (
-        f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, after the "
-        f"aggregation, in {places}. In a MapReduce round the broadcast and the result are computed apart, so each would draw its own "
-        "numbers and the result would be wrong. Keep a seed in the server state instead, make the numbers from it with "
-        "tf.random.stateless_uniform, stateless_normal or the like wherever they are needed, and give the next state another seed."
+        f"The server draws random numbers ({op}) once and uses them twice: in the broadcast (broadcast: 0) and, "
+        "after the "
+        f"aggregation, in {places}. A MapReduce round computes the broadcast and the result separately, so each would "
+        "draw different numbers and the result would be wrong. Store a seed in the server state instead, draw the "
+        "numbers from it with tf.random.stateless_uniform, stateless_normal or a similar function wherever they are "
+        "needed, and put another seed into the next state."
     )
 
 
 def masked(make):
-    """mean(x - r) + r, where `make(state)` is r at the server."""
+    """Returns `mean(x - r) + r`, where r is `make(state)` at the server."""
 
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
@@ -59,13 +61,13 @@ def masked(make):
     return computation
 
 
-def test_server_randomness_that_would_be_drawn_twice():
+def test_server_draw_used_before_and_after_aggregation_is_refused():
     assert refused(masked(lambda _: tff.federated_eval(draw, tff.SERVER))) == drawn_twice(
         "RandomStandardNormal", "result"
     )
 
 
-def test_randomness_in_the_state_that_is_broadcast():
+def test_random_state_that_is_broadcast_is_refused():
     @tff.tensorflow.computation(np.float32)
     def drift(state):
         return state + tf.random.uniform([])
@@ -89,12 +91,12 @@ def generated(seed):
     return from_a_generator
 
 
-def test_a_generator_is_as_random_as_its_seed():
+def test_generator_is_refused_only_without_a_seed():
     assert "(NonDeterministicInts)" in refused(masked(lambda _: tff.federated_eval(generated(None), tff.SERVER)))
     build(masked(lambda _: tff.federated_eval(generated(7), tff.SERVER)))
 
 
-def test_randomness_in_a_function_and_from_the_clock():
+def test_draw_in_a_function_and_clock_read_are_refused():
     @tf.function
     def inside():
         return tf.random.uniform([])
@@ -106,7 +108,7 @@ def test_randomness_in_a_function_and_from_the_clock():
     assert "(Timestamp)" in refused(masked(lambda _: tff.federated_eval(clock, tff.SERVER)))
 
 
-def test_randomness_from_a_seed_in_the_state_is_allowed():
+def test_draw_from_a_seed_in_the_state_is_allowed():
     @tff.tensorflow.computation(np.float32)
     def from_seed(state):
         return tf.random.stateless_normal([], tf.cast(tf.stack([state, state]), tf.int32))
@@ -114,7 +116,7 @@ def test_randomness_from_a_seed_in_the_state_is_allowed():
     build(masked(lambda state: tff.federated_map(from_seed, state)))
 
 
-def test_two_draws_that_look_alike_are_allowed():
+def test_two_separate_draws_of_one_kind_are_allowed():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         one, other = (tff.federated_eval(draw, tff.SERVER) for _ in range(2))
@@ -124,20 +126,21 @@ def test_two_draws_that_look_alike_are_allowed():
     build(computation)
 
 
-def test_a_draw_without_placement_that_the_clients_share():
+def test_draw_without_placement_that_clients_share_is_refused():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         return state, tff.federated_mean(tff.federated_map(add, (data, tff.federated_value(draw(), tff.CLIENTS))))
 
     assert refused(computation) == (
-        "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients and are used by the "
-        "clients. In a MapReduce round every client would draw its own, where the computation gives all of them the same. Draw "
-        "them with tff.federated_eval(…, tff.CLIENTS) if every client shall have its own, or with tff.federated_eval(…, "
-        "tff.SERVER) and tff.federated_broadcast if all shall share them."
+        "Random numbers (RandomStandardNormal, of the type float32) are drawn outside the server and the clients "
+        "and are used by the "
+        "clients. In a MapReduce round every client would draw different numbers, but the computation passes the same "
+        "ones to all. Draw them with tff.federated_eval(…, tff.CLIENTS) if every client needs separate numbers, or "
+        "with tff.federated_eval(…, tff.SERVER) and tff.federated_broadcast if all share them."
     )
 
 
-def test_every_client_may_draw_its_own():
+def test_draw_at_each_client_is_allowed():
     @tff.federated_computation(STATE, DATA)
     def computation(state, data):
         noise = tff.federated_eval(draw, tff.CLIENTS)

@@ -1,4 +1,4 @@
-"""What does not fit one MapReduce round is refused, with the whole text that the author of a computation sees."""
+"""Checks the full texts of refusals of computations that do not fit one round."""
 
 import collections
 import traceback
@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from muster.author import build_plan
-from muster.author.refusals import explain
+from muster.author.refusals import explain_compilation_error
 from muster.wire.problems import ProblemError, ProblemType
 
 STATE, DATA = tff.FederatedType(np.float32, tff.SERVER), tff.FederatedType(np.float32, tff.CLIENTS)
@@ -44,16 +44,16 @@ def round_of(*arguments):
 
 def test_no_computation():
     assert refused(lambda state: state) == (
-        "What was given is a function, not a TFF computation. Give a tff.learning process, a tff.templates.IterativeProcess or a "
-        "function with @tff.federated_computation."
+        "The argument is a function, not a TFF computation. Pass a tff.learning process, a "
+        "tff.templates.IterativeProcess or a function decorated with @tff.federated_computation."
     )
 
 
 def test_no_types():
     assert refused(tff.federated_computation(lambda data: tff.federated_mean(data))) == (  # noqa: PLW0108
-        "The types of the computation's arguments are not given. Give one for each argument to the decorator: "
-        "@tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(data_type, tff.CLIENTS)), or the "
-        "clients' alone where there is no server state."
+        "The computation declares no types for its arguments. Pass one type for each argument to the decorator: "
+        "@tff.federated_computation(tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(data_type, "
+        "tff.CLIENTS)), or only the type of the clients' data if there is no server state."
     )
 
 
@@ -71,8 +71,8 @@ def test_three_arguments():
         return server_state, tff.federated_mean(data)
 
     assert refused(three) == (
-        "The computation takes 3 arguments (server_state, data, rate), and a round takes two: the server state, then the clients' "
-        f"data. {ROUND}. Put what else the server needs into its state."
+        "The computation takes 3 arguments (server_state, data, rate), but a round takes two: the server state, "
+        f"then the clients' data. {ROUND}. Put other inputs of the server into its state."
     )
 
 
@@ -82,8 +82,9 @@ def test_two_client_arguments():
         return state, tff.federated_mean(images)
 
     assert refused(two) == (
-        "The computation takes 2 arguments from clients, argument 2 (images) and argument 3 (labels): a client brings one value to a "
-        "round. Make them one argument: a structure placed at clients with a field for each."
+        "The computation takes 2 arguments from clients, argument 2 (images) and argument 3 (labels), but a "
+        "client contributes one value to a round. Make them one argument: a structure placed at the clients with "
+        "a field for each."
     )
 
 
@@ -93,8 +94,8 @@ def test_arguments_in_the_wrong_order():
         return state, tff.federated_mean(data)
 
     assert refused(swapped) == (
-        "Argument 1 (data) is at the clients, {float32}@CLIENTS, where a round has the server state. Take the server state first "
-        "and the clients' data second."
+        "Argument 1 (data) is placed at the clients, {float32}@CLIENTS, but a round takes the server state "
+        "there. Take the server state first and the clients' data second."
     )
 
 
@@ -104,19 +105,19 @@ def test_nothing_from_clients():
         return state, rate
 
     assert refused(servers) == (
-        "Argument 2 (rate) is at the server, float32@SERVER, where a round has the clients' data, so there is nothing for clients "
-        f"to do. {ROUND}. Put what else the server needs into its state."
+        "Argument 2 (rate) is placed at the server, float32@SERVER, but a round takes the clients' data there, "
+        f"so there is nothing for clients to do. {ROUND}. Put other inputs of the server into its state."
     )
 
 
-def test_an_argument_without_placement():
+def test_argument_without_placement():
     @round_of(np.float32, DATA)
     def unplaced(state, data):
         return tff.federated_value(state, tff.SERVER), tff.federated_mean(data)
 
     assert refused(unplaced) == (
-        "Argument 1 (state) has no placement: float32. A round takes the server state placed at the server and the data placed at "
-        "the clients: declare it with tff.FederatedType."
+        "Argument 1 (state) has no placement: float32. A round takes the server state placed at the server and "
+        "the data placed at the clients. Declare the placement with tff.FederatedType."
     )
 
 
@@ -126,9 +127,9 @@ def test_one_result():
         return tff.federated_map(add, (state, tff.federated_mean(data)))
 
     assert refused(one) == (
-        "The computation returns one value, float32@SERVER, and a round returns two: the next state and a result. If it is the next "
-        "state, return it with an empty result, (state, tff.federated_value((), tff.SERVER)). If it is a result, return the state "
-        "that was given beside it, (state, result)."
+        "The computation returns one value, float32@SERVER, but a round returns two: the next state and a "
+        "result. If it is the next state, return it with an empty result, (state, tff.federated_value((), "
+        "tff.SERVER)). If it is a result, return the state argument beside it, (state, result)."
     )
 
 
@@ -138,9 +139,10 @@ def test_two_results_zipped_into_one():
         return tff.federated_zip((state, tff.federated_mean(data)))
 
     assert refused(zipped) == (
-        "The computation returns one value with two fields, <float32,float32>@SERVER, and a round returns two values, the next "
-        "state and the result, each placed at the server. If one field is the next state, return them as a pair, without "
-        "tff.federated_zip. If it is a result, return the state that was given beside it, (state, result)."
+        "The computation returns one value with two fields, <float32,float32>@SERVER, but a round returns two "
+        "values, the next state and the result, each placed at the server. If one field is the next state, "
+        "return them as a pair, without tff.federated_zip. If it is a result, return the state argument beside "
+        "it, (state, result)."
     )
 
 
@@ -150,8 +152,8 @@ def test_three_results():
         return collections.OrderedDict(state=state, mean=tff.federated_mean(data), total=tff.federated_sum(data))
 
     assert refused(three) == (
-        "The computation returns 3 values (state, mean, total), and a round returns two: the next state and a result. Join what "
-        "belongs to the result with tff.federated_zip."
+        "The computation returns 3 values (state, mean, total), but a round returns two: the next state and a "
+        "result. Join the values of the result with tff.federated_zip."
     )
 
 
@@ -161,8 +163,8 @@ def test_results_without_placement():
         return state, (tff.federated_mean(data), tff.federated_sum(data))
 
     assert refused(nested) == (
-        "The second result has no placement: <float32@SERVER,float32@SERVER>. Place it at the server with tff.federated_value or "
-        "tff.federated_eval, and join several values with tff.federated_zip."
+        "The second result has no placement: <float32@SERVER,float32@SERVER>. Place it at the server with "
+        "tff.federated_value or tff.federated_eval, and join several values with tff.federated_zip."
     )
 
 
@@ -172,13 +174,13 @@ def test_results_at_clients():
         return collections.OrderedDict(state=state, models=tff.federated_map(half, data))
 
     text = (
-        " is at the clients, {float32}@CLIENTS: a round gives only aggregates away, and nothing that a client has for itself. "
-        "Aggregate it (tff.federated_sum, tff.federated_mean, …)"
+        " is placed at the clients, {float32}@CLIENTS, but a round returns only aggregates, never the value of a "
+        "single client. Aggregate it (tff.federated_sum, tff.federated_mean, …)"
     )
     instead = ", or return tff.federated_value((), tff.SERVER) in its place."
     assert refused(personal) == f"The second result (models){text}{instead}"
     only = tff.federated_computation(lambda data: tff.federated_map(half, data), DATA)
-    assert refused(only) == f"The result{text}."  # there is nothing beside it to leave
+    assert refused(only) == f"The result{text}."  # it is the only result
 
     @round_of(DATA)
     def several(data):
@@ -187,7 +189,7 @@ def test_results_at_clients():
     assert refused(several) == f"Result 2 (halves){text}, or leave it out."
 
 
-def test_a_state_whose_type_changes():
+def test_state_of_changing_type():
     before = collections.OrderedDict(
         step=np.int32, weights=collections.OrderedDict(kernel=tff.TensorType(np.float32, [3]), bias=np.float32)
     )
@@ -202,9 +204,9 @@ def test_a_state_whose_type_changes():
         return tff.federated_map(grow, state), tff.federated_mean(data)
 
     assert refused(growing) == (
-        "The server state changes its type from round to round: weights/kernel is float32[3] in the argument and float32[4] in the "
-        "result, so the next round could not take what this one gives. Return the state with the type that it came with. A "
-        "dimension that changes is declared as None."
+        "The server state changes its type from round to round: weights/kernel is float32[3] in the argument and "
+        "float32[4] in the result, so the next round could not take this round's state. Return the state with "
+        "the type of the argument. Declare a dimension that changes as None."
     )
 
 
@@ -227,13 +229,13 @@ def test_federated_select():
         return state, tff.federated_mean(tff.federated_map(total, slices))
 
     assert refused(selecting) == (
-        "The computation calls tff.federated_select, with which each client fetches slices of its own choice, {float32*}@CLIENTS. A "
-        "round has one broadcast, the same for all clients. Broadcast the whole value with tff.federated_broadcast and let the "
-        "client take its slices."
+        "The computation calls tff.federated_select, which sends each client a different selection of slices, "
+        "{float32*}@CLIENTS. A round has one broadcast, the same for all clients. Broadcast the whole value with "
+        "tff.federated_broadcast and select the slices on the client."
     )
 
 
-def test_a_broadcast_that_depends_on_an_aggregate():
+def test_broadcast_that_depends_on_an_aggregate():
     @round_of(STATE, DATA)
     def two_passes(state, data):
         mean = tff.federated_mean(data)
@@ -241,14 +243,14 @@ def test_a_broadcast_that_depends_on_an_aggregate():
         return state, tff.federated_sum(offsets)
 
     assert refused(two_passes) == (
-        "The computation takes more than one pass over the clients: tff.federated_broadcast sends them a value of the type float32 "
-        "that depends on tff.federated_mean, which has to hear from all of them first, and tff.federated_sum would aggregate what "
-        "they make of it. A round broadcasts once, then aggregates once. Keep the first aggregate in the server state and use it "
-        "in the next round."
+        "The computation takes more than one pass over the clients: tff.federated_broadcast sends them a value "
+        "of the type float32 that depends on tff.federated_mean, which needs the values of all of them first, "
+        "and tff.federated_sum aggregates their answers again. A round broadcasts once, then aggregates once. "
+        "Store the first aggregate in the server state and use it in the next round."
     )
 
 
-def test_an_operator_that_the_form_does_not_know():
+def test_unsupported_operator():
     @tff.federated_computation(tff.SequenceType(np.float32))
     def total(values):
         return tff.sequence_sum(values)
@@ -258,12 +260,13 @@ def test_an_operator_that_the_form_does_not_know():
         return state, tff.federated_sum(tff.federated_map(total, data))
 
     assert refused(sums) == (
-        "The computation calls tff.sequence_sum, which MapReduceForm does not know. Write that step in TensorFlow "
-        "(@tff.tensorflow.computation) and apply it with tff.federated_map, or use another aggregation."
+        "The computation calls tff.sequence_sum, which MapReduceForm does not support. Write that step in "
+        "TensorFlow (@tff.tensorflow.computation) and apply it with tff.federated_map, or use another "
+        "aggregation."
     )
 
 
-def test_local_code_that_is_not_tensorflow():
+def test_local_computation_that_is_not_tensorflow():
     doubled = tff.jax.computation(lambda value: value * 2, np.float32)
 
     @round_of(STATE, DATA)
@@ -271,20 +274,20 @@ def test_local_code_that_is_not_tensorflow():
         return state, tff.federated_mean(tff.federated_map(doubled, data))
 
     assert refused(computation) == (
-        "A local computation of the type (float32 -> float32) is made of XLA, and a plan is made of TensorFlow graphs. Write it with "
-        "@tff.tensorflow.computation."
+        "A local computation of the type (float32 -> float32) is compiled to XLA, but a plan consists of "
+        "TensorFlow graphs. Write it with @tff.tensorflow.computation."
     )
 
 
-def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
+def test_unknown_reason_quotes_the_first_line_of_tff():
     @round_of(STATE, DATA)
     def fine(state, data):
         return state, tff.federated_mean(data)
 
-    error = explain(ValueError("It does not split.\n(_var1 -> comp#d344cd56)"), fine)
+    error = explain_compilation_error(ValueError("It does not split.\n(_var1 -> comp#d344cd56)"), fine)
     assert error.type is ProblemType.PLAN_INVALID
     assert error.detail == (
-        "TFF can't bring the computation into one MapReduce round and gives as its reason: ValueError: It does not split."
+        "TFF can't compile the computation to one MapReduce round. Its reason: ValueError: It does not split."
     )
 
 
@@ -300,19 +303,19 @@ def test_a_reason_that_only_tff_knows_is_quoted_without_its_generated_names():
         "",
     ],
 )
-def test_a_text_of_generated_names_is_not_quoted(text):
+def test_tff_text_with_generated_names_is_not_quoted(text):
     @round_of(STATE, DATA)
     def fine(state, data):
         return state, tff.federated_mean(data)
 
-    assert explain(TypeError(text), fine).detail == (
-        "TFF can't bring the computation into one MapReduce round (TypeError). A round broadcasts once, lets each client work, "
-        "aggregates once and then computes at the server. To find the step that does not fit, build it with fewer steps; TFF's own "
-        "text is the __context__ of this exception."
+    assert explain_compilation_error(TypeError(text), fine).detail == (
+        "TFF can't compile the computation to one MapReduce round (TypeError). A round broadcasts once, runs the "
+        "clients' work, aggregates once and then computes at the server. To find the step that does not fit, "
+        "build the computation with fewer steps. TFF's own text is the __context__ of this exception."
     )
 
 
-def test_tffs_traceback_does_not_stand_above_the_words():
+def test_tff_traceback_is_not_printed():
     @round_of(STATE, DATA)
     def two_passes(state, data):
         offsets = tff.federated_map(subtract, (data, tff.federated_broadcast(tff.federated_mean(data))))
@@ -323,10 +326,10 @@ def test_tffs_traceback_does_not_stand_above_the_words():
     shown = "".join(traceback.format_exception(caught.value))
     assert "tensorflow_federated" not in shown
     assert "more than one pass over the clients" in shown
-    assert caught.value.__context__ is not None  # for who wants it
+    assert caught.value.__context__ is not None  # TFF's error remains available
 
 
-def test_the_state_in_the_second_place():
+def test_state_as_second_result():
     before = collections.OrderedDict(a=np.float32, b=np.float32)
 
     @round_of(tff.FederatedType(before, tff.SERVER), DATA)
@@ -334,17 +337,18 @@ def test_the_state_in_the_second_place():
         return tff.federated_mean(data), state
 
     assert refused(swapped) == (
-        "The second result has the state's type, and the first has not. A round returns the next state first: put it first."
+        "The second result has the state's type, and the first does not. A round returns the next state first: "
+        "put it first."
     )
 
 
 ADVICE = (
-    "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
-    "computation needs as client data or server state, or build it into the graph as constants."
+    "A plan runs on other people's machines, so its graphs may not touch files, the network, Python or the host. "
+    "Pass what the computation needs as client data or server state, or build it into the graph as constants."
 )
 
 
-def test_a_client_that_reads_a_file():
+def test_client_that_reads_a_file():
     @tff.tensorflow.computation(np.float32)
     def read(value):
         return value + tf.strings.to_number(tf.io.read_file("/etc/hostname"))

@@ -1,4 +1,4 @@
-"""Stages on plain TensorFlow: what data they take, and that one call leaves nothing to the next."""
+"""Checks the runtime's stages: the accepted data, and that calls are independent."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import every_client, every_dtype, every_value, fed_avg, integers, regression
+from support.computations import every_client, every_dtype, every_value, integers, regression
 
 from muster.author import build_plan
 from muster.runtime import Runtime
@@ -21,14 +21,14 @@ class Batch(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def learning():
-    runtime = Runtime(build_plan(fed_avg()))
+def learning(fed_avg_plan):
+    runtime = Runtime(fed_avg_plan)
     return runtime, runtime.prepare(runtime.plan.initial_state())
 
 
 @pytest.fixture(scope="module")
 def counting():
-    """Counts integers per client; the broadcast is empty."""
+    """Returns the runtime of a plan that counts integers per client, without a broadcast."""
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def count(values):
@@ -41,7 +41,7 @@ def counting():
     return Runtime(build_plan(total))
 
 
-def test_work_takes_data_in_any_form(learning):
+def test_work_accepts_data_in_any_form(learning):
     runtime, broadcast = learning
     batches = regression(1)[0]
     rows = {key: np.concatenate([batch[key] for batch in batches]) for key in ("y", "x")}
@@ -57,7 +57,7 @@ def test_work_takes_data_in_any_form(learning):
     assert [encode(runtime.work(form, broadcast)) for form in forms] == [expected] * len(forms)
 
 
-def test_a_device_runs_work_on_its_own_copy_of_the_plan(learning):
+def test_device_copy_of_a_plan_runs_only_work(learning):
     runtime, broadcast = learning
     device = Runtime(runtime.plan.for_client())
     assert device.work([], broadcast)["0/num_examples/0"] == 0  # of an empty data set
@@ -68,7 +68,10 @@ def test_a_device_runs_work_on_its_own_copy_of_the_plan(learning):
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"x": [[1.0, 2.0]], "y": [[1.0]]}, r"data: expected .*iterable.*, got a dict \(a single batch goes into a list: \[batch\]\)"),
+        (
+            {"x": [[1.0, 2.0]], "y": [[1.0]]},
+            r"data: expected .*iterable.*, got a dict \(a single batch goes into a list: \[batch\]\)",
+        ),
         (3, r"data: expected a tf.data.Dataset or an iterable of elements, got a int"),
         ([{"x": [[1.0, 2.0]]}], r"data\[0\]: expected a structure of x, y, got a mapping of x"),
         ([{"x": [[1.0]], "y": [[1.0]]}], r"data\[0\]/x: expected float32\[\?,2\], got float32\[1,1\]"),
@@ -78,15 +81,15 @@ def test_a_device_runs_work_on_its_own_copy_of_the_plan(learning):
         ),
         ([{"x": "no", "y": [[1.0]]}], r"data\[0\]/x: expected float32\[\?,2\], got string"),
     ],
-)  # fmt: skip
-def test_wrong_data_is_refused_with_its_path(learning, data, text):
+)
+def test_mismatching_data_is_refused_with_its_path(learning, data, text):
     runtime, broadcast = learning
     with pytest.raises(ProblemError, match=text) as caught:
         runtime.work(data, broadcast)
     assert caught.value.type is ProblemType.INVALID_REQUEST
 
 
-def test_an_error_of_the_data_comes_through_as_itself(learning):
+def test_error_of_reading_the_data_is_raised_unchanged(learning):
     runtime, broadcast = learning
 
     def failing():
@@ -95,10 +98,10 @@ def test_an_error_of_the_data_comes_through_as_itself(learning):
 
     with pytest.raises(FileNotFoundError, match="the disk is gone"):
         runtime.work(failing(), broadcast)
-    runtime.work(regression(1)[0], broadcast)  # and the next call is none the worse
+    runtime.work(regression(1)[0], broadcast)  # the next call still works
 
 
-def test_wrong_tensors_are_refused_by_name(learning):
+def test_mismatching_tensors_are_refused_by_name(learning):
     runtime, _ = learning
     state = runtime.plan.initial_state()
     state["global_model_weights/trainable/1"] = np.zeros(2, np.float32)
@@ -111,7 +114,7 @@ def test_wrong_tensors_are_refused_by_name(learning):
     )
 
 
-def test_calls_leave_nothing_behind_and_threads_do_not_meet(learning):
+def test_calls_and_threads_are_independent(learning):
     runtime, broadcast = learning
     clients = regression(2) * 4
     expected = [encode(runtime.work(client, broadcast)) for client in clients]
@@ -128,7 +131,7 @@ def test_strings_keep_their_nul_bytes():
     assert after["text"].tolist() == [b"a-\x00", b"\xff\x00b\xc3\xa9"]
 
 
-def test_a_data_set_can_be_read_twice_even_from_a_generator():
+def test_generator_can_be_read_twice_as_a_data_set():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def twice(values):
         return values.repeat(2).reduce(0, lambda held, value: held + value) + values.reduce(0, lambda held, _: held + 1)
@@ -157,7 +160,7 @@ def test_tables_and_variables_are_new_in_every_call():
     assert [int(runtime.work(np.int64(value), {})["0"]) for value in (4, 5, 6)] == [2, 2, 2]
 
 
-def test_a_seed_makes_random_stages_repeatable():
+def test_seed_makes_random_stages_repeatable():
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def draw(values):
         first = values.shuffle(100).take(1).reduce(0, lambda held, value: held + value)
@@ -176,11 +179,11 @@ def test_a_seed_makes_random_stages_repeatable():
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
-    assert len(set(draws(1))) == 3  # clients do not all draw the same
+    assert len(set(draws(1))) == 3  # the draws of the calls differ
     assert draws(None) != draws(None)
 
 
-def test_a_failing_graph_is_a_problem_of_the_computation():
+def test_failing_graph_is_a_computation_failure():
     @tff.tensorflow.computation(np.float32)
     def check(value):
         with tf.control_dependencies([tf.debugging.assert_positive(value, message="must be positive")]):

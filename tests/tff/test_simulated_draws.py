@@ -1,4 +1,4 @@
-"""Random numbers in a simulation: independent between clients and rounds, and the same for the same seed."""
+"""Checks that simulated draws are independent between clients and rounds, and repeatable."""
 
 import collections
 import hashlib
@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
-from computations import SGD, fed_avg, heavy_hitters, regression, words
+from support.computations import SGD, fed_avg, regression, words
 
 import muster.simulation
 from muster.author import build_plan
 
-WIDTH = 64  # units of a mask: two of 48 independent ones are equal with a chance of about 2 ** -50
+WIDTH = 64  # units of a mask; two of 48 independent masks are equal with a probability of about 2 ** -50
 
 
+@pytest.fixture(scope="module")
 def masks_plan():
-    """Each client uploads the dropout mask of its last batch in the place of its number; the result holds them all."""
+    """Compiles a plan whose result holds every client's last dropout mask.
+
+    Client number n uploads its mask in row n.
+    """
 
     @tff.tensorflow.computation(tff.SequenceType(np.int32))
     def work(numbers):
@@ -36,7 +40,7 @@ def masks_plan():
 
 
 def noise_plan():
-    """The sum of a normal number for each client, drawn within the loop over its data."""
+    """Compiles a sum of normal draws, one per client, drawn in the loop over its data."""
 
     @tff.tensorflow.computation(tff.SequenceType(np.float32))
     def work(values):
@@ -76,9 +80,9 @@ def bytes_below(folder):
     }
 
 
-def test_masks_of_16_clients_in_3_rounds_are_all_different():
-    found = muster.simulation.run(masks_plan(), [[np.int32(number)] for number in range(16)], rounds=3)
-    masks = [mask.tobytes() for result in found.results for mask in result["result"]]
+def test_masks_of_16_clients_in_3_rounds_all_differ(masks_plan):
+    simulated = muster.simulation.run(masks_plan, [[np.int32(number)] for number in range(16)], rounds=3)
+    masks = [mask.tobytes() for result in simulated.results for mask in result["result"]]
     assert len(masks) == 48
     assert len(set(masks)) == 48
 
@@ -88,7 +92,7 @@ def dropout_plan():
     return build_plan(dropout_process())
 
 
-def test_the_mean_of_clients_with_equal_data_is_not_one_clients_step(dropout_plan):
+def test_clients_with_equal_data_draw_different_dropout_masks(dropout_plan):
     data, name = dropout_client(0), "global_model_weights/trainable/0"
     one = muster.simulation.run(dropout_plan, [data], rounds=3)
     four = muster.simulation.run(dropout_plan, [data] * 4, rounds=3)
@@ -96,27 +100,28 @@ def test_the_mean_of_clients_with_equal_data_is_not_one_clients_step(dropout_pla
         assert not np.array_equal(one.checkpoints[number][name], four.checkpoints[number][name])
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(dropout_plan, tmp_path):
+def test_seed_determines_all_files_of_a_run(dropout_plan, tmp_path):
     clients = [dropout_client(0)] * 4
     for name, seed in (("one", 3), ("again", 3), ("other", 4)):
-        found = muster.simulation.run(dropout_plan, clients, rounds=2, seed=seed, out=tmp_path / name)
-        assert found.unseeded == {}
+        simulated = muster.simulation.run(dropout_plan, clients, rounds=2, seed=seed, out=tmp_path / name)
+        assert simulated.unseeded == {}
     one, again, other = (bytes_below(tmp_path / name) for name in ("one", "again", "other"))
     assert one == again
     assert one["checkpoints/2.safetensors"] != other["checkpoints/2.safetensors"]
 
 
-def test_the_noise_of_many_clients_adds_up_like_the_root_of_their_number():
+def test_summed_client_noise_grows_with_the_root_of_clients():
     clients, rounds = 64, 4
-    found = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
-    sums = [float(result["result"]) for result in found.results]
+    simulated = muster.simulation.run(noise_plan(), [[np.float32(0)]] * clients, rounds=rounds, seed=1)
+    sums = [float(result["result"]) for result in simulated.results]
     assert len(set(sums)) == rounds
-    # Equal draws would give 64 times one of them; independent ones stay below 4 standard deviations with this seed.
+    # Equal draws would add up to 64 times one draw. Independent ones stay below 4 standard
+    # deviations.
     assert all(abs(total) < 4 * math.sqrt(clients) for total in sums)
     assert np.std(sums) > 1
 
 
-def test_noise_of_the_server_differs_from_round_to_round_and_repeats_with_the_seed():
+def test_server_noise_differs_by_round_and_repeats_with_the_seed():
     aggregator = tff.learning.dp_aggregator(0.5, 100)
     plan = build_plan(fed_avg(aggregator, weighted=False, client_optimizer_fn=SGD(0.0)))
     name = "global_model_weights/trainable/0"
@@ -125,15 +130,16 @@ def test_noise_of_the_server_differs_from_round_to_round_and_repeats_with_the_se
         states = muster.simulation.run(plan, regression(1), rounds=3, seed=seed).checkpoints
         return [(after[name] - before[name]).tobytes() for before, after in itertools.pairwise(states)]
 
-    # A learning rate of zero: the model moves by the noise alone.
-    assert len(set(steps(0))) == 3
-    assert steps(0) == steps(0)
-    assert steps(0) != steps(1)
+    # A learning rate of zero: only the noise changes the model.
+    first = steps(0)
+    assert len(set(first)) == 3
+    assert steps(0) == first
+    assert steps(1) != first
 
 
-def test_clients_draw_by_their_own_names():
-    """Whatever order they come in, and whoever else takes part."""
-    plan = masks_plan()
+def test_draws_depend_only_on_the_clients_name(masks_plan):
+    """The order of the clients and the other participants do not matter."""
+    plan = masks_plan
     data = {name: [np.int32(number)] for number, name in enumerate(("ann", "bob", "eve"))}
     together = muster.simulation.run(plan, data, rounds=1).results[0]["result"]
     turned = muster.simulation.run(plan, dict(reversed(data.items())), rounds=1).results[0]["result"]
@@ -142,6 +148,6 @@ def test_clients_draw_by_their_own_names():
     np.testing.assert_array_equal(alone[1], together[1])
 
 
-def test_what_no_seed_reaches_is_named():
-    found = muster.simulation.run(build_plan(heavy_hitters()), words(1), rounds=1)
-    assert found.unseeded == {"update": ("Timestamp",)}
+def test_unseedable_operations_are_named(heavy_hitters_plan):
+    simulated = muster.simulation.run(heavy_hitters_plan, words(1), rounds=1)
+    assert simulated.unseeded == {"update": ("Timestamp",)}

@@ -1,7 +1,7 @@
-"""From a TensorFlow Federated computation to a plan, and from a plan's tensors back to what TFF takes.
+"""Compiles TensorFlow Federated computations to plans, and restores a plan's tensors to TFF values.
 
-The only part of Muster that imports TFF (`muster-fl[author]`). Importing this package loads neither TFF nor TensorFlow;
-the first use of what it exports does.
+The only package of Muster that imports TFF (`muster-fl[author]`). Importing it loads neither TFF
+nor TensorFlow; the first use of a name that it exports does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "restore_state",
 ]
 
-_HOMES = {
+_MODULES = {  # of this package, by the names that they define
     "Difference": "check",
     "DrawSource": "check",
     "Hyperparameter": "first_state",
@@ -48,6 +48,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

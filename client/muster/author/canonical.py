@@ -1,12 +1,13 @@
 """Rewrites process-dependent names in a graph, so that equal computations yield equal bytes.
 
-TensorFlow, Keras and TFF draw names from counters and random identifiers: functions (`__inference_step_123`), nodes
-(`dense_4/MatMul`), arguments of functions (`sequential_lstm_while_cond_18566_placeholder`), tables
-(`hash_table_afc5d9d2…`). `canonicalize` replaces all of them by the operation's type and a position. The new function
-names also avoid collisions with the functions that a client's process creates itself.
+TensorFlow, Keras and TFF draw names from counters and random identifiers: functions
+(`__inference_step_123`), nodes (`dense_4/MatMul`), arguments of functions
+(`sequential_lstm_while_cond_18566_placeholder`), tables (`hash_table_afc5d9d2…`). `canonicalize`
+replaces all of them by the operation's type and a position. The new function names also avoid
+collisions with the functions that a client's process creates itself.
 
-Two things are unchanged: the order of the nodes, which is the order of tracing, and the values of constants. A model
-that is built with randomly drawn weights therefore differs from build to build.
+Two things are unchanged: the order of the nodes, which is the order of tracing, and the values of
+constants. A model that is built with randomly drawn weights therefore differs from build to build.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any
 from tensorflow.python.framework import op_def_registry
 
 _FUNCTION = "plan_function_"
-# Attributes that are unused when a graph runs: how to differentiate a call (a plan's graphs are never differentiated),
-# display names, placement hints, and Keras' choice between implementations, which grappler's meta optimizer would make.
+# Attributes that are unused when a graph runs: how to differentiate a call (a plan's graphs are
+# never differentiated), display names, placement hints, and Keras' choice between implementations,
+# which grappler's meta optimizer would make.
 _UNREAD_ATTRIBUTES = (
     "_gradient_op_type",
     "forward_function_name",
@@ -57,7 +59,10 @@ class CanonicalGraph:
 
 
 def canonicalize(graph_def: Any) -> CanonicalGraph:
-    """Returns a renamed copy of a `GraphDef`, with its functions in order of use and without unused ones."""
+    """Returns a renamed copy of a `GraphDef`.
+
+    Its functions stand in order of use; unused ones are removed.
+    """
     result = type(graph_def)()
     result.CopyFrom(graph_def)
     library = {function.signature.name: function for function in result.library.function}
@@ -101,7 +106,7 @@ def _functions_by_use(nodes: Any, library: Mapping[str, Any], gradients: Mapping
 
 
 def _calls(node: Any, library: Mapping[str, Any]) -> Iterator[str]:
-    """The functions that a node names: as its op, or in an attribute."""
+    """Yields the names of the functions that a node calls: as its operation, or in an attribute."""
     if node.op in library:
         yield node.op
     for key in sorted(node.attr):
@@ -111,9 +116,10 @@ def _calls(node: Any, library: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _references(value: Any) -> Iterator[Any]:
+    """Yields the references to functions in an attribute, nested references included."""
     kind = value.WhichOneof("value")
-    found = [value.func] if kind == "func" else list(value.list.func) if kind == "list" else []
-    for reference in found:
+    functions = [value.func] if kind == "func" else list(value.list.func) if kind == "list" else []
+    for reference in functions:
         yield reference
         for key in sorted(reference.attr):
             yield from _references(reference.attr[key])
@@ -147,7 +153,10 @@ class _Body:
 
     @classmethod
     def of_function(cls, function: Any) -> _Body:
-        """Returns the body of a `FunctionDef`. `rewrite` names its nodes, once the names of functions are known."""
+        """Returns the body of a `FunctionDef`.
+
+        `rewrite` names its nodes, once the names of functions are known.
+        """
         arguments = {item.name: f"arg_{at}" for at, item in enumerate(function.signature.input_arg)}
         outputs = {item.name: f"out_{at}" for at, item in enumerate(function.signature.output_arg)}
         return cls(function.node_def, new_names=arguments, outputs=outputs)
@@ -171,7 +180,10 @@ class _Body:
             node.ClearField("experimental_debug_info")
 
     def tensor(self, name: str, bodies: Mapping[str, _Body]) -> str:
-        """Returns the new name of an input: `^node`, `node`, `node:1`, or in a function `node:output:0`."""
+        """Returns the new name of an input.
+
+        The name is `^node`, `node`, `node:1`, or in a function `node:output:0`.
+        """
         control = "^" if name.startswith("^") else ""
         node, *output = name[len(control) :].split(":")
         called = bodies.get(self._op_of.get(node, ""))

@@ -1,13 +1,14 @@
-"""Runs a computation in TFF itself and as a plan, side by side, so that an author can trust the compilation.
+"""Compares a computation in TFF with its plan, so that an author can trust the compilation.
 
-Random draws and clock reads differ between any two executions. A plan that draws is therefore compared twice:
-unchanged, where tensors that depend on no draw must be equal, and with its draws fixed on both sides
-(`fixed_draws.py`), where everything must be equal. See docs/decisions/0029-what-plan-check-compares.md.
+Random draws and clock reads differ between any two executions. A plan that draws is therefore
+compared twice: unchanged, where tensors that depend on no draw must be equal, and with its draws
+fixed on both sides (`fixed_draws.py`), where everything must be equal. See
+docs/decisions/0029-what-plan-check-compares.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Callable, Optional, overload
@@ -15,11 +16,11 @@ from typing import Any, Callable, Optional, overload
 from muster.author import tff_worker
 from muster.author.build import build_plan
 from muster.author.difference import Difference, difference, reordered_rows
-from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, sources_of
+from muster.author.draws import DrawFlow, DrawSource, RoundTaint, depends_on_fold, draw_sources
 from muster.author.fixed_draws import fix_computation, fix_plan
+from muster.author.repeatable_data import make_repeatable
 from muster.author.restore import restore_state
-from muster.author.settled_data import settled
-from muster.author.subject import subject_of
+from muster.author.round_computation import extract_round
 from muster.runtime.data import adapt
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.stages import Runtime, UpdateResult
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-5  # relative, to each tensor's largest magnitude
-_CHUNK = 3  # updates to a partial: small, so that a few clients already make several merges
+_CHUNK_SIZE = 3  # updates in a partial; small, so that a few clients suffice for several merges
 
 
 class Verdict(str, Enum):
@@ -53,7 +54,13 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class RoundDifference:
-    """How far the plan is from TFF after one round (counted from 1)."""
+    """Differences of the plan from TFF after one round.
+
+    Attributes:
+      round: The number of the round, from 1.
+      state: The difference of the server states.
+      result: The difference of the rounds' results.
+    """
 
     round: int
     state: Difference
@@ -93,7 +100,7 @@ class PlanCheck(Sequence[RoundDifference]):
     def worst(self) -> float:
         """Returns the largest relative difference of the comparable tensors."""
         compared = (*self.repeatable, *self.fixed) if self.sources else self.rounds
-        return max((each.relative for each in compared), default=0.0)
+        return max((round_difference.relative for round_difference in compared), default=0.0)
 
     @overload
     def __getitem__(self, index: int) -> RoundDifference: ...
@@ -115,13 +122,15 @@ def check_plan(
     allow_clear_secure_sums: bool = False,
     tolerance: float = TOLERANCE,
 ) -> PlanCheck:
-    """Compares a computation with its plan, round by round, each side continuing from its own state.
+    """Compares a computation with its plan, round by round.
+
+    Each side continues from its own state.
 
     Args:
       computation: See `build_plan`.
-      data: The clients' data, in a form that `muster.simulation.run` accepts: a sequence or a mapping of data sets, a
-        TFF `ClientData`, or a function that returns one of these, for all rounds or for the round number (from 1) that
-        it takes.
+      data: The clients' data, in a form that `muster.simulation.run` accepts: a sequence or a
+        mapping of data sets, a TFF `ClientData`, or a function that returns one of these, for all
+        rounds or for the round number (from 1) that it takes.
       rounds: Number of rounds.
       initial_state: See `build_plan`.
       allow_clear_secure_sums: See `build_plan`.
@@ -140,27 +149,30 @@ def check_plan(
 
 def compare(plan: Plan, computation: Any, data: Any, *, rounds: int = 3, tolerance: float = TOLERANCE) -> PlanCheck:
     """Compares a computation with a plan that was built from it; see `check_plan`."""
-    subject = subject_of(computation)
+    round_computation = extract_round(computation)
     clients = ClientsData(data)
     taints = DrawFlow(plan).rounds(rounds)
-    sources = sources_of(taints, subject.next)
+    sources = draw_sources(taints, round_computation.next)
     with tff_worker.running():
-        as_it_is = _Comparison(taints, skip=_any_draw)
-        as_it_is.run(plan, subject.next, clients)
+        unchanged = _Comparison(taints, skip=_any_draw)
+        unchanged.run(plan, round_computation.next, clients)
         if not sources:
-            same = all(each.relative <= tolerance for each in as_it_is.rounds)
-            return PlanCheck(Verdict.SAME if same else Verdict.DIFFERENT, tolerance, tuple(as_it_is.rounds))
-        fixed_plan, unfixed = fix_plan(plan)
-        fixed = _Comparison(taints, skip=lambda draws: any(operation in unfixed for _, operation in draws))
-        # TFF folds all updates into one accumulator, in order, which determines the draws of the fold.
-        whole = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
-        fixed.run(fixed_plan, fix_computation(subject.next), clients, chunk=None if whole else _CHUNK)
-    same = all(each.relative <= tolerance for each in (*as_it_is.compared, *fixed.compared))
+            is_same = _are_within(tolerance, unchanged.rounds)
+            verdict = Verdict.SAME if is_same else Verdict.DIFFERENT
+            return PlanCheck(verdict=verdict, tolerance=tolerance, rounds=tuple(unchanged.rounds))
+        fixed_plan = fix_plan(plan)
+        fixed = _Comparison(taints, skip=lambda draws: any(operation in fixed_plan.unfixed for _, operation in draws))
+        # TFF folds all updates into one accumulator, in order, which determines the draws of the
+        # fold.
+        fold_draws = any(depends_on_fold(draws) for draws in (*taints[-1].state.values(), *taints[-1].result.values()))
+        chunk_size = None if fold_draws else _CHUNK_SIZE
+        fixed.run(fixed_plan.plan, fix_computation(round_computation.next), clients, chunk_size=chunk_size)
+    is_same = _are_within(tolerance, (*unchanged.compared, *fixed.compared))
     return PlanCheck(
-        Verdict.SAME_BUT_RANDOM if same else Verdict.DIFFERENT,
-        tolerance,
-        rounds=tuple(as_it_is.rounds),
-        repeatable=tuple(as_it_is.compared),
+        verdict=Verdict.SAME_BUT_RANDOM if is_same else Verdict.DIFFERENT,
+        tolerance=tolerance,
+        rounds=tuple(unchanged.rounds),
+        repeatable=tuple(unchanged.compared),
         fixed=tuple(fixed.compared),
         sources=sources,
         unordered=tuple(sorted(fixed.unordered)),
@@ -172,8 +184,12 @@ def _any_draw(draws: frozenset[Any]) -> bool:
     return bool(draws)
 
 
+def _are_within(tolerance: float, differences: Iterable[RoundDifference]) -> bool:
+    return all(round_difference.relative <= tolerance for round_difference in differences)
+
+
 class _Comparison:
-    """One pass over the rounds on both sides.
+    """Comparison of a plan with TFF over several rounds.
 
     Args:
       taints: The draws that each round's tensors depend on.
@@ -194,17 +210,26 @@ class _Comparison:
         self.skipped: set[str] = set()
         self.unordered: set[str] = set()
 
-    def run(self, plan: Plan, next_: Any, clients: ClientsData, *, chunk: Optional[int] = _CHUNK) -> None:
-        """Runs and compares all rounds. With `chunk` None, all updates are folded into one partial."""
+    def run(self, plan: Plan, next_: Any, clients: ClientsData, *, chunk_size: Optional[int] = _CHUNK_SIZE) -> None:
+        """Runs and compares all rounds.
+
+        If `chunk_size` is None, all updates are folded into one partial.
+        """
         runtime = Runtime(plan)
         manifest = plan.manifest
         tensors = plan.initial_state()
         state = restore_state(next_, tensors)
         for number, taint in enumerate(self._taints, start=1):
             sources = clients.of_round(number)
-            data = [settled(source()) for source in sources.values()]
-            # The plan runs first: its errors name the place in the data.
-            update = self._run_plan(runtime, tensors, data, chunk=chunk or len(data), clients=clients, declared=plan)
+            data = [make_repeatable(source()) for source in sources.values()]
+            # The plan runs first: its errors name the position in the data.
+            try:
+                update = run_round(runtime, tensors, data, chunk_size=chunk_size or len(data))
+            except ProblemError as error:
+                hint = clients.hint(manifest.data) if error.type is ProblemType.INVALID_REQUEST else ""
+                if not hint:
+                    raise
+                raise ProblemError(error.type, hint) from None
             tensors = update.state
             state, result = next_(state, data)
             self._add(
@@ -214,24 +239,6 @@ class _Comparison:
                 result=(adapt(result, manifest.result_type, root="result").tensors, update.result),
             )
 
-    def _run_plan(
-        self,
-        runtime: Runtime,
-        state: Mapping[str, Array],
-        data: list[Any],
-        *,
-        chunk: int,
-        clients: ClientsData,
-        declared: Plan,
-    ) -> UpdateResult:
-        try:
-            return run_round(runtime, state, data, chunk=chunk)
-        except ProblemError as error:
-            hint = clients.hint(declared.manifest.data) if error.type is ProblemType.INVALID_REQUEST else ""
-            if not hint:
-                raise
-            raise ProblemError(error.type, hint) from None
-
     def _add(
         self,
         number: int,
@@ -240,30 +247,37 @@ class _Comparison:
         state: tuple[Mapping[str, Array], Mapping[str, Array]],
         result: tuple[Mapping[str, Array], Mapping[str, Array]],
     ) -> None:
-        self.rounds.append(RoundDifference(number, difference(*state), difference(*result)))
-        skipped = [{path for path, draws in each.items() if self._skip(draws)} for each in (taint.state, taint.result)]
-        self.skipped.update(*skipped)
-        rows = reordered_rows(*result, paths=taint.result.keys() - skipped[1])
-        self.unordered |= rows
+        """Compares the state and the result of one round.
+
+        Each is given as TFF's tensors and the plan's.
+        """
+        self.rounds.append(RoundDifference(round=number, state=difference(*state), result=difference(*result)))
+        skipped_state = {path for path, draws in taint.state.items() if self._skip(draws)}
+        skipped_result = {path for path, draws in taint.result.items() if self._skip(draws)}
+        self.skipped |= skipped_state | skipped_result
+        unordered = reordered_rows(*result, paths=taint.result.keys() - skipped_result)
+        self.unordered |= unordered
         self.compared.append(
             RoundDifference(
-                number,
-                difference(*state, without=skipped[0]),
-                difference(*result, without=skipped[1] | rows),
+                round=number,
+                state=difference(*state, without=skipped_state),
+                result=difference(*result, without=skipped_result | unordered),
             )
         )
 
 
 def run_round(
-    runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk: int = _CHUNK
+    runtime: Runtime, state: Mapping[str, Array], clients: Sequence[Any], *, chunk_size: int = _CHUNK_SIZE
 ) -> UpdateResult:
-    """Runs one round as the coordinator does: folds chunks of updates into partials, merges them, updates the state.
+    """Runs one round as the coordinator does.
+
+    Folds chunks of updates into partials, merges them, and updates the state.
 
     Args:
       runtime: The plan's runtime.
       state: The server state by name.
       clients: The clients' data.
-      chunk: Updates per partial.
+      chunk_size: Updates per partial.
 
     Returns:
       The next state and the result.
@@ -271,9 +285,9 @@ def run_round(
     broadcast = runtime.prepare(state)
     fold = Fold(runtime.plan.manifest, zero=runtime.plan.zero(), tensorflow=lambda: runtime)
     total: Accumulator = fold.start()
-    for first in range(0, len(clients), chunk):
+    for first in range(0, len(clients), chunk_size):
         partial = fold.start()
-        for client in clients[first : first + chunk]:
+        for client in clients[first : first + chunk_size]:
             partial.add(runtime.work(client, broadcast))
         total.merge(partial.tensors())
     folded = fold.split(total.tensors())

@@ -1,4 +1,7 @@
-"""Reads a server state from a file: a checkpoint, a `.npz`, or the last checkpoint in the folder of a run."""
+"""Reads a server state from a file or from the folder of a run.
+
+A file is a checkpoint or a `.npz`; of a run, the last checkpoint is read.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array, TensorsError, decode
 
 Tensors = Union[Mapping[str, Any], bytes, str, Path]
-_CHECKPOINTS = "checkpoints"  # of a folder that `muster simulate --out` or `muster demo` wrote
+_CHECKPOINTS_FOLDER = "checkpoints"  # in the folder of `muster simulate --out` or `muster demo`
 
 
 def read_tensors(source: Tensors, *, what: str) -> Mapping[str, Any]:
     """Returns tensors by name.
 
     Args:
-      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or the folder of a run,
-        whose last checkpoint is read.
+      source: The tensors, a checkpoint's bytes, or the path of its file: safetensors, `.npz`, or
+        the folder of a run, whose last checkpoint is read.
       what: Description of the tensors, for errors.
 
     Raises:
@@ -42,8 +45,13 @@ def read_tensors(source: Tensors, *, what: str) -> Mapping[str, Any]:
 
 
 def _last_of_run(folder: Path) -> Path:
-    inner = folder / _CHECKPOINTS if (folder / _CHECKPOINTS).is_dir() else folder
-    numbered = {int(file.stem): file for file in inner.glob("*.safetensors") if file.stem.isdecimal()}
+    """Returns the last checkpoint in the folder of a run, or in its folder of checkpoints.
+
+    Raises:
+      TensorsError: There is no checkpoint.
+    """
+    checkpoints = folder / _CHECKPOINTS_FOLDER if (folder / _CHECKPOINTS_FOLDER).is_dir() else folder
+    numbered = {int(file.stem): file for file in checkpoints.glob("*.safetensors") if file.stem.isdecimal()}
     if not numbered:
         raise TensorsError("the folder holds no checkpoints (checkpoints/0.safetensors and so on)")
     return numbered[max(numbered)]
@@ -59,7 +67,10 @@ def _npz(path: Path) -> dict[str, Array]:
 
 
 def _strings(array: Array) -> Array:
-    """Converts numpy's fixed-width strings to an object array of bytes, the form of a plan's string tensors."""
+    """Converts numpy's fixed-width strings to the form of a plan's string tensors.
+
+    That is an object array of bytes.
+    """
     flat = [item.encode() if isinstance(item, str) else item for item in array.reshape(-1).tolist()]
     result = np.empty(len(flat), dtype=object)
     result[:] = flat

@@ -1,4 +1,4 @@
-"""Measures the difference of two values of named tensors."""
+"""Measures how far two values of named tensors differ."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Difference:
     """Largest difference of two values.
 
     Attributes:
-      absolute: The largest absolute difference of any element; infinite where a shape, a string or a finiteness
-        differs.
+      absolute: The largest absolute difference of any element; infinite where a shape, a string or
+        a finiteness differs.
       relative: The largest difference of a tensor's element over the tensor's largest magnitude.
       path: The tensor with the largest relative difference; empty if there is none.
     """
@@ -29,27 +29,27 @@ class Difference:
 
 
 def difference(
-    expected: Mapping[str, Array], found: Mapping[str, Array], *, without: Collection[str] = ()
+    expected: Mapping[str, Array], actual: Mapping[str, Array], *, without: Collection[str] = ()
 ) -> Difference:
-    """Returns the largest difference of two values, tensor by tensor, ignoring the tensors `without`."""
+    """Returns the largest difference of two values, ignoring the tensors `without`."""
     worst = Difference()
     absolute = 0.0
-    for path in sorted((expected.keys() | found.keys()) - set(without)):
-        one = _difference(expected.get(path), found.get(path))
-        absolute = max(absolute, one.absolute)
-        if one.relative > worst.relative:
-            worst = Difference(relative=one.relative, path=path)
+    for path in sorted((expected.keys() | actual.keys()) - set(without)):
+        of_tensor = _tensor_difference(expected.get(path), actual.get(path))
+        absolute = max(absolute, of_tensor.absolute)
+        if of_tensor.relative > worst.relative:
+            worst = Difference(relative=of_tensor.relative, path=path)
     return Difference(absolute=absolute, relative=worst.relative, path=worst.path)
 
 
-def _difference(expected: Any, found: Any) -> Difference:
+def _tensor_difference(expected: Any, actual: Any) -> Difference:
     infinite = Difference(absolute=np.inf, relative=np.inf)
-    if expected is None or found is None or expected.shape != found.shape or expected.dtype != found.dtype:
+    if expected is None or actual is None or expected.shape != actual.shape or expected.dtype != actual.dtype:
         return infinite
     if expected.dtype.kind in "Ob":
-        return Difference() if np.array_equal(expected, found) else infinite
+        return Difference() if np.array_equal(expected, actual) else infinite
     wide = np.complex128 if expected.dtype.kind == "c" else np.float64
-    left, right = expected.astype(wide), found.astype(wide)
+    left, right = expected.astype(wide), actual.astype(wide)
     finite = np.isfinite(left)
     if not np.array_equal(left[~finite], right[~finite], equal_nan=True) or not np.isfinite(right[finite]).all():
         return infinite
@@ -61,30 +61,36 @@ def _difference(expected: Any, found: Any) -> Difference:
 
 
 def reordered_rows(
-    expected: Mapping[str, Array], found: Mapping[str, Array], *, paths: Collection[str]
+    expected: Mapping[str, Array], actual: Mapping[str, Array], *, paths: Collection[str]
 ) -> frozenset[str]:
     """Returns the names of tensors that hold the same rows in another order.
 
-    Tensors of one structure with equally many rows belong together: a row is then one row of each tensor, such as a
-    word and its count.
+    Tensors of one structure with equal numbers of rows form a table: a row is then one row of each
+    tensor, such as a word and its count.
 
     Args:
       expected: One value.
-      found: The other.
+      actual: The other value.
       paths: The tensors whose order may differ.
     """
     tables: dict[tuple[str, int], list[str]] = defaultdict(list)
     for path in sorted(paths):
-        one, other = expected.get(path), found.get(path)
-        if one is not None and other is not None and one.ndim and one.shape == other.shape and one.dtype == other.dtype:
-            tables[path.rpartition("/")[0], len(one)].append(path)
-    moved: set[str] = set()
+        left, right = expected.get(path), actual.get(path)
+        if left is None or right is None or not left.ndim:
+            continue
+        if left.shape == right.shape and left.dtype == right.dtype:
+            tables[path.rpartition("/")[0], len(left)].append(path)
+    reordered: set[str] = set()
     for names in tables.values():
-        left, right = _rows(expected, names), _rows(found, names)
-        if left != right and sorted(left) == sorted(right):
-            moved.update(names)
-    return frozenset(moved)
+        left_rows, right_rows = _rows(expected, names), _rows(actual, names)
+        if left_rows != right_rows and sorted(left_rows) == sorted(right_rows):
+            reordered.update(names)
+    return frozenset(reordered)
 
 
 def _rows(tensors: Mapping[str, Array], names: Collection[str]) -> list[str]:
+    """Returns the rows of a table of tensors as text.
+
+    Text can be sorted whatever the dtypes.
+    """
     return [repr(row) for row in zip(*(tensors[name].tolist() for name in names))]

@@ -1,4 +1,7 @@
-"""Determines the state before the first round, and compares a given state's hyperparameters with the process's."""
+"""Determines the state before the first round.
+
+A given state is compared with the process's own state: different hyperparameters cause a warning.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from typing import Any, Optional
 import tensorflow_federated as tff
 
 from muster.author.checkpoint_file import read_tensors
-from muster.author.graph_wiring import Wiring, origin
-from muster.author.map_reduce_form import run, specs, to_leaves
-from muster.author.refusals import in_words
-from muster.author.subject import Subject
+from muster.author.graph_wiring import Wiring, unchanged_source
+from muster.author.map_reduce_form import run_without_arguments, tensor_specs, type_leaves
+from muster.author.refusals import type_text
+from muster.author.round_computation import RoundComputation
 from muster.author.types import to_type
 from muster.runtime.data import adapt
 from muster.runtime.values import check_tensors
@@ -23,17 +26,18 @@ from muster.wire.manifest import Stage, TensorSpec
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
 
-_INSTEAD = (
-    "To keep the process's own values and take over the weights alone, give as initial_state (on the command line, as "
-    "--initial-state module:function) "
+_ADVICE = (
+    "To use the process's own values and take only the weights from the state, pass as initial_state (on the command "
+    "line, as --initial-state module:function) "
     "process.set_model_weights(process.initialize(), process.get_model_weights(restore_state(process, checkpoint)))"
 )
 _TAKE_WEIGHTS = (
-    "A state of another process can't be taken over whole. To start from its weights, give initial_state="
-    "process.set_model_weights(process.initialize(), old_process.get_model_weights(restore_state(old_process, checkpoint)))"
+    "The state of another process can't be used as a whole. To start from its weights, pass initial_state="
+    "process.set_model_weights(process.initialize(), "
+    "old_process.get_model_weights(restore_state(old_process, checkpoint)))"
 )
 _MODEL = "global_model_weights/"  # prefix of the model in the state of a tff.learning process
-_SHOWN = 5  # hyperparameters in a warning
+_MAX_SHOWN = 5  # hyperparameters in a warning, fields in an error
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Hyperparameter:
 
 
 class HyperparameterWarning(UserWarning):
-    """Warning that the given initial state holds other hyperparameters than the process. The state's are used.
+    """Warning that the given initial state holds other hyperparameters than the process.
+
+    The state's are used.
 
     Attributes:
       differing: The hyperparameters.
@@ -60,11 +66,11 @@ class HyperparameterWarning(UserWarning):
 
     def __init__(self, differing: tuple[Hyperparameter, ...], *, advice: str = "") -> None:
         shown = [
-            f"{each.path} is {each.given!s} in the given state, where this process starts with {each.own!s}"
-            for each in differing[:_SHOWN]
+            f"{item.path} is {item.given!s} in the given state, but this process starts with {item.own!s}"
+            for item in differing[:_MAX_SHOWN]
         ]
-        more = f" (and {len(differing) - _SHOWN} more)" if len(differing) > _SHOWN else ""
-        super().__init__(f"{'; '.join(shown)}{more}. The state wins. {advice}".rstrip())
+        more = f" (and {len(differing) - _MAX_SHOWN} more)" if len(differing) > _MAX_SHOWN else ""
+        super().__init__(f"{'; '.join(shown)}{more}. The rounds use the given state. {advice}".rstrip())
         self.differing = differing
 
 
@@ -78,27 +84,29 @@ class FirstState:
       seed: Seed of a random state.
     """
 
-    def __init__(self, computation: Any, subject: Subject, *, given: Any, seed: Optional[int]) -> None:
-        self._subject = subject
+    def __init__(
+        self, computation: Any, round_computation: RoundComputation, *, given: Any, seed: Optional[int]
+    ) -> None:
+        self._round_computation = round_computation
         self._given = given
         self._seed = seed
         self._is_learning = hasattr(computation, "set_model_weights")
-        state_type = subject.next.type_signature.parameter[0]
+        state_type = round_computation.next.type_signature.parameter[0]
         self._type = to_type(state_type)
-        self._type_in_words = in_words(state_type.member)
-        self._leaves = to_leaves(state_type, root="state")
+        self._type_text = type_text(state_type.member)
+        self._leaves = type_leaves(state_type, root="state")
 
     @cached_property
     def _specs(self) -> tuple[TensorSpec, ...]:
-        return specs(self._leaves)
+        return tensor_specs(self._leaves)
 
     def tensors(self, name: str, update_graph: Any, update_stage: Stage) -> dict[str, Array]:
         """Returns the state by tensor name.
 
         Args:
           name: The plan's name, for errors.
-          update_graph: The `GraphDef` of `update`, which shows the values that a state carries unchanged through all
-            rounds.
+          update_graph: The `GraphDef` of `update`, which shows the values that a state carries
+            unchanged through all rounds.
           update_stage: Binds `state` to `state`.
 
         Raises:
@@ -110,44 +118,45 @@ class FirstState:
         if self._given is None:
             return self._initialized(name)
         given = self._run(self._given) if isinstance(self._given, tff.Computation) else self._adapted(name)
-        if self._subject.initialize is not None and not self._subject.is_evaluation:
-            self._compare(given, self._initialized(name), constant_scalars(update_graph, update_stage))
+        if self._round_computation.initialize is not None and not self._round_computation.is_evaluation:
+            self._warn_of_differences(given, self._initialized(name), constant_scalars(update_graph, update_stage))
         return given
 
     def _initialized(self, name: str) -> dict[str, Array]:
-        if self._subject.initialize is not None:
-            return self._run(self._subject.initialize)
+        if self._round_computation.initialize is not None:
+            return self._run(self._round_computation.initialize)
         if not self._leaves:
             return {}
         advice = (
-            "an evaluation takes the model that it evaluates, and a checkpoint of its training will do"
-            if self._subject.is_evaluation
-            else "a value, a checkpoint or a computation without arguments. Or give a tff.templates.IterativeProcess(initialize, next), "
-            "which brings its own"
+            "an evaluation takes the model that it evaluates, for example a checkpoint of its training"
+            if self._round_computation.is_evaluation
+            else "a value, a checkpoint or a computation without arguments. Or pass a "
+            "tff.templates.IterativeProcess(initialize, next), which computes its own"
         )
         raise ProblemError(
             ProblemType.PLAN_INVALID,
-            f"{name} takes a server state of the type {self._type_in_words} and says not where the first one comes from: give "
-            f"initial_state (on the command line --initial-state): {advice}",
+            f"{name} takes a server state of the type {self._type_text} but does not define the first one. "
+            f"Pass initial_state (on the command line --initial-state): {advice}",
         )
 
     def _run(self, computation: Any) -> dict[str, Array]:
         try:
-            made = tff.backends.mapreduce.get_state_initialization_computation(computation)
+            initialize = tff.backends.mapreduce.get_state_initialization_computation(computation)
         except (TypeError, ValueError) as error:
             raise ProblemError(
                 ProblemType.PLAN_INVALID,
-                f"initial_state is a computation of the type {in_words(computation.type_signature)}: it must take no argument and return "
-                f"the state placed at the server, {self._type_in_words}@SERVER",
+                f"initial_state is a computation of the type {type_text(computation.type_signature)}, but it must take "
+                f"no argument and return the state placed at the server, {self._type_text}@SERVER",
             ) from error
         return check_tensors(
-            run(made, "state", self._leaves, seed=self._seed),
+            run_without_arguments(initialize, value="state", result=self._leaves, seed=self._seed),
             self._specs,
             what="initial state",
             problem=ProblemType.PLAN_INVALID,
         )
 
     def _adapted(self, name: str) -> dict[str, Array]:
+        """Returns the author's state, given as a value, by tensor name or as a file."""
         paths = {spec.path for spec in self._specs}
         source = self._read(paths)
         by_name = isinstance(source, Mapping) and any(str(key) in paths and "/" in str(key) for key in source)
@@ -162,41 +171,46 @@ class FirstState:
                 return check_tensors(source, self._specs, what="state")
             except ProblemError as error:
                 refusal = error
-        reasons = "; ".join(f"{field.path}: {field.reason}" for field in refusal.fields[:_SHOWN])
-        more = f" (and {len(refusal.fields) - _SHOWN} more)" if len(refusal.fields) > _SHOWN else ""
+        reasons = "; ".join(f"{field.path}: {field.reason}" for field in refusal.fields[:_MAX_SHOWN])
+        more = f" (and {len(refusal.fields) - _MAX_SHOWN} more)" if len(refusal.fields) > _MAX_SHOWN else ""
         is_another = isinstance(source, Mapping) and set(source) != paths
         advice = f". {_TAKE_WEIGHTS}" if self._is_learning and is_another else ""
         raise ProblemError(
             ProblemType.PLAN_INVALID,
-            f"initial_state is no state of {name}: {reasons}{more}{advice}",
+            f"initial_state does not fit the state of {name}: {reasons}{more}{advice}",
             fields=refusal.fields,
         )
 
     def _read(self, paths: set[str]) -> Any:
-        """Returns the author's state, read if it is a file. For an evaluation, only the model of a checkpoint."""
+        """Returns the author's state, read if it is a file.
+
+        For an evaluation, only the model of a checkpoint.
+        """
         if not isinstance(self._given, (Path, Mapping)):
             return self._given
         try:
             source = read_tensors(self._given, what="initial state")
         except ProblemError as error:
             raise ProblemError(ProblemType.PLAN_INVALID, error.detail) from None
-        if self._subject.is_evaluation and paths and all(f"{_MODEL}{path}" in source for path in paths):
+        if self._round_computation.is_evaluation and paths and all(f"{_MODEL}{path}" in source for path in paths):
             return {path: source[f"{_MODEL}{path}"] for path in paths}
         return source
 
-    def _compare(self, given: Mapping[str, Array], own: Mapping[str, Array], paths: frozenset[str]) -> None:
+    def _warn_of_differences(self, given: Mapping[str, Array], own: Mapping[str, Array], paths: frozenset[str]) -> None:
         differing = tuple(
             Hyperparameter(path, given[path][()], own[path][()])
             for path in given
             if path in paths and given[path].shape == own[path].shape and not _equal(given[path], own[path])
         )
         if differing:
-            advice = _INSTEAD if self._is_learning else ""
+            advice = _ADVICE if self._is_learning else ""
             warnings.warn(HyperparameterWarning(differing, advice=advice), stacklevel=5)
 
 
 def constant_scalars(graph: Any, stage: Stage) -> frozenset[str]:
-    """Returns the names of state scalars that no round changes: learning rates, momenta, clipping norms.
+    """Returns the names of the scalars in the state that no round changes.
+
+    Examples are learning rates, momenta and clipping norms.
 
     Args:
       graph: The `GraphDef` of `update`.
@@ -207,7 +221,7 @@ def constant_scalars(graph: Any, stage: Stage) -> frozenset[str]:
     return frozenset(
         binding.path
         for binding in stage.outputs["state"]
-        if binding.shape == () and origin(wiring, binding.tensor) == inputs[binding.path]
+        if binding.shape == () and unchanged_source(wiring, binding.tensor) == inputs[binding.path]
     )
 
 

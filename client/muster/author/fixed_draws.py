@@ -1,9 +1,9 @@
-"""Replaces random draws and clock reads of a graph by fixed values, so that two executions can be compared.
+"""Replaces random draws and clock reads by fixed values, so that two executions can be compared.
 
-TFF runs a computation as many small graphs, a plan runs as seven, each in separate sessions: a seed would start
-different sequences there. So every drawing operation is replaced by one that always returns the same numbers for the
-same arguments. The values need not have the distribution of those that they replace; they represent one possible
-outcome.
+TFF runs a computation as many small graphs, a plan runs as seven, each in separate sessions: one
+seed would start different sequences there. So every drawing operation is replaced by one that
+always returns the same numbers for the same arguments. The values need not have the distribution of
+those that they replace; they represent one possible outcome.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from muster.wire.manifest import Stages
 from muster.wire.plan import Plan, part_of
 
 _SEED = (7, 11)
-_CLOCK = 946_684_800.5  # seconds since 1970: the day on which simulations begin
+_CLOCK = 946_684_800.5  # POSIX seconds: the day on which simulations begin
 _INT64 = tf.int64.as_datatype_enum
 
 
@@ -50,7 +50,8 @@ _STATELESS = {
     "Multinomial": _Stateless("StatelessMultinomial", seed_at=2),
     "NonDeterministicInts": _Stateless("StatelessRandomUniformFullInt", renamed=(("shape_dtype", "T"),)),
 }
-# The form of each operation that takes seeds as inputs, the positions of these, and the number of its inputs.
+# For each operation on data sets: the replacement, which takes two seeds as inputs, the position of
+# the first one, and the number of its inputs.
 _DATASETS = {
     "ShuffleDataset": ("ShuffleDataset", 2, 4),
     "ShuffleDatasetV2": ("ShuffleDataset", 2, 4),
@@ -61,11 +62,8 @@ _DATASETS = {
     "RandomDatasetV2": ("RandomDataset", 0, 2),
     "SamplingDataset": ("SamplingDataset", 2, 4),
 }
-_SOURCES = (
-    "AnonymousSeedGenerator",
-    "AnonymousRandomSeedGenerator",
-    "DummySeedGenerator",
-)  # unused from here on
+# Generators of seeds, whose outputs are no longer used.
+_SEED_GENERATORS = ("AnonymousSeedGenerator", "AnonymousRandomSeedGenerator", "DummySeedGenerator")
 
 
 def fix_draws(graph_def: Any) -> frozenset[str]:
@@ -74,30 +72,43 @@ def fix_draws(graph_def: Any) -> frozenset[str]:
     Returns:
       The types of the operations that still draw.
     """
-    left = _Nodes(graph_def.node, suffix="").fix()
+    unfixed = _NodeFixer(graph_def.node, suffix="").fix()
     for function in graph_def.library.function:
-        nodes = _Nodes(function.node_def, suffix=":output:0")
-        left |= nodes.fix()
+        fixer = _NodeFixer(function.node_def, suffix=":output:0")
+        unfixed |= fixer.fix()
         for name, tensor in function.ret.items():
-            function.ret[name] = nodes.renamed.get(tensor, tensor)
-    return left
+            function.ret[name] = fixer.renamed.get(tensor, tensor)
+    return unfixed
 
 
-def fix_plan(plan: Plan) -> tuple[Plan, frozenset[str]]:
-    """Returns a plan with fixed draws, for comparison only, and the operations that still draw."""
+@dataclass(frozen=True)
+class FixedPlan:
+    """Plan with fixed draws, for comparisons only.
+
+    Attributes:
+      plan: The plan.
+      unfixed: The types of the operations that still draw.
+    """
+
+    plan: Plan
+    unfixed: frozenset[str]
+
+
+def fix_plan(plan: Plan) -> FixedPlan:
+    """Returns a copy of a plan with fixed draws."""
     parts = dict(plan.parts)
     stages = {}
-    left: frozenset[str] = frozenset()
+    unfixed: frozenset[str] = frozenset()
     for name in Stages.model_fields:
         stage = getattr(plan.manifest.stages, name)
         graph_def = load_graph(plan.part(stage.graph))
-        left |= fix_draws(graph_def)
+        unfixed |= fix_draws(graph_def)
         data = graph_def.SerializeToString(deterministic=True)
         part = part_of(data)
         parts[part.sha256] = data
         stages[name] = stage.model_copy(update={"graph": part})
     manifest = plan.manifest.model_copy(update={"stages": plan.manifest.stages.model_copy(update=stages)})
-    return Plan(manifest, parts), left
+    return FixedPlan(plan=Plan(manifest, parts), unfixed=unfixed)
 
 
 def fix_computation(computation: Any) -> Any:
@@ -113,7 +124,7 @@ def fix_computation(computation: Any) -> Any:
         graph_def = load_graph(proto.tensorflow.graph_def.value)
         fix_draws(graph_def)
         proto.tensorflow.graph_def.Pack(graph_def)
-        proto.tensorflow.ClearField("cache_key")  # or TFF would run the graph that it compiled before
+        proto.tensorflow.ClearField("cache_key")  # else TFF would run the graph that it compiled before
         return building_blocks.CompiledComputation(proto, type_signature=block.type_signature), True
 
     fixed, _ = transformation_utils.transform_postorder(computation.to_building_block(), fix)
@@ -121,8 +132,8 @@ def fix_computation(computation: Any) -> Any:
     return concrete.with_type(concrete.from_building_block(fixed), computation.type_signature)
 
 
-class _Nodes:
-    """Nodes of a graph or of a function.
+class _NodeFixer:
+    """Fixer of the draws in a graph or in a function.
 
     Args:
       nodes: The `NodeDef`s.
@@ -140,34 +151,36 @@ class _Nodes:
 
     def fix(self) -> frozenset[str]:
         """Fixes all nodes. Returns the operations that still draw."""
-        left = set()
+        unfixed = set()
         for node in self._nodes:
             fix = self._fix_of(node.op)
             if fix is not None:
                 fix(node)
-            elif is_random(node) and node.op not in _SOURCES:
-                left.add(node.op)
+            elif is_random(node) and node.op not in _SEED_GENERATORS:
+                unfixed.add(node.op)
         for node in self._nodes:
             node.input[:] = [self.renamed.get(name, name) for name in node.input]
         self._nodes.extend(self._added)
-        return frozenset(left)
+        return frozenset(unfixed)
 
     def _fix_of(self, op: str) -> Callable[[Any], None] | None:
+        """Returns the function that fixes an operation; None if there is none."""
         if op in _STATELESS:
             return self._make_stateless
         if op in _DATASETS:
             return self._fix_dataset
         return {
-            "Timestamp": self._stop_clock,
-            "RandomShuffle": self._keep_order,
-            "RandomShuffleQueueV2": self._keep_queue_order,
-            "RandomShuffleQueue": self._keep_queue_order,
-            "RandomGamma": self._take_mean,
-            "RandomPoisson": self._take_mean,
-            "RandomPoissonV2": self._take_mean,
+            "Timestamp": self._fix_clock,
+            "RandomShuffle": self._disable_shuffle,
+            "RandomShuffleQueueV2": self._disable_queue_shuffle,
+            "RandomShuffleQueue": self._disable_queue_shuffle,
+            "RandomGamma": self._replace_by_mean,
+            "RandomPoisson": self._replace_by_mean,
+            "RandomPoissonV2": self._replace_by_mean,
         }.get(op)
 
     def _make_stateless(self, node: Any) -> None:
+        """Replaces a draw by the stateless operation with a fixed seed."""
         new = _STATELESS[node.op]
         pair = [node.attr[name].i or fallback for name, fallback in zip(("seed", "seed2"), _SEED)]
         seed = self._constant(f"{node.name}_seed", tf.constant(pair, tf.int64))
@@ -182,6 +195,7 @@ class _Nodes:
         node.attr["Tseed"].type = _INT64
 
     def _fix_dataset(self, node: Any) -> None:
+        """Fixes the seeds of a data set, and its order for all passes."""
         op, at, count = _DATASETS[node.op]
         data, controls = _split(node)
         seeds = [
@@ -192,12 +206,12 @@ class _Nodes:
         node.input[:] = [*data[:at], *seeds, *(data[at + 2 : count] if had_seeds else []), *controls]
         if op.startswith("Shuffle"):
             node.attr["reshuffle_each_iteration"].b = False
-        for name in ("rerandomize_each_iteration",):
-            if name in node.attr:
-                del node.attr[name]
+        if "rerandomize_each_iteration" in node.attr:
+            del node.attr["rerandomize_each_iteration"]
         node.op = op
 
-    def _stop_clock(self, node: Any) -> None:
+    def _fix_clock(self, node: Any) -> None:
+        """Replaces a clock read by a constant."""
         _, controls = _split(node)
         node.op = "Const"
         node.input[:] = controls
@@ -207,18 +221,20 @@ class _Nodes:
         if self._suffix:
             self.renamed[f"{node.name}:ts:0"] = f"{node.name}:output:0"
 
-    def _keep_order(self, node: Any) -> None:
+    def _disable_shuffle(self, node: Any) -> None:
+        """Replaces a shuffle of a tensor by the identity."""
         node.op = "Identity"
         for name in ("seed", "seed2"):
             del node.attr[name]
 
-    def _keep_queue_order(self, node: Any) -> None:
+    def _disable_queue_shuffle(self, node: Any) -> None:
+        """Replaces a shuffling queue by one that returns its elements in order."""
         node.op = node.op.replace("RandomShuffleQueue", "FIFOQueue")
         for name in ("min_after_dequeue", "seed", "seed2"):
             if name in node.attr:
                 del node.attr[name]
 
-    def _take_mean(self, node: Any) -> None:
+    def _replace_by_mean(self, node: Any) -> None:
         """Replaces a draw with the shape `shape + mean.shape` by its mean, broadcast."""
         (shape, mean), controls = _split(node)
         mean_type = next(node.attr[name].type for name in ("R", "T", "dtype") if name in node.attr)
@@ -227,16 +243,17 @@ class _Nodes:
         inner = self._node(f"{node.name}_inner", "Shape", [mean], {"T": mean_type, "out_type": shape_type})
         axis = self._constant(f"{node.name}_axis", tf.constant(0, tf.int32))
         types = {"T": shape_type, "Tidx": tf.int32.as_datatype_enum}
-        whole = self._node(f"{node.name}_shape", "ConcatV2", [shape, inner, axis], types, count=2)
+        full_shape = self._node(f"{node.name}_shape", "ConcatV2", [shape, inner, axis], types, count=2)
         cast = self._node(f"{node.name}_mean", "Cast", [mean], {"SrcT": mean_type, "DstT": dtype}, output="y")
         node.op = "BroadcastTo"
-        node.input[:] = [cast, whole, *controls]
+        node.input[:] = [cast, full_shape, *controls]
         node.attr.clear()
         node.attr["T"].type, node.attr["Tidx"].type = dtype, shape_type
 
     def _node(
         self, name: str, op: str, inputs: list[str], types: dict[str, int], *, count: int = 0, output: str = "output"
     ) -> str:
+        """Adds a node. Returns the name of its first output."""
         node: Any = type(self._nodes[0])()
         node.name, node.op = f"{name}_fixed", op
         node.input[:] = inputs
@@ -248,6 +265,7 @@ class _Nodes:
         return f"{node.name}:{output}:0" if self._suffix else str(node.name)
 
     def _constant(self, name: str, value: Any) -> str:
+        """Adds a constant. Returns the name of its output."""
         node = type(self._nodes[0])()
         node.name = f"{name}_fixed"
         node.op = "Const"
@@ -258,6 +276,6 @@ class _Nodes:
 
 
 def _split(node: Any) -> tuple[list[str], list[str]]:
-    """Returns a node's inputs: the tensors, and the nodes that run before it."""
+    """Returns a node's data inputs and its control inputs."""
     data = [name for name in node.input if not name.startswith("^")]
     return data, [name for name in node.input if name.startswith("^")]

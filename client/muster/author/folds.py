@@ -1,9 +1,12 @@
-"""Proves, from the wiring of `accumulate` and `merge`, that a tensor of the accumulator is a plain sum, maximum or minimum.
+"""Proves that tensors of the accumulator are plain sums, maxima or minima of the updates.
 
-What is proven is folded by numpy, without TensorFlow. The proof is symbolic: each output is reduced to one operator over a
-multiset of inputs, and that must be its own accumulator tensor and one tensor of the update, each once. The set of operations
-in a graph proves nothing: crossing two tensors or adding one twice uses the same set. Whatever is not proven stays with
-TensorFlow, which is always right.
+The proof follows the wiring of `accumulate` and `merge`. Proven tensors are folded by numpy,
+without TensorFlow; all others by the plan's graphs, which are always correct.
+
+The proof is symbolic. It reduces each output to one operator over a multiset of inputs, which must
+be the output's own accumulator tensor and one tensor of the update, each exactly once. The set of
+operations in a graph would prove nothing: a graph that crosses two tensors, or adds one twice, has
+the same set.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from muster.author.graph_wiring import CALLS, PASSES, Body, Wire, Wiring
+from muster.author.graph_wiring import CALL_OPS, PASS_THROUGH_OPS, Body, Wire, Wiring
 from muster.wire.dtypes import DType
 from muster.wire.manifest import FoldKind, FoldRule, Stage, TensorBinding
 from muster.wire.tensors import Array
 
-Leaf = tuple[str, int]  # the value that it belongs to (`accumulator`, `update`, `left`, `right`) and its position there
+# The name of an input value (`accumulator`, `update`, `left`, `right`) and a position in it.
+Leaf = tuple[str, int]
 
 _OPERATORS = {
     "Add": FoldKind.SUM,
@@ -30,22 +34,25 @@ _OPERATORS = {
     "Maximum": FoldKind.MAXIMUM,
     "Minimum": FoldKind.MINIMUM,
 }
-# All that may run beside the path: nothing of these fails or leaves a trace.
-_HARMLESS = frozenset({*_OPERATORS, *PASSES, *CALLS, "NoOp", "Const", "Placeholder"})
-_DEPTH = 64  # function calls in function calls
+# Operations that may run as side effects: none of them fails or has an effect.
+_HARMLESS = frozenset({*_OPERATORS, *PASS_THROUGH_OPS, *CALL_OPS, "NoOp", "Const", "Placeholder"})
+_MAX_CALL_DEPTH = 64  # nested function calls
 _NOT_ARITHMETIC = frozenset({DType.BOOL, DType.STRING})
 _NOT_ORDERED = frozenset({DType.COMPLEX64, DType.COMPLEX128})
 
 
 class _UnprovenError(Exception):
-    """The wiring is not of the few kinds that are understood here."""
+    """Error raised when the wiring is of a kind that the proof does not cover."""
 
 
 @dataclass(frozen=True)
 class _Term:
-    """`kind` over `leaves`, each as often as counted; kind None for a leaf alone. No leaves at all: a constant of zeros.
+    """Operator over a multiset of leaves.
 
-    `constants` are the shapes of the zeros that were added, which must not broadcast.
+    Attributes:
+      kind: The operator; None for a single leaf or for zeros.
+      leaves: The leaves with their counts; empty for a constant of zeros.
+      constants: The shapes of the zeros that were added. They must not broadcast.
     """
 
     kind: Optional[FoldKind]
@@ -55,7 +62,15 @@ class _Term:
 
 @dataclass
 class _Frame:
-    """A body in one call: who calls it with which wires, and what has been reduced so far."""
+    """Call of a body.
+
+    Attributes:
+      body: The body.
+      caller: The frame of the call; None for the graph itself.
+      arguments: The caller's wires that are passed as arguments.
+      depth: The number of enclosing calls.
+      known: The terms of the wires that have been reduced.
+    """
 
     body: Body
     caller: Optional[_Frame] = None
@@ -67,24 +82,25 @@ class _Frame:
 def prove_folds(
     accumulate: Any, merge: Any, *, accumulate_stage: Stage, merge_stage: Stage, zero: Mapping[str, Array]
 ) -> tuple[FoldRule, ...]:
-    """How each tensor of the accumulator folds.
+    """Returns the rule by which each tensor of the accumulator folds.
 
-    SUM, if `accumulate` gives its own tensor plus exactly one tensor of the update, `merge` gives left plus right, each once,
-    all of one dtype and one known shape, and `zero` holds zeros. MAXIMUM and MINIMUM alike, but with any zero, since
-    merging it twice changes nothing. Anything else is TENSORFLOW.
+    SUM, if `accumulate` returns the accumulator's tensor plus exactly one tensor of the update and
+    `merge` returns left plus right, each once, all of one dtype and one known shape, and `zero`
+    holds zeros. The same for MAXIMUM and MINIMUM, but with any zero, since merging it twice changes
+    nothing. Anything else is TENSORFLOW.
 
     Args:
       accumulate: The `GraphDef` of `accumulate`.
       merge: The `GraphDef` of `merge`.
       accumulate_stage: Binds `accumulator` and `update` to `accumulator`.
       merge_stage: Binds `left` and `right` to `accumulator`.
-      zero: What `zero` gives, by name.
+      zero: The result of `zero`, by name.
 
     Returns:
       One rule for each tensor of the accumulator, in order.
     """
-    adding = _Reduction(accumulate, accumulate_stage)
-    merging = _Reduction(merge, merge_stage)
+    adding = _StageReducer(accumulate, accumulate_stage)
+    merging = _StageReducer(merge, merge_stage)
     outputs = accumulate_stage.outputs["accumulator"]
     return tuple(
         _rule(at, output.path, adding=adding, merging=merging, zero=zero[output.path])
@@ -92,17 +108,21 @@ def prove_folds(
     )
 
 
-def _rule(at: int, path: str, *, adding: _Reduction, merging: _Reduction, zero: Array) -> FoldRule:
+def _rule(at: int, path: str, *, adding: _StageReducer, merging: _StageReducer, zero: Array) -> FoldRule:
     try:
-        kind, update = _prove(at, adding=adding, merging=merging, zero=zero)
+        return _prove(at, path, adding=adding, merging=merging, zero=zero)
     except _UnprovenError:
         return FoldRule(path=path, kind=FoldKind.TENSORFLOW)
-    return FoldRule(path=path, kind=kind, update=update)
 
 
-def _prove(at: int, *, adding: _Reduction, merging: _Reduction, zero: Array) -> tuple[FoldKind, str]:
-    kind, added = adding.pair(at, own=("accumulator", at), other="update")
-    if merging.pair(at, own=("left", at), other="right") != (kind, ("right", at)):
+def _prove(at: int, path: str, *, adding: _StageReducer, merging: _StageReducer, zero: Array) -> FoldRule:
+    """Returns the proven rule of tensor number `at` of the accumulator.
+
+    Raises:
+      _UnprovenError: The wiring does not prove a rule.
+    """
+    kind, added = adding.binary_term(at, own=("accumulator", at), other="update")
+    if merging.binary_term(at, own=("left", at), other="right") != (kind, ("right", at)):
         raise _UnprovenError
     own = adding.stage.outputs["accumulator"][at]
     update = adding.binding(added)
@@ -110,22 +130,22 @@ def _prove(at: int, *, adding: _Reduction, merging: _Reduction, zero: Array) -> 
         raise _UnprovenError
     if own.shape is None or None in own.shape:
         raise _UnprovenError
-    same = [
+    operands = [
         update,
         adding.binding(("accumulator", at)),
         merging.binding(("left", at)),
         merging.binding(("right", at)),
         merging.stage.outputs["accumulator"][at],
     ]
-    if any((item.dtype, item.shape) != (own.dtype, own.shape) for item in same):
+    if any((item.dtype, item.shape) != (own.dtype, own.shape) for item in operands):
         raise _UnprovenError
     if zero.shape != own.shape or zero.dtype != own.dtype.numpy or (kind is FoldKind.SUM and np.any(zero)):
         raise _UnprovenError
-    return kind, update.path
+    return FoldRule(path=path, kind=kind, update=update.path)
 
 
-class _Reduction:
-    """The outputs of one stage in terms of its inputs."""
+class _StageReducer:
+    """Reducer of the outputs of one stage to terms over its inputs."""
 
     def __init__(self, graph: Any, stage: Stage) -> None:
         self.stage = stage
@@ -141,15 +161,21 @@ class _Reduction:
         self._top = _Frame(self._wiring.graph)
 
     def binding(self, leaf: Leaf) -> TensorBinding:
-        """The input that a leaf stands for."""
+        """Returns the binding of the input tensor that a leaf represents."""
         value, at = leaf
         binding = self.stage.inputs[value][at]
         if not isinstance(binding, TensorBinding):
             raise _UnprovenError
         return binding
 
-    def pair(self, at: int, *, own: Leaf, other: str) -> tuple[FoldKind, Leaf]:
-        """The operator of an output that is `own` and one tensor of the value `other`, each once; and that tensor."""
+    def binary_term(self, at: int, *, own: Leaf, other: str) -> tuple[FoldKind, Leaf]:
+        """Returns the operator and the second operand of an output.
+
+        The output must combine `own` and one tensor of the value `other`, each exactly once.
+
+        Raises:
+          _UnprovenError: The output is not such a combination.
+        """
         output = self.stage.outputs["accumulator"][at]
         try:
             term = self._reduce(self._top, self._wiring.graph.wire(output.tensor))
@@ -179,19 +205,19 @@ class _Reduction:
         node = frame.body.nodes[wire.node]
         for control in frame.body.controls(node):
             self._check_harmless(frame.body, control, seen=set())
-        if node.op in CALLS:
+        if node.op in CALL_OPS:
             return self._called(frame, node, wire.index)
         if node.op == "Const":
             return _constant(node)
         inputs = frame.body.inputs(node)
-        if node.op in PASSES:
+        if node.op in PASS_THROUGH_OPS:
             return self._reduce(frame, inputs[wire.index])
         if node.op in _OPERATORS:
             return _combine(_OPERATORS[node.op], [self._reduce(frame, item) for item in inputs])
         raise _UnprovenError
 
     def _called(self, frame: _Frame, node: Any, index: int) -> _Term:
-        if frame.depth == _DEPTH:
+        if frame.depth == _MAX_CALL_DEPTH:
             raise _UnprovenError
         body = self._wiring.function(node.attr["f"].func.name)
         for effect in body.effects:
@@ -200,9 +226,15 @@ class _Reduction:
         return self._reduce(inner, body.results[index])
 
     def _check_harmless(self, body: Body, name: str, *, seen: set[tuple[str, str]]) -> None:
-        """Checks that a node, and all that runs before it, neither fails nor leaves a trace (no assertion, no print)."""
+        """Checks that a node and all nodes that run before it neither fail nor have effects.
+
+        Assertions and prints, for example, are not harmless.
+
+        Raises:
+          _UnprovenError: One of the nodes is not known to be harmless.
+        """
         node = body.nodes.get(name)
-        if node is None or (body.name, name) in seen:  # no node: an argument of a function
+        if node is None or (body.name, name) in seen:  # None: an argument of a function
             return
         seen.add((body.name, name))
         if node.op not in _HARMLESS:
@@ -210,12 +242,13 @@ class _Reduction:
         before = [*body.controls(node), *(wire.node for wire in body.inputs(node) if wire.node is not None)]
         for other in before:
             self._check_harmless(body, other, seen=seen)
-        for called in self._wiring.called(node):
+        for called in self._wiring.called_functions(node):
             for inner in (*called.effects, *(wire.node for wire in called.results if wire.node is not None)):
                 self._check_harmless(called, inner, seen=seen)
 
 
 def _constant(node: Any) -> _Term:
+    """Returns the term of a constant, which must consist of zeros."""
     value = tf.make_ndarray(node.attr["value"].tensor)
     if value.dtype == object or np.any(value):
         raise _UnprovenError
@@ -223,12 +256,13 @@ def _constant(node: Any) -> _Term:
 
 
 def _combine(kind: FoldKind, terms: list[_Term]) -> _Term:
+    """Returns the term of an operator over terms, which must be of the same operator."""
     leaves: Counter[Leaf] = Counter()
     constants: frozenset[tuple[int, ...]] = frozenset()
     for term in terms:
         if term.kind not in (None, kind):
             raise _UnprovenError
-        if kind is not FoldKind.SUM and not term.leaves:  # zeros are nothing to a sum alone
+        if kind is not FoldKind.SUM and not term.leaves:  # zeros are neutral only in a sum
             raise _UnprovenError
         leaves += term.leaves
         constants |= term.constants

@@ -1,6 +1,7 @@
-"""A `GraphDef` as wires that can be followed upstream, from an output to what it is made of, through function calls.
+"""Follows a `GraphDef` upstream, from an output to the values that it is computed from.
 
-A tensor has two kinds of names: `node:1` in a graph, `node:output_name:0` in a function's body. Both become a `Wire`.
+Function calls are followed too. A tensor has two kinds of names, `node:1` in a graph and
+`node:output_name:0` in the body of a function. Both become a `Wire`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import op_def_registry
 
-CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+CALL_OPS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"If", "StatelessIf"})
 _LOOPS = frozenset({"While", "StatelessWhile"})
-PASSES = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
-_UNCHANGING = frozenset({*PASSES, *CALLS, *_BRANCHES, *_LOOPS, "Switch"})  # may pass an input through unchanged
+PASS_THROUGH_OPS = frozenset({"Identity", "IdentityN", "StopGradient", "Snapshot"})  # output n is input n
+_UNCHANGING = frozenset(
+    {*PASS_THROUGH_OPS, *CALL_OPS, *_BRANCHES, *_LOOPS, "Switch"}
+)  # may pass an input through unchanged
 
 
 @dataclass(frozen=True)
 class Wire:
-    """One output of a node, or an argument of a body (`node` is None, `index` its position)."""
+    """Output number `index` of a node. If `node` is None, argument number `index` of a body."""
 
     node: Optional[str]
     index: int
 
 
 class Body:
-    """The nodes of a graph or of a function.
+    """Nodes of a graph or of a function.
 
     Attributes:
       name: The function's name; "" for the graph itself.
       nodes: The nodes by name.
       results: A function's results, in order.
-      effects: The nodes that a call of the function runs whether or not a result needs them.
+      effects: The nodes that every call of the function runs, even if no result needs them.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Body:
         self.effects = tuple(effects)
 
     def wire(self, tensor: str) -> Wire:
-        """The wire that a tensor's name means here.
+        """Returns the wire that a tensor's name refers to.
 
         Raises:
           KeyError: There is no such node.
@@ -66,16 +69,16 @@ class Body:
         return Wire(parts[0], _offset(node, parts[1]) + int(parts[2]))
 
     def inputs(self, node: Any) -> list[Wire]:
-        """The tensors that a node takes, in order."""
+        """Returns the tensors that a node takes, in order."""
         return [self.wire(name) for name in node.input if not name.startswith("^")]
 
     def controls(self, node: Any) -> list[str]:
-        """The nodes that run before a node whose output it does not take."""
+        """Returns the names of a node's control inputs, which run before it."""
         return [name[1:] for name in node.input if name.startswith("^")]
 
 
 class Wiring:
-    """A graph and its functions."""
+    """Wires of a graph and of its functions."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = Body("", graph.node)
@@ -83,7 +86,7 @@ class Wiring:
         self._bodies: dict[str, Body] = {}
 
     def function(self, name: str) -> Body:
-        """A function's body.
+        """Returns the body of a function.
 
         Raises:
           KeyError: There is no such function.
@@ -100,8 +103,11 @@ class Wiring:
             )
         return self._bodies[name]
 
-    def called(self, node: Any) -> Iterator[Body]:
-        """The functions that a node may run: of a call, a loop, a branch, a data set; or one that is named as its operation."""
+    def called_functions(self, node: Any) -> Iterator[Body]:
+        """Yields the functions that a node may run.
+
+        They are named in the attributes of a call, loop, branch or data set, or as its operation.
+        """
         if node.op in self._functions:
             yield self.function(node.op)
         for attribute in node.attr.values():
@@ -110,8 +116,10 @@ class Wiring:
                     yield self.function(function.name)
 
 
-def origin(wiring: Wiring, tensor: str) -> Optional[str]:
-    """Returns the top-level node whose unchanged output a tensor is; None if the tensor may be computed.
+def unchanged_source(wiring: Wiring, tensor: str) -> Optional[str]:
+    """Returns the top-level node whose output a tensor is, unchanged.
+
+    Returns None if the tensor may be computed.
 
     Identities, calls, branches that agree, and loops that pass a value through are followed.
     """
@@ -126,8 +134,8 @@ def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
     """Returns the argument or the node of `body` that a wire's unchanged value originates from."""
     while wire.node is not None:
         node = body.nodes[wire.node]
-        if node.op == "Merge":  # of the branches of a condition, as `Switch` opens them
-            sources = {_source(wiring, body, given) for given in body.inputs(node)}
+        if node.op == "Merge":  # joins the branches of a condition that `Switch` opens
+            sources = {_source(wiring, body, branch) for branch in body.inputs(node)}
             return sources.pop() if len(sources) == 1 and wire.index == 0 else None
         if node.op not in _UNCHANGING:
             return wire
@@ -139,15 +147,18 @@ def _source(wiring: Wiring, body: Body, wire: Wire) -> Optional[Wire]:
 
 
 def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
-    """Returns the position of the input that an operation passes through as its `output`; None if it computes that."""
-    if node.op in PASSES:
+    """Returns the position of the input that an operation passes through as its `output`.
+
+    Returns None if the operation computes that output.
+    """
+    if node.op in PASS_THROUGH_OPS:
         return output
     if node.op == "Switch":
         return 0
-    if node.op in CALLS:
-        return _argument(wiring, next(wiring.called(node), None), output)
+    if node.op in CALL_OPS:
+        return _argument(wiring, next(wiring.called_functions(node), None), output)
     if node.op in _BRANCHES:
-        positions = {_argument(wiring, branch, output) for branch in wiring.called(node)}
+        positions = {_argument(wiring, branch, output) for branch in wiring.called_functions(node)}
         position = positions.pop() if len(positions) == 1 else None
         return None if position is None else position + 1  # the first input is the condition
     carried = _argument(wiring, wiring.function(node.attr["body"].func.name), output)
@@ -155,7 +166,10 @@ def _input_of(wiring: Wiring, node: Any, output: int) -> Optional[int]:
 
 
 def _argument(wiring: Wiring, function: Optional[Body], result: int) -> Optional[int]:
-    """Returns the position of the argument that a function passes through as its `result`; None if it is computed."""
+    """Returns the position of the argument that a function returns as its `result`.
+
+    Returns None if the function computes that result.
+    """
     wire = None if function is None else _source(wiring, function, function.results[result])
     return wire.index if wire is not None and wire.node is None else None
 
@@ -166,7 +180,7 @@ def _is_stateful(node: Any) -> bool:
 
 
 def _offset(node: Any, output: str) -> int:
-    """The position of a named output among all of a node's outputs.
+    """Returns the position of a named output among all of a node's outputs.
 
     Raises:
       KeyError: The operation is not TensorFlow's, or has no output of that name.

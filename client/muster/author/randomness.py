@@ -1,8 +1,9 @@
-"""Finds random numbers that MapReduceForm would draw more often than the computation does.
+"""Finds random draws that `MapReduceForm` duplicates, so that a round would draw twice.
 
-A round runs as separate graphs: `prepare` makes the broadcast, `work` runs at each client, `update` makes the next state and the
-result. Server code that more than one of them needs is copied into each. That does no harm as long as it gives the same
-values each time; code that draws random numbers does not. TFF compiles it without a word.
+A round runs as separate graphs: `prepare` computes the broadcast, `work` runs on each client,
+`update` computes the next state and the result. Server code that more than one of them needs is
+copied into each. The copies agree unless the code draws random numbers, and TFF compiles such code
+without a warning.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from typing import Any, Optional
 
 from tensorflow.python.framework import dtypes, op_def_registry
 
-from muster.author.call_graph import Calls, calls_of
-from muster.author.graph_wiring import CALLS, Body, Wire, Wiring
-from muster.author.types import flat_binding
+from muster.author.call_graph import CallGraph, build_call_graph
+from muster.author.graph_wiring import CALL_OPS, Body, Wire, Wiring
+from muster.author.types import tensor_names
 from muster.runtime.graphs import load_graph
 from muster.wire.manifest import Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
 
-# Beside the stateful operations with a `seed` attribute. `StatefulUniform` and its like are not here: they read a variable, and
-# are as random as what that variable was made of.
+# Random operations besides the stateful ones with a `seed` attribute. `StatefulUniform` and its
+# kind are not listed: they read a variable, and are only as random as the variable's initial value.
 _RANDOM = frozenset(
     {
         "NonDeterministicInts",
@@ -43,14 +44,14 @@ _RANDOM = frozenset(
         "Skipgram",
     }
 )
-_SHOWN = 3  # names of tensors in a message
-_INSTEAD = (
-    "Keep a seed in the server state instead, make the numbers from it with tf.random.stateless_uniform, stateless_normal or the "
-    "like wherever they are needed, and give the next state another seed."
+_MAX_SHOWN_TENSORS = 3  # in a message
+_ADVICE = (
+    "Store a seed in the server state instead, draw the numbers from it with tf.random.stateless_uniform, "
+    "stateless_normal or a similar function wherever they are needed, and put another seed into the next state."
 )
 
 
-def check_not_drawn_twice(
+def check_draws_not_duplicated(
     prepare_graph: Any,
     update_graph: Any,
     *,
@@ -58,82 +59,89 @@ def check_not_drawn_twice(
     update_stage: Stage,
     computation: Optional[Any] = None,
 ) -> None:
-    """Refuses randomness that would be drawn again where the computation draws it once.
+    """Refuses draws that the computation makes once and a round would make twice.
 
-    Allowed are: noise in the result alone (differential privacy), a random broadcast that the result does not use again,
-    another draw for each, and everything that is made from a seed in the state (rotations). A fixed seed on a stateful operation
-    changes nothing: the sequence that it starts runs on from round to round as long as a process lives, and no longer.
+    Allowed are noise in the result only (differential privacy), a random broadcast that the result
+    does not use, separate draws for the broadcast and the result, and everything derived from a
+    seed in the state (rotations). A fixed seed of a stateful operation does not help: its sequence
+    continues from round to round within one process and restarts in the next process.
 
     Args:
       prepare_graph: The `GraphDef` of `prepare`.
       update_graph: The `GraphDef` of `update`.
       prepare_stage: Binds `state` to `broadcast`.
       update_stage: Binds `state`, `aggregate` and `clear_sums` to `state` and `result`.
-      computation: What was compiled, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`. It tells one draw that was copied from
-        two that look alike; without it, random operations in both graphs are refused.
+      computation: The compiled computation, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`. It
+        distinguishes a copied draw from two separate ones of the same kind. Without it, random
+        operations in both graphs are refused.
 
     Raises:
-      ProblemError: `plan_invalid`, with the operation, the tensors that it reaches and what to do instead.
+      ProblemError: `plan_invalid`, with the operation, the tensors that it affects and the fix.
     """
-    calls = None if computation is None else calls_of(computation)
-    if calls is not None:
-        _check_shared_by_clients(calls)
+    call_graph = None if computation is None else build_call_graph(computation)
+    if call_graph is not None:
+        _check_shared_by_clients(call_graph)
     broadcast = _random_outputs(Wiring(prepare_graph), prepare_stage)
     updated = _random_outputs(Wiring(update_graph), update_stage)
     if not broadcast or not updated:
         return
-    ops = sorted(
-        {op for found in broadcast.values() for op in found} & {op for found in updated.values() for op in found}
-    )
-    if calls is not None:
-        first = calls.upstream(_inputs(calls), within_server=True)
-        again = calls.upstream(frozenset().union(*calls.results), within_server=True)
-        ops = sorted({op for name, call in first.items() if name in again for op in _random_ops_of(call.compiled)})
+    ops = sorted(set[str]().union(*broadcast.values()) & set[str]().union(*updated.values()))
+    if call_graph is not None:
+        for_broadcast = call_graph.upstream(_broadcast_values(call_graph), within_server=True)
+        for_result = call_graph.upstream(frozenset().union(*call_graph.results), within_server=True)
+        in_both = [call for name, call in for_broadcast.items() if name in for_result]
+        ops = sorted({op for call in in_both for op in _random_ops_of(call.local_computations)})
     if ops:
         raise ProblemError(
             ProblemType.PLAN_INVALID,
-            f"The server draws random numbers ({', '.join(ops)}) once and uses them twice: in the broadcast ({_names(broadcast)}) "
-            f"and, after the aggregation, in {_names(updated)}. In a MapReduce round the broadcast and the result are computed "
-            f"apart, so each would draw its own numbers and the result would be wrong. {_INSTEAD}",
+            f"The server draws random numbers ({', '.join(ops)}) once and uses them twice: in the broadcast "
+            f"({_names(broadcast)}) and, after the aggregation, in {_names(updated)}. A MapReduce round computes the "
+            "broadcast and the result separately, so each would draw different numbers and the result would be wrong. "
+            f"{_ADVICE}",
         )
 
 
-def _check_shared_by_clients(calls: Calls) -> None:
-    """Refuses a draw at no placement that reaches the clients: each would draw its own, where TFF hands one to all."""
-    aggregates = [call for call in calls.lines.values() if call.is_aggregate]
-    for call in calls.upstream((name for found in aggregates for name in found.uses), within_server=True).values():
+def _check_shared_by_clients(call_graph: CallGraph) -> None:
+    """Refuses a draw without placement that the clients use.
+
+    Each client would draw a different value, where TFF passes the same value to all.
+    """
+    aggregates = [call for call in call_graph.calls.values() if call.is_aggregate]
+    aggregated = [name for aggregate in aggregates for name in aggregate.dependencies]
+    for call in call_graph.upstream(aggregated, within_server=True).values():
         if call.intrinsic is None and call.is_unplaced:
-            ops = sorted(_random_ops_of(call.compiled))
+            ops = sorted(_random_ops_of(call.local_computations))
             if ops:
                 raise ProblemError(
                     ProblemType.PLAN_INVALID,
-                    f"Random numbers ({', '.join(ops)}, of the type {call.type}) are drawn outside the server and the clients and are used "
-                    "by the clients. In a MapReduce round every client would draw its own, where the computation gives all of "
-                    "them the same. Draw them with tff.federated_eval(…, tff.CLIENTS) if every client shall have its own, or "
-                    "with tff.federated_eval(…, tff.SERVER) and tff.federated_broadcast if all shall share them.",
+                    f"Random numbers ({', '.join(ops)}, of the type {call.type}) are drawn outside the server and the "
+                    "clients and are used by the clients. In a MapReduce round every client would draw different "
+                    "numbers, but the computation passes the same ones to all. Draw them with "
+                    "tff.federated_eval(…, tff.CLIENTS) if every client needs separate numbers, or with "
+                    "tff.federated_eval(…, tff.SERVER) and tff.federated_broadcast if all share them.",
                 )
 
 
-def _inputs(calls: Calls) -> list[str]:
-    """The lines whose values are broadcast."""
-    return [name for call in calls.lines.values() if call.is_broadcast for name in call.uses]
+def _broadcast_values(call_graph: CallGraph) -> list[str]:
+    """Returns the names of the calls whose results are broadcast."""
+    return [name for call in call_graph.calls.values() if call.is_broadcast for name in call.dependencies]
 
 
-def _names(found: Iterable[str]) -> str:
-    names = list(found)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _names(tensors: Iterable[str]) -> str:
+    names = list(tensors)
+    more = f" and {len(names) - _MAX_SHOWN_TENSORS} more" if len(names) > _MAX_SHOWN_TENSORS else ""
+    return ", ".join(names[:_MAX_SHOWN_TENSORS]) + more
 
 
 def _random_outputs(wiring: Wiring, stage: Stage) -> dict[str, set[str]]:
-    """The outputs that depend on a random operation, each with the operations."""
-    found = {}
+    """Returns the outputs of a stage that depend on random operations, with these operations."""
+    outputs = {}
     for value, bindings in stage.outputs.items():
         for binding in bindings:
             ops = random_ops(wiring, [binding.tensor])
             if ops:
-                found[_place(value, binding)] = ops
-    return found
+                outputs[_place(value, binding)] = ops
+    return outputs
 
 
 def _place(value: str, binding: TensorBinding) -> str:
@@ -142,30 +150,29 @@ def _place(value: str, binding: TensorBinding) -> str:
 
 def random_ops(wiring: Wiring, tensors: Sequence[str]) -> set[str]:
     """Returns the types of the random operations that tensors of a graph depend on."""
-    found: set[str] = set()
-    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], found=found, seen=set())
-    return found
+    ops: set[str] = set()
+    _collect(wiring, wiring.graph, [wiring.graph.wire(tensor) for tensor in tensors], ops=ops, seen=set())
+    return ops
 
 
-def _collect(
-    wiring: Wiring, body: Body, wires: Iterable[Wire], *, found: set[str], seen: set[tuple[str, Wire]]
-) -> None:
-    todo = list(wires)
-    while todo:
-        wire = todo.pop()
+def _collect(wiring: Wiring, body: Body, wires: Iterable[Wire], *, ops: set[str], seen: set[tuple[str, Wire]]) -> None:
+    """Adds the random operations upstream of wires of one body to `ops`."""
+    pending = list(wires)
+    while pending:
+        wire = pending.pop()
         if wire.node is None or (body.name, wire) in seen:
             continue
         seen.add((body.name, wire))
         node = body.nodes[wire.node]
         if is_random(node):
-            found.add(node.op)
-        todo.extend(body.inputs(node))
-        todo.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
-        if gives_resource(node):
-            todo.extend(Wire(name, 0) for name in users_of(body, node))
-        for called in wiring.called(node):
-            results = [called.results[wire.index]] if node.op in CALLS else called.results
-            _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], found=found, seen=seen)
+            ops.add(node.op)
+        pending.extend(body.inputs(node))
+        pending.extend(Wire(name, 0) for name in body.controls(node) if name in body.nodes)
+        if returns_resource(node):
+            pending.extend(Wire(name, 0) for name in resource_users(body, node))
+        for called in wiring.called_functions(node):
+            results = [called.results[wire.index]] if node.op in CALL_OPS else called.results
+            _collect(wiring, called, [*results, *(Wire(name, 0) for name in called.effects)], ops=ops, seen=seen)
 
 
 def is_random(node: Any) -> bool:
@@ -180,7 +187,7 @@ def is_random(node: Any) -> bool:
     )
 
 
-def gives_resource(node: Any) -> bool:
+def returns_resource(node: Any) -> bool:
     """Returns whether an operation returns a handle of a resource, such as a variable."""
     definition = op_def_registry.get(node.op)
     return definition is not None and any(
@@ -188,8 +195,11 @@ def gives_resource(node: Any) -> bool:
     )
 
 
-def users_of(body: Body, resource: Any) -> list[str]:
-    """Returns the nodes that use a resource by any handle of the same shared name, writers included."""
+def resource_users(body: Body, resource: Any) -> list[str]:
+    """Returns the nodes that use a resource, readers and writers.
+
+    They may use any handle of the same shared name.
+    """
     shared = resource.attr["shared_name"].s if "shared_name" in resource.attr else b""
     handles = {
         name
@@ -199,12 +209,12 @@ def users_of(body: Body, resource: Any) -> list[str]:
     return [name for name, node in body.nodes.items() if any(wire.node in handles for wire in body.inputs(node))]
 
 
-def _random_ops_of(compiled: Iterable[Any]) -> set[str]:
-    """The random operations that the results of TFF's local computations depend on."""
-    found: set[str] = set()
-    for block in compiled:
+def _random_ops_of(local_computations: Iterable[Any]) -> set[str]:
+    """Returns the random operations that the results of TFF's local computations depend on."""
+    ops: set[str] = set()
+    for block in local_computations:
         if block.proto.WhichOneof("computation") == "tensorflow":
             local = block.proto.tensorflow
             graph = load_graph(local.graph_def.value)
-            found |= random_ops(Wiring(graph), flat_binding(local.result))
-    return found
+            ops |= random_ops(Wiring(graph), tensor_names(local.result))
+    return ops

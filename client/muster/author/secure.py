@@ -1,28 +1,29 @@
-"""The secure-sum slots of a computation, which Muster can only sum in the clear."""
+"""Handles the secure-sum slots of a computation, which Muster can only sum in the clear."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Optional
 
-from muster.author.map_reduce_form import run, to_leaves
+from muster.author.map_reduce_form import run_without_arguments, type_leaves
 from muster.author.types import to_type
 from muster.runtime.paths import Leaf, leaves
 from muster.wire.manifest import ClearSum, StructType, TensorType, Type
 from muster.wire.problems import ProblemError, ProblemType
 
 SecureKind = Literal["secure_sum_bitwidth", "secure_sum", "secure_modular_sum"]
-# The slots in the order of `work`'s result, after the plain one, each with the form's computation of its parameter.
+# The slots in the order of `work`'s result, after the plain one, with the name of the computation
+# in the `MapReduceForm` that returns the slot's parameter.
 SECURE_SLOTS: tuple[tuple[SecureKind, str], ...] = (
     ("secure_sum_bitwidth", "secure_sum_bitwidth"),
     ("secure_sum", "secure_sum_max_input"),
     ("secure_modular_sum", "secure_modular_sum_modulus"),
 )
-_LISTED = 5  # tensors named in a refusal
+_MAX_LISTED_TENSORS = 5  # in an error
 
 
-def apart_from_secure(slot: Type) -> Type:
-    """The plain slot's type with names that can't be taken for those of the secure slots."""
+def escape_secure_names(slot: Type) -> Type:
+    """Returns the plain slot's type, with fields renamed that secure slots also have."""
     kinds = {kind for kind, _ in SECURE_SLOTS}
     if not isinstance(slot, StructType) or not kinds & {field.name for field in slot.fields}:
         return slot
@@ -34,11 +35,14 @@ def apart_from_secure(slot: Type) -> Type:
 
 
 class SecureSumsError(ProblemError):
-    """Error raised when a computation requests secure sums and its author has not allowed sums in the clear.
+    """Error raised when a computation requests secure sums that its author has not allowed.
+
+    Muster can sum them only in the clear.
 
     Args:
       name: The plan's name.
-      tensors: The tensors that the computation requests to be summed securely, by their names in the update.
+      tensors: The tensors that the computation requests to be summed securely, by their names in
+        the update.
       option: The option that allows sums in the clear.
 
     Attributes:
@@ -46,11 +50,11 @@ class SecureSumsError(ProblemError):
     """
 
     def __init__(self, name: str, tensors: Sequence[str], *, option: str = "allow_clear_secure_sums=True") -> None:
-        listed = ", ".join(tensors[:_LISTED]) + (" …" if len(tensors) > _LISTED else "")
+        listed = ", ".join(tensors[:_MAX_LISTED_TENSORS]) + (" …" if len(tensors) > _MAX_LISTED_TENSORS else "")
         super().__init__(
             ProblemType.PLAN_INVALID,
-            f"{name} asks for secure sums ({listed}), and Muster has no secure aggregation: the coordinator would see each "
-            f"client's values. Take an aggregator without secure sums, or say {option} to have them summed in the clear",
+            f"{name} requests secure sums ({listed}), but Muster has no secure aggregation: the coordinator would see "
+            f"each client's values. Use an aggregator without secure sums, or pass {option} to sum them in the clear",
         )
         self.name = name
         self.tensors = tuple(tensors)
@@ -60,44 +64,48 @@ class SecureSumsError(ProblemError):
         return SecureSumsError(self.name, self.tensors, option=option)
 
 
-def clear_sums(form: Any, slots: Sequence[Type], secure: Sequence[Sequence[Leaf]]) -> tuple[ClearSum, ...]:
-    """How each tensor of the secure slots is summed in the clear.
+def build_clear_sums(form: Any, slots: Sequence[Type], slot_leaves: Sequence[Sequence[Leaf]]) -> tuple[ClearSum, ...]:
+    """Returns the manifest's rules for summing the tensors of the secure slots in the clear.
 
     Args:
       form: The `MapReduceForm`.
       slots: The types of the three slots.
-      secure: The leaves of each.
+      slot_leaves: The leaves of each slot.
 
     Raises:
-      ProblemError: `plan_invalid`, for a tensor whose shape is not known.
+      ProblemError: `plan_invalid`, for a tensor of unknown shape.
     """
-    found: list[ClearSum] = []
-    for slot, tensors, (kind, computation_name) in zip(slots, secure, SECURE_SLOTS):
+    sums: list[ClearSum] = []
+    for slot, tensors, (kind, computation_name) in zip(slots, slot_leaves, SECURE_SLOTS):
         computation = getattr(form, computation_name)
         declared = computation.type_signature.result
-        values = run(computation, "value", to_leaves(declared, root="value"))
-        limits = _spread(slot, to_type(declared), iter([int(value) for value in values.values()]))
+        values = run_without_arguments(computation, value="value", result=type_leaves(declared, root="value"))
+        limits = _leaf_parameters(slot, to_type(declared), iter([int(value) for value in values.values()]))
         for (path, leaf), limit in zip(tensors, limits):
             if not isinstance(leaf, TensorType) or leaf.shape is None or None in leaf.shape:
                 raise ProblemError(ProblemType.PLAN_INVALID, f"{path} is summed securely, so its shape must be known")
             modulus = limit if kind == "secure_modular_sum" else None
-            top = _maximum(kind, limit)
-            found.append(
-                ClearSum(path=path, dtype=leaf.dtype, shape=leaf.shape, kind=kind, maximum=top, modulus=modulus)
+            maximum = _maximum(kind, limit)
+            sums.append(
+                ClearSum(path=path, dtype=leaf.dtype, shape=leaf.shape, kind=kind, maximum=maximum, modulus=modulus)
             )
-    return tuple(found)
+    return tuple(sums)
 
 
 def _maximum(kind: SecureKind, limit: int) -> Optional[int]:
+    """Returns the largest value of one client that a slot allows; None for a modular sum."""
     if kind == "secure_sum_bitwidth":
         return (1 << limit) - 1
     return limit if kind == "secure_sum" else None
 
 
-def _spread(slot: Type, declared: Type, values: Iterator[int]) -> list[int]:
-    """The parameter of every leaf of a slot: one parameter may stand for a whole structure."""
+def _leaf_parameters(slot: Type, declared: Type, values: Iterator[int]) -> list[int]:
+    """Returns the parameter of every leaf of a slot.
+
+    One parameter may apply to a whole structure.
+    """
     if isinstance(declared, StructType) and isinstance(slot, StructType):
         pairs = zip(slot.fields, declared.fields)
-        return [limit for inner, outer in pairs for limit in _spread(inner.type, outer.type, values)]
+        return [limit for inner, outer in pairs for limit in _leaf_parameters(inner.type, outer.type, values)]
     limit = next(values)
     return [limit] * len(list(leaves(slot, root="")))

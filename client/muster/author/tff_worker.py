@@ -1,7 +1,8 @@
-"""TFF's own execution, without the process that it leaves behind.
+"""Starts and ends TFF's worker process, so that it does not outlive this process.
 
-TFF runs computations in a child process (`worker_binary`) that outlives its parent and keeps the parent's stdout and stderr
-open, so that `python … | tee log` never ends. `start` launches it with neither; `shutdown`, also at exit, ends it by its id.
+TFF runs computations in a child process (`worker_binary`). Left alone, it outlives its parent and
+holds the parent's stdout and stderr open, so that `python … | tee log` never ends. `start` launches
+it without them; `shutdown`, which also runs at exit, ends it by its process id.
 """
 
 from __future__ import annotations
@@ -18,34 +19,43 @@ import tensorflow_federated as tff
 _STATE, _PARENT = 0, 1  # positions after the name in /proc/PID/stat
 
 
-class _Started:
-    """Whether `start` was called, and whether the end at exit is arranged: once is enough."""
+class _WorkerState:
+    """State of this module.
 
-    now = False
+    Attributes:
+      is_started: Whether `start` has run since the last `shutdown`.
+      ends_at_exit: Whether `shutdown` is registered to run at exit.
+    """
+
+    is_started = False
     ends_at_exit = False
 
 
 def start() -> None:
-    """Makes TFF's local C++ runtime the default context and launches its worker. A second call does nothing.
+    """Makes TFF's local C++ runtime the default context and launches its worker. Idempotent.
 
-    Call it before anything else runs natively: importing a user's module may already do that.
+    Call it before anything else uses TFF's runtime; importing a user's module may already do so.
     """
-    if _Started.now:
+    if _WorkerState.is_started:
         return
-    # TFF's test backend is the same runtime, and it also runs secure sums, in the clear, which the native one can't.
+    # TFF's test backend is the native runtime, and it also runs secure sums (in the clear), which
+    # the native backend does not.
     tff.backends.test.set_sync_test_cpp_execution_context()
-    nothing = tff.tensorflow.computation(lambda: 0)
-    # TFF hands `sys.stdout` and `sys.stderr` to the worker when the first computation runs.
+    constant = tff.tensorflow.computation(lambda: 0)
+    # TFF passes `sys.stdout` and `sys.stderr` to the worker when the first computation runs.
     with Path(os.devnull).open("w") as sink, contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        nothing()
-    _Started.now = True
-    if not _Started.ends_at_exit:
-        _Started.ends_at_exit = True
+        constant()
+    _WorkerState.is_started = True
+    if not _WorkerState.ends_at_exit:
+        _WorkerState.ends_at_exit = True
         atexit.register(shutdown)
 
 
 def seed_keras(seed: int) -> None:
-    """Seeds the generators that building a model draws from: Python's, numpy's and TensorFlow's. Imports Keras."""
+    """Seeds Python's, numpy's and TensorFlow's generators, from which Keras draws weights.
+
+    Imports Keras.
+    """
     import tensorflow as tf
 
     tf.keras.utils.set_random_seed(seed)
@@ -54,36 +64,40 @@ def seed_keras(seed: int) -> None:
 def shutdown() -> None:
     """Ends every worker that TFF has launched for this process, and waits for its end.
 
-    What runs natively afterwards makes TFF launch another, which ends when the process exits.
+    TFF launches another worker when its runtime is used again. It ends when the process exits.
     """
-    _Started.now = False
-    for worker in workers():
+    _WorkerState.is_started = False
+    for worker in worker_pids():
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(worker, signal.SIGKILL)
-            # Left for TFF to reap, whose own clean-up signals this id and must not hit a stranger.
+            # WNOWAIT leaves it for TFF to reap. TFF's clean-up signals this id, which therefore
+            # must not be reused by another process.
             os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
 
 
 @contextlib.contextmanager
 def running() -> Iterator[None]:
-    """TFF's runtime for the length of a `with` block; one that runs already is left running."""
-    mine = not _Started.now
+    """Provides TFF's runtime during a `with` block. A runtime that runs already is not ended."""
+    is_owner = not _WorkerState.is_started
     start()
     try:
         yield
     finally:
-        if mine:
+        if is_owner:
             shutdown()
 
 
-def workers() -> set[int]:
-    """The ids of this process's own `worker_binary` children that live. TFF's wheel is for Linux alone, so /proc is there."""
-    found = set()
+def worker_pids() -> set[int]:
+    """Returns the ids of this process's running `worker_binary` children.
+
+    Reads /proc, which always exists since TFF's wheel is for Linux only.
+    """
+    pids = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            # pid (name) state parent …; the name may hold spaces and brackets: proc_pid_stat(5).
+            # pid (name) state parent …; the name may contain spaces and brackets: proc_pid_stat(5).
             head, _, tail = stat.read_text().rpartition(")")
             fields = tail.split()
             if head.endswith("(worker_binary") and int(fields[_PARENT]) == os.getpid() and fields[_STATE] != "Z":
-                found.add(int(stat.parent.name))
-    return found
+                pids.add(int(stat.parent.name))
+    return pids

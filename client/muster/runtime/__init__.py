@@ -1,7 +1,7 @@
 """Runs a plan with plain TensorFlow, and folds updates with numpy. No TFF.
 
-Importing this package, `muster.runtime.fold` or `muster.runtime.data` loads no TensorFlow; the first use of `Runtime`
-does (`tensorflow>=2.14`, the extra `muster-fl[tensorflow]`).
+Importing this package, `muster.runtime.fold` or `muster.runtime.data` loads no TensorFlow; the
+first use of `Runtime` does (`tensorflow>=2.14`, the extra `muster-fl[tensorflow]`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Runs calls that end after a time limit, at an event or at Ctrl-C, even while TensorFlow is busy.
 
-TensorFlow blocks a thread until its graph has run, and Python delivers signals only to the main thread, between its
-instructions. So a graph runs in a daemon thread, and its caller waits where signals reach it. A call that must end
-cancels the graph; a kernel that can't be canceled is abandoned with its thread, and the caller continues.
+TensorFlow blocks a thread until its graph has run, and Python delivers signals only to the main
+thread, between its instructions. So a graph runs in a daemon thread, and its caller waits where
+signals reach it. A call that must end cancels the graph; a kernel that can't be canceled is
+abandoned with its thread, and the caller continues.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Callable, Generic, Optional, TypeVar, cast
 from muster.wire.problems import TimeLimitError
 
 _Result = TypeVar("_Result")
-_abandoned: list[threading.Event] = []  # set when an abandoned call ends
-_POLL = 0.05  # seconds between polls of the caller's event, and of signals on Windows
-_GRACE = 0.25  # seconds for a canceled graph to end by itself
+_abandoned: list[threading.Event] = []  # one for each abandoned call, set when the call ends
+_POLL_INTERVAL = 0.05  # seconds between polls of the caller's event, and of signals on Windows
+_GRACE_PERIOD = 0.25  # seconds for a canceled graph to end by itself
 
 
 class CancelledError(Exception):
@@ -50,7 +51,10 @@ class Cancellation:
         return None if self.until is None else max(0.0, self.until - time.monotonic())
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Registers a callback for the cancellation, called at once if the call is canceled. It must not block."""
+        """Registers a callback for the cancellation, called at once if the call is canceled.
+
+        It must not block.
+        """
         with self._lock:
             if not self._cancelled:
                 self._callbacks.append(callback)
@@ -77,7 +81,7 @@ class _Running(Generic[_Result]):
 
     def __init__(self, function: Callable[[Cancellation], _Result], cancellation: Cancellation, *, name: str) -> None:
         self._function = function
-        self._cancellation = cancellation
+        self.cancellation = cancellation
         self.done = threading.Event()
         self.error: Optional[BaseException] = None
         self.result: Optional[_Result] = None
@@ -85,7 +89,7 @@ class _Running(Generic[_Result]):
 
     def _run(self) -> None:
         try:
-            self.result = self._function(self._cancellation)
+            self.result = self._function(self.cancellation)
         except BaseException as error:  # noqa: BLE001  raised again in the caller's thread
             self.error = error
         finally:
@@ -94,23 +98,23 @@ class _Running(Generic[_Result]):
     def abandon(self) -> None:
         """Cancels the function and waits briefly for its end."""
         # In a separate thread: closing a session may wait for a kernel that is stuck in it.
-        threading.Thread(target=self._cancellation.cancel, name="muster cancel", daemon=True).start()
-        if not self.done.wait(_GRACE):
+        threading.Thread(target=self.cancellation.cancel, name="muster cancel", daemon=True).start()
+        if not self.done.wait(_GRACE_PERIOD):
             _abandoned.append(self.done)
 
 
 def abandoned_calls() -> int:
     """Returns the number of abandoned calls of this process that are still running.
 
-    Each occupies a processor until its graph ends, perhaps forever: TensorFlow can't interrupt a loop within a
-    `tf.function`. A server process should then be replaced; a process that exits should call `os._exit`, which does not
-    wait for threads.
+    Each occupies a processor until its graph ends, perhaps forever: TensorFlow can't interrupt a
+    loop within a `tf.function`. A server process should then be replaced; a process that exits
+    should call `os._exit`, which does not wait for threads.
     """
     _abandoned[:] = [done for done in _abandoned if not done.is_set()]
     return len(_abandoned)
 
 
-def call(
+def run_in_thread(
     function: Callable[[Cancellation], _Result],
     *,
     name: str,
@@ -134,55 +138,58 @@ def call(
       BaseException: raised by the function, or by a signal handler during the wait.
     """
     if stop is not None and stop.is_set():
-        raise stopped(name)
+        raise cancelled_error(name)
     running = _Running(function, Cancellation(seconds=seconds), name=name)
     try:
-        ending = _wait(running, stop, name=name)
-    except BaseException:  # a signal's handler raised: KeyboardInterrupt, mostly
+        early_end = _wait(running, stop, name=name)
+    except BaseException:  # raised by a signal handler, mostly KeyboardInterrupt
         running.abandon()
         raise
-    if ending is not None:
+    if early_end is not None:
         running.abandon()
-        raise ending
+        raise early_end
     if running.error is not None:
         raise running.error
     return cast(_Result, running.result)
 
 
 def _wait(running: _Running[_Result], stop: Optional[threading.Event], *, name: str) -> Optional[Exception]:
-    """Waits for the end of a call. Returns the error that ended it early, or None if it ended by itself."""
-    cancellation = running._cancellation  # noqa: SLF001  of this module
+    """Waits for the end of a call.
+
+    Returns the error that ended it early, or None if it ended by itself.
+    """
+    cancellation = running.cancellation
     while True:
         remaining = cancellation.remaining()
-        if running.done.wait(_POLL if remaining is None else min(_POLL, remaining)):
+        if running.done.wait(_POLL_INTERVAL if remaining is None else min(_POLL_INTERVAL, remaining)):
             return None
         if stop is not None and stop.is_set():
-            return stopped(name)
+            return cancelled_error(name)
         if remaining == 0.0:
-            return late(name, cancellation.seconds)
+            return time_limit_error(name, cancellation.seconds)
 
 
 @contextmanager
-def turn(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
-    """Holds a lock during a block. The wait for it is interruptible by signals and by `stop`.
+def hold_lock(lock: threading.Lock, *, name: str, stop: Optional[threading.Event] = None) -> Iterator[None]:
+    """Holds a lock during a `with` block. Signals and `stop` interrupt the wait for it.
 
     Raises:
       CancelledError: `stop` was set while another call held the lock.
     """
-    while not lock.acquire(timeout=_POLL):
+    while not lock.acquire(timeout=_POLL_INTERVAL):
         if stop is not None and stop.is_set():
-            raise stopped(name)
+            raise cancelled_error(name)
     try:
         yield
     finally:
         lock.release()
 
 
-def late(name: str, seconds: Optional[float]) -> TimeLimitError:
+def time_limit_error(name: str, seconds: Optional[float]) -> TimeLimitError:
     """Returns the error of a stage that has reached its time limit."""
     return TimeLimitError(f"The plan's {name} took longer than it may ({seconds:g} s) and was stopped")
 
 
-def stopped(name: str) -> CancelledError:
+def cancelled_error(name: str) -> CancelledError:
     """Returns the error of a stage that its caller has stopped."""
     return CancelledError(f"The plan's {name} was stopped before it had a result")

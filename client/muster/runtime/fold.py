@@ -1,8 +1,8 @@
-"""The fold: many updates into one accumulator, in place, with numpy wherever the plan proves that it may.
+"""Folds updates into an accumulator, in place, with numpy wherever the plan's fold rules allow it.
 
-A sum, a maximum or a minimum goes straight into the accumulator's memory. Tensors for which a plan needs its own graphs
-(`FoldKind.TENSORFLOW`), and they alone, are computed by `accumulate` and `merge`. Sums in the clear are numpy either way:
-int64, every update checked at both ends first. This module never imports TensorFlow by itself.
+Sums, maxima and minima are computed in the accumulator's memory. Only tensors whose rule is
+`FoldKind.TENSORFLOW` are computed by the plan's graphs `accumulate` and `merge`. Sums in the clear
+always use numpy, in int64, after a check of each update's range. This module imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import numpy as np
 
-from muster.runtime.norms import pieces_of, scaled, scales
-from muster.runtime.values import Array, check_tensors, describe_array, fits
+from muster.runtime.norms import is_scaled, iter_slices, scale
+from muster.runtime.values import Array, check_tensors, describe_array, shape_fits
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest
 from muster.wire.problems import FieldError, ProblemError, ProblemType
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from muster.runtime.stages import Runtime
 
 _INT64_MAX = int(np.iinfo(np.int64).max)
-_MAPPED = 1 << 18  # bytes from which an array gets pages of its own
-_PRIVATE: dict[str, Any] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}  # Windows knows no other
+_MIN_MAPPED_SIZE = 1 << 18  # bytes; larger arrays are mapped separately
+# On Windows, anonymous maps are always private.
+_PRIVATE_MAP: dict[str, Any] = {"flags": mmap.MAP_PRIVATE} if hasattr(mmap, "MAP_PRIVATE") else {}
 _UFUNCS: dict[FoldKind, np.ufunc] = {
     FoldKind.SUM: np.add,
     FoldKind.MAXIMUM: np.maximum,
@@ -35,11 +36,12 @@ _UFUNCS: dict[FoldKind, np.ufunc] = {
 
 @dataclass(frozen=True)
 class Folded:
-    """An accumulator's tensors, as the stages take them apart.
+    """Tensors of an accumulator, separated by the stage that takes them.
 
     Attributes:
-      accumulator: What `report` takes, by the names of `manifest.accumulator`.
-      clear_sums: What `update` takes beside the aggregate, int64, by the names of `manifest.clear_sums`.
+      accumulator: The input of `report`, by the names of `manifest.accumulator`.
+      clear_sums: The sums that `update` takes beside the aggregate, int64, by the names of
+        `manifest.clear_sums`.
     """
 
     accumulator: dict[str, Array]
@@ -47,13 +49,23 @@ class Folded:
 
 
 class Fold:
-    """How the updates of one plan fold.
+    """Folding rules of one plan, ready for use.
 
     Args:
-      manifest: The plan's.
-      zero: The empty accumulator by name (`Plan.zero()`); it is copied, never written to. None where `manifest.sums_alone`: then
-        it is all zeros, and a plan's parts need not be in memory for it.
-      tensorflow: Gives the plan's `Runtime`; asked once, and only where `manifest.folds_with_tensorflow`.
+      manifest: The plan's manifest.
+      zero: The empty accumulator by name (`Plan.zero()`). It is copied and never written to. May be
+        None if `manifest.sums_alone`: the accumulator then starts with zeros, and the plan's parts
+        need not be in memory.
+      tensorflow: Returns the plan's `Runtime`. Called once, and only if
+        `manifest.folds_with_tensorflow`.
+
+    Attributes:
+      steps: The numpy steps: a tensor of the accumulator, its tensor of the update, the function.
+      unproven: The tensors of the accumulator that only the plan's graphs can fold.
+      runtime: The plan's runtime; None if numpy alone suffices.
+
+    Raises:
+      ValueError: `zero` or `tensorflow` is missing, but the plan needs it.
     """
 
     def __init__(
@@ -65,7 +77,7 @@ class Fold:
     ) -> None:
         self.manifest = manifest
         if zero is None and not manifest.sums_alone:
-            raise ValueError(f"plan {manifest.name!r} folds with more than sums: give its zero")
+            raise ValueError(f"plan {manifest.name!r} does not fold with sums alone: pass its `zero`")
         self._zero = zero and check_tensors(zero, manifest.accumulator, what="zero", problem=ProblemType.PLAN_INVALID)
         self.steps = [
             (rule.path, rule.update or "", _UFUNCS[rule.kind]) for rule in manifest.folds if rule.kind in _UFUNCS
@@ -75,28 +87,31 @@ class Fold:
         if manifest.folds_with_tensorflow:
             if tensorflow is None:
                 raise ValueError(
-                    f"plan {manifest.name!r} folds with TensorFlow: give `tensorflow`, which makes its Runtime"
+                    f"plan {manifest.name!r} folds with TensorFlow: pass `tensorflow`, which returns its Runtime"
                 )
             self.runtime = tensorflow()
 
     def start(self) -> Accumulator:
-        """A new accumulator that holds the zero."""
+        """Returns a new accumulator that holds the zero."""
         return Accumulator(self)
 
     def empty(self) -> dict[str, Array]:
-        """A zero in memory of its own, by the names of `manifest.accumulator`."""
+        """Returns a copy of the zero in separate memory, by the names of `manifest.accumulator`."""
         if self._zero is None:
             return {
                 spec.path: zeros(tuple(size or 0 for size in spec.shape or ()), spec.dtype.numpy)
                 for spec in self.manifest.accumulator
             }
-        return {name: _copied(value) for name, value in self._zero.items()}
+        return {name: _copy(value) for name, value in self._zero.items()}
 
     def split(self, tensors: Mapping[str, Any]) -> Folded:
-        """Takes an accumulator's tensors apart, for `report` and `update`.
+        """Separates an accumulator's tensors into the inputs of `report` and `update`.
+
+        Args:
+          tensors: The tensors of an accumulator (`Accumulator.tensors`).
 
         Raises:
-          ProblemError: `update_invalid`, if they are not what `Accumulator.tensors` gives.
+          ProblemError: `update_invalid`, if a tensor does not match the manifest.
         """
         clear_names = {item.path for item in self.manifest.clear_sums}
         plain = {name: value for name, value in tensors.items() if name not in clear_names}
@@ -104,14 +119,14 @@ class Fold:
         checked = check_tensors(plain, self.manifest.accumulator, what="partial", problem=ProblemType.UPDATE_INVALID)
         for item in self.manifest.clear_sums:
             value = sums.get(item.path)
-            if value is None or value.dtype != np.int64 or not fits(value.shape, item.shape):
-                found = "nothing" if value is None else describe_array(value)
-                raise _refused(item.path, f"expected the sum as int64, got {found}")
+            if value is None or value.dtype != np.int64 or not shape_fits(value.shape, item.shape):
+                actual = "nothing" if value is None else describe_array(value)
+                raise _invalid_update(item.path, f"expected the sum as int64, got {actual}")
         return Folded(accumulator=checked, clear_sums={item.path: sums[item.path] for item in self.manifest.clear_sums})
 
 
 class Accumulator:
-    """A running fold. Not for several threads at once. An update that is refused leaves no trace in it."""
+    """Running fold of updates. Not thread-safe. A rejected update leaves no trace in it."""
 
     def __init__(self, fold: Fold) -> None:
         self._fold = fold
@@ -123,19 +138,24 @@ class Accumulator:
 
     @property
     def aliases(self) -> bool:
-        """Whether its tensors may be the memory of an update: a graph that passes a tensor through hands back what it was fed."""
+        """True if its tensors may share memory with an update.
+
+        A graph that passes a tensor through returns the memory that it was fed.
+        """
         return self._fold.runtime is not None
 
     def add(self, tensors: Mapping[str, Any], *, factor: float = 1.0) -> None:
-        """Folds one update in, without a copy of it (of one that is scaled and folds with TensorFlow: with one).
+        """Adds one update, without a copy unless it is scaled and folds with TensorFlow.
 
         Args:
-          tensors: By the names of `manifest.update`, dtypes and shapes as declared there.
-          factor: What its floating-point tensors of one dimension or more are multiplied by on the way
-            (`muster.runtime.norms`), rounded to their dtype.
+          tensors: The update by the names of `manifest.update`, with the declared dtypes and
+            shapes.
+          factor: Factor of the tensors that count in the norm (`muster.runtime.norms.is_scaled`);
+            the products are rounded to the tensors' dtypes.
 
         Raises:
-          ProblemError: `update_invalid`, if a tensor does not match, or a sum in the clear is out of its range.
+          ProblemError: `update_invalid`, if a tensor does not match, or a sum in the clear is out
+            of its range.
         """
         manifest = self._fold.manifest
         update = check_tensors(tensors, manifest.update, what="update", problem=ProblemType.UPDATE_INVALID)
@@ -145,8 +165,8 @@ class Accumulator:
         if self._fold.runtime is not None:
             plain = {name: value for name, value in update.items() if name not in self._clear}
             if factor != 1.0:
-                plain = {name: scaled(value, factor) if scales(value) else value for name, value in plain.items()}
-            self._take(self._fold.runtime.accumulate(self._plain, plain, only=self._fold.unproven))
+                plain = {name: scale(value, factor) if is_scaled(value) else value for name, value in plain.items()}
+            self._set_computed(self._fold.runtime.accumulate(self._plain, plain, only=self._fold.unproven))
         with np.errstate(all="ignore"):  # integers wrap and floats overflow to infinity, as in TensorFlow
             for path, source, combine in self._fold.steps:
                 _combine(self._plain[path], combine, update[source], factor=factor)
@@ -154,10 +174,10 @@ class Accumulator:
             self._add_clear(item, update[item.path])
 
     def merge(self, tensors: Mapping[str, Any]) -> None:
-        """Folds another accumulator in.
+        """Adds another accumulator.
 
         Args:
-          tensors: What its `tensors` gave.
+          tensors: The tensors of the other accumulator (`Accumulator.tensors`).
 
         Raises:
           ProblemError: `update_invalid`, if a tensor does not match.
@@ -166,7 +186,7 @@ class Accumulator:
         for item in self._fold.manifest.clear_sums:
             self._check_overflow(item, other.clear_sums[item.path])
         if self._fold.runtime is not None:
-            self._take(self._fold.runtime.merge(self._plain, other.accumulator, only=self._fold.unproven))
+            self._set_computed(self._fold.runtime.merge(self._plain, other.accumulator, only=self._fold.unproven))
         with np.errstate(all="ignore"):
             for path, _, combine in self._fold.steps:
                 _combine(self._plain[path], combine, other.accumulator[path])
@@ -174,66 +194,74 @@ class Accumulator:
             self._add_clear(item, other.clear_sums[item.path])
 
     def tensors(self) -> dict[str, Array]:
-        """The accumulator's own memory, by name: `manifest.accumulator`, then the sums in the clear as int64."""
+        """Returns the accumulator's own memory by name, not a copy.
+
+        The tensors of `manifest.accumulator`, then the sums in the clear as int64.
+        """
         return {**self._plain, **self._clear}
 
-    def _take(self, computed: Mapping[str, Array]) -> None:
-        """Takes what the graphs computed from the accumulator as it was, before anything is added to the rest of it in place."""
+    def _set_computed(self, computed: Mapping[str, Array]) -> None:
+        """Stores the tensors that the graphs computed from the accumulator.
+
+        Called before numpy changes the other tensors in place.
+        """
         for path, value in computed.items():
-            # TensorFlow may hand back the very memory that it was fed, where a graph passes a tensor through.
+            # TensorFlow may return the memory that it was fed, if a graph passes a tensor through.
             self._plain[path] = np.array(value) if self._fold.steps else value
 
     def _check_overflow(self, item: ClearSum, value: Array) -> None:
-        held = self._clear[item.path]
-        if item.modulus is None and held.size and int(held.max()) + int(value.max()) > _INT64_MAX:
-            raise _refused(item.path, "the sum would not fit int64; give the secure sum a smaller maximum")
+        total = self._clear[item.path]
+        if item.modulus is None and total.size and int(total.max()) + int(value.max()) > _INT64_MAX:
+            raise _invalid_update(item.path, "the sum would not fit int64; give the secure sum a smaller maximum")
 
     def _add_clear(self, item: ClearSum, value: Array) -> None:
         target = self._clear[item.path]
-        # Said, since numpy would add int64 and uint64 as float64.
+        # An explicit dtype: numpy would add int64 and uint64 as float64.
         np.add(target, value, out=target, dtype=np.int64, casting="unsafe")
         if item.modulus is not None:
             np.mod(target, item.modulus, out=target)
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Zeros, in memory that goes back to the system as soon as nothing holds them.
+    """Returns an array of zeros whose memory returns to the system when the array is freed.
 
-    The C library keeps what large arrays leave behind, for each thread that made some: many models' worth, in a server.
+    The C library's allocator would retain the memory of large arrays, for each thread that created
+    some. In a server this adds up to the size of many models.
     """
     count = math.prod(shape)
-    if count * dtype.itemsize < _MAPPED or dtype.hasobject:
+    if count * dtype.itemsize < _MIN_MAPPED_SIZE or dtype.hasobject:
         return np.zeros(shape, dtype)
-    pages = mmap.mmap(-1, count * dtype.itemsize, **_PRIVATE)
+    pages = mmap.mmap(-1, count * dtype.itemsize, **_PRIVATE_MAP)
     return np.frombuffer(pages, dtype, count).reshape(shape)
 
 
-def _copied(value: Array) -> Array:
+def _copy(value: Array) -> Array:
     copy = zeros(value.shape, value.dtype)
     copy[...] = value
     return copy
 
 
 def _combine(target: Array, combine: np.ufunc, value: Array, *, factor: float = 1.0) -> None:
-    if factor == 1.0 or not scales(value):
+    """Combines `value`, multiplied by `factor`, into `target` in place."""
+    if factor == 1.0 or not is_scaled(value):
         combine(target, value, target)
         return
-    for into, piece in pieces_of(target, value):
-        combine(into, scaled(piece, factor), out=into)
+    for target_slice, value_slice in iter_slices(target, value):
+        combine(target_slice, scale(value_slice, factor), out=target_slice)
 
 
 def _check_range(value: Array, item: ClearSum) -> None:
-    top = item.modulus - 1 if item.modulus is not None else item.maximum
+    """Raises `update_invalid` if a value of a sum in the clear is outside its declared range."""
+    upper = item.modulus - 1 if item.modulus is not None else item.maximum
     if not value.size:
         return
-    least, most = int(value.min()), int(value.max())
-    if least < item.minimum or (top is not None and most > top):
-        raise _refused(
-            item.path, f"holds {least} to {most}; {item.kind} allows {item.minimum} to {'any' if top is None else top}"
-        )
+    smallest, largest = int(value.min()), int(value.max())
+    if smallest < item.minimum or (upper is not None and largest > upper):
+        allowed = f"{item.kind} allows {item.minimum} to {'any' if upper is None else upper}"
+        raise _invalid_update(item.path, f"holds {smallest} to {largest}; {allowed}")
 
 
-def _refused(path: str, reason: str) -> ProblemError:
+def _invalid_update(path: str, reason: str) -> ProblemError:
     return ProblemError(
         ProblemType.UPDATE_INVALID,
         f"The update does not match the plan: {path}: {reason}",

@@ -1,4 +1,4 @@
-"""One computation of a plan as a TensorFlow graph in a session of its own. Imports TensorFlow."""
+"""Runs one stage of a plan as a TensorFlow graph in separate sessions. Imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-from muster.runtime.calls import Cancellation, call, late, stopped
+from muster.runtime.calls import Cancellation, cancelled_error, run_in_thread, time_limit_error
 from muster.runtime.data import Elements
 from muster.runtime.paths import element_leaves
 from muster.runtime.values import Array
@@ -24,30 +24,39 @@ from muster.wire.dtypes import DType
 from muster.wire.manifest import Binding, SequenceBinding, Stage, TensorBinding
 from muster.wire.problems import ProblemError, ProblemType
 
-_PREFIX = "plan"  # apart from the nodes that feed the data sets
-# Operations that TensorFlow marks stateful because they call functions. The functions' operations are checked
-# themselves.
+_PREFIX = "plan"  # of the plan's nodes, so that they don't collide with those that feed the data sets
+# Operations that TensorFlow marks stateful because they call functions. The operations of these
+# functions are checked separately.
 _CALLERS = frozenset({"StatefulPartitionedCall", "If", "While", "Case", "For"})
 
 
 class StageGraph:
-    """Graph, loaded once, that runs for any number of inputs and from several threads.
+    """Graph of a stage, loaded once, that runs for any number of inputs and from several threads.
 
-    Variables, tables and data sets live in a session. Each run has a separate session, so that no state carries over to
-    the next one. A session is reused only if no operation of the graph can hold state.
+    Variables, tables and data sets live in a session. Each run has a separate session, so that no
+    state carries over to the next one. A session is reused only if no operation of the graph can
+    hold state.
 
-    The meta optimizer is off, as in TFF's own equivalence tests: it conflicts with the duplicate functions of merged
-    graphs.
+    The meta optimizer is off, as in TFF's own equivalence tests: it conflicts with the duplicate
+    functions of merged graphs.
+
+    Args:
+      graph_def: The `GraphDef`.
+      stage: The stage, as the manifest describes it.
+      name: The stage's name, for errors.
+      data_sets: The data sets of an earlier graph of the same stage; None to create them.
+
+    Raises:
+      ProblemError: `plan_invalid`, if TensorFlow can't load the graph or a bound output is missing.
     """
 
-    def __init__(self, graph_def: Any, *, stage: Stage, name: str, sources: Optional[Sources] = None) -> None:
-        """Loads the graph. `sources` are those of an earlier graph of the same stage, if there is one."""
+    def __init__(self, graph_def: Any, *, stage: Stage, name: str, data_sets: Optional[StageDataSets] = None) -> None:
         self._name = name
         self._stage = stage
         self._graph = tf.Graph()
-        self._sources = Sources(stage) if sources is None else sources
+        self._data_sets = StageDataSets(stage) if data_sets is None else data_sets
         with self._graph.as_default():
-            input_map = self._sources.load()
+            input_map = self._data_sets.load()
             try:
                 tf.import_graph_def(graph_def, input_map=input_map, name=_PREFIX)
             except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -71,7 +80,7 @@ class StageGraph:
         """Runs the computation on fresh variables, in a separate thread.
 
         Args:
-          inputs: The tensors of each input value by name, checked already.
+          inputs: The tensors of each input value by name, already checked.
           sequences: The elements of the data sets, by name.
           seconds: The time limit; None: none.
           stop: Ends the run when it is set.
@@ -86,7 +95,7 @@ class StageGraph:
           ProblemError: `computation_failed`, if the graph fails.
           Exception: raised by reading a data set.
         """
-        return call(
+        return run_in_thread(
             lambda cancellation: self.execute(inputs, sequences=sequences, only=only, cancellation=cancellation),
             name=self._name,
             seconds=seconds,
@@ -114,14 +123,16 @@ class StageGraph:
                 if isinstance(binding, TensorBinding)
             }
             readers = {
-                path: _Reader((sequences or {})[path], cancellation, name=self._name) for path in self._sources.paths
+                path: _ElementReader((sequences or {})[path], cancellation, name=self._name)
+                for path in self._data_sets.paths
             }
         except KeyError as error:
             raise ProblemError(
                 ProblemType.PLAN_INVALID,
-                f"The plan's {self._name} can't be used: it takes {error.args[0]}, which the plan does not give it. Build the plan anew.",
+                f"The plan's {self._name} can't be used: it takes {error.args[0]}, which the plan does not provide. "
+                "Build the plan anew.",
             ) from error
-        tokens = self._sources.register(readers)
+        tokens = self._data_sets.register(readers)
         feeds.update(tokens)
         try:
             fetched = self._fetch(feeds, outputs, cancellation)
@@ -130,14 +141,14 @@ class StageGraph:
                 if reader.error is not None:
                     raise reader.error from None
             if isinstance(error, tf.errors.DeadlineExceededError) and cancellation.remaining() == 0.0:
-                raise late(self._name, cancellation.seconds) from None
+                raise time_limit_error(self._name, cancellation.seconds) from None
             raise ProblemError(
                 ProblemType.COMPUTATION_FAILED, f"The plan's {self._name} failed: {_reason(error.message)}"
             ) from error
         finally:
-            self._sources.unregister(tokens)
+            self._data_sets.unregister(tokens)
         return {
-            value: {binding.path: _as_array(got, binding.dtype) for binding, got in zip(bindings, fetched[value])}
+            value: {binding.path: _as_array(tensor, binding.dtype) for binding, tensor in zip(bindings, fetched[value])}
             for value, bindings in outputs.items()
         }
 
@@ -148,13 +159,14 @@ class StageGraph:
         cancellation: Cancellation,
     ) -> Any:
         fetches = {value: [_tensor(binding) for binding in bindings] for value, bindings in outputs.items()}
-        session = self._take()
+        session = self._acquire_session()
         try:
             cancellation.on_cancel(session.close)
-            for what in ([f"{_PREFIX}/{self._stage.initialize}"] if self._stage.initialize else []) + [fetches]:
+            initializers = [f"{_PREFIX}/{self._stage.initialize}"] if self._stage.initialize else []
+            for step in [*initializers, fetches]:
                 if cancellation.cancelled:
-                    raise stopped(self._name)
-                fetched = session.run(what, feeds, options=_options(cancellation.remaining()))
+                    raise cancelled_error(self._name)
+                fetched = session.run(step, feeds, options=_options(cancellation.remaining()))
         finally:
             if cancellation.release() and self._idle is not None:
                 self._idle.append(session)
@@ -165,23 +177,23 @@ class StageGraph:
     def _check_outputs(self) -> None:
         for binding in itertools.chain.from_iterable(self._stage.outputs.values()):
             try:
-                found = self._graph.get_tensor_by_name(_tensor(binding)).dtype
+                dtype = self._graph.get_tensor_by_name(_tensor(binding)).dtype
             except (KeyError, ValueError):
-                found = None
-            if found != tf.as_dtype(binding.dtype.value):
+                dtype = None
+            if dtype != tf.as_dtype(binding.dtype.value):
                 raise ProblemError(
                     ProblemType.PLAN_INVALID,
-                    f"The plan's {self._name} can't be used: its graph has no {binding.dtype.value} tensor {binding.tensor}, which the "
-                    f"manifest names for {binding.path}. Build the plan anew.",
+                    f"The plan's {self._name} can't be used: its graph has no {binding.dtype.value} tensor "
+                    f"{binding.tensor}, which the manifest names for {binding.path}. Build the plan anew.",
                 )
 
-    def _take(self) -> tf.compat.v1.Session:
+    def _acquire_session(self) -> tf.compat.v1.Session:
         try:
-            return self._idle.pop() if self._idle else self._open()
-        except IndexError:  # another thread was faster
-            return self._open()
+            return self._idle.pop() if self._idle else self._open_session()
+        except IndexError:  # another thread took the last one
+            return self._open_session()
 
-    def _open(self) -> tf.compat.v1.Session:
+    def _open_session(self) -> tf.compat.v1.Session:
         # Separate threads: a stuck graph blocks no other.
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True, use_per_session_threads=True)
         config.graph_options.rewrite_options.disable_meta_optimizer = True
@@ -189,7 +201,7 @@ class StageGraph:
 
 
 def holds_state(graph_def: Any) -> bool:
-    """Returns whether a graph has an operation that may hold state between two runs of a session."""
+    """Returns whether a graph has an operation that may hold state between two runs."""
     nodes = itertools.chain(graph_def.node, *(function.node_def for function in graph_def.library.function))
     functions = {function.signature.name for function in graph_def.library.function}
     return any(_is_stateful(op) for op in {node.op for node in nodes} - functions)
@@ -208,8 +220,13 @@ def _tensor(binding: Binding) -> str:
     return f"{_PREFIX}/{binding.tensor}"
 
 
-class _Reader:
-    """One call's elements. Keeps what reading them raised, since a session hands on no more than its text."""
+class _ElementReader:
+    """Reader of one call's elements.
+
+    Attributes:
+      error: The exception that reading raised; None if there was none. A session passes on only
+        its text.
+    """
 
     def __init__(self, elements: Elements, cancellation: Cancellation, *, name: str) -> None:
         self._elements = elements
@@ -228,25 +245,27 @@ class _Reader:
                 self.error = error
             raise
         finally:
-            # Not left to the garbage collector: the error's traceback refers to the generator.
+            # The garbage collector would not close it: the error's traceback refers to the
+            # generator.
             if isinstance(elements, Generator):
                 elements.close()
 
     def _check(self) -> None:
         if self._cancellation.cancelled:
-            raise stopped(self._name)
+            raise cancelled_error(self._name)
         if self._cancellation.remaining() == 0.0:
-            raise late(self._name, self._cancellation.seconds)
+            raise time_limit_error(self._name, self._cancellation.seconds)
 
 
-class Sources:
-    """Data sets of a stage, as nodes of a graph. At run time each reads from the reader that a fed token names.
+class StageDataSets:
+    """Data sets of a stage, as nodes of a graph.
 
-    They are traced once, in a separate graph, which is loaded into every graph of the stage.
+    Each run feeds a token for every data set, which identifies the reader of its elements. The data
+    sets are traced once, in a separate graph, which is loaded into every graph of the stage.
     """
 
     def __init__(self, stage: Stage) -> None:
-        self._readers: dict[int, _Reader] = {}
+        self._readers: dict[int, _ElementReader] = {}
         self._next = itertools.count()
         self._tensors: dict[str, tuple[str, str, str]] = {}  # path: the plan's tensor, the token, the variant
         self._graph = tf.Graph()  # referenced here, since it owns the Python functions that its nodes call
@@ -262,12 +281,15 @@ class Sources:
         return self._tensors
 
     def load(self) -> dict[str, Any]:
-        """Loads the data sets into the default graph. Returns the replacements of the plan's tensors, by name."""
+        """Loads the data sets into the default graph.
+
+        Returns the replacements of the plan's tensors, by name.
+        """
         names = [variant for _, _, variant in self._tensors.values()]
         variants = tf.import_graph_def(self._graph_def, return_elements=names, name="") if names else []
         return {tensor: variant for (tensor, _, _), variant in zip(self._tensors.values(), variants)}
 
-    def register(self, readers: Mapping[str, _Reader]) -> dict[str, int]:
+    def register(self, readers: Mapping[str, _ElementReader]) -> dict[str, int]:
         """Registers the readers of one run. Returns the feeds."""
         feeds = {}
         for path, reader in readers.items():
@@ -295,10 +317,10 @@ class Sources:
 
 
 def load_graph(data: bytes) -> Any:
-    """The `GraphDef` in `data`.
+    """Parses a serialized graph to TensorFlow's `GraphDef`.
 
     Raises:
-      ProblemError: `plan_invalid`.
+      ProblemError: `plan_invalid`, if it can't be parsed.
     """
     from google.protobuf.message import DecodeError
 
@@ -321,7 +343,10 @@ def _as_array(value: Any, dtype: DType) -> Array:
 
 
 def _reason(message: str) -> str:
-    """The line of TensorFlow's message that says what went wrong, without the heading and the places."""
+    """Returns the line of TensorFlow's message that states the error.
+
+    Headings and positions are skipped.
+    """
     noise = ("Graph execution error", "Detected at node", "File ", "Node: ", "[[", "Original stack trace")
     lines = [line.strip() for line in message.splitlines()]
     return next((line for line in lines if line and not line.startswith(noise)), message.strip())

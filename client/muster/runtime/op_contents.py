@@ -1,7 +1,9 @@
-"""Checks operations that are harmless only with certain inputs or attributes. Imports no TensorFlow.
+"""Checks operations that are harmless only with certain inputs or attributes.
 
-An input counts as constant only if the graph itself holds the constant. `graph_check` ensures that no binding of a plan
-feeds a value over a constant.
+Imports no TensorFlow.
+
+An input counts as constant only if the graph itself holds the constant. `graph_check` ensures that
+no binding of a plan feeds a value over a constant.
 """
 
 from __future__ import annotations
@@ -24,17 +26,17 @@ _STRING = 7  # DataType.DT_STRING
 _LOCAL_DESCRIPTORS = (b"", b"local://")
 _EXECUTORS = (b"", b"DEFAULT", b"SINGLE_THREADED_EXECUTOR")
 _ENCODING = re.compile(rb"[A-Za-z0-9_.:,=+ -]{1,64}")
-_NOT_GIVEN = b"(not given here)"
+_UNKNOWN_VALUE = b"(set by the caller)"
 
-# How a node's input names another node's first output: `node:output:0` in a function (a bare name is an argument
-# there), `node` or `node:0` in a graph.
+# How a node's input names another node's first output: `node:output:0` in a function (a bare name
+# is an argument there), `node` or `node:0` in a graph.
 _IN_FUNCTION = re.compile(r"([^:^]+):output:0")
 _IN_GRAPH = re.compile(r"([^:^]+)(?::0)?")
 
 
 @dataclass(frozen=True)
 class Body:
-    """Nodes of a graph, or of one function in its library (then `function` is its name), by name."""
+    """Nodes of a graph, or of the function named `function` in its library, by name."""
 
     function: str
     nodes: Mapping[str, Any]
@@ -51,7 +53,7 @@ class Body:
 
 
 def check_contents(node: Any, body: Body) -> Optional[str]:
-    """Returns the harmful effect that a node's inputs or attributes allow; None if it is harmless."""
+    """Returns the harmful effect that a node's inputs or attributes allow, or None."""
     check = _CHECKS.get(node.op)
     return None if check is None else check(node, body)
 
@@ -61,8 +63,8 @@ def _cache(node: Any, body: Body) -> Optional[str]:
 
 
 def _rewrite(node: Any, body: Body) -> Optional[str]:
-    # `replicate_on_split` sets an attribute of that name on sources of data, which only a distributed input pipeline
-    # reads.
+    # `replicate_on_split` sets an attribute of that name on sources of data, which only a
+    # distributed input pipeline reads.
     return None if _constant_input(node, 1, body) == b"replicate_on_split" else _REWRITES
 
 
@@ -83,7 +85,7 @@ def _ignored_errors(node: Any, _: Body) -> Optional[str]:
 
 
 def _encoding(node: Any, _: Body) -> Optional[str]:
-    return None if _ENCODING.fullmatch(_text(node, "input_encoding", _NOT_GIVEN)) else _CONVERTERS
+    return None if _ENCODING.fullmatch(_text(node, "input_encoding", _UNKNOWN_VALUE)) else _CONVERTERS
 
 
 def _call(node: Any, _: Body) -> Optional[str]:
@@ -98,7 +100,7 @@ def _call(node: Any, _: Body) -> Optional[str]:
     except (DecodeError, ValueError):
         return _REWRITES
     rewriters = (rewriter, config.graph_options.rewrite_options)
-    return _REWRITES if any(each.optimizers or each.custom_optimizers for each in rewriters) else None
+    return _REWRITES if any(options.optimizers or options.custom_optimizers for options in rewriters) else None
 
 
 _CHECKS: dict[str, Callable[[Any, Body], Optional[str]]] = {
@@ -123,11 +125,14 @@ def _text(node: Any, attribute: str, default: bytes = b"") -> bytes:
         return default
     value = node.attr[attribute]
     # In a function, an attribute may be a placeholder that the caller fills in with any value.
-    return bytes(value.s) if value.WhichOneof("value") == "s" else _NOT_GIVEN
+    return bytes(value.s) if value.WhichOneof("value") == "s" else _UNKNOWN_VALUE
 
 
 def _constant_input(node: Any, position: int, body: Body) -> Optional[bytes]:
-    """Returns the text of an input that is a constant of the same body, directly or via `Identity`; else None."""
+    """Returns the text of a constant input, or None if the input may vary.
+
+    The constant must be a node of the same body, connected directly or via `Identity`.
+    """
     for _ in range(len(body.nodes) + 1):
         if len(node.input) <= position:
             return None
@@ -143,7 +148,7 @@ def _constant_input(node: Any, position: int, body: Body) -> Optional[bytes]:
 
 
 def _constant_text(node: Any) -> Optional[bytes]:
-    # A constant of a function may be such a placeholder, too.
+    # The value of a constant in a function may be such a placeholder, too.
     if "value" not in node.attr or node.attr["value"].WhichOneof("value") != "tensor":
         return None
     tensor = node.attr["value"].tensor

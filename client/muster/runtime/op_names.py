@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-# Patterns of operations, the call that creates them, and the replacement.
+# Patterns of operation names, the call that creates such operations, and the replacement.
 _CALLS = (
-    (r"Print(V2)?", "tf.print", "leave it out, or return the value as a part of the result"),
+    (r"Print(V2)?", "tf.print", "leave it out, or return the value in the result"),
     (
         r"(Eager)?PyFunc(Stateless)?",
         "tf.py_function, tf.numpy_function or Dataset.from_generator",
@@ -44,7 +44,7 @@ _CALLS = (
     (
         r"(Create|Flush|Close)?Summary(File|Db)?Writer|Write\w*Summary",
         "tf.summary",
-        "return the values as a part of the result",
+        "return the values in the result",
     ),
     (r"(Register|DataService)\w+", "tf.data.experimental.service", "take the elements as client data"),
     (
@@ -63,12 +63,14 @@ _CALLS = (
         "iterate over the data set itself, or use Dataset.reduce",
     ),
 )
-_PATTERNS = tuple((re.compile(pattern), call, instead) for pattern, call, instead in _CALLS)
 
 
-def call_of(op: str) -> str:
-    """Returns the call that creates an operation and its replacement, as a suffix of a message; empty if unknown."""
-    for pattern, call, instead in _PATTERNS:
-        if pattern.fullmatch(op):
-            return f"; it comes from {call}: {instead}"
+def replacement_hint(op: str) -> str:
+    """Returns the call that creates an operation and its replacement; empty if unknown.
+
+    The text is a suffix for a message.
+    """
+    for pattern, call, instead in _CALLS:
+        if re.fullmatch(pattern, op):
+            return f"; {call} creates it: {instead}"
     return ""

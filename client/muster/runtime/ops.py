@@ -1,8 +1,10 @@
-"""Which operations a plan's graphs may hold: those that compute, in memory, on what they are given. Imports no TensorFlow.
+"""Checks that a plan's graphs hold only operations that compute in memory on their inputs.
 
-A graph is code that runs on other people's machines. The author's side refuses all others at build, and whoever runs a plan
-refuses them again. `allowed_ops.txt` beside this module lists what may run and says how the list was made; the patterns here
-say why some others never may (files, the network, Python, the host). What is in neither is refused as not known to be harmless.
+A graph is code that runs on other people's machines. Forbidden operations are refused when a plan
+is built, and again on every machine that runs it. `allowed_ops.txt` beside this module lists the
+allowed operations and says how the list was made. The patterns here give the reason for refusing
+others (files, the network, Python, the host). An operation in neither is refused as not known to be
+harmless. Imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from importlib.resources import files
 from typing import Any, Optional
 
 from muster.runtime.op_contents import Body, check_contents
-from muster.runtime.op_names import call_of
+from muster.runtime.op_names import replacement_hint
 from muster.wire.problems import ProblemError, ProblemType
 
 _FILES = "reads or writes files"
@@ -27,7 +29,7 @@ _OPAQUE = "runs code that can't be inspected here"
 _HOST = "acts on the process or machine that runs it"
 _UNKNOWN = "is not known to be harmless (it is not in muster/runtime/allowed_ops.txt)"
 
-# Whole names or patterns of names, each with what such an operation does. The first match counts.
+# Patterns of whole operation names, with the effect of such an operation. The first match counts.
 _DENIED: tuple[tuple[str, str], ...] = (
     (r"(Eager)?PyFunc(Stateless)?", _PYTHON),
     (r"ReadFile|WriteFile|(Experimental)?MatchingFiles(Dataset)?|ImmutableConst", _FILES),
@@ -64,23 +66,24 @@ _DENIED: tuple[tuple[str, str], ...] = (
     (r"Print(V2)?", _LOG),
     (r"OptimizeDataset(V\d+)?", _REWRITES),
 )
-_PATTERNS = tuple((re.compile(pattern), deed) for pattern, deed in _DENIED)
+_DENIED_PATTERNS = tuple((re.compile(pattern), effect) for pattern, effect in _DENIED)
 
-# An operation's name inside a serialised graph that hides in bytes: field 2 (`op`) of a NodeDef, its length as a varint of any
-# spelling, its name (https://protobuf.dev/programming-guides/encoding). A look-ahead, so that matches may overlap.
-_HIDDEN = re.compile(rb"\x12(?=([\x80-\xff]{0,9}[\x00-\x7f])([A-Za-z_][A-Za-z0-9_>]*))")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_>]*")
-_DEEPEST = 8  # graphs within graphs
-_LONGEST_FINDING = 600  # characters
+# The name of an operation in a serialized graph that is hidden in bytes: field 2 (`op`) of a
+# NodeDef, its length as a varint of any encoding, its name
+# (https://protobuf.dev/programming-guides/encoding). A look-ahead, so that matches may overlap.
+_HIDDEN_OP = re.compile(rb"\x12(?=([\x80-\xff]{0,9}[\x00-\x7f])([A-Za-z_][A-Za-z0-9_>]*))")
+_OP_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_>]*")
+_MAX_GRAPH_DEPTH = 8  # graphs within graphs
+_MAX_FAULT_LENGTH = 600  # characters
 _ADVICE = (
-    "A plan runs on the machines of others, so its graphs may not touch files, the network, Python or the host. Give what the "
-    "computation needs as client data or server state, or build it into the graph as constants"
+    "A plan runs on other people's machines, so its graphs may not touch files, the network, Python or the host. "
+    "Pass what the computation needs as client data or server state, or build it into the graph as constants"
 )
 
 
 @cache
 def allowed_ops() -> Mapping[str, str]:
-    """The operations that a plan may hold, each with its kind, such as `arithmetic`."""
+    """Returns the kind, such as `arithmetic`, of each operation that a plan may hold."""
     kinds: dict[str, str] = {}
     kind = ""
     for line in files("muster.runtime").joinpath("allowed_ops.txt").read_text(encoding="utf-8").splitlines():
@@ -92,42 +95,47 @@ def allowed_ops() -> Mapping[str, str]:
 
 
 def check_graph(graph: Any, *, stage: str) -> None:
-    """Checks every operation of a graph, of the functions in its library, and of graphs that hide in its attributes.
+    """Checks every operation of a graph, its functions, and graphs hidden in its attributes.
 
     Args:
       graph: A `GraphDef`.
-      stage: The computation of the plan that the graph is, for the message.
+      stage: The name of the plan's stage, for the message.
 
     Raises:
-      ProblemError: `plan_invalid`, with the operation, its node, what it does and what to do instead.
+      ProblemError: `plan_invalid`, with the operation, its node, its effect and the replacement.
     """
-    for found in _findings(graph, depth=0):
+    for fault in _faults(graph, depth=0):
         raise ProblemError(
-            ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {printable(found)}. {_ADVICE}."
+            ProblemType.PLAN_INVALID, f"The plan's {stage} can't be used: {printable(fault)}. {_ADVICE}."
         )
 
 
 def printable(text: str) -> str:
-    """Returns a text that quotes a plan's names in printable form: of bounded length, without control characters."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST_FINDING])
-    return shown if len(text) <= _LONGEST_FINDING else f"{shown}…"
+    """Returns a text in printable form: of bounded length, without control characters.
+
+    For texts that quote names of a plan.
+    """
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:_MAX_FAULT_LENGTH])
+    return shown if len(text) <= _MAX_FAULT_LENGTH else f"{shown}…"
 
 
-def denied(op: str) -> Optional[str]:
-    """What an operation of this name does that no plan may do; None if no such thing is known of it."""
-    return next((deed for pattern, deed in _PATTERNS if pattern.fullmatch(op)), None)
+def denial_reason(op: str) -> Optional[str]:
+    """Returns the forbidden effect of an operation, or None if none is known."""
+    return next((effect for pattern, effect in _DENIED_PATTERNS if pattern.fullmatch(op)), None)
 
 
-def refused(op: str) -> Optional[str]:
-    """Why a plan may not hold an operation of this name; None if it may."""
-    return denied(op) or (None if op in allowed_ops() else _UNKNOWN)
+def refusal_reason(op: str) -> Optional[str]:
+    """Returns the reason why a plan may not hold an operation, by its name; None if it may."""
+    return denial_reason(op) or (None if op in allowed_ops() else _UNKNOWN)
 
 
 def count_ops(graph: Any) -> dict[str, Counter[str]]:
-    """How often each operation stands in a graph and its library, by kind. Calls of the library's own functions are not counted.
+    """Counts the operations of a graph and its library by kind.
+
+    Calls of the library's own functions are not counted.
 
     Args:
-      graph: A `GraphDef` that `check_graph` has passed.
+      graph: A `GraphDef` that `check_graph` accepts.
     """
     counts: dict[str, Counter[str]] = {}
     for _, nodes in _bodies(graph):
@@ -139,10 +147,14 @@ def count_ops(graph: Any) -> dict[str, Counter[str]]:
 
 
 def _bodies(graph: Any) -> list[tuple[str, Any]]:
+    """Returns the nodes of a graph and of each of its functions.
+
+    Each with the function's name, which is empty for the graph itself.
+    """
     return [("", graph.node), *((item.signature.name, item.node_def) for item in graph.library.function)]
 
 
-def _findings(graph: Any, *, depth: int) -> Iterator[str]:
+def _faults(graph: Any, *, depth: int) -> Iterator[str]:
     """Yields the faults of a graph, each phrased to follow "can't be used:"."""
     functions = {item.signature.name for item in graph.library.function}
     yield from _in_library(graph.library, functions)
@@ -152,19 +164,19 @@ def _findings(graph: Any, *, depth: int) -> Iterator[str]:
         if len(body.nodes) != len(nodes):
             yield f"two nodes{inside} have one name"
         for node in nodes:
-            deed = None if node.op in functions else refused(node.op) or check_contents(node, body)
-            if deed is not None:
-                yield f"the operation {node.op} at node {node.name}{inside} {deed}{call_of(node.op)}"
+            reason = None if node.op in functions else refusal_reason(node.op) or check_contents(node, body)
+            if reason is not None:
+                yield f"the operation {node.op} at node {node.name}{inside} {reason}{replacement_hint(node.op)}"
                 continue
-            deed = _in_attributes(graph, functions, node.attr.values(), depth)
-            if deed is not None:
-                yield f"the operation {node.op} at node {node.name}{inside} {deed}"
+            reason = _fault_of_attributes(graph, functions, node.attr.values(), depth)
+            if reason is not None:
+                yield f"the operation {node.op} at node {node.name}{inside} {reason}"
     for item in graph.library.function:
         arguments = [value for argument in item.arg_attr.values() for value in argument.attr.values()]
         defaults = [value for attribute in item.signature.attr for value in _declared(attribute)]
-        deed = _in_attributes(graph, functions, [*item.attr.values(), *arguments, *defaults], depth)
-        if deed is not None:
-            yield f"its function {item.signature.name} {deed}"
+        reason = _fault_of_attributes(graph, functions, [*item.attr.values(), *arguments, *defaults], depth)
+        if reason is not None:
+            yield f"its function {item.signature.name} {reason}"
 
 
 def _in_library(library: Any, functions: set[str]) -> Iterator[str]:
@@ -173,11 +185,11 @@ def _in_library(library: Any, functions: set[str]) -> Iterator[str]:
         yield "two of its functions have one name"
     for name in functions:
         # TensorFlow may resolve the name to the operation or to the function.
-        if denied(name) or name in allowed_ops():
+        if denial_reason(name) or name in allowed_ops():
             yield f"its function {name} has the name of an operation"
     for gradient in (*library.gradient, *library.registered_gradients):
-        if gradient.gradient_func not in functions and refused(gradient.gradient_func):
-            yield f"a gradient of it is {gradient.gradient_func}, which {refused(gradient.gradient_func)}"
+        if gradient.gradient_func not in functions and refusal_reason(gradient.gradient_func):
+            yield f"a gradient of it is {gradient.gradient_func}, which {refusal_reason(gradient.gradient_func)}"
 
 
 def _declared(attribute: Any) -> Sequence[Any]:
@@ -186,40 +198,44 @@ def _declared(attribute: Any) -> Sequence[Any]:
     return [getattr(attribute, field) for field in fields if attribute.HasField(field)]
 
 
-def _in_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> Optional[str]:
-    """What is wrong with a function that attributes name, or with a graph that hides in their bytes."""
+def _fault_of_attributes(graph: Any, functions: set[str], values: Any, depth: int) -> Optional[str]:
+    """Returns the fault of a function or hidden graph that attributes hold, or None."""
     for value in values:
         for function in _named_functions(value):
-            if function and function not in functions and refused(function):
-                return f"calls {function}, which {refused(function)}"
+            if function and function not in functions and refusal_reason(function):
+                return f"calls {function}, which {refusal_reason(function)}"
         for data in _bytes_of(value):
-            hidden = _hidden(graph, data, depth)
-            if hidden is not None:
-                return hidden
+            fault = _fault_of_bytes(graph, data, depth)
+            if fault is not None:
+                return fault
     return None
 
 
-def _hidden(graph: Any, data: bytes, depth: int) -> Optional[str]:
-    """Returns the fault of operations that bytes name: denied ones anywhere, and in a whole graph those not allowed."""
-    named = False
-    for match in _HIDDEN.finditer(data):
+def _fault_of_bytes(graph: Any, data: bytes, depth: int) -> Optional[str]:
+    """Returns the fault of operations that bytes name, or None.
+
+    Denied operations are faults anywhere; other operations that are not allowed only in a whole
+    graph.
+    """
+    names_operation = False
+    for match in _HIDDEN_OP.finditer(data):
         length = sum((byte & 0x7F) << (7 * at) for at, byte in enumerate(match[1]))
         name = match[2][:length].decode()
         if len(name) == length:
-            named = True
-            if denied(name) is not None:
-                return f"holds a graph with the operation {name}, which {denied(name)}"
-    if not named:
+            names_operation = True
+            if denial_reason(name) is not None:
+                return f"holds a graph with the operation {name}, which {denial_reason(name)}"
+    if not names_operation:
         return None
     inner = type(graph)()
     if not _parses(inner, data):
         return None
-    if not inner.node or not all(node.name and _NAME.fullmatch(node.op) for node in inner.node):
+    if not inner.node or not all(node.name and _OP_NAME.fullmatch(node.op) for node in inner.node):
         return None
-    if depth >= _DEEPEST:
-        return "holds graphs within graphs too deep to look into"
-    found = next(_findings(inner, depth=depth + 1), None)
-    return None if found is None else f"holds a graph in which {found}"
+    if depth >= _MAX_GRAPH_DEPTH:
+        return "holds graphs nested too deep to be checked"
+    fault = next(_faults(inner, depth=depth + 1), None)
+    return None if fault is None else f"holds a graph in which {fault}"
 
 
 def _parses(message: Any, data: bytes) -> bool:
@@ -233,7 +249,7 @@ def _parses(message: Any, data: bytes) -> bool:
 
 
 def _named_functions(value: Any) -> Iterator[str]:
-    """The functions that an attribute names, and those that the attributes of these name."""
+    """Yields the names of the functions that an attribute refers to, nested references included."""
     kind = value.WhichOneof("value")
     named = [value.func] if kind == "func" else value.list.func if kind == "list" else ()
     for function in named:
@@ -243,7 +259,7 @@ def _named_functions(value: Any) -> Iterator[str]:
 
 
 def _bytes_of(value: Any) -> Iterator[bytes]:
-    """Everything in an attribute that could hold a serialised graph."""
+    """Yields all bytes of an attribute that could hold a serialized graph."""
     kind = value.WhichOneof("value")
     if kind == "s":
         yield value.s

@@ -1,4 +1,4 @@
-"""Seeds the random operations of a graph that have no seed of their own, so that a simulation can be repeated."""
+"""Seeds the unseeded random operations of a graph, so that a simulation can be repeated."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _SEED_INPUTS: dict[str, tuple[int, int]] = {
 def seed_graph(graph_def: Any, *, seed: int, stage: str, draw: str = "") -> bool:
     """Seeds `graph_def` in place.
 
-    Every operation gets a separate seed, derived from `seed`, the stage, `draw` and the operation's name. Seeds that
-    the author has set are unchanged. Operations that read the clock or the system's entropy (`Timestamp`,
-    `NonDeterministicInts`) can't be seeded and are unchanged.
+    Every operation gets a separate seed, derived from `seed`, the stage, `draw` and the operation's
+    name. Seeds that the author has set are unchanged. Operations that read the clock or the
+    system's entropy (`Timestamp`, `NonDeterministicInts`) can't be seeded and are unchanged.
 
     Args:
       graph_def: A `GraphDef`; function bodies are seeded too.
       seed: Any integer.
       stage: The name of the plan's stage.
-      draw: Identifies the random numbers. Equal draws yield equal numbers, different ones independent numbers.
+      draw: Identifies the random numbers. Equal draws yield equal numbers, different ones
+        independent numbers.
 
     Returns:
       Whether the graph has an operation to seed.
@@ -54,28 +55,30 @@ def _seed_nodes(nodes: Any, *, seed: int, scope: str, suffix: str) -> int:
             seeded += 1
         positions = _SEED_INPUTS.get(node.op, ())
         if positions and all(_is_zero(constants.get(node.input[at].split(":")[0])) for at in positions):
-            for at, part in zip(positions, ("seed", "seed2")):
-                # A constant of its own: the zero may be shared with operations that really mean zero.
+            for at, attribute in zip(positions, ("seed", "seed2")):
+                # A separate constant: the zero may be shared with operations that need a zero.
                 source = constants[node.input[at].split(":")[0]]
-                fresh = type(source)()
-                fresh.CopyFrom(source)
-                fresh.name = f"{node.name}_muster_{part}"
-                fresh.attr["value"].tensor.tensor_content = b""
-                fresh.attr["value"].tensor.int64_val[:] = [_derive(seed, scope, node.name, part)]
-                node.input[at] = fresh.name + suffix
-                added.append(fresh)
+                constant = type(source)()
+                constant.CopyFrom(source)
+                constant.name = f"{node.name}_muster_{attribute}"
+                constant.attr["value"].tensor.tensor_content = b""
+                constant.attr["value"].tensor.int64_val[:] = [_derive(seed, scope, node.name, attribute)]
+                node.input[at] = constant.name + suffix
+                added.append(constant)
             seeded += 1
     nodes.extend(added)
     return seeded
 
 
 def _is_zero(node: Any) -> bool:
+    """Returns whether a node is a constant that holds only zeros."""
     if node is None:
         return False
     tensor = node.attr["value"].tensor
     return not any(tensor.int64_val) and not any(tensor.tensor_content)
 
 
-def _derive(seed: int, scope: str, name: str, part: str) -> int:
-    digest = hashlib.sha256(f"{seed}/{scope}/{name}/{part}".encode()).digest()
+def _derive(seed: int, scope: str, name: str, attribute: str) -> int:
+    """Derives a positive 31-bit seed for one attribute of a node."""
+    digest = hashlib.sha256(f"{seed}/{scope}/{name}/{attribute}".encode()).digest()
     return int.from_bytes(digest[:4], "little") % (2**31 - 1) + 1

@@ -1,4 +1,4 @@
-"""A client's data taken apart, and the names of its tensors."""
+"""Checks how a client's data is flattened and its tensors are named."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_paths_follow_the_declared_order():
     assert [path for path, _ in leaves(FLOAT, root="", prefix="secure_sum")] == ["secure_sum"]
 
 
-def test_names_are_escaped_and_never_meet():
+def test_escaped_names_do_not_collide():
     names = ["a/b", "a%2Fb", "1", None]
     both = StructType(fields=tuple(StructField(name=name, type=FLOAT) for name in names))
     assert field_names(both) == ["a%2Fb", "a%252Fb", "%31", "3"]
@@ -45,11 +45,14 @@ def test_elements_are_flattened_as_tensorflow_does():
     assert [leaf.dtype for leaf in element_leaves(struct("sequence", z=FLOAT, a=TEXT))] == [DType.FLOAT32, DType.STRING]
 
 
-@pytest.mark.parametrize("value", [{"a": (["x"], (), (2,)), "z": 1, "empty": {}}, {"a": [[b"x"], None, [2.0]], "z": 1, "empty": ()}])  # fmt: skip
-def test_a_nested_value_is_taken_apart_by_name(value):
-    found = adapt(value, NESTED, root="state").tensors
-    assert {path: array.tolist() for path, array in found.items()} == {"z": 1.0, "a/0": [b"x"], "a/2/0": 2.0}
-    assert [array.dtype for array in found.values()] == [np.float32, object, np.float32]
+@pytest.mark.parametrize(
+    "value",
+    [{"a": (["x"], (), (2,)), "z": 1, "empty": {}}, {"a": [[b"x"], None, [2.0]], "z": 1, "empty": ()}],
+)
+def test_nested_value_is_flattened_by_name(value):
+    adapted = adapt(value, NESTED, root="state").tensors
+    assert {path: array.tolist() for path, array in adapted.items()} == {"z": 1.0, "a/0": [b"x"], "a/2/0": 2.0}
+    assert [array.dtype for array in adapted.values()] == [np.float32, object, np.float32]
 
 
 @pytest.mark.parametrize(
@@ -62,33 +65,33 @@ def test_plain_values_become_the_declared_dtype(value, expected):
 
 
 @pytest.mark.parametrize("value", [[256], [-1], [0.5], ["x"], np.array([1]), [[1], [2, 3]], None, {}])
-def test_nothing_is_lost_silently(value):
+def test_lossy_conversion_is_refused(value):
     with pytest.raises(ProblemError, match=r"data: expected uint8\[\.\.\.\], got"):
         adapt(value, BYTE)
 
 
-def test_strings_keep_their_bytes():
+def test_strings_are_encoded_as_utf8_bytes():
     assert adapt(["é", b"a\x00", ""], TEXT).tensors["data"].tolist() == ["é".encode(), b"a\x00", b""]
     assert adapt(np.array(["a", "bc"]), TEXT).tensors["data"].tolist() == [b"a", b"bc"]
     with pytest.raises(ProblemError, match="expected string"):
         adapt([b"a", 3], TEXT)
 
 
-def test_a_sequence_is_read_anew_each_time():
-    found = adapt((each for each in (1.0, 2.0)), SequenceType(element=FLOAT)).sequences["data"]
+def test_sequence_can_be_read_repeatedly():
+    adapted = adapt((value for value in (1.0, 2.0)), SequenceType(element=FLOAT)).sequences["data"]
     for _ in range(2):
-        assert [element[0].item() for element in found()] == [1.0, 2.0]
+        assert [element[0].item() for element in adapted()] == [1.0, 2.0]
     rows = adapt(np.ones((3, 2), np.float32), SequenceType(element=TensorType(dtype=DType.FLOAT32, shape=(2,))))
     assert [element[0].shape for element in rows.sequences["data"]()] == [(2,)] * 3
 
 
-def test_a_bad_element_is_named_by_its_place():
-    found = adapt([{"x": 1.0}, {"x": [1.0]}], SequenceType(element=struct(x=FLOAT))).sequences["data"]
+def test_bad_element_is_named_by_its_position():
+    adapted = adapt([{"x": 1.0}, {"x": [1.0]}], SequenceType(element=struct(x=FLOAT))).sequences["data"]
     with pytest.raises(ProblemError, match=r"data\[1\]/x: expected float32, got float32\[1\]"):
-        list(found())
+        list(adapted())
 
 
-def test_a_meter_counts_each_value_once_however_often_it_is_read():
+def test_meter_counts_repeated_passes_once():
     meter = DataMeter()
     floats = TensorType(dtype=DType.FLOAT32, shape=(None,))
     declared = struct(rows=SequenceType(element=floats), names=TEXT)

@@ -1,4 +1,4 @@
-"""The numpy fold: order, chunks and trees do not matter, and an update that is refused leaves no trace."""
+"""Checks the numpy fold: order, chunks and trees don't matter, bad updates leave no trace."""
 
 import subprocess
 import sys
@@ -87,13 +87,13 @@ def update(seed):
 
 def folded(updates):
     accumulator = FOLD.start()
-    for each in updates:
-        accumulator.add(each)
+    for item in updates:
+        accumulator.add(item)
     return accumulator
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=12), st.integers(0, 10_000))
-def test_any_order_and_any_tree_gives_the_same_bytes(seeds, shape):
+def test_fold_is_bit_identical_in_any_order_and_tree(seeds, shape):
     random = Random(shape)  # noqa: S311
     updates = [update(seed) for seed in seeds]
     expected = encode(folded(updates).tensors())
@@ -105,26 +105,26 @@ def test_any_order_and_any_tree_gives_the_same_bytes(seeds, shape):
         updates = updates[size:]
     while len(partials) > 1:
         left, right = (partials.pop(random.randrange(len(partials))) for _ in range(2))
-        left.merge(decode(encode(right.tensors())))  # as from the store: read-only views
+        left.merge(decode(encode(right.tensors())))  # read-only views, as from the store
         partials.append(left)
     assert encode(partials[0].tensors()) == expected
 
 
-def test_each_rule_does_what_it_says():
+def test_each_rule_computes_its_operation():
     first, second = update(1), update(2)
-    found = folded([first, second]).tensors()
-    assert list(found) == ["total", "least", "most", "small", "secure_sum/0", "secure_modular_sum/0"]
-    np.testing.assert_array_equal(found["total"], first["of_total"] + second["of_total"])
-    np.testing.assert_array_equal(found["least"], np.minimum(first["of_least"], second["of_least"]))
-    np.testing.assert_array_equal(found["most"], np.maximum(first["of_most"], second["of_most"]))
-    np.testing.assert_array_equal(found["small"], first["of_small"] + second["of_small"])  # wraps, as TensorFlow does
+    tensors = folded([first, second]).tensors()
+    assert list(tensors) == ["total", "least", "most", "small", "secure_sum/0", "secure_modular_sum/0"]
+    np.testing.assert_array_equal(tensors["total"], first["of_total"] + second["of_total"])
+    np.testing.assert_array_equal(tensors["least"], np.minimum(first["of_least"], second["of_least"]))
+    np.testing.assert_array_equal(tensors["most"], np.maximum(first["of_most"], second["of_most"]))
+    np.testing.assert_array_equal(tensors["small"], first["of_small"] + second["of_small"])  # wraps, as TensorFlow does
     wide = first["secure_sum/0"].astype(np.int64) + second["secure_sum/0"]
-    np.testing.assert_array_equal(found["secure_sum/0"], wide)
-    assert found["secure_sum/0"].dtype == np.int64
-    assert found["secure_modular_sum/0"] == (first["secure_modular_sum/0"] + second["secure_modular_sum/0"]) % 7
+    np.testing.assert_array_equal(tensors["secure_sum/0"], wide)
+    assert tensors["secure_sum/0"].dtype == np.int64
+    assert tensors["secure_modular_sum/0"] == (first["secure_modular_sum/0"] + second["secure_modular_sum/0"]) % 7
 
 
-def test_split_gives_what_report_and_update_take():
+def test_split_separates_inputs_of_report_and_update():
     parts = FOLD.split(folded([update(1)]).tensors())
     assert list(parts.accumulator) == ["total", "least", "most", "small"]
     assert list(parts.clear_sums) == ["secure_sum/0", "secure_modular_sum/0"]
@@ -133,15 +133,24 @@ def test_split_gives_what_report_and_update_take():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"secure_sum/0": np.array([0, (1 << 30) + 1], np.int32)}, "secure_sum/0: holds 0 to 1073741825; secure_sum allows 0 to 1073741824"),
-        ({"secure_sum/0": np.array([-1, 0], np.int32)}, "secure_sum/0: holds -1 to 0; secure_sum allows 0 to 1073741824"),
-        ({"secure_modular_sum/0": np.array(7, np.int32)}, "secure_modular_sum/0: holds 7 to 7; secure_modular_sum allows 0 to 6"),
+        (
+            {"secure_sum/0": np.array([0, (1 << 30) + 1], np.int32)},
+            "secure_sum/0: holds 0 to 1073741825; secure_sum allows 0 to 1073741824",
+        ),
+        (
+            {"secure_sum/0": np.array([-1, 0], np.int32)},
+            "secure_sum/0: holds -1 to 0; secure_sum allows 0 to 1073741824",
+        ),
+        (
+            {"secure_modular_sum/0": np.array(7, np.int32)},
+            "secure_modular_sum/0: holds 7 to 7; secure_modular_sum allows 0 to 6",
+        ),
         ({"of_total": np.zeros(2, np.int32)}, "of_total: expected int64[2], got int32[2]"),
         ({"of_small": np.zeros((), np.int8)}, "of_small: expected int8[2], got int8"),  # would broadcast
         ({"more": np.zeros(2)}, "more: is not declared by the plan"),
     ],
-)  # fmt: skip
-def test_a_bad_update_is_refused_and_leaves_no_trace(change, text):
+)
+def test_bad_update_is_refused_and_leaves_no_trace(change, text):
     accumulator = folded([update(1)])
     before = encode(accumulator.tensors())
     with pytest.raises(ProblemError) as caught:
@@ -151,7 +160,7 @@ def test_a_bad_update_is_refused_and_leaves_no_trace(change, text):
     assert encode(accumulator.tensors()) == before
 
 
-def test_a_sum_that_would_leave_int64_is_refused():
+def test_sum_that_overflows_int64_is_refused():
     wide = ClearSum(path="s", dtype=DType.INT64, shape=(), kind="secure_sum_bitwidth", maximum=INT64_MAX)
     accumulator = Fold(manifest((), (), (wide,)), zero={}).start()
     accumulator.add({"s": np.array(INT64_MAX)})
@@ -160,7 +169,7 @@ def test_a_sum_that_would_leave_int64_is_refused():
     assert accumulator.tensors()["s"] == INT64_MAX
 
 
-def test_a_wide_sum_of_unsigned_integers_is_exact():
+def test_large_sum_of_unsigned_integers_is_exact():
     wide = ClearSum(path="s", dtype=DType.UINT64, shape=(), kind="secure_sum_bitwidth", maximum=INT64_MAX)
     accumulator = Fold(manifest((), (), (wide,)), zero={}).start()
     for value in ((1 << 59) + 1, 3, 5):
@@ -174,10 +183,10 @@ def test_bfloat16_sums_stay_bfloat16():
     accumulator = Fold(manifest((rule,), (spec,)), zero={"a": np.zeros((), DType.BFLOAT16.numpy)}).start()
     for _ in range(300):
         accumulator.add({"u": np.ones((), DType.BFLOAT16.numpy)})
-    assert accumulator.tensors()["a"] == 256  # where bfloat16 stops counting by one
+    assert accumulator.tensors()["a"] == 256  # the largest integer up to which bfloat16 can count by one
 
 
-def test_the_zero_is_copied_and_tensorflow_is_asked_for_where_it_is_needed():
+def test_zero_is_copied_and_runtime_is_requested_only_if_needed():
     folded([update(1)])
     assert not ZERO["total"].any()
     rule = FoldRule(path="total", kind=FoldKind.TENSORFLOW, update="of_total")
@@ -185,7 +194,7 @@ def test_the_zero_is_copied_and_tensorflow_is_asked_for_where_it_is_needed():
         Fold(manifest((rule,), SPECS[:1]), zero={"total": ZERO["total"]})
 
 
-def test_the_fold_loads_no_tensorflow():
+def test_fold_loads_no_tensorflow():
     check = (
         "import sys, muster.runtime.fold, muster.runtime.data, muster.runtime; sys.exit('tensorflow' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""A plan's bindings fit its graphs, checked without TensorFlow."""
+"""Checks that bindings which do not match a graph are refused, without TensorFlow."""
 
 import contextlib
 from pathlib import Path
@@ -44,7 +44,7 @@ def refusal(plan):
     return caught.value.detail
 
 
-def test_there_are_plans_with_and_without_data_sets():
+def test_sample_plans_cover_plans_with_and_without_data_sets():
     assert len(FILES) >= 5
     kinds = {
         binding.kind
@@ -56,7 +56,7 @@ def test_there_are_plans_with_and_without_data_sets():
 
 
 @pytest.mark.parametrize("plan", PLANS)
-def test_every_binding_of_every_plan_is_a_placeholder(plan):
+def test_all_bindings_of_sample_plans_are_placeholders(plan):
     check_plan_graphs(PLANS[plan])
     check_plan_graphs(PLANS[plan].for_client())
 
@@ -74,20 +74,20 @@ BOUND_STAGES = sorted({(plan, name) for plan, name, _, _ in BOUND})
 
 @pytest.mark.parametrize(("plan", "name"), BOUND_STAGES)
 def test_binding_to_anything_but_a_placeholder_is_refused(plan, name):
-    """Over all stages of all plans: every input, bound to the output of any node that is no placeholder."""
+    """Binds every input of every stage to the output of any node but a placeholder."""
     stage, graph = stage_of(plan, name)
     inputs = [item[2:] for item in BOUND if item[:2] == (plan, name)]
     others = [node.name for node in graph.node if node.op != "Placeholder"]
     for number, node in enumerate(others):
         value, at = inputs[number % len(inputs)]
         changed = rebound(stage, value, at, tensor=f"{node}:0")
-        assert "a binding may feed a placeholder alone" in refusal(with_stage(PLANS[plan], name, changed))
+        assert "a binding may feed only a placeholder" in refusal(with_stage(PLANS[plan], name, changed))
 
 
 @settings(max_examples=20)
 @given(strategies.data(), strategies.text(max_size=20))
 @pytest.mark.parametrize(("plan", "name"), BOUND_STAGES)
-def test_binding_to_what_is_not_there_is_refused(plan, name, data, text):
+def test_binding_to_a_missing_tensor_is_refused(plan, name, data, text):
     stage, graph = stage_of(plan, name)
     value, at = data.draw(strategies.sampled_from([item[2:] for item in BOUND if item[:2] == (plan, name)]))
     node = data.draw(strategies.sampled_from([node.name for node in graph.node]))
@@ -170,34 +170,35 @@ def takes(tensor="x:0", **declared):
         (graph_of(placeholder()), stage(initialize="x:0"), "starts with the operation x:0"),
     ],
 )
-def test_graph_that_the_manifest_does_not_fit_is_refused(graph, bound, reason):
+def test_graph_that_contradicts_the_manifest_is_refused(graph, bound, reason):
     with pytest.raises(ProblemError, match=reason) as caught:
-        check_stage(graph, bound, "prepare")
+        check_stage(graph, stage=bound, name="prepare")
     assert caught.value.type is ProblemType.PLAN_INVALID
 
 
 @pytest.mark.parametrize(
     ("sizes", "declared"), [(None, (2,)), ([2], (2,)), ([-1], (2,)), ([2], (None,)), ([], ()), ([2, -1], None)]
 )
-def test_shapes_that_fit_are_allowed(sizes, declared):
-    check_stage(graph_of(placeholder(sizes=sizes)), stage(inputs=[takes(shape=declared)], initialize="x"), "prepare")
+def test_compatible_shapes_are_allowed(sizes, declared):
+    bound = stage(inputs=[takes(shape=declared)], initialize="x")
+    check_stage(graph_of(placeholder(sizes=sizes)), stage=bound, name="prepare")
 
 
-def test_placeholder_of_a_function_can_not_be_bound():
+def test_placeholder_of_a_function_cannot_be_bound():
     graph = graph_of(placeholder("y"))
     function = graph.library.function.add()
     function.signature.name = "f"
     function.node_def.extend(graph_of(placeholder()).node)
     with pytest.raises(ProblemError, match="no such placeholder"):
-        check_stage(graph, stage(inputs=[takes()], outputs=["y:0"]), "prepare")
+        check_stage(graph, stage=stage(inputs=[takes()], outputs=["y:0"]), name="prepare")
 
 
-def test_data_set_is_bound_to_a_variant_alone():
+def test_data_set_binds_only_to_a_variant():
     data = SequenceBinding(path="data", element=TensorType(**SCALAR), tensor="x:0")
     bound = Stage(graph=part_of(b""), inputs={"data": (data,)}, outputs={})
-    check_stage(graph_of(placeholder(dtype=21)), bound, "work")
+    check_stage(graph_of(placeholder(dtype=21)), stage=bound, name="work")
     with pytest.raises(ProblemError, match="another dtype"):
-        check_stage(graph_of(placeholder(dtype=1)), bound, "work")
+        check_stage(graph_of(placeholder(dtype=1)), stage=bound, name="work")
 
 
 @pytest.mark.parametrize(
@@ -209,11 +210,11 @@ def test_data_set_is_bound_to_a_variant_alone():
         b"\x53\x54",  # a group
         b"\x0a\x04\x7a\x02ab",  # an unknown field of a node
         b"\x0a\x0b\x2a\x09\x0a\x01k\x12\x04\x7a\x02ab",  # of an attribute's value
-        b"\x0a\x03\x0a\x01\xff",  # a name that is no UTF-8
+        b"\x0a\x03\x0a\x01\xff",  # a name that is not UTF-8
         b"the graph of work",
     ],
 )
-def test_bytes_that_are_no_graph_of_known_fields_are_refused(data):
+def test_bytes_with_unknown_fields_are_refused(data):
     with pytest.raises(ProblemError, match="The plan's work can't be used") as caught:
         parse_graph(data, what="work")
     assert caught.value.type is ProblemType.PLAN_INVALID

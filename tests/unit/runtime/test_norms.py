@@ -1,4 +1,4 @@
-"""An update's norm counts its float vectors, whatever their dtype; a factor scales just those, in the fold of any kind."""
+"""Checks the norm of an update and its scaling in every kind of fold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from muster.runtime.fold import Fold
-from muster.runtime.norms import NormBound, is_measured, scaled, update_norm
+from muster.runtime.norms import NormBound, is_measured, scale, update_norm
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorSpec
 
@@ -19,10 +19,10 @@ FLOATS = [dtype for dtype in DType if dtype.is_floating]
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_norm_of_every_float_dtype_is_exact_for_three_and_four(dtype):
     assert update_norm({"x": np.array([[3], [4]], dtype.numpy)}) == 5.0
-    assert scaled(np.array([3, 4], dtype.numpy), 0.5).astype(np.complex128).tolist() == [1.5, 2]
+    assert scale(np.array([3, 4], dtype.numpy), 0.5).astype(np.complex128).tolist() == [1.5, 2]
 
 
-def test_norm_takes_all_vectors_together_and_leaves_out_scalars_integers_and_text():
+def test_norm_excludes_scalars_integers_and_text():
     update = {
         "kernel": np.array([[2.0, 0.0]], np.float32),
         "bias": np.array([1.0, 2.0]),
@@ -37,7 +37,7 @@ def test_norm_takes_all_vectors_together_and_leaves_out_scalars_integers_and_tex
     assert update_norm({}) == 0.0
 
 
-def test_norm_is_the_same_at_every_call_and_needs_no_copy():
+def test_norm_is_deterministic_and_needs_no_copy():
     big = np.random.default_rng(0).normal(size=(1 << 22)).astype(np.float32)  # 16 MB
     tracemalloc.start()
     first = update_norm({"x": big})
@@ -57,28 +57,28 @@ def test_norm_is_the_same_at_every_call_and_needs_no_copy():
         (True, [math.inf, 0.0], None),
         (True, [math.nan, 0.0], None),
         (False, [math.nan, 0.0], None),
-        (True, [1e200, 0.0], None),  # its square is no float64
+        (True, [1e200, 0.0], None),  # its square overflows float64
         (True, [0.0, 0.0], 1.0),
     ],
 )
-def test_bound_gives_the_factor_of_an_update(clip, values, factor):
+def test_bound_returns_the_factor_of_an_update(clip, values, factor):
     assert NormBound(5.0, clip).factor({"x": np.array(values)}) == factor
 
 
-def test_is_measured_by_dtype_and_rank():
+def test_is_measured_depends_on_dtype_and_rank():
     measured = {
         (dtype, shape): is_measured(TensorSpec(path="x", dtype=dtype, shape=shape))
         for dtype in (DType.BFLOAT16, DType.INT64)
         for shape in ((), (2,), (None,), None)
     }
-    assert [key for key, found in measured.items() if found] == [
+    assert [key for key, counts in measured.items() if counts] == [
         (DType.BFLOAT16, (2,)),
         (DType.BFLOAT16, (None,)),
         (DType.BFLOAT16, None),
     ]
 
 
-def test_fold_scales_vectors_in_place_and_not_their_weights():
+def test_fold_scales_vectors_in_place_but_not_scalars():
     from support.plans import make_plan
 
     zero = {"v": np.zeros((2, 2), np.float32), "weight": np.array(0.0), "n": np.zeros(2, np.int64)}
@@ -89,10 +89,10 @@ def test_fold_scales_vectors_in_place_and_not_their_weights():
     before = {name: value.copy() for name, value in update.items()}
     accumulator.add(update)
     accumulator.add(update, factor=0.25)
-    found = accumulator.tensors()
-    assert found["v"].tolist() == [[10, 10], [10, 10]]
-    assert float(found["weight"]) == 6.0
-    assert found["n"].tolist() == [10, 14]
+    tensors = accumulator.tensors()
+    assert tensors["v"].tolist() == [[10, 10], [10, 10]]
+    assert float(tensors["weight"]) == 6.0
+    assert tensors["n"].tolist() == [10, 14]
     assert all(np.array_equal(update[name], before[name]) for name in update)
 
 

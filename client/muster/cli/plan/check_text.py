@@ -11,58 +11,61 @@ from muster.terminal import console
 if TYPE_CHECKING:
     from muster.author import DrawSource, PlanCheck
 
-_SHOWN = 4  # names of tensors in a line
+_MAX_SHOWN_TENSORS = 4  # in a line
 
 
-def to_dict(found: PlanCheck) -> dict[str, Any]:
+def to_dict(check: PlanCheck) -> dict[str, Any]:
     """Returns the document that `--json` writes."""
     from muster.author import Verdict
 
     return {
-        "verdict": found.verdict.value,
-        "same": found.verdict is Verdict.SAME,
-        "tolerance": found.tolerance,
-        "worst": found.worst,
-        "rounds": [dataclasses.asdict(each) for each in found.rounds],
-        "fixed": [dataclasses.asdict(each) for each in found.fixed],
-        "random": [dataclasses.asdict(each) for each in found.sources],
-        "unordered": list(found.unordered),
-        "not_compared": list(found.not_compared),
+        "verdict": check.verdict.value,
+        "same": check.verdict is Verdict.SAME,
+        "tolerance": check.tolerance,
+        "worst": check.worst,
+        "rounds": [dataclasses.asdict(difference) for difference in check.rounds],
+        "fixed": [dataclasses.asdict(difference) for difference in check.fixed],
+        "random": [dataclasses.asdict(source) for source in check.sources],
+        "unordered": list(check.unordered),
+        "not_compared": list(check.not_compared),
     }
 
 
-def show(found: PlanCheck) -> None:
-    """Shows the differences and the verdict."""
-    fixed = ", with the draws fixed on both sides" if found.sources else ""
+def show(check: PlanCheck) -> None:
+    """Prints a table of the differences, the verdict and its premises."""
+    fixed = ", with the draws fixed on both sides" if check.sources else ""
     table = titled(f"Largest relative difference to TFF{fixed}", "round", "state", "at", "result", "at")
-    for each in found.fixed or found.rounds:
-        state, result = each.state, each.result
-        table.add_row(str(each.round), f"{state.relative:.1e}", state.path, f"{result.relative:.1e}", result.path)
+    for difference in check.fixed or check.rounds:
+        state, result = difference.state, difference.result
+        table.add_row(str(difference.round), f"{state.relative:.1e}", state.path, f"{result.relative:.1e}", result.path)
     screen = console()
     screen.print(table)
-    screen.print(_verdict(found), soft_wrap=True)
-    for line in _premises(found):
+    screen.print(_verdict(check), soft_wrap=True)
+    for line in _premises(check):
         screen.print(f"  {line}", soft_wrap=True)
 
 
-def _verdict(found: PlanCheck) -> str:
+def _verdict(check: PlanCheck) -> str:
     from muster.author import Verdict
 
-    tolerance = f"(tolerance {found.tolerance:.0e})"
-    if found.verdict is Verdict.SAME:
-        return f"[green]Same[/]: at most {found.worst:.1e} {tolerance}"
-    if found.verdict is Verdict.DIFFERENT:
-        return f"[bold red]Different[/]: up to {found.worst:.1e} {tolerance}"
-    return f"[yellow]Same but for what is drawn at random[/]: at most {found.worst:.1e} with the draws fixed on both sides {tolerance}"
+    tolerance = f"(tolerance {check.tolerance:.0e})"
+    if check.verdict is Verdict.SAME:
+        return f"[green]Same[/]: at most {check.worst:.1e} {tolerance}"
+    if check.verdict is Verdict.DIFFERENT:
+        return f"[bold red]Different[/]: up to {check.worst:.1e} {tolerance}"
+    return (
+        f"[yellow]Same except for random draws[/]: at most {check.worst:.1e} "
+        f"with the draws fixed on both sides {tolerance}"
+    )
 
 
-def _premises(found: PlanCheck) -> list[str]:
-    """Returns the premises of the verdict, a line each."""
-    lines = [_source(each) for each in found.sources]
-    if found.unordered:
-        lines.append(f"Compared in any order of their rows: {_names(found.unordered)}")
-    if found.not_compared:
-        lines.append(f"Not compared, because these draws can't be fixed: {_names(found.not_compared)}")
+def _premises(check: PlanCheck) -> list[str]:
+    """Returns the premises of the verdict, one per line."""
+    lines = [_source(source) for source in check.sources]
+    if check.unordered:
+        lines.append(f"Compared in any order of their rows: {_names(check.unordered)}")
+    if check.not_compared:
+        lines.append(f"Not compared, because their draws can't be fixed: {_names(check.not_compared)}")
     return lines
 
 
@@ -77,5 +80,5 @@ def _source(source: DrawSource) -> str:
 
 
 def _names(paths: tuple[str, ...]) -> str:
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return ", ".join(paths[:_SHOWN]) + more
+    more = f" and {len(paths) - _MAX_SHOWN_TENSORS} more" if len(paths) > _MAX_SHOWN_TENSORS else ""
+    return ", ".join(paths[:_MAX_SHOWN_TENSORS]) + more

@@ -1,4 +1,4 @@
-"""Makes client data repeatable, so that both sides of a comparison read the same elements in the same order."""
+"""Makes a client's data repeatable, so that both sides of a comparison read the same elements."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from muster.author.randomness import is_random
 from muster.runtime.graphs import load_graph
 
 
-def settled(data: Any) -> Any:
+def make_repeatable(data: Any) -> Any:
     """Returns a client's data in a form that yields the same elements each time it is read.
 
-    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator. Other data is returned
-    unchanged.
+    A `tf.data.Dataset` that shuffles, or draws in another way, is read once; so is an iterator.
+    Other data is returned unchanged.
 
     Args:
       data: The data of one client; a mapping may hold data sets.
@@ -25,14 +25,14 @@ def settled(data: Any) -> Any:
     if isinstance(data, tf.data.Dataset):
         return _read_once(data) if _draws(data) else data
     if isinstance(data, Mapping):
-        return OrderedDict((name, settled(value)) for name, value in data.items())
+        return OrderedDict((name, make_repeatable(value)) for name, value in data.items())
     return list(data) if isinstance(data, Iterator) else data
 
 
 def _draws(dataset: Any) -> bool:
     try:
         serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=tf.data.experimental.to_variant(dataset))
-    except tf.errors.OpError:  # it calls Python, which TFF rejects with its own error
+    except tf.errors.OpError:  # it calls Python, which TFF refuses with its own error
         return False
     graph = load_graph(serialized.numpy())
     nodes = itertools.chain(graph.node, *(function.node_def for function in graph.library.function))

@@ -1,4 +1,4 @@
-"""Extracts the round from an author's process, computation (with or without server state) or evaluation."""
+"""Extracts the round from an author's process, computation or evaluation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Any, Optional
 
 import tensorflow_federated as tff
 
-from muster.author import refusals
+from muster.author.signature import check_signature, is_evaluation
 
 
 @dataclass(frozen=True)
-class Subject:
+class RoundComputation:
     """Round to compile.
 
     Attributes:
       next: The round, `(S@SERVER, {D}@CLIENTS) -> (S@SERVER, R@SERVER)`.
-      initialize: The computation of the first state, `() -> S@SERVER`; None if the author must provide that state.
-      is_evaluation: Whether the round returns the state unchanged, because the computation returns only results.
+      initialize: The computation of the first state, `() -> S@SERVER`; None if the author must
+        provide that state.
+      is_evaluation: Whether the round returns the state unchanged, because the computation returns
+        only results.
     """
 
     next: Any
@@ -25,7 +27,7 @@ class Subject:
     is_evaluation: bool = False
 
 
-def subject_of(computation: Any) -> Subject:
+def extract_round(computation: Any) -> RoundComputation:
     """Returns the round of a process, or wraps a computation to return the state that it omits.
 
     Raises:
@@ -34,17 +36,17 @@ def subject_of(computation: Any) -> Subject:
     is_process = hasattr(computation, "next") and hasattr(computation, "initialize")
     round_ = computation.next if is_process else computation
     initialize = computation.initialize if is_process else None
-    refusals.check_signature(round_)
+    check_signature(round_)
     signature = round_.type_signature
     if isinstance(signature.parameter, tff.FederatedType):
         return _without_state(round_)
-    if refusals.is_evaluation(signature):
-        return Subject(_with_state(round_), initialize, is_evaluation=True)
-    return Subject(round_, initialize)
+    if is_evaluation(signature):
+        return RoundComputation(_with_state(round_), initialize, is_evaluation=True)
+    return RoundComputation(round_, initialize)
 
 
 def _with_state(computation: Any) -> Any:
-    """Wraps `(S@SERVER, {D}@CLIENTS) -> R@SERVER` so that it returns its state unchanged beside the result."""
+    """Wraps `(S@SERVER, {D}@CLIENTS) -> R@SERVER` so that it also returns its state."""
     parameter = computation.type_signature.parameter
 
     def evaluate(state: Any, data: Any) -> Any:
@@ -53,14 +55,14 @@ def _with_state(computation: Any) -> Any:
     return tff.federated_computation(evaluate, parameter[0], parameter[1])
 
 
-def _without_state(computation: Any) -> Subject:
+def _without_state(computation: Any) -> RoundComputation:
     """Wraps `{D}@CLIENTS -> R@SERVER` in a computation with an empty state."""
     empty = tff.FederatedType(tff.StructWithPythonType([], tuple), tff.SERVER)
 
     def stateless(state: Any, data: Any) -> Any:
         return state, _one_value(computation(data))
 
-    return Subject(
+    return RoundComputation(
         next=tff.federated_computation(stateless, empty, computation.type_signature.parameter),
         initialize=tff.federated_computation(lambda: tff.federated_value((), tff.SERVER)),
     )

@@ -1,4 +1,7 @@
-"""Federated computations that tests share, each with data for its clients. Models are tiny; everything drawn is seeded."""
+"""Federated computations that tests share, with data for their clients.
+
+The models are tiny and all draws are seeded.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ SERVER, CLIENTS = tff.SERVER, tff.CLIENTS
 
 @dataclass(frozen=True)
 class Case:
-    """A computation with its clients' data. `options` go to `build_plan`."""
+    """Computation with its clients' data. `options` are passed to `build_plan`."""
 
     name: str
     build: Callable[[], Any]
-    clients: Callable[[int], list[Any]]  # by the round's number, from 1
+    clients: Callable[[int], list[Any]]  # takes the round's number, from 1
     options: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()  # tensors of the result that read the clock
     with_tensorflow: bool = False  # whether the fold needs the plan's own graphs
-    rows: frozenset[str] = frozenset()  # tensors of the result whose rows come in random order, together
+    rows: frozenset[str] = frozenset()  # tensors of the result whose rows are in random order, together
 
 
 def model_fn(width: int = 2) -> Any:
@@ -95,7 +98,10 @@ def reconstruction_model() -> Any:
 
 
 def fed_recon() -> Any:
-    """With TFF's default split of a client's data, which numbers its elements (`Dataset.enumerate`)."""
+    """Returns federated reconstruction with TFF's default split of a client's data.
+
+    The split numbers the elements (`Dataset.enumerate`).
+    """
     return tff.learning.algorithms.build_fed_recon(
         reconstruction_model,
         loss_fn=tf.keras.losses.MeanSquaredError,
@@ -115,7 +121,11 @@ def fed_recon_evaluation() -> Any:
 
 
 def personalization() -> Any:
-    """An evaluation without a state of its own: the model at the server, data at the clients, metrics of a sample of them."""
+    """Returns an evaluation of personalization strategies.
+
+    It takes the model at the server and data at the clients, and returns metrics of a sample of
+    clients.
+    """
 
     def strategy() -> Any:
         @tf.function
@@ -136,11 +146,11 @@ def personalization() -> Any:
 
 
 def personal_clients(number: int) -> list[Any]:
-    found = []
+    clients = []
     for batches in regression(number):
         examples = [{"x": x, "y": y} for batch in batches for x, y in zip(batch["x"], batch["y"], strict=True)]
-        found.append(collections.OrderedDict(train_data=examples, test_data=examples[:1]))
-    return found
+        clients.append(collections.OrderedDict(train_data=examples, test_data=examples[:1]))
+    return clients
 
 
 PERSONALIZED = {"trainable/0": np.full((2, 1), 2.0, np.float32), "trainable/1": np.zeros(1, np.float32)}
@@ -156,7 +166,7 @@ def points(number: int) -> list[Any]:
 
 
 def temperature() -> Any:
-    """TFF's example: the ratio of clients with a reading above the threshold, which is 32 degrees."""
+    """Returns TFF's example: the ratio of clients with a reading above 32 degrees."""
     state_type = tff.StructWithPythonType([("num_rounds", np.int32)], collections.OrderedDict)
 
     @tff.tensorflow.computation(state_type)
@@ -216,7 +226,7 @@ def heavy_hitters() -> Any:
 
 
 def words(_: int) -> list[Any]:
-    # IBLT takes batches of one word (its batch_size).
+    # IBLT takes batches of one word (`batch_size`).
     return [
         [np.array([word], object) for word in client] for client in ((b"sun", b"moon"), (b"sun",), (b"star", b"sun"))
     ]
@@ -238,7 +248,10 @@ def reservoir(size: int = 3) -> Any:
 
 
 def unsorted_keys() -> Any:
-    """Keys out of alphabetical order everywhere, nested and empty structures, several data sets in one structure."""
+    """Returns a computation on structures with unsorted keys.
+
+    They are nested, partly empty, and hold several data sets.
+    """
     element = collections.OrderedDict(zeta=np.int32, alpha=tff.TensorType(np.float32, [2]))
     data_type = tff.to_type(
         collections.OrderedDict(
@@ -283,15 +296,15 @@ UNSORTED_STATE = collections.OrderedDict(weight=1.5, empty=collections.OrderedDi
 
 def unsorted_clients(number: int) -> list[Any]:
     rng = np.random.default_rng(number)
-    found = []
+    clients = []
     for count in (2, 0, 3):
         items = [
             collections.OrderedDict(zeta=np.int32(rng.integers(9)), alpha=rng.normal(size=2).astype(np.float32))
             for _ in range(count)
         ]
         first = collections.OrderedDict(b=[np.int64(value) for value in range(count)], a=np.float32(rng.normal()))
-        found.append(collections.OrderedDict(second=items, nothing=(), first=first))
-    return found
+        clients.append(collections.OrderedDict(second=items, nothing=(), first=first))
+    return clients
 
 
 NUMBERS = (
