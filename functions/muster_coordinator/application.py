@@ -12,6 +12,7 @@ from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import LONGEST
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.goal_checks import GoalChecker
+from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.pseudonyms import Pseudonymizer
 from muster_coordinator.state.records import Platform
@@ -102,22 +103,38 @@ def assemble(
     if platform.direct is None:
         direct_above = None
     open_rounds = RoundCache(platform, seconds=round_cache_seconds)
-    folding = UpdateAggregator(platform, plans, runtime)
-    closing = RoundCloser(platform, folding)
+    partials = PartialBuilder(platform, plans=plans, runtime=runtime)
+    aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
+    closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
     return Application(
         platform=platform,
         tokens=tokens,
         plans=plans,
         checkin=AssignmentIssuer(
-            platform, tokens, plans, open_rounds, Pseudonymizer(platform, ring), retry_floor, direct_above, longest_wait
+            platform,
+            tokens=tokens,
+            plans=plans,
+            open_rounds=open_rounds,
+            pseudonyms=Pseudonymizer(platform, ring),
+            retry_floor=retry_floor,
+            direct_above=direct_above,
+            longest_wait=longest_wait,
         ),
-        uploads=UploadReceiver(platform, tokens, plans, open_rounds, GoalChecker(platform), retry_floor, longest_wait),
-        broadcasts=BroadcastReader(platform, round_cache_seconds),
-        tasks=TaskOperations(platform, plans, tensorflow_folds, least_minimum),
-        folding=folding,
-        closing=closing,
-        sweeping=Maintenance(platform, closing),
-        committing=RoundCommitter(platform, folding, runtime),
+        uploads=UploadReceiver(
+            platform,
+            tokens=tokens,
+            plans=plans,
+            open_rounds=open_rounds,
+            goals=GoalChecker(platform),
+            retry_floor=retry_floor,
+            longest_wait=longest_wait,
+        ),
+        broadcasts=BroadcastReader(platform, seconds=round_cache_seconds),
+        tasks=TaskOperations(platform, plans=plans, tensorflow_folds=tensorflow_folds, least_minimum=least_minimum),
+        folding=aggregator,
+        closing=closer,
+        sweeping=Maintenance(platform, round_closer=closer),
+        committing=RoundCommitter(platform, plans=plans, partials=partials, runtime=runtime),
         audit=AuditLog(platform),
         invoker=invoker,
         operators=operators,

@@ -169,7 +169,7 @@ def test_a_round_whose_updates_went_between_judgement_and_close_is_abandoned(tmp
     h.inner.blobs.delete(h.blobs("updates/")[:1])
     h.deliver_all()
     (abandoned,) = h.abandoned()
-    assert abandoned.reason == "1 updates were there at the close; the minimum is 2"
+    assert abandoned.reason == "1 updates were stored at the close; the minimum is 2"
     assert not [name for name in h.blobs("partials/") if "-0000/" in name]
     assert h.runtime.reported == []
 

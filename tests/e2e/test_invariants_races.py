@@ -173,7 +173,7 @@ def test_a_round_below_its_minimum_is_tried_again_with_fresh_clients(tmp_path):
     h.clock.advance(100)
     h.deliver_all()
     (abandoned,) = h.abandoned()
-    assert abandoned.reason == "1 updates came in by the deadline; the minimum is 2"
+    assert abandoned.reason == "1 updates arrived by the deadline; the minimum is 2"
     assert (abandoned.tally.assigned, abandoned.tally.reported) == (2, 1)
     assert (h.runtime.reported, h.runtime.updated) == ([], 0)
     assert h.leftovers() == []

@@ -1,9 +1,9 @@
-"""The open rounds' broadcasts, as clients fetch them."""
+"""The broadcast reader serves the broadcasts of open rounds to clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 
 from muster.wire.problems import ProblemError, ProblemType
@@ -12,51 +12,64 @@ from muster_coordinator.ports import BlobNotFoundError
 from muster_coordinator.state.encoded_copies import EncodedCopies, EncodedCopy
 from muster_coordinator.state.records import Platform
 
-_KEPT = 1024  # broadcasts whose round an instance remembers
+_MAX_CACHED_BROADCASTS = 1024
 
 
 @dataclass(frozen=True)
 class BroadcastReader:
-    """Broadcasts, each read from the store once by an instance, however many clients fetch it.
+    """Reader of broadcasts. An instance reads each one from the store once for all clients.
 
-    `seconds`: how long a reading of the round is trusted. Who fetches a broadcast just after its round has closed learns that at its upload.
+    `seconds` is the TTL of a cached round. A client that fetches a broadcast right after its round
+    has closed gets the refusal at its upload.
     """
 
     platform: Platform
+    _: KW_ONLY
     seconds: float
-    _found: dict[tuple[str, int, str], tuple[float, BlobRef]] = field(default_factory=dict)
+    _cached: dict[tuple[str, int, str], tuple[float, BlobRef]] = field(default_factory=dict)
 
     @cached_property
-    def _variants(self) -> EncodedCopies:
+    def _copies(self) -> EncodedCopies:
         return EncodedCopies(self.platform.blobs, keep_last=True)
 
     def find(self, task: str, number: int, sha256: str) -> BlobRef:
-        """The broadcast of the task's open round, which has the `number` and a broadcast with the hash `sha256`.
+        """Returns the broadcast of the task's open round.
+
+        Args:
+          task: The task's name.
+          number: The round's number.
+          sha256: The broadcast's hash, as in the assignment.
 
         Raises:
-          ProblemError: `round_closed`, if the round has gone on; `not_found`, if there is no such task.
+          ProblemError: `round_closed` if the task's open round is another one; `not_found` if the
+            task is unknown.
         """
-        wanted, now = (task, number, sha256), self.platform.clock.now()
-        kept = self._found.get(wanted)
-        if kept is not None and 0 <= now - kept[0] < self.seconds:
-            return kept[1]
+        cache_key, now = (task, number, sha256), self.platform.clock.now()
+        cached = self._cached.get(cache_key)
+        if cached is not None and 0 <= now - cached[0] < self.seconds:
+            return cached[1]
+        broadcast = self._read_open(task, number, sha256)
+        if len(self._cached) >= _MAX_CACHED_BROADCASTS:
+            self._cached.clear()
+        self._cached[cache_key] = (now, broadcast)
+        return broadcast
+
+    def _read_open(self, task: str, number: int, sha256: str) -> BlobRef:
         current = self.platform.task(task).value.current
         found = self.platform.round(current) if current is not None else None
         if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
             raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {task} is not open; check in again")
-        if len(self._found) >= _KEPT:
-            self._found.clear()
-        self._found[wanted] = (now, found.value.terms.broadcast)
         return found.value.terms.broadcast
 
     def read(self, broadcast: BlobRef, accepted: Iterable[str] = ()) -> EncodedCopy:
-        """Its bytes, in the first of the `accepted` encodings that there is.
+        """Returns the broadcast's bytes, in the first of the `accepted` encodings that is stored.
 
         Raises:
-          ProblemError: `round_closed`, if its round has gone on and the broadcast with it since it was found.
+          ProblemError: `round_closed` if the broadcast was deleted after its round since `find`
+            returned it.
         """
         try:
-            return self._variants.read(broadcast.name, accepted)
+            return self._copies.read(broadcast.name, accepted)
         except BlobNotFoundError:
-            detail = "The round of this broadcast is not open any more; check in again"
+            detail = "The round of this broadcast is no longer open; check in again"
             raise ProblemError(ProblemType.ROUND_CLOSED, detail) from None

@@ -101,7 +101,7 @@ def test_manifests_go_with_their_round_and_those_of_an_open_round_stay(harness):
 
 def test_manifests_that_an_earlier_version_left_are_removed_by_ticks_some_at_a_time(harness, monkeypatch):
     h = harness
-    monkeypatch.setattr(maintenance, "MOST_STRAY_MANIFESTS", 5)
+    monkeypatch.setattr(maintenance, "MAX_STRAY_MANIFESTS", 5)
     h.clock.advance(HOURS)
     for number in range(1, 4):
         left_by_the_version_before(h, number, 3)
@@ -132,7 +132,7 @@ def test_what_a_late_aggregator_makes_of_a_swept_round_is_removed_and_changes_no
 def test_holders_of_a_large_round_are_removed_by_several_sweeps_and_the_salt_last(harness, monkeypatch):
     h = harness
     monkeypatch.setattr(maintenance, "_PAGE", 4)
-    monkeypatch.setattr(maintenance, "_MOST_PAGES", 2)
+    monkeypatch.setattr(maintenance, "_MAX_PAGES", 2)
     key = h.key()
     tokens = [h.assigned(client).token for client in range(2)]
     for number in range(17):
