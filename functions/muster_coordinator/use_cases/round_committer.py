@@ -126,7 +126,7 @@ class RoundCommitter:
         return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
 
     def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
-        """Ends the round and returns it; None if a partial is missing or another writer ended it."""
+        """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
         with self._memory_for_run(terms.plan):
