@@ -47,7 +47,8 @@ platform = Platform(
     Queue(), ManualClock(inputs["now"]), SeededChance(1),
 )
 app = assemble(
-    platform, secret=bytes.fromhex(inputs["secret"]), runtime=lambda plan: None, round_cache_seconds=0.0, retry_floor=1.0
+    platform, secret=bytes.fromhex(inputs["secret"]), runtime=lambda plan: None, round_cache_seconds=0.0,
+    retry_floor=1.0,
 )
 client = Client(Request.application(router(app)))
 answers = {"from": coordinator.__file__, "read": [], "requests": []}
