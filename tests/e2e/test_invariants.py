@@ -132,7 +132,7 @@ class TaskMachine(RuleBasedStateMachine):
         if h.task().status is TaskStatus.PAUSED:
             h.operate("resume")
         h.settle(minutes=5)
-        self.check_invariants()
+        self.check_all()
         assert h.leftovers() == []
         # The task still works: a full round of new clients commits.
         before = len(h.committed())
@@ -141,7 +141,7 @@ class TaskMachine(RuleBasedStateMachine):
             if isinstance(answer, Assignment):
                 self.send(self.track(client, answer), [])
         h.deliver_all()
-        self.check_invariants()
+        self.check_all()
         assert len(h.committed()) == before + 1
         h.operate("cancel")
         h.settle()
@@ -259,7 +259,7 @@ class TaskMachine(RuleBasedStateMachine):
         assert self.h.record().status is TaskStatus.OPENING
 
     @invariant()
-    def check_invariants(self):
+    def check_all(self):
         if not hasattr(self, "h"):
             return
         self.check_outstanding()

@@ -1,4 +1,4 @@
-"""Ports that are held until a process listens on them."""
+"""Ports that are reserved until a process listens on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from muster.local.held_port import LOOPBACK, HeldPort
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are held on Linux alone")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
 
 
 @LINUX
-def test_a_held_port_is_given_to_nobody_and_a_server_listens_on_it_all_the_same() -> None:
+def test_server_listens_on_a_reserved_port_that_others_do_not_get() -> None:
     with HeldPort() as held, socket.socket() as connection:
         with pytest.raises(OSError, match="in use"):
             connection.bind((LOOPBACK, held.number))
@@ -23,23 +23,24 @@ def test_a_held_port_is_given_to_nobody_and_a_server_listens_on_it_all_the_same(
             with socket.create_server((host, held.number)), socket.create_connection((LOOPBACK, held.number)):
                 pass
     with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was accepted above lingers
+        # The accepted connections linger
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         connection.bind((LOOPBACK, held.number))
 
 
 @LINUX
-def test_many_at_once_differ() -> None:
+def test_concurrent_reservations_differ() -> None:
     with ExitStack() as stack:
         numbers = [stack.enter_context(HeldPort()).number for _ in range(50)]
     assert len(set(numbers)) == 50
 
 
-def test_refuses_a_port_that_somebody_listens_on() -> None:
+def test_reserving_a_port_in_use_fails() -> None:
     with socket.create_server((LOOPBACK, 0)) as server, pytest.raises(OSError, match="in use"):
         HeldPort(port=server.getsockname()[1])
 
 
-def test_waits_for_those_who_listen_to_end() -> None:
+def test_reservation_waits_for_the_port_to_be_released() -> None:
     server = socket.create_server((LOOPBACK, 0))
     number = server.getsockname()[1]
     ending = threading.Timer(0.1, server.close)
@@ -49,6 +50,6 @@ def test_waits_for_those_who_listen_to_end() -> None:
     ending.join()
 
 
-def test_closes_more_than_once() -> None:
+def test_close_is_idempotent() -> None:
     with HeldPort() as held:
         held.close()
