@@ -1,6 +1,6 @@
 """The grants of infra/terraform/access.json are exactly those that the functions use in rounds.
 
-Terraform gives each function's account its permissions from this file.
+Terraform reads the permissions of each function's account from this file.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def test_every_grant_is_needed(tmp_path, lost):
     assert log.refused[0].startswith(f"{lost[0]} may not {lost[3]} '{lost[2]}")
 
 
-def test_only_the_client_api_creates_updates_and_only_the_aggregator_reads_them():
+def test_only_the_aggregator_reads_the_updates_of_the_client_api():
     table = grants()
     assert {(function, verb) for function, store, _, verb in table if store == "updates"} == {
         *(("client_api", verb) for verb in ("create", "list")),

@@ -1,4 +1,4 @@
-"""Each bundle, unpacked, in an environment of its own requirements, over emulators.
+"""Bundles, each in an environment of only its requirements, over emulators of Google's services.
 
 Nothing of this checkout is on its path, so a missing file or library makes a test fail.
 """

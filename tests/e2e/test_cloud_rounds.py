@@ -41,7 +41,7 @@ SOON = 60.0  # seconds; work that is due later belongs to rounds that have ended
 class MeanRuntime:
     """Runtime that adds the round's sum of floats to the state.
 
-    Another order of the merge gives other bits.
+    Another order of the merge changes the bits.
     """
 
     def prepare(self, state: Any, **_: Any) -> Any:
@@ -105,7 +105,7 @@ class WatchedBlobs:
 
 
 class Deployment:
-    """All functions in one process over emulators, with a pump that delivers, and client threads.
+    """Deployment in one process over emulators, with a pump that delivers, and client threads.
 
     Attributes:
       accepted: The time at which each update was accepted, by its blob's name.

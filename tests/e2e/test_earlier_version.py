@@ -168,6 +168,6 @@ def test_earlier_version_ignores_sealed_cookies_and_this_one_reads_its(tmp_path,
     assert status == 200
     (claims,) = h.app.tokens.read_cookie(receipt["cookie"], now=h.clock.now())
     assert (claims.key, claims.contributed_at, claims.separates) == (RoundKey(second.task, 1, 0), h.clock.now(), None)
-    # With that cookie, the same task lets the client wait here.
+    # With that cookie, the client waits for the same task.
     answer = h.checkin("c0", cookie=receipt["cookie"])
     assert isinstance(answer, Wait) or answer.task != second.task

@@ -1,8 +1,8 @@
 """Races of several processes on one round, stray deliveries, and rounds below their minimum.
 
 Threads with separate applications over the same stores stand in for processes. A barrier starts
-them at once; the operating system chooses the interleaving, so these tests search for races that
-nobody has named.
+them at once; the operating system chooses the interleaving, so these tests search for unknown
+races.
 
 A failure is: an update or a client that is counted twice or lost, more assignments than the cap,
 two commits of one round, a release below the minimum, a delivery that changes an ended round,

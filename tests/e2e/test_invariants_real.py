@@ -57,7 +57,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 def test_real_plan_commits_exact_sums_without_tff():
-    # `-c` puts the working directory, which holds `support`, on the path.
+    # With `-c`, the working directory, which contains `support`, is on the path.
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", SCRIPT], cwd=TESTS, capture_output=True, timeout=500, text=True, check=False
     )

@@ -44,7 +44,7 @@ _MIB = 1 << 20
 class UncaughtError(AssertionError):
     """Error raised when an input took too long or raised an undeclared error.
 
-    The message tells how to reproduce it.
+    The message describes how to reproduce it.
     """
 
 

@@ -189,7 +189,8 @@ def wheel_sources(tmp_path: Path) -> list[str]:
         "print(*WheelBuilder(sys.argv[1]).build(directory=sys.argv[2], versions=['standard']))"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(tmp_path)]
-    folder = tools if tools.is_dir() else tmp_path  # `-c` puts the working directory on the path
+    # With `-c`, the working directory is on the path
+    folder = tools if tools.is_dir() else tmp_path
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode == 0:
         with zipfile.ZipFile(done.stdout.strip()) as wheel:

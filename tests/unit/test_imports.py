@@ -50,7 +50,7 @@ def test_import_loads_no_heavy_library(code, banned):
     check = f"loaded = [name for name in {banned} if name in sys.modules]; assert not loaded, loaded"
     done = subprocess.run(  # noqa: S603
         [sys.executable, "-c", f"{code}\n{check}"],
-        cwd=ROOT / "tests",  # `-c` puts it, and so `support`, on the path
+        cwd=ROOT / "tests",  # with `-c` it is on the path, and so is `support`
         capture_output=True,
         timeout=300,
         text=True,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 NORM = "norm"  # reason of a drop: the update's norm exceeds the task's bound
-MISSING = "missing"  # reason of a drop: the update's blob is gone, although nothing folded it
+MISSING = "missing"  # reason of a drop: the update's blob is missing, although nothing folded it
 # Problems of the plan: every update would fail in the same way.
 _PLAN_PROBLEMS = frozenset({ProblemType.PLAN_INVALID, ProblemType.INVALID_REQUEST, ProblemType.NOT_SUPPORTED})
 _ACCUMULATOR = "The plan's accumulator"

@@ -28,7 +28,7 @@ class SlotPool:
         return any(self._has_room(counter) for counter in range(self.round.terms.ticket_counters))
 
     def take(self) -> Ticket | None:
-        """Takes a slot, or returns None if none is free.
+        """Reserves and returns a slot, or returns None if the round is full.
 
         Starts at a random counter, to spread the writes.
         """
@@ -40,8 +40,8 @@ class SlotPool:
                 return ticket
         return None
 
-    def give_back(self, ticket: Ticket) -> None:
-        """Gives back a slot for which no assignment was issued."""
+    def release(self, ticket: Ticket) -> None:
+        """Releases a slot for which no assignment was issued."""
         by = {slots.ISSUED: -1, slots.issued_field(ticket.interval): -1}
         after = self.platform.documents.increment(names.ticket_path(self.round.key, ticket.counter), by)
         self.snapshot.tickets[ticket.counter] = {**self.snapshot.tickets[ticket.counter], **after}
@@ -56,9 +56,9 @@ class SlotPool:
         if after[slots.ISSUED] <= limit:
             self.snapshot.tickets[counter] = {**fields, **after}
             return Ticket(counter, interval)
-        # Concurrent check-ins took the last slots. This one is given back, so that a slot freed
-        # later is found.
-        self.give_back(Ticket(counter, interval))
+        # Concurrent check-ins took the last slots. Without the release, the counter would stay too
+        # high.
+        self.release(Ticket(counter, interval))
         return None
 
     def _has_room(self, counter: int) -> bool:

@@ -33,8 +33,8 @@ from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, la
 
 LOG = logging.getLogger(__name__)
 
-# Reasons to wait, soonest end first. The response gives the reason of the task that will have work
-# soonest.
+# Reasons to wait, soonest end first. The response contains the reason of the task that will have
+# work soonest.
 _BY_URGENCY = (
     WaitReason.ROUND_FULL,
     WaitReason.BETWEEN_ROUNDS,
@@ -210,7 +210,7 @@ class AssignmentIssuer:
         return self.platform.blobs.stat(name) is not None
 
     def _new_slot(self, pool: SlotPool, pseudonym: str, *, before: HeldSlot | None) -> HeldSlot | None:
-        """Takes and records a slot.
+        """Records a new slot for the client.
 
         Returns the slot that a concurrent check-in of the client recorded first, if any.
 
@@ -229,7 +229,7 @@ class AssignmentIssuer:
             assignment_seconds=pool.round.terms.assignment_seconds,
         )
         if held is not taken:
-            pool.give_back(ticket)
+            pool.release(ticket)
         return held
 
     def _assign(

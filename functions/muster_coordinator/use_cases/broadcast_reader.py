@@ -56,10 +56,10 @@ class BroadcastReader:
 
     def _read_open(self, task: str, number: int, sha256: str) -> BlobRef:
         current = self.platform.task(task).value.current
-        found = self.platform.round(current) if current is not None else None
-        if found is None or found.value.key.number != number or found.value.terms.broadcast.sha256 != sha256:
+        record = self.platform.round(current) if current is not None else None
+        if record is None or record.value.key.number != number or record.value.terms.broadcast.sha256 != sha256:
             raise ProblemError(ProblemType.ROUND_CLOSED, f"Round {number} of task {task} is not open; check in again")
-        return found.value.terms.broadcast
+        return record.value.terms.broadcast
 
     def read(self, broadcast: BlobRef, accepted: Iterable[str] = ()) -> EncodedCopy:
         """Returns the broadcast's bytes, in the first of the `accepted` encodings that is stored.

@@ -48,10 +48,10 @@ class Maintenance:
         These are updates, partials, manifests, slot holders, counters, the salt, and unused
         outputs. The round's document, with all counts, remains.
         """
-        found = self.platform.round(key)
-        if found is None or isinstance(found.value, Collecting | Aggregating):
+        record = self.platform.round(key)
+        if record is None or isinstance(record.value, Collecting | Aggregating):
             return
-        ended, blobs = found.value, self.platform.blobs
+        ended, blobs = record.value, self.platform.blobs
         prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)]
         prefixes += [names.partials_prefix(key), names.round_manifests_prefix(key)]
         listed = map_concurrently(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
@@ -200,10 +200,10 @@ class Maintenance:
 
     def _has_ended(self, key: RoundKey) -> bool:
         try:
-            found = self.platform.round(key)
+            record = self.platform.round(key)
         except UnreadableError:
             return False  # it may be open
-        return found is None or not isinstance(found.value, Collecting | Aggregating)
+        return record is None or not isinstance(record.value, Collecting | Aggregating)
 
 
 def _last_skipped(current: RoundKey) -> RoundKey:

@@ -57,32 +57,32 @@ class RoundCloser:
           repairing: True if a tick calls, which recovers lost messages and may run while work is
             still in progress.
         """
-        found = self.platform.round(key)
+        record = self.platform.round(key)
         with self.aggregator.stops_task(key):
-            if found is not None:
-                self._advance(found, repairing=repairing)
+            if record is not None:
+                self._advance(record, repairing=repairing)
 
     __call__ = close
 
-    def _advance(self, found: Versioned[Round], *, repairing: bool) -> None:
+    def _advance(self, record: Versioned[Round], *, repairing: bool) -> None:
         """Runs the next step of the round, and after a close also the first step of aggregation."""
-        round_, key = found.value, found.value.key
+        round_, key = record.value, record.value.key
         ledger = RoundLedger(self.platform, key)
         if isinstance(round_, Collecting):
-            closed = self._close_if_due(found, round_, ledger, repairing=repairing)
+            closed = self._close_if_due(record, round_, ledger, repairing=repairing)
             if closed is None:
                 return
-            found = closed
+            record = closed
         elif isinstance(round_, Aggregating) and is_stopped(self.platform, key.task):
             return
-        if isinstance(found.value, Aggregating):
+        if isinstance(record.value, Aggregating):
             just_closed = isinstance(round_, Collecting)
-            self._aggregate(found, found.value, ledger, repairing=repairing, just_closed=just_closed)
-        elif not isinstance(found.value, Collecting):
+            self._aggregate(record, record.value, ledger, repairing=repairing, just_closed=just_closed)
+        elif not isinstance(record.value, Collecting):
             advance(self.platform, key.task, plans=self.plans)
 
     def _close_if_due(
-        self, found: Versioned[Round], round_: Collecting, ledger: RoundLedger, *, repairing: bool
+        self, record: Versioned[Round], round_: Collecting, ledger: RoundLedger, *, repairing: bool
     ) -> Versioned[Round] | None:
         """Closes or abandons the round if it is due; otherwise extends it or folds ready updates.
 
@@ -93,7 +93,7 @@ class RoundCloser:
         task = self.platform.task(key.task).value
         if task.ended or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
-            return self._abandon(found, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
+            return self._abandon(record, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         if task.stopped:
             return None
         if repairing:
@@ -102,14 +102,14 @@ class RoundCloser:
         updates = sum(shard.updates for shard in contents)
         match self._decide(round_, updates, now=now):
             case RoundDecision.AGGREGATE:
-                return self._replace(found, close(round_, now=now))
+                return self._replace(record, close(round_, now=now))
             case RoundDecision.ABANDON:
                 minimum = effective_minimum(round_.terms, self.plans.manifest(round_.terms.plan))
                 reason = f"{updates} updates arrived by the deadline; the minimum is {minimum}"
                 tally = tally_assignments(self.platform, round_)
-                return self._abandon(found, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
+                return self._abandon(record, abandon(round_, reason=reason, tally=tally, now=now), below_minimum=True)
             case RoundDecision.EXTEND:
-                extended = self._replace(found, extend(round_, now=now))
+                extended = self._replace(record, extend(round_, now=now))
                 if extended is not None:
                     schedule_close(self.platform, extended.value)
             case _:
@@ -156,7 +156,7 @@ class RoundCloser:
             self.aggregator.fold_contents(round_, ledger, shard, contents[shard])
 
     def _aggregate(
-        self, found: Versioned[Round], round_: Aggregating, ledger: RoundLedger, *, repairing: bool, just_closed: bool
+        self, record: Versioned[Round], round_: Aggregating, ledger: RoundLedger, *, repairing: bool, just_closed: bool
     ) -> None:
         """Freezes a closed round's contents, folds the missing parts, and enqueues the commit."""
         key, now = round_.key, self.platform.clock.now()
@@ -166,7 +166,7 @@ class RoundCloser:
         if frozen.closing.updates < minimum:
             reason = f"{frozen.closing.updates} updates were stored at the close; the minimum is {minimum}"
             abandoned = abandon(round_, reason=reason, tally=frozen.tally, now=now)
-            if self._abandon(found, abandoned, below_minimum=True) is not None:
+            if self._abandon(record, abandoned, below_minimum=True) is not None:
                 advance(self.platform, key.task, plans=self.plans)
             return
         missing = ledger.missing(frozen.closing.parts())
@@ -193,17 +193,17 @@ class RoundCloser:
             return folds > _MAX_INLINE_FOLDS or self.plans.manifest(round_.terms.plan).folds_with_tensorflow
         return folds > _MAX_INLINE_FOLDS
 
-    def _abandon(self, found: Versioned[Round], value: Abandoned, *, below_minimum: bool) -> Versioned[Round] | None:
+    def _abandon(self, record: Versioned[Round], value: Abandoned, *, below_minimum: bool) -> Versioned[Round] | None:
         """Replaces the round like `_replace`, and logs the event if that succeeds."""
-        replaced = self._replace(found, value)
+        replaced = self._replace(record, value)
         if replaced is not None:
             events.round_abandoned(value, below_minimum=below_minimum)
         return replaced
 
-    def _replace(self, found: Versioned[Round], value: Round) -> Versioned[Round] | None:
+    def _replace(self, record: Versioned[Round], value: Round) -> Versioned[Round] | None:
         """Replaces the round by compare-and-set, or returns None if another writer was faster."""
         try:
-            return self.platform.rounds.replace(found, value)
+            return self.platform.rounds.replace(record, value)
         except ConflictError:
             return None
 
@@ -211,7 +211,7 @@ class RoundCloser:
 def _repairs(seconds: float) -> int:
     """Returns the number of repairs due so many seconds after a close: after 0, 1, 2, 4, … minutes.
 
-    The back-off gives enqueued work time to finish. Usually nothing was lost, and a second
+    The back-off leaves enqueued work time to finish. Usually nothing was lost, and a second
     committer would compute in vain.
     """
     return max(0, math.floor(math.log2(max(seconds, 1.0) / TICK)) + 1)

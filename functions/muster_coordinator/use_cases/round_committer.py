@@ -86,17 +86,17 @@ class RoundCommitter:
                 self._commit_claimed(key)
 
     def _commit_claimed(self, key: RoundKey) -> None:
-        found = self.platform.round(key)
-        if found is None or isinstance(found.value, Collecting):
+        record = self.platform.round(key)
+        if record is None or isinstance(record.value, Collecting):
             return
-        if isinstance(found.value, Aggregating):
+        if isinstance(record.value, Aggregating):
             versioned_task = self.platform.task(key.task)
             task = versioned_task.value
             if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
             with stops_task(self.platform, task.name, f"Round {key.number} can't be committed", concerns=at_round(key)):
-                ended = None if frozen is None else self._commit(found, found.value, task, frozen)
+                ended = None if frozen is None else self._commit(record, record.value, task, frozen)
                 if ended is not None and task.status is TaskStatus.ACTIVE:
                     follow(self.platform, versioned_task, ended, plans=self.plans)
                 else:
@@ -125,7 +125,7 @@ class RoundCommitter:
         manifest = self.plans.manifest(plan)
         return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
 
-    def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
+    def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
         """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
@@ -141,13 +141,13 @@ class RoundCommitter:
             if tally.folded < minimum:
                 reason = f"{tally.folded} updates could be folded; the minimum is {minimum}"
                 abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
-                if not self._replace(found, abandoned):
+                if not self._replace(record, abandoned):
                     return None
                 events.round_abandoned(abandoned, below_minimum=True)
                 return abandoned
             result = self._compute(round_, task, accumulator.tensors(), tally)
         committed = commit(round_, result, now=self.platform.clock.now(), floor=minimum)
-        if self._replace(found, committed):
+        if self._replace(record, committed):
             events.round_committed(committed)
             return committed
         # The sweep deletes this attempt's outputs unread. The committer itself has no permission to
@@ -297,10 +297,10 @@ class RoundCommitter:
             abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
             key = replace(key, epoch=key.epoch + 1)
 
-    def _replace(self, found: Versioned[Round], value: Round) -> bool:
+    def _replace(self, record: Versioned[Round], value: Round) -> bool:
         """Replaces the round by compare-and-set. Returns False if another writer was faster."""
         try:
-            self.platform.rounds.replace(found, value)
+            self.platform.rounds.replace(record, value)
         except ConflictError:
             return False
         return True

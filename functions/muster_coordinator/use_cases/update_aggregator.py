@@ -61,10 +61,10 @@ class UpdateAggregator:
           itself for the time at which one of them
         will be too old.
         """
-        found = self.platform.round(key)
-        if found is None or not isinstance(found.value, Collecting):
+        record = self.platform.round(key)
+        if record is None or not isinstance(record.value, Collecting):
             return
-        round_, ledger = found.value, RoundLedger(self.platform, key)
+        round_, ledger = record.value, RoundLedger(self.platform, key)
         with self.stops_task(key):
             if self.is_stopped(round_):
                 return
@@ -88,19 +88,19 @@ class UpdateAggregator:
 
         The fold of the last part enqueues the commit. Idempotent.
         """
-        found = self.platform.round(key)
+        record = self.platform.round(key)
         ledger = RoundLedger(self.platform, key)
         frozen = ledger.frozen()
-        if found is None or frozen is None or not isinstance(found.value, Aggregating):
+        if record is None or frozen is None or not isinstance(record.value, Aggregating):
             return
         with self.stops_task(key):
-            if self.is_stopped(found.value):
+            if self.is_stopped(record.value):
                 return
             if ledger.has_partial(part):
                 # The process that stored the partial may have died before it deleted the updates.
                 self.platform.blobs.delete(ledger.updates_of(part, frozen) or ())
             else:
-                self.platform.blobs.delete(self.make_part(found.value, ledger, frozen, part))
+                self.platform.blobs.delete(self.make_part(record.value, ledger, frozen, part))
             # The leftovers of the close are folded last, roughly in order, so one or two checks
             # find a missing one.
             rest = [rest_part(index) for index in reversed(range(len(frozen.closing.rest)))]
