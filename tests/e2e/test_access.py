@@ -14,9 +14,9 @@ import pytest
 import requests
 from support import cloud, direct
 from support.bucket import AccountCredentials, Bucket, checksum
-from support.guarded import STORES, Deployment, Log, RefusedError, grants
 from support.harness import TASK
 from support.plans import SumRuntime, sum_update
+from support.store_permissions import STORES, GrantLog, RefusedError, RestrictedDeployment, grants
 
 from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
 from muster.wire.plan import Plan
@@ -30,14 +30,14 @@ from muster_coordinator.http import FUNCTIONS
 ROOT = Path(__file__).parents[2]
 
 
-def contribute(h: Deployment, *clients: int) -> None:
+def contribute(h: RestrictedDeployment, *clients: int) -> None:
     for client in clients:
         h.upload(h.assigned(client).token, sum_update(client))
 
 
-def ordinary_rounds(root: Path, log: Log) -> None:
+def ordinary_rounds(root: Path, log: GrantLog) -> None:
     """Chunks, shards, leftovers, a report, repeats, pause, rollback, and completion."""
-    h = Deployment(root, log)
+    h = RestrictedDeployment(root, log)
     h.begin(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
     h.put_plan()
     h.create_task(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
@@ -72,9 +72,9 @@ def ordinary_rounds(root: Path, log: Log) -> None:
     assert h.leftovers() == []
 
 
-def abandoned_and_cancelled_rounds(root: Path, log: Log) -> None:
+def abandoned_and_cancelled_rounds(root: Path, log: GrantLog) -> None:
     """An abandoned round, one with a single leftover update, and a cancelled one."""
-    h = Deployment(root, log)
+    h = RestrictedDeployment(root, log)
     h.begin(rounds=9, goal=3, minimum=2, chunk=2)
     contribute(h, 0)
     h.clock.advance(601)
@@ -94,10 +94,12 @@ def abandoned_and_cancelled_rounds(root: Path, log: Log) -> None:
     assert refused.value.type is ProblemType.ROUND_CLOSED
 
 
-def early_and_late_commits(root: Path, log: Log) -> None:
+def early_and_late_commits(root: Path, log: GrantLog) -> None:
     """Commits before the freeze, before all folds, and after a cancel."""
     interruptions: list[Callable[[], object]] = []
-    h = Deployment(root, log, runtime=SumRuntime(before_update=lambda: [action() for action in interruptions]))
+    h = RestrictedDeployment(
+        root, log, runtime=SumRuntime(before_update=lambda: [action() for action in interruptions])
+    )
     h.begin(rounds=9, goal=12, minimum=2, chunk=2, round_seconds=100)
     commit = {"task": TASK, "round": 1, "epoch": 0}
     contribute(h, *range(12))
@@ -116,20 +118,20 @@ def early_and_late_commits(root: Path, log: Log) -> None:
     assert h.leftovers() == []
 
 
-def direct_uploads(root: Path, log: Log) -> None:
+def direct_uploads(root: Path, log: GrantLog) -> None:
     """Direct uploads, one to a signed URL and one in a session."""
 
     class DeferredStore:
         """Store of the bucket, which is created before the deployment."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(h._guarded("client_api", "updates"), name)
+            return getattr(h._restricted("client_api", "updates"), name)
 
     with Bucket(DeferredStore()) as bucket, cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
         for number, resumable_above in enumerate((1 << 30, 1)):
             store = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
-            h = Deployment(root / str(number), log, direct=lambda _, store=store: store, direct_above=1)
+            h = RestrictedDeployment(root / str(number), log, direct=lambda _, store=store: store, direct_above=1)
             h.begin(rounds=1, goal=1)
             token, body = h.assigned(0).token, bytes(encode(sum_update(0)))
             wanted = UploadStart(size=len(body), crc32c=checksum(body)).encode()
@@ -142,9 +144,9 @@ def direct_uploads(root: Path, log: Log) -> None:
             assert int(h.result(1)["ids"]) == 1
 
 
-def new_signature_of_a_plan(root: Path, log: Log) -> None:
+def new_signature_of_a_plan(root: Path, log: GrantLog) -> None:
     """A new signature for a stored plan, whose encoded copies are deleted."""
-    h = Deployment(root, log)
+    h = RestrictedDeployment(root, log)
     h.put_plan()
     signed = h.plan.signed(SigningKey.generate())
     h.ask("PUT", f"/v1/plans/{signed.sha256}", body=signed.encode())
@@ -161,7 +163,7 @@ SCENARIOS = (
 
 
 def test_functions_need_no_other_grants_and_use_every_one(tmp_path):
-    log = Log()
+    log = GrantLog()
     for scenario in SCENARIOS:
         scenario(tmp_path / scenario.__name__, log)
         assert log.refused == []
@@ -172,7 +174,7 @@ def test_functions_need_no_other_grants_and_use_every_one(tmp_path):
     "lost", [("client_api", "updates", "updates/", "list"), ("committer", "blobs", "manifests/", "list")]
 )
 def test_every_grant_is_needed(tmp_path, lost):
-    log = Log(granted=grants() - {lost})
+    log = GrantLog(granted=grants() - {lost})
     for scenario in SCENARIOS:
         with suppress(AssertionError, ProblemError, RefusedError, requests.RequestException):
             scenario(tmp_path / scenario.__name__, log)

@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import cloud
-from support.deployed import Answered, Caller, Function, NotServingError, Place, end, place, unpacked
+from support.deployed import (
+    FirstRequest,
+    Function,
+    LocalDeployment,
+    NotServingError,
+    ProtocolCaller,
+    end,
+    local_deployment,
+    unpacked,
+)
 from support.environments import environment_of, outside
 from support.plans import folded_by_graphs
 
@@ -72,7 +81,7 @@ def bundles(tmp_path_factory) -> dict[str, UnpackedBundle]:
 
 
 @pytest.fixture(scope="module")
-def here(firestore_emulator, storage_emulator, issuer) -> Iterator[Place]:
+def deployment(firestore_emulator, storage_emulator, issuer) -> Iterator[LocalDeployment]:
     storage_emulator.make_bucket("bundles")
     stores = {
         **firestore_emulator.environment,
@@ -80,8 +89,8 @@ def here(firestore_emulator, storage_emulator, issuer) -> Iterator[Place]:
         "MUSTER_STATE": "firestore://bundles/(default)",
         "MUSTER_BLOBS": "gs://bundles",
     }
-    with place(issuer, stores) as here:
-        yield here
+    with local_deployment(issuer, stores) as deployment:
+        yield deployment
 
 
 def target_of(name: str) -> str:
@@ -89,7 +98,7 @@ def target_of(name: str) -> str:
 
 
 def serve(
-    stack: ExitStack, bundles: dict[str, UnpackedBundle], here: Place, logs: Path, *names: str
+    stack: ExitStack, bundles: dict[str, UnpackedBundle], deployment: LocalDeployment, logs: Path, *names: str
 ) -> dict[str, Function]:
     """Starts the functions of the bundles concurrently."""
     functions = {}
@@ -99,8 +108,8 @@ def serve(
             folder=bundles[name].folder,
             python=bundles[name].python,
             # Only the signing function has the key, as in a deployment.
-            settings={key: value for key, value in here.settings.items() if key != SECRET or name == SIGNING},
-            port=here.ports[target_of(name)],
+            settings={key: value for key, value in deployment.settings.items() if key != SECRET or name == SIGNING},
+            port=deployment.ports[target_of(name)],
             log=logs / f"{name}.log",
         )
         functions[name] = stack.enter_context(function)
@@ -110,7 +119,7 @@ def serve(
     return functions
 
 
-def run_task(caller: Caller, name: str, plan: Plan) -> None:
+def run_task(caller: ProtocolCaller, name: str, plan: Plan) -> None:
     """Runs a task of sums to its end, and checks its exact results."""
     policy = {"rounds": ROUNDS, "goal": CLIENTS, "minimum": CLIENTS, "over_selection": 2.0, "chunk": 2}
     caller.make_task(name, plan.encode(), plan.sha256, **policy)
@@ -142,17 +151,17 @@ def measure_import(bundle: UnpackedBundle) -> dict[str, object]:
     return {**runs[0], "seconds": statistics.median(run["seconds"] for run in runs)}
 
 
-def test_bundles_run_rounds_with_only_their_own_packages(tmp_path, bundles, here, measured):
+def test_bundles_run_rounds_with_only_their_own_packages(tmp_path, bundles, deployment, measured):
     imports = {name: measure_import(bundle) for name, bundle in bundles.items()}
-    first_requests: dict[str, Answered] = {}
-    caller = Caller(here)
+    first_requests: dict[str, FirstRequest] = {}
+    caller = ProtocolCaller(deployment)
     with ExitStack() as stack:
-        functions = serve(stack, bundles, here, tmp_path, "client_api", "operator_api", "aggregator", "committer")
+        functions = serve(stack, bundles, deployment, tmp_path, "client_api", "operator_api", "aggregator", "committer")
         first_requests |= {name: function.first_request() for name, function in functions.items()}
         run_task(caller, "sums", PLAN)
         # Plans that fold with graphs need the other aggregator, at the same address.
         functions["aggregator"].stop()
-        functions |= serve(stack, bundles, here, tmp_path, "aggregator-tensorflow")
+        functions |= serve(stack, bundles, deployment, tmp_path, "aggregator-tensorflow")
         first_requests["aggregator-tensorflow"] = functions["aggregator-tensorflow"].first_request()
         run_task(caller, "graphs", folded_by_graphs(PLAN))
         after_rounds = {name: function.megabytes() for name, function in functions.items() if name != "aggregator"}
@@ -188,7 +197,7 @@ def test_notice_lists_the_licenses_of_the_packages(bundles):
 @pytest.mark.parametrize(
     "missing", ["muster_coordinator/tokens.py", "muster/wire/tensors.py", "muster_coordinator/adapters/firestore.py"]
 )
-def test_bundle_without_one_of_its_files_does_not_serve(tmp_path, bundles, here, missing):
+def test_bundle_without_one_of_its_files_does_not_serve(tmp_path, bundles, deployment, missing):
     folder = shutil.copytree(bundles["client_api"].folder, tmp_path / "broken")
     (folder / missing).unlink()
     log = tmp_path / "broken.log"
@@ -197,8 +206,8 @@ def test_bundle_without_one_of_its_files_does_not_serve(tmp_path, bundles, here,
             "client_api",
             folder=folder,
             python=bundles["client_api"].python,
-            settings=here.settings,
-            port=here.ports["client_api"],
+            settings=deployment.settings,
+            port=deployment.ports["client_api"],
             log=log,
         ) as function,
         pytest.raises(NotServingError, match=Path(missing).stem),

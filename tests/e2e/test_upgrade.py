@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.deployed import Caller, Function, Place, end, place, unpacked
+from support.deployed import Function, LocalDeployment, ProtocolCaller, end, local_deployment, unpacked
 from support.environments import outside
 
 from muster.bundles import build
@@ -85,19 +85,19 @@ def deploy(folder: Path, source: Path | None) -> dict[str, Path]:
     return {name: unpacked(built[name], folder / name) for name in FUNCTIONS}
 
 
-def serve(stack: ExitStack, folders: dict[str, Path], here: Place, logs: Path) -> list[Function]:
+def serve(stack: ExitStack, folders: dict[str, Path], deployment: LocalDeployment, logs: Path) -> list[Function]:
     """Starts the functions of a version, and asserts that they import the bundles' packages."""
     python = Path(sys.executable).parent
     functions = []
     for name, folder in folders.items():
         # The environment provides the libraries. Its checkout of Muster must not hide the bundle's
         # packages.
-        settings = {**here.settings, "PYTHONPATH": str(folder)}
+        settings = {**deployment.settings, "PYTHONPATH": str(folder)}
         command = [sys.executable, "-c", PRINT_FILES]
         done = subprocess.run(command, env=outside(**settings), cwd=folder, capture_output=True, check=True, text=True)  # noqa: S603
         assert all(Path(file).is_relative_to(folder) for file in done.stdout.split("\n")[:2])
         log = logs / f"{name}.log"
-        function = Function(name, folder=folder, python=python, settings=settings, port=here.ports[name], log=log)
+        function = Function(name, folder=folder, python=python, settings=settings, port=deployment.ports[name], log=log)
         functions.append(stack.enter_context(function))
     stack.callback(end, functions)
     for function in functions:
@@ -113,9 +113,9 @@ def test_this_version_finishes_a_round_of_an_earlier_one(tmp_path, previous, iss
     old, new = deploy(tmp_path / "old", previous), deploy(tmp_path / "new", None)
     file = previous / "tests/data/client_ids_sum.plan"
     stores = {"MUSTER_STATE": f"sqlite://{tmp_path}/state.db", "MUSTER_BLOBS": f"file://{tmp_path}/blobs"}
-    with place(issuer, stores) as here, ExitStack() as stack:
-        caller = Caller(here)
-        before = serve(stack, old, here, tmp_path)
+    with local_deployment(issuer, stores) as deployment, ExitStack() as stack:
+        caller = ProtocolCaller(deployment)
+        before = serve(stack, old, deployment, tmp_path)
         policy = {"rounds": 2, "goal": CLIENTS, "minimum": CLIENTS, "over_selection": 3.0, "chunk": 2, "shards": 1}
         caller.make_task("sum", file.read_bytes(), Plan.load(file).sha256, **policy)
         tokens = [caller.assigned("sum", client) for client in range(CLIENTS - 1)]
@@ -126,7 +126,7 @@ def test_this_version_finishes_a_round_of_an_earlier_one(tmp_path, previous, iss
         caller.until(lambda: list(blobs.list(names.PARTIALS)) or None)
         end(before)
 
-        serve(stack, new, here, tmp_path)
+        serve(stack, new, deployment, tmp_path)
         view = caller.task("sum")
         assert (view["checkpoint"], view["current"]["phase"], view["current"]["assigned"]) == (0, "COLLECTING", 5)
         # This version publishes the count of a small round after its end

@@ -49,7 +49,7 @@ def unpacked(bundle: Path, folder: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Answered:
+class FirstRequest:
     """Measurement of a function's first request."""
 
     seconds: float
@@ -110,7 +110,7 @@ class Function:
                 raise NotServingError(self.log()[-_TAIL:])
             pause.wait(_POLL_INTERVAL)
 
-    def serves(self) -> Answered:
+    def serves(self) -> FirstRequest:
         """Waits until the process listens, and measures the first request.
 
         Raises `NotServingError`.
@@ -118,7 +118,7 @@ class Function:
         self.wait()
         return self.first_request()
 
-    def first_request(self) -> Answered:
+    def first_request(self) -> FirstRequest:
         """Measures a health check, for which the function builds its application."""
         before, start = self.megabytes(), time.perf_counter()
         with _session() as session:
@@ -126,7 +126,7 @@ class Function:
         seconds = time.perf_counter() - start
         if response.status_code != requests.codes.ok:
             raise NotServingError(f"{response.text}\n{self.log()[-_TAIL:]}")
-        return Answered(seconds, before, self.megabytes())
+        return FirstRequest(seconds, before, self.megabytes())
 
     def megabytes(self) -> float:
         """Returns the resident memory of the largest of its processes, the worker."""
@@ -164,7 +164,7 @@ def end(functions: Iterable[Function]) -> None:
 
 
 @dataclass(frozen=True)
-class Place:
+class LocalDeployment:
     """Local deployment: the ports of the functions by name, their settings, and their queue."""
 
     ports: Mapping[str, int]
@@ -177,7 +177,7 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(issuer: TokenIssuer, stores: Mapping[str, str]) -> Iterator[Place]:
+def local_deployment(issuer: TokenIssuer, stores: Mapping[str, str]) -> Iterator[LocalDeployment]:
     """Yields a local deployment, with a running test double of Cloud Tasks.
 
     `stores` holds the settings of both stores.
@@ -202,24 +202,24 @@ def place(issuer: TokenIssuer, stores: Mapping[str, str]) -> Iterator[Place]:
         delivering = threading.Thread(target=double.run, args=(stop,))
         delivering.start()
         try:
-            yield Place(ports, settings, double)
+            yield LocalDeployment(ports, settings, double)
         finally:
             stop.set()
             delivering.join()
 
 
-class Caller:
+class ProtocolCaller:
     """Client and operator that speak the protocol in plain JSON, without code of the bundles."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, deployment: LocalDeployment) -> None:
+        self._deployment = deployment
         self._session = _session()
 
     def ask(self, function: str, method: str, path: str, **options: Any) -> requests.Response:
         """Sends a request; to the operator API with an operator's key."""
         if function == "operator_api":
             options["headers"] = {"Authorization": f"Bearer {OPERATOR_KEY}", **options.get("headers", {})}
-        return self._session.request(method, self._place.url(function) + path, timeout=_TIMEOUT, **options)
+        return self._session.request(method, self._deployment.url(function) + path, timeout=_TIMEOUT, **options)
 
     def done(self, *request: Any, **options: Any) -> requests.Response:
         """Sends a request that must succeed."""

@@ -51,7 +51,7 @@ _MAX_DELIVERIES = 2000  # more deliveries mean an endless loop
 
 
 @dataclass
-class Held:
+class QueuedWork:
     """Queued work, which the test delivers."""
 
     work: WorkItem
@@ -59,7 +59,7 @@ class Held:
     due: float  # POSIX seconds
 
 
-class HeldQueue:
+class ManualQueue:
     """`WorkQueue` whose work the test delivers.
 
     Work under a used name is dropped, as the port allows.
@@ -68,12 +68,12 @@ class HeldQueue:
     def __init__(self, clock: ManualClock) -> None:
         self._clock = clock
         self._used: set[str] = set()
-        self.held: list[Held] = []
+        self.held: list[QueuedWork] = []
 
     def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
         if name not in self._used:
             self._used.add(name)
-            self.held.append(Held(work, name, self._clock.now() + delay))
+            self.held.append(QueuedWork(work, name, self._clock.now() + delay))
 
 
 class TimedBlobs:
@@ -145,7 +145,7 @@ class Harness:
         self.plan = plan or sum_plan()
         self.runtime = runtime or SumRuntime()
         self.clock = ManualClock(start)
-        self.queue = HeldQueue(self.clock)
+        self.queue = ManualQueue(self.clock)
         self.inner = Platform(
             documents=documents or (SqliteDocuments(root / "state.db") if durable else SqliteDocuments.in_memory()),
             blobs=cast("Blobs", TimedBlobs(blobs or DirectoryBlobs(root / "blobs"), self.clock)),
@@ -269,7 +269,7 @@ class Harness:
 
     # Deliveries and time.
 
-    def deliver(self, held: Held, *, keep: bool = False) -> int:
+    def deliver(self, held: QueuedWork, *, keep: bool = False) -> int:
         """Delivers work, due or not, and returns the status.
 
         The work stays queued if the delivery fails, or with `keep`, which causes a duplicate later.
@@ -279,12 +279,12 @@ class Harness:
             self.queue.held.remove(held)
         return response.status_code
 
-    def deliver_all(self) -> list[Held]:
+    def deliver_all(self) -> list[QueuedWork]:
         """Delivers all due work in order, new work included, and returns it.
 
         Asserts that each delivery succeeds.
         """
-        delivered: list[Held] = []
+        delivered: list[QueuedWork] = []
         while due := [held for held in self.queue.held if held.due <= self.clock.now()]:
             first = min(due, key=lambda held: held.due)
             assert self.deliver(first) == 204, first

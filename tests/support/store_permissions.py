@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 @dataclass
-class Log:
+class GrantLog:
     """Log of used grants and of refused calls."""
 
     granted: set[Grant] = field(default_factory=grants)
@@ -64,7 +64,7 @@ class Log:
         raise RefusedError(self.refused[-1])
 
 
-class GuardedBlobs:
+class RestrictedBlobs:
     """`Blobs` of one store that check the permissions of one function."""
 
     def __init__(self, inner: Blobs, check: Callable[[str, str], None]) -> None:
@@ -97,7 +97,7 @@ class GuardedBlobs:
         self._inner.delete(deleted)
 
 
-class Deployment(Harness):
+class RestrictedDeployment(Harness):
     """Four applications in one process. Each request is served by the function that owns its route.
 
     Args:
@@ -108,11 +108,11 @@ class Deployment(Harness):
     """
 
     def __init__(
-        self, root: Path, log: Log, *, direct: Callable[[Blobs], DirectUploads] | None = None, **options: Any
+        self, root: Path, log: GrantLog, *, direct: Callable[[Blobs], DirectUploads] | None = None, **options: Any
     ) -> None:
         self.log = log
         self._stores: dict[str, Blobs] = {store: DirectoryBlobs(root / store) for store in STORES}
-        self._direct = None if direct is None else direct(self._guarded(SIGNING, "updates"))
+        self._direct = None if direct is None else direct(self._restricted(SIGNING, "updates"))
         all_blobs = SplitBlobs(self._stores["blobs"], {store: self._stores[store] for store in STORES[1:]})
         super().__init__(root, blobs=all_blobs, **options)
 
@@ -120,8 +120,8 @@ class Deployment(Harness):
         """Replaces the four applications; see `Harness.restart`."""
         self.routers = {}
         for function in FUNCTIONS:
-            others = {store: self._guarded(function, store) for store in STORES[1:]}
-            blobs = SplitBlobs(self._guarded(function, "blobs"), others)
+            others = {store: self._restricted(function, store) for store in STORES[1:]}
+            blobs = SplitBlobs(self._restricted(function, "blobs"), others)
             direct = self._direct if function == SIGNING else None
             # Only the signing function has the key.
             app = self.application(
@@ -135,5 +135,5 @@ class Deployment(Harness):
 
         self.http = Client(Request.application(serve))
 
-    def _guarded(self, function: str, store: str) -> GuardedBlobs:
-        return GuardedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))
+    def _restricted(self, function: str, store: str) -> RestrictedBlobs:
+        return RestrictedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))
