@@ -80,7 +80,7 @@ def test_a_minimum_that_is_lowered_in_the_store_lets_nothing_out_below_the_plans
         if at == "before the commit":
             # A closing and partials as if two updates were enough.
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
-            plans = h.app.plans
+            plans = h.app.closing.folding.plans
             lenient = replace(plans._copy(h.plan.sha256), manifest=sum_plan().manifest)
             plans._copies._values[h.plan.sha256] = lenient
             h.app.closing(h.key())

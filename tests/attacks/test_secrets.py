@@ -176,7 +176,7 @@ SECRETS = re.compile(r"secret|password|hmac|\bmac\b|bearer|api_?key|signature|cr
 PUBLIC = {
     "stored.signatures != wanted.signatures": "a plan's signatures are public",
     "item not in plan.signatures": "likewise",
-    "token in cached[1].tokens": "an enrolment's id among the revoked ones; the token's signature was checked before",
+    "token in kept[1].tokens": "an enrolment's id among the revoked ones; the token's signature was checked before",
     "token in self.tokens": "likewise",
     "getattr(self._credentials, 'service_account_email', None) == 'default'": "an account's name",
     "given.count('.') != _TOKEN_DOTS": "a count",

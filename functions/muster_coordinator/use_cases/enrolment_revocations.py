@@ -67,12 +67,12 @@ class EnrolmentRevocations:
         """
         now = self.platform.clock.now()
         with self._lock:
-            cached = self._cached
-        if cached is None or not 0 <= now - cached[0] < self.seconds:
-            cached = (now, self._read())
+            kept = self._cached
+        if kept is None or not 0 <= now - kept[0] < self.seconds:
+            kept = (now, self._read())
             with self._lock:
-                self._cached = cached
-        return token in cached[1].tokens
+                self._cached = kept
+        return token in kept[1].tokens
 
     def _read(self) -> Revocations:
         stored = self._records().get(names.REVOCATIONS)

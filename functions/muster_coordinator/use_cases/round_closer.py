@@ -64,6 +64,11 @@ class RoundCloser:
 
     __call__ = close
 
+    @property
+    def folding(self) -> UpdateAggregator:
+        """Returns the aggregator."""
+        return self.aggregator
+
     def _advance(self, record: Versioned[Round], *, repairing: bool) -> None:
         """Runs the next step of the round, and after a close also the first step of aggregation."""
         round_, key = record.value, record.value.key
