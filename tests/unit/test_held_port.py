@@ -1,4 +1,4 @@
-"""Ports that are reserved until a process listens on them."""
+"""Reserved ports of `HeldPort`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from muster.local.held_port import LOOPBACK, HeldPort
 
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports are reserved on Linux only")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports can be reserved only on Linux")
 
 
 @LINUX
-def test_server_listens_on_a_reserved_port_that_others_do_not_get() -> None:
+def test_only_a_server_with_reuse_addr_gets_a_held_port() -> None:
     with HeldPort() as held, socket.socket() as connection:
         with pytest.raises(OSError, match="in use"):
             connection.bind((LOOPBACK, held.number))
@@ -23,24 +23,23 @@ def test_server_listens_on_a_reserved_port_that_others_do_not_get() -> None:
             with socket.create_server((host, held.number)), socket.create_connection((LOOPBACK, held.number)):
                 pass
     with socket.socket() as connection:
-        # The accepted connections linger
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the closed connections are in TIME_WAIT
         connection.bind((LOOPBACK, held.number))
 
 
 @LINUX
-def test_concurrent_reservations_differ() -> None:
+def test_held_ports_are_distinct() -> None:
     with ExitStack() as stack:
         numbers = [stack.enter_context(HeldPort()).number for _ in range(50)]
     assert len(set(numbers)) == 50
 
 
-def test_reserving_a_port_in_use_fails() -> None:
+def test_port_of_a_listening_server_is_refused() -> None:
     with socket.create_server((LOOPBACK, 0)) as server, pytest.raises(OSError, match="in use"):
         HeldPort(port=server.getsockname()[1])
 
 
-def test_reservation_waits_for_the_port_to_be_released() -> None:
+def test_patience_waits_for_the_listening_server_to_end() -> None:
     server = socket.create_server((LOOPBACK, 0))
     number = server.getsockname()[1]
     ending = threading.Timer(0.1, server.close)
