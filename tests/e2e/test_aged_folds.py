@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule, When
+from support.crashing import CrashingHarness
+from support.faults import Crash, Fault, Interposed, When
 from support.harness import Harness
 from support.plans import sum_update
 
@@ -219,42 +220,13 @@ def test_leftover_of_the_close_continues_an_aged_partial(tmp_path):
     assert int(h.result(1)["ids"]) == total(*range(4))
 
 
-class CrashingHarness(Harness):
-    """Harness whose process crashes once, at a scheduled write."""
-
-    def __init__(self, root: Any, *faults: Fault) -> None:
-        self.schedule = Schedule(*faults)
-        self.crashes = 0
-        super().__init__(
-            root,
-            wrap=lambda inner: replace(
-                inner,
-                documents=FaultyDocuments(inner.documents, self.schedule),
-                blobs=FaultyBlobs(inner.blobs, self.schedule),
-                queue=FaultyQueue(inner.queue, self.schedule),
-            ),
-        )
-
-    def retry(self, step: Any, *, lose_work: bool = False) -> Any:
-        """Runs a step, and once more in a new process if it crashed."""
-        try:
-            return step()
-        except Crash:
-            self.crashes += 1
-            self.restart()
-            if lose_work:
-                self.queue.held.clear()
-            return step()
-
-
-def run_round(h: CrashingHarness, *, lose_work: bool) -> bytes:
+def run_round(h: CrashingHarness) -> bytes:
     """Runs a round that makes a partial, continues it twice and again at the close.
 
     Returns the checkpoint.
     """
 
-    def retry(step: Any) -> Any:
-        return h.retry(step, lose_work=lose_work)
+    retry = h.retry
 
     def until(reached: Any) -> None:
         for _ in range(4):
@@ -304,7 +276,7 @@ def run_round(h: CrashingHarness, *, lose_work: bool) -> bytes:
 
 def test_crash_at_any_write_of_an_aged_fold_changes_no_byte(tmp_path):
     clean = CrashingHarness(tmp_path / "clean")
-    expected = run_round(clean, lose_work=False)
+    expected = run_round(clean)
     writes = list(clean.schedule.writes)
     first = next(at for at, write in enumerate(writes, start=1) if write.startswith("blobs.create updates/"))
     superseding = [write for write in writes if write.startswith("blobs.delete partials/")]
@@ -312,32 +284,15 @@ def test_crash_at_any_write_of_an_aged_fold_changes_no_byte(tmp_path):
     for (number, write), when in itertools.product(enumerate(writes, start=1), When):
         if number < first or write.startswith("documents.increment"):  # covered by other tests
             continue
-        h = CrashingHarness(tmp_path / f"{number}-{when.value}", Fault(number, when))
+        lose_work = (number % 2 == 0) is (when is When.BEFORE)
+        h = CrashingHarness(tmp_path / f"{number}-{when.value}", Fault(number, when), lose_work=lose_work)
         try:
-            checkpoint = run_round(h, lose_work=(number % 2 == 0) is (when is When.BEFORE))
+            checkpoint = run_round(h)
         except (AssertionError, Crash) as error:
             raise AssertionError(f"after a crash {when.value} write {number}, {write}") from error
         assert h.crashes == 1
         assert checkpoint == expected, (write, when)
         assert set(h.runtime.reported) == {6}
-
-
-class Interposed:
-    """`Blobs` that run `action` once, before the first matching call."""
-
-    def __init__(self, inner: Any, method: str, prefix: str, action: Any) -> None:
-        self._inner = inner
-        self._method = method
-        self._prefix = prefix
-        self._actions = [action]
-
-    def __getattr__(self, method: str) -> Any:
-        def call(subject: Any, *rest: Any, **options: Any) -> Any:
-            if method == self._method and self._actions and str(subject).startswith(self._prefix):
-                self._actions.pop()()
-            return getattr(self._inner, method)(subject, *rest, **options)
-
-        return call
 
 
 STEPS = [

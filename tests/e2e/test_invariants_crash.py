@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule, When
-from support.harness import Harness
+from support.crashing import CrashingHarness
+from support.faults import Crash, Fault, When
 from support.plans import sum_update
 
 from muster.wire.messages import Assignment, TaskStatus
@@ -53,29 +52,8 @@ class Scenario:
     """
 
     def __init__(self, root: Path, *faults: Fault, lose_work: bool = False) -> None:
-        self.schedule = Schedule(*faults)
-        self.lose_work = lose_work
-        self.crashes = 0
-        self.h = Harness(
-            root,
-            wrap=lambda inner: replace(
-                inner,
-                documents=FaultyDocuments(inner.documents, self.schedule),
-                blobs=FaultyBlobs(inner.blobs, self.schedule),
-                queue=FaultyQueue(inner.queue, self.schedule),
-            ),
-        )
-
-    def retry(self, step: Callable[[], T]) -> T:
-        """Runs a step, and once more in a new process if it crashed."""
-        try:
-            return step()
-        except Crash:
-            self.crashes += 1
-            self.h.restart()
-            if self.lose_work:
-                self.h.queue.held.clear()
-            return step()
+        self.h = CrashingHarness(root, *faults, lose_work=lose_work)
+        self.retry = self.h.retry
 
     def until(self, reached: Callable[[], bool]) -> None:
         self.retry(self.h.deliver_all)
@@ -144,7 +122,7 @@ def test_crash_at_any_write_changes_no_byte(run, tmp_path):
     clean = Scenario(tmp_path / "clean")
     expected = run(clean)
     assert len(expected) == 2
-    writes = list(clean.schedule.writes)
+    writes = list(clean.h.schedule.writes)
     assert len(writes) > 70
     for (number, write), when in itertools.product(enumerate(writes, start=1), When):
         # Half of the crashes also lose all queued work: before even writes, and after odd ones.
@@ -154,6 +132,6 @@ def test_crash_at_any_write_changes_no_byte(run, tmp_path):
             checkpoints = run(scenario)
         except (AssertionError, Crash, ProblemError) as error:
             raise AssertionError(f"after a crash {when.value} write {number}, {write}; {lose_work=}") from error
-        assert scenario.crashes == 1
+        assert scenario.h.crashes == 1
         assert checkpoints == expected, (write, when)
         assert set(scenario.h.runtime.reported) == {CLIENTS}

@@ -16,12 +16,10 @@ Out of scope: interleavings that no test names (`test_invariants_races` and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from support.faults import Access, Crash, FaultyBlobs, FaultyDocuments, Schedule, When
+from support.faults import Access, Crash, FaultyBlobs, FaultyDocuments, Interposed, Schedule, When
 from support.harness import TASK, Harness
 from support.plans import SumRuntime, sum_update
 
@@ -32,27 +30,6 @@ from muster_coordinator.domain import names, rounds
 from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Tally
 from muster_coordinator.domain.tasks import cancel
 from muster_coordinator.state.round_ledger import RoundLedger
-
-
-class Interposed:
-    """Port that runs `action` once, before the first matching call.
-
-    A call matches if it is `method` on a name that starts with `prefix`.
-    """
-
-    def __init__(self, inner: Any, method: str, prefix: str, action: Callable[[], Any]) -> None:
-        self._inner = inner
-        self._method = method
-        self._prefix = prefix
-        self._actions = [action]
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(subject: Any, *rest: Any, **options: Any) -> Any:
-            if method == self._method and self._actions and str(subject).startswith(self._prefix):
-                self._actions.pop()()
-            return getattr(self._inner, method)(subject, *rest, **options)
-
-        return call
 
 
 def contribute(h, *clients):

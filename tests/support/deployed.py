@@ -21,7 +21,7 @@ import requests
 
 from muster.local.held_port import HeldPort
 from muster_coordinator.adapters.system import SystemClock
-from support import cloud
+from support import cloud, direct
 from support.cloud_tasks_double import CloudTasksDouble
 from support.environments import outside
 from support.harness import SECRET
@@ -102,7 +102,7 @@ class Function:
         # The port opens before the worker imports the bundle. The framework answers /robots.txt
         # itself, but only after the import.
         while True:
-            with contextlib.suppress(OSError), _session() as session:
+            with contextlib.suppress(OSError), direct.session() as session:
                 socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
                 if session.get(f"{self.url}/robots.txt", timeout=_TIMEOUT).status_code < 500:
                     return
@@ -121,7 +121,7 @@ class Function:
     def first_request(self) -> FirstRequest:
         """Measures a health check, for which the function builds its application."""
         before, start = self.megabytes(), time.perf_counter()
-        with _session() as session:
+        with direct.session() as session:
             response = session.get(f"{self.url}/healthz", timeout=_TIMEOUT)
         seconds = time.perf_counter() - start
         if response.status_code != requests.codes.ok:
@@ -213,7 +213,7 @@ class ProtocolCaller:
 
     def __init__(self, deployment: LocalDeployment) -> None:
         self._deployment = deployment
-        self._session = _session()
+        self._session = direct.session()
 
     def ask(self, function: str, method: str, path: str, **options: Any) -> requests.Response:
         """Sends a request; to the operator API with an operator's key."""
@@ -267,9 +267,3 @@ class ProtocolCaller:
             assert time.monotonic() < deadline, poll
             pause.wait(_POLL_INTERVAL)
         return result
-
-
-def _session() -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    return session

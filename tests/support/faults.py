@@ -186,3 +186,24 @@ class DisorderlyQueue:
 
     def _lateness(self) -> float:
         return self._randomness.uniform() * self._most_delay
+
+
+class Interposed:
+    """Port that runs `action` once, before the first call of `method` on a matching name.
+
+    A name matches if it starts with `prefix`.
+    """
+
+    def __init__(self, inner: Any, method: str, prefix: str, action: Callable[[], Any]) -> None:
+        self._inner = inner
+        self._method = method
+        self._prefix = prefix
+        self._actions = [action]
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(subject: Any, *rest: Any, **options: Any) -> Any:
+            if method == self._method and self._actions and str(subject).startswith(self._prefix):
+                self._actions.pop()()
+            return getattr(self._inner, method)(subject, *rest, **options)
+
+        return call

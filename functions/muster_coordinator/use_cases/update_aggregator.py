@@ -42,7 +42,7 @@ class UpdateAggregator:
     A process runs one numpy fold at a time, and one fold with a plan's graphs at a time per task.
     So its memory is bounded by one build (see `PartialBuilder`), plus one for each task that folds
     with graphs. A numpy fold takes time in proportion to its bytes. Graphs may be slow, so a fold
-    waits only for graphs of its own task.
+    waits only for graphs of the same task.
     """
 
     platform: Platform
