@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Asks a database of vulnerabilities about every pinned requirement. A vulnerability fails the check. Called by `make check`.
+# Checks every pinned requirement against a database of vulnerabilities. Run by `make check`.
 #
-# MUSTER_AUDIT=required: it fails too if no database could be reached. Set it in a CI that reaches pypi.org or api.osv.dev. Unset, as on a
-# laptop without a network, the check says that it could not look, and passes.
+# With MUSTER_AUDIT=required, the check also fails if no database can be reached. Set it in a CI
+# that can reach pypi.org or api.osv.dev. Without it, as on a laptop without a network, the check
+# reports that nothing was checked, and passes.
 #
-# An exception is a line in requirements/audit-exceptions.txt: the vulnerability's id, and behind a # why it does not matter here.
+# An exception is a line in requirements/audit-exceptions.txt: the vulnerability's id, and the
+# reason after a #.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -36,7 +38,8 @@ for service in pypi osv; do
     status=0
     timeout 120 .venv/tools/bin/python -m pip_audit --vulnerability-service "$service" --no-deps --disable-pip --progress-spinner off \
       --timeout 5 "${ignored[@]}" -r "$file" >"$out" 2>&1 </dev/null || status=$?
-    # A mirror of pypi.org that has packages alone answers 404, which pip-audit takes for a package that nobody knows.
+    # A mirror of pypi.org without vulnerability data responds with 404, which pip-audit reads as an
+    # unknown package.
     if grep -qE 'ConnectionError|ConnectTimeout|ReadTimeout|ServiceError|HTTPError|could not be audited' "$out" || [[ $status -eq 124 ]]; then
       echo "pip-audit: the database of $service could not be reached ($(grep -E 'Error|Timeout|could not be audited' "$out" | tail -n 1 | cut -c1-120))"
       continue 2
@@ -46,10 +49,10 @@ for service in pypi osv; do
       exit 1
     fi
   done
-  echo "pip-audit: $service knows of nothing against ${#files[@]} files of requirements"
+  echo "pip-audit: $service has no vulnerabilities of the packages in ${#files[@]} requirements files"
   exit 0
 done
-echo "pip-audit: NOT CHECKED, because no database could be reached; run it where pypi.org or api.osv.dev can be reached"
+echo "pip-audit: NOT CHECKED, because no database could be reached; run it with access to pypi.org or api.osv.dev"
 if [[ ${MUSTER_AUDIT:-} == required ]]; then
   echo "pip-audit: MUSTER_AUDIT is 'required', so this fails the check"
   exit 1

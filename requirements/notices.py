@@ -1,9 +1,11 @@
-"""Writes the notice of a pinned requirements file: each package with its version, licence, source and copyright lines.
+"""Writes the notice of a pinned requirements file.
 
     python requirements/notices.py requirements/functions/api.txt path/to/site-packages
 
-The packages have to be installed in that folder, in the versions of the file. Their own metadata and licence files are the only
-source, so the same pins give the same notice on every machine. `make requirements` calls it through make-notices.sh.
+A notice lists each package with its version, license, source and copyright lines. The packages must
+be installed in that folder, in the versions of the file. The notice depends only on their metadata
+and license files, so equal pins give equal notices on every machine. `make requirements` runs this
+script through make-notices.sh.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 
 _PINNED = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)")
 _LICENCE_FILE = re.compile(r"(?i)(licen[cs]e|copying|notice|copyright)")
-# Of the licence's own appendix and conditions, such as "Copyright [yyyy] [name of copyright owner]", this takes nothing.
+# Does not match the appendix and the conditions of a license, such as "Copyright [yyyy] [name of
+# copyright owner]".
 _COPYRIGHT = re.compile(r"(?i)^[\s#*/.]*((copyright|©)\s.*(\d{4}|\(c\)|©).*)$")
 _INEXACT = ("bsd", "bsd license", "unknown", "dual license")
-_MAX_COPYRIGHT_LINES = 12  # of one package; the rest is in its licence files
-# How packages without an SPDX expression name their licence.
+_MAX_COPYRIGHT_LINES = 12  # per package; the others are in its license files
+_MAX_LICENSE_NAME = 80  # characters; a longer text is the license itself
+# SPDX expressions of license names that packages use.
 _SPDX = {
     "3-clause bsd license": "BSD-3-Clause",
     "apache 2": "Apache-2.0",
@@ -37,7 +41,7 @@ _SPDX = {
     "mit license": "MIT",
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
 }
-# What the text of a licence holds, for packages that name none, or not exactly which.
+# Patterns in license texts, for packages that name no license, or name it inexactly.
 _TEXTS = {
     "Apache-2.0": r"Apache License,?\s+Version 2\.0",
     "MPL-2.0": r"Mozilla Public License",
@@ -50,19 +54,21 @@ _HEAD = """\
 Third-party software that runs with this part of Muster
 =======================================================
 
-Muster itself is under the Apache License 2.0. It uses the following packages, each under a licence of its own. The full texts
-are in the folder *.dist-info of each installed package, where an image has them too. Source code is at the address beside each
+Muster itself is under the Apache License 2.0. It uses the following packages, \
+each under a licence of its own. The full texts
+are in the folder *.dist-info of each installed package, where an image has them too. \
+Source code is at the address beside each
 package; that of packages under the MPL-2.0 is used unchanged.
 """
 
 
 class NoticeError(RuntimeError):
-    """A package is missing, has another version, or names no licence; the text says which."""
+    """Error raised when a package is missing, has another version, or names no known license."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package as the notice lists it."""
+    """Entry of the notice for an installed package."""
 
     name: str
     version: str
@@ -73,15 +79,15 @@ class Package:
 
 def pins(requirements: str) -> dict[str, str]:
     """Returns the versions that a requirements file pins, by name."""
-    found = (_PINNED.match(line) for line in requirements.splitlines())
-    return {match[1]: match[2] for match in found if match}
+    matches = (_PINNED.match(line) for line in requirements.splitlines())
+    return {match[1]: match[2] for match in matches if match}
 
 
 def notice(requirements: str, site_packages: Path) -> str:
     """Returns the notice of a requirements file.
 
     Raises:
-      NoticeError: a package is not installed there in that version, or names no licence.
+      NoticeError: a package is not installed there in that version, or names no known license.
     """
     packages = [_package(name, version, site_packages) for name, version in sorted(pins(requirements).items())]
     return "\n".join([_HEAD, *map(_entry, packages)])
@@ -96,10 +102,10 @@ def _entry(package: Package) -> str:
 
 
 def _package(name: str, version: str, site_packages: Path) -> Package:
-    found = next(iter(Distribution.discover(name=name, path=[str(site_packages)])), None)
-    if found is None or found.version != version:
-        raise NoticeError(f"{name} {version} is not installed in {site_packages}: {found and found.version}")
-    return Package(name, version, _licence(found), _source(found), tuple(_copyright_lines(found)))
+    installed = next(iter(Distribution.discover(name=name, path=[str(site_packages)])), None)
+    if installed is None or installed.version != version:
+        raise NoticeError(f"{name} {version} is not installed in {site_packages}: {installed and installed.version}")
+    return Package(name, version, _licence(installed), _source(installed), tuple(_copyright_lines(installed)))
 
 
 def _licence(package: Distribution) -> str:
@@ -108,21 +114,21 @@ def _licence(package: Distribution) -> str:
     if expression:
         return str(expression)
     classifiers = [
-        each.rpartition(" :: ")[2]
-        for each in metadata.get_all("Classifier") or []
-        if each.startswith("License :: ") and not each.endswith("OSI Approved")
+        classifier.rpartition(" :: ")[2]
+        for classifier in metadata.get_all("Classifier") or []
+        if classifier.startswith("License :: ") and not classifier.endswith("OSI Approved")
     ]
     text = (metadata.get("License") or "").strip()
-    named = [text] if text and "\n" not in text and len(text) < 80 else []  # noqa: PLR2004  else it is the whole text
-    # A classifier such as "BSD License" does not say which one: what the package itself writes is more exact.
-    candidates = [each for each in (*named, *classifiers) if each.lower() not in _INEXACT]
+    names = [text] if text and "\n" not in text and len(text) < _MAX_LICENSE_NAME else []
+    # The package's own text is more exact than a classifier such as "BSD License".
+    candidates = [name for name in (*names, *classifiers) if name.lower() not in _INEXACT]
     if candidates:
         return _SPDX.get(candidates[0].lower(), candidates[0])
     for text in _licence_texts(package):
         for name, pattern in _TEXTS.items():
             if re.search(pattern, text):
                 return name
-    raise NoticeError(f"{package.name} {package.version} names no licence that this knows: add it to {__file__}")
+    raise NoticeError(f"{package.name} {package.version} names no known license; add its name to {__file__}")
 
 
 def _source(package: Distribution) -> str:

@@ -1,5 +1,7 @@
-"""What tests of several folders share: Google's services, each started once for a run, when the first test asks for it;
-and what tests measured, in the run's closing lines."""
+"""Fixtures for all test folders: emulators of Google's services, and a summary of measurements.
+
+Each emulator is started once per run, for the first test that uses it.
+"""
 
 from __future__ import annotations
 
@@ -18,16 +20,16 @@ if TYPE_CHECKING:
 
     from muster.local.emulators import FirestoreEmulator, StorageEmulator
 
-# On a loaded machine an example may take its time; how long it takes is not what these tests are about.
+# The duration of an example depends on the machine's load, and is not what these tests check.
 settings.register_profile("muster", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("muster")
 
-# A shell starts what runs in the background with SIGINT ignored, and so does everything that is started from there. Tests of Ctrl-C
-# need it, as a terminal has it.
+# A shell starts background jobs with SIGINT ignored, and their children inherit that. Tests of
+# Ctrl-C need the default handler, as in a terminal.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The suites for documents, blobs and the queue, each of whose tests carries its adapter's name in brackets.
+# Tests of the contract suites, which have the adapter's name in brackets.
 _CONTRACT = re.compile(r"tests/contract/(test_(?:blobs|documents|queue))\.py::\w+\[([^]-]+)")
 
 
@@ -57,7 +59,7 @@ def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
 
 @pytest.fixture
 def nobodys_port() -> Iterator[int]:
-    """A port on which nobody listens during the test, unless the test does."""
+    """Returns the number of a port that no other process listens on during the test."""
     from muster.local.held_port import HeldPort
 
     with HeldPort() as port:
@@ -66,16 +68,16 @@ def nobodys_port() -> Iterator[int]:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Has a text printed at the end of the run, whichever worker the test runs in."""
+    """Returns a function that prints its text at the end of the run, from any worker."""
     return lambda text: record_property("measured", text)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
     contract = Counter(
-        f"{Path(found[1]).stem.removeprefix('test_')} on {found[2]}"
+        f"{Path(match[1]).stem.removeprefix('test_')} on {match[2]}"
         for report in reports
-        if report.when == "call" and (found := _CONTRACT.search(report.nodeid))
+        if report.when == "call" and (match := _CONTRACT.search(report.nodeid))
     )
     if contract:
         terminalreporter.section("contract suite: tests by port and adapter")

@@ -18,6 +18,7 @@ from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import LONGEST
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.goal_checks import GoalChecker
+from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
@@ -107,16 +108,16 @@ class Application:
       platform: The ports.
       tokens: Signs and reads assignments and cookies.
       plans: The plans.
-      checkin: Assigns work to clients that check in.
-      uploads: Receives updates and reports of failures.
-      broadcasts: Reads broadcasts.
-      tasks: Creates, reads and steers tasks.
+      assignment_issuer: Assigns work to clients that check in.
+      upload_receiver: Receives updates and reports of failures.
+      broadcast_reader: Reads broadcasts.
+      task_operations: Creates, reads and steers tasks.
       folding: Folds updates into partials.
-      closing: Closes rounds.
+      round_closer: Closes rounds.
       sweeping: Removes what ended rounds leave behind, and repairs lost work.
       committing: Commits rounds and opens tasks.
-      audit: The audit log of operators' actions.
-      enrolments: Revokes enrolment tokens.
+      audit_log: The audit log of operators' actions.
+      enrolment_revocations: Revokes enrolment tokens.
       invoker: See `CoordinatorConfig`; likewise the following.
       operators: Authenticates operators.
       clients: Authenticates clients.
@@ -128,16 +129,16 @@ class Application:
     platform: Platform
     tokens: Tokens
     plans: PlanRepository
-    checkin: AssignmentIssuer
-    uploads: UploadReceiver
-    broadcasts: BroadcastReader
-    tasks: TaskOperations
+    assignment_issuer: AssignmentIssuer
+    upload_receiver: UploadReceiver
+    broadcast_reader: BroadcastReader
+    task_operations: TaskOperations
     folding: UpdateAggregator
-    closing: RoundCloser
+    round_closer: RoundCloser
     sweeping: Maintenance
     committing: RoundCommitter
-    audit: AuditLog
-    enrolments: EnrolmentRevocations
+    audit_log: AuditLog
+    enrolment_revocations: EnrolmentRevocations
     invoker: InvokerAuthenticator | None = None
     operators: OperatorAuthenticator | None = None
     clients: ClientAuthenticator | None = None
@@ -151,13 +152,14 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     ring = KeyRing.of(config.secret)
     tokens, plans = Tokens(ring), PlanRepository(platform.blobs, config.trusted_signers)
     rounds = RoundCache(platform, seconds=config.round_cache_seconds)
-    aggregator = UpdateAggregator(platform, plans=plans, runtime=config.runtime)
-    closer = RoundCloser(platform, folding=aggregator)
+    partials = PartialBuilder(platform, plans=plans, runtime=config.runtime)
+    aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
+    closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
     return Application(
         platform=platform,
         tokens=tokens,
         plans=plans,
-        checkin=AssignmentIssuer(
+        assignment_issuer=AssignmentIssuer(
             platform,
             tokens=tokens,
             plans=plans,
@@ -167,7 +169,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             direct_above=None if platform.direct is None else config.direct_above,
             longest_wait=config.longest_wait,
         ),
-        uploads=UploadReceiver(
+        upload_receiver=UploadReceiver(
             platform,
             tokens=tokens,
             plans=plans,
@@ -176,19 +178,19 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             retry_floor=config.retry_floor,
             longest_wait=config.longest_wait,
         ),
-        broadcasts=BroadcastReader(platform, seconds=config.round_cache_seconds),
-        tasks=TaskOperations(
+        broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
+        task_operations=TaskOperations(
             platform,
             plans=plans,
             tensorflow_folds=config.tensorflow_folds,
             least_minimum=config.least_minimum,
         ),
         folding=aggregator,
-        closing=closer,
-        sweeping=Maintenance(platform, closing=closer),
-        committing=RoundCommitter(platform, folding=aggregator, runtime=config.runtime),
-        audit=AuditLog(platform),
-        enrolments=EnrolmentRevocations(platform),
+        round_closer=closer,
+        sweeping=Maintenance(platform, round_closer=closer),
+        committing=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
+        audit_log=AuditLog(platform),
+        enrolment_revocations=EnrolmentRevocations(platform),
         invoker=config.invoker,
         operators=config.operators,
         clients=config.clients,

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Builds the images of a release: one of each function, and `muster-up`. Called by `make images`, which makes the bundles first.
+# Builds the images of a release: one per function, and `muster-up`. Run by `make images`, which
+# builds the bundles first.
 #
 #   infra/images/build.sh docker.io/library/python@sha256:…
 #
-# The base image must be named by its digest, as infra/images/base.sh prints it. A tag is refused: it names another image tomorrow.
+# The base image must have a digest, as infra/images/base.sh prints it. A tag is refused, since it
+# may name another image later.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 base=${1:-}
 if [[ ! $base =~ ^[^[:space:]@]+@sha256:[0-9a-f]{64}$ ]]; then
-  echo "The base image ${base:+is \"$base\", which }has no digest. Name one: make images PYTHON_IMAGE=\"\$(infra/images/base.sh)\"" >&2
+  echo "The base image ${base:+is \"$base\", which }has no digest. Set one: make images PYTHON_IMAGE=\"\$(infra/images/base.sh)\"" >&2
   exit 2
 fi
 for engine in podman docker buildah; do
@@ -17,7 +19,7 @@ for engine in podman docker buildah; do
   engine=
 done
 if [[ -z $engine ]]; then
-  echo "To build images, podman, docker or buildah is needed, and none of them is installed" >&2
+  echo "Building images needs podman, docker or buildah, and none of them is installed" >&2
   exit 1
 fi
 

@@ -1,9 +1,10 @@
-"""Writes the tables of variables and outputs in the READMEs of the Terraform modules, or says which are out of date.
+"""Writes, or checks, the tables in the READMEs of the Terraform modules.
 
-    python infra/terraform/readme.py            rewrites them
-    python infra/terraform/readme.py --check    fails if one differs
+    python infra/terraform/readme.py            rewrites the tables
+    python infra/terraform/readme.py --check    fails if a table is out of date
 
-The tables stand between the markers `<!-- BEGIN tables -->` and `<!-- END tables -->`; what is around them is written by hand.
+The tables are between the markers `<!-- BEGIN tables -->` and `<!-- END tables -->`. The text
+around them is written by hand.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- BEGIN tables -->", "<!-- END tables -->"
+_MAX_TYPE_LENGTH = 60  # characters; a longer type is abbreviated
 _BLOCK = re.compile(r'^(variable|output) "(\w+)" \{\n(.*?)^\}', re.MULTILINE | re.DOTALL)
-# An attribute of a block: up to the next line that is indented as far and starts something. `terraform fmt` sees to that.
+# An attribute of a block ends at the next line with the same indentation, which `terraform fmt`
+# guarantees.
 _ATTRIBUTE = re.compile(r"^  (\w+) += (<<-EOT\n.*?^ +EOT$|.*?(?=^  \w|^\n|\Z))", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A variable or an output, as its file declares it; `default` is None where there is none."""
+    """Declaration of a variable or an output. `default` is None for a required variable."""
 
     name: str
     description: str
@@ -33,25 +36,26 @@ class Declared:
 
 
 def declared(file: Path, kind: str) -> list[Declared]:
-    """The variables or outputs of a file, in order.
+    """Returns the variables or outputs of a file, in order.
 
     Raises:
-      SystemExit: one has no description.
+      SystemExit: a declaration has no description.
     """
-    found = []
+    declarations = []
     for block_kind, name, body in _BLOCK.findall(file.read_text()):
         if block_kind != kind:
             continue
         attributes = {key: value.strip() for key, value in _ATTRIBUTE.findall(body)}
         if "description" not in attributes:
             sys.exit(f"{file}: {kind} {name} has no description")
-        found.append(
+        declarations.append(
             Declared(name, _text(attributes["description"]), attributes.get("type", ""), attributes.get("default"))
         )
-    return found
+    return declarations
 
 
 def _text(literal: str) -> str:
+    """Returns the text of a string or heredoc, on one line."""
     heredoc = re.fullmatch(r"<<-EOT\n(.*?)\n\s*EOT", literal, re.DOTALL)
     if heredoc:
         return textwrap.dedent(heredoc[1]).strip().replace("\n- ", "<br>• ").replace("\n", " ")
@@ -64,14 +68,16 @@ def _code(literal: str) -> str:
 
 
 def tables(module: Path) -> str:
-    """A module's tables, in Markdown."""
+    """Returns a module's tables in Markdown."""
     lines = ["### Variables", "", "| name | | type | default |", "|---|---|---|---|"]
-    for each in declared(module / "variables.tf", "variable"):
-        shape = each.type if len(each.type) <= 60 else each.type.partition("(")[0] + "(…)"  # noqa: PLR2004
-        default = "required" if each.default is None else _code(each.default)
-        lines.append(f"| `{each.name}` | {_cell(each.description)} | {_code(shape)} | {default} |")
+    for variable in declared(module / "variables.tf", "variable"):
+        type_ = variable.type
+        short = type_ if len(type_) <= _MAX_TYPE_LENGTH else type_.partition("(")[0] + "(…)"
+        default = "required" if variable.default is None else _code(variable.default)
+        lines.append(f"| `{variable.name}` | {_cell(variable.description)} | {_code(short)} | {default} |")
     lines += ["", "### Outputs", "", "| name | |", "|---|---|"]
-    lines += [f"| `{each.name}` | {_cell(each.description)} |" for each in declared(module / "outputs.tf", "output")]
+    outputs = declared(module / "outputs.tf", "output")
+    lines += [f"| `{output.name}` | {_cell(output.description)} |" for output in outputs]
     return "\n".join(lines)
 
 
@@ -80,10 +86,10 @@ def _cell(text: str) -> str:
 
 
 def rewritten(readme: Path) -> str:
-    """The README with its tables as they should be.
+    """Returns the README with current tables.
 
     Raises:
-      SystemExit: it has no markers.
+      SystemExit: the README has no markers.
     """
     text = readme.read_text()
     before, begin, rest = text.partition(BEGIN)
@@ -94,15 +100,15 @@ def rewritten(readme: Path) -> str:
 
 
 def modules(root: Path = HERE) -> list[Path]:
-    """The root module, the modules and the examples that have variables."""
+    """Returns the folders of the root module, the modules and the examples that have variables."""
     folders = [root, *sorted((root / "modules").glob("*/")), *sorted((root / "examples").glob("*/"))]
     return [folder for folder in folders if (folder / "variables.tf").exists() and (folder / "outputs.tf").exists()]
 
 
 def main() -> int:
-    """Rewrites, or checks. Returns the exit code."""
+    """Rewrites or checks the READMEs. Returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a README differs")
+    parser.add_argument("--check", action="store_true", help="change nothing, and fail if a README is out of date")
     check = parser.parse_args().check
     stale = [folder / "README.md" for folder in modules() if _differs(folder / "README.md")]
     for readme in stale:

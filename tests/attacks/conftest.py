@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.fortress import Fortress
 from support.issuer import TokenIssuer
+from support.secured_harness import Fortress
 
 
 @pytest.fixture

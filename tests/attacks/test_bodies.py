@@ -14,9 +14,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from support.fortress import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.harness import POPULATION, TASK, Harness, problem_of
 from support.plans import every_dtype_plan, every_dtype_update, make_plan, sum_plan, sum_update
+from support.secured_harness import CHECKIN, ENROLLER, OPERATOR, enrolment
 from support.zstd import zstd
 
 from muster.wire.manifest import TensorSpec

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.fortress import ENROLLER, SIGNER, Fortress, enrolment
 from support.harness import POPULATION, TASK
 from support.plans import every_dtype_plan, folded_by_graphs, make_plan, sum_plan, sum_update
+from support.secured_harness import ENROLLER, SIGNER, Fortress, enrolment
 from support.served import served
 from werkzeug.wrappers import Request
 

@@ -6,9 +6,9 @@ import hashlib
 import json
 
 import jwt
-from support.fortress import CHECKIN, DAY, ENROLLER, OPERATOR, ORIGIN, QUEUE, VIEWER, Fortress, enrolment
 from support.harness import POPULATION, START, TASK, Harness, problem_of
 from support.plans import sum_update
+from support.secured_harness import CHECKIN, DAY, ENROLLER, OPERATOR, ORIGIN, QUEUE, VIEWER, Fortress, enrolment
 from werkzeug.wrappers import Request
 
 from muster.local.serving import web_app

@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from support.fortress import ENROLLER, SIGNER, Fortress, enrolment
 from support.harness import problem_of
 from support.plans import SumRuntime, make_plan, sum_plan, sum_update
+from support.secured_harness import ENROLLER, SIGNER, Fortress, enrolment
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
@@ -550,7 +550,7 @@ def test_endless_plan_is_stopped_and_blocks_no_other_task(h):
     app = h.application(runtime=SumRuntime(before_update=never_ends))
     for client in range(h.round().terms.goal):
         h.upload(h.assigned(client).token, sum_update(client))
-    app.closing(h.key())
+    app.round_closer.close(h.key())
     app.committing.commit(h.key())
     assert h.task().status is TaskStatus.PAUSED
     assert "The plan's update ran for more than 600 s (graph_seconds) and was stopped" in h.task().note

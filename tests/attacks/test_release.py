@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.fortress import SIGNER, Fortress
 from support.harness import POPULATION, TASK
 from support.plans import sum_plan, sum_update
+from support.secured_harness import SIGNER, Fortress
 
 from muster.wire.manifest import Release
 from muster.wire.messages import Assignment, TaskPolicy, TaskSpec, TaskStatus, Wait, WaitReason
@@ -83,10 +83,10 @@ def test_minimum_lowered_in_the_store_releases_nothing(tmp_path, issuer, at):
         if at == "before the commit":
             # A closing and partials as if two updates sufficed.
             edit(h, names.round_path(h.key()), terms__minimum=1, terms__goal=1)
-            plans = h.app.closing.folding.plans
+            plans = h.app.plans
             lenient = replace(plans._load_copy(h.plan.sha256), manifest=sum_plan().manifest)
             plans._copies.put(h.plan.sha256, lenient)
-            h.app.closing(h.key())
+            h.app.round_closer.close(h.key())
             h.restart()
     h.settle()
     nothing_is_released(h)

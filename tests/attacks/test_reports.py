@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.between import Between
-from support.fortress import ENROLLER, Fortress, enrolment
+from support.secured_harness import ENROLLER, Fortress, enrolment
 from support.served import served
 from werkzeug.wrappers import Request
 

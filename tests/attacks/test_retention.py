@@ -8,9 +8,9 @@ import json
 import re
 
 import pytest
-from support.fortress import OPERATOR, VIEWER
 from support.harness import SECRET, TASK
 from support.plans import sum_update
+from support.secured_harness import OPERATOR, VIEWER
 
 from muster_coordinator.domain import names
 
@@ -65,7 +65,7 @@ def test_swept_round_does_not_reveal_its_clients(h):
 
 
 def test_salt_is_forgotten_with_the_next_round_or_a_minute(h):
-    cached = h.app.checkin.pseudonyms._cached
+    cached = h.app.assignment_issuer.pseudonyms._cached
     pseudonyms_of(h, 0, 1, 2)
     (first,) = [entry.value.round for entry in cached.entries().values()]
     h.deliver_all()

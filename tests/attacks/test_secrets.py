@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import jwt
-from support.fortress import CHECKIN, ENROLLER, OPERATOR, SIGNER, VIEWER, enrolment
 from support.harness import POPULATION, SECRET, TASK
 from support.plans import sum_update
+from support.secured_harness import CHECKIN, ENROLLER, OPERATOR, SIGNER, VIEWER, enrolment
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 

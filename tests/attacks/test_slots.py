@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from support.fortress import Fortress
 from support.plans import sum_update
+from support.secured_harness import Fortress
 
 from muster.wire.messages import Wait, WaitReason
 from muster_coordinator.domain import names, slots

@@ -94,7 +94,7 @@ class Front:
             last, before = task and task.value.current, last
             for after in (0.0, CACHE) if last != before else ():  # once more, for those that saw the cached round
                 time.sleep(after)
-                self._app.checkin.open_rounds._populations.clear()
+                self._app.assignment_issuer.open_rounds._populations.clear()
                 with self._told:
                     self._news += 1
                     self._told.notify_all()

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.stubborn import StubbornClients
+from support.persistent_clients import StubbornClients
 
 from muster.local.coordinator import LocalCoordinator
 from muster.local.settings import COMMITTER, WEB_ONLY, environment_for, settings_of

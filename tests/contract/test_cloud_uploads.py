@@ -90,7 +90,7 @@ def test_direct_uploads_need_a_bucket_and_can_be_disabled(tmp_path, storage_emul
     fields = {"state": f"sqlite://{root}/s.db", "queue": f"local://{root}/q.db", "secret": "5" * 64, **setting}
     with cloud.environment(**storage_emulator.environment):
         app = bootstrap.application(Settings.model_validate({**fields, "blobs": f"gs://{bucket}/home"}))
-    assert app.checkin.direct_above == above
+    assert app.assignment_issuer.direct_above == above
     assert (app.platform.direct is None) is (above is None)
     folder = Settings.model_validate({**fields, "blobs": f"file://{root}/blobs"})
     if isinstance(folder.direct_above, int):

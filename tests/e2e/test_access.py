@@ -1,4 +1,7 @@
-"""infra/terraform/access.json, from which each function's account gets its rights, is just what rounds take: no less and no more."""
+"""The grants of infra/terraform/access.json are exactly those that the functions use in rounds.
+
+Terraform reads the permissions of each function's account from this file.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ import pytest
 import requests
 from support import cloud, direct
 from support.bucket import AccountCredentials, Bucket, checksum
-from support.guarded import STORES, Deployment, Log, RefusedError, grants
 from support.harness import TASK
 from support.plans import SumRuntime, sum_update
+from support.store_permissions import STORES, GrantLog, RefusedError, RestrictedDeployment, grants
 
 from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
 from muster.wire.plan import Plan
@@ -27,14 +30,14 @@ from muster_coordinator.http import FUNCTIONS
 ROOT = Path(__file__).parents[2]
 
 
-def contribute(h: Deployment, *clients: int) -> None:
+def contribute(h: RestrictedDeployment, *clients: int) -> None:
     for client in clients:
         h.upload(h.assigned(client).token, sum_update(client))
 
 
-def in_rounds(root: Path, log: Log) -> None:
-    """Chunks, two shards, what is left over, a report of failure, repeats, pause, rollback, and the end."""
-    h = Deployment(root, log)
+def ordinary_rounds(root: Path, log: GrantLog) -> None:
+    """Chunks, shards, leftovers, a report, repeats, pause, rollback, and completion."""
+    h = RestrictedDeployment(root, log)
     h.begin(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
     h.put_plan()
     h.create_task(rounds=3, goal=5, minimum=2, over_selection=2.0, chunk=2, shards=2)
@@ -69,9 +72,9 @@ def in_rounds(root: Path, log: Log) -> None:
     assert h.leftovers() == []
 
 
-def below_the_minimum_and_alone(root: Path, log: Log) -> None:
-    """A round that is abandoned, one whose single left-over update goes onto an earlier partial, and a cancelled one."""
-    h = Deployment(root, log)
+def abandoned_and_cancelled_rounds(root: Path, log: GrantLog) -> None:
+    """An abandoned round, one with a single leftover update, and a cancelled one."""
+    h = RestrictedDeployment(root, log)
     h.begin(rounds=9, goal=3, minimum=2, chunk=2)
     contribute(h, 0)
     h.clock.advance(601)
@@ -83,84 +86,86 @@ def below_the_minimum_and_alone(root: Path, log: Log) -> None:
     contribute(h, 2)
     h.settle()
     assert int(h.result(1)["ids"]) == 0b111
-    late = h.assigned(3).broadcast.url
+    obsolete_url = h.assigned(3).broadcast.url
     h.operate("cancel")
     h.settle()
-    with pytest.raises(ProblemError) as gone:
-        h.ask("GET", late)
-    assert gone.value.type is ProblemType.ROUND_CLOSED
+    with pytest.raises(ProblemError) as refused:
+        h.ask("GET", obsolete_url)
+    assert refused.value.type is ProblemType.ROUND_CLOSED
 
 
-def commits_that_come_early_and_late(root: Path, log: Log) -> None:
-    """A commit before its round is frozen, one before all parts are folded, and one whose round was ended meanwhile."""
-    ends: list[Callable[[], object]] = []
-    h = Deployment(root, log, runtime=SumRuntime(before_update=lambda: [end() for end in ends]))
+def early_and_late_commits(root: Path, log: GrantLog) -> None:
+    """Commits before the freeze, before all folds, and after a cancel."""
+    interruptions: list[Callable[[], object]] = []
+    h = RestrictedDeployment(
+        root, log, runtime=SumRuntime(before_update=lambda: [action() for action in interruptions])
+    )
     h.begin(rounds=9, goal=12, minimum=2, chunk=2, round_seconds=100)
     commit = {"task": TASK, "round": 1, "epoch": 0}
     contribute(h, *range(12))
     h.queue.held.clear()
-    found = h.inner.round(h.key())
-    assert found is not None
-    h.inner.rounds.replace(found, rounds.close(found.value, now=h.clock.now()))
+    record = h.inner.round(h.key())
+    assert record is not None
+    h.inner.rounds.replace(record, rounds.close(record.value, now=h.clock.now()))
     h.ask("POST", "/internal/commit", json=commit)
     h.ask("POST", "/internal/close", json=commit)
     h.ask("POST", "/internal/commit", json=commit)
     assert h.task().current.phase is Phase.AGGREGATING
-    ends.append(lambda: h.operate("cancel"))
+    interruptions.append(lambda: h.operate("cancel"))
     h.settle()
     assert h.task().status is TaskStatus.CANCELLED
     assert h.committed() == []
     assert h.leftovers() == []
 
 
-def past_the_function(root: Path, log: Log) -> None:
-    """An update that its client puts into the store itself, with the client API's leave: once by URL, once in a session."""
+def direct_uploads(root: Path, log: GrantLog) -> None:
+    """Direct uploads, one to a signed URL and one in a session."""
 
-    class Late:
-        """The bucket's store, which is there before the deployment is."""
+    class DeferredStore:
+        """Store of the bucket, which is created before the deployment."""
 
         def __getattr__(self, name: str) -> object:
-            return getattr(h._guarded("client_api", "updates"), name)
+            return getattr(h._restricted("client_api", "updates"), name)
 
-    with Bucket(Late()) as bucket, cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
+    with Bucket(DeferredStore()) as bucket, cloud.environment(STORAGE_EMULATOR_HOST=bucket.url):
         signer = IamSigner(credentials=AccountCredentials(), endpoint=bucket.url)
         for number, resumable_above in enumerate((1 << 30, 1)):
             store = GcsDirectUploads("bucket", signer=signer, resumable_above=resumable_above, patience=2.0)
-            h = Deployment(root / str(number), log, direct=lambda _, store=store: store, direct_above=1)
+            h = RestrictedDeployment(root / str(number), log, direct=lambda _, store=store: store, direct_above=1)
             h.begin(rounds=1, goal=1)
             token, body = h.assigned(0).token, bytes(encode(sum_update(0)))
             wanted = UploadStart(size=len(body), crc32c=checksum(body)).encode()
-            leave = DirectUpload.decode(h.ask("POST", "/v1/updates:start", body=wanted, token=token))
-            extent = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"} if leave.resumable else {}
-            put = direct.put(leave.url, data=body, headers={**leave.headers, **extent}, timeout=60)
-            assert put.status_code == 200
+            grant = DirectUpload.decode(h.ask("POST", "/v1/updates:start", body=wanted, token=token))
+            extent = {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"} if grant.resumable else {}
+            response = direct.put(grant.url, data=body, headers={**grant.headers, **extent}, timeout=60)
+            assert response.status_code == 200
             h.ask("POST", "/v1/updates:report", body=Report(outcome="uploaded").encode(), token=token)
             h.settle()
             assert int(h.result(1)["ids"]) == 1
 
 
-def a_plan_that_is_signed_again(root: Path, log: Log) -> None:
-    """A signature for a plan that is stored already; its encoded copies go with it."""
-    h = Deployment(root, log)
+def new_signature_of_a_plan(root: Path, log: GrantLog) -> None:
+    """A new signature for a stored plan, whose encoded copies are deleted."""
+    h = RestrictedDeployment(root, log)
     h.put_plan()
     signed = h.plan.signed(SigningKey.generate())
     h.ask("PUT", f"/v1/plans/{signed.sha256}", body=signed.encode())
     assert Plan.decode(h.ask("GET", f"/v1/plans/{signed.sha256}")).signatures == signed.signatures
 
 
-PLAYS = (
-    in_rounds,
-    below_the_minimum_and_alone,
-    commits_that_come_early_and_late,
-    past_the_function,
-    a_plan_that_is_signed_again,
+SCENARIOS = (
+    ordinary_rounds,
+    abandoned_and_cancelled_rounds,
+    early_and_late_commits,
+    direct_uploads,
+    new_signature_of_a_plan,
 )
 
 
-def test_functions_do_what_rounds_take_within_their_grants_and_use_every_one(tmp_path):
-    log = Log()
-    for play in PLAYS:
-        play(tmp_path / play.__name__, log)
+def test_functions_need_no_other_grants_and_use_every_one(tmp_path):
+    log = GrantLog()
+    for scenario in SCENARIOS:
+        scenario(tmp_path / scenario.__name__, log)
         assert log.refused == []
     assert log.used == log.granted
 
@@ -168,15 +173,15 @@ def test_functions_do_what_rounds_take_within_their_grants_and_use_every_one(tmp
 @pytest.mark.parametrize(
     "lost", [("client_api", "updates", "updates/", "list"), ("committer", "blobs", "manifests/", "list")]
 )
-def test_a_grant_that_is_taken_away_is_missed(tmp_path, lost):
-    log = Log(granted=grants() - {lost})
-    for play in PLAYS:
+def test_every_grant_is_needed(tmp_path, lost):
+    log = GrantLog(granted=grants() - {lost})
+    for scenario in SCENARIOS:
         with suppress(AssertionError, ProblemError, RefusedError, requests.RequestException):
-            play(tmp_path / play.__name__, log)
+            scenario(tmp_path / scenario.__name__, log)
     assert log.refused[0].startswith(f"{lost[0]} may not {lost[3]} '{lost[2]}")
 
 
-def test_single_updates_are_made_by_one_function_and_read_by_another_alone():
+def test_only_the_aggregator_reads_the_updates_of_the_client_api():
     table = grants()
     assert {(function, verb) for function, store, _, verb in table if store == "updates"} == {
         *(("client_api", verb) for verb in ("create", "list")),
@@ -194,7 +199,7 @@ def test_single_updates_are_made_by_one_function_and_read_by_another_alone():
     assert {store for _, store, *_ in table} == set(STORES)
 
 
-def test_operations_shows_the_table():
+def test_documentation_shows_the_grants():
     rows = re.findall(r"^\| `(\w+/)` \| (.+) \|$", (ROOT / "docs/reference/functions.md").read_text(), re.MULTILINE)
     shown = {
         (function, prefix, verb)

@@ -1,4 +1,4 @@
-"""Updates that would wait too long for a full chunk are folded early: how long they wait, and that each is still counted once."""
+"""Aged folds: updates that wait long are folded before their chunk is full."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule, When
+from support.crashing import CrashingHarness
+from support.faults import Crash, Fault, Interposed, When
 from support.harness import Harness
 from support.plans import sum_update
 
@@ -27,12 +28,13 @@ def total(*clients):
 
 
 def partials(h):
-    """How many updates each partial of a shard holds, by its name."""
+    """Returns the number of updates in each partial of a shard, by its name."""
     names = [name for name in h.blobs("partials/") if "/rest-" not in name]
     return {name: int(decode(h.inner.blobs.read(name))["count"]) for name in names}
 
 
 def stored(h):
+    """Returns the names of the stored updates."""
     return [blob.name for blob in h.inner.blobs.list("updates/") if blob.size]
 
 
@@ -41,13 +43,19 @@ def contribute(h, *clients):
         h.upload(h.assigned(client).token, sum_update(client))
 
 
-def grow_old(h):
+def age_updates(h):
+    """Advances the clock past the age limit, and delivers due work."""
     h.clock.advance(AGE + 1)
     h.deliver_all()
 
 
-class Waiting:
-    """Plays a round second by second, and says how long each update was stored."""
+class StorageTimes:
+    """Recorder of the time for which each update is stored, second by second.
+
+    Attributes:
+      since: The time at which each update was first seen, by blob name.
+      waited: The seconds for which each deleted update was stored.
+    """
 
     def __init__(self, h: Harness, *, ticks_alone: bool = False) -> None:
         self.h = h
@@ -55,7 +63,7 @@ class Waiting:
         self.waited: dict[str, float] = {}
         self._ticks_alone = ticks_alone
 
-    def pass_(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         for _ in range(seconds):
             self.h.clock.advance(1.0)
             if self._ticks_alone:
@@ -63,60 +71,61 @@ class Waiting:
             self.h.deliver_all()
             if self._ticks_alone and self.h.clock.now() % 60 == 0:
                 self.h.tick()
-            self.look()
+            self.record()
 
-    def look(self) -> None:
-        now, there = self.h.clock.now(), set(stored(self.h))
-        for name in there:
+    def record(self) -> None:
+        now, present = self.h.clock.now(), set(stored(self.h))
+        for name in present:
             self.since.setdefault(name, now)
-        for name in self.since.keys() - self.waited.keys() - there:
+        for name in self.since.keys() - self.waited.keys() - present:
             self.waited[name] = now - self.since[name]
         assert all(count >= 2 for count in partials(self.h).values())
 
 
 @pytest.mark.parametrize(("shards", "ticks_alone"), [(1, False), (3, False), (1, True)])
-def test_an_update_waits_at_most_its_age_limit_once_it_can_be_folded(shards, ticks_alone, tmp_path, measured):
+def test_foldable_update_waits_at_most_its_age_limit(shards, ticks_alone, tmp_path, measured):
     h = Harness(tmp_path)
     h.begin(goal=11, minimum=2, chunk=32, shards=shards, round_seconds=600, rounds=2, assignment_seconds=600)
-    waiting = Waiting(h, ticks_alone=ticks_alone)
-    waiting.pass_(1)
+    times = StorageTimes(h, ticks_alone=ticks_alone)
+    times.advance(1)
     for client in range(10):
         contribute(h, client)
-        waiting.look()
-        waiting.pass_(58)
-    pending = len(waiting.since) - len(waiting.waited)
-    waiting.pass_(30)
+        times.record()
+        times.advance(58)
+    pending = len(times.since) - len(times.waited)
+    times.advance(30)
     assert h.task().current.round == 2, "the round closed at its deadline"
     assert int(h.result(1)["ids"]) == total(*range(10))
-    waits = sorted(waiting.waited.values())
+    waits = sorted(times.waited.values())
     measured(
-        f"Ten updates over ten minutes in {shards} shards{' by ticks alone' if ticks_alone else ''}: stored for "
+        f"Ten updates over ten minutes in {shards} shards{' with ticks alone' if ticks_alone else ''}: stored for "
         f"{waits[0]:.0f} to {waits[-1]:.0f} s, {sum(waits) / len(waits):.0f} s on average; the limit is {AGE:.0f} s"
     )
     if shards == 1:
-        # The first one waits for another one to be folded with; then none waits longer than it may (and than until the next tick).
-        first, *others = waiting.waited.values()
+        # The first update waits for a second one. The others wait at most for the limit, and for
+        # the next tick.
+        first, *others = times.waited.values()
         limit = AGE + (60 if ticks_alone else 0)
         assert max(others) <= limit
         assert first <= 58 + limit
         assert pending <= 2
 
 
-def test_a_round_that_is_full_of_waiting_updates_sets_one_timer_for_each_limit(tmp_path):
+def test_pending_updates_set_one_timer_per_age_limit(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=40, minimum=2, chunk=32, shards=1, round_seconds=6000, rounds=2)
     h.queue.held.clear()
     contribute(h, *range(20))
     assert [held.work.kind for held in h.queue.held] == ["fold"]
     assert h.queue.held[0].due == h.clock.now() + AGE
-    grow_old(h)
+    age_updates(h)
     assert stored(h) == []
-    assert h.queue.held == [], "nothing waits, so nothing is looked at"
+    assert h.queue.held == [], "no update is pending, so no fold is scheduled"
     contribute(h, 20)
     assert len(h.queue.held) == 1
 
 
-def test_a_round_that_ends_sooner_sets_no_timer(tmp_path):
+def test_round_that_ends_before_the_age_limit_sets_no_timer(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=40, minimum=2, shards=1, round_seconds=AGE - 1, rounds=2)
     h.queue.held.clear()
@@ -124,7 +133,7 @@ def test_a_round_that_ends_sooner_sets_no_timer(tmp_path):
     assert h.queue.held == []
 
 
-def test_a_task_may_set_its_own_limit(tmp_path):
+def test_task_sets_its_age_limit(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=40, minimum=2, shards=1, round_seconds=6000, max_update_age=5)
     contribute(h, 0, 1)
@@ -137,17 +146,17 @@ def test_a_task_may_set_its_own_limit(tmp_path):
     assert stored(h) == []
 
 
-def test_a_single_update_waits_for_another_and_is_never_a_partial_of_its_own(tmp_path):
+def test_single_update_waits_for_a_second_one(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=9, minimum=2, chunk=4, shards=1, round_seconds=6000, rounds=2)
     contribute(h, 0)
     for _ in range(3):
-        grow_old(h)
+        age_updates(h)
         h.tick()
     assert len(stored(h)) == 1
     assert partials(h) == {}
     contribute(h, 1)
-    grow_old(h)
+    age_updates(h)
     assert stored(h) == []
     assert list(partials(h).values()) == [2]
 
@@ -158,10 +167,11 @@ def test_aged_updates_continue_the_newest_partial_that_they_fit_into(tmp_path):
     sizes = []
     for clients in ((0, 1), (2,), (3,), (4, 5, 6), (7, 8), (9,), (10, 11, 12, 13), (14,)):
         contribute(h, *clients)
-        grow_old(h)
+        age_updates(h)
         assert stored(h) == []
         sizes.append(list(partials(h).values()))
-    # A partial grows to a chunk; a single update goes onto one that is full if there is no other.
+    # A partial grows up to a chunk. A single update is folded onto a full partial if there is no
+    # other.
     assert sizes == [[2], [3], [4], [4, 3], [4, 3, 2], [4, 3, 3], [4, 3, 3, 4], [4, 3, 4, 4]]
     contribute(h, *range(15, 20))
     h.deliver_all()
@@ -170,19 +180,19 @@ def test_aged_updates_continue_the_newest_partial_that_they_fit_into(tmp_path):
     assert h.leftovers() == []
 
 
-def test_a_replay_of_an_update_that_was_folded_early_is_not_counted_again(tmp_path):
+def test_repeat_of_an_update_folded_early_is_not_counted_again(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=5, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2, assignment_seconds=50000)
     tokens = [h.assigned(client).token for client in range(5)]
     for client in range(4):
         h.upload(tokens[client], sum_update(client))
         if client:
-            grow_old(h)
-            # Every update so far is sent again, also those of partials that are superseded.
-            for again in range(client + 1):
-                assert h.upload(tokens[again], sum_update(again)).status == "accepted"
+            age_updates(h)
+            # Every update so far is sent again, including those of superseded partials.
+            for repeated in range(client + 1):
+                assert h.upload(tokens[repeated], sum_update(repeated)).status == "accepted"
                 h.deliver_all()
-                grow_old(h)
+                age_updates(h)
                 h.tick()
                 assert list(partials(h).values()) == [client + 1]
             assert stored(h) == []
@@ -192,13 +202,13 @@ def test_a_replay_of_an_update_that_was_folded_early_is_not_counted_again(tmp_pa
     assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(5)), 5)
 
 
-def test_the_update_left_over_at_the_close_continues_a_partial_that_was_folded_early(tmp_path):
+def test_leftover_of_the_close_continues_an_aged_partial(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=4, minimum=2, chunk=8, shards=1, rounds=2, round_seconds=6000)
     key = h.key()
     for clients in ((0, 1), (2,)):
         contribute(h, *clients)
-        grow_old(h)
+        age_updates(h)
     contribute(h, 3)
     closings = []
     while not closings:  # the sweep deletes the closing with its round
@@ -210,50 +220,25 @@ def test_the_update_left_over_at_the_close_continues_a_partial_that_was_folded_e
     assert int(h.result(1)["ids"]) == total(*range(4))
 
 
-class Faulted(Harness):
-    """A harness whose process dies once, at a scheduled write."""
+def run_round(h: CrashingHarness) -> bytes:
+    """Runs a round that makes a partial, continues it twice and again at the close.
 
-    def __init__(self, root: Any, *faults: Fault) -> None:
-        self.schedule = Schedule(*faults)
-        self.crashes = 0
-        super().__init__(
-            root,
-            wrap=lambda inner: replace(
-                inner,
-                documents=FaultyDocuments(inner.documents, self.schedule),
-                blobs=FaultyBlobs(inner.blobs, self.schedule),
-                queue=FaultyQueue(inner.queue, self.schedule),
-            ),
-        )
+    Returns the checkpoint.
+    """
 
-    def insist(self, step: Any, *, lose_work: bool = False) -> Any:
-        try:
-            return step()
-        except Crash:
-            self.crashes += 1
-            self.restart()
-            if lose_work:
-                self.queue.held.clear()
-            return step()
-
-
-def play(h: Faulted, *, lose_work: bool) -> bytes:
-    """A round in which partials are made, continued twice, and continued at the close; the checkpoint that it commits."""
-
-    def insist(step: Any) -> Any:
-        return h.insist(step, lose_work=lose_work)
+    retry = h.retry
 
     def until(reached: Any) -> None:
         for _ in range(4):
-            insist(h.deliver_all)
+            retry(h.deliver_all)
             if reached():
                 return
-            insist(h.tick)
+            retry(h.tick)
             h.clock.advance(61)
         assert reached()
 
-    insist(h.put_plan)
-    insist(
+    retry(h.put_plan)
+    retry(
         lambda: h.create_task(
             goal=6,
             minimum=6,
@@ -268,63 +253,46 @@ def play(h: Faulted, *, lose_work: bool) -> bytes:
     until(lambda: h.task().current is not None and h.task().status.value == "active")
     for clients in ((0, 1), (2,), (3,), (4,)):
         for client in clients:
-            answer = insist(lambda client=client: h.assigned(client))
-            insist(lambda answer=answer, client=client: h.upload(answer.token, sum_update(client)))
-            insist(h.deliver_all)
+            answer = retry(lambda client=client: h.assigned(client))
+            retry(lambda answer=answer, client=client: h.upload(answer.token, sum_update(client)))
+            retry(h.deliver_all)
         h.clock.advance(AGE + 1)
-        insist(h.deliver_all)
-        insist(h.tick)
-        insist(h.deliver_all)
+        retry(h.deliver_all)
+        retry(h.tick)
+        retry(h.deliver_all)
         assert all(count >= 2 for count in partials(h).values()), partials(h)
         assert stored(h) == []
-    answer = insist(lambda: h.assigned(5))
-    insist(lambda: h.upload(answer.token, sum_update(5)))
+    answer = retry(lambda: h.assigned(5))
+    retry(lambda: h.upload(answer.token, sum_update(5)))
     until(lambda: h.task().checkpoint == 1)
-    insist(lambda: h.operate("cancel"))
+    retry(lambda: h.operate("cancel"))
     for _ in range(3):
-        insist(h.tick)
-        insist(h.deliver_all)
+        retry(h.tick)
+        retry(h.deliver_all)
         h.clock.advance(61)
     assert h.leftovers() == []
     return h.checkpoint(1)
 
 
-def test_a_crash_at_any_write_of_an_early_fold_changes_no_byte(tmp_path):
-    clean = Faulted(tmp_path / "clean")
-    expected = play(clean, lose_work=False)
+def test_crash_at_any_write_of_an_aged_fold_changes_no_byte(tmp_path):
+    clean = CrashingHarness(tmp_path / "clean")
+    expected = run_round(clean)
     writes = list(clean.schedule.writes)
     first = next(at for at, write in enumerate(writes, start=1) if write.startswith("blobs.create updates/"))
     superseding = [write for write in writes if write.startswith("blobs.delete partials/")]
     assert len(superseding) >= 3
     for (number, write), when in itertools.product(enumerate(writes, start=1), When):
-        if number < first or write.startswith("documents.increment"):  # other tests do that
+        if number < first or write.startswith("documents.increment"):  # covered by other tests
             continue
-        h = Faulted(tmp_path / f"{number}-{when.value}", Fault(number, when))
+        lose_work = (number % 2 == 0) is (when is When.BEFORE)
+        h = CrashingHarness(tmp_path / f"{number}-{when.value}", Fault(number, when), lose_work=lose_work)
         try:
-            found = play(h, lose_work=(number % 2 == 0) is (when is When.BEFORE))
+            checkpoint = run_round(h)
         except (AssertionError, Crash) as error:
             raise AssertionError(f"after a crash {when.value} write {number}, {write}") from error
         assert h.crashes == 1
-        assert found == expected, (write, when)
+        assert checkpoint == expected, (write, when)
         assert set(h.runtime.reported) == {6}
-
-
-class Interposed:
-    """Blobs that run `action` once, just before the first `method` of a name that starts with `prefix`."""
-
-    def __init__(self, inner: Any, method: str, prefix: str, action: Any) -> None:
-        self._inner = inner
-        self._method = method
-        self._prefix = prefix
-        self._actions = [action]
-
-    def __getattr__(self, method: str) -> Any:
-        def call(subject: Any, *rest: Any, **more: Any) -> Any:
-            if method == self._method and self._actions and str(subject).startswith(self._prefix):
-                self._actions.pop()()
-            return getattr(self._inner, method)(subject, *rest, **more)
-
-        return call
 
 
 STEPS = [
@@ -342,20 +310,19 @@ STEPS = [
 
 @pytest.mark.parametrize(("method", "prefix"), STEPS)
 @pytest.mark.parametrize("replayed", [False, True])
-def test_another_aggregator_that_supersedes_a_partial_under_the_hands_of_one_does_no_harm(
-    method, prefix, replayed, tmp_path
-):
+def test_partial_superseded_during_a_fold_is_counted_once(method, prefix, replayed, tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=6, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2, assignment_seconds=50000)
     key, tokens = h.key(), [h.assigned(client).token for client in range(6)]
     for client in (0, 1):
         h.upload(tokens[client], sum_update(client))
-    grow_old(h)
+    age_updates(h)
     h.upload(tokens[2], sum_update(2))
     h.clock.advance(AGE + 1)
 
     def others():
-        # Another aggregator folds the third update, then the fourth, and both earlier partials are gone.
+        # Another aggregator folds the third update, then the fourth, and deletes both earlier
+        # partials.
         h.app.folding.fold_shard(key, 0)
         h.upload(tokens[3], sum_update(3))
         h.clock.advance(AGE + 1)
@@ -379,7 +346,7 @@ def test_another_aggregator_that_supersedes_a_partial_under_the_hands_of_one_doe
 
 
 @pytest.mark.parametrize("attempt", range(4))
-def test_each_update_is_counted_once_when_aggregators_fold_early_at_once(attempt, tmp_path):
+def test_concurrent_aged_folds_count_each_update_once(attempt, tmp_path):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=12, minimum=2, chunk=3 + attempt, shards=1 + attempt % 2, rounds=2, round_seconds=60000)
     key, apps = h.key(), [h.application() for _ in range(3)]
@@ -404,20 +371,20 @@ def test_each_update_is_counted_once_when_aggregators_fold_early_at_once(attempt
     assert h.leftovers() == []
 
 
-def test_a_partial_whose_maker_died_before_the_one_that_continues_it_was_made_is_made_first(tmp_path):
+def test_missing_partial_is_made_before_the_one_that_continues_it(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=4, minimum=2, chunk=8, shards=1, round_seconds=60000, rounds=2)
     key = h.key()
     contribute(h, 0, 1)
     h.clock.advance(AGE + 1)
     ledger = RoundLedger(h.inner, key)
-    made = [ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now()))]
+    frozen = [ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now()))]
     contribute(h, 2)
     h.clock.advance(AGE + 1)
-    made.append(ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now())))
-    assert [(index, len(manifest.updates), manifest.onto) for index, manifest in made] == [(0, 2, None), (1, 1, 0)]
+    frozen.append(ledger.freeze_chunk(0, chunk=8, limit=AgeLimit(AGE, h.clock.now())))
+    assert [(index, len(manifest.updates), manifest.onto) for index, manifest in frozen] == [(0, 2, None), (1, 1, 0)]
     assert partials(h) == {}
-    contribute(h, 3)  # and the round closes before anything is folded
+    contribute(h, 3)  # closes the round before any fold
     h.deliver_all()
     assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (total(*range(4)), 4)
     assert partial_name(key, shard_part(0, 0)) not in h.blobs("partials/")

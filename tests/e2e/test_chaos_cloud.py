@@ -1,7 +1,9 @@
-"""Fifty rounds on Firestore, Cloud Storage and Cloud Tasks, with many instances of each function, while everything fails.
+"""Fifty rounds on emulators of Google's services, with several instances and failures.
 
-Instances get SIGKILL, calls to the stores fail before and after they take effect, deliveries come twice and late. What has to hold:
-each accepted update is counted exactly once, every round commits or is given up for its minimum, and nothing is left over.
+Instances are killed with SIGKILL, store calls fail before and after they take effect, and
+deliveries are repeated and late. A failure is: an accepted update that is not counted exactly once,
+a round that neither commits nor is abandoned below its minimum, an unexpected error, or obsolete
+data at the end.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from support import cloud
 from support.cloud_tasks_double import CloudTasksDouble, Disorder
 from support.harness import POPULATION, SECRET, Harness
 from support.instances import FrontEnd, Instance
+from support.persistent_clients import StubbornClients
 from support.plans import sum_update
-from support.stubborn import StubbornClients
 
 from muster.local.emulators import FirestoreEmulator, StorageEmulator
 from muster.wire.messages import TaskStatus
@@ -37,13 +39,13 @@ from muster_coordinator.domain.rounds import Committed
 pytestmark = [cloud.EMULATORS, pytest.mark.timeout(900)]
 CLIENTS, ROUNDS, MINIMUM, SEED = 30, 50, 5, 20261124
 INSTANCES = {"client_api": 3, "aggregator": 2, "committer": 2}
-FAILING = 0.02  # share of calls to the stores
-LONGEST = 700.0  # seconds; what takes longer hangs
+FAILING = 0.02  # fraction of store calls that fail
+TIMEOUT = 700.0  # seconds
 QUEUE = f"projects/{cloud.PROJECT}/locations/{cloud.LOCATION}/queues/{cloud.QUEUE}"
 
 
 class Deployment:
-    """Instances, the queue, a tick each second, and somebody who kills instances."""
+    """Deployment with a queue, a tick every second, and a thread that kills instances."""
 
     def __init__(self, environment: dict[str, str], *, double: CloudTasksDouble, issuer, fronts, logs: Path) -> None:
         self.killed: Counter[str] = Counter()
@@ -57,9 +59,9 @@ class Deployment:
         self._double = double
         self._issuer = issuer
         self._aggregator = fronts["aggregator"].url
-        self._chance = random.Random(SEED)  # noqa: S311  fixed on purpose
+        self._randomness = random.Random(SEED)  # noqa: S311  fixed on purpose
         self._stop = threading.Event()
-        self._peace = threading.Event()
+        self._end_kills = threading.Event()
         self._threads = [threading.Thread(target=target) for target in (self._deliver, self._tick, self._kill)]
 
     def __enter__(self) -> Self:
@@ -70,7 +72,7 @@ class Deployment:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._peace.set()
+        self._end_kills.set()
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -78,7 +80,7 @@ class Deployment:
             instance.end()
 
     def end_kills(self) -> None:
-        self._peace.set()
+        self._end_kills.set()
 
     def _deliver(self) -> None:
         self._double.run(self._stop, threads=6)
@@ -92,17 +94,17 @@ class Deployment:
                 _post(session, f"{self._aggregator}/internal/tick", headers=headers)
 
     def _kill(self) -> None:
-        while not self._peace.wait(self._chance.uniform(0.5, 3.0)):
-            instance = self._chance.choice(self.instances)
+        while not self._end_kills.wait(self._randomness.uniform(0.5, 3.0)):
+            instance = self._randomness.choice(self.instances)
             instance.kill()
             self.killed[instance.function] += 1
-            self._peace.wait(self._chance.uniform(0.0, 0.5))
+            self._end_kills.wait(self._randomness.uniform(0.0, 0.5))
             instance.start()
 
 
-def _post(session: requests.Session, url: str, **more: object) -> int | None:
+def _post(session: requests.Session, url: str, **options: object) -> int | None:
     try:
-        return session.post(url, timeout=20, **more).status_code
+        return session.post(url, timeout=20, **options).status_code
     except requests.RequestException:
         return None
 
@@ -111,7 +113,7 @@ def _post(session: requests.Session, url: str, **more: object) -> int | None:
 def stores(
     firestore_emulator: FirestoreEmulator, storage_emulator: StorageEmulator
 ) -> Iterator[tuple[dict[str, str], dict[str, object]]]:
-    """What leads an instance to this test's own stores, and adapters over the same."""
+    """Yields an instance's settings of the stores, and adapters over the same stores."""
     project, bucket = "chaos", "chaos"
     storage_emulator.make_bucket(bucket)
     environment = {
@@ -127,7 +129,7 @@ def stores(
         yield environment, {"documents": documents, "blobs": blobs}
 
 
-def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, stores, issuer, measured):
+def test_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, stores, issuer, measured):
     clock, (environment, adapters) = SystemClock(), stores
     disorder = Disorder(SeededRandomness(SEED), twice=0.1, late=0.1, most_delay=10.0)
     started = time.monotonic()
@@ -185,42 +187,43 @@ def test_fifty_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_pa
         )
         with clients:
             while h.task().status is not TaskStatus.COMPLETED:
-                assert time.monotonic() < started + LONGEST, (h.task(), double.next_due())
+                assert time.monotonic() < started + TIMEOUT, (h.task(), double.next_due())
                 pause.wait(0.2)
         seconds = time.monotonic() - started
         deployment.end_kills()
         while h.leftovers() or h.blobs("updates/") or h.blobs("partials/") or h.blobs("broadcasts/"):
-            assert time.monotonic() < started + LONGEST, h.leftovers()
+            assert time.monotonic() < started + TIMEOUT, h.leftovers()
             pause.wait(0.2)
         delivered = double.delivered
     assert set(deployment.killed) == set(INSTANCES)
     assert clients.unexpected == []
-    # A store that is not available is logged too, and is what was asked for.
-    assert re.findall(r"^\w+ /\S+ failed$", "".join(each.log() for each in deployment.instances), re.MULTILINE) == []
+    # An unavailable store is logged in another way, and is expected here.
+    logs = "".join(instance.log() for instance in deployment.instances)
+    assert re.findall(r"^\w+ /\S+ failed$", logs, re.MULTILINE) == []
 
     committed, abandoned = h.committed(), h.abandoned()
     assert len(committed) + len(abandoned) == len(h.rounds())
     assert [round_.key.number for round_ in committed] == list(range(1, ROUNDS + 1))
     assert all("the minimum is" in round_.reason for round_ in abandoned)
-    total = sum(_checked(round_, h, clients) for round_ in committed)
+    total = sum(_checked_sum(round_, h, clients) for round_ in committed)
     assert int(decode(h.checkpoint(ROUNDS))["total"]) == total
     assert {name.partition("/")[0] for name in h.blobs()} == {"checkpoints", "plans", "results"}
     counters = [
-        h.inner.documents.list(f"{names.round_path(r.key)}/{c}")
-        for r in h.rounds()
-        for c in ("tickets", "shards", "keys", "holders")
+        h.inner.documents.list(f"{names.round_path(round_.key)}/{collection}")
+        for round_ in h.rounds()
+        for collection in ("tickets", "shards", "keys", "holders")
     ]
     assert not any(counters)
     updates = sum(round_.tally.folded for round_ in committed)
     kills = ", ".join(f"{number} {function}" for function, number in sorted(deployment.killed.items()))
     measured(
-        f"Chaos on the emulators: {ROUNDS} rounds in {seconds:.0f} s, {updates} updates each counted once, {len(abandoned)} attempts "
-        f"given up, {delivered} deliveries; killed: {kills}"
+        f"Chaos on the emulators: {ROUNDS} rounds in {seconds:.0f} s, {updates} updates each counted once, "
+        f"{len(abandoned)} attempts abandoned, {delivered} deliveries; killed: {kills}"
     )
 
 
-def _checked(round_: Committed, h: Harness, clients: StubbornClients) -> int:
-    """The sum of a round's updates, after a look at whose they are."""
+def _checked_sum(round_: Committed, h: Harness, clients: StubbornClients) -> int:
+    """Returns the sum of a round's updates, and asserts that it contains the right clients."""
     result = decode(h.inner.blobs.read(round_.result.name))
     ids = int(result["ids"])
     clients.check(round_, ids, int(result["count"]), minimum=MINIMUM)

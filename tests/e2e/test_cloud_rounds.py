@@ -1,4 +1,4 @@
-"""Rounds on Firestore and Cloud Storage, emulated: the same bytes as on SQLite and a directory, and no update left behind."""
+"""Rounds on emulated Firestore and Cloud Storage: the same bytes as on embedded stores."""
 
 from __future__ import annotations
 
@@ -34,12 +34,15 @@ from muster_coordinator.state.platform import Platform
 pytestmark = cloud.EMULATORS
 SIZE = 1000  # numbers in an update
 ROUNDS, GOAL, CLIENTS = 3, 40, 60
-LONGEST = 240.0  # seconds; what takes longer hangs
-SOON = 60.0  # seconds; work that is due later is for rounds that are over
+TIMEOUT = 240.0  # seconds
+SOON = 60.0  # seconds; work that is due later belongs to rounds that have ended
 
 
 class MeanRuntime:
-    """Adds the round's sum of floats to the state, in the order of the merge: another order gives other bits."""
+    """Runtime that adds the round's sum of floats to the state.
+
+    Another order of the merge changes the bits.
+    """
 
     def prepare(self, state: Any, **_: Any) -> Any:
         return {"w": np.array(state["w"])}
@@ -58,15 +61,15 @@ def float_plan():
     return make_plan("floats", state=zero, update=update, zero=zero)
 
 
-def test_the_same_updates_give_the_same_checkpoint_bytes(tmp_path, firestore_emulator, storage_emulator):
+def test_checkpoints_have_the_same_bytes_on_all_stores(tmp_path, firestore_emulator, storage_emulator):
     plan = float_plan()
 
     def checkpoints(h: Harness) -> list[bytes]:
-        draw = np.random.default_rng(7)
+        randomness = np.random.default_rng(7)
         h.begin(rounds=3, goal=11, chunk=3, shards=2)
         for number in (1, 2, 3):
             for client in range(11):
-                update = draw.standard_normal(SIZE) * 10.0 ** draw.integers(-6, 6, SIZE)
+                update = randomness.standard_normal(SIZE) * 10.0 ** randomness.integers(-6, 6, SIZE)
                 h.upload(h.assigned(f"{number}-{client}").token, {"w": update.astype(np.float32)})
                 h.deliver_all()
         assert h.task().status is TaskStatus.COMPLETED
@@ -82,8 +85,8 @@ def test_the_same_updates_give_the_same_checkpoint_bytes(tmp_path, firestore_emu
     assert len(set(embedded)) == 4
 
 
-class Watched:
-    """Blobs that note when each update was deleted. The rest is the inner ones' own."""
+class WatchedBlobs:
+    """`Blobs` that record the time at which each update was deleted."""
 
     def __init__(self, inner: Blobs) -> None:
         self._inner = inner
@@ -93,19 +96,19 @@ class Watched:
         return getattr(self._inner, name)
 
     def delete(self, blobs: Iterable[str]) -> None:
-        gone = list(blobs)
-        self._inner.delete(gone)
+        deleted = list(blobs)
+        self._inner.delete(deleted)
         now = time.monotonic()
-        for name in gone:
+        for name in deleted:
             if name.startswith(names.UPDATES):
                 self.deleted.setdefault(name, now)
 
 
 class Deployment:
-    """All functions in one process on the emulators, with a pump that delivers, and clients as threads.
+    """Deployment in one process over emulators, with a pump that delivers, and client threads.
 
     Attributes:
-      accepted: When each update was accepted, by its name.
+      accepted: The time at which each update was accepted, by its blob's name.
     """
 
     def __init__(self, documents: Documents, blobs: Blobs) -> None:
@@ -120,19 +123,19 @@ class Deployment:
         self._stop = threading.Event()
         self.accepted: dict[str, float] = {}
 
-    def ask(self, method: str, path: str, **more: Any) -> TestResponse:
-        return Client(self._serve).open(path, method=method, **more)
+    def ask(self, method: str, path: str, **options: Any) -> TestResponse:
+        return Client(self._serve).open(path, method=method, **options)
 
-    def play(self, plan: Plan, policy: TaskPolicy, *, clients: int) -> None:
-        """Runs a task to its end, and until all that is due is done."""
+    def run(self, plan: Plan, policy: TaskPolicy, *, clients: int) -> None:
+        """Runs a task to its end, and until all due work is done."""
         self.ask("PUT", f"/v1/plans/{plan.sha256}", data=plan.encode())
         spec = TaskSpec(name="floats", population=POPULATION, plan=plan.sha256, policy=policy)
         assert self.ask("POST", "/v1/tasks", data=spec.encode()).status_code < 300
         pump = Pump(self._queue, self._deliver, randomness=SystemRandomness())
-        deadline, pause = time.monotonic() + LONGEST, threading.Event()
+        deadline, pause = time.monotonic() + TIMEOUT, threading.Event()
         with ThreadPoolExecutor(clients + 1) as pool:
             pumping = pool.submit(pump.run, self._stop)
-            living = [pool.submit(self._live, client) for client in range(clients)]
+            running = [pool.submit(self._run_client, client) for client in range(clients)]
             try:
                 while TaskView.decode(self.ask("GET", "/v1/tasks/floats").data).status is not TaskStatus.COMPLETED:
                     assert time.monotonic() < deadline
@@ -142,15 +145,15 @@ class Deployment:
                     pause.wait(0.02)
             finally:
                 self._stop.set()
-            for future in (*living, pumping):
+            for future in (*running, pumping):
                 future.result()
-        self.app.sweeping.tick()  # whoever came too late for the last round
+        self.app.sweeping.tick()  # deletes updates that were late for the last round
 
     def _deliver(self, delivery: Delivery) -> bool:
         work = delivery.work
         return self.ask("POST", f"/internal/{work.kind}", json=dict(work.payload)).status_code < 300
 
-    def _live(self, client: int) -> None:
+    def _run_client(self, client: int) -> None:
         update = encode({"w": np.full(SIZE, client, np.float32)})
         body = CheckinRequest(client=str(client)).encode()
         while not self._stop.is_set():
@@ -166,25 +169,25 @@ class Deployment:
                 self.accepted.setdefault(name, time.monotonic())
 
 
-def test_no_update_outlives_its_round_not_even_as_an_old_version(firestore_emulator, storage_emulator, measured):
+def test_no_version_of_an_update_outlives_its_round(firestore_emulator, storage_emulator, measured):
     bucket = "no-update-left"
     storage_emulator.make_bucket(bucket)
     with cloud.firestore(firestore_emulator.address) as documents, cloud.gcs(storage_emulator, bucket=bucket) as inner:
-        blobs = Watched(inner)
+        blobs = WatchedBlobs(inner)
         deployment = Deployment(documents, blobs)
         policy = TaskPolicy(rounds=ROUNDS, goal=GOAL, over_selection=1.5, chunk=8, round_seconds=300)
-        deployment.play(float_plan(), policy, clients=CLIENTS)
+        deployment.run(float_plan(), policy, clients=CLIENTS)
     accepted, deleted = deployment.accepted, blobs.deleted
     assert len(deleted) >= ROUNDS * GOAL
     assert set(accepted) <= set(deleted)
     with cloud.environment(STORAGE_EMULATOR_HOST=f"http://{storage_emulator.address}"):
         client = StorageClient(project="any", credentials=AnonymousCredentials())
-    left = [blob.name for blob in client.list_blobs(bucket, versions=True)]
-    assert left
-    assert not [name for name in left if name.startswith((names.UPDATES, names.PARTIALS))]
-    assert len(set(left)) == len(left)  # no second version of anything
-    lives = sorted(max(0.0, deleted[name] - at) for name, at in accepted.items())
+    versions = [blob.name for blob in client.list_blobs(bucket, versions=True)]
+    assert versions
+    assert not [name for name in versions if name.startswith((names.UPDATES, names.PARTIALS))]
+    assert len(set(versions)) == len(versions)  # no blob has a second version
+    lifetimes = sorted(max(0.0, deleted[name] - at) for name, at in accepted.items())
     measured(
-        f"From accepted to deleted, {len(lives)} updates of {ROUNDS} rounds on the emulators: median "
-        f"{statistics.median(lives):.2f} s, 99th percentile {lives[int(0.99 * (len(lives) - 1))]:.2f} s"
+        f"From accepted to deleted, {len(lifetimes)} updates of {ROUNDS} rounds on the emulators: median "
+        f"{statistics.median(lifetimes):.2f} s, 99th percentile {lifetimes[int(0.99 * (len(lifetimes) - 1))]:.2f} s"
     )

@@ -1,4 +1,7 @@
-"""What the version before sealed cookies and salts makes of what this one writes, and the other way round: its code, from git."""
+"""Interoperation with the version before sealed cookies and salts, whose code comes from git.
+
+Each version reads what the other one has written.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,9 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = "functions/muster_coordinator/tokens.py"
+TOKENS = "functions/coordinator/tokens.py"  # the file's path in that version
 
-# Runs in a process of its own, on the earlier version's code and this test's stores.
+# Runs in a separate process, with the earlier version's code and this test's stores.
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -36,19 +39,23 @@ from coordinator.application import assemble
 from coordinator.http import router
 from coordinator.use_cases.records import Platform
 
-asked = json.loads(sys.stdin.read())
+inputs = json.loads(sys.stdin.read())
 class Queue:
     def enqueue(self, work, *, name, delay=0.0): pass
 platform = Platform(
-    SqliteDocuments(Path(asked["root"]) / "state.db"), DirectoryBlobs(Path(asked["root"]) / "blobs"),
-    Queue(), ManualClock(asked["now"]), SeededChance(1),
+    SqliteDocuments(Path(inputs["root"]) / "state.db"), DirectoryBlobs(Path(inputs["root"]) / "blobs"),
+    Queue(), ManualClock(inputs["now"]), SeededChance(1),
 )
-app = assemble(platform, secret=bytes.fromhex(asked["secret"]), runtime=lambda plan: None, round_cache_seconds=0.0, retry_floor=1.0)
+app = assemble(
+    platform, secret=bytes.fromhex(inputs["secret"]), runtime=lambda plan: None, round_cache_seconds=0.0,
+    retry_floor=1.0,
+)
 client = Client(Request.application(router(app)))
 answers = {"from": coordinator.__file__, "read": [], "requests": []}
-for cookie in asked.get("cookies", ()):
-    answers["read"].append([[each.key.task, each.contributed_at] for each in app.tokens.read_cookie(cookie, now=asked["now"])])
-for method, path, body, token in asked.get("requests", ()):
+for cookie in inputs.get("cookies", ()):
+    claims = app.tokens.read_cookie(cookie, now=inputs["now"])
+    answers["read"].append([[claim.key.task, claim.contributed_at] for claim in claims])
+for method, path, body, token in inputs.get("requests", ()):
     headers = {"Authorization": "Bearer " + token} if token else {}
     response = client.open(path, method=method, data=bytes.fromhex(body), headers=headers)
     answers["requests"].append([response.status_code, json.loads(response.data)])
@@ -58,7 +65,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory):
-    """Asks the newest version that has no sealed cookies."""
+    """Returns a function that sends requests to the newest version without sealed cookies."""
     folder = tmp_path_factory.mktemp("earlier") / "checkout"
 
     def git(*arguments):
@@ -68,27 +75,29 @@ def earlier(tmp_path_factory):
         commits = git("log", "--format=%H", "--", TOKENS).stdout.decode().split()
     except FileNotFoundError:
         pytest.skip("the earlier version comes from git, which is not installed")
-    sealed = [each for each in commits if b"muster2" in git("show", f"{each}:{TOKENS}").stdout]
-    # The commit before the one that introduced them, with all else as it was then.
-    archive = git("archive", "--format=zip", f"{sealed[-1]}^" if sealed else "HEAD", "functions", "client/muster")
-    if len(commits) == len(sealed):
+    sealed = [commit for commit in commits if b"muster2" in git("show", f"{commit}:{TOKENS}").stdout]
+    if not sealed or commits[-1] == sealed[-1]:
         pytest.skip("there is no git history with an earlier version")
+    # The parent of the commit that introduced sealed cookies.
+    archive = git("archive", "--format=zip", f"{sealed[-1]}^", "functions", "client/muster")
     assert archive.returncode == 0, archive.stderr
     zipfile.ZipFile(io.BytesIO(archive.stdout)).extractall(folder)
 
-    def ask(h, root, **asked):
+    def ask(h, root, **inputs):
+        # The environment provides the libraries. Its checkout of Muster must not hide that
+        # version's packages.
         path = f"{folder / 'functions'}:{folder / 'client'}"
-        text = json.dumps({"root": str(root), "now": h.clock.now(), "secret": SECRET.hex(), **asked})
-        done = subprocess.run(  # noqa: S603  that version's code
+        text = json.dumps({"root": str(root), "now": h.clock.now(), "secret": SECRET.hex(), **inputs})
+        done = subprocess.run(  # noqa: S603
             [sys.executable, "-c", SCRIPT],
             input=text.encode(),
             env=outside(PYTHONPATH=path),
             capture_output=True,
             check=True,
         )
-        answer = json.loads(done.stdout)
-        assert Path(answer["from"]).is_relative_to(folder)
-        return answer
+        outputs = json.loads(done.stdout)
+        assert Path(outputs["from"]).is_relative_to(folder)
+        return outputs
 
     return ask
 
@@ -102,31 +111,32 @@ def upload(token, client):
     return ["PUT", "/v1/updates", bytes(encode(sum_update(client))).hex(), token]
 
 
-def test_in_a_round_whose_names_are_salted_the_earlier_version_lets_clients_wait(tmp_path, earlier):
+def test_earlier_version_lets_clients_of_a_salted_round_wait(tmp_path, earlier):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=3, rounds=1)
     tokens = [h.assigned(f"c{client}").token for client in range(2)]
     h.upload(tokens[0], sum_update(0))
-    (again, fresh, sent) = earlier(h, tmp_path, requests=[checkin("c0"), checkin("c2"), upload(tokens[1], 1)])[
+    (repeated, new, uploaded) = earlier(h, tmp_path, requests=[checkin("c0"), checkin("c2"), upload(tokens[1], 1)])[
         "requests"
     ]
-    for status, body in (again, fresh):
+    for status, body in (repeated, new):
         assert (status, body["answer"]["status"], body["answer"]["reason"]) == (200, "wait", "between_rounds")
-    # The assignments of this version are good there, and what it counts is counted here.
-    assert sent[0] == 200
+    # The earlier version accepts assignments of this one, and this one counts updates that were
+    # accepted there.
+    assert uploaded[0] == 200
     assert len(h.blobs("updates/")) == 2
     h.upload(h.assigned("c2").token, sum_update(2))
     h.deliver_all()
     assert (int(h.result(1)["ids"]), int(h.result(1)["count"])) == (0b111, 3)
 
 
-def test_in_a_round_that_the_earlier_version_named_both_give_a_client_one_name(tmp_path, earlier):
+def test_both_versions_use_one_pseudonym_in_a_round_of_the_earlier_one(tmp_path, earlier):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=3, rounds=1, over_selection=3.0)
     answers = earlier(h, tmp_path, requests=[checkin("c0"), checkin("c1")])["requests"]
     tokens = [body["answer"]["token"] for _, body in answers]
     assert h.inner.documents.get(names.pseudonym_key_path(h.key())).data == {
-        "key": h.app.checkin.pseudonyms.ring.newest.fingerprint
+        "key": h.app.assignment_issuer.pseudonyms.ring.newest.fingerprint
     }
     h.upload(tokens[0], sum_update(0))
     assert h.checkin("c0").reason is WaitReason.ALREADY_IN
@@ -141,7 +151,7 @@ def test_in_a_round_that_the_earlier_version_named_both_give_a_client_one_name(t
     assert h.leftovers() == []
 
 
-def test_the_earlier_version_reads_nothing_in_a_sealed_cookie_and_this_one_reads_its_cookies(tmp_path, earlier):
+def test_earlier_version_ignores_sealed_cookies_and_this_one_reads_its(tmp_path, earlier):
     h = Harness(tmp_path, durable=True)
     h.put_plan()
     for task in ("a", "b"):
@@ -150,14 +160,14 @@ def test_the_earlier_version_reads_nothing_in_a_sealed_cookie_and_this_one_reads
     first = h.assigned("c0")
     sealed = h.upload(first.token, sum_update(0)).cookie
     assert earlier(h, tmp_path, cookies=[sealed, sealed[:-1], "muster2.x.y"])["read"] == [[], [], []]
-    # An assignment that carries a past in the new claim is good there; its cookie is that version's.
+    # The earlier version accepts an assignment with the new claim, and issues its own cookie.
     h.clock.advance(1001)
     second = h.checkin("c0", cookie=sealed)
     assert isinstance(second, Assignment)
     ((status, receipt),) = earlier(h, tmp_path, requests=[upload(second.token, 0)])["requests"]
     assert status == 200
-    (told,) = h.app.tokens.read_cookie(receipt["cookie"], now=h.clock.now())
-    assert (told.key, told.contributed_at, told.separates) == (RoundKey(second.task, 1, 0), h.clock.now(), None)
-    # This version's answer to that cookie: the same task waits.
+    (claims,) = h.app.tokens.read_cookie(receipt["cookie"], now=h.clock.now())
+    assert (claims.key, claims.contributed_at, claims.separates) == (RoundKey(second.task, 1, 0), h.clock.now(), None)
+    # With that cookie, the client waits for the same task.
     answer = h.checkin("c0", cookie=receipt["cookie"])
     assert isinstance(answer, Wait) or answer.task != second.task

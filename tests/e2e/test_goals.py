@@ -1,4 +1,4 @@
-"""The goal of a round with several shards is seen at once, by one reading for most updates at most, and by several at once."""
+"""Goal checks of rounds with several shards: prompt, and with few reads per update."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.plans import sum_update
 SHARDS, GOAL = 6, 60
 
 
-def test_the_last_update_closes_the_round(tmp_path):
+def test_last_update_closes_the_round(tmp_path):
     h = Harness(tmp_path)
     h.begin(rounds=2, goal=GOAL, shards=SHARDS, chunk=8)
     for client in range(GOAL):
@@ -25,7 +25,7 @@ def test_the_last_update_closes_the_round(tmp_path):
     assert h.leftovers() == []
 
 
-def test_of_uploads_at_once_one_sees_the_goal(tmp_path):
+def test_one_of_concurrent_uploads_detects_the_goal(tmp_path):
     h = Harness(tmp_path, durable=True)
     h.begin(rounds=2, goal=GOAL, shards=SHARDS)
     tokens = [h.assigned(client).token for client in range(GOAL)]
@@ -40,14 +40,16 @@ def test_of_uploads_at_once_one_sees_the_goal(tmp_path):
     assert [round_.tally.folded for round_ in h.committed()] == [GOAL]
 
 
-def test_a_look_that_was_overtaken_takes_the_other_ones_word(tmp_path):
+def test_concurrent_goal_check_uses_the_stored_thresholds(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=GOAL, shards=SHARDS)
-    goals, round_ = h.app.uploads.goals, h.round()
+    goals, round_ = h.app.upload_receiver.goals, h.round()
     for shard in range(SHARDS):
         h.inner.documents.increment(f"tasks/sum/rounds/000001-0000/shards/{shard:04d}", {"updates": 10 - (shard > 2)})
-    assert not goals.reached(round_, shard=0, count=10)  # writes the looks: three are missing
-    assert not h.application().uploads.goals.reached(round_, shard=1, count=10)  # by the same looks, without a write
+    # Stores thresholds; three updates are missing
+    assert not goals.reached(round_, shard=0, count=10)
+    # Uses them, without a write
+    assert not h.application().upload_receiver.goals.reached(round_, shard=1, count=10)
     for shard in (3, 4, 5):
         assert not goals.reached(round_, shard=shard, count=9)
         h.inner.documents.increment(f"tasks/sum/rounds/000001-0000/shards/{shard:04d}", {"updates": 1})
@@ -55,14 +57,15 @@ def test_a_look_that_was_overtaken_takes_the_other_ones_word(tmp_path):
 
 
 @pytest.mark.parametrize("clients", [1500])
-def test_reads_for_an_update_do_not_grow_with_the_shards(tmp_path, clients):
+def test_reads_per_update_do_not_grow_with_the_shards(tmp_path, clients):
     schedule = Schedule()
     h = Harness(tmp_path, cache_seconds=1.0, wrap=lambda platform: counted(platform, schedule))
     h.begin(rounds=2, goal=clients, shards=12)
     schedule.calls.clear()
     for client in range(clients):
         h.upload(h.assigned(client).token, sum_update(client % 50))
-    # The round as it is now, the looks, and the looks' own readings of all shards; and each check-in, whether the client has a slot.
+    # An update reads the round and the thresholds, and sometimes all shards. A check-in reads the
+    # client's slot.
     assert schedule.calls["documents.get"] - clients < 2.2 * clients
     assert schedule.calls["documents.listed"] < clients
     h.deliver_all()

@@ -1,4 +1,39 @@
-"""The invariants of the design under a random life: check-ins, uploads, failures, clocks that jump, deliveries in disorder."""
+"""A simulation of one task under random events, which checks the invariants after each.
+
+Hypothesis draws a policy and a sequence of events: check-ins, uploads, replayed tokens, reports,
+invalid updates, ticks, clock jumps, restarts, pauses and rollbacks. Deliveries arrive twice, late,
+out of order or not at all. The coordinator is the real one over real embedded stores. Only time,
+randomness and deliveries are simulated, and `SumRuntime` replaces TensorFlow. Updates are powers of
+two, so each result shows which clients it contains.
+
+The following is a failure:
+
+* A committed round counts a client twice, counts an update that was never sent, or lacks an update
+that was accepted
+  while the round collected updates.
+* The result, the manifests, the tally and the new state of a round disagree, or a committed round
+or a stored
+  checkpoint changes later.
+* More assignments are outstanding than the cap. * `report` runs on fewer than `minimum` updates, or
+a partial holds one update alone. * A request fails with a 500, or with a problem that its sender
+can't have caused. * At the end, some ticks and deliveries do not suffice to commit one more round,
+or obsolete data remains.
+
+The following is not a failure:
+
+* A check-in waits, or an upload is refused, although the round has room. A lost slot is free again
+after its
+  assignment has expired.
+* An update is accepted after its round has closed, and is not counted.
+* A round is abandoned and repeated, or takes longer because work was lost.
+* A cached round is out of date for up to its TTL.
+
+Out of scope here, and tested elsewhere: crashes between two writes (`test_invariants_crash`),
+chosen interleavings of two steps (`test_invariants_moments`), threads that race
+(`test_invariants_races`), TensorFlow (`test_invariants_real`), processes that are killed
+(`test_kill`), and failing stores (`test_chaos_cloud`). Nondeterminism of the operating system, of
+SQLite and of the file system is not controlled.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +66,8 @@ PICK = st.integers(0, 1000)
 
 
 @dataclass
-class Out:
-    """An assignment that was given out."""
+class Issued:
+    """Issued assignment."""
 
     client: int
     token: str
@@ -42,8 +77,11 @@ class Out:
     used: bool = False
 
 
-class Life(RuleBasedStateMachine):
-    """A task's life. Assignments of all rounds stay known, so that old tokens come back."""
+class TaskMachine(RuleBasedStateMachine):
+    """State machine of one task.
+
+    It remembers the assignments of all rounds, and replays old tokens.
+    """
 
     @initialize(
         goal=st.integers(1, 5),
@@ -72,9 +110,10 @@ class Life(RuleBasedStateMachine):
             max_update_age=age,
         )
         self.latest = self.h.clock.now()
-        self.outs: list[Out] = []
-        self.sent: dict[RoundKey, set[int]] = defaultdict(set)  # whose update was ever sent
-        self.must: dict[RoundKey, set[int]] = defaultdict(set)  # whose was accepted while the round collected
+        self.assignments: list[Issued] = []
+        self.sent: dict[RoundKey, set[int]] = defaultdict(set)  # clients whose update was ever sent
+        # Clients accepted while the round collected
+        self.accepted: dict[RoundKey, set[int]] = defaultdict(set)
         self.seen: dict[RoundKey, Committed] = {}
         self.states: dict[int, bytes] = {}
 
@@ -82,27 +121,27 @@ class Life(RuleBasedStateMachine):
         if not hasattr(self, "h"):
             return
         try:
-            if sys.exc_info()[0] is None:  # else the failure that is there already is the one to see
-                self.end()
+            if sys.exc_info()[0] is None:  # otherwise the earlier failure is the one to report
+                self.finish()
         finally:
             self.folder.cleanup()
 
-    def end(self):
+    def finish(self):
         h = self.h
         h.clock.advance(max(0.0, self.latest - h.clock.now()))
         if h.task().status is TaskStatus.PAUSED:
             h.operate("resume")
         h.settle(minutes=5)
-        self.look()
+        self.check_all()
         assert h.leftovers() == []
-        # The task goes on: a full round of fresh clients commits.
+        # The task still works: a full round of new clients commits.
         before = len(h.committed())
         for client in range(16, 16 + h.round().terms.cap):
             answer = h.checkin(client)
             if isinstance(answer, Assignment):
-                self.send(self.note(client, answer), [])
+                self.send(self.track(client, answer), [])
         h.deliver_all()
-        self.look()
+        self.check_all()
         assert len(h.committed()) == before + 1
         h.operate("cancel")
         h.settle()
@@ -114,68 +153,68 @@ class Life(RuleBasedStateMachine):
 
     # Clients.
 
-    def note(self, client, assignment):
+    def track(self, client, assignment):
         claims = self.h.app.tokens.read_assignment(assignment.token, now=self.h.clock.now())
-        for out in self.outs:
-            if out.token == assignment.token:  # a repeated check-in: the same slot
-                assert (out.client, out.ticket, out.expires) == (client, claims.ticket, claims.expires_at)
-                return out
-        out = Out(client, assignment.token, claims.key, claims.ticket, claims.expires_at)
-        self.outs.append(out)
-        return out
+        for issued in self.assignments:
+            if issued.token == assignment.token:  # a repeated check-in gets the same slot
+                assert (issued.client, issued.ticket, issued.expires) == (client, claims.ticket, claims.expires_at)
+                return issued
+        issued = Issued(client, assignment.token, claims.key, claims.ticket, claims.expires_at)
+        self.assignments.append(issued)
+        return issued
 
     @rule(client=CLIENTS)
     def checkin(self, client):
         answer = self.h.checkin(client)
         if isinstance(answer, Assignment):
-            out = self.note(client, answer)
-            assert self.h.record().current == out.key or self.h._cache_seconds
+            issued = self.track(client, answer)
+            assert self.h.record().current == issued.key or self.h._cache_seconds
 
-    def send(self, out, problems):
-        self.sent[out.key].add(out.client)
+    def send(self, issued, problems):
+        self.sent[issued.key].add(issued.client)
         try:
-            receipt = self.h.upload(out.token, sum_update(out.client))
+            receipt = self.h.upload(issued.token, sum_update(issued.client))
         except ProblemError as problem:
             assert problem.type in REFUSALS, problem  # noqa: PT017
             problems.append(problem)
             return
         assert receipt.status == "accepted"
-        out.used = True
-        if isinstance(self.h.round(out.key), Collecting):
-            self.must[out.key].add(out.client)
+        issued.used = True
+        if isinstance(self.h.round(issued.key), Collecting):
+            self.accepted[issued.key].add(issued.client)
 
-    @precondition(lambda self: self.outs)
+    @precondition(lambda self: self.assignments)
     @rule(pick=PICK)
-    def upload_lately_assigned(self, pick):
-        self.send(self.outs[-1 - pick % min(3, len(self.outs))], [])
+    def upload_recent(self, pick):
+        self.send(self.assignments[-1 - pick % min(3, len(self.assignments))], [])
 
-    @precondition(lambda self: self.outs)
+    @precondition(lambda self: self.assignments)
     @rule(pick=PICK)
     def upload_any(self, pick):
-        self.send(self.outs[pick % len(self.outs)], [])
+        self.send(self.assignments[pick % len(self.assignments)], [])
 
-    @precondition(lambda self: self.outs)
+    @precondition(lambda self: self.assignments)
     @rule(pick=PICK)
     def give_back(self, pick):
-        out = self.outs[-1 - pick % min(4, len(self.outs))]
+        issued = self.assignments[-1 - pick % min(4, len(self.assignments))]
         try:
-            self.h.report(out.token)
-            out.used = True
+            self.h.report(issued.token)
+            issued.used = True
         except ProblemError as problem:
             assert problem.type in REFUSALS, problem  # noqa: PT017
 
-    @precondition(lambda self: self.outs)
+    @precondition(lambda self: self.assignments)
     @rule(pick=PICK)
     def upload_nan(self, pick):
-        out = self.outs[-1 - pick % min(3, len(self.outs))]
+        issued = self.assignments[-1 - pick % min(3, len(self.assignments))]
         try:
-            self.h.upload(out.token, sum_update(out.client, value=np.nan))
+            self.h.upload(issued.token, sum_update(issued.client, value=np.nan))
         except ProblemError as problem:
             assert problem.type in {ProblemType.UPDATE_NOT_FINITE, *REFUSALS}, problem  # noqa: PT017
         else:
             raise AssertionError("NaN was accepted")
 
-    # The queue, the clock, processes.
+    # The queue, the clock and the process.
 
     @precondition(lambda self: self.h.queue.held)
     @rule(pick=PICK, keep=st.booleans())
@@ -188,7 +227,7 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.h.queue.held)
     @rule(pick=PICK)
-    def drop(self, pick):
+    def lose_work(self, pick):
         self.h.queue.held.pop(pick % len(self.h.queue.held))
 
     @rule()
@@ -196,7 +235,7 @@ class Life(RuleBasedStateMachine):
         self.h.tick()
 
     @rule(seconds=st.sampled_from([0.4, 5.0, 15.0, 41.0, 101.0, -5.0, -300.0]))
-    def jump(self, seconds):
+    def move_clock(self, seconds):
         self.latest = max(self.latest, self.h.clock.advance(seconds))
 
     @rule()
@@ -220,39 +259,41 @@ class Life(RuleBasedStateMachine):
         assert self.h.record().status is TaskStatus.OPENING
 
     @invariant()
-    def look(self):
+    def check_all(self):
         if not hasattr(self, "h"):
             return
-        self.outstanding()
-        self.partials()
+        self.check_outstanding()
+        self.check_partials()
         assert all(count >= self.minimum for count in self.runtime.reported)
-        found = {round_.key: round_ for round_ in self.h.committed()}
-        assert self.seen.items() <= found.items()
-        for key in found.keys() - self.seen.keys():
-            self.committed(found[key])
-        self.seen = found
+        committed = {round_.key: round_ for round_ in self.h.committed()}
+        assert self.seen.items() <= committed.items()
+        for key in committed.keys() - self.seen.keys():
+            self.check_committed(committed[key])
+        self.seen = committed
 
-    def partials(self):
+    def check_partials(self):
         """No shard has a partial of one update alone."""
         for name in self.h.blobs("partials/"):
             if "/rest-" not in name:
                 assert int(decode(self.h.inner.blobs.read(name))["count"]) >= 2
 
-    def outstanding(self):
-        # Whatever had run out at the latest time known is out, even where the clock has been set back since.
+    def check_outstanding(self):
+        # An assignment that has expired stays expired, even if the clock has been set back since.
         now = max(self.latest, self.h.clock.now())
-        rounds = {out.key for out in self.outs}
+        rounds = {issued.key for issued in self.assignments}
         for key in rounds:
-            waiting = [out for out in self.outs if out.key == key and not out.used and out.expires > now]
+            waiting = [
+                issued for issued in self.assignments if issued.key == key and not issued.used and issued.expires > now
+            ]
             assert len(waiting) <= self.h.round(key).terms.cap
 
-    def committed(self, round_: Committed):
+    def check_committed(self, round_: Committed):
         key = round_.key
         result = decode(self.h.inner.blobs.read(round_.result.name))
         mask, count = int(result["ids"]), int(result["count"])
         inside = {client for client in range(62) if mask >> client & 1}
-        assert len(inside) == count, "somebody was counted twice"
-        assert self.must[key] <= inside <= self.sent[key]
+        assert len(inside) == count, "a client was counted twice"
+        assert self.accepted[key] <= inside <= self.sent[key]
         ledger = RoundLedger(replace(self.h.inner, blobs=self.archive.blobs), key)
         frozen = ledger.frozen()
         assert frozen is not None
@@ -260,7 +301,7 @@ class Life(RuleBasedStateMachine):
         for shard, number in enumerate(frozen.closing.shards):
             counted += [name for manifest in ledger.manifests(shard)[:number] for name in manifest.updates]
         assert len(counted) == len(set(counted)) == count == frozen.closing.updates == round_.tally.folded
-        secret, salt = self.h.app.checkin.pseudonyms.ring.newest.secret, self.archive.salts[key]
+        secret, salt = self.h.app.assignment_issuer.pseudonyms.ring.newest.secret, self.archive.salts[key]
         pseudonyms = {names.pseudonym(secret, key, str(client), salt=salt) for client in inside}
         assert {name.rpartition("/")[2] for name in counted} == pseudonyms
         base = decode(self.h.inner.blobs.read(round_.terms.base.blob.name))
@@ -270,7 +311,7 @@ class Life(RuleBasedStateMachine):
         self.states[key.number] = state
 
 
-TestLife = Life.TestCase
-TestLife.settings = settings(
+TestTask = TaskMachine.TestCase
+TestTask.settings = settings(
     max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -1,13 +1,25 @@
-"""What comes just between two steps of another: each race that a design like this has, staged so that it always happens."""
+"""Races at chosen moments: an event happens exactly between two steps of another request.
+
+Each test interposes one event before one store call of a close, a fold, a commit or an upload, or
+starts from the state that such an interruption leaves.
+
+A failure is: an update that is counted twice, or accepted before the close and not counted; a round
+that ends with the wrong result, gets stuck, or is abandoned without need; obsolete data that no
+sweep or tick deletes.
+
+Not a failure: an upload that is accepted during the aggregation and not counted, and work that is
+done twice.
+
+Out of scope: interleavings that no test names (`test_invariants_races` and the simulation in
+`test_invariants` search for them), and more than one interruption per request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from support.faults import Access, Crash, FaultyBlobs, FaultyDocuments, Schedule, When
+from support.faults import Access, Crash, FaultyBlobs, FaultyDocuments, Interposed, Schedule, When
 from support.harness import TASK, Harness
 from support.plans import SumRuntime, sum_update
 
@@ -20,24 +32,6 @@ from muster_coordinator.domain.tasks import cancel
 from muster_coordinator.state.round_ledger import RoundLedger
 
 
-class Interposed:
-    """A port that runs `action` once, just before the first call of `method` on a name that starts with `prefix`."""
-
-    def __init__(self, inner: Any, method: str, prefix: str, action: Callable[[], Any]) -> None:
-        self._inner = inner
-        self._method = method
-        self._prefix = prefix
-        self._actions = [action]
-
-    def __getattr__(self, method: str) -> Callable[..., Any]:
-        def call(subject: Any, *rest: Any, **more: Any) -> Any:
-            if method == self._method and self._actions and str(subject).startswith(self._prefix):
-                self._actions.pop()()
-            return getattr(self._inner, method)(subject, *rest, **more)
-
-        return call
-
-
 def contribute(h, *clients):
     for client in clients:
         h.upload(h.assigned(client).token, sum_update(client))
@@ -48,12 +42,12 @@ def total(*clients):
 
 
 def close_round(h):
-    """Ends the collecting as the close does, and no more."""
-    found = h.inner.round(h.key())
-    h.inner.rounds.replace(found, rounds.close(found.value, now=h.clock.now()))
+    """Ends the collecting phase like a close that died right after."""
+    record = h.inner.round(h.key())
+    h.inner.rounds.replace(record, rounds.close(record.value, now=h.clock.now()))
 
 
-def test_a_manifest_that_comes_after_the_closing_is_not_made(tmp_path):
+def test_fold_after_the_freeze_creates_no_manifest(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, chunk=2, rounds=2)
     contribute(h, 0, 1, 2)
@@ -63,32 +57,33 @@ def test_a_manifest_that_comes_after_the_closing_is_not_made(tmp_path):
         close_round(h)
         RoundLedger(h.inner, h.key()).freeze(h.round(), Tally())
 
-    # The fold has listed the updates and is about to make its manifest when the round closes.
+    # The round closes after the fold has listed the updates and before it creates its manifest.
     blobs = Interposed(h.inner.blobs, "create", "manifests/", freeze)
     h.application(platform=replace(h.inner, blobs=blobs)).folding.fold_shard(h.key(), 0)
-    h.app.closing(h.key())
+    h.app.round_closer.close(h.key())
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)
 
 
-def test_a_manifest_that_comes_before_the_seal_counts(tmp_path):
+def test_manifest_created_before_the_seal_is_counted(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, chunk=2, rounds=2)
     contribute(h, 0, 1, 2)
     h.queue.held.clear()
     close_round(h)
-    held = h.round()
-    # The close is about to seal the shard when a fold that saw the round still collecting makes a manifest, folds and deletes.
-    ledger = RoundLedger(h.inner, held.key)
+    closed = h.round()
+    # A fold that read the round while it collected creates a manifest right before the close seals
+    # the shard.
+    ledger = RoundLedger(h.inner, closed.key)
     blobs = Interposed(h.inner.blobs, "create", "manifests/", lambda: ledger.freeze_chunk(0, chunk=2))
-    h.application(platform=replace(h.inner, blobs=blobs)).closing(held.key)
+    h.application(platform=replace(h.inner, blobs=blobs)).round_closer.close(closed.key)
     assert ledger.frozen().closing.shards == (1,)
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)
 
 
 @pytest.mark.parametrize(("method", "prefix"), [("list", "updates/"), ("read", "manifests/")])
-def test_updates_that_are_folded_while_the_close_counts_them_count_towards_the_minimum(method, prefix, tmp_path):
+def test_updates_folded_during_the_close_count_towards_the_minimum(method, prefix, tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=5, minimum=2, chunk=2, rounds=2, round_seconds=100)
     contribute(h, 0, 1)
@@ -96,14 +91,14 @@ def test_updates_that_are_folded_while_the_close_counts_them_count_towards_the_m
     h.queue.held = [held for held in h.queue.held if held.work.kind != "fold"]
     h.clock.advance(101)
     blobs = Interposed(h.inner.blobs, method, prefix, lambda: h.app.folding.fold_shard(key, 0))
-    h.application(platform=replace(h.inner, blobs=blobs)).closing(key)
+    h.application(platform=replace(h.inner, blobs=blobs)).round_closer.close(key)
     assert h.blobs("updates/") == []
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1)
     assert h.abandoned() == []
 
 
-def test_an_aggregator_that_finds_its_updates_folded_by_another_lets_it_be(tmp_path):
+def test_fold_stops_if_another_aggregator_has_folded_its_updates(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=4, chunk=2, rounds=2)
     contribute(h, 0, 1)
@@ -116,31 +111,31 @@ def test_an_aggregator_that_finds_its_updates_folded_by_another_lets_it_be(tmp_p
     assert h.committed()[0].tally.dropped == {}
 
 
-def test_an_upload_whose_round_ends_while_it_streams_is_refused_and_leaves_nothing(tmp_path):
+def test_upload_is_refused_and_deleted_if_its_round_ends_meanwhile(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, rounds=2, round_seconds=100, assignment_seconds=500)
     contribute(h, 0)
     token, body = h.assigned(1).token, bytearray(encode(sum_update(1)))
     with pytest.raises(ProblemError) as refused:
-        h.app.uploads.upload(token, lambda size: late(h, body, size), length=len(body))
+        h.app.upload_receiver.upload(token, lambda size: read_after_commit(h, body, size), length=len(body))
     assert refused.value.type is ProblemType.ROUND_CLOSED
     h.deliver_all()
     assert h.blobs("updates/") == []
     assert h.leftovers() == []
 
 
-def late(h, rest, size):
-    """Gives the body bit by bit; before its first bit, the round commits and is swept."""
+def read_after_commit(h, body, size):
+    """Reads the body. The round commits and is swept before the first read."""
     if h.key().number == 1:
         h.clock.advance(100)
         h.deliver_all()
         assert h.key().number == 2
-    piece = bytes(rest[:size])
-    del rest[:size]
+    piece = bytes(body[:size])
+    del body[:size]
     return piece
 
 
-def test_an_upload_that_comes_while_its_round_is_folded_may_be_answered_but_is_not_counted(tmp_path):
+def test_upload_during_the_aggregation_is_accepted_and_not_counted(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, over_selection=2.0, rounds=2)
     slow = h.assigned(5).token
@@ -149,19 +144,19 @@ def test_an_upload_that_comes_while_its_round_is_folded_may_be_answered_but_is_n
 
     def read(size: int) -> bytes:
         if isinstance(h.round(), Collecting):
-            h.app.closing(h.key())
+            h.app.round_closer.close(h.key())
             assert isinstance(h.round(), Aggregating)
         piece = bytes(body[:size])
         del body[:size]
         return piece
 
-    assert h.app.uploads.upload(slow, read, length=None).status == "accepted"
+    assert h.app.upload_receiver.upload(slow, read, length=None).status == "accepted"
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1)
     assert h.leftovers() == []
 
 
-def test_a_round_whose_updates_went_between_judgement_and_close_is_abandoned(tmp_path):
+def test_round_is_abandoned_if_updates_vanish_before_the_freeze(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, minimum=2, rounds=2)
     contribute(h, 0, 1)
@@ -169,12 +164,12 @@ def test_a_round_whose_updates_went_between_judgement_and_close_is_abandoned(tmp
     h.inner.blobs.delete(h.blobs("updates/")[:1])
     h.deliver_all()
     (abandoned,) = h.abandoned()
-    assert abandoned.reason == "1 updates were there at the close; the minimum is 2"
+    assert abandoned.reason == "1 updates were stored at the close; the minimum is 2"
     assert not [name for name in h.blobs("partials/") if "-0000/" in name]
     assert h.runtime.reported == []
 
 
-def test_the_last_upload_sent_again_after_a_crash_closes_the_round_without_a_tick(tmp_path):
+def test_repeated_last_upload_closes_the_round_after_a_crash(tmp_path):
     for after in ("blobs.create updates/", "documents.increment tasks/sum/rounds/000001-0000/shards"):
         schedule = Schedule()
         h = Harness(
@@ -200,14 +195,14 @@ def test_the_last_upload_sent_again_after_a_crash_closes_the_round_without_a_tic
         assert int(h.result(1)["ids"]) == total(0, 1)
 
 
-def test_a_cancelled_task_whose_canceller_died_is_cleared_away_by_a_tick(tmp_path):
+def test_tick_completes_an_interrupted_cancel(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, chunk=2, rounds=2)
     contribute(h, 0, 1)
     h.deliver_all()
     contribute(h, 2)
     h.queue.held.clear()
-    h.inner.change_task(TASK, cancel)  # and no more of what a cancel does
+    h.inner.change_task(TASK, cancel)  # only the first step of a cancel
     assert h.blobs("partials/")
     assert h.blobs("updates/")
     h.tick()
@@ -217,7 +212,7 @@ def test_a_cancelled_task_whose_canceller_died_is_cleared_away_by_a_tick(tmp_pat
     assert h.inner.documents.list(names.population_tasks_path("phones")) == []
 
 
-def test_what_a_late_request_left_in_a_round_long_past_is_cleared_away_by_a_tick(tmp_path):
+def test_tick_deletes_late_blobs_of_an_old_round(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=9)
     for _ in range(6):
@@ -231,7 +226,7 @@ def test_what_a_late_request_left_in_a_round_long_past_is_cleared_away_by_a_tick
     assert h.leftovers() == []
 
 
-def test_a_task_that_is_cancelled_while_it_commits_gets_no_checkpoint_and_stays_cancelled(tmp_path):
+def test_task_cancelled_during_a_commit_gets_no_checkpoint(tmp_path):
     runtime = SumRuntime(before_update=lambda: h.operate("cancel"))
     h = Harness(tmp_path, runtime=runtime)
     h.begin(goal=2, rounds=3)
@@ -245,9 +240,9 @@ def test_a_task_that_is_cancelled_while_it_commits_gets_no_checkpoint_and_stays_
     assert h.blobs("checkpoints/") == [h.round().terms.base.blob.name]
 
 
-def test_a_computation_that_fails_pauses_the_task_and_a_resume_tries_it_again(tmp_path):
+def test_failed_computation_pauses_the_task_until_it_is_resumed(tmp_path):
     class Failing(SumRuntime):
-        def report(self, accumulator, **_):  # noqa: ARG002  as the runtime has it
+        def report(self, accumulator, **_):  # noqa: ARG002  the runtime's signature
             raise ProblemError(ProblemType.COMPUTATION_FAILED, "The plan's report failed: division by zero")
 
     h = Harness(tmp_path, runtime=Failing())
@@ -264,7 +259,7 @@ def test_a_computation_that_fails_pauses_the_task_and_a_resume_tries_it_again(tm
     assert h.task().status is TaskStatus.ACTIVE
 
 
-def test_a_second_rollback_while_the_first_is_under_way_wins(tmp_path):
+def test_second_rollback_during_the_first_wins(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=9)
     for _ in range(2):
@@ -272,15 +267,15 @@ def test_a_second_rollback_while_the_first_is_under_way_wins(tmp_path):
         h.deliver_all()
     h.operate("rollback", version=0)
     h.queue.held.clear()
-    again = [lambda: h.operate("rollback", version=1)]
+    rollbacks = [lambda: h.operate("rollback", version=1)]
 
-    class Slow(SumRuntime):
+    class Interrupted(SumRuntime):
         def prepare(self, state, **limit):
-            if again:
-                again.pop()()
+            if rollbacks:
+                rollbacks.pop()()
             return super().prepare(state, **limit)
 
-    h.application(runtime=Slow()).committing.open(TASK)
+    h.application(runtime=Interrupted()).committing.open(TASK)
     assert h.task().status is TaskStatus.OPENING
     h.deliver_all()
     assert (h.task().status, h.round().terms.base.version) == (TaskStatus.ACTIVE, 1)

@@ -1,4 +1,18 @@
-"""Several processes at once on one round, deliveries after its end, rounds below their minimum."""
+"""Races of several processes on one round, stray deliveries, and rounds below their minimum.
+
+Threads with separate applications over the same stores stand in for processes. A barrier starts
+them at once; the operating system chooses the interleaving, so these tests search for unknown
+races.
+
+A failure is: an update or a client that is counted twice or lost, more assignments than the cap,
+two commits of one round, a release below the minimum, a delivery that changes an ended round,
+obsolete data at the end, or an error in any thread.
+
+Not a failure: repeated computation, and work that is enqueued without need.
+
+Out of scope: chosen interleavings (`test_invariants_moments`), crashes (`test_invariants_crash`),
+and races of stores other than the embedded ones (`tests/contract`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +35,7 @@ from muster_coordinator.state.round_ledger import RoundLedger
 
 
 def together(*actions):
-    """Runs the actions at the same time, each in a thread of its own; their failures are raised."""
+    """Runs the actions concurrently in separate threads. Raises the first error."""
     barrier = threading.Barrier(len(actions))
 
     def run(action):
@@ -42,7 +56,7 @@ def total(*clients):
 
 
 @pytest.mark.parametrize("attempt", range(6))
-def test_each_update_is_counted_once_when_aggregators_work_at_once(attempt, tmp_path):
+def test_concurrent_aggregators_count_each_update_once(attempt, tmp_path):
     h = Harness(tmp_path, durable=True)
     clients = range(11)
     h.begin(goal=len(clients), chunk=2, shards=1 + attempt % 3, rounds=2)
@@ -58,7 +72,7 @@ def test_each_update_is_counted_once_when_aggregators_work_at_once(attempt, tmp_
         *(lambda app=app: fold(app) for app in others),
         lambda: h.upload(last.token, sum_update(clients[-1])),
     )
-    together(*(lambda app=app: app.closing(key) for app in others))
+    together(*(lambda app=app: app.round_closer.close(key) for app in others))
     h.deliver_all()
     result = h.result(1)
     assert (int(result["ids"]), int(result["count"])) == (total(*clients), len(clients))
@@ -66,32 +80,33 @@ def test_each_update_is_counted_once_when_aggregators_work_at_once(attempt, tmp_
     assert h.leftovers() == []
 
 
-def test_the_first_of_two_commits_stands_and_the_other_leaves_nothing(tmp_path):
+def test_first_of_two_commits_wins_and_the_other_leaves_no_output(tmp_path):
     noise = itertools.count(1000)
-    both = threading.Barrier(2)
-    # Each commit waits in `update` for the other: both compute a state of their own before either writes one.
-    runtime = SumRuntime(noise=lambda: next(noise), before_update=lambda: both.wait(timeout=60))
+    barrier = threading.Barrier(2)
+    # Each commit waits in `update` for the other, so both compute different states before either
+    # writes.
+    runtime = SumRuntime(noise=lambda: next(noise), before_update=lambda: barrier.wait(timeout=60))
     h = Harness(tmp_path, durable=True, runtime=runtime)
     h.begin(goal=2, rounds=2)
     contribute(h, 0, 1)
     key = h.key()
-    h.app.closing(key)
+    h.app.round_closer.close(key)
     assert isinstance(h.round(key), Aggregating)
     apps = [h.application(), h.application()]
     together(*(lambda app=app: app.committing.commit(key) for app in apps))
     assert runtime.updated == 2
-    h.deliver_all()  # the loser may delete nothing; it asks for a sweep
+    h.deliver_all()  # the losing committer must not delete; it enqueues a sweep
     round_ = h.round(key)
     for kind, blob in (
         ("checkpoints", round_.checkpoint.blob),
         ("results", round_.result),
         ("broadcasts", round_.broadcast),
     ):
-        made = [name for name in h.blobs(names.output_prefix(kind, key.task, 1)) if not name.endswith("open0")]
-        assert made == [blob.name]
+        outputs = [name for name in h.blobs(names.output_prefix(kind, key.task, 1)) if not name.endswith("open0")]
+        assert outputs == [blob.name]
     state = decode(h.checkpoint(1))
     assert int(state["total"]) in (total(0, 1) + 1000, total(0, 1) + 1001)
-    # The clients of the next round start from the very state that was kept.
+    # The clients of the next round start from the committed state.
     assert int(decode(h.inner.blobs.read(h.round().terms.broadcast.name))["total"]) == int(state["total"])
     before = h.checkpoint(1)
     apps[0].committing.commit(key)
@@ -100,17 +115,17 @@ def test_the_first_of_two_commits_stands_and_the_other_leaves_nothing(tmp_path):
     assert runtime.updated == 2
 
 
-def test_the_cap_holds_when_clients_check_in_at_once(tmp_path):
+def test_concurrent_check_ins_respect_the_cap(tmp_path):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=10, over_selection=1.3, shards=3)
     clients = iter(range(1000))
-    answers = together(*(lambda: [h.checkin(next(clients)) for _ in range(8)] for _ in range(4)))
-    given = [answer for some in answers for answer in some]
-    assert sum(isinstance(answer, Assignment) for answer in given) == 13
-    assert {answer.reason for answer in given if isinstance(answer, Wait)} == {WaitReason.ROUND_FULL}
+    batches = together(*(lambda: [h.checkin(next(clients)) for _ in range(8)] for _ in range(4)))
+    answers = [answer for batch in batches for answer in batch]
+    assert sum(isinstance(answer, Assignment) for answer in answers) == 13
+    assert {answer.reason for answer in answers if isinstance(answer, Wait)} == {WaitReason.ROUND_FULL}
 
 
-def test_one_client_is_counted_once_when_it_uploads_twice_at_once(tmp_path):
+def test_client_with_two_concurrent_uploads_is_counted_once(tmp_path):
     h = Harness(tmp_path, durable=True)
     h.begin(goal=2, over_selection=2.0)
     tokens = [h.assigned(0).token, h.assigned(0).token]
@@ -122,7 +137,7 @@ def test_one_client_is_counted_once_when_it_uploads_twice_at_once(tmp_path):
     assert int(h.result(1)["ids"]) == total(0, 1)
 
 
-def test_work_delivered_again_after_its_round_changes_nothing(tmp_path):
+def test_work_delivered_again_after_its_round_has_no_effect(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, chunk=2, rounds=4)
     works = []
@@ -143,19 +158,19 @@ def test_work_delivered_again_after_its_round_changes_nothing(tmp_path):
     assert h.leftovers() == []
 
 
-def test_work_that_comes_before_its_time_changes_nothing(tmp_path):
+def test_work_delivered_too_early_has_no_effect(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=4, chunk=2, rounds=2)
     contribute(h, 0)
     body = {"task": "sum", "round": 1, "epoch": 0}
-    for kind, more in (
+    for kind, fields in (
         ("commit", {}),
         ("sweep", {}),
         ("close", {}),
         ("fold", {"shard": 0}),
         ("fold", {"part": "rest-000000"}),
     ):
-        assert h.call("POST", f"/internal/{kind}", json={**body, **more}).status_code == 204
+        assert h.call("POST", f"/internal/{kind}", json={**body, **fields}).status_code == 204
     for number, epoch in ((1, 1), (2, 0), (9, 9)):
         for kind in ("commit", "sweep", "close", "fold"):
             late = {"task": "sum", "round": number, "epoch": epoch}
@@ -165,7 +180,7 @@ def test_work_that_comes_before_its_time_changes_nothing(tmp_path):
     assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
 
 
-def test_a_round_below_its_minimum_is_tried_again_with_fresh_clients(tmp_path):
+def test_round_below_its_minimum_is_repeated_with_new_clients(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, minimum=2, rounds=2, round_seconds=100, assignment_seconds=500)
     late = h.assigned(5)
@@ -173,7 +188,7 @@ def test_a_round_below_its_minimum_is_tried_again_with_fresh_clients(tmp_path):
     h.clock.advance(100)
     h.deliver_all()
     (abandoned,) = h.abandoned()
-    assert abandoned.reason == "1 updates came in by the deadline; the minimum is 2"
+    assert abandoned.reason == "1 updates arrived by the deadline; the minimum is 2"
     assert (abandoned.tally.assigned, abandoned.tally.reported) == (2, 1)
     assert (h.runtime.reported, h.runtime.updated) == ([], 0)
     assert h.leftovers() == []
@@ -187,7 +202,7 @@ def test_a_round_below_its_minimum_is_tried_again_with_fresh_clients(tmp_path):
     assert h.runtime.reported == [3]
 
 
-def test_a_round_is_abandoned_when_bad_blobs_leave_too_few_updates(tmp_path):
+def test_round_is_abandoned_if_too_few_updates_are_valid(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, minimum=2, rounds=2)
     contribute(h, 0, 1)
@@ -203,7 +218,7 @@ def test_a_round_is_abandoned_when_bad_blobs_leave_too_few_updates(tmp_path):
     assert h.leftovers() == []
 
 
-def test_a_round_to_which_nobody_comes_uses_up_no_attempt(tmp_path):
+def test_round_without_check_ins_uses_up_no_attempt(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, round_seconds=100)
     for _ in range(5):
@@ -214,46 +229,46 @@ def test_a_round_to_which_nobody_comes_uses_up_no_attempt(tmp_path):
     assert h.round().terms.deadline == START + 600
 
 
-def test_no_partial_is_made_of_one_update_alone(tmp_path):
+def test_no_partial_holds_a_single_update(tmp_path):
     for count, shards in ((2, 2), (3, 3), (5, 2), (7, 3)):
         h = Harness(tmp_path / f"{count}-{shards}")
         h.begin(goal=count, chunk=2, shards=shards, rounds=2)
-        seen = {}
+        counts = {}
         for client in range(count):
             contribute(h, client)
             while h.queue.held and h.queue.held[-1].due <= h.clock.now():
                 h.deliver(h.queue.held[-1])
                 for name in h.blobs("partials/"):
-                    seen[name] = int(decode(h.inner.blobs.read(name))["count"])
+                    counts[name] = int(decode(h.inner.blobs.read(name))["count"])
         h.deliver_all()
         assert int(h.result(1)["count"]) == count
-        assert seen, "no partial was seen"
-        assert min(seen.values()) >= 2
+        assert counts, "no partial was observed"
+        assert min(counts.values()) >= 2
 
 
-def test_a_late_opening_does_not_give_up_the_round_that_an_earlier_one_opened(tmp_path):
+def test_late_opening_does_not_abandon_the_round_of_an_earlier_one(tmp_path):
     h = Harness(tmp_path)
     h.put_plan()
     h.create_task(goal=2, rounds=2)
     prepared = []
 
-    class Slow(SumRuntime):
+    class Interrupted(SumRuntime):
         def prepare(self, state, **limit):
-            # While this opening computes, another one is done and a round's clients have come.
+            # While this opening computes, another one opens the round, and clients upload.
             if not prepared:
                 prepared.append(True)
                 h.deliver_all()
                 contribute(h, 0, 1)
-                h.app.closing(h.key())
+                h.app.round_closer.close(h.key())
             return super().prepare(state, **limit)
 
-    h.application(runtime=Slow()).committing.open("sum")
+    h.application(runtime=Interrupted()).committing.open("sum")
     h.deliver_all()
     assert h.abandoned() == []
     assert int(h.result(1)["ids"]) == total(0, 1)
 
 
-def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
+def test_rollback_of_a_paused_commit_changes_no_checkpoint(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=2, rounds=5)
     contribute(h, 0, 1)
@@ -273,7 +288,7 @@ def test_a_rollback_of_a_paused_commit_keeps_every_checkpoint(tmp_path):
     assert int(decode(h.checkpoint(2))["total"]) == total(2, 3)
 
 
-def test_an_update_sent_again_after_it_was_folded_is_not_counted_again(tmp_path):
+def test_update_sent_again_after_its_fold_is_not_counted_again(tmp_path):
     archive = Archive(tmp_path / "archive")
     h = Harness(tmp_path, wrap=archive.wrap)
     h.begin(goal=4, chunk=2, rounds=2)

@@ -1,4 +1,4 @@
-"""Real processes, killed at random moments over many rounds: every accepted update is counted once, and none twice."""
+"""Real processes, killed at random moments: every accepted update is counted exactly once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 from support import direct
-from support.stubborn import StubbornClients
+from support.persistent_clients import StubbornClients
 
 from muster.local.coordinator import LocalCoordinator
 from muster.wire.messages import (
@@ -37,24 +37,25 @@ from muster_coordinator.state.platform import Platform
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds worker processes in /proc")
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
 CLIENTS, ROUNDS, SEED = 8, 22, 20260101
-LONGEST = 270.0  # seconds; what takes longer hangs
+TIMEOUT = 270.0  # seconds
 MINIMUM = 3
-# What is killed in which round; the committer, which loads TensorFlow anew, is not killed too often for a test's time.
+# The process to kill in each round. The committer is killed rarely, since it loads TensorFlow at
+# each start.
 KILLS = ["worker", "pump", "worker", "committer", "web", "worker", "pump", "all", "worker", "pump", "web"]
 
 
 class Killer:
-    """Kills what the plan of kills says, at a random moment of each round."""
+    """Killer of one process per round, at a random moment."""
 
     def __init__(self, coordinator: LocalCoordinator) -> None:
         self._coordinator = coordinator
-        self._chance = random.Random(SEED)  # noqa: S311  fixed on purpose
+        self._randomness = random.Random(SEED)  # noqa: S311  fixed on purpose
         self._kinds = itertools.cycle(KILLS)
         self._pause = threading.Event()
         self.killed: list[str] = []
 
-    def strike(self) -> None:
-        self._pause.wait(self._chance.uniform(0.0, 0.4))
+    def kill_next(self) -> None:
+        self._pause.wait(self._randomness.uniform(0.0, 0.4))
         kind = next(self._kinds)
         pids = self._coordinator.pids
         if kind == "all":
@@ -64,7 +65,7 @@ class Killer:
             workers = _children(pids["web"])
             if not workers:
                 return
-            _kill(self._chance.choice(workers))
+            _kill(self._randomness.choice(workers))
         elif kind == "committer":
             for pid in [pids[kind], *_children(pids[kind])]:
                 _kill(pid)
@@ -75,7 +76,7 @@ class Killer:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
 
@@ -103,26 +104,26 @@ def begin(url: str) -> None:
     direct.post(f"{url}/v1/tasks", data=spec.encode(), timeout=60).raise_for_status()
 
 
-def play(coordinator: LocalCoordinator, each_round: Callable[[], None]) -> None:
-    """Waits for the task's end, and calls `each_round` once in every round."""
-    seen, pause, deadline = 0, threading.Event(), time.monotonic() + LONGEST
+def wait_for_end(coordinator: LocalCoordinator, on_round: Callable[[], None]) -> None:
+    """Waits for the task's end, and calls `on_round` once in every round."""
+    latest, pause, deadline = 0, threading.Event(), time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         try:
-            answer = direct.get(f"{coordinator.url}/v1/tasks/sums", timeout=60)
+            response = direct.get(f"{coordinator.url}/v1/tasks/sums", timeout=60)
         except requests.RequestException:
-            answer = None
-        if answer is not None and answer.ok:
-            task = TaskView.decode(answer.content)
+            response = None
+        if response is not None and response.ok:
+            task = TaskView.decode(response.content)
             if task.status is TaskStatus.COMPLETED:
                 return
-            if task.current is not None and task.current.round > seen:
-                seen = task.current.round
-                each_round()
+            if task.current is not None and task.current.round > latest:
+                latest = task.current.round
+                on_round()
         pause.wait(0.03)
-    raise AssertionError(f"round {seen} was not over after {LONGEST} seconds")
+    raise AssertionError(f"round {latest} has not ended after {TIMEOUT} seconds")
 
 
-def test_no_update_is_lost_or_counted_twice_when_processes_are_killed(tmp_path):
+def test_killed_processes_lose_no_update_and_count_none_twice(tmp_path):
     with LocalCoordinator(tmp_path / "a folder", workers=2, threads=8, tick_seconds=0.5) as coordinator:
         begin(coordinator.url)
         killer = Killer(coordinator)
@@ -135,7 +136,7 @@ def test_no_update_is_lost_or_counted_twice_when_processes_are_killed(tmp_path):
             longest=0.5,
         )
         with clients:
-            play(coordinator, killer.strike)
+            wait_for_end(coordinator, killer.kill_next)
     assert set(killer.killed) == set(KILLS)
     assert clients.unexpected == []
 
@@ -143,7 +144,7 @@ def test_no_update_is_lost_or_counted_twice_when_processes_are_killed(tmp_path):
     queue = LocalQueue(folder / "queue.db", clock=clock)
     documents = SqliteDocuments(folder / "state.db")
     platform = Platform(documents, DirectoryBlobs(folder / "blobs"), queue, clock, SystemRandomness())
-    rounds = [found.value for found in platform.rounds.list(names.rounds_path("sums"))]
+    rounds = [record.value for record in platform.rounds.list(names.rounds_path("sums"))]
     assert all(isinstance(round_, Committed | Abandoned) for round_ in rounds)
     committed = [round_ for round_ in rounds if isinstance(round_, Committed)]
     assert [round_.key.number for round_ in committed] == list(range(1, ROUNDS + 1))

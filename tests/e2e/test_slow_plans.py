@@ -1,4 +1,4 @@
-"""Real processes with one plan that never ends among plans that do: their rounds go on, and the bad task is paused in time."""
+"""Real processes with an endless plan: rounds of other tasks commit, and its task pauses."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from muster.wire.tensors import encode
 
 PLAN = Plan.load(Path(__file__).resolve().parents[1] / "data" / "client_ids_sum.plan")
 HEALTHY = [f"healthy-{number:02d}" for number in range(20)]
-LONGEST = 300.0  # seconds; what takes longer hangs
-POLL_SECONDS = 0.002
+TIMEOUT = 300.0  # seconds
+POLL_INTERVAL = 0.002  # seconds
 
 
 class Operator:
-    """Makes tasks, plays their clients and watches them."""
+    """Operator and clients of several tasks."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -35,24 +35,25 @@ class Operator:
 
     def call(self, method: str, path: str, *, token: str | None = None, data: bytes = b"") -> bytes:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        answer = self._session.request(method, self._url + path, data=data, headers=headers, timeout=60)
-        answer.raise_for_status()
-        return answer.content
+        response = self._session.request(method, self._url + path, data=data, headers=headers, timeout=60)
+        response.raise_for_status()
+        return response.content
 
-    def make(self, task: str, plan: Plan, **policy: Any) -> None:
+    def create(self, task: str, plan: Plan, **policy: Any) -> None:
         self.call("PUT", f"/v1/plans/{plan.sha256}", data=plan.encode())
-        shape = TaskPolicy(goal=2, minimum=2, round_seconds=3000, **policy)
-        spec = TaskSpec(name=task, population=task, plan=plan.sha256, policy=shape)
+        task_policy = TaskPolicy(goal=2, minimum=2, round_seconds=3000, **policy)
+        spec = TaskSpec(name=task, population=task, plan=plan.sha256, policy=task_policy)
         self.call("POST", "/v1/tasks", data=spec.encode())
 
     def task(self, task: str) -> TaskView:
         return TaskView.decode(self.call("GET", f"/v1/tasks/{task}"))
 
-    def until(self, reached: Callable[[], bool], why: Callable[[], object]) -> None:
-        until = time.monotonic() + LONGEST
+    def until(self, reached: Callable[[], bool], describe: Callable[[], object]) -> None:
+        """Polls until `reached` is true. A failure shows the result of `describe`."""
+        deadline = time.monotonic() + TIMEOUT
         while not reached():
-            assert time.monotonic() < until, why()
-            time.sleep(POLL_SECONDS)
+            assert time.monotonic() < deadline, describe()
+            time.sleep(POLL_INTERVAL)
 
     def contribute(self, task: str) -> None:
         for client in ("a", "b"):
@@ -63,7 +64,7 @@ class Operator:
             self.call("PUT", "/v1/updates", token=answer.token, data=update)
 
     def round_seconds(self, task: str) -> float:
-        """Plays a round of the task, and says how long it took from the last update to the next round."""
+        """Runs a round of the task. Returns the seconds from the last update to the commit."""
         before = self.task(task).checkpoint
         self.contribute(task)
         start = time.monotonic()
@@ -74,54 +75,54 @@ class Operator:
         return [self.round_seconds(task) for task in HEALTHY]
 
 
-def test_one_endless_update_holds_up_no_other_tasks_round_and_pauses_its_task_in_time(tmp_path, measured):
+def test_endless_update_delays_no_other_task_and_pauses_its_own(tmp_path, measured):
     with LocalCoordinator(tmp_path) as coordinator:
         operator = Operator(coordinator.url)
         for task in HEALTHY:
-            operator.make(task, PLAN, rounds=4)
+            operator.create(task, PLAN, rounds=4)
         operator.until(
             lambda: all(operator.task(task).status is TaskStatus.ACTIVE for task in HEALTHY),
             lambda: [operator.task(task) for task in HEALTHY],
         )
-        operator.rounds()  # the first ones load the graphs
+        operator.rounds()  # the first rounds load the graphs
         started = time.monotonic()
-        without = operator.rounds()
-        # Long enough for the healthy rounds on a machine that is busy with other things.
+        before = operator.rounds()
+        # The healthy rounds must fit into the limit, also on a busy machine.
         limit = 20.0 + 5 * (time.monotonic() - started)
-        operator.make("endless", endless(PLAN, "update"), rounds=1, graph_seconds=limit)
+        operator.create("endless", endless(PLAN, "update"), rounds=1, graph_seconds=limit)
         operator.until(lambda: operator.task("endless").status is TaskStatus.ACTIVE, lambda: operator.task("endless"))
         operator.contribute("endless")
         operator.until(
             lambda: operator.task("endless").current.phase is Phase.AGGREGATING, lambda: operator.task("endless")
         )
         began = time.monotonic()
-        beside = operator.rounds()
-        bad = operator.task("endless")
+        during = operator.rounds()
+        endless_task = operator.task("endless")
         # Every healthy round was committed while the endless update ran.
-        assert (bad.status, bad.current.phase) == (TaskStatus.ACTIVE, Phase.AGGREGATING)
+        assert (endless_task.status, endless_task.current.phase) == (TaskStatus.ACTIVE, Phase.AGGREGATING)
         operator.until(lambda: operator.task("endless").status is TaskStatus.PAUSED, lambda: operator.task("endless"))
         paused = time.monotonic() - began
         note = operator.task("endless").note
         assert note.startswith("Round 1 can't be committed: The plan's update ran for more than")
         after = operator.rounds()
-    without_ms, beside_ms, after_ms = (1000 * statistics.median(times) for times in (without, beside, after))
+    before_ms, during_ms, after_ms = (1000 * statistics.median(times) for times in (before, during, after))
     measured(
-        f"20 healthy tasks: a round's end took {without_ms:.0f} ms without, {beside_ms:.0f} ms beside "
-        f"({beside_ms / without_ms:.2f} times) and {after_ms:.0f} ms after an endless update (medians; at most "
-        f"{1000 * max(beside):.0f} ms beside it); the endless one had {limit:.0f} s and its task was paused {paused:.0f} s "
-        f"after its round had closed"
+        f"20 healthy tasks: a round's end took {before_ms:.0f} ms before, {during_ms:.0f} ms during "
+        f"({during_ms / before_ms:.2f} times) and {after_ms:.0f} ms after an endless update (medians; at most "
+        f"{1000 * max(during):.0f} ms during it); the endless update had a limit of {limit:.0f} s, and its task was "
+        f"paused {paused:.0f} s after its round had closed"
     )
 
 
-def test_endless_openings_hold_up_no_other_tasks(tmp_path):
+def test_endless_openings_delay_no_other_task(tmp_path):
     with LocalCoordinator(tmp_path) as coordinator:
         operator = Operator(coordinator.url)
         plan = endless(PLAN, "prepare")
         for number in range(12):
             named = plan.manifest.model_copy(update={"name": f"endless {number}"})
-            operator.make(f"endless-{number}", Plan(named, plan.parts), rounds=1, graph_seconds=3000)
+            operator.create(f"endless-{number}", Plan(named, plan.parts), rounds=1, graph_seconds=3000)
         for task in HEALTHY[:3]:
-            operator.make(task, PLAN, rounds=2)
+            operator.create(task, PLAN, rounds=2)
             operator.until(
                 lambda task=task: operator.task(task).status is TaskStatus.ACTIVE, lambda task=task: operator.task(task)
             )
@@ -130,10 +131,10 @@ def test_endless_openings_hold_up_no_other_tasks(tmp_path):
 
 
 def committer_workers() -> set[int]:
-    """Returns the ids of the committers' processes that this process has started, without their supervisors."""
-    committers: dict[int, int] = {}  # the parent's id by a process's own
+    """Returns the ids of the committer's worker processes under this process."""
+    committers: dict[int, int] = {}  # the id of the parent, by process
     for child in psutil.Process().children(recursive=True):
-        # A process that ends in between is a zombie until its parent has read its exit code.
+        # A process that has just ended is a zombie until its parent reads its exit code.
         with contextlib.suppress(psutil.NoSuchProcess):
             if "committer" in child.cmdline():
                 committers[child.pid] = child.ppid()

@@ -1,4 +1,4 @@
-"""Whatever bytes come from outside, a decoder answers with a value or with an error of its type, in bounded memory and time."""
+"""Fuzz tests: decoders raise only typed errors, in bounded memory and time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from support.decoders import Decoder, decoders
 from support.mutation import Mutator
 
 SEED = int(os.environ.get("MUSTER_FUZZ_SEED", "20261124"))
-INPUTS = 100_000  # at least, of all decoders together
-WATCHED = 400  # inputs of each decoder whose memory is watched: that takes much longer
+MIN_INPUTS = 100_000  # of all decoders together
+TRACED_INPUTS = 400  # inputs of each decoder with traced memory, which is slow
 DECODERS = {decoder.name: decoder for decoder in decoders()}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -25,7 +25,7 @@ _HUGE = [
     b'{"a":' * 500_000,
     b'"' + b"a" * 2_000_000 + b'"',
     b"9" * 2_000_000,
-    (4 << 20).to_bytes(8, "little"),  # a header that is said to be 4 MiB, and isn't there
+    (4 << 20).to_bytes(8, "little"),  # announces a header of 4 MiB, which is missing
     (1 << 63).to_bytes(8, "little") + b"{}",
     b"." * 2_000_000,
     b"PK\5\6" + b"\xff" * 18,
@@ -37,7 +37,7 @@ def _file(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-# Files of tensors whose shapes are more than any array's, or take long to multiply.
+# Files of tensors with shapes that are too large for an array, or slow to multiply.
 _SHAPES = [
     _file(b'{"a":{"dtype":"F32","shape":%s,"data_offsets":[0,0]}}' % shape)
     for shape in (
@@ -54,31 +54,31 @@ def decoder(request) -> Decoder:
     return request.param
 
 
-def test_a_hundred_thousand_inputs_are_tried():
-    assert sum(decoder.inputs for decoder in DECODERS.values()) >= INPUTS
+def test_number_of_inputs_is_sufficient():
+    assert sum(decoder.inputs for decoder in DECODERS.values()) >= MIN_INPUTS
 
 
-def test_valid_input_is_taken(decoder):
+def test_valid_input_is_accepted(decoder):
     assert [decoder.accepts(seed) for seed in decoder.seeds] == [
         not _other_plans(decoder, seed) for seed in decoder.seeds
     ]
 
 
 def _other_plans(decoder: Decoder, seed: bytes) -> bool:
-    """Whether a seed is good in form and refused for what it is: another plan's update, a plan that is unsigned or a device's."""
+    """Returns whether a seed is well-formed and refused for its content."""
     return (decoder.name, decoder.seeds.index(seed)) in {("update", 1), ("plan", 1), ("plan", 2)}
 
 
-def test_nothing_but_typed_errors_comes_of_mutated_input(decoder, measured):
-    taken = decoder.fuzz(SEED, range(decoder.inputs))
-    measured(f"fuzz: {decoder.name}: {decoder.inputs} inputs, {taken} of them taken, no other error than its own")
+def test_mutated_input_raises_only_typed_errors(decoder, measured):
+    accepted = decoder.fuzz(SEED, range(decoder.inputs))
+    measured(f"fuzz: {decoder.name}: {decoder.inputs} inputs, {accepted} of them accepted, no undeclared error")
 
 
-def test_memory_follows_the_input_and_not_what_it_announces(decoder, measured):
+def test_memory_is_bounded_by_the_input_and_not_by_announced_sizes(decoder, measured):
     mutator = Mutator(decoder.seeds, seed=SEED + 1)
-    inputs = [*_HUGE, *_SHAPES, *(mutator.input(number) for number in range(WATCHED))]
+    inputs = [*_HUGE, *_SHAPES, *(mutator.input(number) for number in range(TRACED_INPUTS))]
     largest = 0
-    decoder.accepts(decoder.seeds[0])  # what is imported at the first use
+    decoder.accepts(decoder.seeds[0])  # imports that happen at the first use
     tracemalloc.start()
     try:
         for data in inputs:
@@ -95,6 +95,6 @@ def test_memory_follows_the_input_and_not_what_it_announces(decoder, measured):
 
 @settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary())
-def test_nothing_but_typed_errors_comes_of_any_json_or_bytes(decoder, data):
+def test_any_json_or_bytes_raise_only_typed_errors(decoder, data):
     decoder.accepts(data)
     decoder.accepts(_file(data))

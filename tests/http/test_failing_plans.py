@@ -122,7 +122,7 @@ def test_failing_plan_pauses_its_task_with_the_reason(stage, name, tmp_path):
     key = h.record().current or names.RoundKey(TASK, 1, 0)
     for _ in range(3):
         h.tick()
-        h.app.closing(key)
+        h.app.round_closer.close(key)
         h.app.folding.fold_shard(key, 0)
         h.app.folding.fold_part(key, "rest-000000")
         h.app.committing.commit(key)
@@ -305,12 +305,12 @@ def test_hanging_commit_does_not_block_other_tasks(tmp_path):
     for task in ("bad", "good"):
         both.upload(task, 0, 1, 2, 3)
     bad, good = both.key("bad"), both.key("good")
-    both.h.app.closing(bad)
+    both.h.app.round_closer.close(bad)
     with under_way(both.hanging, lambda: both.h.app.committing.commit(bad)):
         for _ in range(6):  # as the queue does without a response
             both.h.app.committing.commit(bad)
         assert both.hanging.runs == 1
-        both.h.app.closing(good)
+        both.h.app.round_closer.close(good)
         both.h.app.committing.commit(good)
         assert isinstance(both.h.round(good), Committed)
         assert isinstance(both.h.round(bad), Aggregating)

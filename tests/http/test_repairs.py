@@ -132,7 +132,7 @@ def test_update_after_the_close_enqueues_nothing(tmp_path):
     tokens = [h.assigned(client).token for client in range(4)]
     for client in (0, 1):
         h.upload(tokens[client], sum_update(client))
-    h.app.closing(h.key())
+    h.app.round_closer.close(h.key())
     assert isinstance(h.round(), Aggregating)
     before = len(h.queue.held)
     # In this instance's cache, the round still collects.

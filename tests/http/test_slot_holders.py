@@ -183,7 +183,7 @@ def test_round_of_an_earlier_version_gives_no_second_slot(tmp_path):
     h = Harness(tmp_path)
     h.begin(goal=3, rounds=1)
     h.inner.documents.create(
-        names.pseudonym_key_path(h.key()), {"key": h.app.checkin.pseudonyms.ring.newest.fingerprint}
+        names.pseudonym_key_path(h.key()), {"key": h.app.assignment_issuer.pseudonyms.ring.newest.fingerprint}
     )
     h.upload(h.assigned(0).token, sum_update(0))
     for holder in h.inner.documents.list(names.holders_path(h.key())):

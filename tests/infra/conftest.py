@@ -1,4 +1,4 @@
-"""One copy of infra/terraform for a worker."""
+"""A copy of infra/terraform for each test worker."""
 
 from __future__ import annotations
 

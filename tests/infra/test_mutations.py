@@ -1,7 +1,7 @@
-"""Whether Terraform's tests notice: each thing that matters is broken in a copy, and the assertion that guards it must fail.
+"""Mutation tests of the Terraform tests: each mutation of a copy must make its assertion fail.
 
-A wave of mutations of one module is made in one copy and tested once; each must bring down its own assertion, and nothing else may fail.
-Two that would hide one another are in different waves.
+The mutations of one wave of a module are applied to one copy, which is tested once. Each must make
+exactly its own assertions fail. Mutations that would hide each other are in different waves.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from support.terraform import Copy, Verdict
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change that must not go unnoticed: in `file` of the module, `pattern` (once in it) becomes `replacement`."""
+    """Change that a test must detect: `replacement` for the only match of `pattern`."""
 
     name: str
     module: str
     file: str
     pattern: str
     replacement: str
-    messages: tuple[str, ...]  # of the assertions that must fail
+    messages: tuple[str, ...]  # messages of the assertions that must fail
     wave: int = 0
 
 
@@ -265,7 +265,10 @@ MUTATIONS = [
         '"committer": {"updates": {"updates/": ["get"]},',
         (
             "Only the aggregator may read and delete updates.",
-            "Nobody but the client API and the aggregator may do anything to updates: the committer and the operator API see none.",
+            (
+                "Nobody but the client API and the aggregator may do anything to updates: the committer "
+                "and the operator API see none."
+            ),
         ),
         wave=1,
     ),
@@ -276,7 +279,10 @@ MUTATIONS = [
         r'aggregator +\= \["serviceAccount:\$\{var\.invoker\}"\]',
         'aggregator = ["allUsers"]',
         (
-            "Anyone may call the client API, operators the operator API, and the invoker alone the aggregator and the committer.",
+            (
+                "Anyone may call the client API, operators the operator API, and the invoker alone the "
+                "aggregator and the committer."
+            ),
         ),
     ),
     Mutation(
@@ -286,7 +292,10 @@ MUTATIONS = [
         r'aggregator +\= "ALLOW_INTERNAL_ONLY"',
         'aggregator = "ALLOW_ALL"',
         (
-            "The internal routes must not be reached from outside: the ingress of aggregator and committer must be internal.",
+            (
+                "The internal routes must not be reached from outside: the ingress of aggregator and "
+                "committer must be internal."
+            ),
         ),
     ),
     Mutation(
@@ -328,7 +337,10 @@ MUTATIONS = [
         r"operator_api = var\.operators",
         'operator_api = ["allUsers"]',
         (
-            "Anyone may call the client API, operators the operator API, and the invoker alone the aggregator and the committer.",
+            (
+                "Anyone may call the client API, operators the operator API, and the invoker alone the "
+                "aggregator and the committer."
+            ),
             "Where nobody is named, nobody may call the client API and the operator API.",
         ),
         wave=1,
@@ -396,7 +408,10 @@ MUTATIONS = [
         r",\$\{local\.gcloud\}",
         "",
         (
-            "Each function must be told what it has to do with, and nothing else: stores, who operates, who clients are.",
+            (
+                "Each function must be told what it has to do with, and nothing else: stores, who "
+                "operates, who clients are."
+            ),
         ),
     ),
     Mutation(
@@ -420,30 +435,34 @@ MUTATIONS = [
 
 def waves(mutations):
     return [
-        pytest.param(each, id=each.name, marks=pytest.mark.xdist_group(f"terraform mutated {each.module} {each.wave}"))
-        for each in mutations
+        pytest.param(
+            mutation,
+            id=mutation.name,
+            marks=pytest.mark.xdist_group(f"terraform mutated {mutation.module} {mutation.wave}"),
+        )
+        for mutation in mutations
     ]
 
 
 @pytest.fixture(scope="session")
-def mutated(tmp_path_factory):
+def verdicts(tmp_path_factory):
     terraform.require()
 
     @cache
     def verdict(module: str, wave: int) -> Verdict:
         copy = Copy(tmp_path_factory.mktemp("mutated"))
-        for each in MUTATIONS:
-            if (each.module, each.wave) == (module, wave):
-                copy.change(f"{module}/{each.file}", each.pattern, each.replacement)
+        for mutation in MUTATIONS:
+            if (mutation.module, mutation.wave) == (module, wave):
+                copy.change(f"{module}/{mutation.file}", mutation.pattern, mutation.replacement)
         return copy.test(module)
 
     return verdict
 
 
 @pytest.mark.parametrize("mutation", waves(MUTATIONS))
-def test_notices(mutated, mutation):
-    verdict = mutated(mutation.module, mutation.wave)
-    together = [each for each in MUTATIONS if (each.module, each.wave) == (mutation.module, mutation.wave)]
+def test_mutation_is_detected(verdicts, mutation):
+    verdict = verdicts(mutation.module, mutation.wave)
+    same_wave = [other for other in MUTATIONS if (other.module, other.wave) == (mutation.module, mutation.wave)]
     assert set(mutation.messages) <= verdict.assertions
-    assert verdict.assertions == {message for each in together for message in each.messages}
+    assert verdict.assertions == {message for other in same_wave for message in other.messages}
     assert not verdict.errors

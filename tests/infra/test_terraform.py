@@ -1,4 +1,4 @@
-"""The Terraform configuration: form, validity and its own tests, folder by folder; and READMEs that keep up with it."""
+"""The Terraform configuration: format, validity, its own tests, and up-to-date READMEs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from support import terraform
 from support.terraform import TREE
 
 DIRECTORIES = terraform.directories()
-TESTED = [each for each in DIRECTORIES if any((TREE / each).glob("tests/*.tftest.hcl"))]
+TESTED = [directory for directory in DIRECTORIES if any((TREE / directory).glob("tests/*.tftest.hcl"))]
 
 
 def folders(names):
-    # The tests of one folder on one worker: they share its providers.
+    # One worker runs all tests of a folder, which share its providers.
     return [pytest.param(name, marks=pytest.mark.xdist_group(f"terraform {name}"), id=name) for name in names]
 
 
@@ -37,8 +37,8 @@ def test_passes_its_tests(copy, directory):
 
 
 def test_every_module_has_tests():
-    assert {each for each in DIRECTORIES if not each.startswith("examples/")} == {
-        each for each in TESTED if not each.startswith("examples/")
+    assert {directory for directory in DIRECTORIES if not directory.startswith("examples/")} == {
+        directory for directory in TESTED if not directory.startswith("examples/")
     }
 
 
@@ -47,16 +47,16 @@ def test_folder_has_a_readme(directory):
     assert (TREE / directory / "README.md").exists()
 
 
-def test_readmes_keep_up_with_variables_and_outputs():
+def test_readmes_list_the_current_variables_and_outputs():
     done = terraform.run(sys.executable, "readme.py", "--check", cwd=TREE)
     assert done.code == 0, done.output + done.errors
 
 
-@pytest.mark.parametrize("directory", [each for each in DIRECTORIES if each == "." or each.startswith("modules/")])
-def test_module_is_in_its_four_files(directory):
+@pytest.mark.parametrize("directory", [name for name in DIRECTORIES if name == "." or name.startswith("modules/")])
+def test_module_has_the_four_standard_files(directory):
     names = {file.name for file in (TREE / directory).glob("*.tf")}
     assert names >= {"main.tf", "variables.tf", "outputs.tf", "versions.tf"}
 
 
-def test_nothing_of_a_run_is_kept():
+def test_tree_contains_no_files_of_a_run():
     assert not [*TREE.rglob(".terraform.lock.hcl"), *TREE.rglob("*.tfstate")]

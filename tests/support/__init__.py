@@ -1,1 +1,1 @@
-"""What tests share: ports that fail on purpose, and processes that write and get killed."""
+"""Test support: ports that fail on purpose, and processes that write and get killed."""

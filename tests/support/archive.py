@@ -1,16 +1,16 @@
-"""Copies the manifests and the salt that the sweep deletes with a round, for tests of the counted clients."""
+"""Copies manifests and salts, which the sweep deletes, for tests of the counted clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.ports import Buffer, CreateResult, Document
+from muster_coordinator.ports import Blobs, Buffer, CreateResult, Document, Documents
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import SALT
 
@@ -31,12 +31,14 @@ class Archive:
         """Returns the platform with copying stores."""
         return replace(
             platform,
-            blobs=_Copying(platform.blobs, self),  # type: ignore[arg-type]  the rest is the inner store's
-            documents=_CopyingDocuments(platform.documents, self),  # type: ignore[arg-type]
+            blobs=cast("Blobs", _CopyingBlobs(platform.blobs, self)),
+            documents=cast("Documents", _CopyingDocuments(platform.documents, self)),
         )
 
 
-class _Inner:
+class _Wrapper:
+    """Wrapper of a store that passes all other calls through."""
+
     def __init__(self, inner: Any, archive: Archive) -> None:
         self._inner = inner
         self._archive = archive
@@ -45,19 +47,19 @@ class _Inner:
         return getattr(self._inner, name)
 
 
-class _Copying(_Inner):
+class _CopyingBlobs(_Wrapper):
     def create(self, name: str, chunks: Iterable[Buffer]) -> CreateResult:
         data = list(chunks) if name.startswith(names.MANIFESTS) else chunks
-        made: CreateResult = self._inner.create(name, data)
-        if made.created and name.startswith(names.MANIFESTS):
+        creation: CreateResult = self._inner.create(name, data)
+        if creation.created and name.startswith(names.MANIFESTS):
             self._archive.blobs.create(name, data)
-        return made
+        return creation
 
 
-class _CopyingDocuments(_Inner):
+class _CopyingDocuments(_Wrapper):
     def create(self, path: str, data: Mapping[str, Any]) -> Document:
-        made: Document = self._inner.create(path, data)
+        document: Document = self._inner.create(path, data)
         parts = path.split("/")
         if parts[-2:] == ["keys", "pseudonyms"]:
             self._archive.salts[RoundKey.parse(parts[1], parts[3])] = bytes.fromhex(data.get(SALT, ""))
-        return made
+        return document

@@ -1,8 +1,8 @@
-"""A double of what clients and the client API use of Cloud Storage for direct uploads, and of `signBlob`.
+"""A test double of Cloud Storage for direct uploads, and of the IAM method `signBlob`.
 
-Signed URLs are checked as Cloud Storage describes them (https://cloud.google.com/storage/docs/access-control/signed-urls), by
-code that shares nothing with what makes them; sessions keep multiples of 256 KiB of what a broken request brought. What is
-finished lands in a `Blobs`.
+The double checks signed URLs as https://cloud.google.com/storage/docs/access-control/signed-urls
+describes, and shares no code with their signer. An upload session stores multiples of 256 KiB of a
+broken request. Finished uploads are stored in a `Blobs`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,27 @@ _QUANTUM = 256 << 10  # bytes
 
 
 class AccountCredentials(AnonymousCredentials):
-    """Of a service account, whose token is no secret."""
+    """Credentials of a service account, without a secret."""
 
     service_account_email = ACCOUNT
 
 
 @dataclass
 class Session:
-    """An upload session: what it is for, and what it has."""
+    """Resumable upload session.
+
+    Attributes:
+      name: The blob's name.
+      crc32c: The announced checksum.
+      size: The announced size, in bytes.
+      received: The bytes so far.
+      done: Whether the blob is stored.
+    """
 
     name: str
     crc32c: str
     size: int
-    held: bytes = b""
+    received: bytes = b""
     done: bool = False
 
 
@@ -53,16 +61,17 @@ def _key() -> rsa.RSAPrivateKey:
 
 
 class Bucket(Loopback):
-    """Runs while it is entered, as a context manager.
+    """Server of one bucket, which runs inside its `with` block.
 
     Attributes:
-      url: Its address, for `STORAGE_EMULATOR_HOST` and as the IAM Credentials API's.
-      signed: What it was asked to sign.
-      calls: How often each kind of request came: `sign`, `put`, `open`, `session`, `ask`, `delete`.
-      breaks: After how many bytes the next uploads' connections break; None: not; -1: after all of it, before the answer.
-      refusals: The statuses that the next uploads get, untried.
-      brought: Bytes that came in upload bodies.
-      headers: Those of the last upload.
+      url: The address, for `STORAGE_EMULATOR_HOST` and as that of the IAM Credentials API.
+      signed: The signed payloads.
+      calls: The number of requests by kind: `sign`, `put`, `open`, `session`, `ask`, `delete`.
+      breaks: For each of the next uploads, the number of bytes after which its connection breaks.
+        None: it does not break; -1: it breaks after the last byte, before the response.
+      refusals: The statuses of the next uploads, which are refused unread.
+      brought: The number of received bytes of upload bodies.
+      headers: The headers of the last upload.
     """
 
     def __init__(self, blobs: Blobs, name: str = "bucket") -> None:
@@ -84,7 +93,7 @@ class Bucket(Loopback):
 
             def _serve(self) -> None:
                 status, headers, body = bucket._answer(self)
-                if status == 0:  # and not a word
+                if status == 0:  # closes the connection without a response
                     self.close_connection = True
                     return
                 self.send_response(status)
@@ -101,7 +110,7 @@ class Bucket(Loopback):
         super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     def forget_sessions(self) -> None:
-        """As a week later."""
+        """Drops all sessions, as the service does after a week."""
         self.sessions.clear()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
@@ -138,27 +147,27 @@ class Bucket(Loopback):
         return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
 
     def _check(self, request: BaseHTTPRequestHandler, path: str, query: str) -> int:
-        """403 unless the request is the one that was signed, and in time."""
-        given = dict(parse_qsl(query))
-        signature = bytes.fromhex(given.pop("X-Goog-Signature", ""))
-        names = given["X-Goog-SignedHeaders"].split(";")
+        """Returns the status of a refusal (403 unless signed and not expired), or 0."""
+        parameters = dict(parse_qsl(query))
+        signature = bytes.fromhex(parameters.pop("X-Goog-Signature", ""))
+        names = parameters["X-Goog-SignedHeaders"].split(";")
         headers = {key.lower(): " ".join(value.split()) for key, value in request.headers.items()}
         if any(key.startswith("x-goog-") and key not in names for key in headers) or "authorization" in headers:
             return 403
         fields = [
             request.command,
             path,
-            "&".join(sorted(f"{quote(key, safe='~')}={quote(value, safe='~')}" for key, value in given.items())),
+            "&".join(sorted(f"{quote(key, safe='~')}={quote(value, safe='~')}" for key, value in parameters.items())),
             *(f"{name}:{headers.get(name, '')}" for name in names),
             "",
             ";".join(names),
             "UNSIGNED-PAYLOAD",
         ]
         digest = hashlib.sha256("\n".join(fields).encode()).hexdigest()
-        scope = given["X-Goog-Credential"].removeprefix(f"{ACCOUNT}/")
-        text = "\n".join([given["X-Goog-Algorithm"], given["X-Goog-Date"], scope, digest])
-        made = datetime.strptime(given["X-Goog-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        if (datetime.now(UTC) - made).total_seconds() > int(given["X-Goog-Expires"]):
+        scope = parameters["X-Goog-Credential"].removeprefix(f"{ACCOUNT}/")
+        text = "\n".join([parameters["X-Goog-Algorithm"], parameters["X-Goog-Date"], scope, digest])
+        signed_at = datetime.strptime(parameters["X-Goog-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        if (datetime.now(UTC) - signed_at).total_seconds() > int(parameters["X-Goog-Expires"]):
             return 403
         try:
             self._key.public_key().verify(signature, text.encode(), padding.PKCS1v15(), hashes.SHA256())
@@ -181,8 +190,8 @@ class Bucket(Loopback):
     def _session(
         self, request: BaseHTTPRequestHandler, session: Session | None, length: int
     ) -> tuple[int, dict[str, str], bytes]:
-        asked = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)", request.headers.get("Content-Range", ""))
-        kind = "delete" if request.command == "DELETE" else "ask" if asked and asked[1] is None else "session"
+        sent = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)", request.headers.get("Content-Range", ""))
+        kind = "delete" if request.command == "DELETE" else "ask" if sent and sent[1] is None else "session"
         self.calls[kind] += 1
         body, broken = self._body(request, length) if kind == "session" else (b"", False)
         if session is None:
@@ -190,24 +199,24 @@ class Bucket(Loopback):
         if kind == "delete":
             self.sessions = {key: value for key, value in self.sessions.items() if value is not session}
             return 499, {}, b""
-        assert asked is not None
-        assert int(asked[3]) == session.size
+        assert sent is not None
+        assert int(sent[3]) == session.size
         if kind == "session" and self.refusals:
             return self.refusals.pop(0), {}, b""
         if kind == "session" and not session.done:
-            assert int(asked[1]) == len(session.held), "goes on where the session is"
-            session.held += body
+            assert int(sent[1]) == len(session.received), "resumes where the session ends"
+            session.received += body
             if broken:
-                session.held = session.held[: len(session.held) // _QUANTUM * _QUANTUM]
+                session.received = session.received[: len(session.received) // _QUANTUM * _QUANTUM]
                 return 0, {}, b""
-            if len(session.held) != session.size or checksum(session.held) != session.crc32c:
+            if len(session.received) != session.size or checksum(session.received) != session.crc32c:
                 return 400, {}, b""
             session.done = True
-            created = self._blobs.create(session.name, [session.held]).created
+            created = self._blobs.create(session.name, [session.received]).created
             return self._unless_lost(200 if created else 412)
         if session.done:
             return 200, {}, b""
-        return 308, {"Range": f"bytes=0-{len(session.held) - 1}"} if session.held else {}, b""
+        return 308, {"Range": f"bytes=0-{len(session.received) - 1}"} if session.received else {}, b""
 
     def _body(self, request: BaseHTTPRequestHandler, length: int) -> tuple[bytes, bool]:
         self.headers = dict(request.headers)
@@ -225,5 +234,5 @@ class Bucket(Loopback):
 
 
 def checksum(data: bytes) -> str:
-    """The CRC32C, as Cloud Storage writes it."""
+    """Returns the CRC32C of `data`, in base64 as Cloud Storage writes it."""
     return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()

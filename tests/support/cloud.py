@@ -1,4 +1,7 @@
-"""Google's services for tests: adapters over the emulators, each test in a project or bucket of its own, and a queue at a double."""
+"""Google's services for tests: adapters over emulators and over a test double of Cloud Tasks.
+
+Each test gets a separate project or bucket.
+"""
 
 from __future__ import annotations
 
@@ -24,30 +27,34 @@ from muster_coordinator.ports import WorkItem
 from support.cloud_tasks_double import CloudTasksDouble
 from support.issuer import TokenIssuer
 
-EMULATORS = pytest.mark.xdist_group("emulators")  # all in one worker, which starts each emulator once
+# One worker runs all these tests, and starts each emulator once
+EMULATORS = pytest.mark.xdist_group("emulators")
 ACCOUNT = "queue@muster-test.iam.gserviceaccount.com"
 PROJECT, LOCATION, QUEUE = "muster-test", "europe-west1", "work"
 _NUMBERS = itertools.count(1)
 
 
 def started(emulator: Emulator) -> Emulator:
-    """Starts it, or skips the test where it is not installed; with MUSTER_REQUIRE_EMULATORS=1 that is a failure."""
+    """Starts and returns an emulator, after `check_installed`."""
     check_installed(emulator)
     return emulator.start()
 
 
 def check_installed(*emulators: Emulator) -> None:
-    """Skips the test where one of them is not installed; with MUSTER_REQUIRE_EMULATORS=1 that is a failure."""
+    """Skips the test if an emulator is missing, or fails it with MUSTER_REQUIRE_EMULATORS=1."""
     missing = " ".join(filter(None, (emulator.missing() for emulator in emulators)))
     if missing and os.environ.get("MUSTER_REQUIRE_EMULATORS") == "1":
-        pytest.fail(f"{missing} (MUSTER_REQUIRE_EMULATORS=1 forbids to skip it)", pytrace=False)
+        pytest.fail(f"{missing} (MUSTER_REQUIRE_EMULATORS=1 forbids skipping this test)", pytrace=False)
     if missing:
         pytest.skip(missing)
 
 
 @contextmanager
 def environment(**variables: str) -> Iterator[None]:
-    """Sets environment variables; Google's clients read them when they are made."""
+    """Sets environment variables inside the block.
+
+    Google's clients read them when they are created.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
@@ -56,7 +63,7 @@ def environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def firestore(address: str, project: str | None = None, **options: Any) -> Iterator[FirestoreDocuments]:
-    """Documents at an emulator, or at a proxy before it; empty, unless `project` has been used before."""
+    """Yields documents at an emulator or a proxy of it, empty unless `project` was used before."""
     with environment(FIRESTORE_EMULATOR_HOST=address):
         documents = FirestoreDocuments(project or f"project-{next(_NUMBERS)}", **options)
     yield documents
@@ -67,7 +74,10 @@ def firestore(address: str, project: str | None = None, **options: Any) -> Itera
 def gcs(
     emulator: StorageEmulator, url: str | None = None, bucket: str | None = None, **options: Any
 ) -> Iterator[GcsBlobs]:
-    """Blobs at an emulator, or at a proxy before it with `url`; empty, unless `bucket` is given, which must be there."""
+    """Yields blobs at an emulator, or at a proxy of it with the address `url`.
+
+    They are empty unless `bucket` is given, which must exist.
+    """
     if bucket is None:
         bucket = f"bucket-{next(_NUMBERS)}"
         emulator.make_bucket(bucket)
@@ -79,7 +89,16 @@ def gcs(
 
 @dataclass
 class CloudTasksHome:
-    """A queue at a double, which delivers to an HTTP server here that checks each token."""
+    """Queue over a test double, which delivers to an HTTP server that checks each token.
+
+    Attributes:
+      queue: The adapter under test.
+      double: The test double.
+      clock: The double's clock.
+      handler: Handles the deliveries.
+      errors: The exceptions of the handler that `deliver` has not raised yet.
+      headers: The headers of each delivery.
+    """
 
     queue: CloudTasksQueue
     double: CloudTasksDouble
@@ -89,19 +108,22 @@ class CloudTasksHome:
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def deliver(self, handler: Callable[[WorkItem], bool]) -> int:
-        """Has all that is due delivered to `handler`; raises what it raised."""
+        """Delivers all due work to `handler` and returns the number of attempts.
+
+        Raises the handler's error, if any.
+        """
         self.handler = handler
-        tried = self.double.drain()
+        attempts = self.double.drain()
         if self.errors:
             raise self.errors.pop()
-        return tried
+        return attempts
 
     def wait(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Advances the clock."""
         self.clock.advance(seconds)
 
     def take(self, path: str, headers: dict[str, str], body: bytes, invoker: OidcInvokerAuthenticator) -> int:
-        """Answers a delivery with a status."""
+        """Handles a delivery and returns the status of the response."""
         function, _, kind = path[1:].split("/")
         self.headers.append(headers)
         try:
@@ -115,7 +137,7 @@ class CloudTasksHome:
 
 @contextmanager
 def cloud_tasks(issuer: TokenIssuer) -> Iterator[CloudTasksHome]:
-    """A home for the adapter's own client code and a double's gRPC API."""
+    """Yields a queue whose adapter calls a double's gRPC API."""
     clock = ManualClock(1_000_000.0)
 
     class Handler(BaseHTTPRequestHandler):

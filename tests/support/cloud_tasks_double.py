@@ -1,7 +1,8 @@
-"""Cloud Tasks on this machine: the real gRPC API (CreateTask) for one queue, and real HTTP deliveries with signed OIDC tokens.
+"""A test double of Cloud Tasks: the gRPC API (CreateTask) of one queue, and HTTP deliveries with signed OIDC tokens.
 
-It keeps what Google documents: names stay blocked after their task is done, failures are tried again after pauses that double, a
-task may be delivered twice or late. Time is a clock's: a test that moves it calls `drain`; `run` follows the real one.
+It behaves as Google documents: a name stays blocked after its task is done, failed deliveries are retried with
+exponential back-off, and a task may be delivered twice or late. A test that moves the clock calls `drain`; `run`
+follows the real time.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self, cast
 
 import grpc
 import requests
@@ -22,17 +24,17 @@ from muster_coordinator.ports import Clock, Randomness
 from support.issuer import TokenIssuer
 
 _SERVICE = "google.cloud.tasks.v2.CloudTasks"
-_BLOCKED = 24 * 3600.0  # seconds that a name stays blocked after its task
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3600.0  # seconds, the service's defaults
-_FURTHEST = 30 * 86400.0  # seconds ahead that a task may be scheduled
-_LARGEST = 1_000_000  # bytes of a task, about
+_NAME_BLOCKED = 24 * 3600.0  # seconds that a name stays blocked after its task
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3600.0  # seconds; the service's defaults
+_MAX_AHEAD = 30 * 86400.0  # seconds from now to the schedule time
+_MAX_TASK_SIZE = 1_000_000  # bytes, approximately
 _ID = re.compile(r"[A-Za-z0-9_-]{1,500}\Z")
-_LONGEST_LOOK = 1.0  # seconds
+_POLL_INTERVAL = 1.0  # seconds
 
 
 @dataclass
 class Disorder:
-    """What may happen to a task: a share `twice` is delivered twice, a share `late` up to `most_delay` seconds late."""
+    """Disorder of deliveries: a fraction `twice` is delivered twice, a fraction `late` up to `most_delay` seconds late."""
 
     randomness: Randomness
     twice: float = 0.0
@@ -49,18 +51,18 @@ class _Held:
 
 
 class CloudTasksDouble:
-    """One queue, as a context manager: it listens at `address` inside."""
+    """Server of one queue, which listens at `address` inside its `with` block."""
 
     def __init__(self, queue: str, *, clock: Clock, issuer: TokenIssuer, disorder: Disorder | None = None) -> None:
-        """Makes the queue `queue`: `projects/…/locations/…/queues/…`."""
+        """Creates the queue with this full name: `projects/…/locations/…/queues/…`."""
         self.queue = queue
-        self.delivered = 0  # deliveries tried
+        self.delivered = 0  # attempts
         self._clock = clock
         self._issuer = issuer
         self._disorder = disorder
         self._held: list[_Held] = []
-        self._names: dict[str, float | None] = {}  # to when the last of its task was done; None: not yet
-        self._open: dict[str, int] = {}  # copies of a task that are not done
+        self._names: dict[str, float | None] = {}  # time at which the task was done; None: it is not done
+        self._open: dict[str, int] = {}  # number of copies of a task that are not done
         self._orders = 0
         self._changed = threading.Condition()
         self._local = threading.local()
@@ -83,25 +85,25 @@ class CloudTasksDouble:
         self._server.stop(None).wait()
 
     def __len__(self) -> int:
-        """Tasks that are not done."""
+        """Returns the number of tasks that are not done."""
         with self._changed:
             return len(self._open)
 
     def next_due(self) -> float | None:
-        """When the next task is due, in POSIX seconds; None if there is none."""
+        """Returns the time at which the next task is due, in POSIX seconds, or None."""
         with self._changed:
             return min((held.due for held in self._held), default=None)
 
     def drain(self) -> int:
-        """Delivers all that is due, one after another, what comes in meanwhile included. Returns how many deliveries it tried."""
-        tried = 0
+        """Delivers all due tasks one after another, new ones included. Returns the number of attempts."""
+        attempts = 0
         while (held := self._take()) is not None:
             self._settle(held)
-            tried += 1
-        return tried
+            attempts += 1
+        return attempts
 
     def run(self, stop: threading.Event, *, threads: int = 8) -> None:
-        """Delivers what is due, up to `threads` at once, until `stop` is set; looks at it once a second."""
+        """Delivers due tasks, up to `threads` at once, until `stop` is set, which it checks once a second."""
         with ThreadPoolExecutor(threads, "deliver") as pool:
             idle = threading.Semaphore(threads)
 
@@ -112,7 +114,7 @@ class CloudTasksDouble:
                     idle.release()
 
             while not stop.is_set():
-                if not idle.acquire(timeout=_LONGEST_LOOK):
+                if not idle.acquire(timeout=_POLL_INTERVAL):
                     continue
                 held = self._take()
                 if held is not None:
@@ -121,15 +123,15 @@ class CloudTasksDouble:
                 idle.release()
                 with self._changed:
                     due = min((held.due for held in self._held), default=None)
-                    rest = _LONGEST_LOOK if due is None else min(max(due - self._clock.now(), 0.0), _LONGEST_LOOK)
-                    self._changed.wait(rest)
+                    pause = _POLL_INTERVAL if due is None else min(max(due - self._clock.now(), 0.0), _POLL_INTERVAL)
+                    self._changed.wait(pause)
 
     def _create(self, request: tasks_v2.CreateTaskRequest, context: grpc.ServicerContext) -> tasks_v2.Task:
         task, now = request.task, self._clock.now()
         due = self._check(request, context.abort, now)
         with self._changed:
-            done = self._names.get(task.name, -_BLOCKED)
-            if done is None or done > now - _BLOCKED:
+            done_at = self._names.get(task.name, -_NAME_BLOCKED)
+            if done_at is None or done_at > now - _NAME_BLOCKED:
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, "Requested entity already exists")
             copies = 1
             if self._disorder is not None:
@@ -146,7 +148,7 @@ class CloudTasksDouble:
         return task
 
     def _check(self, request: tasks_v2.CreateTaskRequest, abort: Callable[..., NoReturn], now: float) -> float:
-        """What the service checks. Returns when the task is due."""
+        """Checks a request like the service, and returns the time at which the task is due."""
         task, http = request.task, request.task.http_request
         if request.parent != self.queue:
             abort(grpc.StatusCode.NOT_FOUND, "Requested entity was not found.")
@@ -159,13 +161,14 @@ class CloudTasksDouble:
             abort(
                 grpc.StatusCode.INVALID_ARGUMENT, "HttpRequest.url is required and must start with http:// or https://"
             )
-        if len(http.body) > _LARGEST:
+        if len(http.body) > _MAX_TASK_SIZE:
             abort(grpc.StatusCode.INVALID_ARGUMENT, "The task is too large")
-        deadline = task.dispatch_deadline
+        deadline: timedelta | None = cast("Any", task).dispatch_deadline
         if deadline is not None and not 15 <= deadline.total_seconds() <= 1800:
             abort(grpc.StatusCode.INVALID_ARGUMENT, "Task.dispatchDeadline must be between [15s, 30m].")
-        due = task.schedule_time.timestamp() if task.schedule_time is not None else now
-        if due > now + _FURTHEST:
+        scheduled: datetime | None = cast("Any", task).schedule_time
+        due = scheduled.timestamp() if scheduled is not None else now
+        if due > now + _MAX_AHEAD:
             abort(grpc.StatusCode.INVALID_ARGUMENT, "Task.scheduleTime is too far in the future")
         return max(due, now)
 
@@ -208,13 +211,12 @@ class CloudTasksDouble:
                 account=http.oidc_token.service_account_email, audience=http.oidc_token.audience or http.url
             )
             headers["Authorization"] = f"Bearer {token}"
+        deadline: timedelta = cast("Any", held.task).dispatch_deadline
         try:
-            answer = self._session().post(
-                http.url, data=http.body, headers=headers, timeout=held.task.dispatch_deadline.total_seconds()
-            )
+            response = self._session().post(http.url, data=http.body, headers=headers, timeout=deadline.total_seconds())
         except requests.RequestException:
             return False
-        return answer.ok
+        return response.ok
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)

@@ -1,4 +1,4 @@
-"""The Containerfile, read: the instructions of its stages."""
+"""Parses the Containerfile into the instructions of its stages."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ ROOT = Path(__file__).parents[2]
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """The instructions of each stage, with those before the first under ''."""
+    """Returns the instructions of each stage. Those before the first stage have the key ''."""
     lines = [line for line in (ROOT / "Containerfile").read_text().splitlines() if not line.startswith("#")]
-    found: dict[str, list[tuple[str, str]]] = {"": []}
+    by_stage: dict[str, list[tuple[str, str]]] = {"": []}
     stage = ""
     for line in "\n".join(lines).replace("\\\n", "").splitlines():
-        word, _, rest = line.partition(" ")
-        if word == "FROM":
-            stage = rest.partition(" AS ")[2]
-            found[stage] = []
-        if word:
-            found[stage].append((word, rest))
-    return found
+        keyword, _, arguments = line.partition(" ")
+        if keyword == "FROM":
+            stage = arguments.partition(" AS ")[2]
+            by_stage[stage] = []
+        if keyword:
+            by_stage[stage].append((keyword, arguments))
+    return by_stage
 
 
-def of(stage: str, word: str) -> list[str]:
-    """What stands behind a word, for each time that a stage has it."""
-    return [rest for found, rest in stages()[stage] if found == word]
+def of(stage: str, keyword: str) -> list[str]:
+    """Returns the arguments of each instruction of a stage with this keyword."""
+    return [arguments for other, arguments in stages()[stage] if other == keyword]
 
 
 def variables(stage: str) -> dict[str, str]:
-    """The environment that a stage sets."""
+    """Returns the environment variables that a stage sets."""
     return dict(pair.split("=", 1) for rest in of(stage, "ENV") for pair in shlex.split(rest))

@@ -1,6 +1,6 @@
-"""What a round costs in calls to the stores, counted, and what a million contributions come to at Google's list prices.
+"""Counts the store calls of a round, and computes their price for a million contributions.
 
-`python -m support.costs` (with tests, client and functions on the path) prints the section of docs/explanation/costs.md.
+`python -m support.costs`, run in `tests`, prints the tables of the documentation.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from support.plans import sum_update
 CLIENTS = (10, 100, 1000)
 PER_SECOND = 50  # check-ins
 MILLION = 1_000_000
-PAGE = 1000  # blobs that one list operation gives
-INSTANCES = 10  # of the client API, for the price
+PAGE = 1000  # blobs per list operation
+INSTANCES = 10  # instances of the client API, for the price
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation that Google bills: how it is called, and dollars for a million."""
+    """Operation that Google bills."""
 
     label: str
-    dollars: float
+    dollars: float  # for a million operations
 
 
-# List prices of us-central1, beyond what is free.
+# List prices of us-central1, without free quotas.
 READ = Operation("Firestore document reads", 0.30)
 WRITE = Operation("Firestore document writes", 0.90)
 DELETE = Operation("Firestore document deletes", 0.10)
@@ -41,7 +41,7 @@ CLASS_A = Operation("Cloud Storage class A (create, list, look up)", 5.00)
 CLASS_B = Operation("Cloud Storage class B (read)", 0.40)
 QUEUED = Operation("Cloud Tasks (create and deliver)", 0.80)
 OPERATIONS = (READ, WRITE, DELETE, CLASS_A, CLASS_B, QUEUED)
-EGRESS = 0.12  # dollars for 2^30 bytes that clients download; what they upload is free
+EGRESS = 0.12  # dollars for 2^30 downloaded bytes; uploads are free
 BILLED = {
     "documents.get": READ,
     "documents.listed": READ,
@@ -58,25 +58,25 @@ BILLED = {
 
 
 class CountedDocuments(FaultyDocuments):
-    """Counts the documents that lists give, at least one a list, as Firestore bills them."""
+    """`Documents` that count listed documents as Firestore bills them: at least one per list."""
 
     def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
-        found = super().list(collection, after=after, limit=limit)
-        self._schedule.calls["documents.listed"] += max(1, len(found))
-        return found
+        documents = super().list(collection, after=after, limit=limit)
+        self._schedule.calls["documents.listed"] += max(1, len(documents))
+        return documents
 
 
 class CountedBlobs(FaultyBlobs):
-    """Counts the pages of lists."""
+    """`Blobs` that count the pages of lists."""
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        found = list(self._schedule.run(Access.READ, "blobs.list", prefix, lambda: self._inner.list(prefix)))
-        self._schedule.calls["blobs.listed"] += max(1, math.ceil(len(found) / PAGE))
-        return iter(found)
+        blobs = list(self._schedule.run(Access.READ, "blobs.list", prefix, lambda: self._inner.list(prefix)))
+        self._schedule.calls["blobs.listed"] += max(1, math.ceil(len(blobs) / PAGE))
+        return iter(blobs)
 
 
 def counted(platform: Platform, schedule: Schedule) -> Platform:
-    """The platform with its calls counted in `schedule.calls`."""
+    """Returns a platform that counts its calls in `schedule.calls`."""
     return replace(
         platform,
         documents=CountedDocuments(platform.documents, schedule),
@@ -87,30 +87,31 @@ def counted(platform: Platform, schedule: Schedule) -> Platform:
 
 @dataclass(frozen=True)
 class RoundCost:
-    """The calls of a round from its first check-in until it is swept and the next one is open."""
+    """Store calls of a round, from its first check-in until the next round is open."""
 
     clients: int
     calls: Counter[str]
-    seconds: float  # that the round collected
+    seconds: float  # duration of the collecting phase
 
     def billed(self, operation: Operation) -> int:
-        """How often `operation` is billed."""
+        """Returns the number of billed calls of a kind."""
         return sum(self.calls[method] for method, kind in BILLED.items() if kind is operation)
 
     def dollars(self, operation: Operation) -> float:
-        """What `operation` costs for a million contributions in such rounds."""
+        """Returns the price of an operation for a million contributions in such rounds."""
         return self.billed(operation) * (MILLION // self.clients) / MILLION * operation.dollars
 
 
 def egress_dollars(size: float) -> float:
-    """What a million downloads of `size` bytes cost."""
+    """Returns the price of a million downloads of `size` bytes."""
     return size * MILLION / 2**30 * EGRESS
 
 
 def round_cost(clients: int) -> RoundCost:
-    """Counts the second round of `clients` clients, who come one by one, download, upload and are done; one instance of each function.
+    """Counts the calls of the second round, with one instance of each function.
 
-    They have the plan from earlier rounds, as a device's cache does.
+    The clients check in one after another, download the broadcast and upload. They have the plan
+    from the first round, as a device's cache does.
     """
     schedule = Schedule()
     with tempfile.TemporaryDirectory() as folder:
@@ -126,12 +127,12 @@ def round_cost(clients: int) -> RoundCost:
                 h.clock.advance(1 / PER_SECOND)
                 h.deliver_all()
             assert len(h.committed()) == number
-            h.clock.advance(1.0)  # what an instance knows of the round is old now
+            h.clock.advance(1.0)  # expires the instance's cached rounds
         return RoundCost(clients, Counter(schedule.calls), h.clock.now() - start - 1.0)
 
 
 def table(costs: list[RoundCost]) -> list[str]:
-    """The calls of each round, and for each contribution of the largest one."""
+    """Returns a table of the calls per round, and per contribution of the largest one."""
     heads = "".join(f" {cost.clients:,} clients |" for cost in costs)
     lines = [f"| a round of |{heads} each of {costs[-1].clients:,} |", "|---" * (len(costs) + 2) + "|"]
     for operation in OPERATIONS:
@@ -142,7 +143,7 @@ def table(costs: list[RoundCost]) -> list[str]:
 
 
 def price(cost: RoundCost) -> list[str]:
-    """What a million contributions in such rounds cost, line by line."""
+    """Returns a table of the price of a million contributions in such rounds."""
     rounds = MILLION // cost.clients
     lines = ["| for a million contributions | operations | dollars for a million | dollars |", "|---|---|---|---|"]
     total = 0.0
@@ -156,7 +157,7 @@ def price(cost: RoundCost) -> list[str]:
 
 
 def section() -> str:
-    """The tables of docs/explanation/costs.md."""
+    """Returns the tables of the documentation."""
     costs = [round_cost(clients) for clients in CLIENTS]
     return "\n".join([*table(costs), "", *price(costs[-1])])
 

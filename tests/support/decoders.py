@@ -1,6 +1,7 @@
-"""Every decoder of bytes that come from outside: what valid input looks like, and what may come out of it for any other.
+"""The decoders of untrusted bytes, each with valid inputs and the errors that it may raise.
 
-What none of these sees: keys and settings, which an operator gives; documents in the coordinator's own store.
+Not covered: keys and settings, which an operator provides, and documents of the coordinator's
+store.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from muster.wire import messages
 from muster.wire.base import Message
+from muster.wire.dtypes import DType
 from muster.wire.enrolment import Enrolment, EnrolmentError, PrivateKey, PublicKeys
 from muster.wire.manifest import PlanManifest, TensorSpec
 from muster.wire.plan import Plan
@@ -33,26 +35,31 @@ from support.mutation import Mutator
 from support.plans import every_dtype_plan, every_dtype_update, folded_by_graphs, make_plan, sum_plan, sum_update
 
 _NOW = 1_800_000_000.0
-_SLOWEST = 1.0  # seconds of processor time for one input, hundreds of times what the slowest of the seeds takes
-_SECOND_LOOKS = 3  # a busy machine, or a garbage collection of the test process, may slow an input down once
+_MAX_SECONDS = 1.0  # processor time of one input, hundreds of times that of the slowest seed
+# Runs of a slow input: a busy machine, or garbage collection of the test process, may slow one run
+_RERUNS = 3
 _MIB = 1 << 20
 
 
 class UncaughtError(AssertionError):
-    """An input came through to an error of no type of ours, or took too long; the text says how to have it again."""
+    """Error raised when an input took too long or raised an undeclared error.
+
+    The message describes how to reproduce it.
+    """
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """One decoder.
+    """Decoder under test.
 
     Attributes:
-      name: What it reads.
+      name: The kind of input.
       seeds: Valid inputs.
-      read: Reads one; gives whatever it is.
-      errors: What it may raise.
-      inputs: How many `make test` tries.
-      peak: Bytes that reading one may take at once, and beside them `times` the bytes of the input.
+      read: Decodes an input.
+      errors: The errors that `read` may raise.
+      inputs: The number of inputs in `make test`.
+      peak: The peak memory of one read in bytes, without the share of the input.
+      times: The peak memory per byte of the input.
     """
 
     name: str
@@ -64,7 +71,10 @@ class Decoder:
     times: int = 12
 
     def accepts(self, data: bytes) -> bool:
-        """Whether it takes `data`. An error has to be one of `errors`, with a text that can be sent."""
+        """Returns whether `data` is accepted.
+
+        An error must be one of `errors`, with a text that can be encoded.
+        """
         try:
             self.read(data)
         except self.errors as error:
@@ -76,26 +86,29 @@ class Decoder:
         return True
 
     def fuzz(self, seed: int, numbers: Sequence[int]) -> int:
-        """Tries the inputs of these numbers; gives how many were taken. Raises `UncaughtError`."""
-        mutator, taken = Mutator(self.seeds, seed=seed), 0
+        """Decodes the inputs with these numbers.
+
+        Returns how many were accepted. Raises `UncaughtError`.
+        """
+        mutator, accepted = Mutator(self.seeds, seed=seed), 0
         for number in numbers:
             data = mutator.input(number)
             began = time.thread_time()
             try:
-                taken += self.accepts(data)
+                accepted += self.accepts(data)
             except Exception as error:
-                raise UncaughtError(self._how(seed, number, data, repr(error)[:300])) from error
+                raise UncaughtError(self._describe(seed, number, data, repr(error)[:300])) from error
             spent = time.thread_time() - began
-            if spent > _SLOWEST and (least := self._least_seconds(data)) > _SLOWEST:
-                raise UncaughtError(self._how(seed, number, data, f"it took {least:.1f} s of processor time"))
-        return taken
+            if spent > _MAX_SECONDS and (least := self._least_seconds(data)) > _MAX_SECONDS:
+                raise UncaughtError(self._describe(seed, number, data, f"it took {least:.1f} s of processor time"))
+        return accepted
 
     def _least_seconds(self, data: bytes) -> float:
         """Returns the least processor time of several runs, without the garbage collector's."""
         seconds = []
         gc.disable()
         try:
-            for _ in range(_SECOND_LOOKS):
+            for _ in range(_RERUNS):
                 began = time.thread_time()
                 self.accepts(data)
                 seconds.append(time.thread_time() - began)
@@ -103,32 +116,38 @@ class Decoder:
             gc.enable()
         return min(seconds)
 
-    def _how(self, seed: int, number: int, data: bytes, what: str) -> str:
+    def _describe(self, seed: int, number: int, data: bytes, failure: str) -> str:
         shown = data.hex() if len(data) <= 4000 else f"{data[:4000].hex()}… ({len(data)} bytes)"
-        return f"{self.name}, input {number} of MUSTER_FUZZ_SEED={seed}: {what}\n  in hex: {shown}"
+        return f"{self.name}, input {number} of MUSTER_FUZZ_SEED={seed}: {failure}\n  in hex: {shown}"
 
 
 def _messages(*kinds: type[Message]) -> Callable[[bytes], Any]:
-    """Reads by each kind; what one takes, it must take again from its own encoding, as the same."""
+    """Returns a reader that decodes as each kind.
+
+    A decoded message must survive encoding and decoding unchanged.
+    """
 
     def read(data: bytes) -> list[Message]:
-        found, last = [], None
+        decoded, last = [], None
         for kind in kinds:
             try:
                 message = kind.decode(data)
                 assert kind.decode(message.encode()).encode() == message.encode()
-                found.append(message)
+                decoded.append(message)
             except ProblemError as problem:
                 last = problem
-        if not found and last is not None:
+        if not decoded and last is not None:
             raise last
-        return found
+        return decoded
 
     return read
 
 
 def _both_ways(rules: Any, good: bytes) -> Callable[[bytes], bytes]:
-    """Reads an update as it streams by, as it is stored, and as one that is read after a good one: all take it, or none does."""
+    """Returns a reader of an update as a stream, as a blob, and after a valid update.
+
+    Either all of them accept the update, or none does.
+    """
 
     def stored(data: bytes) -> None:
         UpdateReader(rules).read(memoryview(data))
@@ -145,7 +164,7 @@ def _both_ways(rules: Any, good: bytes) -> Callable[[bytes], bytes]:
             for other in (stored, after_another):
                 with suppress(ProblemError):
                     other(data)
-                    raise AssertionError(f"refused on the way, and taken {other.__name__}") from None
+                    raise AssertionError(f"refused as a stream, and accepted {other.__name__}") from None
             raise
         assert passed == data
         stored(data)
@@ -157,13 +176,13 @@ def _both_ways(rules: Any, good: bytes) -> Callable[[bytes], bytes]:
 
 def _tensors(data: bytes) -> Any:
     header = read_header(data)
-    found = decode(data)
-    assert list(found) == list(header.order)
-    return found
+    tensors = decode(data)
+    assert list(tensors) == list(header.order)
+    return tensors
 
 
 def decoders() -> tuple[Decoder, ...]:
-    """All of them."""
+    """Returns all decoders."""
     tokens, key = Tokens(b"k" * 32), RoundKey("task", 3, 1)
     other = CookieClaims(RoundKey("other", 1, 0), _NOW, expires_at=_NOW + 60)
     assignment = AssignmentClaims(key, 2, "0" * 32, Ticket(1, 2), "f" * 64, _NOW + 60, _NOW, 1000, 5.0)
@@ -172,7 +191,7 @@ def decoders() -> tuple[Decoder, ...]:
         tokens.cookie(CookieClaims(key, _NOW, expires_at=end), *earlier).encode()
         for end, earlier in ((None, ()), (_NOW + 60, ()), (_NOW + 60, (other,)))
     )
-    fixed = Ed25519PrivateKey.from_private_bytes(b"k" * 32)  # so that an input can be made again
+    fixed = Ed25519PrivateKey.from_private_bytes(b"k" * 32)  # makes inputs reproducible
     private, signer = PrivateKey(fixed), SigningKey(fixed)
     enrolment = private.issue(Enrolment("phones", "a@b", _NOW, _NOW + 60, id="0" * 32)).encode()
     public = PublicKeys(private.public)
@@ -183,7 +202,8 @@ def decoders() -> tuple[Decoder, ...]:
             "open",
             state={"total": 0},
             update=tuple(
-                TensorSpec(path=path, dtype=dtype, shape=None) for path, dtype in (("a", "float32"), ("s", "string"))
+                TensorSpec(path=path, dtype=dtype, shape=None)
+                for path, dtype in (("a", DType.FLOAT32), ("s", DType.STRING))
             ),
             zero={"a": 0},
         )
@@ -195,16 +215,16 @@ def decoders() -> tuple[Decoder, ...]:
     problem = (ProblemError,)
 
     def plan(data: bytes) -> Plan:
-        found = Plan.decode(data)
-        assert found.encode() == data
-        found.check_signed([signer.signer])
-        found.check_complete()
-        return found
+        decoded = Plan.decode(data)
+        assert decoded.encode() == data
+        decoded.check_signed([signer.signer])
+        decoded.check_complete()
+        return decoded
 
     def signed(data: bytes) -> Any:
-        found = Signatures.decode(data)
-        Plan(sums.manifest, sums.parts, found.signatures).check_signed([signer.signer])
-        return found
+        decoded = Signatures.decode(data)
+        Plan(sums.manifest, sums.parts, decoded.signatures).check_signed([signer.signer])
+        return decoded
 
     return (
         Decoder(

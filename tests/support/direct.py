@@ -1,6 +1,7 @@
-"""Sends requests of the tests to servers on this machine, bypassing any proxy that the environment names.
+"""Sends requests to servers on this machine, bypassing any proxy of the environment.
 
-The environment itself is unchanged: processes that the tests start must handle the proxy themselves.
+The environment itself is unchanged: processes that the tests start must handle the proxy
+themselves.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ import requests
 
 def session() -> requests.Session:
     """Returns a session that ignores the environment."""
-    made = requests.Session()
-    made.trust_env = False
-    return made
+    session_ = requests.Session()
+    session_.trust_env = False
+    return session_
 
 
-def request(method: str, url: str, **more: Any) -> requests.Response:
+def request(method: str, url: str, **options: Any) -> requests.Response:
     """Sends one request; see `requests.request`."""
-    with session() as once:
-        return once.request(method, url, **more)
+    with session() as session_:
+        return session_.request(method, url, **options)
 
 
-def get(url: str, **more: Any) -> requests.Response:
+def get(url: str, **options: Any) -> requests.Response:
     """Sends a GET request."""
-    return request("GET", url, **more)
+    return request("GET", url, **options)
 
 
-def post(url: str, **more: Any) -> requests.Response:
+def post(url: str, **options: Any) -> requests.Response:
     """Sends a POST request."""
-    return request("POST", url, **more)
+    return request("POST", url, **options)
 
 
-def put(url: str, **more: Any) -> requests.Response:
+def put(url: str, **options: Any) -> requests.Response:
     """Sends a PUT request."""
-    return request("PUT", url, **more)
+    return request("PUT", url, **options)

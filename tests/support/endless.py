@@ -1,4 +1,4 @@
-"""Plans whose graphs never end, made with TensorFlow from plans that do."""
+"""Makes plans with graphs that never end from ordinary plans, with TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 from muster.wire.dtypes import DType
-from muster.wire.manifest import Stage, TensorBinding
+from muster.wire.manifest import SequenceBinding, Stage, TensorBinding
 from muster.wire.plan import Plan, part_of
 
 STEPS = 10**15  # iterations of a loop that adds one
@@ -14,22 +14,25 @@ SIZE = 8000  # rows of a matrix whose singular values take minutes
 
 
 def endless(plan: Plan, *stages: str, uninterruptible: bool = False) -> Plan:
-    """Returns the plan, whose tensors must be int64 scalars, with a loop of 10**15 steps in each of `stages`.
+    """Returns the plan with a loop of 10**15 steps in each of `stages`.
 
-    `uninterruptible`: uses an operation that takes minutes and ignores its time limit, instead of the loop.
+    The plan's tensors must be int64 scalars.
+
+    `uninterruptible`: uses an operation that takes minutes and ignores its time limit, instead of
+      the loop.
     """
-    found, parts = plan.manifest.stages, dict(plan.parts)
+    changed, parts = plan.manifest.stages, dict(plan.parts)
     for name in stages:
-        stage: Stage = getattr(found, name)
+        stage: Stage = getattr(changed, name)
         graph, outputs, loop = _endless_graph(
             [binding for bindings in stage.inputs.values() for binding in bindings],
             {value: [binding.path for binding in bindings] for value, bindings in stage.outputs.items()},
             uninterruptible=uninterruptible,
         )
-        made = stage.model_copy(update={"graph": part_of(graph), "outputs": outputs, "initialize": loop})
-        found = found.model_copy(update={name: made})
+        looping = stage.model_copy(update={"graph": part_of(graph), "outputs": outputs, "initialize": loop})
+        changed = changed.model_copy(update={name: looping})
         parts[part_of(graph).sha256] = graph
-    manifest = plan.manifest.model_copy(update={"name": f"{plan.manifest.name}_endless", "stages": found})
+    manifest = plan.manifest.model_copy(update={"name": f"{plan.manifest.name}_endless", "stages": changed})
     return Plan(manifest, {part.sha256: parts[part.sha256] for part in manifest.parts})
 
 
@@ -49,12 +52,12 @@ def _kernel() -> Any:
 
 
 def _endless_graph(
-    inputs: Collection[TensorBinding], outputs: dict[str, list[str]], *, uninterruptible: bool
+    inputs: Collection[TensorBinding | SequenceBinding], outputs: dict[str, list[str]], *, uninterruptible: bool
 ) -> tuple[bytes, dict[str, tuple[TensorBinding, ...]], str | None]:
     """Returns the graph, its outputs, and the name of its loop if no output depends on that."""
     import tensorflow as tf
 
-    made: dict[str, list[TensorBinding]] = {value: [] for value in outputs}
+    bindings: dict[str, list[TensorBinding]] = {value: [] for value in outputs}
     with tf.Graph().as_default() as graph:
         for binding in inputs:
             tf.compat.v1.placeholder(tf.int64, [], name=binding.tensor.partition(":")[0])
@@ -62,10 +65,10 @@ def _endless_graph(
         for value, paths in outputs.items():
             for at, path in enumerate(paths):
                 tensor = tf.identity(steps, name=f"endless_{value}_{at}")
-                made[value].append(TensorBinding(path=path, dtype=DType.INT64, shape=(), tensor=tensor.name))
+                bindings[value].append(TensorBinding(path=path, dtype=DType.INT64, shape=(), tensor=tensor.name))
         data: bytes = graph.as_graph_def().SerializeToString(deterministic=True)
     return (
         data,
-        {value: tuple(bindings) for value, bindings in made.items()},
-        None if any(made.values()) else steps.op.name,
+        {value: tuple(bound) for value, bound in bindings.items()},
+        None if any(bindings.values()) else steps.op.name,
     )

@@ -1,7 +1,7 @@
-"""Ports that fail on purpose: wrappers that count calls and raise before or after the n-th one, and a disorderly queue.
+"""Fault injection: wrappers of ports that raise before or after the n-th call.
 
-A crash test runs once without faults to learn how many writes there are (`len(schedule.writes)`), then once for each write and
-each `When`; after the `Crash` it goes on with the inner ports, as a fresh process would.
+A crash test runs once without faults to count the writes (`len(schedule.writes)`), then once for
+each write and each `When`. After the `Crash` it continues with the inner ports, like a new process.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ T = TypeVar("T")
 
 
 class Crash(BaseException):
-    """The process dies here; no `except Exception` stands in the way."""
+    """Simulated death of the process, which no `except Exception` catches."""
 
 
 class When(Enum):
-    """Where a fault strikes: AFTER means that the call took effect and its answer was lost."""
+    """Time of a fault. AFTER means that the call took effect and its response was lost."""
 
     BEFORE = "before"
     AFTER = "after"
 
 
 class Access(Enum):
-    """What a call does to the store."""
+    """Kind of a store call."""
 
     READ = "read"
     WRITE = "write"
@@ -49,7 +49,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`error` is raised once, at the `number`-th call (from 1) of kind `of`, counted over all ports of a schedule."""
+    """Fault: raises `error` once, at call number `number` (from 1) of kind `of` to any port."""
 
     number: int
     when: When
@@ -58,12 +58,12 @@ class Fault:
 
 
 class Schedule:
-    """Which calls fail. Shared by the wrappers of one platform, so that numbers run through all its ports.
+    """Schedule of faults for the wrappers of a platform. Calls are numbered over all ports.
 
     Attributes:
-      writes: Every write so far, as `documents.create tasks/t1`, in order.
-      reads: Every read so far, likewise.
-      calls: How often each method was called, as `documents.create`.
+      writes: The writes so far, in order, such as `documents.create tasks/t1`.
+      reads: The reads so far, in order.
+      calls: The number of calls by method, such as `documents.create`.
     """
 
     def __init__(self, *faults: Fault) -> None:
@@ -123,7 +123,10 @@ class FaultyDocuments:
 
 
 class FaultyBlobs:
-    """`Blobs` that fail as scheduled; a batch of deletes is one write for each name, so it may stop half-way."""
+    """`Blobs` that fail as scheduled.
+
+    A batch of deletes is one write per name, so it may stop half-way.
+    """
 
     def __init__(self, inner: Blobs, schedule: Schedule) -> None:
         self._inner = inner
@@ -149,7 +152,7 @@ class FaultyBlobs:
 
 
 class FaultyQueue:
-    """A `WorkQueue` that fails as scheduled."""
+    """`WorkQueue` that fails as scheduled."""
 
     def __init__(self, inner: WorkQueue, schedule: Schedule) -> None:
         self._inner = inner
@@ -162,21 +165,45 @@ class FaultyQueue:
 
 
 class DisorderlyQueue:
-    """A `WorkQueue` that does all that the port allows: delivers twice, late and out of order, but always at least once."""
+    """`WorkQueue` that delivers twice, late and out of order, but at least once."""
 
     def __init__(
         self, inner: WorkQueue, randomness: Randomness, *, twice: float = 0.3, most_delay: float = 5.0
     ) -> None:
-        """Wraps `inner`: a share `twice` of the work is doubled, and each delivery is up to `most_delay` seconds late."""
+        """Wraps `inner`.
+
+        A fraction `twice` of the work is doubled; each delivery is up to `most_delay` seconds late.
+        """
         self._inner = inner
-        self._chance = randomness
+        self._randomness = randomness
         self._twice = twice
         self._most_delay = most_delay
 
     def enqueue(self, work: WorkItem, *, name: str, delay: float = 0.0) -> None:
         self._inner.enqueue(work, name=name, delay=delay + self._lateness())
-        if self._chance.uniform() < self._twice:
+        if self._randomness.uniform() < self._twice:
             self._inner.enqueue(work, name=f"{name}-again", delay=delay + self._lateness())
 
     def _lateness(self) -> float:
-        return self._chance.uniform() * self._most_delay
+        return self._randomness.uniform() * self._most_delay
+
+
+class Interposed:
+    """Port that runs `action` once, before the first call of `method` on a matching name.
+
+    A name matches if it starts with `prefix`.
+    """
+
+    def __init__(self, inner: Any, method: str, prefix: str, action: Callable[[], Any]) -> None:
+        self._inner = inner
+        self._method = method
+        self._prefix = prefix
+        self._actions = [action]
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(subject: Any, *rest: Any, **options: Any) -> Any:
+            if method == self._method and self._actions and str(subject).startswith(self._prefix):
+                self._actions.pop()()
+            return getattr(self._inner, method)(subject, *rest, **options)
+
+        return call

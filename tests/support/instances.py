@@ -1,7 +1,8 @@
-"""Instances of the functions as processes that die, and stores that fail: what Google Cloud may do to a deployment, and worse.
+"""Instances of the functions in processes that a test kills, over stores that fail at random.
 
-An instance serves one function by way of functions-framework. Its settings come from the environment; its stores fail at
-random, before or after they did what they were asked; its runtime is numpy's, so that an instance starts in a moment.
+An instance serves one function with functions-framework, and reads its settings from the
+environment. Its store calls fail at random, before or after they took effect. Its runtime uses
+numpy, so an instance starts fast.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from functools import cache
 from itertools import count
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from werkzeug.wrappers import Request, Response
 
@@ -34,9 +35,10 @@ from muster_coordinator.settings import Settings
 from support.plans import SumRuntime
 from support.served import Loopback
 
-_FUNCTION, _SHARE = "INSTANCE_FUNCTION", "INSTANCE_FAILING"
+_FUNCTION, _FAILING = "INSTANCE_FUNCTION", "INSTANCE_FAILING"
 _CONTEXT = multiprocessing.get_context("forkserver")
-# Imported once, and then forked: an instance is there again in a moment. None of these opens a channel when it is imported.
+# Imported once before the fork, so an instance restarts fast. None of these modules opens a channel
+# at import.
 _CONTEXT.set_forkserver_preload(
     [
         "support.instances",
@@ -46,39 +48,39 @@ _CONTEXT.set_forkserver_preload(
 )
 
 
-class Shaky:
-    """A port of which a share of all calls fails: half of them before, half after they took effect."""
+class FlakyPort:
+    """Port of which a fraction of the calls fails, half of them after they took effect."""
 
-    def __init__(self, inner: Any, randomness: random.Random, share: float) -> None:
+    def __init__(self, inner: Any, randomness: random.Random, failing: float) -> None:
         self._inner = inner
-        self._chance = randomness
-        self._share = share
+        self._randomness = randomness
+        self._failing = failing
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._inner, name)
 
-        def call(*arguments: Any, **more: Any) -> Any:
-            fate = self._chance.random()
-            if fate < self._share / 2:
-                raise UnavailableError(f"{name} was lost on its way")
-            result = method(*arguments, **more)
-            if fate < self._share:
-                raise UnavailableError(f"the answer to {name} was lost")
+        def call(*arguments: Any, **options: Any) -> Any:
+            draw = self._randomness.random()
+            if draw < self._failing / 2:
+                raise UnavailableError(f"the request {name} was lost")
+            result = method(*arguments, **options)
+            if draw < self._failing:
+                raise UnavailableError(f"the response to {name} was lost")
             return result
 
         return call
 
 
 @cache
-def _made() -> Any:
+def _application() -> Any:
     settings = Settings.from_environment(os.environ)
-    randomness, share = random.Random(), float(os.environ[_SHARE])  # noqa: S311  not for secrets
+    randomness, failing = random.Random(), float(os.environ[_FAILING])  # noqa: S311  not for secrets
     platform = bootstrap.platform(settings)
     platform = replace(
         platform,
-        documents=Shaky(platform.documents, randomness, share),
-        blobs=Shaky(platform.blobs, randomness, share),
-        queue=Shaky(platform.queue, randomness, share),
+        documents=FlakyPort(platform.documents, randomness, failing),
+        blobs=FlakyPort(platform.blobs, randomness, failing),
+        queue=FlakyPort(platform.queue, randomness, failing),
     )
     config = CoordinatorConfig(
         secret=settings.keys,
@@ -91,8 +93,8 @@ def _made() -> Any:
 
 
 def function(request: Request) -> Response:
-    """What functions-framework calls."""
-    return _made()(request)
+    """Serves a request; the entry point for functions-framework."""
+    return cast("Response", _application()(request))
 
 
 def _serve(name: str, port: int, environment: Mapping[str, str], log: str, paths: list[str]) -> None:
@@ -101,26 +103,27 @@ def _serve(name: str, port: int, environment: Mapping[str, str], log: str, paths
 
     sys.path[:] = paths
     os.environ.update({**environment, _FUNCTION: name})
-    notes = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(notes, 1)
-    os.dup2(notes, 2)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app = create_app(target="function", source=__file__, signature_type="http")
     make_server("127.0.0.1", port, app, threaded=True).serve_forever()
 
 
 class Instance:
-    """One process of a function, at a port that stays its own."""
+    """Process of a function, with a port that stays reserved between restarts."""
 
     def __init__(self, function: str, environment: Mapping[str, str], *, logs: Path, failing: float) -> None:
         self.function = function
         self._held = HeldPort()
         self.port = self._held.number
         self._log = logs / f"{function}-{self.port}.log"
-        self._environment = {**environment, _SHARE: str(failing)}
+        self._environment = {**environment, _FAILING: str(failing)}
         self._process: BaseProcess | None = None
 
     def start(self) -> None:
+        """Starts the process."""
         self._process = _CONTEXT.Process(
             target=_serve,
             args=(self.function, self.port, self._environment, str(self._log), list(sys.path)),
@@ -129,34 +132,38 @@ class Instance:
         self._process.start()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kills the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
 
     def end(self) -> None:
-        """SIGKILL, for good."""
+        """Kills the process and releases its port."""
         self.kill()
         self._held.close()
 
     def log(self) -> str:
+        """Returns the output so far."""
         return self._log.read_text() if self._log.exists() else ""
 
 
 class FrontEnd(Loopback):
-    """One address for several instances: each connection goes to the next one that takes it, and ends if that dies."""
+    """Round-robin proxy with one address for several instances.
+
+    Each connection goes to the next instance that accepts it, and ends if the instance dies.
+    """
 
     def __init__(self) -> None:
         self.ports: list[int] = []
-        turns = count()
-        front = self
+        connections = count()
+        proxy = self
 
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                at = next(turns)
-                for step in range(len(front.ports)):
+                first = next(connections)
+                for step in range(len(proxy.ports)):
                     with suppress(OSError):
-                        port = front.ports[(at + step) % len(front.ports)]
+                        port = proxy.ports[(first + step) % len(proxy.ports)]
                         with socket.create_connection(("127.0.0.1", port), timeout=5.0) as upstream:
                             upstream.settimeout(None)
                             _join(self.request, upstream)

@@ -1,4 +1,4 @@
-"""An issuer of OpenID Connect tokens, as Google is one: it signs them, and publishes its keys over HTTP."""
+"""A test double of an issuer of OpenID Connect tokens, which serves its keys over HTTP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from support.served import Loopback
 
 
 class TokenIssuer(Loopback):
-    """Runs while it is entered, as a context manager. `fetches` counts how often its keys were asked for."""
+    """Issuer that runs inside its `with` block. `fetches` counts the requests for its keys."""
 
     def __init__(self) -> None:
         self.fetches = 0
@@ -36,11 +36,11 @@ class TokenIssuer(Loopback):
         super().__init__(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
 
     def rotate(self) -> None:
-        """Signs with a new key from now on; the old ones are published no more."""
+        """Replaces the key: signs with a new one, and no longer publishes the old one."""
         self._keys = {f"key-{time.monotonic_ns()}": rsa.generate_private_key(public_exponent=65537, key_size=2048)}
 
-    def token(self, *, account: str, audience: str, age: float = 0.0, **more: Any) -> str:
-        """A token as Cloud Tasks gets it for an account: good for an hour, of which `age` seconds have passed."""
+    def token(self, *, account: str, audience: str, age: float = 0.0, **claims_: Any) -> str:
+        """Returns a token as Cloud Tasks sends it, `age` seconds old and valid for an hour."""
         ((name, key),) = self._keys.items()
         now = time.time() - age
         claims = {
@@ -51,7 +51,7 @@ class TokenIssuer(Loopback):
             "sub": "1",
             "iat": now,
             "exp": now + 3600,
-            **more,
+            **claims_,
         }
         return jwt.encode(claims, key, algorithm="RS256", headers={"kid": name})
 

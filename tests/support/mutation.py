@@ -1,4 +1,7 @@
-"""Inputs for fuzzing: valid ones, changed by a seeded generator, blindly (bytes) and by their form (JSON, tokens, length fields)."""
+"""Makes inputs for fuzzing: a seeded generator mutates valid inputs, as bytes or by their format.
+
+Known formats are JSON, tokens, and files with length fields.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _EDGES = (
     (1 << 63) - 1,
     (1 << 64) - 1,
 )
-# Texts that are JSON but surprise who reads it, and some that are not quite.
+# JSON values with surprising meanings, and texts that are not quite JSON.
 _TEXTS = (
     *(
         b"null",
@@ -96,59 +99,62 @@ _DEPTHS = (3, 50, 190, 260, 800, 940, 960, 980, 990, 995, 1000, 3000)
 
 
 class Mutator:
-    """Makes inputs out of `seeds`, all of one format. Equal seeds and numbers give equal inputs, so any can be made again."""
+    """Generator of inputs from `seeds` of one format.
+
+    Equal seeds and numbers reproduce an input.
+    """
 
     def __init__(self, seeds: Sequence[bytes], *, seed: int) -> None:
         self._seeds = tuple(seeds)
         self._seed = seed
 
     def input(self, number: int) -> bytes:
-        """The input of that number; the first ones are the valid ones themselves."""
+        """Returns the input with that number. The first ones are the seeds themselves."""
         if number < len(self._seeds):
             return self._seeds[number]
         randomness = random.Random(self._seed * 1_000_003 + number)  # noqa: S311
         data = randomness.choice(self._seeds)
         for _ in range(randomness.choice((1, 1, 1, 2, 4))):
             data = (
-                randomness.choice(_OF_FORM)(data, randomness)
+                randomness.choice(_BY_FORMAT)(data, randomness)
                 if randomness.random() < 0.6
-                else self._blind(data, randomness)
+                else self._mutate_bytes(data, randomness)
             )
         return data
 
-    def _blind(self, data: bytes, randomness: random.Random) -> bytes:
+    def _mutate_bytes(self, data: bytes, randomness: random.Random) -> bytes:
         at = randomness.randrange(len(data) + 1)
         match randomness.randrange(7):
-            case 0:  # one bit
+            case 0:  # flip a bit
                 return (
                     data[:at]
                     + bytes(byte ^ (1 << randomness.randrange(8)) for byte in data[at : at + 1])
                     + data[at + 1 :]
                 )
-            case 1:  # one byte
+            case 1:  # replace a byte
                 return data[:at] + bytes([randomness.choice(_BYTES)]) + data[at + 1 :]
-            case 2:  # cut off
+            case 2:  # truncate
                 return data[:at]
-            case 3:  # a piece twice, or many times
+            case 3:  # repeat a piece
                 piece = data[at : at + randomness.randrange(1, 40)]
                 return data[:at] + piece * randomness.choice((2, 2, 3, 50)) + data[at + len(piece) :]
-            case 4:  # a piece out
+            case 4:  # remove a piece
                 return data[:at] + data[at + randomness.randrange(1, 40) :]
-            case 5:  # the start of one and the end of another
+            case 5:  # splice with another seed
                 other = randomness.choice(self._seeds)
                 return data[:at] + other[randomness.randrange(len(other) + 1) :]
-            case _:  # a number of 2, 4 or 8 bytes
+            case _:  # write a number of 2, 4 or 8 bytes
                 width = randomness.choice((2, 4, 8))
                 number = (randomness.choice(_EDGES) + randomness.choice((-1, 0, 0, 1))) % (1 << (8 * width))
                 return data[:at] + number.to_bytes(width, "little") + data[at + width :]
 
 
 def _text(data: bytes, randomness: random.Random) -> bytes:
-    """A JSON value of the text exchanged for another."""
-    spots = [at for at, byte in enumerate(data[:4096]) if byte in b":,[{"]
-    if not spots:
+    """Replaces a JSON value of the text, without parsing it."""
+    starts = [at for at, byte in enumerate(data[:4096]) if byte in b":,[{"]
+    if not starts:
         return data + randomness.choice(_TEXTS)
-    at = randomness.choice(spots) + 1
+    at = randomness.choice(starts) + 1
     end = at
     while end < len(data) and data[end] not in b",]}":
         end += 1
@@ -156,6 +162,7 @@ def _text(data: bytes, randomness: random.Random) -> bytes:
 
 
 def _nested(data: bytes, randomness: random.Random) -> bytes:
+    """Replaces a JSON value with a deeply nested one."""
     depth, (opening, closing) = randomness.choice(_DEPTHS), randomness.choice(((b"[", b"]"), (b'{"a":', b"}")))
     nested = opening * depth + b"0" + (closing * depth if randomness.random() < 0.8 else b"")
     at = data.find(b":", randomness.randrange(len(data) + 1)) + 1
@@ -166,7 +173,7 @@ def _nested(data: bytes, randomness: random.Random) -> bytes:
 
 
 def _json(data: bytes, randomness: random.Random) -> bytes:
-    """A value somewhere in the JSON exchanged, taken out, added or written twice; in a file of tensors, its header's."""
+    """Changes a value of a JSON document, or of the header of a file of tensors."""
     size = int.from_bytes(data[:8], "little")
     framed = 8 < size + 8 <= len(data)
     text = data[8 : 8 + size] if framed else data
@@ -176,13 +183,15 @@ def _json(data: bytes, randomness: random.Random) -> bytes:
     except (ValueError, RecursionError):
         return _text(data, randomness)
     if randomness.random() < 0.1 and changed.startswith(b"{") and len(changed) > 2:
-        changed = changed[:-1] + b"," + changed[1:]  # every name twice
+        changed = changed[:-1] + b"," + changed[1:]  # repeats every name
     return len(changed).to_bytes(8, "little") + changed + data[8 + size :] if framed else changed
 
 
 def _changed(value: Any, randomness: random.Random) -> Any:
+    """Returns a JSON value with one change."""
     if isinstance(value, str) and value.startswith("{") and randomness.random() < 0.8:
-        return json.dumps(_changed(json.loads(value), randomness))  # JSON in JSON: a file's own metadata
+        # JSON in JSON: a file's own metadata
+        return json.dumps(_changed(json.loads(value), randomness))
     if isinstance(value, dict) and value and randomness.random() < 0.9:
         name = randomness.choice(list(value))
         rest = {key: item for key, item in value.items() if key != name}
@@ -203,7 +212,7 @@ def _changed(value: Any, randomness: random.Random) -> Any:
 
 
 def _token(data: bytes, randomness: random.Random) -> bytes:
-    """One part of a JSON Web Token decoded, changed and put back."""
+    """Changes one part of a JSON Web Token."""
     parts = data.split(b".")
     at = randomness.randrange(len(parts))
     try:
@@ -214,4 +223,4 @@ def _token(data: bytes, randomness: random.Random) -> bytes:
     return b".".join(parts)
 
 
-_OF_FORM = (_json, _json, _text, _nested, _token)
+_BY_FORMAT = (_json, _json, _text, _nested, _token)

@@ -1,8 +1,8 @@
 """Builds plans by hand, without TFF or TensorFlow, and the runtime that stands in for their graphs.
 
-Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` computes their results in numpy.
-For tests of the coordinator, which treats a graph as bytes. Tests of a plan's results use the plans of `tests/data`,
-which TFF made.
+Their graphs hold the tensors that the manifest binds and compute nothing; `SumRuntime` computes
+their results in numpy. For tests of the coordinator, which treats a graph as bytes. Tests of a
+plan's results use the plans of `tests/data`, which TFF made.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _OUTPUTS = {
 
 
 def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text: str) -> bytes:
-    """Returns a serialized `GraphDef` that computes nothing: placeholders to feed, and the nodes of its outputs.
+    """Returns a serialized `GraphDef` that computes nothing: placeholders and output nodes.
 
     Args:
       inputs: The tensors that are fed, with their dtypes; None: a data set.
@@ -69,7 +69,10 @@ def graph_of(inputs: Mapping[str, DType | None], outputs: Iterable[str], *, text
 
 
 def idle_graph(text: str) -> bytes:
-    """Returns a serialized `GraphDef` of one `NoOp` with an attribute that holds `text`, written without protobuf."""
+    """Returns a serialized `GraphDef` of one `NoOp` with an attribute `text`.
+
+    Written without protobuf.
+    """
     attribute = _field(1, b"text") + _field(2, _field(2, text.encode()))
     return _field(1, _field(1, b"idle") + _field(2, b"NoOp") + _field(5, attribute))
 
@@ -101,9 +104,12 @@ def make_plan(
     zero: Mapping[str, Any],
     clear_sums: tuple[ClearSum, ...] = (),
 ) -> Plan:
-    """A plan whose accumulator sums the update's tensors of the same names; its broadcast and result are as `state`, `zero`."""
+    """Returns a plan whose accumulator sums the update's tensors of the same names.
+
+    Its broadcast is like `state`, and its result like `zero`.
+    """
     sums = {item.path for item in clear_sums}
-    values = {
+    values: dict[str, tuple[Any, ...]] = {
         "state": _specs(state),
         "broadcast": _specs(state),
         "plain": tuple(spec for spec in update if spec.path not in sums),
@@ -115,8 +121,10 @@ def make_plan(
     }
     graphs, stages = {}, {}
     for stage in STAGES:
-        inputs = {value: _bound(f"{stage}_{value}", values[what]) for value, what in _INPUTS.get(stage, {}).items()}
-        outputs = {value: _bound(f"{stage}_to_{value}", values[what]) for value, what in _OUTPUTS[stage].items()}
+        inputs: dict[str, tuple[TensorBinding | SequenceBinding, ...]] = {
+            value: _bound(f"{stage}_{value}", values[kind]) for value, kind in _INPUTS.get(stage, {}).items()
+        }
+        outputs = {value: _bound(f"{stage}_to_{value}", values[kind]) for value, kind in _OUTPUTS[stage].items()}
         if stage == "work":
             inputs["data"] = (SequenceBinding(path="data", element=_SCALAR, tensor="work_data:0"),)
         fed = {item.tensor: getattr(item, "dtype", None) for items in inputs.values() for item in items}
@@ -146,7 +154,7 @@ def make_plan(
 
 
 def folded_by_graphs(plan: Plan) -> Plan:
-    """The same plan, with nothing proven of its accumulators: its own graphs fold."""
+    """Returns the plan with folds that use its graphs, as if it had no proven sums."""
     folds = tuple(FoldRule(path=rule.path, kind=FoldKind.TENSORFLOW) for rule in plan.manifest.folds)
     manifest = plan.manifest.model_copy(update={"name": f"{plan.manifest.name}_by_graphs", "folds": folds})
     return Plan(manifest, plan.parts)
@@ -158,7 +166,10 @@ def _specs(tensors: Mapping[str, Any]) -> tuple[TensorSpec, ...]:
 
 
 def sum_plan() -> Plan:
-    """Sums of clients' ids, of ones and of vectors: ids that are powers of two show who is in a sum, and how often."""
+    """Returns a plan that sums clients' ids, ones and vectors.
+
+    Ids are powers of two, so a sum shows which clients it contains, and how often.
+    """
     return make_plan(
         "client_ids",
         state={"total": np.int64(0), "rounds": np.int64(0)},
@@ -168,30 +179,33 @@ def sum_plan() -> Plan:
 
 
 def sum_update(client: int, value: float = 0.0) -> dict[str, Array]:
-    """The update of the `client`-th client (from 0; at most 62)."""
+    """Returns the update of the `client`-th client (from 0; at most 62)."""
     return {"ids": np.array(1 << client), "count": np.array(1), "value": np.full(3, value, np.float32)}
 
 
 @dataclass(frozen=True)
 class Updated:
-    """What `SumRuntime.update` gives, as `muster.runtime.UpdateResult`, whose module loads TensorFlow."""
+    """Result of `SumRuntime.update`. `muster.runtime.UpdateResult` would load TensorFlow."""
 
     state: dict[str, Array]
     result: dict[str, Array]
 
 
 class SumRuntime:
-    """`muster.runtime.Runtime` for `sum_plan`, as far as the coordinator uses it.
+    """Runtime for `sum_plan` with the methods that the coordinator calls.
 
     Attributes:
-      reported: How many updates each accumulator held that came to `report`, in order.
-      updated: How often `update` ran.
+      reported: The number of updates in the accumulator of each call of `report`, in order.
+      updated: The number of calls of `update`.
     """
 
     def __init__(
         self, *, noise: Callable[[], int] = lambda: 0, before_update: Callable[[], Any] = lambda: None
     ) -> None:
-        """`noise` is added to every new state's total; `before_update` is called at the start of `update`."""
+        """Creates the runtime.
+
+        `update` calls `before_update` first, and adds `noise()` to the new state's total.
+        """
         self._noise = noise
         self._before_update = before_update
         self._lock = threading.Lock()
@@ -229,7 +243,10 @@ NUMBERS = tuple(dtype for dtype in DType if dtype not in (DType.BOOL, DType.STRI
 
 
 def every_dtype_plan() -> Plan:
-    """An update with a 2×3 tensor of every dtype (`t/float32`), one of an open shape, and two sums in the clear."""
+    """Returns a plan with tensors of every dtype, of an open shape, and two sums in the clear.
+
+    The tensor of a dtype is 2×3 and named like `t/float32`.
+    """
     tensors = every_dtype_update()
     clear = (
         ClearSum(path="secure/sum", dtype=DType.INT32, shape=(2,), kind="secure_sum", minimum=-3, maximum=9),
@@ -245,7 +262,7 @@ def every_dtype_plan() -> Plan:
 
 
 def every_dtype_update() -> dict[str, Array]:
-    """A valid update of `every_dtype_plan`."""
+    """Returns a valid update of `every_dtype_plan`."""
     tensors: dict[str, Array] = {f"t/{dtype.value}": np.ones((2, 3), dtype.numpy) for dtype in NUMBERS}
     tensors["t/bool"] = np.array([[True, False, True], [False, True, False]])
     tensors["t/string"] = np.array([[b"", b"a", b"\xff\x00"], [b"bc", b"", b"d"]], object)

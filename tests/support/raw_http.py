@@ -1,4 +1,4 @@
-"""Sends raw requests over real sockets to a served coordinator: gunicorn and functions-framework."""
+"""Sends raw requests over sockets to a coordinator served with gunicorn."""
 
 from __future__ import annotations
 
@@ -22,13 +22,8 @@ CRLF = b"\r\n"
 
 @contextmanager
 def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator[None]:
-    """Serves the functions over the stores in `root`, in one process with two threads, until the end of the block."""
-    environment = {
-        **os.environ,
-        **settings_of(root),
-        "MUSTER_SECRET": SECRET.hex(),
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "functions"), str(ROOT / "client")]),
-    }
+    """Serves the functions over the stores in `root` with one process and two threads."""
+    environment = {**os.environ, **settings_of(root), "MUSTER_SECRET": SECRET.hex()}
     command = [sys.executable, "-m", "muster.local.serving", "web", "--address", f"127.0.0.1:{port}"]
     command += ["--internal-port", str(internal), "--workers", "1", "--threads", "2", "--patience", str(patience)]
     with (root / "web.log").open("wb") as log:
@@ -36,7 +31,7 @@ def served(root: Path, port: int, internal: int, *, patience: float) -> Iterator
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
         )
     try:
-        while not answers(port):  # until the test's own time-out
+        while not answers(port):  # until the test's timeout
             assert process.poll() is None, (root / "web.log").read_text()
         yield
     finally:
@@ -56,6 +51,7 @@ def answers(port: int) -> bool:
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
+    """Yields a connection to the port."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         yield connection
 
@@ -67,7 +63,7 @@ def head(method: str, path: str, *headers: str) -> bytes:
 
 
 def read_answer(connection: socket.socket) -> tuple[int, bytes] | None:
-    """Reads the status and body of the answer. Returns None if the connection ends without one."""
+    """Returns the status and body of the response, or None if the connection ends without one."""
     data = b""
     with suppress(ConnectionResetError):
         while piece := connection.recv(65536):
@@ -79,9 +75,9 @@ def read_answer(connection: socket.socket) -> tuple[int, bytes] | None:
 
 
 def ask(port: int, data: bytes) -> tuple[int, bytes] | None:
-    """Sends `data`, ends the sending side, and reads the answer."""
+    """Sends `data`, closes the sending side, and returns the response like `read_answer`."""
     with connected(port) as connection:
-        with suppress(OSError):  # the server has answered and closed before reading everything
+        with suppress(OSError):  # the server may respond and close before it has read everything
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
         return read_answer(connection)

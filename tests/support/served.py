@@ -1,4 +1,4 @@
-"""Real sockets on the loopback interface, for applications and for doubles of services."""
+"""Serves applications and test doubles on the loopback interface."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def served(application: Callable[..., Any]) -> Iterator[str]:
-    """Serves until the end of the block; gives the address. Connections are kept alive."""
+    """Serves a WSGI application inside the block, with persistent connections.
+
+    Yields its address.
+    """
     server = make_server("127.0.0.1", 0, application, threaded=True)
-    server.RequestHandlerClass.protocol_version = "HTTP/1.1"
+    handler: Any = server.RequestHandlerClass
+    handler.protocol_version = "HTTP/1.1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -31,12 +35,17 @@ def served(application: Callable[..., Any]) -> Iterator[str]:
 
 
 class Loopback:
-    """A server as a context manager, each request in a thread of its own. `url` is known before it serves."""
+    """Server that runs inside its `with` block, with one thread per request.
 
-    def __init__(self, server: socketserver.ThreadingTCPServer) -> None:
+    `url` is set before it serves.
+    """
+
+    def __init__(self, server: socketserver.TCPServer) -> None:
+        """Wraps a server with `socketserver.ThreadingMixIn`."""
+        assert isinstance(server, socketserver.ThreadingMixIn)
+        server.daemon_threads = True
         self._server = server
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"http://127.0.0.1:{server.server_address[1]}"
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()

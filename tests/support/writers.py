@@ -1,6 +1,6 @@
-"""Processes that write to an embedded store side by side: `python -m support.writers WRITER STORE TIMES`.
+"""Runs concurrent writers: `python -m support.writers WRITER STORE TIMES`.
 
-A writer prints what each call returned, one line a call, when it has returned. With TIMES 0 it goes on until it is killed.
+A writer prints the result of each call on one line. With TIMES 0 it runs until it is killed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.sqlite import SqliteDocuments
 from muster_coordinator.ports import AlreadyExistsError, Blobs, ConflictError, Documents
 
+TESTS = Path(__file__).parents[1]
 BLOB_CHUNKS = 16
 BLOB_CHUNK = 64 * 1024  # bytes
 
 
 def start(writer: Callable[..., object], store: Path, times: int) -> subprocess.Popen[str]:
-    """Starts a process of its own that runs `writer` over the store at `store`."""
+    """Starts a process that runs `writer` over the store at `store`."""
     command = [sys.executable, "-m", "support.writers", writer.__name__, str(store), str(times)]
-    return subprocess.Popen(  # noqa: S603  our own command
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=TESTS)  # noqa: S603
 
 
 def lines_of(writer: Callable[..., object], store: Path, times: int, *, processes: int) -> list[list[str]]:
-    """What `processes` writers, running at once, printed."""
+    """Returns the output of `processes` concurrent writers."""
     running = [start(writer, store, times) for _ in range(processes)]
     outputs = [process.communicate(timeout=300)[0] for process in running]
     assert [process.returncode for process in running] == [0] * processes
@@ -40,13 +36,13 @@ def lines_of(writer: Callable[..., object], store: Path, times: int, *, processe
 
 
 def increments(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
-    """Counts up, and says each value that it got."""
+    """Increments a counter, and yields each value."""
     for _ in numbers:
         yield documents.increment("counters/c", {"n": 1})["n"]
 
 
 def creates(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
-    """Makes the same documents as every other writer, and says which it made."""
+    """Creates the same documents as the other writers, and yields those that it created."""
     for number in numbers:
         try:
             documents.create(f"things/{number:06d}", {"by": os.getpid()})
@@ -56,13 +52,13 @@ def creates(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
 
 
 def replaces(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
-    """Adds 1 with compare-and-set until it succeeds, and says each value that it wrote."""
+    """Adds 1 with compare-and-set until it succeeds, and yields each written value."""
     for _ in numbers:
         while True:
-            found = documents.get("counters/r")
-            assert found is not None
+            document = documents.get("counters/r")
+            assert document is not None
             try:
-                written = documents.replace("counters/r", {"n": found.data["n"] + 1}, version=found.version)
+                written = documents.replace("counters/r", {"n": document.data["n"] + 1}, version=document.version)
             except ConflictError:
                 continue
             yield written.data["n"]
@@ -70,7 +66,7 @@ def replaces(documents: Documents, numbers: Iterator[int]) -> Iterator[object]:
 
 
 def blobs(store: Blobs, numbers: Iterator[int]) -> Iterator[object]:
-    """Makes the same blobs as every other writer, with bytes of its own, and says which it made."""
+    """Creates the same blobs as other writers, with different bytes; yields those it created."""
     chunk = bytes([os.getpid() % 251]) * BLOB_CHUNK
     for number in numbers:
         name = f"blobs/{number:06d}"
@@ -79,7 +75,7 @@ def blobs(store: Blobs, numbers: Iterator[int]) -> Iterator[object]:
 
 
 def churns(store: Blobs, numbers: Iterator[int]) -> Iterator[object]:
-    """Makes and deletes the only blob of a folder, which goes with it, under the hands of the other writers."""
+    """Creates and deletes the only blob of a folder while other writers do the same."""
     for number in numbers:
         name = f"folder/{number % 3}/of/{os.getpid()}"
         assert store.create(name, [b"x"]).created

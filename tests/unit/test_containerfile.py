@@ -1,4 +1,4 @@
-"""The Containerfile without a container engine: what it says. Its steps are done in tests/e2e/test_containerfile.py."""
+"""Checks of the Containerfile's text. tests/e2e/test_containerfile.py runs its steps."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from support.containerfile import ROOT, of, stages, variables
 from muster.bundles import KINDS
 
 
-def test_a_function_is_the_last_stage_so_that_it_is_built_where_none_is_named():
+def test_function_is_the_default_stage():
     assert list(stages())[-1] == "function"
 
 
 @pytest.mark.parametrize("stage", ["function", "up"])
-def test_images_run_as_nobody_without_build_tools_or_the_source(stage):
+def test_image_runs_unprivileged_without_build_tools_and_sources(stage):
     instructions = stages()[stage]
     assert of(stage, "USER") == ["65532:65532"]
-    words = [word for word, _ in instructions]
-    assert words.index("USER") < words.index("CMD")
-    assert all(rest.startswith(f"--from={stage}-build ") for rest in of(stage, "COPY"))
-    assert not any("pip" in rest or "apt-get" in rest for rest in of(stage, "RUN"))
+    keywords = [keyword for keyword, _ in instructions]
+    assert keywords.index("USER") < keywords.index("CMD")
+    assert all(arguments.startswith(f"--from={stage}-build ") for arguments in of(stage, "COPY"))
+    assert not any("pip" in arguments or "apt-get" in arguments for arguments in of(stage, "RUN"))
     assert "pip uninstall" in of(f"{stage}-build", "RUN")[-1]
     assert not any("SECRET" in name for name in variables(stage))
     (check,) = of(stage, "HEALTHCHECK")
     assert "/health'" in check
 
 
-def test_everything_that_is_copied_is_there_and_not_ignored():
+def test_copied_files_exist_and_are_not_ignored():
     allowed = {line[1:] for line in (ROOT / ".containerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source
         for name in stages()
-        for rest in of(name, "COPY")
-        if not rest.startswith("--from=")
-        for source in rest.split()[:-1]
+        for arguments in of(name, "COPY")
+        if not arguments.startswith("--from=")
+        for source in arguments.split()[:-1]
     }
     assert copied == {"dist/bundles/${BUNDLE}.zip"} | (allowed - {"dist/bundles/*.zip"})
     assert all((ROOT / name).exists() for name in copied if "$" not in name)
 
 
-def test_the_image_of_up_starts_a_command_that_there_is():
+def test_image_of_up_runs_an_existing_command():
     from typer.testing import CliRunner
 
     from muster.cli.app import app
@@ -54,24 +54,24 @@ def test_the_image_of_up_starts_a_command_that_there_is():
     assert CliRunner().invoke(app, [*arguments, "--help"]).exit_code == 0
 
 
-def test_libraries_are_installed_from_pinned_files_with_hashes_alone():
-    steps = [step for stage in stages() for rest in of(stage, "RUN") for step in rest.split("&&")]
+def test_libraries_are_installed_only_from_pinned_files_with_hashes():
+    steps = [step for stage in stages() for arguments in of(stage, "RUN") for step in arguments.split("&&")]
     installs = [step for step in steps if " pip install " in step]
     assert len(installs) == 4
     (own,) = (step for step in installs if "--require-hashes" not in step)
-    assert own.split()[-3:] == ["--no-build-isolation", "--no-deps", "/build"]  # Muster itself, and nothing besides
+    assert own.split()[-3:] == ["--no-build-isolation", "--no-deps", "/build"]  # only Muster itself
 
 
-def test_the_base_image_has_no_default_tag():
+def test_base_image_has_no_default_tag():
     assert of("", "ARG") == ["PYTHON"]
-    assert {rest.partition(" AS ")[0] for stage in stages() for rest in of(stage, "FROM")} == {"${PYTHON}"}
+    assert {arguments.partition(" AS ")[0] for stage in stages() for arguments in of(stage, "FROM")} == {"${PYTHON}"}
 
 
 DIGEST = "docker.io/library/python@sha256:" + "5a" * 32
 
 
 def build_images(folder, base):
-    """Runs the script of a release with an engine that writes down how it is called."""
+    """Runs the release script with an engine that prints its arguments."""
     engine = folder / "podman"
     engine.write_text('#!/bin/sh\nprintf "%s " "$@"\necho\n')
     engine.chmod(0o755)
@@ -93,14 +93,14 @@ def build_images(folder, base):
         (DIGEST + " python:3.11",),
     ],
 )
-def test_a_release_refuses_a_base_image_without_a_digest(tmp_path, base):
+def test_release_refuses_a_base_image_without_a_digest(tmp_path, base):
     done = build_images(tmp_path, base)
     assert done.returncode == 2
     assert "infra/images/base.sh" in done.stderr
     assert done.stdout == ""
 
 
-def test_a_release_builds_every_image_on_the_digest(tmp_path):
+def test_release_builds_every_image_on_the_digest(tmp_path):
     done = build_images(tmp_path, (DIGEST,))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -111,5 +111,5 @@ def test_a_release_builds_every_image_on_the_digest(tmp_path):
     assert {name.replace("operator-api", "operator_api") for name in bundles} == {*KINDS, "up"}
 
 
-def test_the_image_of_up_holds_the_notice_of_its_libraries():
+def test_image_of_up_contains_the_notice_of_its_libraries():
     assert "--from=up-build /build/requirements/up.notice /NOTICE" in of("up", "COPY")

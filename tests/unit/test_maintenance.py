@@ -94,14 +94,14 @@ def test_manifests_of_ended_rounds_are_removed(harness):
     tick_for_ten_minutes(h)
     assert h.blobs(names.MANIFESTS) == [open_]
     # The documents of ended rounds hold all counts.
-    assert [(view.assigned, view.reported, view.folded) for view in map(h.app.tasks.round_view, h.committed())] == [
-        (2, 2, 2)
-    ] * 4
+    assert [
+        (view.assigned, view.reported, view.folded) for view in map(h.app.task_operations.round_view, h.committed())
+    ] == [(2, 2, 2)] * 4
 
 
 def test_ticks_remove_manifests_of_an_earlier_version_a_few_at_a_time(harness, monkeypatch):
     h = harness
-    monkeypatch.setattr(maintenance, "MOST_STRAY_MANIFESTS", 5)
+    monkeypatch.setattr(maintenance, "MAX_STRAY_MANIFESTS", 5)
     h.clock.advance(HOURS)
     for number in range(1, 4):
         create_stray_manifests(h, number, 3)
@@ -121,7 +121,7 @@ def test_writes_of_a_late_aggregator_to_a_swept_round_are_removed(harness):
     assert late.freeze_chunk(0, chunk=1) is not None
     late.freeze(Aggregating(old.key, old.terms, closed_at=old.closed_at), Tally())
     assert len(h.blobs(names.MANIFESTS)) == 3
-    h.app.closing(old.key)
+    h.app.round_closer.close(old.key)
     h.app.committing.commit(old.key)
     assert h.round(old.key) == old
     tick_for_ten_minutes(h)
@@ -132,7 +132,7 @@ def test_writes_of_a_late_aggregator_to_a_swept_round_are_removed(harness):
 def test_large_round_is_swept_in_steps_and_its_salt_last(harness, monkeypatch):
     h = harness
     monkeypatch.setattr(maintenance, "_PAGE", 4)
-    monkeypatch.setattr(maintenance, "_MOST_PAGES", 2)
+    monkeypatch.setattr(maintenance, "_MAX_PAGES", 2)
     key = h.key()
     tokens = [h.assigned(client).token for client in range(2)]
     for number in range(17):

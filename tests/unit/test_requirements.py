@@ -1,4 +1,4 @@
-"""The pinned files: hashes, floors without known vulnerabilities, notices, and the audit."""
+"""Pinned requirements: hashes, known vulnerabilities, notices, and the audit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
 NOT_PINS = {"overrides.txt", "audit-exceptions.txt"}
 PINNED = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.txt") if path.name not in NOT_PINS)
-# Those that bundles and images are made from.
+# The files of bundles and images.
 SHIPPED = [name for name in PINNED if name.startswith("functions/") or name == "up.txt"]
 PIN = re.compile(r"([a-z0-9.-]+)==(\S+)( \\)?")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
-# The newest version of a library with a known vulnerability that may matter here.
+# The newest version of each library with a known vulnerability that may matter here.
 KNOWN_BAD = {
     "cryptography": ("44.0.0", "CVE-2024-12797, CVE-2024-26130"),
     "gunicorn": ("22.0.0", "CVE-2024-6827"),
@@ -32,25 +32,26 @@ KNOWN_BAD = {
     "requests": ("2.32.3", "CVE-2024-47081, CVE-2024-35195"),
     "scikit-learn": ("1.4.2", "CVE-2024-5206"),
 }
-# Not a vulnerability, but as bad: TFF's program API can't save a value with it.
+# Not vulnerable, but unusable: TFF's program API can't save a value with it.
 TOO_OLD = {"wrapt": "1.17.3"}
 
 
 def pins(name: str) -> dict[str, str]:
-    found = (PIN.fullmatch(line) for line in (FOLDER / name).read_text().splitlines())
-    return {match[1]: match[2] for match in found if match}
+    """Returns the pinned versions of a file, by library."""
+    matches = (PIN.fullmatch(line) for line in (FOLDER / name).read_text().splitlines())
+    return {match[1]: match[2] for match in matches if match}
 
 
 def floors() -> list[tuple[str, Requirement]]:
-    """Every requirement of the package, with the extra that names it."""
+    """Returns every requirement of the package, with its extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = {"": project["dependencies"], **project["optional-dependencies"]}
     return [(extra, Requirement(text)) for extra, texts in extras.items() for text in texts]
 
 
-def test_no_floor_admits_a_version_with_a_known_vulnerability():
-    named = {requirement.name.lower() for _, requirement in floors()}
-    assert set(KNOWN_BAD) <= named
+def test_no_requirement_admits_a_version_with_a_known_vulnerability():
+    required = {requirement.name.lower() for _, requirement in floors()}
+    assert set(KNOWN_BAD) <= required
     admitted = [
         (extra, str(requirement), KNOWN_BAD[name])
         for extra, requirement in floors()
@@ -62,58 +63,58 @@ def test_no_floor_admits_a_version_with_a_known_vulnerability():
 @pytest.mark.parametrize("name", PINNED)
 def test_no_pin_is_a_version_with_a_known_vulnerability(name):
     bad = {library: version for library, (version, _) in KNOWN_BAD.items()} | TOO_OLD
-    found = pins(name)
+    pinned = pins(name)
     assert {
-        library: found[library]
+        library: pinned[library]
         for library in bad
-        if library in found and Version(found[library]) <= Version(bad[library])
+        if library in pinned and Version(pinned[library]) <= Version(bad[library])
     } == {}
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_every_line_is_a_pin_or_a_hash_and_every_pin_has_one(name):
+def test_every_pin_has_a_hash(name):
     lines = (FOLDER / name).read_text().splitlines()
-    bare, last = [], ""
+    without_hash, last = [], ""
     for line in [*lines, ""]:
         if PIN.fullmatch(line) or not line:
             if PIN.fullmatch(last):
-                bare.append(last)
+                without_hash.append(last)
         else:
             assert HASH.fullmatch(line), line
         last = line
-    assert bare == []
+    assert without_hash == []
     assert pins(name)
 
 
 @pytest.mark.parametrize("name", PINNED)
-def test_what_is_asked_for_by_name_is_pinned(name):
-    found = set(pins(name))
+def test_requirements_by_name_are_pinned(name):
+    pinned = set(pins(name))
     for line in (FOLDER / name).with_suffix(".in").read_text().splitlines():
         if line and not line.startswith(("#", "-r ")):
-            assert Requirement(line).name.lower() in found
+            assert Requirement(line).name.lower() in pinned
 
 
-def test_every_installation_from_a_pinned_file_checks_its_hashes():
-    places = [*FOLDER.glob("*.sh"), ROOT / "Containerfile", ROOT / "tests/support/environments.py"]
-    text = "\n".join(path.read_text() for path in places).replace("\\\n", " ")
+def test_installations_from_pinned_files_check_hashes():
+    files = [*FOLDER.glob("*.sh"), ROOT / "Containerfile", ROOT / "tests/support/environments.py"]
+    text = "\n".join(path.read_text() for path in files).replace("\\\n", " ")
     installs = [line for line in text.splitlines() if "install" in line and re.search(r"(^|\s|\")-r[\s\"]", line)]
     assert len(installs) >= 6
     assert [line for line in installs if "--require-hashes" not in line and "*install" not in line] == []
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_notice_lists_every_package_with_its_licence(name):
+def test_notice_lists_every_package_with_its_license(name):
     entries = re.findall(
         r"^(\S+) (\S+)\n  Licence: (.+)$", (FOLDER / name).with_suffix(".notice").read_text(), re.MULTILINE
     )
     assert {library: version for library, version, _ in entries} == pins(name), "run make requirements"
-    assert all(re.fullmatch(r"[A-Za-z0-9.() -]+", licence) and licence != "UNKNOWN" for *_, licence in entries)
-    assert {library for library, _, licence in entries if "MPL" in licence} == {"certifi"}
-    assert not any("GPL" in licence for *_, licence in entries)
+    assert all(re.fullmatch(r"[A-Za-z0-9.() -]+", name) and name != "UNKNOWN" for *_, name in entries)
+    assert {library for library, _, name in entries if "MPL" in name} == {"certifi"}
+    assert not any("GPL" in name for *_, name in entries)
 
 
-def test_a_notice_is_the_same_for_the_same_packages(tmp_path):
-    """Of packages that the tests themselves run with: the ones of the bundles are compared where these are run."""
+def test_notice_is_reproducible(tmp_path):
+    # Packages of the test environment. tests/e2e/test_bundles.py compares those of the bundles.
     import click
     import packaging
 
@@ -140,7 +141,7 @@ FOUND = "Found 1 known vulnerability in 1 package"
 
 
 def audit(folder: Path, *, says: str, code: int, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs the audit of a checkout in which pip-audit prints `says` and ends with `code`."""
+    """Runs the audit in a checkout whose pip-audit prints `says` and exits with `code`."""
     shutil.copytree(FOLDER, folder / "requirements")
     tool = folder / ".venv/tools/bin/python"
     tool.parent.mkdir(parents=True)
@@ -163,7 +164,7 @@ def audit(folder: Path, *, says: str, code: int, **variables: str) -> subprocess
         (NO_NETWORK, 1, {"MUSTER_AUDIT": "yes"}, 2),
     ],
 )
-def test_an_audit_that_could_not_look_fails_only_where_it_is_required(tmp_path, says, code, variables, wanted):
+def test_audit_without_a_database_fails_only_if_required(tmp_path, says, code, variables, wanted):
     done = audit(tmp_path / "a checkout", says=says, code=code, **variables)
     assert done.returncode == wanted, done.stdout + done.stderr
     assert ("NOT CHECKED" in done.stdout) == (says == NO_NETWORK and wanted != 2)

@@ -130,4 +130,4 @@ def test_minimum_defaults_to_one_and_must_be_positive(tmp_path):
 
 
 def test_minimum_applies_to_new_tasks(tmp_path):
-    assert bootstrap.application(settings(tmp_path, secret=A, minimum="20")).tasks.least_minimum == 20
+    assert bootstrap.application(settings(tmp_path, secret=A, minimum="20")).task_operations.least_minimum == 20

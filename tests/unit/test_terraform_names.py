@@ -1,4 +1,4 @@
-"""What the Terraform modules say of the code, and what their own tests can't see: that something is nowhere."""
+"""Agreement of the Terraform modules with the code, and resources that no module may declare."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def test_every_collection_is_exempt_from_indexes() -> None:
 
 
 @pytest.mark.parametrize("kind", ["google_service_account_key", "google_storage_hmac_key", "google_storage_object_acl"])
-def test_no_key_and_no_list_of_access_past_iam_is_made(kind: str) -> None:
+def test_no_module_creates_keys_or_acls(kind: str) -> None:
     assert _sources()
     assert not [path for path in _sources() if kind in path.read_text()]
 
 
-def test_no_policy_or_binding_takes_a_role_away_from_others() -> None:
-    # `…_iam_member` adds one member. `…_iam_binding` and `…_iam_policy` take a role, or all roles, from everyone else.
+def test_no_policy_or_binding_revokes_roles_of_others() -> None:
+    # `…_iam_member` adds one member. `…_iam_binding` and `…_iam_policy` revoke a role, or all
+    # roles, of all others.
     assert not [
         path
         for path in _sources()

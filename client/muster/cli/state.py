@@ -108,7 +108,7 @@ def _record(platform: Platform, action: str, task: str, change: Callable[[], T])
     from muster_coordinator.use_cases.audit_log import AuditLog, task_state
 
     who = Principal(f"{_account()} (muster state)", Role.OPERATOR)
-    return AuditLog(platform).record(who, action, task, change=change, look=lambda: task_state(platform, task))
+    return AuditLog(platform).record(who, action, task, change=change, read_state=lambda: task_state(platform, task))
 
 
 def _account() -> str:

@@ -36,4 +36,4 @@ class AuditApi(OperatorApi):
         """Returns a page of the audit log."""
         after = paging.after(call, pattern=_ENTRY_ID)
         limit = paging.limit(call, default=PAGE)
-        return json_response(self.app.audit.entries(after=after, limit=limit, start=paging.since(call)))
+        return json_response(self.app.audit_log.entries(after=after, limit=limit, start=paging.since(call)))

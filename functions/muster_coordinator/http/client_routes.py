@@ -59,7 +59,7 @@ class ClientApi(Api):
         # A client without any identity counts as a new client at every check-in.
         identity = authenticated or checkin.client or self.app.platform.randomness.nonce()
         self._limiter.check_identity(identity)
-        return json_response(self.app.checkin(call.path["population"], checkin, identity=identity))
+        return json_response(self.app.assignment_issuer.check_in(call.path["population"], checkin, identity=identity))
 
     @route(
         "GET",
@@ -96,10 +96,10 @@ class ClientApi(Api):
             raise ProblemError(
                 ProblemType.INVALID_REQUEST, "The query needs sha256=…, which the assignment's URL carries"
             )
-        broadcast = self.app.broadcasts.find(call.path["task"], call.path["round"], sha256)
+        broadcast = self.app.broadcast_reader.find(call.path["task"], call.path["round"], sha256)
         return encoded_response(
             call.request,
-            lambda encodings: self.app.broadcasts.read(broadcast, encodings),
+            lambda encodings: self.app.broadcast_reader.read(broadcast, encodings),
             sha256=sha256,
             content_type=SAFETENSORS,
         )
@@ -126,7 +126,9 @@ class ClientApi(Api):
         with _refusals_logged():
             encoding = body_encoding(call.request)
             length = call.request.content_length
-            receipt = self.app.uploads.upload(call.bearer(), call.request.stream.read, length=length, encoding=encoding)
+            receipt = self.app.upload_receiver.upload(
+                call.bearer(), call.request.stream.read, length=length, encoding=encoding
+            )
             return json_response(receipt)
 
     @route(
@@ -147,7 +149,7 @@ class ClientApi(Api):
     def start_upload(self, call: RoutedRequest) -> Response:
         """Returns the address in the store to which the client sends its update."""
         with _refusals_logged():
-            return json_response(self.app.uploads.start(call.bearer(), call.message(UploadStart)))
+            return json_response(self.app.upload_receiver.start(call.bearer(), call.message(UploadStart)))
 
     @route(
         "POST",
@@ -165,7 +167,7 @@ class ClientApi(Api):
     )
     def report(self, call: RoutedRequest) -> Response:
         """Records the report and returns a receipt."""
-        return json_response(self.app.uploads.report(call.bearer(), call.message(Report)))
+        return json_response(self.app.upload_receiver.report(call.bearer(), call.message(Report)))
 
     def _authenticate(self, call: RoutedRequest) -> str | None:
         """Returns the client's identity, or None if the deployment lets clients assert their own.

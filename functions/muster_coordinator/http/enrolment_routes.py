@@ -32,8 +32,8 @@ class RevocationApi(OperatorApi):
         revocations = self.audited(
             call,
             revocation.id,
-            lambda: self.app.enrolments.revoke(revocation),
-            state=lambda: {"revoked": self.app.enrolments.is_revoked(revocation.id)},
+            lambda: self.app.enrolment_revocations.revoke(revocation),
+            state=lambda: {"revoked": self.app.enrolment_revocations.is_revoked(revocation.id)},
             request=revocation.to_dict(),
         )
         return json_response(revocations)
@@ -41,4 +41,4 @@ class RevocationApi(OperatorApi):
     @route("GET", "/v1/revocations", summary="List the revoked enrolment tokens.", returns=RevocationList)
     def list(self, _: OperatorRequest) -> Response:
         """Returns all revocations."""
-        return json_response(self.app.enrolments.list())
+        return json_response(self.app.enrolment_revocations.list())

@@ -96,7 +96,7 @@ class AggregatorApi(InternalApi):
     )
     def close(self, call: RoutedRequest) -> Response:
         """Closes the round if it has reached its goal or its deadline."""
-        self.app.closing(call.message(RoundWork).key)
+        self.app.round_closer.close(call.message(RoundWork).key)
         return _no_content()
 
     @route(

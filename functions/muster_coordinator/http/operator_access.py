@@ -59,7 +59,7 @@ class OperatorApi(Api):
             if principal is ANYBODY:
                 _refuse_foreign_page(call)
             if not principal.role.includes(Role.OPERATOR):
-                self.app.audit.refused(principal, action, next(iter(map(str, call.path.values())), ""))
+                self.app.audit_log.record_refusal(principal, action, next(iter(map(str, call.path.values())), ""))
                 raise ProblemError(
                     ProblemType.FORBIDDEN,
                     f"{principal.name} is a {principal.role.value} here, and {action} needs the role operator",
@@ -90,7 +90,9 @@ class OperatorApi(Api):
         action = call.route.action
         if action is None:  # a mistake in the table of routes: `admit` has not checked the role
             raise ValueError(f"{call.route.method} {call.route.path} changes {subject} and has no action")
-        return self.app.audit.record(call.principal, action, subject, change=change, look=state, request=request)
+        return self.app.audit_log.record(
+            call.principal, action, subject, change=change, read_state=state, request=request
+        )
 
     def _authenticate(self, call: RoutedRequest) -> Principal:
         if self.app.operators is None:

@@ -72,7 +72,7 @@ class TaskApi(OperatorApi):
         view = self.audited(
             call,
             spec.name,
-            lambda: self.app.tasks.create(spec),
+            lambda: self.app.task_operations.create(spec),
             state=lambda: task_state(self.app.platform, spec.name),
             request=spec.to_dict(),
         )
@@ -81,7 +81,7 @@ class TaskApi(OperatorApi):
     @route("GET", "/v1/tasks", summary="List all tasks.", returns=TaskList)
     def list(self, _: OperatorRequest) -> Response:
         """Returns all tasks."""
-        return json_response(self.app.tasks.list())
+        return json_response(self.app.task_operations.list())
 
     @route(
         "GET",
@@ -92,7 +92,7 @@ class TaskApi(OperatorApi):
     )
     def get(self, call: OperatorRequest) -> Response:
         """Returns one task."""
-        return json_response(self.app.tasks.get(call.path["task"]))
+        return json_response(self.app.task_operations.get(call.path["task"]))
 
     @route(
         "POST",
@@ -104,7 +104,7 @@ class TaskApi(OperatorApi):
     )
     def pause(self, call: OperatorRequest) -> Response:
         """Pauses the task."""
-        return self._change_task(call, self.app.tasks.pause)
+        return self._change_task(call, self.app.task_operations.pause)
 
     @route(
         "POST",
@@ -116,7 +116,7 @@ class TaskApi(OperatorApi):
     )
     def resume(self, call: OperatorRequest) -> Response:
         """Resumes the task."""
-        return self._change_task(call, self.app.tasks.resume)
+        return self._change_task(call, self.app.task_operations.resume)
 
     @route(
         "POST",
@@ -128,7 +128,7 @@ class TaskApi(OperatorApi):
     )
     def cancel(self, call: OperatorRequest) -> Response:
         """Cancels the task."""
-        return self._change_task(call, self.app.tasks.cancel)
+        return self._change_task(call, self.app.task_operations.cancel)
 
     @route(
         "POST",
@@ -143,7 +143,7 @@ class TaskApi(OperatorApi):
         """Makes the next round start from an earlier checkpoint."""
         version = call.message(Rollback).version
         return self._change_task(
-            call, lambda name: self.app.tasks.rollback(name, version=version), request={"version": version}
+            call, lambda name: self.app.task_operations.rollback(name, version=version), request={"version": version}
         )
 
     @route(
@@ -161,7 +161,7 @@ class TaskApi(OperatorApi):
         """Returns a page of the task's rounds."""
         after = paging.after(call, pattern=_ROUND_ID)
         limit = paging.limit(call, default=PAGE)
-        return json_response(self.app.tasks.rounds(call.path["task"], after=after, limit=limit))
+        return json_response(self.app.task_operations.rounds(call.path["task"], after=after, limit=limit))
 
     @route(
         "GET",
@@ -173,7 +173,7 @@ class TaskApi(OperatorApi):
     def result(self, call: OperatorRequest) -> Response:
         """Returns the round's result, or 304."""
         number = call.path["round"]
-        data = self.app.tasks.result(call.path["task"], number)
+        data = self.app.task_operations.result(call.path["task"], number)
         return immutable_response(call.request, data, etag=f"result-{number}", content_type=SAFETENSORS, private=True)
 
     @route(
@@ -185,7 +185,7 @@ class TaskApi(OperatorApi):
     )
     def checkpoints(self, call: OperatorRequest) -> Response:
         """Returns all versions of the server state."""
-        return json_response(self.app.tasks.checkpoints(call.path["task"]))
+        return json_response(self.app.task_operations.checkpoints(call.path["task"]))
 
     @route(
         "GET",
@@ -197,7 +197,7 @@ class TaskApi(OperatorApi):
     def checkpoint(self, call: OperatorRequest) -> Response:
         """Returns one version of the server state, or 304."""
         version = call.path["version"]
-        data = self.app.tasks.checkpoint(call.path["task"], version)
+        data = self.app.task_operations.checkpoint(call.path["task"], version)
         return immutable_response(
             call.request, data, etag=f"checkpoint-{version}", content_type=SAFETENSORS, private=True
         )

@@ -1,1 +1,5 @@
-"""What the coordinator does, one module for each thing: reads through the ports, asks the domain, writes guarded."""
+"""The use cases: one module for each request of a caller.
+
+A use case reads through the ports, decides with the domain, and writes with creates or
+compare-and-set.
+"""

@@ -1,10 +1,9 @@
-"""A client asks for work: an assignment while the open round has a slot, else how long to wait and why."""
+"""The assignment issuer answers a check-in with an assignment, or a wait if no slot is free."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -20,22 +19,23 @@ from muster.wire.messages import (
     WaitReason,
 )
 from muster.wire.problems import ProblemError
-from muster_coordinator.domain import names, slots
+from muster_coordinator.domain import names
 from muster_coordinator.domain.pacing import LONGEST, pause
 from muster_coordinator.domain.release import effective_minimum, effective_policy
 from muster_coordinator.domain.rounds import Collecting
-from muster_coordinator.domain.slots import Ticket
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
 from muster_coordinator.state.round_cache import RoundCache, TaskSnapshot
 from muster_coordinator.state.slot_holders import HeldSlot, SlotHolders
+from muster_coordinator.state.slot_pool import SlotPool
 from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of, last_that_separates
 
 LOG = logging.getLogger(__name__)
 
-# Of several tasks that have no work for a client, the one that will have some soonest speaks.
-_SOONEST = (
+# Reasons to wait, soonest end first. The response contains the reason of the task that will have
+# work soonest.
+_BY_URGENCY = (
     WaitReason.ROUND_FULL,
     WaitReason.BETWEEN_ROUNDS,
     WaitReason.ALREADY_IN,
@@ -47,14 +47,14 @@ _SOONEST = (
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a task has no work for a client, and how long that will last (seconds)."""
+    """Refusal of a client by one task: the reason, and the time until the next check-in."""
 
     reason: WaitReason
-    retry_after: float
+    retry_after: float  # seconds
 
 
 @dataclass(frozen=True)
-class _Visitor:
+class _Client:
     """Client that checks in.
 
     Attributes:
@@ -72,12 +72,16 @@ class _Visitor:
 
 @dataclass(frozen=True)
 class AssignmentIssuer:
-    """The check-in.
+    """Issuer of assignments.
 
-    `retry_floor` is the shortest wait in seconds, `longest_wait` the longest; updates of more than `direct_above` bytes go straight to the store.
+    Attributes:
+      retry_floor: The shortest wait, in seconds.
+      longest_wait: The longest wait before jitter, in seconds.
+      direct_above: Clients upload updates of more bytes directly to the store; None disables this.
     """
 
     platform: Platform
+    _: KW_ONLY
     tokens: Tokens
     plans: PlanRepository
     open_rounds: RoundCache
@@ -86,8 +90,8 @@ class AssignmentIssuer:
     direct_above: int | None = None
     longest_wait: float = LONGEST
 
-    def __call__(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
-        """Assigns work to a client, or answers with a wait.
+    def check_in(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
+        """Assigns work to a client, or returns a wait.
 
         A repeat returns the same slot and assignment until that assignment expires.
 
@@ -97,169 +101,137 @@ class AssignmentIssuer:
           identity: The client's identity, as the deployment establishes it.
         """
         now = self.platform.clock.now()
-        standings = self.open_rounds.of(population)
-        # Tasks of one population take turns, or the first would starve the others.
-        start = int(self.platform.randomness.uniform() * len(standings)) if len(standings) > 1 else 0
-        visitor = _Visitor(
+        snapshots = self.open_rounds.of(population)
+        # The first task is random, or it would starve the others.
+        start = int(self.platform.randomness.uniform() * len(snapshots)) if len(snapshots) > 1 else 0
+        client = _Client(
             identity=identity,
             contributed=self.tokens.read_cookie(request.cookie, now=now),
-            separation=max((self._separation(standing) for standing in standings), default=0.0),
+            separation=max((self._separation(snapshot) for snapshot in snapshots), default=0.0),
             now=now,
         )
         refusals = []
-        for standing in standings[start:] + standings[:start]:
-            answer = self._try(standing, visitor)
+        for snapshot in snapshots[start:] + snapshots[:start]:
+            answer = self._offer_task(snapshot, client)
             if isinstance(answer, Assignment):
                 return CheckinResponse(answer=answer)
             refusals.append(answer)
         if not refusals:
-            refusals.append(Refusal(WaitReason.NO_TASK, self._pause(None, now)))
-        best = min(refusals, key=lambda refusal: _SOONEST.index(refusal.reason))
-        return CheckinResponse(answer=Wait(reason=best.reason, retry_after=best.retry_after, cookie=request.cookie))
+            refusals.append(Refusal(WaitReason.NO_TASK, self._wait_seconds(None, now)))
+        soonest = min(refusals, key=lambda refusal: _BY_URGENCY.index(refusal.reason))
+        return CheckinResponse(
+            answer=Wait(reason=soonest.reason, retry_after=soonest.retry_after, cookie=request.cookie)
+        )
 
-    def _separation(self, standing: TaskSnapshot) -> float:
-        policy = self._policy(standing)
+    def _separation(self, snapshot: TaskSnapshot) -> float:
+        policy = self._policy(snapshot)
         return 0.0 if policy is None else policy.separation_seconds
 
-    def _policy(self, standing: TaskSnapshot) -> TaskPolicy | None:
-        """Returns the task's policy within its plan's floor; None if the plan can't be read. Other tasks proceed."""
-        if standing.policy is None:
-            task = standing.task
+    def _policy(self, snapshot: TaskSnapshot) -> TaskPolicy | None:
+        """Returns the task's policy within its plan's floor, or None if the plan can't be read.
+
+        Then only this task's clients wait.
+        """
+        if snapshot.policy is None:
+            task = snapshot.task
             try:
-                standing.policy = effective_policy(task.spec.policy, self.plans.manifest(task.spec.plan))
+                snapshot.policy = effective_policy(task.spec.policy, self.plans.manifest(task.spec.plan))
             except ProblemError as problem:
                 LOG.warning("task %s: its clients wait, because its plan can't be read: %s", task.name, problem)
-        return standing.policy
+        return snapshot.policy
 
-    def _try(self, standing: TaskSnapshot, visitor: _Visitor) -> Assignment | Refusal:
-        task, round_, now = standing.task, standing.round, visitor.now
-        policy = self._policy(standing)
+    def _offer_task(self, snapshot: TaskSnapshot, client: _Client) -> Assignment | Refusal:
+        """Returns an assignment of the task, or the reason for its refusal."""
+        task, round_, now = snapshot.task, snapshot.round, client.now
+        policy = self._policy(snapshot)
         if task.status is TaskStatus.PAUSED:
-            return Refusal(WaitReason.TASK_PAUSED, self._pause(None, now))
+            return Refusal(WaitReason.TASK_PAUSED, self._wait_seconds(None, now))
         if policy is None:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
-        too_soon = _too_soon(task.name, policy.separation_seconds, visitor)
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
+        too_soon = _too_soon(task.name, policy.separation_seconds, client)
         if too_soon is not None:
             return too_soon
         if (
             task.status is not TaskStatus.ACTIVE
             or not isinstance(round_, Collecting)
-            # Such a round can't be committed; see `Committing`.
+            # Such a round can't be committed; see `RoundCommitter`.
             or round_.terms.plan != task.spec.plan
         ):
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
         if now < round_.terms.opened_at:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, max(self._pause(standing, now), round_.terms.opened_at - now))
+            return Refusal(
+                WaitReason.BETWEEN_ROUNDS, max(self._wait_seconds(snapshot, now), round_.terms.opened_at - now)
+            )
         if now >= round_.terms.deadline:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
-        last = last_of(task.name, visitor.contributed)
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
+        last = last_of(task.name, client.contributed)
         if last is not None and last.key == round_.key:
-            return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
-        return self._offer(standing, round_, visitor)
+            return Refusal(WaitReason.ALREADY_IN, self._wait_seconds(snapshot, now))
+        return self._offer_slot(snapshot, round_, client)
 
-    def _offer(self, standing: TaskSnapshot, round_: Collecting, visitor: _Visitor) -> Assignment | Refusal:
-        now = visitor.now
-        full = standing.full or not self._any_room(standing, round_, now)
-        if full and not standing.lookups:
-            # A look-up costs a store call, so a round that is known to be full is answered without one.
-            standing.full = True
-            return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        pseudonym = self.pseudonyms.of(round_.key, visitor.identity, tickets=standing.tickets)
+    def _offer_slot(self, snapshot: TaskSnapshot, round_: Collecting, client: _Client) -> Assignment | Refusal:
+        """Returns an assignment with the client's slot or with a new one, or a refusal."""
+        now, pool = client.now, SlotPool(self.platform, snapshot, round_, client.now)
+        full = snapshot.full or not pool.has_room()
+        if full and not snapshot.lookups:
+            # A lookup of the client's slot costs a store call, so a full round allows only a few.
+            snapshot.full = True
+            return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
+        pseudonym = self.pseudonyms.of(round_.key, client.identity, tickets=snapshot.tickets)
         if pseudonym is None:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._pause(standing, now))
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
         held = self._holders.find(round_.key, pseudonym.name, assignment_seconds=round_.terms.assignment_seconds)
-        # A client without a slot has nothing in the round, unless a version without holders may have assigned slots
-        # too.
+        # A client without a slot has no update in the round, unless an earlier version, which did
+        # not record slot holders, may have assigned it one.
         if (held is not None or not pseudonym.salted) and self._is_done(round_, pseudonym.name):
-            return Refusal(WaitReason.ALREADY_IN, self._pause(standing, now))
+            return Refusal(WaitReason.ALREADY_IN, self._wait_seconds(snapshot, now))
         if held is None or not held.is_valid(now, assignment_seconds=round_.terms.assignment_seconds):
             if full:
-                standing.lookups -= 1
-                standing.full = True
-                return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-            held = self._new_slot(standing, round_, pseudonym.name, before=held, now=now)
+                snapshot.lookups -= 1
+                snapshot.full = True
+                return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
+            held = self._new_slot(pool, pseudonym.name, before=held)
         if held is None:
-            return Refusal(WaitReason.ROUND_FULL, self._pause(standing, now))
-        return self._assign(standing, round_, held, pseudonym=pseudonym.name, visitor=visitor)
+            return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
+        return self._assign(snapshot, round_, held, pseudonym=pseudonym.name, client=client)
 
     @cached_property
     def _holders(self) -> SlotHolders:
         return SlotHolders(self.platform.documents)
 
     def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
-        """Returns whether the client's update or report is stored, so that a slot would be wasted on it.
+        """Returns whether the client's update or report is stored, so that it needs no slot.
 
-        A folded update leaves no trace under its name; the cookie records it.
+        A folded update is no longer stored under its name; the client's cookie records it.
         """
         name = names.update_name(round_.key, names.shard_of(pseudonym, round_.terms.shards), pseudonym)
         return self.platform.blobs.stat(name) is not None
 
-    def _new_slot(
-        self, standing: TaskSnapshot, round_: Collecting, pseudonym: str, *, before: HeldSlot | None, now: float
-    ) -> HeldSlot | None:
-        """Takes and records a slot, or returns the one that a concurrent check-in of the client recorded, or None."""
-        ticket = self._take_slot(standing, round_, now)
+    def _new_slot(self, pool: SlotPool, pseudonym: str, *, before: HeldSlot | None) -> HeldSlot | None:
+        """Records a new slot for the client.
+
+        Returns the slot that a concurrent check-in of the client recorded first, if any.
+
+        Returns None if the round is full.
+        """
+        ticket = pool.take()
         if ticket is None:
             return None
-        taken = HeldSlot(ticket, issued_at=now)
+        taken = HeldSlot(ticket, issued_at=pool.now)
         held = self._holders.record(
-            round_.key,
+            pool.round.key,
             pseudonym,
             taken,
             before=before,
-            now=now,
-            assignment_seconds=round_.terms.assignment_seconds,
+            now=pool.now,
+            assignment_seconds=pool.round.terms.assignment_seconds,
         )
         if held is not taken:
-            self._give_back(standing, round_, ticket)
+            pool.release(ticket)
         return held
 
-    def _give_back(self, standing: TaskSnapshot, round_: Collecting, ticket: Ticket) -> None:
-        by = {slots.ISSUED: -1, slots.issued_field(ticket.interval): -1}
-        after = self.platform.documents.increment(names.ticket_path(round_.key, ticket.counter), by)
-        standing.tickets[ticket.counter] = {**standing.tickets[ticket.counter], **after}
-
-    def _take_slot(self, standing: TaskSnapshot, round_: Collecting, now: float) -> Ticket | None:
-        terms, counters = round_.terms, round_.terms.ticket_counters
-        interval = slots.interval_of(now, assignment_seconds=terms.assignment_seconds)
-        issued = slots.issued_field(interval)
-        start = int(self.platform.randomness.uniform() * counters) if counters > 1 else 0
-        for step in range(counters):
-            counter = (start + step) % counters
-            if not self._has_room(standing, counter, round_, now):
-                continue
-            fields = standing.tickets[counter]
-            limit = self._limit(fields, counter, round_, now)
-            path = names.ticket_path(round_.key, counter)
-            after = self.platform.documents.increment(path, {slots.ISSUED: 1, issued: 1})
-            if after[slots.ISSUED] <= limit:
-                standing.tickets[counter] = {**fields, **after}
-                return Ticket(counter, interval)
-            # Others were faster. The one is taken back, so that a slot which comes free later is found.
-            self._give_back(standing, round_, Ticket(counter, interval))
-        return None
-
-    def _any_room(self, standing: TaskSnapshot, round_: Collecting, now: float) -> bool:
-        return any(self._has_room(standing, counter, round_, now) for counter in range(round_.terms.ticket_counters))
-
-    def _has_room(self, standing: TaskSnapshot, counter: int, round_: Collecting, now: float) -> bool:
-        """Whether a counter had a slot when it was last read."""
-        fields = standing.tickets[counter]
-        return slots.assigned(fields) < self._limit(fields, counter, round_, now)
-
-    def _limit(self, fields: Mapping[str, int], counter: int, round_: Collecting, now: float) -> int:
-        terms = round_.terms
-        return slots.limit(
-            fields,
-            counter,
-            cap=terms.cap,
-            counters=terms.ticket_counters,
-            now=now,
-            assignment_seconds=terms.assignment_seconds,
-        )
-
     def _assign(
-        self, standing: TaskSnapshot, round_: Collecting, held: HeldSlot, *, pseudonym: str, visitor: _Visitor
+        self, snapshot: TaskSnapshot, round_: Collecting, held: HeldSlot, *, pseudonym: str, client: _Client
     ) -> Assignment:
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self.plans.manifest(terms.plan))
@@ -273,16 +245,17 @@ class AssignmentIssuer:
             expires_at=held.issued_at + terms.assignment_seconds,
             issued_at=held.issued_at,
             max_update_bytes=max_bytes,
-            # Another task may have a longer separation, and counts this contribution too.
-            separation=visitor.separation if self._separation(standing) else 0.0,
-            earlier=tuple(each for each in visitor.contributed if each.key.task != key.task),
+            # Another task of the population may have a longer separation, and counts this
+            # contribution too.
+            separation=client.separation if self._separation(snapshot) else 0.0,
+            earlier=tuple(claim for claim in client.contributed if claim.key.task != key.task),
         )
         return Assignment(
             task=key.task,
             round=key.number,
             token=self.tokens.assignment(claims),
             expires_at=datetime.fromtimestamp(claims.expires_at, UTC),
-            seconds=claims.expires_at - visitor.now,
+            seconds=claims.expires_at - client.now,
             goal=max(terms.goal, minimum),
             minimum=minimum,
             plan=Download(url=f"/v1/plans/{terms.plan}", sha256=terms.plan, size=self.plans.client_size(terms.plan)),
@@ -298,21 +271,24 @@ class AssignmentIssuer:
             sums_in_the_clear=terms.sums_in_the_clear,
         )
 
-    def _pause(self, standing: TaskSnapshot | None, now: float) -> float:
+    def _wait_seconds(self, snapshot: TaskSnapshot | None, now: float) -> float:
         return pause(
-            None if standing is None else standing.round,
+            None if snapshot is None else snapshot.round,
             now=now,
             floor=self.retry_floor,
             longest=self.longest_wait,
             jitter=self.platform.randomness.uniform(),
-            updates=0 if standing is None else standing.updates,
-            quiet=0.0 if standing is None else now - standing.last_update_seen_at,
+            updates=0 if snapshot is None else snapshot.updates,
+            quiet=0.0 if snapshot is None else now - snapshot.last_update_seen_at,
         )
 
 
-def _too_soon(task: str, separation: float, visitor: _Visitor) -> Refusal | None:
-    """Returns the refusal by a task with a separation, which counts contributions to all tasks with a separation."""
-    last = last_that_separates(task, visitor.contributed) if separation else None
-    if last is None or visitor.now >= last.contributed_at + separation:
+def _too_soon(task: str, separation: float, client: _Client) -> Refusal | None:
+    """Returns the refusal by a task whose separation has not passed yet, or None.
+
+    A task with a separation counts contributions to all tasks with a separation.
+    """
+    last = last_that_separates(task, client.contributed) if separation else None
+    if last is None or client.now >= last.contributed_at + separation:
         return None
-    return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - visitor.now)
+    return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - client.now)

@@ -1,4 +1,7 @@
-"""The audit log: who changed what, when, from what to what. It is only ever added to."""
+"""The audit log records each change by an operator, with the state before and after.
+
+Append-only.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Page, Records, UnreadableError, Versioned
 
 LOG = logging.getLogger(__name__)
-PAGE = 100  # entries in an answer, if the caller does not say
+PAGE = 100  # default number of entries on a page
 
 State = Mapping[str, Any]
 T = TypeVar("T")
@@ -29,7 +32,7 @@ _ENTRY: TypeAdapter[AuditIntent | AuditOutcome] = TypeAdapter(AuditIntent | Audi
 
 @dataclass(frozen=True)
 class AuditLog:
-    """The log of one deployment."""
+    """Audit log of a deployment."""
 
     platform: Platform
 
@@ -40,73 +43,76 @@ class AuditLog:
         subject: str,
         *,
         change: Callable[[], T],
-        look: Callable[[], State],
+        read_state: Callable[[], State],
         request: State | None = None,
     ) -> T:
-        """Does `change`, between an entry that says so and one that says what came of it.
+        """Runs `change` between two entries: the intent and the outcome.
 
-        The first is durable before `change` begins: if it can't be written, nothing is changed. If the second can't, the caller
-        gets the store's error for an action that took effect, and repeats it; the log then shows the first attempt without an
-        outcome, and the second.
+        The intent is durable before `change` runs; if it can't be written, nothing changes. If the
+        outcome can't be written, the caller gets the store's error although the change took effect,
+        and repeats it. Then the log shows the first attempt without an outcome, and the second one.
 
         Args:
-          who: Who wants it.
-          action: What, such as `task.pause`.
-          subject: To what.
-          change: Does it; what it gives is given back, what it raises passes through.
-          look: Reads the subject as the log shows it.
-          request: What was asked for.
+          who: The operator.
+          action: The action, such as `task.pause`.
+          subject: The name of the changed object.
+          change: Makes the change. Its result is returned, and its exceptions pass through.
+          read_state: Returns the subject's state for the log.
+          request: The arguments of the request.
         """
-        intent = self._begin(who, action, subject, request or {}, look())
+        intent = self._begin(who, action, subject, request or {}, read_state())
         try:
             result = change()
         except ProblemError as problem:
-            self._end(intent, "failed", problem=problem.type.value, detail=problem.detail, after=look())
+            self._end(intent, "failed", problem=problem.type.value, detail=problem.detail, after=read_state())
             raise
-        self._end(intent, "done", after=look())
+        self._end(intent, "done", after=read_state())
         return result
 
-    def refused(self, who: Principal, action: str, subject: str) -> None:
-        """Records that somebody wanted what they may not do."""
+    def record_refusal(self, who: Principal, action: str, subject: str) -> None:
+        """Records a request that the operator has no permission for."""
         intent = self._begin(who, action, subject, {}, {})
         self._end(intent, "refused", problem=ProblemType.FORBIDDEN.value)
 
     def entries(self, *, after: str | None = None, limit: int = PAGE, start: float | None = None) -> AuditList:
-        """A page of the log, oldest first.
+        """Returns a page of the log, oldest first.
 
         Args:
-          after: The `next` of the page before.
-          limit: Entries on the page.
-          start: Nothing older, in POSIX seconds. Not with `after`.
+          after: The `next` of the previous page.
+          limit: The maximum number of entries on the page.
+          start: The time of the earliest entry, in POSIX seconds. Ignored with `after`.
         """
         if after is None and start is not None:
             after = since(start)
-        # An outcome directly follows its intent, so these hold at least `limit` intents, if there are as many.
+        # An outcome directly follows its intent, so two records per entry suffice.
         page = self._records.page(names.AUDIT, after=after, limit=2 * limit)
-        records: dict[str, Any] = {each.document.id: each.value for each in page.records}
-        begun = sorted(filter(is_intent, [*records, *page.unreadable]))
+        records: dict[str, Any] = {record.document.id: record.value for record in page.records}
+        intents = sorted(filter(is_intent, [*records, *page.unreadable]))
         views, unreadable = [], []
-        for entry in begun[:limit]:
-            if entry not in records:
-                unreadable.append(entry)
+        for intent in intents[:limit]:
+            if intent not in records:
+                unreadable.append(intent)
                 continue
-            ending = outcome_id(entry)
+            ending = outcome_id(intent)
             try:
                 outcome = records.get(ending) or self._outcome(ending, page)
             except UnreadableError:
                 outcome = None
                 unreadable.append(ending)
-            views.append(_view(entry, records[entry], outcome))
-        last = begun[:limit][-1] if begun and (page.last is not None or len(begun) > limit) else None
+            views.append(_view(intent, records[intent], outcome))
+        last = intents[:limit][-1] if intents and (page.last is not None or len(intents) > limit) else None
         return AuditList(
             entries=tuple(views), unreadable=tuple(unreadable), next=None if last is None else outcome_id(last)
         )
 
     def _outcome(self, entry: str, page: Page[AuditIntent | AuditOutcome]) -> AuditIntent | AuditOutcome | None:
-        """Fetches an outcome that was not in the page: it is missing, unreadable, or the first entry after the page."""
-        behind = page.last is not None and entry > page.last
-        found = self._records.get(names.audit_path(entry)) if behind or entry in page.unreadable else None
-        return None if found is None else found.value
+        """Returns an outcome that is not readable on the page, or None if it is missing.
+
+        It may be unreadable, or the first entry after the page.
+        """
+        after_page = page.last is not None and entry > page.last
+        record = self._records.get(names.audit_path(entry)) if after_page or entry in page.unreadable else None
+        return None if record is None else record.value
 
     def _begin(self, who: Principal, action: str, subject: str, request: State, before: State) -> str:
         now = self.platform.clock.now()
@@ -117,9 +123,9 @@ class AuditLog:
         LOG.info("%s (%s): %s %s", who.name, who.role.value, action, subject)
         return intent
 
-    def _end(self, intent: str, result: Any, **more: Any) -> None:
+    def _end(self, intent: str, result: Any, **fields: Any) -> None:
         self._records.create(
-            names.audit_path(outcome_id(intent)), AuditOutcome(self.platform.clock.now(), result, **more)
+            names.audit_path(outcome_id(intent)), AuditOutcome(self.platform.clock.now(), result, **fields)
         )
 
     @property
@@ -128,11 +134,11 @@ class AuditLog:
 
 
 def task_state(platform: Platform, name: str) -> dict[str, Any]:
-    """A task as the log shows it; empty if there is none."""
-    found: Versioned[Task] | None = platform.tasks.get(names.task_path(name))
-    if found is None:
+    """Returns a task's state for the log; empty if the task does not exist."""
+    stored: Versioned[Task] | None = platform.tasks.get(names.task_path(name))
+    if stored is None:
         return {}
-    task = found.value
+    task = stored.value
     return {
         "status": task.status.value,
         "checkpoint": task.checkpoint.version if task.checkpoint is not None else 0,

@@ -1,8 +1,8 @@
-"""Enrolment tokens that operators have revoked: one document, which the client API looks at now and then."""
+"""Revocations of enrolment tokens: operators write one document, and the client API caches it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 from pydantic import TypeAdapter
@@ -23,9 +23,10 @@ _REVOCATIONS: TypeAdapter[Revocations] = TypeAdapter(Revocations)
 
 @dataclass
 class EnrolmentRevocations:
-    """Revokes tokens, and tells which ones are. A reading is trusted for `seconds`; with 0 each look is a read."""
+    """Revocations of a deployment, cached for `seconds` at most; 0 disables the cache."""
 
     platform: Platform
+    _: KW_ONLY
     seconds: float = 0.0
 
     @cached_property
@@ -33,42 +34,47 @@ class EnrolmentRevocations:
         return Cache(max_entries=1, ttl=self.seconds, clock=self.platform.clock.now)
 
     def revoke(self, revocation: Revocation) -> RevocationList:
-        """Has a token be good no more. A repeat changes nothing.
+        """Revokes an enrolment token. Idempotent.
 
         Raises:
-          ProblemError: `conflict`, if too many are revoked already; `unavailable`, if others were faster every time.
+          ProblemError: `conflict` if too many tokens are revoked already; `unavailable` if every
+            attempt lost against a concurrent revocation.
         """
-        ends = None if revocation.expires_at is None else revocation.expires_at.timestamp()
+        expires_at = None if revocation.expires_at is None else revocation.expires_at.timestamp()
         records = self._records()
         for _ in range(_ATTEMPTS):
-            found = records.get(names.REVOCATIONS)
-            before = Revocations() if found is None else found.value
+            stored = records.get(names.REVOCATIONS)
+            before = Revocations() if stored is None else stored.value
             try:
-                after = before.plus(revocation.id, now=self.platform.clock.now(), expires_at=ends)
+                after = before.plus(revocation.id, now=self.platform.clock.now(), expires_at=expires_at)
             except TooManyError as error:
                 raise ProblemError(ProblemType.CONFLICT, str(error)) from error
             try:
-                if found is None:
+                if stored is None:
                     records.create(names.REVOCATIONS, after)
                 elif after is not before:
-                    records.replace(found, after)
+                    records.replace(stored, after)
             except (AlreadyExistsError, ConflictError):
                 continue
             return _view(after)
-        raise ProblemError(ProblemType.UNAVAILABLE, "Others revoke tokens just now; try again", retry_after=1.0)
+        raise ProblemError(ProblemType.UNAVAILABLE, "Other operators are revoking tokens; try again", retry_after=1.0)
 
     def list(self) -> RevocationList:
-        """All revoked tokens, those that have expired left out sooner or later; by time."""
+        """Returns the revoked tokens by time of revocation. Expired ones are eventually removed."""
         return _view(self._read())
 
     def is_revoked(self, token: str) -> bool:
-        """Whether the token of this id is good no more. Raises `UnavailableError`: where that can't be told, nobody is let in."""
+        """Returns whether the token with this id is revoked.
+
+        Raises:
+          UnavailableError: the document can't be read. Then no client may be admitted.
+        """
         revocations = self._cached.get_or_load(names.REVOCATIONS, self._read)
         return token in revocations.tokens
 
     def _read(self) -> Revocations:
-        found = self._records().get(names.REVOCATIONS)
-        return Revocations() if found is None else found.value
+        stored = self._records().get(names.REVOCATIONS)
+        return Revocations() if stored is None else stored.value
 
     def _records(self) -> Records[Revocations]:
         return Records(self.platform.documents, _REVOCATIONS)

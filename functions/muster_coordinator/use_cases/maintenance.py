@@ -1,9 +1,9 @@
-"""What an ended round leaves behind is removed; and the tick, which repairs what got lost."""
+"""Maintenance sweeps ended rounds, and at each tick repairs tasks whose messages were lost."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import chain
 
 from muster.wire.messages import TaskStatus
@@ -20,44 +20,43 @@ from muster_coordinator.state.round_ledger import shards_of, stored_contribution
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
 
 LOG = logging.getLogger(__name__)
-_SWEPT_AGAIN = (
-    3  # rounds, or attempts, behind the current one that ticks sweep: a late request may have left something there
-)
-_SWEPT_EVERY = 600.0  # seconds
-# Seconds after its end in which every tick sweeps a round: a check-in or an aggregator that read it just before may leave something.
-_SETTLING = 2 * TICK
-_PAGE, _MOST_PAGES = 500, 20  # holders per page, and pages per sweep
-MOST_STRAY_MANIFESTS = 2000  # that one call deletes
-_MANIFESTS_EVERY, _MANIFESTS_AT = (
-    10,
-    5,
-)  # minutes of ticks: the sixth of every ten, since a list costs a call and this is not urgent
-# Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
-_STILL_AT_WORK = 7200.0
+_MAX_ROUNDS_BEHIND = 3  # rounds, or attempts, before the current one that a tick sweeps again
+_SWEEP_INTERVAL = 600.0  # seconds between sweeps of an ended round that may still get late writes
+# Seconds after its end in which every tick sweeps a round. A check-in or an aggregator that read
+# the round just before its end may still write.
+_SETTLING_TIME = 2 * TICK
+_PAGE, _MAX_PAGES = 500, 20  # slot holders per page, and pages per sweep
+MAX_STRAY_MANIFESTS = 2000  # manifests that one call deletes
+# Stray manifests are listed in the sixth of every ten ticks, since a list costs a call and this is
+# not urgent.
+_MANIFESTS_PERIOD, _MANIFESTS_PHASE = 10, 5  # ticks
+# Seconds after its end in which a request may still write to a round. A function's request takes at
+# most 3600.
+_LATE_WRITES_TIME = 7200.0
 
 
 @dataclass(frozen=True)
 class Maintenance:
-    """Removes and repairs."""
+    """Maintenance of a deployment: the sweep of a round, and the tick."""
 
     platform: Platform
-    closing: RoundCloser
+    _: KW_ONLY
+    round_closer: RoundCloser
 
     def sweep(self, key: RoundKey) -> None:
         """Deletes the data that only an open round needs. Idempotent.
 
-        This is updates, partials, manifests, holders, counters, the salt, and lost outputs. The round's document, with
-        all counts, remains.
+        These are updates, partials, manifests, slot holders, counters, the salt, and unused
+        outputs. The round's document, with all counts, remains.
         """
-        found = self.platform.round(key)
-        if found is None or isinstance(found.value, Collecting | Aggregating):
+        record = self.platform.round(key)
+        if record is None or isinstance(record.value, Collecting | Aggregating):
             return
-        ended, blobs = found.value, self.platform.blobs
+        ended, blobs = record.value, self.platform.blobs
         prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)]
         prefixes += [names.partials_prefix(key), names.round_manifests_prefix(key)]
         listed = map_concurrently(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
-        gone = list(chain.from_iterable(listed))
-        blobs.delete(gone + self._outputs(ended))
+        blobs.delete([*chain.from_iterable(listed), *self._unused_outputs(ended)])
         if not self._remove_holders(key):
             # The salt is deleted last, since its document marks the round as not swept yet.
             self.platform.enqueue(queued_work.sweep(key), key)
@@ -71,36 +70,38 @@ class Maintenance:
     def _remove_holders(self, key: RoundKey) -> bool:
         """Deletes a bounded number of the round's slot holders. Returns whether none is left."""
         documents, path = self.platform.documents, names.holders_path(key)
-        for _ in range(_MOST_PAGES):
-            found = documents.list(path, limit=_PAGE)
-            map_concurrently(self.platform, documents.delete, [document.path for document in found])
-            if len(found) < _PAGE:
+        for _ in range(_MAX_PAGES):
+            holders = documents.list(path, limit=_PAGE)
+            map_concurrently(self.platform, documents.delete, [holder.path for holder in holders])
+            if len(holders) < _PAGE:
                 return True
         return False
 
-    def _outputs(self, ended: Ended) -> list[str]:
-        """The broadcasts that led to a round once nobody needs them, and what commits that lost have left."""
+    def _unused_outputs(self, ended: Ended) -> list[str]:
+        """Returns outputs to delete: obsolete broadcasts, and the outputs of commits that lost."""
         key = ended.key
         task = self.platform.task(key.task).value
         refs: list[BlobRef | None] = []
         if isinstance(ended, Committed):
             refs = [ended.checkpoint.blob, ended.result, None if task.ended else ended.broadcast]
         elif not task.ended or task.current != key:
-            return []  # the next attempt has the same broadcast and may be committing under the same number
-        kept = {ref.name for ref in refs if ref is not None}
-        places = [("checkpoints", key.number), ("results", key.number), ("broadcasts", key.number)]
-        made = (
+            # The next attempt has the same broadcast and may be committing under the same number
+            return []
+        used = {ref.name for ref in refs if ref is not None}
+        kinds = [("checkpoints", key.number), ("results", key.number), ("broadcasts", key.number)]
+        outputs = (
             blob.name
-            for kind, number in (*places, ("broadcasts", key.number - 1))
+            for kind, number in (*kinds, ("broadcasts", key.number - 1))
             for blob in self.platform.blobs.list(names.output_prefix(kind, key.task, number))
         )
-        return [name for name in made if names.original_name(name) not in kept]
+        return [name for name in outputs if names.original_name(name) not in used]
 
     def tick(self) -> None:
-        """Looks at every task once and gives each round the push that a lost message did not.
+        """Checks every task once, and repeats the work of messages that were lost.
 
         Raises:
-          Exception: what the first task that could not be repaired failed with, once all others were looked at.
+          Exception: the error of the first task that could not be repaired, after all tasks were
+            checked.
         """
         failed: Exception | None = None
         for document in self.platform.documents.list("tasks"):
@@ -109,11 +110,11 @@ class Maintenance:
             except UnreadableError as error:
                 events.task_unreadable(document.id, str(error))
                 failed = failed or error
-            except Exception as error:  # whatever one task fails with, the others need their repair
+            except Exception as error:  # one task's error must not stop the repair of the others
                 LOG.exception("task %s can't be repaired", document.id)
                 failed = failed or error
         self._remove_orphans()
-        if int(self.platform.clock.now() // TICK) % _MANIFESTS_EVERY == _MANIFESTS_AT:
+        if int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD == _MANIFESTS_PHASE:
             self._remove_stray_manifests()
         if failed is not None:
             raise failed
@@ -129,76 +130,85 @@ class Maintenance:
                 queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}"
             )
         elif task.current is not None and not task.ended and not task.stopped:
-            self.closing(task.current, repairing=True)
+            self.round_closer.close(task.current, repairing=True)
         if task.current is not None:
-            before = _looked_behind(task.current)
-            for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=before.id):
-                key = round_.value.key
-                if isinstance(round_.value, Collecting | Aggregating) and key == task.current:
-                    events.round_late(round_.value, now=self.platform.clock.now())
-                if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
-                    stray = replace(task, number=key.number, epoch=key.epoch)
-                    abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
-                if not self._is_settled(round_.value):
-                    self.sweep(key)
+            self._sweep_recent_rounds(task, task.current)
 
-    def _is_settled(self, round_: Round) -> bool:
-        """Whether a round has been swept, and needs no more of it now: then it costs no more lists.
+    def _sweep_recent_rounds(self, task: Task, current: RoundKey) -> None:
+        """Logs a late current round, abandons superseded open rounds, and sweeps ended rounds."""
+        for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=_last_skipped(current).id):
+            key = round_.value.key
+            if isinstance(round_.value, Collecting | Aggregating) and key == current:
+                events.round_late(round_.value, now=self.platform.clock.now())
+            if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < current):
+                stray = replace(task, number=key.number, epoch=key.epoch)
+                abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
+            if not self._is_swept(round_.value):
+                self.sweep(key)
 
-        While somebody may still be at work on it, it is swept again now and then. The key of its clients' names goes after its blobs
-        have gone. What comes later than all that, and single updates at once, `_remove_orphans` finds.
+    def _is_swept(self, round_: Round) -> bool:
+        """Returns whether a round has been swept and needs no other sweep now.
+
+        A round that may still get late writes is swept again at intervals. The sweep deletes the
+        round's pseudonym key after its blobs. `_remove_orphans` finds later writes, and single
+        updates at every tick.
         """
         if isinstance(round_, Collecting | Aggregating):
             return False
         seconds = self.platform.clock.now() - round_.ended_at
-        if seconds < _SETTLING or (seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < TICK):
+        if seconds < _SETTLING_TIME or (seconds < _LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
             return False
         return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
 
     def _remove_orphans(self) -> None:
-        """Deletes updates and partials whose round has ended (work that was under way when it was swept); says how old updates are."""
+        """Deletes updates and partials that were written after their round's sweep.
+
+        Logs the number and the age of the stored updates.
+        """
         ended: dict[RoundKey, bool] = {}
-        gone = []
+        orphans = []
         updates, now = 0, self.platform.clock.now()
         oldest = now
         for key, blob in stored_contributions(self.platform.blobs):
-            # What has no bytes is a mark of a client that gave up, or that uploaded past us; it stays for the round.
+            # An empty blob marks a client that gave its assignment back or uploaded directly. It
+            # stays for the round.
             if blob.size and blob.name.startswith(names.UPDATES):
                 updates, oldest = updates + 1, min(oldest, blob.created)
             if key not in ended:
                 ended[key] = self._has_ended(key)
             if ended[key]:
-                gone.append(blob.name)
-        self.platform.blobs.delete(gone)
+                orphans.append(blob.name)
+        self.platform.blobs.delete(orphans)
         events.updates_stored(updates, oldest_seconds=now - oldest)
 
     def _remove_stray_manifests(self) -> None:
-        """Deletes manifests of ended rounds: of rounds that an earlier version swept, and of late work.
+        """Deletes manifests of ended rounds: late ones, and those that an earlier version left.
 
-        Bounded per call: an earlier version left those of every round, and the next calls delete the rest.
+        Bounded per call: an earlier version left the manifests of every round, and later calls
+        delete the rest.
         """
         ended: dict[RoundKey, bool] = {}
-        gone: list[str] = []
+        stray: list[str] = []
         for blob in self.platform.blobs.list(names.MANIFESTS):
             key = names.round_of(blob.name)
             if key not in ended:
                 ended[key] = self._has_ended(key)
             if ended[key]:
-                gone.append(blob.name)
-                if len(gone) >= MOST_STRAY_MANIFESTS:
+                stray.append(blob.name)
+                if len(stray) >= MAX_STRAY_MANIFESTS:
                     break
-        self.platform.blobs.delete(gone)
+        self.platform.blobs.delete(stray)
 
     def _has_ended(self, key: RoundKey) -> bool:
         try:
-            found = self.platform.round(key)
+            record = self.platform.round(key)
         except UnreadableError:
-            return False  # for all that is known here, it is open
-        return found is None or not isinstance(found.value, Collecting | Aggregating)
+            return False  # it may be open
+        return record is None or not isinstance(record.value, Collecting | Aggregating)
 
 
-def _looked_behind(current: RoundKey) -> RoundKey:
-    """What a tick looks at begins behind this: a few rounds back, or a few attempts, of which a round may have had thousands."""
-    if current.epoch > _SWEPT_AGAIN:
-        return replace(current, epoch=current.epoch - _SWEPT_AGAIN - 1)
-    return replace(current, number=max(0, current.number - _SWEPT_AGAIN), epoch=0)
+def _last_skipped(current: RoundKey) -> RoundKey:
+    """Returns the last key that a tick skips: a few rounds back, or attempts if there are many."""
+    if current.epoch > _MAX_ROUNDS_BEHIND:
+        return replace(current, epoch=current.epoch - _MAX_ROUNDS_BEHIND - 1)
+    return replace(current, number=max(0, current.number - _MAX_ROUNDS_BEHIND), epoch=0)

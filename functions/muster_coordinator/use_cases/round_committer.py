@@ -1,5 +1,10 @@
-"""The commit, and the opening of a task: the two that compute with TensorFlow. The first compare-and-set wins; what a loser
-computed is swept unread, so that a retry can't redraw differential-privacy noise."""  # noqa: D205, D209
+"""The round committer computes a round's result and the next state, and opens tasks.
+
+Both run TensorFlow.
+
+The first compare-and-set wins. The sweep deletes the outputs of the other attempts unread, so a
+retry can't redraw differential-privacy noise.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from muster.wire.manifest import PlanManifest
@@ -40,132 +45,147 @@ from muster_coordinator.ports import BlobNotFoundError, ConflictError
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import abandon_current, advance, follow, next_key, schedule_close
 from muster_coordinator.state.parallel import map_concurrently
+from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.pausing import at_round, stops_task
+from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_ledger import Frozen, RoundLedger
-from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 _CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
-_COPIES = 4  # approximate copies of a plan's state and accumulator that a run holds at once
+_COPIES_PER_RUN = 4  # approximate copies of a plan's state and accumulator that a run holds at once
 
 
 @dataclass(frozen=True)
 class RoundCommitter:
     """Committer of rounds and opener of tasks; `runtime` returns the runtime of a plan.
 
-    Tasks do not wait for one another, except for memory (`MemoryBudget`). A second delivery of work that is in progress
-    in this process returns at once: if the first one fails, it is delivered again, and the tick recovers work of a dead
-    process.
+    Tasks do not wait for one another, except for memory (`MemoryBudget`). A second delivery of work
+    that is in progress in this process returns at once: if the first one fails, it is delivered
+    again, and the tick recovers work of a dead process.
     """
 
     platform: Platform
-    folding: UpdateAggregator
+    _: KW_ONLY
+    plans: PlanRepository
+    partials: PartialBuilder
     runtime: Callable[[Plan], Runtime]
     _memory: MemoryBudget = field(default_factory=MemoryBudget)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _under_way: set[object] = field(default_factory=set)
+    _in_progress: set[object] = field(default_factory=set)
 
     def commit(self, key: RoundKey) -> None:
-        """Computes the next state and makes it the task's, once. Safe to repeat, by several at once."""
-        with self._alone(key) as alone:
-            if alone:
-                self._commit_once(key)
+        """Commits the round: computes the next state and makes it the task's, once.
 
-    def _commit_once(self, key: RoundKey) -> None:
-        found = self.platform.round(key)
-        if found is None or isinstance(found.value, Collecting):
+        Idempotent, safe to run concurrently.
+        """
+        with self._claim(key) as claimed:
+            if claimed:
+                self._commit_claimed(key)
+
+    def _commit_claimed(self, key: RoundKey) -> None:
+        record = self.platform.round(key)
+        if record is None or isinstance(record.value, Collecting):
             return
-        if isinstance(found.value, Aggregating):
-            task_found = self.platform.task(key.task)
-            task = task_found.value
+        if isinstance(record.value, Aggregating):
+            versioned_task = self.platform.task(key.task)
+            task = versioned_task.value
             if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
             with stops_task(self.platform, task.name, f"Round {key.number} can't be committed", concerns=at_round(key)):
-                ended = None if frozen is None else self._commit(found, found.value, task, frozen)
+                ended = None if frozen is None else self._commit(record, record.value, task, frozen)
                 if ended is not None and task.status is TaskStatus.ACTIVE:
-                    follow(self.platform, task_found, ended, plans=self.folding.plans)
+                    follow(self.platform, versioned_task, ended, plans=self.plans)
                 else:
-                    advance(self.platform, key.task, plans=self.folding.plans)
+                    advance(self.platform, key.task, plans=self.plans)
             return
-        advance(self.platform, key.task, plans=self.folding.plans)
+        advance(self.platform, key.task, plans=self.plans)
 
     @contextmanager
-    def _alone(self, work: object) -> Iterator[bool]:
-        """Claims `work` in this process during the body. Yields False if it is in progress already."""
+    def _claim(self, work: object) -> Iterator[bool]:
+        """Claims `work` in this process during the body.
+
+        Yields False if it is in progress already.
+        """
         with self._lock:
-            alone = work not in self._under_way
-            self._under_way.add(work)
+            claimed = work not in self._in_progress
+            self._in_progress.add(work)
         try:
-            yield alone
+            yield claimed
         finally:
-            if alone:
+            if claimed:
                 with self._lock:
-                    self._under_way.discard(work)
+                    self._in_progress.discard(work)
 
-    def _turn(self, plan: str) -> AbstractContextManager[None]:
-        """Waits for the memory of a run of the plan."""
-        manifest = self.folding.plans.manifest(plan)
-        return self._memory.take(_COPIES * (manifest.initial_state.size + manifest.zero.size))
+    def _memory_for_run(self, plan: str) -> AbstractContextManager[None]:
+        """Waits for, and holds, the memory of a run of the plan."""
+        manifest = self.plans.manifest(plan)
+        return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
 
-    def _commit(self, found: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
-        """The round as it has ended now; None if it was not for us to end it."""
+    def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
+        """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
-        with self._turn(terms.plan):
-            accumulator = self.folding.start(terms)
+        with self._memory_for_run(terms.plan):
+            accumulator = self.partials.start(terms)
             try:
-                merged = self.folding.merge(accumulator, RoundLedger(self.platform, key), frozen.closing.parts())
+                merged = self.partials.merge(accumulator, RoundLedger(self.platform, key), frozen.closing.parts())
             except BlobNotFoundError:
-                # Delivered too early or too late: the close makes the missing parts.
+                # This delivery is too early or too late. The close makes the missing partials.
                 self.platform.enqueue(queued_work.close(key), key)
                 return None
             tally = frozen.tally.plus(merged)
             if tally.folded < minimum:
                 reason = f"{tally.folded} updates could be folded; the minimum is {minimum}"
                 abandoned = abandon(round_, reason=reason, tally=tally, now=self.platform.clock.now())
-                if not self._replace(found, abandoned):
+                if not self._replace(record, abandoned):
                     return None
                 events.round_abandoned(abandoned, below_minimum=True)
                 return abandoned
-            outcome = self._compute(round_, task, accumulator.tensors(), tally)
-        committed = commit(round_, outcome, now=self.platform.clock.now(), floor=minimum)
-        if self._replace(found, committed):
+            result = self._compute(round_, task, accumulator.tensors(), tally)
+        committed = commit(round_, result, now=self.platform.clock.now(), floor=minimum)
+        if self._replace(record, committed):
             events.round_committed(committed)
             return committed
-        # What was computed is nobody's: the sweep removes it unread. The committer itself may delete nothing.
+        # The sweep deletes this attempt's outputs unread. The committer itself has no permission to
+        # delete.
         self.platform.enqueue(queued_work.sweep(key), key)
         return None
 
     def _check_release(self, round_: Aggregating, task: Task) -> PlanManifest:
-        """Returns the manifest of the round's plan, which decides on the release, whatever the documents say.
+        """Returns the manifest of the round's plan, which decides on the release.
+
+        It decides even if a document was tampered with.
 
         Raises:
-          ProblemError: `plan_invalid`, if the round runs another plan than its task, or exceeds the rounds that the
-            plan's author allows.
+          ProblemError: `plan_invalid` if the round runs another plan than its task, or exceeds the
+            rounds that the plan's author allows.
         """
         plan = round_.terms.plan
         if plan != task.spec.plan:
             raise _refused(
-                f"it runs plan {plan[:12]}…, and its task has plan {task.spec.plan[:12]}…, so one of their documents was changed"
+                f"it runs plan {plan[:12]}…, and its task has plan {task.spec.plan[:12]}…, "
+                "so one of their documents was changed"
             )
-        manifest = self.folding.plans.manifest(plan)
+        manifest = self.plans.manifest(plan)
         if not may_commit(round_.key.number, manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         return manifest
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> CommitResult:
+        """Runs the plan's server part over the merged accumulator, and stores the outputs."""
         key, terms = round_.key, round_.terms
-        plan = self.folding.plans.full(terms.plan)
+        plan = self.plans.full(terms.plan)
         runner = PlanRunner(self.runtime(plan), terms.graph_seconds)
-        clear = {item.path for item in plan.manifest.clear_sums}
-        aggregate = runner.report({name: value for name, value in tensors.items() if name not in clear})
+        clear_paths = {item.path for item in plan.manifest.clear_sums}
+        aggregate = runner.report({path: value for path, value in tensors.items() if path not in clear_paths})
+        clear_sums = {path: value for path, value in tensors.items() if path in clear_paths}
         state = read_state(self.platform.blobs.read(terms.base.blob.name))
-        after = runner.update(state, aggregate, {name: value for name, value in tensors.items() if name in clear})
+        after = runner.update(state, aggregate, clear_sums)
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
         if key.number < effective_policy(task.spec.policy, plan.manifest).rounds:
             outputs[_BROADCAST] = runner.prepare(after.state)
@@ -180,21 +200,24 @@ class RoundCommitter:
         )
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
-        """Stores an output, and of a broadcast its encoded copies."""
-        data = _encoded(tensors, what=f"output ({kind})")
+        """Stores an output, and the encoded copies of a broadcast."""
+        data = _encode(tensors, what=f"output ({kind})")
         stored = self.platform.put_output(kind, key, data)
         if kind == _BROADCAST:
             EncodedCopies(self.platform.blobs).make(stored.name, data)
         return stored
 
     def open(self, task_name: str) -> None:
-        """Computes a task's first broadcast (after a rollback, its new one) and opens the round. Safe to repeat."""
+        """Computes a task's first broadcast (after a rollback, its new one) and opens the round.
+
+        Idempotent.
+        """
         task = self.platform.task(task_name).value
         if task.status is not TaskStatus.OPENING:
             return
         # A rollback during an opening starts another opening, which does not wait for the first.
-        with self._alone((task.name, task.created_at, task.number, task.epoch, task.restore)) as alone:
-            if alone:
+        with self._claim((task.name, task.created_at, task.number, task.epoch, task.restore)) as claimed:
+            if claimed:
                 with stops_task(
                     self.platform,
                     task_name,
@@ -205,33 +228,38 @@ class RoundCommitter:
 
     def _open(self, task: Task) -> None:
         abandon_current(self.platform, task, reason="rolled back")
-        plan = self.folding.plans.full(task.spec.plan)
+        plan = self.plans.full(task.spec.plan)
         key = next_key(self.platform, task)
         if not may_commit(key.number, plan.manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
-        base = task.restore or self._initial(plan, key)
-        with self._turn(task.spec.plan):
+        base = task.restore or self._initial_checkpoint(plan, key)
+        with self._memory_for_run(task.spec.plan):
             state = read_state(self.platform.blobs.read(base.blob.name))
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
-            broadcast = self._first_broadcast(key, _encoded(prepared, what="broadcast"))
+            broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
         policy = effective_policy(task.spec.policy, plan.manifest)
         round_ = self._open_round(task, key, base, broadcast, policy=policy)
         if round_ is None:
             return
-        # Rolled back again meanwhile, to another checkpoint perhaps: then that opening makes its own round.
+        # If the task was rolled back again meanwhile, perhaps to another checkpoint, that opening
+        # makes its own round.
         after = self.platform.change_task(
             task.name, lambda now: opened(now, round_.key, base) if _is_same_opening(now, task) else now
         )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
 
-    def _initial(self, plan: Plan, key: RoundKey) -> Checkpoint:
-        part, name = plan.manifest.initial_state, names.output_prefix("checkpoints", key.task, 0) + "initial"
-        self.platform.blobs.create(name, [plan.part(part)])
-        return Checkpoint(0, BlobRef(name, part.sha256, part.size), self.platform.clock.now())
+    def _initial_checkpoint(self, plan: Plan, key: RoundKey) -> Checkpoint:
+        """Stores the plan's initial state as version 0. Idempotent."""
+        initial, name = plan.manifest.initial_state, names.output_prefix("checkpoints", key.task, 0) + "initial"
+        self.platform.blobs.create(name, [plan.part(initial)])
+        return Checkpoint(0, BlobRef(name, initial.sha256, initial.size), self.platform.clock.now())
 
     def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
-        """Freezes the broadcast: of several tries, `prepare` being random perhaps, the first one's bytes stand."""
+        """Stores the broadcast.
+
+        If several attempts compute it, perhaps with randomness, the first one's bytes remain.
+        """
         name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
         self.platform.blobs.create(name, [data])
         stored = self.platform.blobs.read(name)
@@ -241,14 +269,16 @@ class RoundCommitter:
     def _open_round(
         self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef, *, policy: TaskPolicy
     ) -> Round | None:
-        """Makes the round, or takes the one that an earlier try made; one from another state is given up and passed over.
+        """Creates the round, or returns the one that an earlier run created from the same state.
 
-        None if the task has gone on meanwhile: a late repeat must not give up the round that an earlier one opened.
+        Abandons a round that started from another state, and creates the next attempt. Returns None
+        if the task is past this opening, since a late repeat must not abandon the round that an
+        earlier one opened.
         """
         starts_at = policy.starts_at
         now = self.platform.clock.now()
         while True:
-            made = open_round(
+            new_round = open_round(
                 key,
                 policy,
                 plan=task.spec.plan,
@@ -258,19 +288,20 @@ class RoundCommitter:
                 opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
                 expected_seconds=None,
             )
-            found = self.platform.rounds.ensure(names.round_path(key), made)
-            if found.value == made:
-                return made
-            if found.value.terms.base.version == base.version and isinstance(found.value, Collecting):
-                return found.value
+            stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
+            if stored == new_round:
+                return new_round
+            if stored.terms.base.version == base.version and isinstance(stored, Collecting):
+                return stored
             if not _is_same_opening(self.platform.task(task.name).value, task):
                 return None
             abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
             key = replace(key, epoch=key.epoch + 1)
 
-    def _replace(self, found: Versioned[Round], value: Round) -> bool:
+    def _replace(self, record: Versioned[Round], value: Round) -> bool:
+        """Replaces the round by compare-and-set. Returns False if another writer was faster."""
         try:
-            self.platform.rounds.replace(found, value)
+            self.platform.rounds.replace(record, value)
         except ConflictError:
             return False
         return True
@@ -281,10 +312,14 @@ def _refused(detail: str) -> ProblemError:
 
 
 def _is_same_opening(now: Task, task: Task) -> bool:
-    """Returns whether the task is still at the opening of `task`, whether or not it is paused afterwards."""
+    """Returns whether `now` is still at the opening of `task`, whether or not it pauses next."""
     return replace(now, pause_once_open=task.pause_once_open) == task
 
 
-def _encoded(tensors: Mapping[str, Array], *, what: str) -> bytes:
+def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:
+    """Returns the tensors as safetensors.
+
+    Raises `ProblemError` if the plan made tensors that can't be encoded.
+    """
     with plan_failures(f"The plan's {what}"):
         return encode(tensors)

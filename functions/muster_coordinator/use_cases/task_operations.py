@@ -1,13 +1,14 @@
-"""What an operator does: make tasks, pause, resume, cancel and roll them back, and look at rounds and checkpoints.
+"""Task operations: operators create, control and read tasks, and read rounds and checkpoints.
 
-Nothing here reads an update or a partial: an operator sees aggregates of committed rounds, and counts.
+No operation reads an update or a partial. Operators see the aggregates of committed rounds, and
+counts.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
 from muster.runtime.norms import is_measured
@@ -41,28 +42,37 @@ from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
 
 LOG = logging.getLogger(__name__)
-PAGE = 100  # rounds in an answer, if the caller does not say
-SMALL_GOAL = 20  # updates: a round with a smaller goal publishes its count only once it has ended
-_ATTEMPTS = 4  # of a round that are read at once
-_NAMED = 3  # tensors that a refusal names
+PAGE = 100  # default number of rounds on a page
+SMALL_GOAL = 20  # updates; a round with a smaller goal publishes its count only after its end
+_ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
+_MAX_NAMED_TENSORS = 3  # in a refusal
 
 
 @dataclass(frozen=True)
 class TaskOperations:
-    """Tasks, for operators."""
+    """Operations on a deployment's tasks.
+
+    Attributes:
+      tensorflow_folds: Whether the aggregator can load TensorFlow.
+      least_minimum: The deployment's floor for the minimum of a task.
+    """
 
     platform: Platform
+    _: KW_ONLY
     plans: PlanRepository
-    tensorflow_folds: bool = True  # whether what folds can load TensorFlow
-    least_minimum: int = 1  # of a task: the deployment's floor
+    tensorflow_folds: bool = True
+    least_minimum: int = 1
 
     def create(self, spec: TaskSpec) -> TaskView:
-        """Creates a task and enqueues its first broadcast. A repeat with the same spec returns the existing task.
+        """Creates a task and enqueues its first broadcast.
+
+        A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown; `not_supported` if
-            its fold requires TensorFlow and the aggregator has none; `invalid_request` if the policy bounds the norm of
-            updates that have none, or is below the floor of the plan's author or of the deployment.
+          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
+            `not_supported` if its fold requires TensorFlow and the aggregator has none;
+            `invalid_request` if the policy bounds the norm of updates that have none, or is below
+            the floor of the plan's author or of the deployment.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -97,27 +107,30 @@ class TaskOperations:
         return self._view(task)
 
     def list(self) -> TaskList:
-        """All tasks, by name. One that can't be read hides no other."""
+        """Returns the views of all readable tasks by name, and the names of the unreadable ones."""
         page = self.platform.tasks.page("tasks")
         views, unreadable = [], [*page.unreadable]
-        for each in page.records:
+        for record in page.records:
             try:
-                views.append(self._view(each.value))
-            except UnreadableError as error:  # its round
-                LOG.error("task %s is left out: %s", each.value.name, error)  # noqa: TRY400  no fault of the code
-                unreadable.append(each.document.id)
+                views.append(self._view(record.value))
+            except UnreadableError as error:  # of the task's round
+                LOG.error("task %s is left out: %s", record.value.name, error)  # noqa: TRY400  no fault of the code
+                unreadable.append(record.document.id)
         return TaskList(tasks=tuple(views), unreadable=tuple(sorted(unreadable)))
 
     def get(self, name: str) -> TaskView:
-        """One task."""
+        """Returns the view of a task."""
         return self._view(self.platform.task(name).value)
 
     def pause(self, name: str) -> TaskView:
-        """No new assignments and no new rounds; updates under way are taken."""
+        """Stops new assignments and new rounds.
+
+        Updates of existing assignments are still accepted.
+        """
         return self._view(self._change(name, domain.pause))
 
     def resume(self, name: str) -> TaskView:
-        """Goes on after a pause."""
+        """Resumes a paused task."""
         task = self._change(name, domain.resume)
         if task.status is TaskStatus.OPENING:
             self._open(task)
@@ -127,7 +140,7 @@ class TaskOperations:
         return self.get(name)
 
     def cancel(self, name: str) -> TaskView:
-        """Ends the task; the open round is abandoned, the checkpoints stay."""
+        """Ends the task and abandons its open round. The checkpoints remain."""
         task = self._change(name, domain.cancel)
         abandon_current(self.platform, task, reason="cancelled")
         leave_population(self.platform, task)
@@ -136,7 +149,10 @@ class TaskOperations:
         return self.get(name)
 
     def rollback(self, name: str, *, version: int) -> TaskView:
-        """Goes back to a checkpoint; the open round is abandoned and tried again from there."""
+        """Rolls the task back to a checkpoint.
+
+        The open round is abandoned, and its next attempt starts from there.
+        """
         checkpoint = self._checkpoint(name, version)
         task = self._change(name, lambda task: domain.rollback(task, checkpoint))
         abandon_current(self.platform, task, reason="rolled back")
@@ -144,64 +160,79 @@ class TaskOperations:
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
-        """Returns a page of the task's attempts at rounds, oldest first. `after` is the `next` of the previous page."""
+        """Returns a page of the task's attempts at rounds, oldest first.
+
+        `after` is the `next` of the previous page.
+        """
         self.platform.task(name)
         page = self.platform.rounds.page(names.rounds_path(name), after=after, limit=limit)
-        views = tuple(self.round_view(each.value) for each in page.records)
+        views = tuple(self.round_view(record.value) for record in page.records)
         return RoundList(rounds=views, unreadable=page.unreadable, next=page.last)
 
     def result(self, name: str, number: int) -> memoryview:
-        """The result of a committed round, as safetensors."""
-        return self._shared.read(self._committed(name, number).result.name)
+        """Returns the result of a committed round, as safetensors."""
+        return self._blobs.read(self._committed(name, number).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
-        """Returns all versions of the task's state, oldest first, without those of unreadable rounds."""
-        task, found = self.platform.task(name).value, dict[int, Checkpoint]()
+        """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
+        task, by_version = self.platform.task(name).value, dict[int, Checkpoint]()
         if task.checkpoint is not None and not task.checkpoint.version:
-            found[0] = task.checkpoint
+            by_version[0] = task.checkpoint
         page = self.platform.rounds.page(names.rounds_path(name))
-        for each in page.records:
-            found.setdefault(each.value.terms.base.version, each.value.terms.base)
-            if isinstance(each.value, Committed):
-                found[each.value.key.number] = each.value.checkpoint
-        views = tuple(_checkpoint_view(name, found[version]) for version in sorted(found))
+        for record in page.records:
+            round_ = record.value
+            by_version.setdefault(round_.terms.base.version, round_.terms.base)
+            if isinstance(round_, Committed):
+                by_version[round_.key.number] = round_.checkpoint
+        views = tuple(_checkpoint_view(name, by_version[version]) for version in sorted(by_version))
         return CheckpointList(checkpoints=views, unreadable=page.unreadable)
 
     def checkpoint(self, name: str, version: int) -> memoryview:
-        """A version of the task's state, as safetensors."""
-        return self._shared.read(self._checkpoint(name, version).blob.name)
+        """Returns a version of the task's state, as safetensors."""
+        return self._blobs.read(self._checkpoint(name, version).blob.name)
 
     @cached_property
-    def _shared(self) -> SingleFlightReader:
+    def _blobs(self) -> SingleFlightReader:
         return SingleFlightReader(self.platform.blobs, keep_last=True)
 
     def _check_fold(self, manifest: PlanManifest) -> None:
-        """Refuses now what the aggregator would fail at with the first updates, and at every repeat."""
+        """Refuses a plan whose updates the aggregator can't fold.
+
+        Raises:
+          ProblemError: `not_supported` if the fold requires TensorFlow and the aggregator has none.
+        """
         if self.tensorflow_folds or not manifest.folds_with_tensorflow:
             return
         paths = [rule.path for rule in manifest.folds if rule.kind is FoldKind.TENSORFLOW]
-        named = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
+        more = len(paths) - _MAX_NAMED_TENSORS
+        tensors = ", ".join(paths[:_MAX_NAMED_TENSORS]) + (f" and {more} more" if more > 0 else "")
         raise ProblemError(
             ProblemType.NOT_SUPPORTED,
-            f"Plan {manifest.name!r} folds {named} with TensorFlow, which this deployment's aggregator has not "
-            "(MUSTER_TENSORFLOW_FOLDS is false): deploy the bundle aggregator-tensorflow and set it to true, or build the plan with "
-            "an aggregation that is a sum, a maximum or a minimum",
+            f"Plan {manifest.name!r} folds {tensors} with TensorFlow, which this deployment's aggregator does not have "
+            "(MUSTER_TENSORFLOW_FOLDS is false): deploy the bundle aggregator-tensorflow and set it to true, or build "
+            "the plan with an aggregation that is a sum, a maximum or a minimum",
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor. Existing tasks and repeats are unaffected."""
+        """Refuses a policy below the plan's or the deployment's floor.
+
+        A repeat for an existing task is accepted.
+        """
         fields = list(violations(spec.policy, manifest))
         if spec.policy.minimum < self.least_minimum:
             least = self.least_minimum
-            reason = f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); use {least} or more"
+            reason = (
+                f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); "
+                f"use {least} or more"
+            )
             fields.append(FieldError(path="policy.minimum", reason=reason))
         if not fields:
             return
-        found = self.platform.tasks.get(names.task_path(spec.name))
-        if found is not None and found.value.spec == spec:
+        existing = self.platform.tasks.get(names.task_path(spec.name))
+        if existing is not None and existing.value.spec == spec:
             return
-        listed = "; ".join(f"{each.path} {each.reason}" for each in fields)
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {listed}", fields=tuple(fields))
+        reasons = "; ".join(f"{field.path} {field.reason}" for field in fields)
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=tuple(fields))
 
     def _open(self, task: Task) -> None:
         self.platform.queue.enqueue(
@@ -216,12 +247,14 @@ class TaskOperations:
 
     def _committed(self, name: str, number: int) -> Committed:
         self.platform.task(name)
+        """Returns a committed round. Raises `ProblemError` (`not_found`) if it is not committed."""
         after: str | None = RoundKey(name, max(0, number - 1), 9999).id
         while after is not None:
-            found = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS)
-            after = found[-1].id if len(found) == _ATTEMPTS else None
-            for document in found:
-                # Only its own attempts are read: another round may be readable only by a newer version.
+            documents = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
+            after = documents[-1].id if len(documents) == _ATTEMPTS_PAGE else None
+            for document in documents:
+                # Only attempts of this round are parsed: another round may be readable only by a
+                # newer version.
                 if RoundKey.parse(name, document.id).number != number:
                     after = None
                 elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
@@ -239,7 +272,7 @@ class TaskOperations:
         return first.value.terms.base
 
     def _view(self, task: Task) -> TaskView:
-        found = self.platform.round(task.current) if task.current is not None else None
+        current = self.platform.round(task.current) if task.current is not None else None
         return TaskView(
             spec=task.spec,
             plan_name=task.plan_name,
@@ -247,12 +280,16 @@ class TaskOperations:
             created_at=from_posix(task.created_at),
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
-            current=None if found is None else self.round_view(found.value),
+            current=None if current is None else self.round_view(current.value),
             note=task.note,
         )
 
     def round_view(self, round_: Round) -> RoundView:
-        """Returns a round's view, without a small round's live count, which would show when one client contributed."""
+        """Returns a round's view.
+
+        The count of a small open round is left out, since it would show when one client
+        contributes.
+        """
         ended = isinstance(round_, Committed | Abandoned)
         hidden = not ended and round_.terms.goal < SMALL_GOAL
         tally = round_.tally if isinstance(round_, Committed | Abandoned) else tally_assignments(self.platform, round_)

@@ -1,10 +1,10 @@
-"""A client's update comes in, or its report that none will."""
+"""The upload receiver accepts a client's update, or its report about the assignment."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 
 from muster.wire.messages import DirectUpload, Receipt, Report, UploadStart
@@ -23,14 +23,20 @@ from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_cache import SHARD_UPDATES, RoundCache
 from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens
 
-_COOKIE_LIFE = 86400.0  # seconds, at least
+_MIN_COOKIE_LIFETIME = 86400.0  # seconds
 
 
 @dataclass(frozen=True)
 class UploadReceiver:
-    """Takes updates and reports."""
+    """Receiver of updates and reports.
+
+    Attributes:
+      retry_floor: The shortest wait until the client's next check-in, in seconds.
+      longest_wait: The longest such wait before jitter, in seconds.
+    """
 
     platform: Platform
+    _: KW_ONLY
     tokens: Tokens
     plans: PlanRepository
     open_rounds: RoundCache
@@ -41,16 +47,19 @@ class UploadReceiver:
     def upload(
         self, token: str, read: Callable[[int], bytes], *, length: int | None, encoding: str | None = None
     ) -> Receipt:
-        """Streams an update to its name. A repeat, and a second one of the same client, gets the same receipt.
+        """Streams an update to the store.
+
+        A repeat, or another update of the same client, gets the same receipt.
 
         Args:
-          token: The assignment's.
-          read: Reads up to so many bytes of the body; b"" at its end.
-          length: The declared length of the body in bytes, if it was declared.
-          encoding: The body's content encoding; None: none. What is stored, and counted, is what it holds.
+          token: The assignment's token.
+          read: Reads up to the given number of bytes of the body; returns b"" at its end.
+          length: The declared length of the body in bytes, or None.
+          encoding: The body's content encoding, or None. The decoded body is stored and counted.
 
         Raises:
-          ProblemError: the token is bad, the round takes no more updates, or the update is not what the plan asks for.
+          ProblemError: the token is invalid, the round takes no more updates, or the update does
+            not fit the plan.
         """
         claims, round_ = self._admit(token)
         rules = self._rules(claims, round_)
@@ -58,22 +67,25 @@ class UploadReceiver:
         if encoding is not None:
             read, length = decoded_update(read, rules, encoding=encoding, length=length), None
         creation = self.platform.blobs.create(name, validated(read, rules, length=length))
-        after = self._still_open(claims)
+        round_after = self._round_after_upload(claims)
         updates = 0
         if creation.created:
-            updates = self._count(claims, after)
+            updates = self._count(claims, round_after)
         elif creation.blob.size == 0:
             raise ProblemError(ProblemType.ASSIGNMENT_INVALID, "This client gave its assignment of the round back")
         else:
-            self._look_again(claims, after)
-        return self._receipt("accepted", claims, after, updates=updates)
+            self._enqueue_recount(claims, round_after)
+        return self._receipt("accepted", claims, round_after, updates=updates)
 
     def start(self, token: str, wanted: UploadStart) -> DirectUpload:
-        """Lets a client put its update into the store itself. A repeat is harmless: the update's name can be taken once.
+        """Starts a direct upload to the store.
+
+        A repeat is harmless, since the update's blob can be created only once.
 
         Raises:
-          ProblemError: the token is bad, the round takes no more updates, or the update is too large; `conflict`, if there is one
-            of this client already; `not_supported`, if this deployment's store can't be reached by clients.
+          ProblemError: the token is invalid, the round takes no more updates, or the update is too
+            large; `conflict` if an update of this client is stored already; `not_supported` if
+            clients can't reach this deployment's store.
         """
         claims, round_ = self._admit(token)
         direct = self._direct()
@@ -83,7 +95,7 @@ class UploadReceiver:
             raise ProblemError(ProblemType.TOO_LARGE, detail)
         seconds = max(1.0, claims.expires_at - self.platform.clock.now())
         try:
-            leave = direct.start(
+            grant = direct.start(
                 names.update_name(claims.key, claims.shard, claims.pseudonym),
                 size=wanted.size,
                 crc32c=wanted.crc32c,
@@ -93,27 +105,30 @@ class UploadReceiver:
             detail = "An update of this assignment is in the store already; report it as uploaded"
             raise ProblemError(ProblemType.CONFLICT, detail) from error
         return DirectUpload(
-            url=leave.url,
-            headers=dict(leave.headers),
-            resumable=leave.resumable,
+            url=grant.url,
+            headers=dict(grant.headers),
+            resumable=grant.resumable,
             expires_at=from_posix(claims.expires_at),
         )
 
     def report(self, token: str, report: Report) -> Receipt:
-        """Takes a client's word on what became of its assignment. Repeats are harmless.
+        """Accepts a client's report about its assignment. Idempotent.
 
-        `failed` gives the assignment back: the slot is free at once, and the client itself is out of this round. `uploaded` says that
-        the update is in the store, and is counted and answered as an upload is. It is not looked at here, where updates can be made
-        but not read: counters are hints, the ledger lists what there is, and the fold drops what is not valid.
+        `failed` gives the assignment back: its slot is free at once, and the client can't
+        contribute to this round any more. `uploaded` reports a finished direct upload, which is
+        counted and answered like an upload. This function has no permission to read updates, so it
+        does not validate the report: counters are hints, the ledger lists the stored updates, and
+        the fold drops invalid ones.
 
         Raises:
-          ProblemError: the token is bad, or the round takes no more reports.
+          ProblemError: the token is invalid, or the round takes no more reports.
         """
         if report.outcome == "uploaded":
             return self._uploaded(token)
         claims, round_ = self._admit(token)
         reason = report.reason.value if report.reason is not None else ""
-        # An empty blob under the update's own name: an update can't follow it, nor it an update, and one name frees one slot.
+        # An empty blob under the update's name excludes an update, and is excluded by one. So one
+        # name frees one slot.
         creation = self.platform.blobs.create(names.update_name(claims.key, claims.shard, claims.pseudonym), [b""])
         if creation.created:
             self.platform.documents.increment(
@@ -130,16 +145,16 @@ class UploadReceiver:
         claims, _ = self._admit(token, sweep=True)
         self._direct()
         mark = self.platform.blobs.create(names.uploaded_name(claims.key, claims.shard, claims.pseudonym), [b""])
-        after = self._still_open(claims)
+        round_after = self._round_after_upload(claims)
         updates = 0
         if mark.created:
-            updates = self._count(claims, after)
+            updates = self._count(claims, round_after)
         else:
-            self._look_again(claims, after)
-        return self._receipt("accepted", claims, after, updates=updates)
+            self._enqueue_recount(claims, round_after)
+        return self._receipt("accepted", claims, round_after, updates=updates)
 
     def _rules(self, claims: AssignmentClaims, round_: Collecting) -> UpdateRules:
-        """What the plan asks of the update, within the size that the assignment is good for."""
+        """Returns the plan's rules for the update, within the size that the assignment allows."""
         rules = self.plans.rules(claims.plan, allow_non_finite=round_.terms.allow_non_finite)
         size = rules.max_bytes if claims.max_update_bytes is None else min(rules.max_bytes, claims.max_update_bytes)
         return replace(rules, max_bytes=size)
@@ -150,28 +165,37 @@ class UploadReceiver:
             raise ProblemError(ProblemType.NOT_SUPPORTED, detail)
         return self.platform.direct
 
-    def _still_open(self, claims: AssignmentClaims) -> Collecting | Aggregating:
-        """The round, once something of the client's is in the store."""
-        after = self.open_rounds.fresh_round(claims.key)
-        if not isinstance(after, Collecting | Aggregating):
-            # Too late to be counted, and its round may have been swept already.
+    def _round_after_upload(self, claims: AssignmentClaims) -> Collecting | Aggregating:
+        """Returns the round as it is now that the client's blob is stored.
+
+        Raises:
+          ProblemError: `round_closed` if the round has ended, so that the blob will not be counted.
+        """
+        round_after = self.open_rounds.fresh_round(claims.key)
+        if not isinstance(round_after, Collecting | Aggregating):
+            # The round may have been swept before the blob was stored.
             self.platform.enqueue(queued_work.sweep(claims.key), claims.key)
             raise _closed(claims)
-        return after
+        return round_after
 
     def _admit(self, token: str, *, sweep: bool = False) -> tuple[AssignmentClaims, Collecting]:
+        """Returns the token's claims and its open round.
+
+        With `sweep`, sweeps a round that has closed.
+        """
         claims = self.tokens.read_assignment(token, now=self.platform.clock.now())
         round_ = self.open_rounds.round(claims.key)
         if not isinstance(round_, Collecting) or round_.terms.plan != claims.plan:
-            if sweep:  # the client may have put something there after the round was swept
+            if sweep:  # a direct upload may have been stored after the round was swept
                 self.platform.enqueue(queued_work.sweep(claims.key), claims.key)
             raise _closed(claims)
         return claims, round_
 
     def _count(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> int:
-        """Counts an update, calls for the work that it makes due, and guesses how many the round has.
+        """Counts an update, enqueues due work, and returns an estimate of the round's updates.
 
-        Of a round that has closed nothing is due: its close counts what is there, and is repeated until it has.
+        A round that has closed needs no work from here: its close lists the stored updates, and is
+        repeated until done.
         """
         key, terms = claims.key, round_.terms
         documents = self.platform.documents
@@ -193,11 +217,12 @@ class UploadReceiver:
     def _timers(self) -> FoldTimers:
         return FoldTimers(self.platform)
 
-    def _look_again(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> None:
-        """After a repeat: the first try may have died before it counted, so the ledger, not the counter, decides.
+    def _enqueue_recount(self, claims: AssignmentClaims, round_: Collecting | Aggregating) -> None:
+        """Enqueues a close after a repeated upload.
 
-        That lists all of the round. One of several shards is listed once a second at most, at its end, or a lossy network would
-        cost as many lists as updates.
+        The first upload may have failed before it was counted. A close lists the whole round. A
+        round with several shards is listed at most once a second, at the second's end; otherwise a
+        lossy network would cost as many lists as updates.
         """
         key = claims.key
         if not isinstance(round_, Collecting):
@@ -215,9 +240,9 @@ class UploadReceiver:
         wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates, longest=self.longest_wait)
         cookie = None
         if status == "accepted":
-            # As long as it tells anything: that the client is in this round, or must not be in one so soon again.
-            life = max(_COOKIE_LIFE, claims.separation, round_.terms.deadline - now)
-            newest = CookieClaims(claims.key, now, expires_at=now + life, separates=claims.separation > 0)
+            # The cookie must outlive the round and the separation.
+            lifetime = max(_MIN_COOKIE_LIFETIME, claims.separation, round_.terms.deadline - now)
+            newest = CookieClaims(claims.key, now, expires_at=now + lifetime, separates=claims.separation > 0)
             cookie = self.tokens.cookie(newest, *claims.earlier)
         return Receipt.from_dict(
             {

@@ -1,6 +1,7 @@
-"""A coordinator with every door shut: enrolled clients, operators with keys, trusted signers, an invoker's token, one origin.
+"""A coordinator with all access controls: authentication of every caller, and signed plans.
 
-The harness's own methods show what each caller has to show, so that a test says only what an attacker changes.
+The methods of the harness send the credentials that each route requires, so a test states only what
+an attacker changes.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ DAY = 86400.0  # seconds
 
 
 def enrolment(name: object, *, population: str = POPULATION, issued_at: float = START, days: float = 90.0) -> Enrolment:
-    """What an operator's token says of a client."""
+    """Returns the enrolment of a client."""
     return Enrolment(population, f"client-{name}", issued_at=issued_at, expires_at=issued_at + days * DAY)
 
 
 class Fortress(Harness):
-    """`Harness`, with every door shut. `bare` asks as a stranger does; other calls bring what their route wants."""
+    """`Harness` with all access controls.
 
-    def __init__(self, root: Path, issuer: TokenIssuer, *, plan: Plan | None = None, **more: Any) -> None:
+    `bare` sends no credentials; other methods send those of their route.
+    """
+
+    def __init__(self, root: Path, issuer: TokenIssuer, *, plan: Plan | None = None, **options: Any) -> None:
         self.issuer = issuer
-        self._given = more.pop("given", {})
+        self._overrides = options.pop("given", {})
 
         def guards(platform: Platform) -> dict[str, Any]:
             hashed = (hashlib.sha256(key.encode()).hexdigest() for key in (OPERATOR, VIEWER))
@@ -56,27 +60,31 @@ class Fortress(Harness):
                 "invoker": OidcInvokerAuthenticator(issuer=issuer.url, account=QUEUE, audiences=FUNCTIONS),
                 "trusted_signers": frozenset({SIGNER.signer}),
                 "cors_origins": (ORIGIN,),
-                **self._given,
+                **self._overrides,
             }
 
-        super().__init__(root, plan=(plan or sum_plan()).signed(SIGNER), guards=guards, **more)
+        super().__init__(root, plan=(plan or sum_plan()).signed(SIGNER), guards=guards, **options)
 
-    def bare(self, method: str, path: str, **more: Any) -> TestResponse:
-        """One request with just what the test gives it."""
-        return super().call(method, path, **more)
+    def bare(self, method: str, path: str, **options: Any) -> TestResponse:
+        """Sends a request without further credentials."""
+        return super().call(method, path, **options)
 
-    def call(self, method: str, path: str, *, body: bytes = b"", token: str | None = None, **more: Any) -> TestResponse:
+    def call(
+        self, method: str, path: str, *, body: bytes = b"", token: str | None = None, **options: Any
+    ) -> TestResponse:
+        """Sends a request, by default with the credentials of its route."""
         if token is None:
             if path.startswith("/internal/"):
                 function = "committer" if path.endswith(("/commit", "/open")) else "aggregator"
                 token = self.issuer.token(account=QUEUE, audience=FUNCTIONS[function])
             elif path.startswith(("/v1/tasks", "/v1/audit", "/v1/revocations")) or method == "PUT":
                 token = OPERATOR
-        return super().call(method, path, body=body, token=token, **more)
+        return super().call(method, path, body=body, token=token, **options)
 
     def checkin(
         self, client: object = None, *, cookie: str | None = None, token: str | None = None
     ) -> Assignment | Wait:
+        """Checks a client in, by default with an enrolment token issued now."""
         token = token or ENROLLER.issue(enrolment(client, issued_at=self.clock.now()))
         body = CheckinRequest(cookie=cookie).encode()
         return CheckinResponse.decode(self.ask("POST", CHECKIN, body=body, token=token)).answer

@@ -1,7 +1,8 @@
-"""A coordinator as it is deployed: each function over stores of which it may do only what infra/terraform/access.json grants it.
+"""A coordinator whose functions have only the store permissions of access.json.
 
-A store here asks for what Cloud Storage would: a create for `create` and, since a taken or a large name is looked up, `list`;
-a read for `get` and, where there is nothing, `list` (without it the answer is 403, and not that there is nothing).
+The stores here require the permissions that Cloud Storage requires. A create needs `create`, and
+`list` to look up a taken name or a large blob. A read needs `get`, and `list` if the blob is
+missing (otherwise the response is a 403).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Grant = tuple[str, str, str, str]  # function, store, prefix, verb
 
 
 def grants() -> set[Grant]:
-    """All that the table grants."""
+    """Returns all grants of the table."""
     table = json.loads(ACCESS.read_text())
     return {
         (function, store, prefix, verb)
@@ -42,18 +43,19 @@ def grants() -> set[Grant]:
 
 
 class RefusedError(Exception):
-    """A function did what it may not."""
+    """Error raised when a function lacks the permission for a call."""
 
 
 @dataclass
-class Log:
-    """What was used of the grants, and what was refused."""
+class GrantLog:
+    """Log of used grants and of refused calls."""
 
     granted: set[Grant] = field(default_factory=grants)
     used: set[Grant] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
 
     def check(self, function: str, store: str, verb: str, name: str) -> None:
+        """Logs the grant that permits a call. Raises `RefusedError` if none does."""
         for grant in self.granted:
             if grant[:2] == (function, store) and grant[3] == verb and name.startswith(grant[2]):
                 self.used.add(grant)
@@ -62,8 +64,8 @@ class Log:
         raise RefusedError(self.refused[-1])
 
 
-class GuardedBlobs:
-    """`Blobs` of one store, as one function may use them."""
+class RestrictedBlobs:
+    """`Blobs` of one store that check the permissions of one function."""
 
     def __init__(self, inner: Blobs, check: Callable[[str, str], None]) -> None:
         self._inner = inner
@@ -89,39 +91,39 @@ class GuardedBlobs:
         return self._inner.list(prefix)
 
     def delete(self, names: Iterable[str]) -> None:
-        gone = list(names)
-        for name in gone:
+        deleted = list(names)
+        for name in deleted:
             self._check("delete", name)
-        self._inner.delete(gone)
+        self._inner.delete(deleted)
 
 
-class Deployment(Harness):
-    """Four applications in one process, and requests go to the one that owns their route.
+class RestrictedDeployment(Harness):
+    """Four applications in one process. Each request is served by the function that owns its route.
 
     Args:
-      root: A folder.
-      log: Where uses of grants are noted.
-      direct: Makes the direct uploads of the store of updates, as the client API may use it.
-      more: As of `Harness`.
+      root: A folder for the stores.
+      log: The log of used grants.
+      direct: Returns the direct uploads to the store of updates, with the client API's permissions.
+      options: Further arguments of `Harness`.
     """
 
     def __init__(
-        self, root: Path, log: Log, *, direct: Callable[[Blobs], DirectUploads] | None = None, **more: Any
+        self, root: Path, log: GrantLog, *, direct: Callable[[Blobs], DirectUploads] | None = None, **options: Any
     ) -> None:
         self.log = log
         self._stores: dict[str, Blobs] = {store: DirectoryBlobs(root / store) for store in STORES}
-        self._direct = None if direct is None else direct(self._guarded(SIGNING, "updates"))
-        whole = SplitBlobs(self._stores["blobs"], {part: self._stores[part] for part in STORES[1:]})
-        super().__init__(root, blobs=whole, **more)
+        self._direct = None if direct is None else direct(self._restricted(SIGNING, "updates"))
+        all_blobs = SplitBlobs(self._stores["blobs"], {store: self._stores[store] for store in STORES[1:]})
+        super().__init__(root, blobs=all_blobs, **options)
 
     def restart(self) -> None:
-        """See `Harness.restart`."""
+        """Replaces the four applications; see `Harness.restart`."""
         self.routers = {}
         for function in FUNCTIONS:
-            parts = {part: self._guarded(function, part) for part in STORES[1:]}
-            blobs = SplitBlobs(self._guarded(function, "blobs"), parts)
+            others = {store: self._restricted(function, store) for store in STORES[1:]}
+            blobs = SplitBlobs(self._restricted(function, "blobs"), others)
             direct = self._direct if function == SIGNING else None
-            # Only the function that signs has the key.
+            # Only the signing function has the key.
             app = self.application(
                 platform=replace(self.inner, blobs=blobs, direct=direct),
                 secret=self.secret if function == SIGNING else None,
@@ -133,5 +135,5 @@ class Deployment(Harness):
 
         self.http = Client(Request.application(serve))
 
-    def _guarded(self, function: str, store: str) -> GuardedBlobs:
-        return GuardedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))
+    def _restricted(self, function: str, store: str) -> RestrictedBlobs:
+        return RestrictedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))
