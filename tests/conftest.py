@@ -58,11 +58,11 @@ def storage_emulator(tmp_path_factory: Any) -> Iterator[StorageEmulator]:
 
 
 @pytest.fixture
-def nobodys_port() -> Iterator[int]:
+def unused_port() -> Iterator[int]:
     """Returns the number of a port that no other process listens on during the test."""
-    from muster.local.held_port import HeldPort
+    from muster.local.reserved_port import ReservedPort
 
-    with HeldPort() as port:
+    with ReservedPort() as port:
         yield port.number
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from muster.wire.plan import Plan
 from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
-from muster_coordinator.domain.pacing import LONGEST
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.partial_builder import PartialBuilder
@@ -87,7 +87,7 @@ class CoordinatorConfig:
     secret: KeyRing | bytes | None = None
     round_cache_seconds: float = 0.0
     retry_floor: float = 1.0
-    longest_wait: float = LONGEST
+    longest_wait: float = DEFAULT_LONGEST_WAIT
     direct_above: int | None = None
     tensorflow_folds: bool = True
     least_minimum: int = 1
@@ -112,10 +112,10 @@ class Application:
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
       task_operations: Creates, reads and steers tasks.
-      folding: Folds updates into partials.
+      update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
-      sweeping: Removes what ended rounds leave behind, and repairs lost work.
-      committing: Commits rounds and opens tasks.
+      maintenance: Removes what ended rounds leave behind, and repairs lost work.
+      round_committer: Commits rounds and opens tasks.
       audit_log: The audit log of operators' actions.
       enrolment_revocations: Revokes enrolment tokens.
       invoker: See `CoordinatorConfig`; likewise the following.
@@ -133,10 +133,10 @@ class Application:
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
     task_operations: TaskOperations
-    folding: UpdateAggregator
+    update_aggregator: UpdateAggregator
     round_closer: RoundCloser
-    sweeping: Maintenance
-    committing: RoundCommitter
+    maintenance: Maintenance
+    round_committer: RoundCommitter
     audit_log: AuditLog
     enrolment_revocations: EnrolmentRevocations
     invoker: InvokerAuthenticator | None = None
@@ -185,10 +185,10 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             tensorflow_folds=config.tensorflow_folds,
             least_minimum=config.least_minimum,
         ),
-        folding=aggregator,
+        update_aggregator=aggregator,
         round_closer=closer,
-        sweeping=Maintenance(platform, round_closer=closer),
-        committing=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
+        maintenance=Maintenance(platform, round_closer=closer),
+        round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
         audit_log=AuditLog(platform),
         enrolment_revocations=EnrolmentRevocations(platform),
         invoker=config.invoker,

@@ -38,7 +38,7 @@ LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
 _OPERATING = "operator_api"
 _REVOCATIONS_TTL = 30.0  # seconds for which networked deployments may accept a revoked enrolment
-AT_ONCE = 16  # concurrent calls to a bucket, each of which takes tens of milliseconds
+MAX_CONCURRENT_CALLS = 16  # concurrent calls to a bucket, each of which takes tens of milliseconds
 MAX_CACHED_RUNTIMES = 4  # graphs of a plan, with a model or two each
 _LOCK = threading.Lock()  # concurrent first requests; `functools.cache` would make an application for each
 _DIRECT_ABOVE = 8 << 20  # bytes; a function accepts 32 MB at most, and is billed for the time of an upload
@@ -93,7 +93,7 @@ def platform(settings: Settings) -> Platform:
         queue=_queue(settings),
         clock=SystemClock(),
         randomness=SystemRandomness(),
-        at_once=AT_ONCE if urlsplit(settings.blobs).scheme == "gs" else 1,
+        at_once=MAX_CONCURRENT_CALLS if urlsplit(settings.blobs).scheme == "gs" else 1,
     )
 
 

@@ -19,7 +19,7 @@ from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting,
 LOG = logging.getLogger(__name__)
 LOG.addHandler(logging.NullHandler())
 
-LATE = 120.0  # seconds after which an overdue round is logged; the alert has its own threshold
+LATE_SECONDS = 120.0  # seconds after which an overdue round is logged; the alert has its own threshold
 
 
 def write_to(stream: TextIO | None = None) -> None:
@@ -77,7 +77,7 @@ def round_late(round_: Collecting | Aggregating, *, now: float) -> None:
       now: The time, in POSIX seconds.
     """
     due = round_.terms.deadline if isinstance(round_, Collecting) else round_.closed_at
-    if now - due <= LATE:
+    if now - due <= LATE_SECONDS:
         return
     key = round_.key
     _emit(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from muster.wire.signatures import parse_signers
 from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import RateLimits
-from muster_coordinator.domain.pacing import LONGEST
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 
 SIGNING = "client_api"  # the only function that signs tokens and names clients, and so needs keys
 # The serialization of an origin that browsers send (RFC 6454, section 6.2), for http and https.
@@ -65,7 +65,7 @@ class Settings(BaseModel):
         default=1.0, gt=0, description="Shortest wait that a client is asked for between check-ins, in seconds."
     )
     longest_wait: float = Field(
-        default=LONGEST,
+        default=DEFAULT_LONGEST_WAIT,
         gt=0,
         le=86400,
         description=(

@@ -102,13 +102,13 @@ class CookieClaims:
         return (self.expires_at is None or now < self.expires_at) and self.contributed_at <= now + SKEW
 
 
-def last_that_separates(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
+def last_separating_contribution(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
     """Returns a client's last contribution to `task` or to any task that separates, or None."""
     counted = (claims for claims in contributions if claims.key.task == task or claims.separates)
     return max(counted, key=lambda claims: claims.contributed_at, default=None)
 
 
-def last_of(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
+def last_contribution_to(task: str, contributions: Iterable[CookieClaims]) -> CookieClaims | None:
     """Returns a client's last contribution to a task, or None."""
     return next((claims for claims in contributions if claims.key.task == task), None)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from support.harness import POPULATION, TASK
 from support.plans import every_dtype_plan, folded_by_graphs, make_plan, sum_plan, sum_update
-from support.secured_harness import ENROLLER, SIGNER, Fortress, enrolment
+from support.secured_harness import ENROLLER, SIGNER, SecuredHarness, enrolment
 from support.served import served
 from werkzeug.wrappers import Request
 
@@ -129,7 +129,7 @@ def updates(h):
 
 
 def begin_round(root, issuer, plan, **policy):
-    h = Fortress(root, issuer, plan=plan)
+    h = SecuredHarness(root, issuer, plan=plan)
     h.begin(**{"goal": 3, "minimum": 3, **OPEN, **policy})
     return h
 
@@ -211,7 +211,7 @@ def result_of(h, name):
 
 def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer):
     """Without a budget, the difference of the two results is one device's update."""
-    h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
+    h = SecuredHarness(tmp_path / "bare", issuer, plan=bound_plan())
     assert run_two_tasks(h, tmp_path) == [TASK, "other"]
     difference = result_of(h, TASK) - result_of(h, "other")
     assert difference in [1 << number for number in range(4)]
@@ -221,7 +221,7 @@ def test_two_tasks_that_differ_by_one_device_do_not_both_commit(tmp_path, issuer
         "day": {"per_day": 1},
     }.items():
         folder = tmp_path / name
-        h = Fortress(folder, issuer, plan=bound_plan())
+        h = SecuredHarness(folder, issuer, plan=bound_plan())
         assert len(run_two_tasks(h, folder, **rules)) < 2, name
 
 
@@ -248,9 +248,9 @@ def run_rollback(h, folder, **rules):
 
 def test_rollback_that_repeats_a_broadcast_gets_no_second_update(tmp_path, issuer):
     """Repeating the same clients on the same model averages noise away."""
-    h = Fortress(tmp_path / "bare", issuer, plan=bound_plan())
+    h = SecuredHarness(tmp_path / "bare", issuer, plan=bound_plan())
     assert run_rollback(h, tmp_path) == ([3, 3], [])
-    h = Fortress(tmp_path / "held", issuer, plan=bound_plan())
+    h = SecuredHarness(tmp_path / "held", issuer, plan=bound_plan())
     assert run_rollback(h, tmp_path, per_broadcast=1) == ([3, 0], ["policy.budget.per_broadcast"] * 3)
 
 

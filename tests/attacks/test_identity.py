@@ -8,7 +8,7 @@ import json
 import jwt
 from support.harness import POPULATION, START, TASK, Harness, problem_of
 from support.plans import sum_update
-from support.secured_harness import CHECKIN, DAY, ENROLLER, OPERATOR, ORIGIN, QUEUE, VIEWER, Fortress, enrolment
+from support.secured_harness import CHECKIN, DAY, ENROLLER, OPERATOR, ORIGIN, QUEUE, VIEWER, SecuredHarness, enrolment
 from werkzeug.wrappers import Request
 
 from muster.local.serving import web_app
@@ -161,7 +161,7 @@ def test_proxy_header_of_another_sender_is_refused(tmp_path):
 
 def test_only_the_caller_over_its_rate_is_refused(tmp_path, issuer):
     limits = RateLimits.parse("address=20/m,identity=3/m")
-    h = Fortress(tmp_path, issuer, given={"rate_limits": limits, "trusted_proxies": 1})
+    h = SecuredHarness(tmp_path, issuer, given={"rate_limits": limits, "trusted_proxies": 1})
     h.begin(goal=50)
     token, other = ENROLLER.issue(enrolment("greedy")), ENROLLER.issue(enrolment("modest"))
 

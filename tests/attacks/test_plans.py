@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.harness import problem_of
 from support.plans import SumRuntime, make_plan, sum_plan, sum_update
-from support.secured_harness import ENROLLER, SIGNER, Fortress, enrolment
+from support.secured_harness import ENROLLER, SIGNER, SecuredHarness, enrolment
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
@@ -124,7 +124,7 @@ def client_refusal(h, change, **more):
 
 def test_client_refuses_a_plan_with_a_changed_byte(tmp_path, issuer):
     for number, region in enumerate(regions(sample := signed_client_copy())):
-        h = Fortress(tmp_path / str(number), issuer)
+        h = SecuredHarness(tmp_path / str(number), issuer)
         h.begin(goal=3)
         at = regions(sample)[region]
         outcome = client_refusal(h, lambda path, body, at=at: tampered(body, at) if "/plans/" in path else body)
@@ -292,7 +292,7 @@ def test_operation_in_a_nested_function_never_reaches_tensorflow(tmp_path, issue
     secret = tmp_path / "secret"
     secret.write_text("what the device keeps to itself")
     accept_any_graph(monkeypatch)
-    h = Fortress(tmp_path / "coordinator", issuer, plan=file_reading_plan(str(secret)))
+    h = SecuredHarness(tmp_path / "coordinator", issuer, plan=file_reading_plan(str(secret)))
     h.begin(goal=3)
     outcome = device_refusal(h, 1.0)
     assert "ReadFile" in outcome.detail
@@ -484,7 +484,7 @@ def test_coordinator_refuses_a_plan_that_leaks_raw_data(h, tmp_path, leak):
 def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch, leak):
     """The coordinator is compromised and the plan has a trusted signature."""
     accept_any_graph(monkeypatch)
-    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
+    h = SecuredHarness(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", leak))
     h.begin(goal=3)
     device_refusal(h, PATIENTS)
     assert not list(tmp_path.glob("leaked*"))
@@ -492,7 +492,7 @@ def test_client_refuses_a_plan_that_leaks_raw_data(tmp_path, issuer, monkeypatch
 
 def test_plan_with_an_in_memory_cache_runs(tmp_path, issuer):
     """Control for the two refusals above: the plan without the attack runs."""
-    h = Fortress(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", without_leak))
+    h = SecuredHarness(tmp_path / "coordinator", issuer, plan=leaking_plan(tmp_path / "leaked", without_leak))
     h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0))
     with (
@@ -551,7 +551,7 @@ def test_endless_plan_is_stopped_and_blocks_no_other_task(h):
     for client in range(h.round().terms.goal):
         h.upload(h.assigned(client).token, sum_update(client))
     app.round_closer.close(h.key())
-    app.committing.commit(h.key())
+    app.round_committer.commit(h.key())
     assert h.task().status is TaskStatus.PAUSED
     assert "The plan's update ran for more than 600 s (graph_seconds) and was stopped" in h.task().note
     h.tick()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from support.harness import POPULATION, TASK
 from support.plans import sum_plan, sum_update
-from support.secured_harness import SIGNER, Fortress
+from support.secured_harness import SIGNER, SecuredHarness
 
 from muster.wire.manifest import Release
 from muster.wire.messages import Assignment, TaskPolicy, TaskSpec, TaskStatus, Wait, WaitReason
@@ -24,7 +24,7 @@ def released(**floor) -> Plan:
 
 
 def begun(tmp_path, issuer, floor, **policy):
-    h = Fortress(tmp_path, issuer, plan=released(**floor))
+    h = SecuredHarness(tmp_path, issuer, plan=released(**floor))
     h.begin(**policy)
     return h
 
@@ -120,7 +120,7 @@ def test_round_moved_to_a_plan_without_floor_is_not_committed(tmp_path, issuer, 
 
 
 def test_policy_below_the_plans_floor_is_refused_with_fix(tmp_path, issuer):
-    h = Fortress(tmp_path, issuer, plan=released(minimum=20, max_rounds=5, separation_seconds=3600))
+    h = SecuredHarness(tmp_path, issuer, plan=released(minimum=20, max_rounds=5, separation_seconds=3600))
     h.put_plan()
 
     def refused(**policy):
@@ -195,7 +195,7 @@ def test_separation_removed_in_the_store_still_applies(tmp_path, issuer):
 
 def test_separation_applies_across_two_tasks(tmp_path, issuer):
     """Results of N and N - 1 clients would reveal one update. Needs a separation."""
-    h = Fortress(tmp_path, issuer)
+    h = SecuredHarness(tmp_path, issuer)
     h.put_plan()
     for name, goal in (("six", 6), ("five", 5)):
         h.create_task(name, goal=goal, minimum=goal, rounds=1, separation_seconds=DAY)
@@ -209,7 +209,7 @@ def test_separation_applies_across_two_tasks(tmp_path, issuer):
 
 
 def test_deployment_minimum_applies_to_every_operator(tmp_path, issuer):
-    h = Fortress(tmp_path, issuer, given={"least_minimum": 10})
+    h = SecuredHarness(tmp_path, issuer, given={"least_minimum": 10})
     h.put_plan()
     with pytest.raises(ProblemError) as caught:
         h.create_task(goal=12, minimum=9)

@@ -7,8 +7,8 @@ import itertools
 from pathlib import Path
 
 import pytest
-from support.between import Between
-from support.secured_harness import ENROLLER, Fortress, enrolment
+from support.scripted_proxy import ScriptedProxy
+from support.secured_harness import ENROLLER, SecuredHarness, enrolment
 from support.served import served
 from werkzeug.wrappers import Request
 
@@ -123,12 +123,12 @@ QUOTED = frozenset(
 @pytest.mark.parametrize("case", CASES)
 def test_failure_report_holds_no_data(tmp_path, issuer, case):
     plan, data, reason, kind, more = CASES[case]
-    h = Fortress(tmp_path, issuer, plan=plan())
+    h = SecuredHarness(tmp_path, issuer, plan=plan())
     h.begin(goal=3)
     token = ENROLLER.issue(enrolment(0, issued_at=h.clock.now()))
     with (
         served(Request.application(router(h.app))) as url,
-        Between(url) as between,
+        ScriptedProxy(url) as between,
         MusterClient(between.url, "phones", data, token=token, **more) as client,
     ):
         outcome = client.run_once()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from support.plans import sum_update
-from support.secured_harness import Fortress
+from support.secured_harness import SecuredHarness
 
 from muster.wire.messages import Wait, WaitReason
 from muster_coordinator.domain import names, slots
@@ -16,7 +16,7 @@ def taken(h):
 
 
 def test_repeated_check_ins_of_one_client_take_one_slot(tmp_path, issuer):
-    h = Fortress(tmp_path, issuer)
+    h = SecuredHarness(tmp_path, issuer)
     h.begin(goal=CAP, rounds=1, minimum=CAP)
     answers = [h.assigned(0) for _ in range(50)]
     assert len({answer.token for answer in answers}) == 1
@@ -34,7 +34,7 @@ def test_repeated_check_ins_of_one_client_take_one_slot(tmp_path, issuer):
 
 
 def test_returned_slot_is_free_for_other_clients_only(tmp_path, issuer):
-    h = Fortress(tmp_path, issuer)
+    h = SecuredHarness(tmp_path, issuer)
     h.begin(goal=2, rounds=1)
     token = h.assigned(0).token
     for _ in range(5):

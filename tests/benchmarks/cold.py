@@ -31,7 +31,7 @@ from support.harness import Harness
 
 from benchmarks.processes import family
 from muster.load.run import ones
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster.local.settings import settings_of
 from muster.smoke import smoke_plan
 
@@ -99,7 +99,7 @@ def answer_seconds(request: Request, folder: Path) -> float:
     if request.function == "hello":
         source = folder / "hello.py"
         source.write_text(_HELLO)
-    with HeldPort() as port, (folder / "log").open("wb") as log:
+    with ReservedPort() as port, (folder / "log").open("wb") as log:
         arguments = ["--target", request.function, "--source", str(source), "--signature-type", "http"]
         place = ["--host", "127.0.0.1", "--port", str(port.number)]
         command = [sys.executable, "-m", "functions_framework", *arguments, *place]

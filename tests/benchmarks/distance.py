@@ -20,7 +20,7 @@ from rich.table import Table
 from support.harness import Harness
 from support.plans import sum_update
 
-from muster_coordinator.bootstrap import AT_ONCE
+from muster_coordinator.bootstrap import MAX_CONCURRENT_CALLS
 
 SECONDS = 0.02  # a call
 _CALLS = frozenset({"create", "get", "replace", "delete", "increment", "list", "read", "stat"})
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument("clients", type=int, nargs="*", default=[2, 20, 100, 1000, 4000])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that a call takes (default: %(default)s)")
     options = parser.parse_args()
-    table = Table("clients", f"s, {AT_ONCE} calls at once", "s, one by one")
+    table = Table("clients", f"s, {MAX_CONCURRENT_CALLS} calls at once", "s, one by one")
     for clients in options.clients:
-        seconds = [measure(clients, at_once=each, seconds=options.seconds) for each in (AT_ONCE, 1)]
+        seconds = [measure(clients, at_once=each, seconds=options.seconds) for each in (MAX_CONCURRENT_CALLS, 1)]
         table.add_row(f"{clients:,}", *(f"{each:.2f}" for each in seconds))
     Console().print(table)
 

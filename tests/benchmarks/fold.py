@@ -97,7 +97,7 @@ class Bench:
             )
 
     def _folding(self, make: Callable[[], Accumulator]) -> UpdateAggregator:
-        aggregator = self.harness.app.folding
+        aggregator = self.harness.app.update_aggregator
         return _GivenAccumulators(aggregator.platform, aggregator.plans, aggregator.runtime, make=make)
 
     def store(self) -> None:
@@ -124,15 +124,15 @@ class Bench:
         """Folds with graphs."""
         self._add_all(self.graphs, self.strict)
 
-    def _add_all(self, folding: UpdateAggregator, rules: UpdateRules) -> Accumulator:
-        partial = folding._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
+    def _add_all(self, update_aggregator: UpdateAggregator, rules: UpdateRules) -> Accumulator:
+        partial = update_aggregator._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
         assert partial is not None
         assert partial.tally.folded == len(self.names), partial.tally
         return partial.accumulator
 
     def part(self) -> None:
         """Folds a manifest."""
-        self.harness.app.folding._ensure(*self._part(), tuple(self.names))
+        self.harness.app.update_aggregator._ensure(*self._part(), tuple(self.names))
 
     def _part(self) -> tuple[Open, RoundLedger, str]:
         round_ = self.harness.platform.round(self.key)

@@ -86,12 +86,14 @@ def play(root: Path, clients: int, role: str) -> None:
 
     def fold() -> None:
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for done in [pool.submit(h.app.folding._ensure, round_.value, ledger, *part) for part in parts.items()]:
+            for done in [
+                pool.submit(h.app.update_aggregator._ensure, round_.value, ledger, *part) for part in parts.items()
+            ]:
                 done.result()
 
     def merge() -> None:
-        accumulator = h.app.folding.start(sha256)
-        assert h.app.folding.merge(accumulator, ledger, list(parts)).folded == clients
+        accumulator = h.app.update_aggregator.start(sha256)
+        assert h.app.update_aggregator.merge(accumulator, ledger, list(parts)).folded == clients
 
     step: Callable[[], None] = fold if role == "aggregator" else merge
     gc.collect()  # the base is what is in use

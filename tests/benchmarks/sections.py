@@ -28,7 +28,7 @@ from benchmarks.figures import (
 )
 from benchmarks.section_memory import measure_memory
 from benchmarks.section_rounds import measure_flower, measure_rounds
-from muster_coordinator.bootstrap import AT_ONCE
+from muster_coordinator.bootstrap import MAX_CONCURRENT_CALLS
 
 _MANY_CLIENTS = 10_000
 
@@ -124,7 +124,7 @@ def measure_distance(*, quick: bool) -> Iterable[Figure]:
         yield figure(
             DISTANCE,
             f"{clients:,} clients",
-            [distance.measure(clients, at_once=AT_ONCE) for _ in range(samples)],
+            [distance.measure(clients, at_once=MAX_CONCURRENT_CALLS) for _ in range(samples)],
             "s",
             yardstick=statistics.median(alone),
             against="one call at a time",

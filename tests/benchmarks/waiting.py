@@ -35,7 +35,7 @@ from werkzeug.wrappers import Request, Response
 from benchmarks.processes import CpuWatch, family
 from muster.client import MusterClient
 from muster.local.coordinator import LocalCoordinator
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster.local.serving import serve
 from muster.local.settings import settings_of
 from muster.operator import Operator
@@ -43,7 +43,7 @@ from muster.smoke import smoke_plan
 from muster.wire.messages import Phase, TaskPolicy, TaskStatus
 from muster_coordinator.bootstrap import from_environment
 from muster_coordinator.domain import names
-from muster_coordinator.domain.pacing import pause
+from muster_coordinator.domain.pacing import checkin_delay
 from muster_coordinator.domain.rounds import Collecting, Terms
 from muster_coordinator.http import router
 
@@ -136,7 +136,7 @@ def replay(clients: int, length: float, way: str, service: float) -> list[tuple[
     for at in (length * (number + 1) / clients for number in range(clients)):
         spans += [(at, at + service)] * 2  # broadcast and update
         while at < length:
-            retry = pause(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
+            retry = checkin_delay(round_, now=at, floor=WAYS[way][0], jitter=0.5, updates=int(at / length * clients))
             step = min(HOLD, length - at) if way == POLL else retry
             spans.append((at, at + step) if way == POLL else (at + step, at + step + service))
             at += step  # noqa: PLW2901
@@ -146,7 +146,7 @@ def replay(clients: int, length: float, way: str, service: float) -> list[tuple[
 def measure(clients: int, seconds: float, rounds: int, way: str, folder: Path) -> tuple[list[list[float]], float]:
     """Returns figures, each of all rounds, and the median seconds of a request."""
     hold, (floor, cache), log, parts = way == POLL, WAYS[way], folder / "requests", max(2, clients // 50)
-    with LocalCoordinator(folder / "data") as coordinator, HeldPort() as port, ExitStack() as ended:
+    with LocalCoordinator(folder / "data") as coordinator, ReservedPort() as port, ExitStack() as ended:
         settings = {"MUSTER_RETRY_FLOOR": f"{floor}", "MUSTER_ROUND_CACHE_SECONDS": f"{cache}", "BENCH_LOG": str(log)}
         environment = {**os.environ, **settings_of(folder / "data"), **settings, "BENCH_HOLD": f"{hold:d}"}
         command = [

@@ -24,7 +24,7 @@ import requests
 
 from benchmarks.crowd import SPAWN, processes_of
 from benchmarks.figures import MEGABYTE
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT = 30.0  # seconds for a start
@@ -110,7 +110,7 @@ class Bare:
 @contextmanager
 def bare_server(folder: Path, *, size: int, workers: int = 2, threads: int = 16) -> Iterator[Bare]:
     """Serves the bare application in separate processes."""
-    with HeldPort() as port, (folder / "bare.log").open("wb") as log:
+    with ReservedPort() as port, (folder / "bare.log").open("wb") as log:
         address = f"127.0.0.1:{port.number}"
         command = [sys.executable, "-m", "benchmarks.yardsticks", address, str(size), str(workers), str(threads)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603  ourselves

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import requests
 from support import cloud
-from support.between import STATUSES, Between
 from support.bucket import AccountCredentials, Bucket
 from support.double import Double, Worker, problem
 from support.harness import POPULATION, Harness
 from support.plans import SumRuntime, make_plan
+from support.scripted_proxy import STATUSES, ScriptedProxy
 from support.served import served
 from werkzeug.wrappers import Request, Response
 
@@ -202,7 +202,7 @@ def test_stopped_client_cancels_its_session(session: Stage) -> None:
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, 201, 308, 412])
 def test_web_pages_as_answers_lose_no_large_update(stage: Stage, status: int) -> None:
-    with Between(stage.url) as between:
+    with ScriptedProxy(stage.url) as between:
         between.put_store(stage.bucket.url)
         for kind in ("start", "store", "report"):
             between.plan(kind, [status])

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.persistent_clients import StubbornClients
+from support.persistent_clients import PersistentClients
 
 from muster.local.coordinator import LocalCoordinator
 from muster.local.settings import COMMITTER, WEB_ONLY, environment_for, settings_of
@@ -63,7 +63,7 @@ def run_a_round(url: str) -> None:
     pause = threading.Event()
     with Operator(url) as operator:
         operator.create_task("sums", population="phones", plan=PLAN, policy=policy)
-        clients = StubbornClients(
+        clients = PersistentClients(
             5,
             population="phones",
             address=lambda _: url,

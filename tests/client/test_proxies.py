@@ -137,8 +137,8 @@ def test_refused_tunnel_states_reason_and_fix(proxy: CorporateProxy) -> None:
     assert "secret" not in text
 
 
-def test_absent_proxy_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch, nobodys_port: int) -> None:
-    monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{nobodys_port}")
+def test_absent_proxy_is_named_as_the_reason(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    monkeypatch.setenv("all_proxy", f"http://127.0.0.1:{unused_port}")
     with pytest.raises(UnreachableError, match=r"\(all_proxy\): the proxy can't be used \(Connection refused\)"):
         ask(FAR)
 

@@ -186,7 +186,7 @@ def test_update_is_encoded_if_accepted_and_smaller(tensor, offered, encoding):
     whole = b"".join(sent)
     assert len(whole) == len(sent)
     if encoding is not None:
-        read = encodings.decoded(io.BytesIO(whole).read, encoding)
+        read = encodings.decoding_reader(io.BytesIO(whole).read, encoding)
         assert b"".join(iter(lambda: read(1 << 20), b"")) == encode({"tensor": tensor})
         assert list(body.encoded(offered)) == list(sent)
     else:

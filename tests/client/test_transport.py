@@ -113,8 +113,8 @@ def test_coordinator_may_request_a_wait_of_at_most_a_day(double: Double) -> None
     assert raised.value.retry_after == 86400
 
 
-def test_credentials_of_a_url_are_not_quoted(nobodys_port: int) -> None:
-    with Transport(f"http://user:secret@127.0.0.1:{nobodys_port}", attempts=1) as http:
+def test_credentials_of_a_url_are_not_quoted(unused_port: int) -> None:
+    with Transport(f"http://user:secret@127.0.0.1:{unused_port}", attempts=1) as http:
         with pytest.raises(UnreachableError) as raised:
             http.call("POST", PATH, message=CheckinRequest(), answer=CheckinResponse)
         assert "secret" not in str(raised.value)

@@ -12,7 +12,7 @@ import pytest
 from support import cloud
 from support.cloud_tasks_double import CloudTasksDouble, Disorder
 from support.faults import When
-from support.lossy import LossyGrpc, LossyHttp
+from support.faulty_proxies import FaultyGrpcProxy, FaultyHttpProxy
 
 from muster.local.emulators import EmulatorError, FirestoreEmulator, MissingEmulatorError, StorageEmulator
 from muster_coordinator.adapters.cloud_tasks import CloudTasksQueue
@@ -32,7 +32,7 @@ LARGE = 3 << 20  # bytes; takes more than one request
 
 @pytest.fixture
 def lossy_firestore(firestore_emulator):
-    with LossyGrpc(firestore_emulator.address) as proxy:
+    with FaultyGrpcProxy(firestore_emulator.address) as proxy:
         yield proxy
 
 
@@ -44,7 +44,7 @@ def lossy_documents(lossy_firestore):
 
 @pytest.fixture
 def lossy_storage(storage_emulator):
-    with LossyHttp(f"http://{storage_emulator.address}") as proxy:
+    with FaultyHttpProxy(f"http://{storage_emulator.address}") as proxy:
         yield proxy
 
 
@@ -186,8 +186,8 @@ def test_missing_bucket_raises_store_error(storage_emulator, large):
 
 
 @pytest.mark.timeout(240)  # a call that waits for Google's own deadlines, a minute or more, exceeds this
-def test_unreachable_service_is_unavailable_within_its_patience(nobodys_port):
-    closed_port = f"127.0.0.1:{nobodys_port}"
+def test_unreachable_service_is_unavailable_within_its_patience(unused_port):
+    closed_port = f"127.0.0.1:{unused_port}"
     queue = CloudTasksQueue(
         "p", "l", "q", targets=TARGETS, account="a", clock=ManualClock(), endpoint=closed_port, patience=0.3
     )

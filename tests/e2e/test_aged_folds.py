@@ -323,19 +323,19 @@ def test_partial_superseded_during_a_fold_is_counted_once(method, prefix, replay
     def others():
         # Another aggregator folds the third update, then the fourth, and deletes both earlier
         # partials.
-        h.app.folding.fold_shard(key, 0)
+        h.app.update_aggregator.fold_shard(key, 0)
         h.upload(tokens[3], sum_update(3))
         h.clock.advance(AGE + 1)
-        h.app.folding.fold_shard(key, 0)
+        h.app.update_aggregator.fold_shard(key, 0)
         if replayed:
             for client in range(3):
                 h.upload(tokens[client], sum_update(client))
 
     blobs = Interposed(h.inner.blobs, method, prefix, others)
-    h.application(platform=replace(h.inner, blobs=blobs)).folding.fold_shard(key, 0)
+    h.application(platform=replace(h.inner, blobs=blobs)).update_aggregator.fold_shard(key, 0)
     assert blobs._actions == []
     assert min(partials(h).values()) >= 2
-    h.app.folding.fold_shard(key, 0)
+    h.app.update_aggregator.fold_shard(key, 0)
     for client in (4, 5):
         h.upload(tokens[client], sum_update(client))
     h.deliver_all()
@@ -358,7 +358,7 @@ def test_concurrent_aged_folds_count_each_update_once(attempt, tmp_path):
         def fold(app, barrier=barrier):
             barrier.wait(timeout=20)
             for shard in range(h.round(key).terms.shards):
-                app.folding.fold_shard(key, shard)
+                app.update_aggregator.fold_shard(key, shard)
 
         with ThreadPoolExecutor(len(apps)) as pool:
             list(pool.map(fold, apps))

@@ -25,7 +25,7 @@ from support import cloud
 from support.cloud_tasks_double import CloudTasksDouble, Disorder
 from support.harness import POPULATION, SECRET, Harness
 from support.instances import FrontEnd, Instance
-from support.persistent_clients import StubbornClients
+from support.persistent_clients import PersistentClients
 from support.plans import sum_update
 
 from muster.local.emulators import FirestoreEmulator, StorageEmulator
@@ -177,7 +177,7 @@ def test_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, st
         )
         ports = [instance.port for instance in deployment.instances if instance.function == "client_api"]
         pause = threading.Event()
-        clients = StubbornClients(
+        clients = PersistentClients(
             CLIENTS,
             population=POPULATION,
             address=lambda randomness: f"http://127.0.0.1:{randomness.choice(ports)}",
@@ -222,7 +222,7 @@ def test_rounds_survive_kills_failing_stores_and_a_disorderly_queue(tmp_path, st
     )
 
 
-def _checked_sum(round_: Committed, h: Harness, clients: StubbornClients) -> int:
+def _checked_sum(round_: Committed, h: Harness, clients: PersistentClients) -> int:
     """Returns the sum of a round's updates, and asserts that it contains the right clients."""
     result = decode(h.inner.blobs.read(round_.result.name))
     ids = int(result["ids"])

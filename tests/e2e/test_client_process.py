@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.between import STATUSES, Between
+from support.scripted_proxy import STATUSES, ScriptedProxy
 
 from muster.local.coordinator import LocalCoordinator
 from muster.operator import Operator
@@ -188,7 +188,7 @@ def test_web_pages_as_answers_end_no_client(
     # A client that gave its assignment back waits for the round's next attempt.
     open_task(operator, "failing", round_seconds=1.0)
     started = time.monotonic()
-    with Between(coordinator.url) as healthy, Between(coordinator.url) as failing:
+    with ScriptedProxy(coordinator.url) as healthy, ScriptedProxy(coordinator.url) as failing:
         for kind in ("checkin", "plan", "broadcast", "upload"):
             healthy.plan(kind, STATUSES)
         failing.script["report"].extend(STATUSES)  # some are retried at once, others follow the next assignment

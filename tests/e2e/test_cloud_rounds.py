@@ -147,7 +147,7 @@ class Deployment:
                 self._stop.set()
             for future in (*running, pumping):
                 future.result()
-        self.app.sweeping.tick()  # deletes updates that were late for the last round
+        self.app.maintenance.tick()  # deletes updates that were late for the last round
 
     def _deliver(self, delivery: Delivery) -> bool:
         work = delivery.work

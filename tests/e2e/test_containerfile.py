@@ -83,7 +83,7 @@ def test_image_holds_a_compiled_function_and_no_pip(root):
     assert pip.returncode != 0
 
 
-def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp_path, nobodys_port):
+def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp_path, unused_port):
     image_variables = variables("function")
     assert image_variables.pop("FUNCTION_TARGET") == "${FUNCTION}"
     settings = {
@@ -92,7 +92,7 @@ def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp
         "MUSTER_QUEUE": f"local://{tmp_path}/queue.db",
         "MUSTER_SECRET": "5a" * 32,
     }
-    environment = {**image_variables, **settings, "FUNCTION_TARGET": "client_api", "PORT": str(nobodys_port)}
+    environment = {**image_variables, **settings, "FUNCTION_TARGET": "client_api", "PORT": str(unused_port)}
     environment["PATH"] = f"{root}{image_variables['PATH']}"
     (command,) = of("function", "CMD")
     folder = ABSOLUTE.sub(lambda match: f"{root}/{match[1]}", of("function", "WORKDIR")[0])
@@ -102,8 +102,8 @@ def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp
             env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     try:
-        assert becomes_healthy(f"http://127.0.0.1:{nobodys_port}/health", process), (tmp_path / "log").read_text()
-        checkin = direct.post(f"http://127.0.0.1:{nobodys_port}/v1/populations/p:checkin", json={}, timeout=300).json()
+        assert becomes_healthy(f"http://127.0.0.1:{unused_port}/health", process), (tmp_path / "log").read_text()
+        checkin = direct.post(f"http://127.0.0.1:{unused_port}/v1/populations/p:checkin", json={}, timeout=300).json()
         assert checkin["answer"]["reason"] == "no_task"
         (check,) = of("function", "HEALTHCHECK")
         program, *arguments = json.loads(check.partition("CMD ")[2])

@@ -10,7 +10,7 @@ from support.harness import Harness
 from support.plans import sum_update
 
 from muster.wire.messages import TaskStatus, WaitReason
-from muster_coordinator.domain.rounds import SLOTS_FOR_A_SHARD
+from muster_coordinator.domain.rounds import SLOTS_PER_SHARD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "costs.md"
 CLIENTS_IN_STORM, SECONDS = 2000, 4
@@ -27,7 +27,7 @@ def test_calls_per_contribution_are_constant_and_documented(measured):
     for cost in costs:
         goal_checks = cost.billed(WRITE) - (4 * cost.clients + 5)
         assert goal_checks == cost.calls["documents.create"] + cost.calls["documents.replace"] - cost.clients - 5
-        assert goal_checks == 0 if cost.clients <= SLOTS_FOR_A_SHARD else 0 < goal_checks < 24
+        assert goal_checks == 0 if cost.clients <= SLOTS_PER_SHARD else 0 < goal_checks < 24
         assert cost.billed(DELETE) - cost.clients <= 6
     # An update reads the round, a check-in reads the client's slot, and the sweep lists the slot.
     # The other reads depend on time and shards.

@@ -59,7 +59,7 @@ def test_fold_after_the_freeze_creates_no_manifest(tmp_path):
 
     # The round closes after the fold has listed the updates and before it creates its manifest.
     blobs = Interposed(h.inner.blobs, "create", "manifests/", freeze)
-    h.application(platform=replace(h.inner, blobs=blobs)).folding.fold_shard(h.key(), 0)
+    h.application(platform=replace(h.inner, blobs=blobs)).update_aggregator.fold_shard(h.key(), 0)
     h.app.round_closer.close(h.key())
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2)
@@ -90,7 +90,7 @@ def test_updates_folded_during_the_close_count_towards_the_minimum(method, prefi
     key = h.key()
     h.queue.held = [held for held in h.queue.held if held.work.kind != "fold"]
     h.clock.advance(101)
-    blobs = Interposed(h.inner.blobs, method, prefix, lambda: h.app.folding.fold_shard(key, 0))
+    blobs = Interposed(h.inner.blobs, method, prefix, lambda: h.app.update_aggregator.fold_shard(key, 0))
     h.application(platform=replace(h.inner, blobs=blobs)).round_closer.close(key)
     assert h.blobs("updates/") == []
     h.deliver_all()
@@ -103,8 +103,8 @@ def test_fold_stops_if_another_aggregator_has_folded_its_updates(tmp_path):
     h.begin(goal=4, chunk=2, rounds=2)
     contribute(h, 0, 1)
     key = h.key()
-    blobs = Interposed(h.inner.blobs, "read", "updates/", lambda: h.app.folding.fold_shard(key, 0))
-    h.application(platform=replace(h.inner, blobs=blobs)).folding.fold_shard(key, 0)
+    blobs = Interposed(h.inner.blobs, "read", "updates/", lambda: h.app.update_aggregator.fold_shard(key, 0))
+    h.application(platform=replace(h.inner, blobs=blobs)).update_aggregator.fold_shard(key, 0)
     contribute(h, 2, 3)
     h.deliver_all()
     assert int(h.result(1)["ids"]) == total(0, 1, 2, 3)
@@ -275,7 +275,7 @@ def test_second_rollback_during_the_first_wins(tmp_path):
                 rollbacks.pop()()
             return super().prepare(state, **limit)
 
-    h.application(runtime=Interrupted()).committing.open(TASK)
+    h.application(runtime=Interrupted()).round_committer.open(TASK)
     assert h.task().status is TaskStatus.OPENING
     h.deliver_all()
     assert (h.task().status, h.round().terms.base.version) == (TaskStatus.ACTIVE, 1)

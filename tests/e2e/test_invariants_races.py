@@ -66,7 +66,7 @@ def test_concurrent_aggregators_count_each_update_once(attempt, tmp_path):
 
     def fold(app):
         for shard in range(h.round(key).terms.shards):
-            app.folding.fold_shard(key, shard)
+            app.update_aggregator.fold_shard(key, shard)
 
     together(
         *(lambda app=app: fold(app) for app in others),
@@ -93,7 +93,7 @@ def test_first_of_two_commits_wins_and_the_other_leaves_no_output(tmp_path):
     h.app.round_closer.close(key)
     assert isinstance(h.round(key), Aggregating)
     apps = [h.application(), h.application()]
-    together(*(lambda app=app: app.committing.commit(key) for app in apps))
+    together(*(lambda app=app: app.round_committer.commit(key) for app in apps))
     assert runtime.updated == 2
     h.deliver_all()  # the losing committer must not delete; it enqueues a sweep
     round_ = h.round(key)
@@ -109,7 +109,7 @@ def test_first_of_two_commits_wins_and_the_other_leaves_no_output(tmp_path):
     # The clients of the next round start from the committed state.
     assert int(decode(h.inner.blobs.read(h.round().terms.broadcast.name))["total"]) == int(state["total"])
     before = h.checkpoint(1)
-    apps[0].committing.commit(key)
+    apps[0].round_committer.commit(key)
     h.deliver_all()
     assert h.checkpoint(1) == before
     assert runtime.updated == 2
@@ -262,7 +262,7 @@ def test_late_opening_does_not_abandon_the_round_of_an_earlier_one(tmp_path):
                 h.app.round_closer.close(h.key())
             return super().prepare(state, **limit)
 
-    h.application(runtime=Interrupted()).committing.open("sum")
+    h.application(runtime=Interrupted()).round_committer.open("sum")
     h.deliver_all()
     assert h.abandoned() == []
     assert int(h.result(1)["ids"]) == total(0, 1)

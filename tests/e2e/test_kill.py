@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 from support import direct
-from support.persistent_clients import StubbornClients
+from support.persistent_clients import PersistentClients
 
 from muster.local.coordinator import LocalCoordinator
 from muster.wire.messages import (
@@ -127,7 +127,7 @@ def test_killed_processes_lose_no_update_and_count_none_twice(tmp_path):
     with LocalCoordinator(tmp_path / "a folder", workers=2, threads=8, tick_seconds=0.5) as coordinator:
         begin(coordinator.url)
         killer = Killer(coordinator)
-        clients = StubbornClients(
+        clients = PersistentClients(
             CLIENTS,
             population="phones",
             address=lambda _: coordinator.url,

@@ -14,7 +14,7 @@ from support.harness import POPULATION, SECRET, Harness
 from support.plans import sum_update
 from support.raw_http import CRLF, answers, ask, chunked, connected, head, read_answer, served
 
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
 
@@ -36,7 +36,11 @@ def home(tmp_path_factory):
 def server(home):
     """Address of the served functions: one process with two threads."""
     root, _ = home
-    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=PATIENCE):
+    with (
+        ReservedPort() as port,
+        ReservedPort() as internal,
+        served(root, port.number, internal.number, patience=PATIENCE),
+    ):
         yield port.number
 
 

@@ -16,7 +16,7 @@ from support.plans import sum_update
 from support.raw_http import CRLF, answers, chunked, connected, head, served
 from werkzeug.wrappers import Request
 
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster.wire.problems import CONTENT_TYPE
 from muster.wire.tensors import encode
 from muster_coordinator.http.bodies import wrap_body
@@ -87,7 +87,7 @@ def home(tmp_path_factory):
 def server(home):
     """Port of the served functions. Checks at the end that the log has no traceback."""
     root, _ = home
-    with HeldPort() as port, HeldPort() as internal, served(root, port.number, internal.number, patience=5.0):
+    with ReservedPort() as port, ReservedPort() as internal, served(root, port.number, internal.number, patience=5.0):
         yield port.number, internal.number
         assert answers(port.number)
     log = (root / "web.log").read_text()

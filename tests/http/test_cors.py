@@ -9,7 +9,7 @@ from support.harness import POPULATION, TASK, Harness
 from werkzeug.test import Client
 from werkzeug.wrappers import Request
 
-from muster_coordinator.http import owner, router
+from muster_coordinator.http import function_for, router
 from muster_coordinator.settings import Settings, SettingsError
 
 PAGE = "https://app.example"
@@ -95,8 +95,8 @@ def test_cors_is_off_by_default(tmp_path):
 
 
 def test_shared_address_routes_preflights_to_client_api():
-    assert owner("OPTIONS", f"/v1/plans/{'0' * 64}") == "client_api"
-    assert owner("OPTIONS", CHECKIN) == "client_api"
+    assert function_for("OPTIONS", f"/v1/plans/{'0' * 64}") == "client_api"
+    assert function_for("OPTIONS", CHECKIN) == "client_api"
 
 
 BASE = {

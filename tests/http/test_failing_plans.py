@@ -123,10 +123,10 @@ def test_failing_plan_pauses_its_task_with_the_reason(stage, name, tmp_path):
     for _ in range(3):
         h.tick()
         h.app.round_closer.close(key)
-        h.app.folding.fold_shard(key, 0)
-        h.app.folding.fold_part(key, "rest-000000")
-        h.app.committing.commit(key)
-        h.app.committing.open(TASK)
+        h.app.update_aggregator.fold_shard(key, 0)
+        h.app.update_aggregator.fold_part(key, "rest-000000")
+        h.app.round_committer.commit(key)
+        h.app.round_committer.open(TASK)
         h.clock.advance(61)
         h.deliver_all()
     assert len(runtime.tried) == tried
@@ -258,7 +258,7 @@ class Deployment:
         self.plans = {"bad": folded_by_graphs(sum_plan()), "good": sum_plan()}
         runtimes = {self.plans["bad"].sha256: hanging, self.plans["good"].sha256: SumRuntime()}
         self.h = Harness(root, durable=True, runtime=runtimes)
-        self.folding = replace(self.h.app.folding, _patience=0.01)
+        self.update_aggregator = replace(self.h.app.update_aggregator, _patience=0.01)
         for name, plan in self.plans.items():
             self.h.ask("PUT", f"/v1/plans/{plan.sha256}", body=plan.encode())
             policy = TaskPolicy(rounds=2, goal=4, minimum=2, chunk=2, shards=1, round_seconds=1000)
@@ -267,7 +267,7 @@ class Deployment:
 
     def open(self, *tasks: str) -> None:
         for task in tasks:
-            self.h.app.committing.open(task)
+            self.h.app.round_committer.open(task)
 
     def upload(self, task: str, *clients: int) -> None:
         for client in clients:
@@ -306,12 +306,12 @@ def test_hanging_commit_does_not_block_other_tasks(tmp_path):
         both.upload(task, 0, 1, 2, 3)
     bad, good = both.key("bad"), both.key("good")
     both.h.app.round_closer.close(bad)
-    with under_way(both.hanging, lambda: both.h.app.committing.commit(bad)):
+    with under_way(both.hanging, lambda: both.h.app.round_committer.commit(bad)):
         for _ in range(6):  # as the queue does without a response
-            both.h.app.committing.commit(bad)
+            both.h.app.round_committer.commit(bad)
         assert both.hanging.runs == 1
         both.h.app.round_closer.close(good)
-        both.h.app.committing.commit(good)
+        both.h.app.round_committer.commit(good)
         assert isinstance(both.h.round(good), Committed)
         assert isinstance(both.h.round(bad), Aggregating)
     assert both.status("bad") is TaskStatus.PAUSED
@@ -335,10 +335,10 @@ def test_hanging_fold_does_not_block_other_tasks(tmp_path):
     for task in ("bad", "good"):
         both.upload(task, 0, 1)
     bad, good = both.key("bad"), both.key("good")
-    with under_way(both.hanging, lambda: both.folding.fold_shard(bad, 0)):
+    with under_way(both.hanging, lambda: both.update_aggregator.fold_shard(bad, 0)):
         with pytest.raises(FoldBusyError):
-            both.folding.fold_shard(bad, 0)
-        both.folding.fold_shard(good, 0)
+            both.update_aggregator.fold_shard(bad, 0)
+        both.update_aggregator.fold_shard(good, 0)
         assert not [name for name in both.h.blobs("updates/") if "/good/" in name]
         # A tick checks every task, and starts no fold that runs graphs.
         both.h.tick()

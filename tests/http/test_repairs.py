@@ -47,7 +47,7 @@ def test_irreparable_task_does_not_block_repairs_of_others(tmp_path):
     open_ = h.inner.rounds.get(names.round_path(h.inner.task("aaa").value.current))
     h.inner.blobs.create(names.manifest_name(open_.value.key, 0, 0), [b"no manifest"])
     with pytest.raises(StoreError, match=r"manifests/aaa/.* can't be read"):
-        h.app.sweeping.tick()
+        h.app.maintenance.tick()
     h.deliver_all()
     assert len(h.committed()) == 1
     assert late not in h.blobs(names.UPDATES)

@@ -13,7 +13,7 @@ from muster.wire.messages import CheckpointList, RoundList, TaskList, TaskStatus
 from muster.wire.plan import CONTENT_TYPE, Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode
-from muster_coordinator.http import FUNCTIONS, owner, router
+from muster_coordinator.http import FUNCTIONS, function_for, router
 
 P = ProblemType
 
@@ -50,7 +50,7 @@ def test_each_route_is_served_by_exactly_one_function(h):
             path = route.path.format(**example)
             assert router(h.app, function).owns(route.method, path)
             if path.startswith(("/v1/", "/internal/")):  # without the common routes
-                assert owner(route.method, path) == function, (route.method, path)
+                assert function_for(route.method, path) == function, (route.method, path)
 
 
 def test_405_lists_allowed_methods(h):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.plans import sum_plan
 
-from muster.wire.encodings import decoded
+from muster.wire.encodings import decoding_reader
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError
 from muster.wire.signatures import SigningKey
@@ -97,6 +97,6 @@ def test_later_signature_appears_in_encoded_copies(blobs):
     plain = plans.for_client(PLAN.sha256).data
     for encoding in ("zstd", "gzip"):
         copy = PlanRepository(blobs).for_client(PLAN.sha256, accepted=[encoding])
-        read = decoded(io.BytesIO(copy.data).read, encoding) if copy.encoding else io.BytesIO(copy.data).read
+        read = decoding_reader(io.BytesIO(copy.data).read, encoding) if copy.encoding else io.BytesIO(copy.data).read
         assert read(1 << 20) == plain
     assert Plan.decode(bytes(plain)).signatures == SIGNED.signatures

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import psutil
 import requests
 
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster_coordinator.adapters.system import SystemClock
 from support import cloud, direct
 from support.cloud_tasks_double import CloudTasksDouble
@@ -185,7 +185,7 @@ def local_deployment(issuer: TokenIssuer, stores: Mapping[str, str]) -> Iterator
     stop = threading.Event()
     with contextlib.ExitStack() as held, CloudTasksDouble(QUEUE, clock=SystemClock(), issuer=issuer) as double:
         names = ("client_api", "operator_api", "aggregator", "committer")
-        ports = {name: held.enter_context(HeldPort()).number for name in names}
+        ports = {name: held.enter_context(ReservedPort()).number for name in names}
         settings = {
             "MUSTER_QUEUE": f"cloudtasks://{cloud.PROJECT}/{cloud.LOCATION}/{cloud.QUEUE}?endpoint={double.address}",
             "MUSTER_SECRET": SECRET.hex(),

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from werkzeug.wrappers import Request, Response
 
-from muster.local.held_port import HeldPort
+from muster.local.reserved_port import ReservedPort
 from muster_coordinator import bootstrap
 from muster_coordinator.application import CoordinatorConfig, assemble
 from muster_coordinator.http import router
@@ -116,7 +116,7 @@ class Instance:
 
     def __init__(self, function: str, environment: Mapping[str, str], *, logs: Path, failing: float) -> None:
         self.function = function
-        self._held = HeldPort()
+        self._held = ReservedPort()
         self.port = self._held.number
         self._log = logs / f"{function}-{self.port}.log"
         self._environment = {**environment, _FAILING: str(failing)}

@@ -17,7 +17,7 @@ from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Committed
 
 
-class StubbornClients:
+class PersistentClients:
     """Clients that run inside the `with` block.
 
     Args:

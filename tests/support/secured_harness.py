@@ -39,7 +39,7 @@ def enrolment(name: object, *, population: str = POPULATION, issued_at: float = 
     return Enrolment(population, f"client-{name}", issued_at=issued_at, expires_at=issued_at + days * DAY)
 
 
-class Fortress(Harness):
+class SecuredHarness(Harness):
     """`Harness` with all access controls.
 
     `bare` sends no credentials; other methods send those of their route.

@@ -19,7 +19,7 @@ from werkzeug.wrappers import Request, Response
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.split_blobs import SplitBlobs
 from muster_coordinator.http import FUNCTIONS, router
-from muster_coordinator.http.functions import owner
+from muster_coordinator.http.functions import function_for
 from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, DirectUploads
 from muster_coordinator.settings import SIGNING
 from support.harness import Harness
@@ -131,7 +131,7 @@ class RestrictedDeployment(Harness):
             self.routers[function] = router(app, function)
 
         def serve(request: Request) -> Response:
-            return self.routers[owner(request.method, request.path)](request)
+            return self.routers[function_for(request.method, request.path)](request)
 
         self.http = Client(Request.application(serve))
 

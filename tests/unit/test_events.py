@@ -70,11 +70,11 @@ def test_tick_logs_a_round_whose_commit_is_late(harness, lines):
         harness.upload(harness.assigned(client).token, sum_update(number))
     harness.tick()
     assert not lines("round_stuck")
-    harness.clock.advance(events.LATE + 1)
+    harness.clock.advance(events.LATE_SECONDS + 1)
     harness.tick()
     (line,) = lines("round_stuck")
     assert (line["severity"], line["phase"]) == ("ERROR", "AGGREGATING")
-    assert events.LATE < line["seconds_late"] < events.LATE + 10
+    assert events.LATE_SECONDS < line["seconds_late"] < events.LATE_SECONDS + 10
 
 
 def test_tick_counts_updates_without_reports(harness, lines):

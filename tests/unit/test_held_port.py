@@ -9,14 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from muster.local.held_port import LOOPBACK, HeldPort
+from muster.local.reserved_port import LOOPBACK, ReservedPort
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="ports can be reserved only on Linux")
 
 
 @LINUX
 def test_only_a_server_with_reuse_addr_gets_a_held_port() -> None:
-    with HeldPort() as held, socket.socket() as connection:
+    with ReservedPort() as held, socket.socket() as connection:
         with pytest.raises(OSError, match="in use"):
             connection.bind((LOOPBACK, held.number))
         for host in (LOOPBACK, "0.0.0.0"):  # noqa: S104
@@ -30,13 +30,13 @@ def test_only_a_server_with_reuse_addr_gets_a_held_port() -> None:
 @LINUX
 def test_held_ports_are_distinct() -> None:
     with ExitStack() as stack:
-        numbers = [stack.enter_context(HeldPort()).number for _ in range(50)]
+        numbers = [stack.enter_context(ReservedPort()).number for _ in range(50)]
     assert len(set(numbers)) == 50
 
 
 def test_port_of_a_listening_server_is_refused() -> None:
     with socket.create_server((LOOPBACK, 0)) as server, pytest.raises(OSError, match="in use"):
-        HeldPort(port=server.getsockname()[1])
+        ReservedPort(port=server.getsockname()[1])
 
 
 def test_patience_waits_for_the_listening_server_to_end() -> None:
@@ -44,11 +44,11 @@ def test_patience_waits_for_the_listening_server_to_end() -> None:
     number = server.getsockname()[1]
     ending = threading.Timer(0.1, server.close)
     ending.start()
-    with HeldPort(port=number, patience=30.0) as held:
+    with ReservedPort(port=number, patience=30.0) as held:
         assert held.number == number
     ending.join()
 
 
 def test_close_is_idempotent() -> None:
-    with HeldPort() as held:
+    with ReservedPort() as held:
         held.close()

@@ -122,7 +122,7 @@ def test_writes_of_a_late_aggregator_to_a_swept_round_are_removed(harness):
     late.freeze(Aggregating(old.key, old.terms, closed_at=old.closed_at), Tally())
     assert len(h.blobs(names.MANIFESTS)) == 3
     h.app.round_closer.close(old.key)
-    h.app.committing.commit(old.key)
+    h.app.round_committer.commit(old.key)
     assert h.round(old.key) == old
     tick_for_ten_minutes(h)
     assert h.blobs(names.MANIFESTS) == []

@@ -17,8 +17,8 @@ from muster_coordinator.tokens import (
     AssignmentClaims,
     CookieClaims,
     Tokens,
-    last_of,
-    last_that_separates,
+    last_contribution_to,
+    last_separating_contribution,
 )
 
 NOW = 1_800_000_000.123456  # POSIX seconds
@@ -69,8 +69,8 @@ def test_token_holds_the_contributions_that_expire_last():
     others = [contribution(f"t{number}", life=1000.0 * number) for number in range(1, 30)]
     read = TOKENS.read_cookie(TOKENS.cookie(contribution("a"), *others), now=NOW)
     assert [claims.key.task for claims in read] == ["a", "t29", "t28", "t27", "t26", "t25", "t24", "t23"]
-    assert last_of("t25", read) == contribution("t25", life=25_000.0)
-    assert last_of("t1", read) is None
+    assert last_contribution_to("t25", read) == contribution("t25", life=25_000.0)
+    assert last_contribution_to("t1", read) is None
 
 
 @pytest.mark.parametrize("others", [30, 7])
@@ -101,16 +101,16 @@ def test_last_separating_contribution_is_always_held():
         TOKENS.read_assignment(TOKENS.assignment(assignment(*others)), now=NOW).earlier,
     ):
         assert contribution("last", age=50, life=200, separates=True) in read
-        assert last_that_separates("other", read).key.task == "last"
+        assert last_separating_contribution("other", read).key.task == "last"
         assert len(read) <= MAX_CONTRIBUTIONS
 
 
 def test_unknown_separation_counts_for_its_own_task_only():
     unknown = replace(contribution("a"), separates=None)
-    assert last_that_separates("a", [unknown]) == unknown
-    assert last_that_separates("b", [unknown, contribution("c")]) is None
+    assert last_separating_contribution("a", [unknown]) == unknown
+    assert last_separating_contribution("b", [unknown, contribution("c")]) is None
     assert (
-        last_that_separates(
+        last_separating_contribution(
             "b", [contribution("c", age=3, separates=True), contribution("d", age=2, separates=True)]
         ).key.task
         == "d"

@@ -21,10 +21,10 @@ from muster.author.fixed_draws import fix_computation, fix_plan
 from muster.author.repeatable_data import make_repeatable
 from muster.author.restore import restore_state
 from muster.author.round_computation import extract_round
+from muster.runtime.client_data import ClientsData
 from muster.runtime.data import adapt
 from muster.runtime.fold import Accumulator, Fold
 from muster.runtime.stages import Runtime, UpdateResult
-from muster.simulation.clients import ClientsData
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Callable, Optional, Union
 import requests
 
 from muster.client import machine
-from muster.client.direct_upload import DirectSender
+from muster.client.direct_upload import DirectUploader
 from muster.client.identity import check_client_id, check_population
 from muster.client.interruptible import CallStoppedError
 from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Limits, StopConditions, validity_seconds
@@ -141,7 +141,7 @@ class MusterClient:
         self._eligible = eligible
         self._on_event = on_event
         self._phase: machine.Phase = Idle()
-        self._upload_session: Optional[DirectSender] = None
+        self._upload_session: Optional[DirectUploader] = None
 
     def __enter__(self) -> Self:
         return self
@@ -297,11 +297,11 @@ class MusterClient:
                 raise
         return self._transport.upload("/v1/updates", body, answer=Receipt, token=assignment.token)
 
-    def _new_direct_upload(self, assignment: Assignment, body: TensorBody) -> DirectSender:
+    def _new_direct_upload(self, assignment: Assignment, body: TensorBody) -> DirectUploader:
         def on_progress(sent: int) -> None:
             self._emit(Sending(assignment.task, assignment.round, sent, len(body)))
 
-        return DirectSender(self._transport, assignment, body, on_progress=on_progress)
+        return DirectUploader(self._transport, assignment, body, on_progress=on_progress)
 
     def _end_upload(self, *, seconds: Optional[float] = None) -> None:
         sender, self._upload_session = self._upload_session, None

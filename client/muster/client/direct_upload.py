@@ -30,7 +30,7 @@ _MAX_FUNCTION_BODY = 30 << 20  # bytes of an update through the coordinator; Clo
 _PROGRESS_REPORTS = 10  # calls of `on_progress` for each upload
 
 
-class DirectSender:
+class DirectUploader:
     """Uploader of one update to the store. Call `send` again after a failure to resume.
 
     Args:

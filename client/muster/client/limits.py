@@ -73,7 +73,7 @@ class Limits:
 
     def check_plan(self, manifest: PlanManifest) -> None:
         """Raises `LimitError` if the plan's update is too large. Call it before the work."""
-        self.check_update(least_bytes(manifest.update))
+        self.check_update(min_bytes(manifest.update))
 
     def check_update(self, size: int) -> None:
         """Raises `LimitError` if an update of `size` bytes is too large, before its upload."""
@@ -135,7 +135,7 @@ def validity_seconds(assignment: Assignment, answered_at: Optional[datetime]) ->
     return bounded_wait(seconds, at_most=MAX_WAIT)
 
 
-def least_bytes(specs: tuple[Any, ...]) -> int:
+def min_bytes(specs: tuple[Any, ...]) -> int:
     """Returns a lower bound for the bytes of the tensors' values.
 
     Strings, and tensors with an open dimension, count as 0 bytes.

@@ -7,7 +7,7 @@
     per_day = 4
 
 A rule that the file does not set allows everything. `muster.client.policy_guard` applies the rules;
-`docs/data-owners.md` lists them.
+`docs/how-to/set-a-client-policy.md` lists them.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _read(file: Path) -> dict[str, Any]:
         return dict(tomllib.loads(text.replace("\r\n", "\n")))
     except OSError as error:
         raise PolicyFileError(
-            f"{file}: {error.strerror or error}. Correct the policy's path, or write a policy: docs/data-owners.md "
+            f"{file}: {error.strerror or error}. Correct the policy's path, or write a policy: docs/how-to/set-a-client-policy.md "
             "has an example"
         ) from error
     except UnicodeDecodeError as error:

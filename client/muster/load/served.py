@@ -17,7 +17,7 @@ from typing import Any, Callable, Optional, TypeVar
 from urllib.parse import urlsplit
 
 from muster.client import TensorBody, Transport
-from muster.client.direct_upload import DirectSender
+from muster.client.direct_upload import DirectUploader
 from muster.load.targets import JSON, OCTETS, Answer, Target, Use
 from muster.wire.enrolment import PrivateKey
 from muster.wire.messages import Assignment, Receipt, Report
@@ -111,7 +111,7 @@ class Served(Target):
             self._local.transport = Transport(self._url)
         transport: Transport = self._local.transport
         message = Assignment.from_dict(dict(assignment))
-        if not DirectSender(transport, message, TensorBody(update)).send():
+        if not DirectUploader(transport, message, TensorBody(update)).send():
             return False
         report = Report(outcome="uploaded")
         transport.call("POST", "/v1/updates:report", message=report, answer=Receipt, token=message.token)

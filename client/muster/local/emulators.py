@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 import requests
 
-from muster.local.held_port import LOOPBACK, HeldPort
+from muster.local.reserved_port import LOOPBACK, ReservedPort
 from muster.private_files import make_folder, open_to_append
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Emulator(ABC):
         """
         if self._process is not None:
             raise EmulatorError(f"The {self.name} emulator is running already")
-        with HeldPort() as port:
+        with ReservedPort() as port:
             command = self._command(port.number)
             self._address = f"{LOOPBACK}:{port.number}"
             make_folder(self._log.parent)

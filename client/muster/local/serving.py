@@ -51,13 +51,13 @@ def web_app(internal_port: int) -> Wsgi:
     Args:
       internal_port: The only port that serves `/internal/`, on the loopback interface.
     """
-    from muster_coordinator.http import owner
+    from muster_coordinator.http import function_for
 
     apps = {name: _function(name) for name in WEB}
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        name = owner(environ["REQUEST_METHOD"], path)
+        name = function_for(environ["REQUEST_METHOD"], path)
         barred = path.startswith("/internal/") and environ["SERVER_PORT"] != str(internal_port)
         # A barred path goes to a function without that route, which answers 404 as for any unknown
         # path.

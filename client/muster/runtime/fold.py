@@ -76,7 +76,7 @@ class Fold:
         tensorflow: Optional[Callable[[], Runtime]] = None,
     ) -> None:
         self.manifest = manifest
-        if zero is None and not manifest.sums_alone:
+        if zero is None and not manifest.has_only_sums:
             raise ValueError(f"plan {manifest.name!r} does not fold with sums alone: pass its `zero`")
         self._zero = zero and check_tensors(zero, manifest.accumulator, what="zero", problem=ProblemType.PLAN_INVALID)
         self.steps = [
@@ -137,7 +137,7 @@ class Accumulator:
         }
 
     @property
-    def aliases(self) -> bool:
+    def may_alias_updates(self) -> bool:
         """True if its tensors may share memory with an update.
 
         A graph that passes a tensor through returns the memory that it was fed.

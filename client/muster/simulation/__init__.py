@@ -9,7 +9,7 @@ as in a deployment. Concurrency is not simulated; see `muster demo` for that.
 
 from __future__ import annotations
 
-from muster.simulation.clients import ClientsDataWarning
+from muster.runtime.client_data import ClientsDataWarning
 from muster.simulation.run import SimulationError, SimulationResult, run
 
 __all__ = ["ClientsDataWarning", "SimulationError", "SimulationResult", "run"]

@@ -12,8 +12,8 @@ from typing import Any, Callable, Optional, Union
 
 from muster.client import Contributed, Failed, MusterClient, Transport, Unreached
 from muster.operator import EndedRounds, Operator
+from muster.runtime.client_data import ClientsData, Source
 from muster.runtime.data import DataMeter
-from muster.simulation.clients import ClientsData, Source
 from muster.simulation.record import Record, Row, row_of
 from muster.simulation.repeatable import unseeded_operations
 from muster.testing import DeliveryError, InProcessCoordinator, in_process_coordinator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Optional, Protocol
 
-from muster.wire.encodings import compressed
+from muster.wire.encodings import compress_if_smaller
 from muster.wire.tensors import encode_chunks
 
 # A socket's time-out applies to each chunk, so that a slow connection can send a large body.
@@ -61,7 +61,7 @@ class TensorBody:
         """
         preferred = tuple(encodings)
         if preferred not in self._encoded:
-            result = compressed(self._chunks, preferred, fast=True)
+            result = compress_if_smaller(self._chunks, preferred, fast=True)
             self._encoded[preferred] = self if result is None else _EncodedBody(result[1], result[0])
         return self._encoded[preferred]
 

@@ -15,7 +15,7 @@ import requests
 
 from muster.transport.body import CHUNK_BYTES
 from muster.transport.failures import UnreachableError, foreign_answer, is_page, media_type
-from muster.wire.encodings import IDENTITY, EncodingError, available, decoded
+from muster.wire.encodings import IDENTITY, EncodingError, available, decoding_reader
 from muster.wire.problems import ProblemError, ProblemType
 
 MIN_PROGRESS = 1 << 17  # bytes after which a broken download may be resumed again
@@ -138,7 +138,7 @@ def _decoded_chunks(content: bytearray, encoding: str) -> Iterator[bytes]:
         start, at = at, at + size
         return bytes(view[start:at])
 
-    inner = decoded(read, encoding)
+    inner = decoding_reader(read, encoding)
     try:
         while piece := inner(CHUNK_BYTES):
             yield piece

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema, core_schema, from_json
 from typing_extensions import Self
 
-from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
+from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shorten
 from muster.wire.times import LENIENT
 
 M = TypeVar("M", bound="Message")
@@ -125,7 +125,7 @@ def invalid(name: str, error: ValidationError) -> ProblemError:
     if count > _MAX_LISTED:
         return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid in {count} places")
     items = error.errors(include_url=False, include_input=False)[:MAX_FIELDS]
-    fields = tuple(FieldError(path=_path(item["loc"]), reason=shortened(_plain(item))) for item in items)
+    fields = tuple(FieldError(path=_path(item["loc"]), reason=shorten(_plain(item))) for item in items)
     listed = "; ".join(f"{field.path}: {field.reason}" for field in fields[:_MAX_NAMED])
     more = f" (and {count - _MAX_NAMED} more)" if count > _MAX_NAMED else ""
     return ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid: {listed}{more}", fields=fields)
@@ -145,9 +145,9 @@ def _parsed(name: str, raw: Union[bytes, str]) -> Any:
     try:
         return from_json(raw)
     except ValueError as error:
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid JSON: {shortened(str(error))}") from error
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"{name} is not valid JSON: {shorten(str(error))}") from error
 
 
 def _path(location: tuple[Union[int, str], ...]) -> str:
-    parts = [shortened(str(part)) for part in location[:_MAX_PATH_PARTS]]
-    return shortened(".".join(parts)) or "(document)"
+    parts = [shorten(str(part)) for part in location[:_MAX_PATH_PARTS]]
+    return shorten(".".join(parts)) or "(document)"

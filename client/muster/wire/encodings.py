@@ -76,7 +76,7 @@ def compress(chunks: Iterable[Buffer], encoding: str, *, fast: bool = False) -> 
     return b"".join(pieces)
 
 
-def compressed(
+def compress_if_smaller(
     chunks: Sequence[Buffer], encodings: Iterable[str], *, fast: bool = False
 ) -> Optional[tuple[str, bytes]]:
     """Encodes a body in the first encoding that saves enough, if any does.
@@ -107,7 +107,7 @@ def compressed(
     return None
 
 
-def decoded(read: Read, encoding: str) -> Read:
+def decoding_reader(read: Read, encoding: str) -> Read:
     """Decodes a body as a stream, in memory of a few blocks and zstd's window.
 
     The body must consist of complete frames (gzip: members) and nothing else. Their checksums are

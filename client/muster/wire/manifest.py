@@ -245,7 +245,7 @@ class PlanManifest(Message):
         return (*graphs, self.initial_state, self.zero)
 
     @property
-    def sums_alone(self) -> bool:
+    def has_only_sums(self) -> bool:
         """True if every tensor of the accumulator is a proven sum, so its zero is all zeros."""
         proven = {rule.path for rule in self.folds if rule.kind is FoldKind.SUM}
         return all(

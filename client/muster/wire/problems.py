@@ -153,7 +153,7 @@ KINDS: Mapping[ProblemType, ProblemKind] = {
 STATUS: Mapping[ProblemType, int] = {kind: constants.status for kind, constants in KINDS.items()}
 
 
-def shortened(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
+def shorten(text: str, *, limit: int = _MAX_FIELD_TEXT) -> str:
     """Returns `text` with at most `limit` characters and without lone surrogates."""
     if len(text) > limit:
         text = text[: limit - 1] + "…"
@@ -219,13 +219,13 @@ class ProblemError(Exception):
     def to_problem(self) -> Problem:
         """Returns the problem document to send. Its size is bounded, whatever the request."""
         fields = tuple(
-            FieldError(path=shortened(field.path), reason=shortened(field.reason)) for field in self.fields[:MAX_FIELDS]
+            FieldError(path=shorten(field.path), reason=shorten(field.reason)) for field in self.fields[:MAX_FIELDS]
         )
         return Problem(
             type=_TYPE_PREFIX + self.type.value,
             title=KINDS[self.type].title,
             status=self.status,
-            detail=shortened(self.detail, limit=_MAX_DETAIL),
+            detail=shorten(self.detail, limit=_MAX_DETAIL),
             errors=fields,
             retry_after=self.retry_after,
         )

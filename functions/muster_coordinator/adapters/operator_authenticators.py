@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from muster_coordinator.adapters.oidc_tokens import SIGNATURE_REMOVED, OidcTokens
-from muster_coordinator.domain.operators import ANYBODY, Principal, Role
+from muster_coordinator.domain.operators import ANY_CALLER, Principal, Role
 from muster_coordinator.ports import OperatorAuthenticator, UntrustedTokenError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
@@ -34,7 +34,7 @@ class OpenOperatorAuthenticator:
     def identify(self, token: str | None) -> Principal:
         """See `OperatorAuthenticator.identify`."""
         del token
-        return ANYBODY
+        return ANY_CALLER
 
 
 class ClosedOperatorAuthenticator:

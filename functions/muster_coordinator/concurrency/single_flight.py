@@ -15,7 +15,7 @@ class SingleFlightReader:
     different blobs that are being sent, never with the number of requests.
     """
 
-    def __init__(self, blobs: Blobs, *, keep_last: bool) -> None:
+    def __init__(self, blobs: Blobs, *, cache_last: bool) -> None:
         """Creates a reader.
 
         Args:
@@ -24,7 +24,7 @@ class SingleFlightReader:
             another, or in ranges, then cost one read of the store.
         """
         self._blobs = blobs
-        self._keep_last = keep_last
+        self._keep_last = cache_last
         self._last: memoryview | None = None
         self._locks = NamedLocks()
         self._in_use: WeakValueDictionary[str, memoryview] = WeakValueDictionary()

@@ -65,10 +65,10 @@ class AuditOutcome:
 
 def entry_id(at: float, nonce: str) -> str:
     """Returns the id of a new intent. Ids are unique and sort by time."""
-    return f"{since(at)}-{nonce}"
+    return f"{first_id_since(at)}-{nonce}"
 
 
-def since(at: float) -> str:
+def first_id_since(at: float) -> str:
     """Returns a cursor that sorts before every id of `at` (POSIX seconds) and later."""
     return f"{max(0, round(at * 1e6)):0{_TIME_DIGITS}d}"
 

@@ -9,7 +9,7 @@ MAX_REVOKED = 5000  # tokens in one document, which holds at most 1 MiB
 _CLOCK_SKEW = 86400.0  # seconds for which a token stays listed after it has expired
 
 
-class TooManyError(ValueError):
+class TooManyRevocationsError(ValueError):
     """Error raised when the list is full. The text names the fix."""
 
 
@@ -46,7 +46,7 @@ class Revocations:
             if revoked.expires_at is None or now < revoked.expires_at + _CLOCK_SKEW
         }
         if len(listed) >= MAX_REVOKED:
-            raise TooManyError(
+            raise TooManyRevocationsError(
                 f"{MAX_REVOKED} tokens are revoked already: make a new key (`muster enrol key`), enrol the clients "
                 "that stay with it, and take the old one out of MUSTER_CLIENTS"
             )

@@ -28,4 +28,4 @@ class Principal:
     role: Role
 
 
-ANYBODY = Principal("anybody", Role.OPERATOR)  # where operators are not authenticated
+ANY_CALLER = Principal("anybody", Role.OPERATOR)  # where operators are not authenticated

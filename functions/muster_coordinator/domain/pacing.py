@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from muster_coordinator.domain.rounds import Aggregating, Collecting, Round
 
-LONGEST = 60.0  # seconds; the default of the deployment's setting
+DEFAULT_LONGEST_WAIT = 60.0  # seconds; the default of the deployment's setting
 _QUIET_DIVISOR = 8  # a client waits at least this fraction of the time since the last update
 _MAX_CHECKINS_PER_SECOND = 500  # of all clients that wait for one round
 
 
-def pause(
+def checkin_delay(
     round_: Round | None,
     *,
     now: float,
@@ -17,7 +17,7 @@ def pause(
     jitter: float,
     updates: int = 0,
     quiet: float = 0.0,
-    longest: float = LONGEST,
+    longest: float = DEFAULT_LONGEST_WAIT,
 ) -> float:
     """Returns the seconds until a client should check in again.
 

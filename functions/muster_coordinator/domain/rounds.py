@@ -15,7 +15,7 @@ from typing import Literal
 from muster.wire.messages import TaskPolicy
 from muster_coordinator.domain.names import RoundKey
 
-SLOTS_FOR_A_SHARD = 500
+SLOTS_PER_SHARD = 500
 MAX_SHARDS = 1000  # an instance reads the counters of all shards about once a second
 
 
@@ -296,7 +296,7 @@ def open_round(
         minimum=policy.minimum,
         cap=policy.cap,
         chunk=policy.chunk,
-        shards=policy.shards or min(MAX_SHARDS, max(1, -(-policy.cap // SLOTS_FOR_A_SHARD))),
+        shards=policy.shards or min(MAX_SHARDS, max(1, -(-policy.cap // SLOTS_PER_SHARD))),
         assignment_seconds=policy.assignment_seconds,
         allow_non_finite=policy.allow_non_finite,
         sums_in_the_clear=sums_in_the_clear,

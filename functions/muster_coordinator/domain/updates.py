@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from muster.wire.dtypes import DType
-from muster.wire.encodings import EncodingError, TruncatedError, decoded
+from muster.wire.encodings import EncodingError, TruncatedError, decoding_reader
 from muster.wire.manifest import ClearSum, FoldKind, PlanManifest, TensorSpec
-from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shortened
+from muster.wire.problems import MAX_FIELDS, FieldError, ProblemError, ProblemType, shorten
 from muster.wire.tensors import (
     HEADER_LIMIT,
     Array,
@@ -31,7 +31,7 @@ from muster.wire.tensors import (
 CHUNK_SIZE = 1 << 17
 # Bytes of a stored update that are checked at a time, so that temporary arrays fit into the cache.
 _CHECKED_SIZE = 1 << 18
-OPEN_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
+OPEN_TENSOR_SIZE = 64 << 20  # bytes allowed for a tensor whose shape the plan leaves open
 _MIN_HEADER_BOUND = 1 << 16  # bytes of a header that are parsed for any plan, in about a millisecond
 _HEADER = 1024  # bytes allowed for a header
 _HEADER_TENSOR = 256  # bytes allowed in a header for each tensor, besides its name
@@ -79,7 +79,7 @@ def _range(item: ClearSum) -> tuple[int, int]:
 
 def _max_bytes(spec: TensorSpec) -> int:
     if spec.dtype is DType.STRING or spec.shape is None or None in spec.shape:
-        return OPEN_SIZE
+        return OPEN_TENSOR_SIZE
     return math.prod(size for size in spec.shape if size is not None) * spec.dtype.numpy.itemsize
 
 
@@ -102,7 +102,7 @@ def check_header(header: Header, rules: UpdateRules) -> None:
     wrong += [name for name, spec in rules.specs.items() if not _matches(entries.get(name), spec)]
     if wrong:
         fields = tuple(
-            FieldError(path=shortened(name), reason=shortened(_mismatch(entries.get(name), rules.specs.get(name))))
+            FieldError(path=shorten(name), reason=shorten(_mismatch(entries.get(name), rules.specs.get(name))))
             for name in wrong[:MAX_FIELDS]
         )
         first = f"{fields[0].path} {fields[0].reason}"
@@ -319,7 +319,7 @@ def decoded_update(
             )
         return piece
 
-    inner = decoded(bounded, encoding)
+    inner = decoding_reader(bounded, encoding)
 
     def checked(size: int) -> bytes:
         try:

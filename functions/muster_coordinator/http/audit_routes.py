@@ -12,7 +12,7 @@ from muster_coordinator.http import paging
 from muster_coordinator.http.operator_access import OperatorApi, OperatorRequest
 from muster_coordinator.http.responses import json_response
 from muster_coordinator.http.routing import route
-from muster_coordinator.use_cases.audit_log import PAGE
+from muster_coordinator.use_cases.audit_log import DEFAULT_PAGE_SIZE
 
 _ENTRY_ID = re.compile(r"[0-9]{16,17}-[0-9a-f]{16}(\.outcome)?")
 
@@ -35,5 +35,5 @@ class AuditApi(OperatorApi):
     def entries(self, call: OperatorRequest) -> Response:
         """Returns a page of the audit log."""
         after = paging.after(call, pattern=_ENTRY_ID)
-        limit = paging.limit(call, default=PAGE)
+        limit = paging.limit(call, default=DEFAULT_PAGE_SIZE)
         return json_response(self.app.audit_log.entries(after=after, limit=limit, start=paging.since(call)))

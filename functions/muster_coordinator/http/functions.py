@@ -135,7 +135,7 @@ def _drain(request: Request) -> None:
             left -= len(piece)
 
 
-def owner(method: str, path: str) -> str:
+def function_for(method: str, path: str) -> str:
     """Returns the name of the function that serves a request, if all four share one address."""
     if path.startswith("/internal/"):
         return "committer" if path.endswith(("/commit", "/open")) else "aggregator"

@@ -82,9 +82,9 @@ class AggregatorApi(InternalApi):
         """Folds what the message names."""
         work = call.message(RoundWork)
         if work.part is not None:
-            self.app.folding.fold_part(work.key, work.part)
+            self.app.update_aggregator.fold_part(work.key, work.part)
         else:
-            self.app.folding.fold_shard(work.key, work.shard or 0)
+            self.app.update_aggregator.fold_shard(work.key, work.shard or 0)
         return _no_content()
 
     @route(
@@ -108,13 +108,13 @@ class AggregatorApi(InternalApi):
     )
     def sweep(self, call: RoutedRequest) -> Response:
         """Sweeps the round."""
-        self.app.sweeping.sweep(call.message(RoundWork).key)
+        self.app.maintenance.sweep(call.message(RoundWork).key)
         return _no_content()
 
     @route("POST", "/internal/tick", summary="Advance every round whose queued work was lost.", **_INTERNAL)
     def tick(self, _: RoutedRequest) -> Response:
         """Repairs all tasks."""
-        self.app.sweeping.tick()
+        self.app.maintenance.tick()
         return _no_content()
 
 
@@ -132,7 +132,7 @@ class CommitterApi(InternalApi):
     )
     def commit(self, call: RoutedRequest) -> Response:
         """Commits the round."""
-        self.app.committing.commit(call.message(RoundWork).key)
+        self.app.round_committer.commit(call.message(RoundWork).key)
         return _no_content()
 
     @route(
@@ -144,7 +144,7 @@ class CommitterApi(InternalApi):
     )
     def open(self, call: RoutedRequest) -> Response:
         """Opens the task's first round."""
-        self.app.committing.open(call.message(TaskWork).task)
+        self.app.round_committer.open(call.message(TaskWork).task)
         return _no_content()
 
 

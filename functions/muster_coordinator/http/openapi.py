@@ -48,8 +48,8 @@ _SECURITY_SCHEMES = {
     Security.CLIENT: "A client's enrolment or OpenID Connect token. Not needed if MUSTER_CLIENTS is `open`.",
 }
 _BINARY = {
-    SAFETENSORS: "A safetensors file; see docs/protocol.md.",
-    plan.CONTENT_TYPE: "A plan's file; see docs/protocol.md.",
+    SAFETENSORS: "A safetensors file; see docs/reference/protocol.md.",
+    plan.CONTENT_TYPE: "A plan's file; see docs/reference/protocol.md.",
 }
 # Problems that every route may return.
 _COMMON_PROBLEMS = (ProblemType.METHOD_NOT_ALLOWED, ProblemType.UNAVAILABLE, ProblemType.INTERNAL)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from muster.wire.problems import ProblemError, ProblemType
-from muster_coordinator.domain.operators import ANYBODY, Principal, Role
+from muster_coordinator.domain.operators import ANY_CALLER, Principal, Role
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, Security
 from muster_coordinator.ports import UntrustedTokenError
 
@@ -56,7 +56,7 @@ class OperatorApi(Api):
         principal = self._authenticate(call)
         action = call.route.action
         if action is not None:
-            if principal is ANYBODY:
+            if principal is ANY_CALLER:
                 _refuse_foreign_page(call)
             if not principal.role.includes(Role.OPERATOR):
                 self.app.audit_log.record_refusal(principal, action, next(iter(map(str, call.path.values())), ""))
@@ -96,7 +96,7 @@ class OperatorApi(Api):
 
     def _authenticate(self, call: RoutedRequest) -> Principal:
         if self.app.operators is None:
-            return ANYBODY
+            return ANY_CALLER
         token = call.optional_bearer()
         try:
             return self.app.operators.identify(token)

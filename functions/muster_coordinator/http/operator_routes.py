@@ -17,7 +17,7 @@ from muster_coordinator.http.operator_access import OperatorApi, OperatorRequest
 from muster_coordinator.http.responses import SAFETENSORS, immutable_response, json_response
 from muster_coordinator.http.routing import route
 from muster_coordinator.use_cases.audit_log import task_state
-from muster_coordinator.use_cases.task_operations import PAGE
+from muster_coordinator.use_cases.task_operations import DEFAULT_PAGE_SIZE
 
 _ROUND_ID = re.compile(r"[0-9]{6,9}-[0-9]{4,9}")
 _CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
@@ -160,7 +160,7 @@ class TaskApi(OperatorApi):
     def rounds(self, call: OperatorRequest) -> Response:
         """Returns a page of the task's rounds."""
         after = paging.after(call, pattern=_ROUND_ID)
-        limit = paging.limit(call, default=PAGE)
+        limit = paging.limit(call, default=DEFAULT_PAGE_SIZE)
         return json_response(self.app.task_operations.rounds(call.path["task"], after=after, limit=limit))
 
     @route(

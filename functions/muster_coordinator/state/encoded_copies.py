@@ -37,12 +37,12 @@ class EncodedCopies:
     """
 
     blobs: Blobs
-    keep_last: bool = False
+    cache_last: bool = False
     _absent: Cache[str, bool] = field(default_factory=lambda: Cache(max_entries=MAX_CACHED_ABSENCES))
 
     @cached_property
     def _reader(self) -> SingleFlightReader:
-        return SingleFlightReader(self.blobs, keep_last=self.keep_last)
+        return SingleFlightReader(self.blobs, cache_last=self.cache_last)
 
     def make(self, name: str, data: bytes | memoryview) -> None:
         """Stores the encoded copies of the blob `name`, in each encoding that saves bytes.
@@ -54,7 +54,7 @@ class EncodedCopies:
           data: The blob's bytes.
         """
         for encoding in encodings.available():
-            result = encodings.compressed([data], [encoding])
+            result = encodings.compress_if_smaller([data], [encoding])
             if result is not None:
                 self.blobs.create(variant_name(name, encoding), [result[1]])
 

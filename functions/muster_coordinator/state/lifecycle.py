@@ -27,7 +27,7 @@ from muster_coordinator.state.records import Versioned
 from muster_coordinator.state.round_cache import tally_assignments
 
 
-def advance(platform: Platform, task_name: str, *, plans: PlanRepository) -> None:
+def continue_task(platform: Platform, task_name: str, *, plans: PlanRepository) -> None:
     """Opens the round that follows the task's current one, if that has ended.
 
     Idempotent, and safe to call concurrently.
@@ -37,10 +37,10 @@ def advance(platform: Platform, task_name: str, *, plans: PlanRepository) -> Non
         return
     round_ = platform.round(record.value.current)
     if round_ is not None and isinstance(round_.value, Ended):
-        follow(platform, record, round_.value, plans=plans)
+        continue_after_round(platform, record, round_.value, plans=plans)
 
 
-def follow(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
+def continue_after_round(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
     """Opens the round that follows `ended`, or completes the task after its last round.
 
     Idempotent, and safe to call concurrently.
@@ -113,7 +113,7 @@ def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
         platform.enqueue(queued_work.sweep(task.current), task.current)
 
 
-def next_key(platform: Platform, task: Task) -> names.RoundKey:
+def next_round_key(platform: Platform, task: Task) -> names.RoundKey:
     """Returns the key of an opening task's next round: no committed number is used again."""
     if task.current is None:
         return names.RoundKey(task.name, 1, 0)

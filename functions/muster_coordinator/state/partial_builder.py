@@ -18,7 +18,7 @@ from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
 from muster.wire.tensors import TensorsError, decode, encode_chunks, read_header
 from muster_coordinator.domain import names
 from muster_coordinator.domain.rounds import Open, Tally, Terms
-from muster_coordinator.domain.updates import OPEN_SIZE, UpdateReader, UpdateRules
+from muster_coordinator.domain.updates import OPEN_TENSOR_SIZE, UpdateReader, UpdateRules
 from muster_coordinator.plan_runner import MemoryLimitError, PlanRunner, plan_failures
 from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError
 from muster_coordinator.state.parallel import prefetch
@@ -146,7 +146,7 @@ class PartialBuilder:
         Raises `ProblemError` if the plan can't have one.
         """
         manifest = self.plans.manifest(terms.plan)
-        if manifest.sums_alone:
+        if manifest.has_only_sums:
             with plan_failures(_ACCUMULATOR):
                 return Fold(manifest, zero=None).start()
         plan = self.plans.full(terms.plan)
@@ -167,7 +167,7 @@ class PartialBuilder:
         tally = Tally()
         blobs = [names.partial_name(ledger.key, part) for part in parts]
         tensors = accumulator.tensors().values()
-        size = sum(OPEN_SIZE if tensor.dtype.hasobject else tensor.nbytes for tensor in tensors)
+        size = sum(OPEN_TENSOR_SIZE if tensor.dtype.hasobject else tensor.nbytes for tensor in tensors)
         with prefetch(self.platform, blobs, size=size) as read:
             for name in blobs:
                 tally = tally.plus(_merge_blob(accumulator, read(name)))
@@ -203,7 +203,7 @@ class PartialBuilder:
         bound = None if terms.max_update_norm is None else NormBound(terms.max_update_norm, terms.clip)
         reader = UpdateReader(rules)
         counts = _UpdateCounts()
-        limit, buffer = rules.max_bytes, None if accumulator.aliases else self._buffer
+        limit, buffer = rules.max_bytes, None if accumulator.may_alias_updates else self._buffer
         with prefetch(self.platform, updates, size=limit, limit=limit, into=buffer) as read:
             for name in updates:
                 try:

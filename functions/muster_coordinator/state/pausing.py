@@ -19,7 +19,9 @@ _MAX_NOTE = 1000  # characters; a note is read with the task at every check-in
 
 
 @contextmanager
-def stops_task(platform: Platform, task: str, what: str, *, concerns: Callable[[Task], bool]) -> Iterator[None]:
+def pause_on_final_problem(
+    platform: Platform, task: str, what: str, *, concerns: Callable[[Task], bool]
+) -> Iterator[None]:
     """Pauses the task, with a note, if the body fails with a problem that a retry can't fix.
 
     Any other error passes through.
@@ -52,7 +54,7 @@ def _stop(platform: Platform, task: str, note: str, *, concerns: Callable[[Task]
         LOG.error("task %s is paused: %s", task, note)
 
 
-def at_round(key: RoundKey) -> Callable[[Task], bool]:
+def is_at_round(key: RoundKey) -> Callable[[Task], bool]:
     """Returns a predicate that is true if a task is at the round and was not rolled back since."""
     return lambda task: task.current == key and task.status is not TaskStatus.OPENING
 

@@ -24,7 +24,7 @@ from muster_coordinator.ports import (
     WorkItem,
     WorkQueue,
 )
-from muster_coordinator.state.records import Records, Versioned
+from muster_coordinator.state.records import RecordRepository, Versioned
 
 _MAX_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
 
@@ -56,14 +56,14 @@ class Platform:
     at_once: int = 1
 
     @cached_property
-    def tasks(self) -> Records[Task]:
+    def tasks(self) -> RecordRepository[Task]:
         """Repository of the tasks."""
-        return Records(self.documents, _TASK)
+        return RecordRepository(self.documents, _TASK)
 
     @cached_property
-    def rounds(self) -> Records[Round]:
+    def rounds(self) -> RecordRepository[Round]:
         """Repository of the rounds."""
-        return Records(self.documents, _ROUND)
+        return RecordRepository(self.documents, _ROUND)
 
     def task(self, name: str) -> Versioned[Task]:
         """Returns a task. Raises `ProblemError` (`not_found`) if it does not exist."""

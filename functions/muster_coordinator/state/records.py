@@ -48,7 +48,7 @@ class NewerSchemaError(UnreadableError):
     """Error raised when a document was written by a newer version of Muster."""
 
 
-class Records(Generic[T]):
+class RecordRepository(Generic[T]):
     """Repository of documents of one type. Each document carries the version of its schema."""
 
     def __init__(self, documents: Documents, adapter: TypeAdapter[T]) -> None:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class FrozenClosing:
     """A round's closing, with the tally of its assignments at that time."""
 
     closing: Closing
@@ -191,12 +191,12 @@ class RoundLedger:
             manifests = self.manifests(shard)
         return manifests[:-1]
 
-    def frozen(self) -> Frozen | None:
+    def frozen(self) -> FrozenClosing | None:
         """Returns the round's closing, or None."""
         stored = self._read(_FROZEN, names.closing_name(self.key))
-        return None if stored is None else Frozen(stored.closing.closing(), stored.tally)
+        return None if stored is None else FrozenClosing(stored.closing.closing(), stored.tally)
 
-    def freeze(self, round_: Aggregating, tally: Tally, *, just_closed: bool = False) -> Frozen:
+    def freeze(self, round_: Aggregating, tally: Tally, *, just_closed: bool = False) -> FrozenClosing:
         """Creates the round's closing, or returns the existing one.
 
         Args:
@@ -211,7 +211,7 @@ class RoundLedger:
         manifests = map_concurrently(self.platform, self.seal, shards)
         # Updates are listed once all shards are sealed: those that are stored by then are counted.
         listed = chain.from_iterable(map_concurrently(self.platform, self.listed, shards))
-        frozen = Frozen(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
+        frozen = FrozenClosing(close_ledger(manifests, list(listed), chunk=round_.terms.chunk), tally)
         stored = _StoredFrozen(_StoredClosing.of(frozen.closing), tally)
         if self._create(_FROZEN, names.closing_name(self.key), stored):
             return frozen
@@ -220,7 +220,7 @@ class RoundLedger:
             raise StoreError(f"The closing of {self.key} exists and can't be read")
         return existing
 
-    def part(self, part: str, frozen: Frozen | None = None) -> PartContents | None:
+    def part(self, part: str, frozen: FrozenClosing | None = None) -> PartContents | None:
         """Returns the inputs of the fold of `part`, or None if it has no manifest (yet)."""
         kind, _, index = part.partition("-")
         if kind == "rest":
@@ -233,7 +233,7 @@ class RoundLedger:
         onto = None if manifest.onto is None else names.shard_part(int(kind), manifest.onto)
         return PartContents(manifest.updates, onto)
 
-    def updates_of(self, part: str, frozen: Frozen | None) -> tuple[str, ...] | None:
+    def updates_of(self, part: str, frozen: FrozenClosing | None) -> tuple[str, ...] | None:
         """Returns the updates that fold into `part`, in order. None without a manifest (yet)."""
         contents = self.part(part, frozen)
         return None if contents is None else contents.updates

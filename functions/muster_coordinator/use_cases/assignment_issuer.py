@@ -20,7 +20,7 @@ from muster.wire.messages import (
 )
 from muster.wire.problems import ProblemError
 from muster_coordinator.domain import names
-from muster_coordinator.domain.pacing import LONGEST, pause
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT, checkin_delay
 from muster_coordinator.domain.release import effective_minimum, effective_policy
 from muster_coordinator.domain.rounds import Collecting
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -29,7 +29,13 @@ from muster_coordinator.state.pseudonyms import Pseudonymizer
 from muster_coordinator.state.round_cache import RoundCache, TaskSnapshot
 from muster_coordinator.state.slot_holders import HeldSlot, SlotHolders
 from muster_coordinator.state.slot_pool import SlotPool
-from muster_coordinator.tokens import AssignmentClaims, CookieClaims, Tokens, last_of, last_that_separates
+from muster_coordinator.tokens import (
+    AssignmentClaims,
+    CookieClaims,
+    Tokens,
+    last_contribution_to,
+    last_separating_contribution,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -88,7 +94,7 @@ class AssignmentIssuer:
     pseudonyms: Pseudonymizer
     retry_floor: float
     direct_above: int | None = None
-    longest_wait: float = LONGEST
+    longest_wait: float = DEFAULT_LONGEST_WAIT
 
     def check_in(self, population: str, request: CheckinRequest, *, identity: str) -> CheckinResponse:
         """Assigns work to a client, or returns a wait.
@@ -164,7 +170,7 @@ class AssignmentIssuer:
             )
         if now >= round_.terms.deadline:
             return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
-        last = last_of(task.name, client.contributed)
+        last = last_contribution_to(task.name, client.contributed)
         if last is not None and last.key == round_.key:
             return Refusal(WaitReason.ALREADY_IN, self._wait_seconds(snapshot, now))
         return self._offer_slot(snapshot, round_, client)
@@ -272,7 +278,7 @@ class AssignmentIssuer:
         )
 
     def _wait_seconds(self, snapshot: TaskSnapshot | None, now: float) -> float:
-        return pause(
+        return checkin_delay(
             None if snapshot is None else snapshot.round,
             now=now,
             floor=self.retry_floor,
@@ -288,7 +294,7 @@ def _too_soon(task: str, separation: float, client: _Client) -> Refusal | None:
 
     A task with a separation counts contributions to all tasks with a separation.
     """
-    last = last_that_separates(task, client.contributed) if separation else None
+    last = last_separating_contribution(task, client.contributed) if separation else None
     if last is None or client.now >= last.contributed_at + separation:
         return None
     return Refusal(WaitReason.TOO_SOON, last.contributed_at + separation - client.now)

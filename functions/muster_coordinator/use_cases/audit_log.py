@@ -16,14 +16,14 @@ from muster.wire.messages import AuditEntry, AuditList
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator.domain import names
-from muster_coordinator.domain.audit import AuditIntent, AuditOutcome, entry_id, is_intent, outcome_id, since
+from muster_coordinator.domain.audit import AuditIntent, AuditOutcome, entry_id, first_id_since, is_intent, outcome_id
 from muster_coordinator.domain.operators import Principal
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.state.platform import Platform
-from muster_coordinator.state.records import Page, Records, UnreadableError, Versioned
+from muster_coordinator.state.records import Page, RecordRepository, UnreadableError, Versioned
 
 LOG = logging.getLogger(__name__)
-PAGE = 100  # default number of entries on a page
+DEFAULT_PAGE_SIZE = 100  # default number of entries on a page
 
 State = Mapping[str, Any]
 T = TypeVar("T")
@@ -74,7 +74,9 @@ class AuditLog:
         intent = self._begin(who, action, subject, {}, {})
         self._end(intent, "refused", problem=ProblemType.FORBIDDEN.value)
 
-    def entries(self, *, after: str | None = None, limit: int = PAGE, start: float | None = None) -> AuditList:
+    def entries(
+        self, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE, start: float | None = None
+    ) -> AuditList:
         """Returns a page of the log, oldest first.
 
         Args:
@@ -83,7 +85,7 @@ class AuditLog:
           start: The time of the earliest entry, in POSIX seconds. Ignored with `after`.
         """
         if after is None and start is not None:
-            after = since(start)
+            after = first_id_since(start)
         # An outcome directly follows its intent, so two records per entry suffice.
         page = self._records.page(names.AUDIT, after=after, limit=2 * limit)
         records: dict[str, Any] = {record.document.id: record.value for record in page.records}
@@ -129,8 +131,8 @@ class AuditLog:
         )
 
     @property
-    def _records(self) -> Records[AuditIntent | AuditOutcome]:
-        return Records(self.platform.documents, _ENTRY)
+    def _records(self) -> RecordRepository[AuditIntent | AuditOutcome]:
+        return RecordRepository(self.platform.documents, _ENTRY)
 
 
 def task_state(platform: Platform, name: str) -> dict[str, Any]:

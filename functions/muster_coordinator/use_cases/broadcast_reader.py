@@ -34,7 +34,7 @@ class BroadcastReader:
 
     @cached_property
     def _copies(self) -> EncodedCopies:
-        return EncodedCopies(self.platform.blobs, keep_last=True)
+        return EncodedCopies(self.platform.blobs, cache_last=True)
 
     def find(self, task: str, number: int, sha256: str) -> BlobRef:
         """Returns the broadcast of the task's open round.

@@ -12,10 +12,10 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.domain import names
-from muster_coordinator.domain.enrolments import Revocations, TooManyError
+from muster_coordinator.domain.enrolments import Revocations, TooManyRevocationsError
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.platform import Platform
-from muster_coordinator.state.records import Records
+from muster_coordinator.state.records import RecordRepository
 
 _ATTEMPTS = 20  # of a compare-and-set among a handful of operators
 _REVOCATIONS: TypeAdapter[Revocations] = TypeAdapter(Revocations)
@@ -47,7 +47,7 @@ class EnrolmentRevocations:
             before = Revocations() if stored is None else stored.value
             try:
                 after = before.plus(revocation.id, now=self.platform.clock.now(), expires_at=expires_at)
-            except TooManyError as error:
+            except TooManyRevocationsError as error:
                 raise ProblemError(ProblemType.CONFLICT, str(error)) from error
             try:
                 if stored is None:
@@ -76,8 +76,8 @@ class EnrolmentRevocations:
         stored = self._records().get(names.REVOCATIONS)
         return Revocations() if stored is None else stored.value
 
-    def _records(self) -> Records[Revocations]:
-        return Records(self.platform.documents, _REVOCATIONS)
+    def _records(self) -> RecordRepository[Revocations]:
+        return RecordRepository(self.platform.documents, _REVOCATIONS)
 
 
 def _view(revocations: Revocations) -> RevocationList:

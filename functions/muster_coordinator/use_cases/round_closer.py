@@ -25,7 +25,7 @@ from muster_coordinator.domain.rounds import (
     judge,
 )
 from muster_coordinator.ports import ConflictError
-from muster_coordinator.state.lifecycle import advance, schedule_close
+from muster_coordinator.state.lifecycle import continue_task, schedule_close
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.pausing import is_stopped
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -78,7 +78,7 @@ class RoundCloser:
             just_closed = isinstance(round_, Collecting)
             self._aggregate(record, record.value, ledger, repairing=repairing, just_closed=just_closed)
         elif not isinstance(record.value, Collecting):
-            advance(self.platform, key.task, plans=self.plans)
+            continue_task(self.platform, key.task, plans=self.plans)
 
     def _close_if_due(
         self, record: Versioned[Round], round_: Collecting, ledger: RoundLedger, *, repairing: bool
@@ -166,7 +166,7 @@ class RoundCloser:
             reason = f"{frozen.closing.updates} updates were stored at the close; the minimum is {minimum}"
             abandoned = abandon(round_, reason=reason, tally=frozen.tally, now=now)
             if self._abandon(record, abandoned, below_minimum=True) is not None:
-                advance(self.platform, key.task, plans=self.plans)
+                continue_task(self.platform, key.task, plans=self.plans)
             return
         missing = ledger.missing(frozen.closing.parts())
         if self._is_enqueued(round_, len(missing), repairing=repairing):

@@ -43,14 +43,20 @@ from muster_coordinator.domain.tasks import Task, opened
 from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
 from muster_coordinator.state.encoded_copies import EncodedCopies
-from muster_coordinator.state.lifecycle import abandon_current, advance, follow, next_key, schedule_close
+from muster_coordinator.state.lifecycle import (
+    abandon_current,
+    continue_after_round,
+    continue_task,
+    next_round_key,
+    schedule_close,
+)
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.partial_builder import PartialBuilder
-from muster_coordinator.state.pausing import at_round, stops_task
+from muster_coordinator.state.pausing import is_at_round, pause_on_final_problem
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
-from muster_coordinator.state.round_ledger import Frozen, RoundLedger
+from muster_coordinator.state.round_ledger import FrozenClosing, RoundLedger
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
@@ -96,14 +102,16 @@ class RoundCommitter:
             if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
-            with stops_task(self.platform, task.name, f"Round {key.number} can't be committed", concerns=at_round(key)):
+            with pause_on_final_problem(
+                self.platform, task.name, f"Round {key.number} can't be committed", concerns=is_at_round(key)
+            ):
                 ended = None if frozen is None else self._commit(record, record.value, task, frozen)
                 if ended is not None and task.status is TaskStatus.ACTIVE:
-                    follow(self.platform, versioned_task, ended, plans=self.plans)
+                    continue_after_round(self.platform, versioned_task, ended, plans=self.plans)
                 else:
-                    advance(self.platform, key.task, plans=self.plans)
+                    continue_task(self.platform, key.task, plans=self.plans)
             return
-        advance(self.platform, key.task, plans=self.plans)
+        continue_task(self.platform, key.task, plans=self.plans)
 
     @contextmanager
     def _claim(self, work: object) -> Iterator[bool]:
@@ -126,7 +134,7 @@ class RoundCommitter:
         manifest = self.plans.manifest(plan)
         return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
 
-    def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: Frozen) -> Ended | None:
+    def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: FrozenClosing) -> Ended | None:
         """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
@@ -218,7 +226,7 @@ class RoundCommitter:
         # A rollback during an opening starts another opening, which does not wait for the first.
         with self._claim((task.name, task.created_at, task.number, task.epoch, task.restore)) as claimed:
             if claimed:
-                with stops_task(
+                with pause_on_final_problem(
                     self.platform,
                     task_name,
                     "The first broadcast can't be computed",
@@ -229,7 +237,7 @@ class RoundCommitter:
     def _open(self, task: Task) -> None:
         abandon_current(self.platform, task, reason="rolled back")
         plan = self.plans.full(task.spec.plan)
-        key = next_key(self.platform, task)
+        key = next_round_key(self.platform, task)
         if not may_commit(key.number, plan.manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         base = task.restore or self._initial_checkpoint(plan, key)

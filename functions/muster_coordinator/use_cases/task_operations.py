@@ -35,14 +35,14 @@ from muster_coordinator.domain.release import violations
 from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
-from muster_coordinator.state.lifecycle import abandon_current, advance, join_population, leave_population
+from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
 
 LOG = logging.getLogger(__name__)
-PAGE = 100  # default number of rounds on a page
+DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
 SMALL_GOAL = 20  # updates; a round with a smaller goal publishes its count only after its end
 _ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
 _MAX_NAMED_TENSORS = 3  # in a refusal
@@ -136,7 +136,7 @@ class TaskOperations:
             self._open(task)
         elif task.current is not None:
             self.platform.enqueue(queued_work.close(task.current), task.current)
-            advance(self.platform, name, plans=self.plans)
+            continue_task(self.platform, name, plans=self.plans)
         return self.get(name)
 
     def cancel(self, name: str) -> TaskView:
@@ -159,7 +159,7 @@ class TaskOperations:
         self._open(task)
         return self.get(name)
 
-    def rounds(self, name: str, *, after: str | None = None, limit: int = PAGE) -> RoundList:
+    def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
         """Returns a page of the task's attempts at rounds, oldest first.
 
         `after` is the `next` of the previous page.
@@ -193,7 +193,7 @@ class TaskOperations:
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
-        return SingleFlightReader(self.platform.blobs, keep_last=True)
+        return SingleFlightReader(self.platform.blobs, cache_last=True)
 
     def _check_fold(self, manifest: PlanManifest) -> None:
         """Refuses a plan whose updates the aggregator can't fold.

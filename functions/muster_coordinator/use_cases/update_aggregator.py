@@ -20,10 +20,10 @@ from muster_coordinator.domain.updates import all_finite, finite_sum_implies_fin
 from muster_coordinator.ports import UnavailableError
 from muster_coordinator.state.fold_timers import rearm
 from muster_coordinator.state.partial_builder import Part, Partial, PartialBuilder
-from muster_coordinator.state.pausing import at_round, is_stopped, stops_task
+from muster_coordinator.state.pausing import is_at_round, is_stopped, pause_on_final_problem
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
-from muster_coordinator.state.round_ledger import Frozen, RoundLedger
+from muster_coordinator.state.round_ledger import FrozenClosing, RoundLedger
 
 _MAX_FAILED = 1000  # tasks with a failed fold that a process tracks
 
@@ -110,8 +110,8 @@ class UpdateAggregator:
     @contextmanager
     def stops_task(self, key: RoundKey) -> Iterator[None]:
         """Pauses the round's task if the body fails for good; see `pausing.stops_task`."""
-        with stops_task(
-            self.platform, key.task, f"Updates of round {key.number} can't be folded", concerns=at_round(key)
+        with pause_on_final_problem(
+            self.platform, key.task, f"Updates of round {key.number} can't be folded", concerns=is_at_round(key)
         ):
             try:
                 yield
@@ -140,7 +140,7 @@ class UpdateAggregator:
             if problem.type is not ProblemType.NOT_FOUND:
                 raise
 
-    def make_part(self, round_: Open, ledger: RoundLedger, frozen: Frozen | None, part: str) -> list[str]:
+    def make_part(self, round_: Open, ledger: RoundLedger, frozen: FrozenClosing | None, part: str) -> list[str]:
         """Makes a part's partial, and first the partial that it continues, where either is missing.
 
         Returns:

@@ -12,7 +12,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator import queued_work
 from muster_coordinator.domain import names, slots
-from muster_coordinator.domain.pacing import LONGEST, pause
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT, checkin_delay
 from muster_coordinator.domain.rounds import Aggregating, Collecting, Round
 from muster_coordinator.domain.updates import UpdateRules, decoded_update, validated
 from muster_coordinator.ports import AlreadyExistsError, DirectUploads
@@ -42,7 +42,7 @@ class UploadReceiver:
     open_rounds: RoundCache
     goals: GoalChecker
     retry_floor: float
-    longest_wait: float = LONGEST
+    longest_wait: float = DEFAULT_LONGEST_WAIT
 
     def upload(
         self, token: str, read: Callable[[int], bytes], *, length: int | None, encoding: str | None = None
@@ -237,7 +237,9 @@ class UploadReceiver:
 
     def _receipt(self, status: str, claims: AssignmentClaims, round_: Round, *, updates: int = 0) -> Receipt:
         now, jitter = self.platform.clock.now(), self.platform.randomness.uniform()
-        wait = pause(round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates, longest=self.longest_wait)
+        wait = checkin_delay(
+            round_, now=now, floor=self.retry_floor, jitter=jitter, updates=updates, longest=self.longest_wait
+        )
         cookie = None
         if status == "accepted":
             # The cookie must outlive the round and the separation.

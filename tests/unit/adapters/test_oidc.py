@@ -82,8 +82,8 @@ def test_new_key_of_the_issuer_is_fetched(monkeypatch):
             invoker.verify(old, function="aggregator")
 
 
-def test_unreachable_issuer_is_unavailable(issuer, nobodys_port):
-    closed_port = f"http://127.0.0.1:{nobodys_port}"
+def test_unreachable_issuer_is_unavailable(issuer, unused_port):
+    closed_port = f"http://127.0.0.1:{unused_port}"
     invoker = OidcInvokerAuthenticator(issuer=closed_port, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})
     with pytest.raises(UnavailableError, match="does not say where its keys are"):
         invoker.verify(issuer.token(account=ACCOUNT, audience=AGGREGATOR), function="aggregator")

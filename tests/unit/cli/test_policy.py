@@ -81,10 +81,10 @@ def test_client_with_an_exposed_budget_does_not_start(policy: Path, tmp_path: Pa
     assert f"chmod 600 {tmp_path / 'budget'}" in result.output.replace("\n", "")
 
 
-def test_client_logs_once_whether_it_has_a_policy(policy: Path, tmp_path: Path, nobodys_port: int) -> None:
+def test_client_logs_once_whether_it_has_a_policy(policy: Path, tmp_path: Path, unused_port: int) -> None:
     (tmp_path / "ward.py").write_text("def data():\n    return 1\n")
     arguments = ("client", "run", "--population", "p", "--data", f"{tmp_path}/ward.py:data", "--once")
-    arguments += ("--url", f"http://127.0.0.1:{nobodys_port}")
+    arguments += ("--url", f"http://127.0.0.1:{unused_port}")
     assert run(*arguments, code=3).output.count("the coordinator decides") == 1
     policy.write_text("minimum = 3\n")
     assert "the coordinator decides" not in run(*arguments, "--policy", policy, code=3).output

@@ -40,7 +40,7 @@ def blobs(tmp_path):
 
 
 def test_concurrent_readers_share_one_copy(blobs):
-    shared = SingleFlightReader(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, cache_last=False)
     blobs.open.clear()
     with ThreadPoolExecutor(8) as pool:
         reads = [pool.submit(shared.read, "a") for _ in range(8)]
@@ -52,7 +52,7 @@ def test_concurrent_readers_share_one_copy(blobs):
 
 
 def test_slow_read_does_not_block_other_blobs(blobs):
-    shared = SingleFlightReader(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, cache_last=False)
     held = shared.read("b")
     blobs.open.clear()
     with ThreadPoolExecutor(2) as pool:
@@ -64,7 +64,7 @@ def test_slow_read_does_not_block_other_blobs(blobs):
 
 
 def test_unused_blob_is_freed(blobs):
-    shared = SingleFlightReader(blobs, keep_last=False)
+    shared = SingleFlightReader(blobs, cache_last=False)
     data = weakref.ref(shared.read("a"))
     gc.collect()
     assert data() is None
@@ -73,7 +73,7 @@ def test_unused_blob_is_freed(blobs):
 
 
 def test_last_blob_is_cached_if_configured(blobs):
-    shared = SingleFlightReader(blobs, keep_last=True)
+    shared = SingleFlightReader(blobs, cache_last=True)
     data = weakref.ref(shared.read("a"))
     assert shared.read("a") is data()
     shared.read("b")
@@ -83,7 +83,7 @@ def test_last_blob_is_cached_if_configured(blobs):
 
 
 def test_failed_read_is_retried_by_the_next(blobs, monkeypatch):
-    shared = SingleFlightReader(blobs, keep_last=True)
+    shared = SingleFlightReader(blobs, cache_last=True)
     with pytest.raises(BlobNotFoundError):
         shared.read("c")
     with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ from muster.wire.messages import TaskPolicy
 from muster_coordinator.domain import names, slots
 from muster_coordinator.domain.ledger import Closing, Manifest, close_ledger, next_chunk
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.pacing import LONGEST, pause
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT, checkin_delay
 from muster_coordinator.domain.rounds import (
     Aggregating,
     BelowMinimumError,
@@ -212,8 +212,8 @@ def test_pseudonyms_differ_by_client_attempt_and_key():
 def test_wait_stays_between_floor_and_longest_wait(now, jitter):
     round_ = collecting(opens_at=1000.0)
     for open_ in (None, round_):
-        assert 0.5 <= pause(open_, now=now, floor=0.5, jitter=jitter) <= LONGEST * 1.25
-        assert 0.5 <= pause(open_, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
+        assert 0.5 <= checkin_delay(open_, now=now, floor=0.5, jitter=jitter) <= DEFAULT_LONGEST_WAIT * 1.25
+        assert 0.5 <= checkin_delay(open_, now=now, floor=0.5, jitter=jitter, longest=2.0) <= 2.5
 
 
 def checkins(*, goal: int, knows_quiet: bool) -> int:
@@ -228,7 +228,7 @@ def checkins(*, goal: int, knows_quiet: bool) -> int:
     now, count = 5.0, 0
     while now < 600.0:
         quiet = now - 5.0 if knows_quiet else 0.0
-        now += pause(round_, now=now, floor=1.0, jitter=0.0, updates=goal - 1, quiet=quiet)
+        now += checkin_delay(round_, now=now, floor=1.0, jitter=0.0, updates=goal - 1, quiet=quiet)
         count += 1
     return count
 
@@ -241,8 +241,8 @@ def test_waits_grow_while_a_round_lacks_its_last_update():
 def test_wait_is_at_most_an_eighth_of_the_quiet_time():
     round_ = collecting(opens_at=0.0)
     for quiet in (8.0, 80.0, 400.0):
-        wait = pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3, quiet=quiet)
-        assert wait <= max(quiet / 8, pause(round_, now=500.0, floor=0.1, jitter=0.0, updates=3))
+        wait = checkin_delay(round_, now=500.0, floor=0.1, jitter=0.0, updates=3, quiet=quiet)
+        assert wait <= max(quiet / 8, checkin_delay(round_, now=500.0, floor=0.1, jitter=0.0, updates=3))
 
 
 def test_tallies_add_up():

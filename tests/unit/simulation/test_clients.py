@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from muster.simulation.clients import ClientsData, ClientsDataWarning
+from muster.runtime.client_data import ClientsData, ClientsDataWarning
 from muster.wire.dtypes import DType
 from muster.wire.manifest import SequenceType, StructField, StructType, TensorType
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.zstd import zstd as zstd_module
 
-from muster.wire.encodings import EncodingError, TruncatedError, available, compress, decoded
+from muster.wire.encodings import EncodingError, TruncatedError, available, compress, decoding_reader
 
 CompressionParameter = zstd_module.CompressionParameter
 NO_CHECKSUM = {CompressionParameter.checksum_flag: False}
@@ -62,7 +62,7 @@ def encoding_of(name):
 
 def read_all(data, encoding, *, size=1 << 16, piece=1 << 20):
     source = io.BytesIO(data)
-    read, chunks = decoded(lambda requested: source.read(min(requested, piece)), encoding), []
+    read, chunks = decoding_reader(lambda requested: source.read(min(requested, piece)), encoding), []
     while chunk := read(size):
         assert len(chunk) <= size
         chunks.append(chunk)
@@ -147,14 +147,14 @@ def test_endless_empty_frames_are_refused_early(encoding):
         return (frame * (size // len(frame) + 1))[: size - size % len(frame)]
 
     with pytest.raises(EncodingError, match="more than"):
-        decoded(read, encoding)(1)
+        decoding_reader(read, encoding)(1)
     assert taken < 2 << 20
 
 
 @pytest.mark.parametrize("encoding", available())
 def test_bomb_is_decoded_in_bounded_memory(encoding):
     bomb = compress([bytes(256 << 20)], encoding)
-    read = decoded(io.BytesIO(bomb).read, encoding)
+    read = decoding_reader(io.BytesIO(bomb).read, encoding)
     tracemalloc.start()
     try:
         for _ in range(64):
@@ -174,7 +174,7 @@ def test_exceptions_of_the_source_propagate():
 
     for encoding in available():
         with pytest.raises(SourceError):
-            decoded(read, encoding)(10)
+            decoding_reader(read, encoding)(10)
 
 
 @settings(max_examples=300, deadline=None)

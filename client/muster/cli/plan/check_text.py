@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from muster.cli.plan.text import titled
+from muster.cli.plan.text import titled_table
 from muster.terminal import console
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def to_dict(check: PlanCheck) -> dict[str, Any]:
 def show(check: PlanCheck) -> None:
     """Prints a table of the differences, the verdict and its premises."""
     fixed = ", with the draws fixed on both sides" if check.sources else ""
-    table = titled(f"Largest relative difference to TFF{fixed}", "round", "state", "at", "result", "at")
+    table = titled_table(f"Largest relative difference to TFF{fixed}", "round", "state", "at", "result", "at")
     for difference in check.fixed or check.rounds:
         state, result = difference.state, difference.result
         table.add_row(str(difference.round), f"{state.relative:.1e}", state.path, f"{result.relative:.1e}", result.path)

@@ -10,7 +10,7 @@ from muster.cli.plan.text import (
     describe_folds,
     describe_release,
     describe_signers,
-    titled,
+    titled_table,
     type_text,
     uploads_table,
 )
@@ -79,7 +79,7 @@ def dry_run(plan: Plan) -> DryRun:
     Raises:
       ImportError: `protobuf`, which parses graphs, is not installed.
     """
-    from muster.client.limits import least_bytes
+    from muster.client.limits import min_bytes
     from muster.runtime.graph_check import check_plan_graphs
     from muster.runtime.graph_def import parse_graph
     from muster.runtime.ops import count_ops
@@ -98,8 +98,8 @@ def dry_run(plan: Plan) -> DryRun:
         refused=refused,
         operations={kind: dict(counts[kind].most_common()) for kind in sorted(counts)},
         download_bytes=len(plan.for_client().encode()),
-        broadcast_bytes=least_bytes(manifest.broadcast),
-        update_bytes=least_bytes(manifest.update),
+        broadcast_bytes=min_bytes(manifest.broadcast),
+        update_bytes=min_bytes(manifest.update),
     )
 
 
@@ -115,7 +115,7 @@ def write(summary: DryRun, screen: Console) -> None:
         screen.print(f"[bold red]A client would refuse this plan.[/] {escape(summary.refused)}", soft_wrap=True)
     else:
         screen.print("Files: none. Network: none. Python: none.", soft_wrap=True)
-    operations = titled("Operations", "kind", "operations")
+    operations = titled_table("Operations", "kind", "operations")
     for kind, counts in summary.operations.items():
         operations.add_row(kind, ", ".join(f"{name} ×{count}" for name, count in counts.items()))
     screen.print(operations)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
 from muster.cli.failures import LoadingError
-from muster.cli.plan.text import titled
+from muster.cli.plan.text import titled_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +96,7 @@ def write(verdict: PlanVerdict, screen: Console) -> None:
     """Prints the verdict as text."""
     from rich.text import Text
 
-    table = titled("Policy check", "rule", "verdict", "value and requirement")
+    table = titled_table("Policy check", "rule", "verdict", "value and requirement")
     for check in verdict.checks:
         table.add_row(check.rule, "[green]passes[/]" if check.passed else "[bold red]refuses[/]", Text(check.detail))
     for rule, requirement in verdict.later.items():

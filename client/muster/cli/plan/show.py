@@ -11,7 +11,7 @@ import typer
 from muster.cli.failures import FAILED
 from muster.cli.options import Json
 from muster.cli.plan import policy as device_policy
-from muster.cli.plan.text import describe_signers, titled, uploads_table, warn_of_clear_sums
+from muster.cli.plan.text import describe_signers, titled_table, uploads_table, warn_of_clear_sums
 from muster.terminal import console, size, write_json
 
 if TYPE_CHECKING:
@@ -79,13 +79,13 @@ def show(
     for line in describe_signers(loaded.plan):
         screen.print(line, soft_wrap=True)
     warn_of_clear_sums(loaded.plan)
-    stages = titled("Stages", "stage", "graph", "inputs", "outputs")
+    stages = titled_table("Stages", "stage", "graph", "inputs", "outputs")
     for stage_name in type(manifest.stages).model_fields:
         stage = getattr(manifest.stages, stage_name)
         stages.add_row(stage_name, size(stage.graph.size), _values(stage.inputs), _values(stage.outputs))
     screen.print(stages)
     screen.print(uploads_table(manifest))
-    folds = titled("Folds", "accumulator", "fold")
+    folds = titled_table("Folds", "accumulator", "fold")
     for rule in manifest.folds:
         folds.add_row(rule.path, rule.kind.value)
     screen.print(folds)

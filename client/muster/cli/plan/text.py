@@ -36,7 +36,7 @@ def describe_signers(plan: Plan) -> list[str]:
 def uploads_table(manifest: Any) -> Table:
     """Returns a table of the tensors that leave a device."""
     sums = {item.path for item in manifest.clear_sums}
-    table = titled(f"What leaves a device: {_total(manifest.update)}", "tensor", "dtype", "shape", "size", "as")
+    table = titled_table(f"What leaves a device: {_total(manifest.update)}", "tensor", "dtype", "shape", "size", "as")
     for spec in manifest.update:
         kind = "[bold red]secure sum, in the clear[/]" if spec.path in sums else "update"
         table.add_row(spec.path, spec.dtype.value, shape(spec.shape), _total([spec]), kind)
@@ -91,7 +91,7 @@ def describe_release(manifest: Any) -> list[str]:
     return [f"The plan binds every task to: {'; '.join(rules)}."]
 
 
-def titled(title: str, *columns: str) -> Table:
+def titled_table(title: str, *columns: str) -> Table:
     """Returns an empty table."""
     from rich.table import Table
 
@@ -109,9 +109,9 @@ def shape(dimensions: Optional[tuple[Optional[int], ...]]) -> str:
 
 
 def _total(specs: Sequence[Any]) -> str:
-    from muster.client.limits import least_bytes
+    from muster.client.limits import min_bytes
 
-    known_bytes = least_bytes(tuple(specs))
+    known_bytes = min_bytes(tuple(specs))
     is_open = any(spec.shape is None or None in spec.shape or spec.dtype.value == "string" for spec in specs)
     if not is_open:
         return size(known_bytes)

@@ -20,12 +20,12 @@ from muster.local.listening import LOOPBACK
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LOOPBACK", "HeldPort"]
+__all__ = ["LOOPBACK", "ReservedPort"]
 
 _POLL_SECONDS = 0.05
 
 
-class HeldPort:
+class ReservedPort:
     """Reserved port, as a context manager. The kernel assigns it to no connection before `close`.
 
     On Linux, a bound socket that does not listen blocks only the kernel's own choice: a server that

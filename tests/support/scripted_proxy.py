@@ -32,7 +32,7 @@ class _Server(ThreadingHTTPServer):
         """Ignores broken connections of killed clients."""
 
 
-class Between(Loopback):
+class ScriptedProxy(Loopback):
     """Proxy that forwards to `target`, except for the requests whose kind has a status in `script`.
 
     Attributes:

@@ -37,7 +37,7 @@ class _FaultScript:
             return faults.popleft() if faults else None
 
 
-class LossyGrpc(_FaultScript):
+class FaultyGrpcProxy(_FaultScript):
     """Proxy of a gRPC service without TLS, such as the Firestore emulator. Methods: `Commit`, …"""
 
     def __init__(self, target: str) -> None:
@@ -72,7 +72,7 @@ class LossyGrpc(_FaultScript):
 
 
 class _Forwarding(grpc.GenericRpcHandler):
-    def __init__(self, proxy: LossyGrpc) -> None:
+    def __init__(self, proxy: FaultyGrpcProxy) -> None:
         self._proxy = proxy
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
@@ -81,7 +81,7 @@ class _Forwarding(grpc.GenericRpcHandler):
         )
 
 
-class LossyHttp(_FaultScript, Loopback):
+class FaultyHttpProxy(_FaultScript, Loopback):
     """Proxy of an HTTP service, such as fake-gcs-server. Methods: `POST`, …"""
 
     def __init__(self, target: str) -> None:
