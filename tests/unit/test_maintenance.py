@@ -65,6 +65,59 @@ def test_rounds_that_ended_hours_ago_cost_no_listing(cancelled, harness, schedul
     assert listed_by_a_tick(harness, schedule) == set()
 
 
+def lose_sweeps(h, first, last):
+    """Runs rounds of two clients without delivering a sweep."""
+    for number in range(first, last + 1):
+        for client in range(2):
+            h.upload(h.assigned(f"{number} {client}").token, sum_update(client))
+        while due := [entry for entry in h.queue.held if entry.work.kind != "sweep" and entry.due <= h.clock.now()]:
+            assert h.deliver(due[0]) == 204
+        h.queue.held = [entry for entry in h.queue.held if entry.work.kind != "sweep"]
+
+
+def test_lost_sweep_is_repeated_however_many_rounds_follow(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, rounds=9, round_seconds=86_400)
+    lose_sweeps(h, 1, 6)
+    assert {names.round_of(name).number for name in h.blobs(names.MANIFESTS)} >= set(range(1, 7))
+    h.tick()
+    assert h.leftovers() == []
+
+
+def progress_of(h):
+    document = h.inner.documents.get(names.sweep_progress_path("sum"))
+    return None if document is None else int(document.data["round"][:6])
+
+
+def test_older_rounds_are_checked_once_more_a_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(maintenance, "MAX_OLDER_ROUNDS", 2)
+    h = Harness(tmp_path)
+    h.begin(goal=2, rounds=9, round_seconds=86_400)
+    lose_sweeps(h, 1, 8)
+    h.tick()
+    assert progress_of(h) is None  # a request may still write to rounds that have just ended
+    h.clock.advance(HOURS)
+    progress = []
+    for _ in range(4):
+        h.tick()
+        progress.append(progress_of(h))
+    assert progress == [2, 4, 6, 6]
+    assert h.leftovers() == []
+
+
+def test_slot_holder_written_after_the_sweep_of_an_older_round_is_removed(harness):
+    h = harness
+    lose_sweeps(h, 5, 8)
+    first = h.committed()[0].key
+    h.tick()
+    h.inner.documents.create(names.holder_path(first, "0" * 32), {"counter": 0, "issued_at": 1.0})
+    h.inner.documents.increment(names.ticket_path(first, 0), {"issued:0": 1})
+    assert h.leftovers() != []
+    h.clock.advance(HOURS)
+    h.tick()
+    assert h.leftovers() == []
+
+
 def test_update_that_arrives_hours_late_is_removed(harness):
     old = next(round_ for round_ in harness.committed() if round_.key.number == 4)
     harness.clock.advance(HOURS)

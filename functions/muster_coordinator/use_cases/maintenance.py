@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from itertools import chain
 
@@ -12,6 +13,7 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
+from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
@@ -25,6 +27,7 @@ _SWEEP_INTERVAL = 600.0  # seconds between sweeps of an ended round that may sti
 # Seconds after its end in which every tick sweeps a round. A check-in or an aggregator that read
 # the round just before its end may still write.
 _SETTLING_TIME = 2 * TICK
+MAX_OLDER_ROUNDS = 100  # rounds before those that one tick checks, per task
 _PAGE, _MAX_PAGES = 500, 20  # slot holders per page, and pages per sweep
 MAX_STRAY_MANIFESTS = 2000  # manifests that one call deletes
 # Stray manifests are listed in the sixth of every ten ticks, since a list costs a call and this is
@@ -132,7 +135,64 @@ class Maintenance:
         elif task.current is not None and not task.ended and not task.stopped:
             self.round_closer.close(task.current, repairing=True)
         if task.current is not None:
+            self._sweep_older_rounds(task, task.current)
             self._sweep_recent_rounds(task, task.current)
+
+    def _sweep_older_rounds(self, task: Task, current: RoundKey) -> None:
+        """Sweeps the older rounds that no sweep has finished, a bounded number of them.
+
+        A sweep can be lost, and ticks too, while short rounds follow. A request that read a round
+        just before its end may write a counter or a slot holder after the sweep. A document names
+        the last round up to which all are swept, so that each round is checked once more after that
+        time, and not at every tick.
+        """
+        documents, path, last = self.platform.documents, names.sweep_progress_path(task.name), _last_skipped(current)
+        progress = documents.get(path)
+        swept_up_to = start = None if progress is None else str(progress.data["round"])
+        if start is not None and start >= last.id:
+            return
+        # A round that this version can't read is left to the version that wrote it.
+        page = self.platform.rounds.page(names.rounds_path(task.name), after=start, limit=MAX_OLDER_ROUNDS)
+        is_complete = True
+        for record in page.records:
+            round_, key = record.value, record.value.key
+            if key.id > last.id:
+                break
+            self._abandon_superseded(task, round_, current)
+            if not self._has_swept_key(key):
+                self.sweep(key)
+            is_complete = is_complete and self._is_final(round_)
+            if is_complete:
+                swept_up_to = key.id
+        if swept_up_to == start:
+            return
+        # Two ticks may overlap. The progress of the one that writes later is not needed.
+        with suppress(AlreadyExistsError, ConflictError):
+            if progress is None:
+                documents.create(path, {"round": swept_up_to})
+            else:
+                documents.replace(path, {"round": swept_up_to}, version=progress.version)
+
+    def _is_final(self, round_: Round) -> bool:
+        """Sweeps late documents. Returns whether the round needs no other sweep.
+
+        Later blobs are found by `_remove_orphans` and `_remove_stray_manifests`.
+        """
+        if isinstance(round_, Collecting | Aggregating):
+            return False
+        if self.platform.clock.now() - round_.ended_at < _SETTLING_TIME:
+            return False
+        key = round_.key
+        collections = (names.tickets_path(key), names.shards_path(key), names.holders_path(key))
+        if any(self.platform.documents.list(path, limit=1) for path in collections):
+            self.sweep(key)
+        return self._has_swept_key(key)
+
+    def _abandon_superseded(self, task: Task, round_: Round, current: RoundKey) -> None:
+        """Abandons an open round before the task's current one, or of a task that has ended."""
+        if isinstance(round_, Collecting | Aggregating) and (task.ended or round_.key < current):
+            stray = replace(task, number=round_.key.number, epoch=round_.key.epoch)
+            abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
 
     def _sweep_recent_rounds(self, task: Task, current: RoundKey) -> None:
         """Logs a late current round, abandons superseded open rounds, and sweeps ended rounds."""
@@ -140,9 +200,7 @@ class Maintenance:
             key = round_.value.key
             if isinstance(round_.value, Collecting | Aggregating) and key == current:
                 events.round_late(round_.value, now=self.platform.clock.now())
-            if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < current):
-                stray = replace(task, number=key.number, epoch=key.epoch)
-                abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
+            self._abandon_superseded(task, round_.value, current)
             if not self._is_swept(round_.value):
                 self.sweep(key)
 
@@ -158,7 +216,11 @@ class Maintenance:
         seconds = self.platform.clock.now() - round_.ended_at
         if seconds < _SETTLING_TIME or (seconds < _LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
             return False
-        return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
+        return self._has_swept_key(round_.key)
+
+    def _has_swept_key(self, key: RoundKey) -> bool:
+        """Returns whether the pseudonym key is gone, which a sweep deletes after all blobs."""
+        return self.platform.documents.get(names.pseudonym_key_path(key)) is None
 
     def _remove_orphans(self) -> None:
         """Deletes updates and partials that were written after their round's sweep.
