@@ -111,6 +111,11 @@ def member_path(population: str, task: str) -> str:
     return f"{population_tasks_path(population)}/{task}"
 
 
+def sweep_progress_path(task: str) -> str:
+    """Returns the document that names the last of the task's rounds up to which all are swept."""
+    return f"{task_path(task)}/sweeps/progress"
+
+
 AUDIT = "audit"
 
 

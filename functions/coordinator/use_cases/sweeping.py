@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -10,6 +11,7 @@ from coordinator.domain import names
 from coordinator.domain.names import RoundKey
 from coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from coordinator.domain.tasks import Task
+from coordinator.ports import AlreadyExistsError, ConflictError
 from coordinator.use_cases import events, work
 from coordinator.use_cases.advance import abandon_current, join_population, leave_population
 from coordinator.use_cases.at_once import for_all
@@ -31,6 +33,7 @@ _MANIFESTS_EVERY, _MANIFESTS_AT = (
     10,
     5,
 )  # minutes of ticks: the sixth of every ten, since a list costs a call and this is not urgent
+MAX_OLDER_ROUNDS = 100  # per task and tick
 # Seconds after its end in which a round may still be worked on; a function's request takes 3600 at most.
 _STILL_AT_WORK = 7200.0
 
@@ -129,15 +132,58 @@ class Sweeping:
             self.closing(task.current, repairing=True)
         if task.current is not None:
             before = _looked_behind(task.current)
+            self._sweep_older_rounds(task, before)
             for round_ in self.platform.rounds.list(names.rounds_path(task.name), after=before.id):
                 key = round_.value.key
                 if isinstance(round_.value, Collecting | Aggregating) and key == task.current:
                     events.round_late(round_.value, now=self.platform.clock.now())
-                if isinstance(round_.value, Collecting | Aggregating) and (task.ended or key < task.current):
-                    stray = replace(task, number=key.number, epoch=key.epoch)
-                    abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
+                self._abandon_stray(task, round_.value)
                 if not self._is_settled(round_.value):
                     self.sweep(key)
+
+    def _abandon_stray(self, task: Task, round_: Round) -> None:
+        """Abandons an open round that is not the task's current one, or whose task has ended."""
+        key = round_.key
+        if isinstance(round_, Collecting | Aggregating) and (task.ended or key != task.current):
+            stray = replace(task, number=key.number, epoch=key.epoch)
+            abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
+
+    def _sweep_older_rounds(self, task: Task, last: RoundKey) -> None:
+        """Sweeps the rounds up to `last` that no sweep has finished, a bounded number of them.
+
+        A sweep can be lost, and later ticks too, while short rounds go by. A document names the last round up to which
+        all are swept, so that each round is read once more and not at every tick.
+        """
+        documents, path = self.platform.documents, names.sweep_progress_path(task.name)
+        progress = documents.get(path)
+        swept_up_to = None if progress is None else str(progress.data["round"])
+        if swept_up_to is not None and swept_up_to >= last.id:
+            return
+        start = swept_up_to
+        # A round that this version can't read is left to the version that wrote it.
+        page = self.platform.rounds.page(names.rounds_path(task.name), after=start, limit=MAX_OLDER_ROUNDS)
+        for round_ in page.records:
+            key = round_.value.key
+            if key.id > last.id:
+                break
+            self._abandon_stray(task, round_.value)
+            if not self._is_swept(key):
+                self.sweep(key)
+            if not self._is_swept(key):
+                break  # the next tick continues here
+            swept_up_to = key.id
+        if swept_up_to == start:
+            return
+        # Two ticks may overlap. If the other one has written first, this one's progress is not needed.
+        with suppress(AlreadyExistsError, ConflictError):
+            if progress is None:
+                documents.create(path, {"round": swept_up_to})
+            else:
+                documents.replace(path, {"round": swept_up_to}, version=progress.version)
+
+    def _is_swept(self, key: RoundKey) -> bool:
+        """Returns whether a sweep has finished: it deletes the document of the pseudonyms' key last."""
+        return self.platform.documents.get(names.pseudonym_key_path(key)) is None
 
     def _is_settled(self, round_: Round) -> bool:
         """Whether a round has been swept, and needs no more of it now: then it costs no more lists.
@@ -150,7 +196,7 @@ class Sweeping:
         seconds = self.platform.clock.now() - round_.ended_at
         if seconds < _SETTLING or (seconds < _STILL_AT_WORK and seconds % _SWEPT_EVERY < TICK):
             return False
-        return self.platform.documents.get(names.pseudonym_key_path(round_.key)) is None
+        return self._is_swept(round_.key)
 
     def _remove_orphans(self) -> None:
         """Deletes updates and partials whose round has ended (work that was under way when it was swept); says how old updates are."""

@@ -65,6 +65,38 @@ def test_rounds_that_ended_hours_ago_cost_no_lists(cancelled, harness, schedule)
     assert listed_by_a_tick(harness, schedule) == set()
 
 
+def test_a_round_whose_sweep_was_lost_is_swept_however_many_rounds_have_followed(tmp_path):
+    h = Harness(tmp_path)
+    h.begin(goal=2, rounds=9, round_seconds=86_400)
+    for number in range(1, 7):
+        for client in range(2):
+            h.upload(h.assigned(f"{number} {client}").token, sum_update(client))
+        while due := [held for held in h.queue.held if held.work.kind != "sweep" and held.due <= h.clock.now()]:
+            assert h.deliver(due[0]) == 204
+        h.queue.held = [held for held in h.queue.held if held.work.kind != "sweep"]
+    assert {names.round_of(name).number for name in h.blobs(names.MANIFESTS)} >= set(range(1, 7))
+    h.tick()
+    assert h.leftovers() == []
+
+
+def test_older_rounds_are_read_once_more_and_some_at_a_time(harness, monkeypatch):
+    monkeypatch.setattr(sweeping, "MAX_OLDER_ROUNDS", 1)
+    h = harness
+    for number in range(5, 9):
+        for client in range(2):
+            h.upload(h.assigned(f"{number} {client}").token, sum_update(client))
+        h.deliver_all()
+    for round_ in h.committed():  # as if no sweep had come so far
+        h.inner.documents.create(names.pseudonym_key_path(round_.key), {"key": "x"})
+    progress = []
+    for _ in range(8):
+        h.tick()
+        document = h.inner.documents.get(names.sweep_progress_path("sum"))
+        progress.append(document and document.data["round"][:6])
+    assert progress == ["000001", "000002", "000003", "000004", "000005", "000006", "000006", "000006"]
+    assert h.leftovers() == []
+
+
 def test_an_update_that_comes_hours_after_its_round_is_removed(harness):
     old = next(round_ for round_ in harness.committed() if round_.key.number == 4)
     harness.clock.advance(HOURS)
