@@ -54,10 +54,12 @@ BANNED_WORDS = {
     r"of ours|of theirs|of its own|of their own": "own, separate",
     r"by way of": "through",
     r"at hand": "available",
-    r"(?-i:is none|are none|if none)": "is not a valid …, or None",
+    r"(?-i:(?<!there )(?:is|are) none(?! of))": "is not a valid …, or None",
     r"which is what": "a sentence of its own",
     r"so that nobody": "so that no client …",
 }
+# A line with this comment keeps its words, such as names that are stored or part of JSON output.
+EXEMPT = "# prose:"
 _WORDS = re.compile("|".join(rf"\b(?:{words})\b" for words in BANNED_WORDS), re.IGNORECASE)
 _CODE = re.compile(r"`[^`]*`")
 
@@ -75,6 +77,7 @@ class Fault(NamedTuple):
 
 def check_python(path: str, source: str) -> Iterator[Fault]:
     """Yields the faults in the docstrings and comments of a module, and in its texts for users."""
+    lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = ast.get_docstring(node, clean=False)
@@ -83,7 +86,7 @@ def check_python(path: str, source: str) -> Iterator[Fault]:
                 yield from _opening(path, first, docstring)
                 yield from _words(path, first, docstring)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and path.startswith(TEXTS):
-            yield from _words(path, node.lineno, node.value)
+            yield from _words(path, node.lineno, "" if EXEMPT in lines[node.lineno - 1] else node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             yield from _words(path, token.start[0], token.string)
@@ -113,12 +116,18 @@ def _opening(path: str, line: int, docstring: str) -> Iterator[Fault]:
 
 def _words(path: str, line: int, text: str) -> Iterator[Fault]:
     for offset, row in enumerate(text.splitlines()):
+        if EXEMPT in row:
+            continue
         for match in _WORDS.finditer(_CODE.sub("", row)):
             yield Fault(path, line + offset, f'"{match[0]}": write {_instead_of(match[0])}')
 
 
 def _instead_of(word: str) -> str:
-    return next(term for words, term in BANNED_WORDS.items() if re.fullmatch(words, word, re.IGNORECASE))
+    return next(
+        term
+        for words, term in BANNED_WORDS.items()
+        if re.fullmatch(re.sub(r"\(\?<!there \)|\(\?! of\)", "", words), word, re.IGNORECASE)
+    )
 
 
 def check(paths: list[str]) -> list[Fault]:

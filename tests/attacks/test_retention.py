@@ -1,4 +1,4 @@
-"""What remains about a participant after a round, and while a small round is open."""
+"""Data that remain about a participant after a round, and while a small round is open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check-ins per second over real HTTP, accepted and told to wait, beside the bare server.
+"""Check-ins per second over real HTTP, accepted and answered "wait", beside the bare server.
 
 Run `python -m benchmarks.checkins`. The subject is `muster up` with one web worker per core on an
 embedded store. Generators with open connections run on the same cores, and their CPU share is

@@ -46,7 +46,7 @@ class _Counter(HTTPAdapter):
     def settle(self) -> None:
         """Counts the last response, which is read to its end."""
         if self._last is not None:
-            self.down += self._last.tell()  # bytes that came over the wire, whatever they were decoded to
+            self.down += self._last.tell()  # bytes that arrived over the wire, whatever they were decoded to
             self._last = None
 
 

@@ -42,7 +42,7 @@ class Contribution:
       round: Number of the round.
       assigned: POSIX seconds of the assignment.
       done: POSIX seconds of the response to the upload.
-      told: Seconds that the client was told to wait then.
+      wait_seconds: Seconds that the answer asked the client to wait.
       down: Bytes of bodies received since its last contribution, check-ins included.
       up: Bytes of bodies sent since its last contribution, check-ins included.
     """
@@ -50,7 +50,7 @@ class Contribution:
     round: int
     assigned: float
     done: float
-    told: float
+    wait_seconds: float
     down: int
     up: int
 

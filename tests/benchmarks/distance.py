@@ -58,7 +58,7 @@ def measure(clients: int, *, at_once: int, seconds: float = SECONDS) -> float:
         tokens = [h.assigned(client).token for client in range(clients)]
         for client, token in enumerate(tokens[:-1]):
             h.upload(token, sum_update(client % _IDS))
-        h.deliver_all()  # what is full is folded while the round goes on
+        h.deliver_all()  # full chunks are folded while the round is open
         h.upload(tokens[-1], sum_update(0))
         for store in stores:
             store.away = True

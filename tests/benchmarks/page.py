@@ -122,7 +122,7 @@ def _crossed(figures_of: list[Figure], head: str, cell: object) -> str:
 
 
 def _rounds(results: Results) -> str:
-    """Returns rounds with their CPU time, beside Flower's of its own session."""
+    """Returns rounds with their CPU time, beside Flower's from its separate session."""
     mine = results.of(figures.ROUNDS)
     if not mine:
         return _NONE

@@ -140,7 +140,7 @@ def parts_of(views: list[RoundView], contributed: list[Contribution]) -> dict[st
         parts[WORK].append(last - first)
         parts[CLOSE].append(ended - last)
         parts[NEXT].append(after.opened_at.timestamp() - ended)
-        parts[TOLD].append(statistics.median(each.told for each in mine))
+        parts[TOLD].append(statistics.median(each.wait_seconds for each in mine))
     return parts
 
 

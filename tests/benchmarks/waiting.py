@@ -1,10 +1,10 @@
-"""How waiting clients learn of a round: by retry or by long poll: `python -m benchmarks.waiting`.
+"""Compares retries with a long poll for waiting clients: `python -m benchmarks.waiting`.
 
 Cases are `CLIENTS:SECONDS:ROUNDS`; the clients of a round finish one after another, evenly over
 SECONDS, and train nothing. Real processes and HTTP on loopback: `muster up`, and a client API on a
-separate gunicorn that logs each request. The long poll exists only here: a check-in that would be
-told to wait is held until a round opens, for 20 s at most, with a thread per client; a thread of
-each worker polls the store every 10 ms and wakes all. Printed are medians and ranges without the
+separate gunicorn that logs each request. The long poll exists only here: a check-in that has to
+wait is held until a round opens, for 20 s at most, with a thread per client; a thread of each
+worker polls the store every 10 ms and wakes all. Printed are medians and ranges without the
 first round. Dollars are the client API's, as measured, and as replayed by `domain.pacing`.
 """
 

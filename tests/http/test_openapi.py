@@ -133,7 +133,7 @@ class GeneratedCalls:
         return schema
 
     def prepare(self, case) -> None:  # noqa: C901  one case for each kind of call
-        """Gives three of four calls a valid name, plan, token or update, to pass its check."""
+        """Sets in three of four calls a valid name, plan, token or update, to pass its check."""
         if self._random.random() < 0.25:
             return
         label = case.operation.label
@@ -206,7 +206,7 @@ class GeneratedCalls:
 def walk(tmp_path):
     walk = GeneratedCalls(tmp_path)
 
-    def before_call(context, case, kwargs):  # noqa: ARG001  schemathesis looks at the names
+    def before_call(context, case, kwargs):  # noqa: ARG001  schemathesis inspects the names
         walk.prepare(case)
 
     def after_call(context, case, response):  # noqa: ARG001

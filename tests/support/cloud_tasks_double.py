@@ -1,8 +1,8 @@
-"""A test double of Cloud Tasks: the gRPC API (CreateTask) of one queue, and HTTP deliveries with signed OIDC tokens.
+"""Test double of Cloud Tasks: the gRPC API (CreateTask) of one queue, and signed HTTP deliveries.
 
-It behaves as Google documents: a name stays blocked after its task is done, failed deliveries are retried with
-exponential back-off, and a task may be delivered twice or late. A test that moves the clock calls `drain`; `run`
-follows the real time.
+Deliveries carry OpenID Connect tokens. The double behaves as Google documents: a name stays blocked
+after its task is done, failed deliveries are retried with exponential back-off, and a task may be
+delivered twice or late. A test that moves the clock calls `drain`; `run` follows the real time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ _POLL_INTERVAL = 1.0  # seconds
 
 @dataclass
 class Disorder:
-    """Disorder of deliveries: a fraction `twice` is delivered twice, a fraction `late` up to `most_delay` seconds late."""
+    """Disorder of deliveries.
+
+    Attributes:
+      twice: Fraction of the deliveries that is repeated.
+      late: Fraction that is delivered up to `most_delay` seconds late.
+    """
 
     randomness: Randomness
     twice: float = 0.0
@@ -95,7 +100,7 @@ class CloudTasksDouble:
             return min((held.due for held in self._held), default=None)
 
     def drain(self) -> int:
-        """Delivers all due tasks one after another, new ones included. Returns the number of attempts."""
+        """Delivers all due tasks in turn, new ones included. Returns the number of attempts."""
         attempts = 0
         while (held := self._take()) is not None:
             self._settle(held)
@@ -103,7 +108,7 @@ class CloudTasksDouble:
         return attempts
 
     def run(self, stop: threading.Event, *, threads: int = 8) -> None:
-        """Delivers due tasks, up to `threads` at once, until `stop` is set, which it checks once a second."""
+        """Delivers due tasks, up to `threads` at once, until `stop` is set. Checks each second."""
         with ThreadPoolExecutor(threads, "deliver") as pool:
             idle = threading.Semaphore(threads)
 

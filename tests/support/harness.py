@@ -121,8 +121,8 @@ class Harness:
       documents: Overrides the documents' store. Likewise `blobs`.
       start: Initial time of the clock, in POSIX seconds.
       secret: The coordinator's keys; the attribute may be set before a `restart`.
-      guards: Returns further fields of `CoordinatorConfig` for a platform: client authentication and rate
-        limits.
+      guards: Returns further fields of `CoordinatorConfig` for a platform: client authentication
+        and rate limits.
     """
 
     def __init__(

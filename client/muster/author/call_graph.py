@@ -1,8 +1,9 @@
 """Builds the call graph of a TFF computation: its calls in order, with their dependencies.
 
 In TFF's call-dominant form, every call of a federated operator or of local code is bound to a name
-of its own. The form therefore shows which draw of a random number, or which aggregate, a value
-depends on. The graphs of a `MapReduceForm` do not show this: TFF builds them later, with copies.
+in a separate line. The form therefore shows which draw of a random number, or which aggregate, a
+value depends on. The graphs of a `MapReduceForm` do not show this: TFF builds them later, with
+copies.
 """
 
 from __future__ import annotations

@@ -96,12 +96,14 @@ def show(console: Console, result: LoadResult) -> None:
     if result.waits.count:
         waits = result.waits
         console.print(
-            f"Told to wait {waits.count:,} times: {waits.mean:.2f} s on average, p99 {waits.quantile(0.99):.2f} s"
+            f"Clients waited {waits.count:,} times: {waits.mean:.2f} s on average, p99 {waits.quantile(0.99):.2f} s"
         )
     _show_arrivals(console, result)
     for attempt in result.rounds:
         console.print(_round(attempt))
-    others = {name: number for name, number in result.outcomes.items() if name not in ("accepted", "told to wait")}
+    from muster.load.clients import ACCEPTED, WAITED
+
+    others = {name: number for name, number in result.outcomes.items() if name not in (ACCEPTED, WAITED)}
     if others:
         console.print("Clients " + ", ".join(f"{name}: {number:,}" for name, number in sorted(others.items())))
     clients = max(1, result.checked_in)

@@ -253,8 +253,8 @@ def _read(file: Path) -> dict[str, Any]:
         return dict(tomllib.loads(text.replace("\r\n", "\n")))
     except OSError as error:
         raise PolicyFileError(
-            f"{file}: {error.strerror or error}. Correct the policy's path, or write a policy: docs/how-to/set-a-client-policy.md "
-            "has an example"
+            f"{file}: {error.strerror or error}. Correct the policy's path, or write a policy: "
+            "docs/how-to/set-a-client-policy.md has an example"
         ) from error
     except UnicodeDecodeError as error:
         raise PolicyFileError(f"{file} is not in UTF-8: save it in that encoding") from error

@@ -27,16 +27,18 @@ _LOST = ("assignment_expired", "assignment_invalid")  # problems after which a c
 _ROUND_FULL = "round_full"
 _POLL_SECONDS = 1.0  # between polls of whether the round is over
 
-# Outcomes of clients, or of their tries:
-ACCEPTED, WAITED, VANISHED = "accepted", "told to wait", "vanished"
+# Outcomes of clients, or of their tries. They are names in JSON output.
+ACCEPTED, VANISHED = "accepted", "vanished"
+WAITED = "told to wait"  # prose: the name was published
 LATE_ASSIGNMENT, LATE_ROUND = "too late for its assignment", "too late for its round"
-AT_WORK, NO_SLOT, AFTER = "still at work when its round ended", "got no slot", "came after its round"
+AT_WORK, NO_SLOT = "still at work when its round ended", "got no slot"
+AFTER = "came after its round"  # prose: the name was published
 UNANSWERED, GAVE_UP = "not answered", "gave up"
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What every client of a load sends.
+    """Requests of every client of a load.
 
     Attributes:
       population: The clients' population.
@@ -57,7 +59,7 @@ class Tally:
 
     Attributes:
       outcomes: Number of clients or tries, by outcome.
-      waits: Seconds for which clients were told to wait.
+      waits: Seconds for which clients had to wait.
       checked_in: Number of clients that have checked in.
       last_upload: POSIX seconds when the last update was accepted; 0 before.
     """

@@ -66,7 +66,7 @@ class LoadResult:
       checked_in: Clients that checked in, over all rounds.
       rounds: The attempts at rounds.
       phases: Requests, and queued work if the coordinator runs in this process, by kind.
-      waits: Seconds for which clients were told to wait.
+      waits: Seconds for which clients had to wait.
       outcomes: Number of clients or tries, by outcome.
       arrivals: Arrivals in open loop; None in closed loop.
       processes: Usage of the coordinator's processes, by role; empty if it runs in this process.
@@ -135,7 +135,7 @@ class LoadResult:
 
     @property
     def limit(self) -> str:
-        """What could not keep up with the clients; empty if all did."""
+        """Parts that could not keep up with the clients; empty if all did."""
         if self.arrivals is None or self.arrivals.kept_up is not False:
             return ""
         if self.lanes == 1:
@@ -154,7 +154,7 @@ class LoadResult:
         capacity, (up, down) = self.capacity, self.moved()
         return {
             "clients": self.shape.clients,
-            "came": self.checked_in,
+            "came": self.checked_in,  # prose: name in JSON output
             "goal": self.rounds[0].goal if self.rounds else None,
             "wall_seconds": self.wall,
             "cpu_seconds": self.cpu,

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Access:
-    """What a deployment requires of an operator and of clients.
+    """Credentials that a deployment requires of an operator and of clients.
 
     Attributes:
       operator_url: URL of the operator API; None: that of the client API.

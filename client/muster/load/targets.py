@@ -1,4 +1,4 @@
-"""What a load is put on, and the nearest target: the coordinator's application in this process."""
+"""Targets of a load, and the nearest one: the coordinator's application in this process."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ class InProcess(Target):
 
 
 class _Hooks:
-    """What a load sees of a coordinator in its process.
+    """View of a coordinator in the load's process.
 
     Attributes:
       enqueued: True if work was enqueued since the queue was last settled.

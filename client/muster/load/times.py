@@ -80,7 +80,7 @@ class Phase:
 
     @property
     def count(self) -> int:
-        """How many times the phase was run."""
+        """Number of runs of the phase."""
         return self.histogram.count
 
     @property

@@ -119,7 +119,7 @@ class IamSigner:
 class NoSigner:
     """Signer for fake-gcs-server, which does not verify signatures."""
 
-    account = "nobody@muster-emulated.iam.gserviceaccount.com"
+    account = "unused@muster-emulated.iam.gserviceaccount.com"
 
     def sign(self, _: bytes) -> bytes:
         """See `Signer.sign`."""

@@ -20,11 +20,11 @@ class SingleFlightReader:
 
         Args:
           blobs: The blobs.
-          keep_last: Caches the blob that was read last. Clients that download one blob one after
+          cache_last: Caches the blob that was read last. Clients that download one blob one after
             another, or in ranges, then cost one read of the store.
         """
         self._blobs = blobs
-        self._keep_last = cache_last
+        self._cache_last = cache_last
         self._last: memoryview | None = None
         self._locks = NamedLocks()
         self._in_use: WeakValueDictionary[str, memoryview] = WeakValueDictionary()
@@ -36,6 +36,6 @@ class SingleFlightReader:
             if data is None:
                 self._last = None  # freed before the next blob is read, not after
                 data = self._in_use[name] = self._blobs.read(name)
-        if self._keep_last:
+        if self._cache_last:
             self._last = data
         return data

@@ -28,4 +28,5 @@ class Principal:
     role: Role
 
 
-ANY_CALLER = Principal("anybody", Role.OPERATOR)  # where operators are not authenticated
+# The caller where operators are not authenticated.
+ANY_CALLER = Principal("anybody", Role.OPERATOR)  # prose: the name is stored in audit logs

@@ -26,7 +26,7 @@ def effective_minimum(terms: Terms, manifest: PlanManifest) -> int:
 
 
 def effective_policy(policy: TaskPolicy, manifest: PlanManifest) -> TaskPolicy:
-    """Returns a task's policy with the stricter of its own and the plan's values."""
+    """Returns a task's policy with the stricter of the task's and the plan's values."""
     release = manifest.release
     if release is None:
         return policy

@@ -1,6 +1,6 @@
 """Reads the body of a request through a stream that translates every failure into one problem.
 
-A server reports a body that ends early, arrives too slowly or is malformed by an error of its own.
+A server reports a body that ends early, arrives too slowly or is malformed by its own error.
 The functions can't name these errors, since any server may run them. gunicorn alone has a dozen,
 some of which are not an `OSError`.
 """

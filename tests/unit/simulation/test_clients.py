@@ -11,7 +11,7 @@ from muster.wire.manifest import SequenceType, StructField, StructType, TensorTy
 
 
 class FakeClientData:
-    """What the simulation reads of a TFF `ClientData`."""
+    """Part of a TFF `ClientData` that the simulation reads."""
 
     def __init__(self):
         self.client_ids = ["ann", "bob"]
