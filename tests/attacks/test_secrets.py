@@ -180,14 +180,14 @@ PUBLIC = {
     "token in revocations.tokens": "an enrolment's id among the revoked ones; the token's signature was checked before",
     "token in self.tokens": "likewise",
     "getattr(self._credentials, 'service_account_email', None) == 'default'": "an account's name",
-    "given.count('.') != _TOKEN_DOTS": "a count",
-    "bearer.count('.') == _DOTS": "likewise",
+    "reference.count('.') != _TOKEN_DOTS": "a count",
+    "bearer.count('.') == _JWT_DOTS": "likewise",
     "signature != b'PK\\x05\\x06'": "a zip's magic number",
     "hashlib.sha256(raw).hexdigest() != expected": "a public address",
     "hashlib.sha256(content).hexdigest() != sha256": "likewise",
     "named.get(sha256) != len(content) or hashlib.sha256(content).hexdigest() != sha256": "likewise",
     "hashlib.sha256(data).hexdigest() == announced.sha256": "likewise",
-    "self._sender.token != assignment.token": "the client's own two tokens, on the client",
+    "self._upload_session.token != assignment.token": "the client's own two tokens, on the client",
 }
 
 

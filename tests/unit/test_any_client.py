@@ -22,6 +22,7 @@ for name in ("fork", "forkpty", "killpg", "setsid", "getuid", "geteuid"):
 """
 
 
+@pytest.mark.slow
 def test_package_compiles_on_python_3_9(tmp_path):
     python = environments.interpreter("3.9")
     if python is None:
@@ -45,6 +46,7 @@ def test_package_compiles_on_python_3_9(tmp_path):
     assert done.returncode == 0, done.stderr[-1000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["muster.client", "muster.operator", "muster.cli.app", "muster.runtime.stages"])
 def test_imports_without_posix(module):
     done = subprocess.run(  # noqa: S603  our own code

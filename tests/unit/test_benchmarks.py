@@ -72,6 +72,7 @@ def test_saved_figures_are_read_again(results, tmp_path):
         figures.Results.load(tmp_path / "other.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 3])
 def test_partial_run_leaves_the_page_unchanged(code, tmp_path):
     peer, file = tmp_path / "flower.sh", tmp_path / "figures.json"

@@ -87,6 +87,7 @@ def test_source_change_changes_only_the_bundles_that_contain_it(tmp_path, built)
     assert changed == {"aggregator", "aggregator-tensorflow"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_bundle_contains_its_imports_and_no_client_code(name, built):
     files = contents(built[name].path)
@@ -103,6 +104,7 @@ def test_bundle_contains_its_imports_and_no_client_code(name, built):
     assert missing == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_requirements_of_a_bundle_cover_its_imports(name, built):
     files = contents(built[name].path)

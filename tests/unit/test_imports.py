@@ -31,6 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "banned"),
     [

@@ -77,6 +77,7 @@ def test_command_names_file_and_line_and_exits_with_1(tmp_path):
     assert done.stdout.startswith('docs/page.md:2: "whoever"')
 
 
+@pytest.mark.slow
 def test_tree_has_no_faults():
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stdout[-4000:]

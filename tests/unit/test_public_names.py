@@ -14,14 +14,25 @@ PUBLIC = {
         "Difference", "DrawSource", "Hyperparameter", "HyperparameterWarning", "PlanCheck", "RoundDifference",
         "SecureSumsError", "Verdict", "build_plan", "check_plan", "restore_result", "restore_state",
     ],
-    "muster.client": ["MusterClient"],
-    "muster.operator": ["Operator"],
+    "muster.client": [
+        "BudgetError", "ConfigurationError", "ForeignAnswerError", "LimitError", "MusterClient", "PolicyError",
+        "PolicyFileError", "SetupError", "UnreachableError",
+    ],
+    "muster.local": ["LocalCoordinator", "StartError"],
+    "muster.operator": ["EndedRounds", "Operator"],
     "muster.runtime": ["Runtime"],
     "muster.simulation": ["SimulationError", "SimulationResult", "run"],
+    "muster.testing": ["InProcessCoordinator", "in_process_coordinator"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("module", [name for name in PUBLIC if name != "muster.author"])
+NEEDS_TENSORFLOW = {"muster.runtime": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(name, marks=NEEDS_TENSORFLOW.get(name, ())) for name in PUBLIC if name != "muster.author"],
+)
 def test_public_names_are_listed_and_importable(module):
     package = import_module(module)
     assert set(PUBLIC[module]) <= set(package.__all__)
@@ -31,7 +42,7 @@ def test_public_names_are_listed_and_importable(module):
 def test_names_of_author_are_listed_and_have_a_module():
     # Accessing them would load TFF. tests/tff uses each of them.
     author = import_module("muster.author")
-    assert sorted(PUBLIC["muster.author"]) == author.__all__ == sorted(author._HOMES)
+    assert sorted(PUBLIC["muster.author"]) == author.__all__ == sorted(author._MODULES)
 
 
 def test_shared_names_are_defined_in_the_wire_package():

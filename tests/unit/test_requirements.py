@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ def test_requirements_by_name_are_pinned(name):
     pinned = set(pins(name))
     for line in (FOLDER / name).with_suffix(".in").read_text().splitlines():
         if line and not line.startswith(("#", "-r ")):
-            assert Requirement(line).name.lower() in pinned
+            assert canonicalize_name(Requirement(line).name) in {canonicalize_name(pin) for pin in pinned}
 
 
 def test_installations_from_pinned_files_check_hashes():

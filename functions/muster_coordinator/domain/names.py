@@ -4,6 +4,7 @@ Documents:
 
 tasks/{task}                          the task
 tasks/{task}/rounds/{round}           one attempt of one round
+tasks/{task}/sweeps/progress          the last round up to which all are swept
 populations/{population}/tasks/{task} a task that the population's check-ins consider
 audit/{time}-{nonce}[.outcome]        an operator's action, and its outcome
 enrolments/revoked                    the revoked enrolment tokens

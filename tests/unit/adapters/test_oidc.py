@@ -82,6 +82,7 @@ def test_new_key_of_the_issuer_is_fetched(monkeypatch):
             invoker.verify(old, function="aggregator")
 
 
+@pytest.mark.slow
 def test_unreachable_issuer_is_unavailable(issuer, unused_port):
     closed_port = f"http://127.0.0.1:{unused_port}"
     invoker = OidcInvokerAuthenticator(issuer=closed_port, account=ACCOUNT, audiences={"aggregator": AGGREGATOR})

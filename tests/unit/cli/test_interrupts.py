@@ -62,6 +62,7 @@ def started(code: str, **more: object) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_signal_ends_a_blocked_process(block: str, number: signal.Signals) -> None:
@@ -111,6 +112,7 @@ sys.stdin.read()
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_forked_child_has_the_previous_handlers() -> None:
     code = """
 with interruptible():

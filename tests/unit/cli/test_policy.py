@@ -71,6 +71,7 @@ def test_invalid_policy_is_wrong_usage(policy: Path, command: tuple[Any, ...]) -
     assert result.output.strip() == f"Error: {policy}: minimun is not a rule of a policy. Do you mean minimum?"
 
 
+@pytest.mark.slow
 def test_client_with_an_exposed_budget_does_not_start(policy: Path, tmp_path: Path) -> None:
     policy.write_text('[budget]\nper_day = 1\nfile = "budget"\n')
     (tmp_path / "budget").write_bytes(b"")
@@ -81,6 +82,7 @@ def test_client_with_an_exposed_budget_does_not_start(policy: Path, tmp_path: Pa
     assert f"chmod 600 {tmp_path / 'budget'}" in result.output.replace("\n", "")
 
 
+@pytest.mark.slow
 def test_client_logs_once_whether_it_has_a_policy(policy: Path, tmp_path: Path, unused_port: int) -> None:
     (tmp_path / "ward.py").write_text("def data():\n    return 1\n")
     arguments = ("client", "run", "--population", "p", "--data", f"{tmp_path}/ward.py:data", "--once")

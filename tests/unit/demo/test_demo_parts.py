@@ -93,6 +93,7 @@ def test_summary_states_the_figures(tmp_path):
         assert expected in text
 
 
+@pytest.mark.slow
 def test_picture_is_a_png(tmp_path):
     draw(REPORT.scores, REPORT.kills, to=tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")

@@ -117,6 +117,7 @@ def test_shares_sum_to_the_cap(cap, counters):
     assert max(shares) - min(shares) <= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data(), st.integers(1, 6), st.sampled_from([8.0, 30.0, 0.7]))
 def test_outstanding_assignments_never_exceed_the_cap(data, cap, seconds):

@@ -72,6 +72,7 @@ BOUND = [
 BOUND_STAGES = sorted({(plan, name) for plan, name, _, _ in BOUND})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plan", "name"), BOUND_STAGES)
 def test_binding_to_anything_but_a_placeholder_is_refused(plan, name):
     """Binds every input of every stage to the output of any node but a placeholder."""

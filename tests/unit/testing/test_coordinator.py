@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import textwrap
 
+import pytest
+
 import muster.testing
 from muster.smoke import smoke_plan
 
 
+@pytest.mark.slow
 def test_example_in_the_docstring_runs(capsys):
     example = muster.testing.__doc__.partition("\n\n    ")[2]
     exec(textwrap.dedent(f"    {example}"), {"plan": smoke_plan(), "data": lambda: [3, 4]})  # noqa: S102

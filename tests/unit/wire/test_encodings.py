@@ -151,6 +151,7 @@ def test_endless_empty_frames_are_refused_early(encoding):
     assert taken < 2 << 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", available())
 def test_bomb_is_decoded_in_bounded_memory(encoding):
     bomb = compress([bytes(256 << 20)], encoding)
