@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.harness import Harness
@@ -45,7 +46,8 @@ def test_function_without_tensorflow_names_what_to_deploy():
         "    print(problem.type.value, problem.detail)\n"
     )
     done = subprocess.run(  # noqa: S603  our own code
-        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{script}"],
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[1],  # `-c` finds the package `support` there
         capture_output=True,
         text=True,
         timeout=300,

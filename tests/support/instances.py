@@ -13,7 +13,6 @@ import os
 import random
 import socket
 import socketserver
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -97,11 +96,10 @@ def function(request: Request) -> Response:
     return cast("Response", _application()(request))
 
 
-def _serve(name: str, port: int, environment: Mapping[str, str], log: str, paths: list[str]) -> None:
+def _serve(name: str, port: int, environment: Mapping[str, str], log: str) -> None:
     from functions_framework import create_app
     from werkzeug.serving import make_server
 
-    sys.path[:] = paths
     os.environ.update({**environment, _FUNCTION: name})
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(output, 1)
@@ -126,7 +124,7 @@ class Instance:
         """Starts the process."""
         self._process = _CONTEXT.Process(
             target=_serve,
-            args=(self.function, self.port, self._environment, str(self._log), list(sys.path)),
+            args=(self.function, self.port, self._environment, str(self._log)),
             daemon=True,
         )
         self._process.start()
