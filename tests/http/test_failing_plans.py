@@ -192,7 +192,7 @@ def test_stored_plan_that_is_no_longer_valid_pauses_its_task(contributed, tmp_pa
     h.deliver_all()
     h.tick()
     assert h.task().status is TaskStatus.PAUSED
-    assert "name: has 5000 characters; it may have 200" in h.task().note
+    assert "name: has 5000 characters; at most 200 are allowed" in h.task().note
     assert h.checkin(7).status == "wait"
 
 
