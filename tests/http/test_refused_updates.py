@@ -167,7 +167,7 @@ def test_invalid_update_is_refused(case, h):
             h.upload(h.assigned().token, body, **more)
         problem = refused.value
         if case == "data after the update" and chunked:
-            reason = "goes on after"
+            reason = "continues after"
         if case == "body cut off" and chunked:
             reason = "ended before"
         assert problem.type is kind
