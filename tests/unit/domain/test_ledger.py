@@ -59,3 +59,24 @@ def test_closing_omits_superseded_parts():
     closing = close_ledger([shard, []], ["g"], chunk=3)
     assert closing == Closing((4, 0), (("g",),), "0000-000003", 7, ("0000-000000", "0000-000001"))
     assert closing.parts() == ("0000-000002", "rest-000000")
+
+
+@pytest.mark.parametrize(
+    ("manifests", "expected"),
+    [
+        ([Manifest(("x", "y"))], Manifest(("a", "b"), onto=0)),
+        ([Manifest(("x", "y")), Manifest(("z",), onto=0)], Manifest(("a", "b"), onto=1)),  # three and two
+        ([Manifest(("w", "x", "y")), Manifest(("z",), onto=0)], Manifest(("a", "b"))),  # four and two: too many
+    ],
+)
+def test_old_updates_continue_a_partial_with_room_for_all(manifests, expected):
+    limit = AgeLimit(60.0, now=100.0)
+    assert contents(manifests, {"a": 0.0, "b": 0.0}).next(chunk=5, limit=limit) == expected
+
+
+@pytest.mark.parametrize(("created", "due"), [(40.0, True), (40.1, False), (160.0, True), (159.9, False)])
+def test_update_is_due_at_the_limit(created, due):
+    limit = AgeLimit(60.0, now=100.0)
+    assert limit.due([created]) is due
+    shard = contents([Manifest(("x",))], {"a": created})
+    assert shard.can_fold(chunk=3, limit=limit) is due

@@ -85,3 +85,34 @@ def test_task_never_returns_to_an_older_round():
     assert BACK.restore == BASE
     assert tasks.opened(BACK, RoundKey("t", 1, 1), BASE).restore is None
     assert [task.ended for task in (NEW, ACTIVE, PAUSED, DONE, CANCELLED)] == [False, False, False, True, True]
+
+
+def test_rollback_keeps_the_checkpoint_and_the_pause():
+    back = tasks.rollback(replace(ACTIVE, note="an old note"), BASE)
+    assert (back.restore, back.note, back.pause_once_open) == (BASE, "", False)
+    held = tasks.rollback(tasks.pause(ACTIVE), BASE)
+    assert held.pause_once_open is True
+    assert tasks.rollback(held, BASE).pause_once_open is True
+
+
+def test_resume_clears_the_note_and_the_pending_pause():
+    held = tasks.rollback(tasks.pause(ACTIVE), BASE)
+    assert tasks.resume(held).pause_once_open is False
+    stopped = replace(held, status=S.PAUSED, note="it failed")
+    resumed = tasks.resume(stopped)
+    assert (resumed.note, resumed.pause_once_open) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "action"),
+    [
+        (tasks.pause, "paused"),
+        (tasks.resume, "resumed"),
+        (lambda task: tasks.rollback(task, BASE), "rolled back"),
+        (tasks.cancel, "cancelled"),
+    ],
+)
+def test_forbidden_transition_names_the_action(change, action):
+    done = tasks.completed(ACTIVE, BASE)
+    with pytest.raises(TransitionError, match=f"^Task t can't be {action}: it is completed$"):
+        change(done)
