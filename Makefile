@@ -49,7 +49,7 @@ check: env-with-tff tools ## Check format, lint, types, import contracts, and fo
 	@requirements/audit.sh
 
 test: export TF_CPP_MIN_LOG_LEVEL := 3
-test: check ## Run the checks and all tests (about 15 minutes on two cores)
+test: check ## Run the checks and all tests (about 13 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
 
 # Not part of make test: tracing doubles the time of these tests on Python 3.11.

@@ -126,7 +126,7 @@ def load(
     is_named = arrivals in (None, "uniform", "poisson", "burst")
     file = None if is_named else Path(str(arrivals))
     if file is not None and not file.is_file():
-        raise typer.BadParameter(f"--arrivals is uniform, poisson, burst or a file; not {arrivals}")
+        raise typer.BadParameter(f"--arrivals is uniform, poisson, burst or a file; {arrivals} is none of them")
     fraction, factor = _fraction_and_factor(stragglers)
     try:
         shape = LoadShape(
