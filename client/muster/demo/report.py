@@ -115,7 +115,7 @@ def paragraph(report: DemoReport, *, seconds: float, folder: Path) -> str:
         "Next steps:",
         "  muster demo --clients 20",
         f"  muster plan show {folder / 'digits.plan'}",
-        "  your own model, as the README shows",
+        "  your own model: docs/tutorial/own-model.md",
     ]
     if tff_is_here():
         lines.insert(-1, "  muster plan check muster.demo.computation:fed_avg --data muster.demo.data:datasets")
