@@ -273,14 +273,15 @@ run "of_images" {
   }
 }
 
-run "refuses_another_bundle_than_the_tested_one" {
+run "refuses_a_zone_and_another_bundle_than_the_tested_one" {
   command = plan
 
   variables {
+    region         = "europe-west1-b"
     bundle_digests = { client_api = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", operator_api = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", aggregator = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", committer = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" }
   }
 
-  expect_failures = [var.bundle_digests]
+  expect_failures = [var.region, var.bundle_digests]
 }
 
 run "refuses_a_region_without_cloud_tasks_and_images_without_digest" {
@@ -374,7 +375,6 @@ run "refuses_what_can_not_be" {
     trusted_proxies     = -1
     trusted_signers     = ["k"]
     name                = "a-name-that-is-too-long"
-    region              = "europe-west1-b"
     project_id          = "A Project"
     project_number      = "a-project"
     labels              = { Team = "x" }
@@ -393,7 +393,6 @@ run "refuses_what_can_not_be" {
     var.trusted_proxies,
     var.trusted_signers,
     var.name,
-    var.region,
     var.project_id,
     var.project_number,
     var.labels,

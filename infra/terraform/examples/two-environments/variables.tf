@@ -1,6 +1,7 @@
 variable "environment" {
   description = "`staging` or `production`."
   type        = string
+  default     = "staging"
 
   validation {
     condition     = contains(["staging", "production"], var.environment)
