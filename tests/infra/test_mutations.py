@@ -25,6 +25,7 @@ class Mutation:
     replacement: str
     messages: tuple[str, ...]  # messages of the assertions that must fail
     wave: int = 0
+    errors: tuple[str, ...] = ()  # parts of the other errors: of a check, or of a failure that is missing
 
 
 MONITORING = "modules/monitoring"
@@ -314,7 +315,7 @@ MUTATIONS = [
         "every function has the signing keys",
         FUNCTIONS,
         "main.tf",
-        r'(dynamic "secret_environment_variables" \{\n +for_each = )each\.key == "client_api" \? \[var\.secret\] : \[\]',
+        r'(dynamic "secret_environment_variables" \{\n +for_each = ).*',
         r"\1[var.secret]",
         ("Only the client API may have the signing keys.",),
     ),
@@ -338,7 +339,7 @@ MUTATIONS = [
         "every service has the signing keys",
         FUNCTIONS,
         "main.tf",
-        r'(dynamic "env" \{\n +for_each = )each\.key == "client_api" \? \[var\.secret\] : \[\]',
+        r'(dynamic "env" \{\n +for_each = )each\.key == "client_api" \? .*',
         r"\1[var.secret]",
         ("Only the client API's service may have the signing keys.",),
     ),
@@ -511,7 +512,39 @@ MUTATIONS = [
         "main.tf",
         r"clients +\= var\.clients\n([\s\S]*?)max_instances = 20",
         'clients = "open"\n  allow_open_clients = true\n\\1max_instances = 3',
-        ("The production example must never be open to all.",),
+        (),
+        wave=1,
+        errors=("clients is open: client identity is self-asserted",),
+    ),
+    Mutation(
+        "production is open to all by mistake",
+        PRODUCTION,
+        "main.tf",
+        r"clients +\= var\.clients\n",
+        'clients = "open"\n',
+        (),
+        wave=2,
+        errors=("clients is open, and the client API is public",),
+    ),
+    Mutation(
+        "a region without Cloud Tasks is accepted",
+        ".",
+        "variables.tf",
+        r"contains\(local\.supported_regions, var\.region\)",
+        'var.region != ""',
+        (),
+        wave=2,
+        errors=("var.region, was expected to report an error",),
+    ),
+    Mutation(
+        "an image by tag is accepted",
+        FUNCTIONS,
+        "variables.tf",
+        r'"@sha256:\[0-9a-f\]\{64\}\$"',
+        '":"',
+        (),
+        wave=2,
+        errors=("var.images, was expected to report an error",),
     ),
     Mutation(
         "production is above a new project's quota",
@@ -630,4 +663,6 @@ def test_mutation_is_detected(verdicts, mutation):
     same_wave = [other for other in MUTATIONS if (other.module, other.wave) == (mutation.module, mutation.wave)]
     assert set(mutation.messages) <= verdict.assertions
     assert verdict.assertions == {message for other in same_wave for message in other.messages}
-    assert not verdict.errors
+    assert all(any(part in error for error in verdict.errors) for part in mutation.errors)
+    expected = [part for other in same_wave for part in other.errors]
+    assert not [error for error in verdict.errors if not any(part in error for part in expected)]
