@@ -157,7 +157,7 @@ data "google_storage_project_service_account" "this" {
 
   project = var.project_id
 
-  depends_on = [google_project_service.apis]
+  depends_on = [time_sleep.apis]
 }
 
 resource "google_kms_crypto_key_iam_member" "agents" {

@@ -116,7 +116,7 @@ variable "runtime" {
 }
 
 variable "worker_pool" {
-  description = "A private pool of Cloud Build that builds the functions, `projects/P/locations/R/workerPools/W`, for projects without egress to PyPI or with VPC Service Controls. Google's default pool if null."
+  description = "A private pool of Cloud Build that builds the functions, `projects/P/locations/R/workerPools/W`, for projects whose builds need a network of their own, such as a mirror of PyPI. Google's default pool if null. For a pool in another project, grant Cloud Functions' service agent `roles/cloudbuild.customworkers.builder` there."
   type        = string
   default     = null
 
