@@ -95,8 +95,9 @@ locals {
   # What a function takes at most of the region's quota: Cloud Run checks it for each function when it is deployed.
   quota = {
     for function, size in local.functions : function => {
-      cpu        = size.max_instances * tonumber(size.cpu)
-      memory_gib = size.max_instances * (endswith(size.memory, "Gi") ? tonumber(trimsuffix(size.memory, "Gi")) : tonumber(trimsuffix(size.memory, "Mi")) / 1024)
+      # 0 if the size is not valid: modules/functions says what is wrong with it.
+      cpu        = size.max_instances * try(tonumber(size.cpu), 0)
+      memory_gib = size.max_instances * try(tonumber(trimsuffix(size.memory, "Gi")), tonumber(trimsuffix(size.memory, "Mi")) / 1024, 0)
     }
   }
 

@@ -82,7 +82,7 @@ variable "bundle_digests" {
   }
 
   validation {
-    condition     = var.bundle_digests == null || try(alltrue([for function, bundle in local.bundle_files : filesha256(bundle) == var.bundle_digests[function]]), false)
+    condition     = var.bundle_digests == null || var.images != null || try(alltrue([for function, bundle in local.bundle_files : filesha256(bundle) == var.bundle_digests[function]]), false)
     error_message = "bundle_digests: a file in the folder of bundles is missing or is not the expected one. Copy the bundles that were tested, or give the digests of those that are there: `sha256sum` prints them."
   }
 }
@@ -116,7 +116,7 @@ variable "runtime" {
 }
 
 variable "worker_pool" {
-  description = "A private pool of Cloud Build that builds the functions, `projects/P/locations/R/workerPools/W`, for projects whose builds need a network of their own, such as a mirror of PyPI. Google's default pool if null. For a pool in another project, grant Cloud Functions' service agent `roles/cloudbuild.customworkers.builder` there."
+  description = "A private pool of Cloud Build that builds the functions, `projects/P/locations/R/workerPools/W`, for projects whose builds need a separate network, such as one with a mirror of PyPI. Google's default pool if null. For a pool in another project, grant Cloud Functions' service agent `roles/cloudbuild.customworkers.builder` there."
   type        = string
   default     = null
 
