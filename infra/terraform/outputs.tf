@@ -53,6 +53,31 @@ output "bundles" {
   value       = module.functions.bundles
 }
 
+output "bundle_digests" {
+  description = "The SHA-256 of each function's deployed bundle, for `bundle_digests` of another environment; empty with `images`."
+  value       = module.functions.bundle_digests
+}
+
+output "images" {
+  description = "The images of the functions, for `images` of another environment; empty if they are built from bundles."
+  value       = var.images == null ? {} : var.images
+}
+
+output "quota" {
+  description = "The CPUs and GiB of memory that each function takes at most: Cloud Run compares them with the region's quotas `CpuAllocPerProjectRegion` and `MemAllocPerProjectRegion`, 20 CPUs and 40 GiB in a new project."
+  value       = local.quota
+}
+
+output "open_to_all" {
+  description = "Whether any caller may join rounds as any number of clients: `clients` is open, and the client API public."
+  value       = local.open_to_all
+}
+
+output "accepts_gcloud_tokens" {
+  description = "Whether the operator API accepts tokens that are made for gcloud itself."
+  value       = var.accept_gcloud_tokens
+}
+
 output "smoke" {
   description = "A command, for a checkout, that runs one real round with two clients and reports each step."
   value       = "make smoke URL=${local.client_url} OPERATOR_URL=${local.urls["operator_api"]}"

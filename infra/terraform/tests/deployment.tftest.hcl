@@ -3,6 +3,7 @@
 
 mock_provider "google" {}
 mock_provider "random" {}
+mock_provider "time" {}
 
 variables {
   project_id     = "a-project"
@@ -82,6 +83,42 @@ run "by_default" {
   assert {
     condition     = length(google_kms_crypto_key_iam_member.agents) == 0
     error_message = "Without a key, nobody is to be given one."
+  }
+
+  # --- A first apply in a new project
+  assert {
+    condition     = alltrue([for takes in values(output.quota) : takes.cpu <= 20 && takes.memory_gib <= 40])
+    error_message = "The defaults must stay within a new project's quota of 20 CPUs and 40 GiB for each function in a region."
+  }
+  assert {
+    condition     = local.functions.client_api.max_instances == 20 && local.functions.committer.max_instances == 5
+    error_message = "The default number of instances must be 20 for the client API and 5 for the committer."
+  }
+  assert {
+    condition     = time_sleep.apis.create_duration == "60s" && time_sleep.permissions.create_duration == "90s" && time_sleep.apis.destroy_duration == null && time_sleep.permissions.destroy_duration == null
+    error_message = "A first apply must wait for enabled APIs and for granted permissions, and a destroy for nothing."
+  }
+  assert {
+    condition     = time_sleep.apis.triggers["apis"] == join(",", sort(keys(google_project_service.apis)))
+    error_message = "An API that is enabled later must be waited for too."
+  }
+  assert {
+    condition     = google_artifact_registry_repository_iam_member.functions_agent[0].role == "roles/artifactregistry.reader" && google_artifact_registry_repository_iam_member.functions_agent[0].member == "serviceAccount:service-123456789012@gcf-admin-robot.iam.gserviceaccount.com"
+    error_message = "Cloud Functions' service agent must be able to read the repository of images."
+  }
+
+  # --- What a new deployment opens
+  assert {
+    condition     = !output.open_to_all
+    error_message = "With known clients, the deployment is not open to all."
+  }
+  assert {
+    condition     = alltrue([for region in local.supported_regions : contains(local.regions.cloud_tasks, region) && contains(local.regions.cloud_scheduler, region)])
+    error_message = "A region is supported only where Cloud Tasks and Cloud Scheduler are."
+  }
+  assert {
+    condition     = length(setsubtract(local.regions.cloud_build_new_projects, local.supported_regions)) == 0
+    error_message = "A region that is recommended to new projects must be a supported one."
   }
 }
 
@@ -168,6 +205,162 @@ run "with_all_that_is_optional" {
     condition     = !module.state.protected
     error_message = "Without protection a destroy is to take all away."
   }
+  assert {
+    condition     = length(data.google_storage_project_service_account.this) == 1
+    error_message = "Cloud Storage's service agent must be made to exist before it is granted the key."
+  }
+}
+
+run "in_a_region_that_is_not_listed" {
+  command = plan
+
+  variables {
+    region                = "europe-west4"
+    allow_unlisted_region = true
+    accept_gcloud_tokens  = false
+    domain                = { name = "fl.example.org", exclusive = false }
+    functions             = { client_api = { max_instances = 100 }, committer = { memory = "8192Mi" } }
+  }
+
+  # A build may be refused there in a new project.
+  expect_failures = [check.a_new_project_can_build]
+
+  assert {
+    condition     = local.nearby_regions["europe"] == ["europe-central2", "europe-west1", "europe-west2", "europe-west3", "europe-west6"]
+    error_message = "Where a region is refused, the supported ones nearby must be named, and no other."
+  }
+  assert {
+    condition     = strcontains(local.settings.operator_api["MUSTER_OPERATORS"], "?audience=${local.urls["operator_api"]}&") && !output.accepts_gcloud_tokens
+    error_message = "Without gcloud's tokens, the operator API's own address must be the only audience."
+  }
+  assert {
+    condition     = length(module.edge) == 1 && module.functions.client_ingress == "ALLOW_ALL" && output.client_url == "https://fl.example.org"
+    error_message = "A domain that is not exclusive must leave the client API's own address to the clients that use it."
+  }
+  assert {
+    condition     = output.quota.client_api == { cpu = 100, memory_gib = 50 } && output.quota.committer == { cpu = 10, memory_gib = 40 }
+    error_message = "The quota must be what all instances of a function take together."
+  }
+}
+
+run "of_images" {
+  command = plan
+
+  variables {
+    images = {
+      client_api   = "europe-west1-docker.pkg.dev/a-project/muster/client-api@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+      operator_api = "europe-west1-docker.pkg.dev/a-project/muster/operator-api@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+      aggregator   = "europe-west1-docker.pkg.dev/a-project/muster/aggregator@sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+      committer    = "europe-west1-docker.pkg.dev/a-project/muster/committer@sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+    }
+    disable_invoker_check = true
+    # Neither bundles nor Cloud Build's regions matter.
+    bundles = "./nowhere"
+    region  = "europe-west3"
+  }
+
+  assert {
+    condition     = output.services == local.services && output.client_url == "https://muster-client-api-123456789012.europe-west3.run.app"
+    error_message = "Services of images must have the names and addresses of functions."
+  }
+  assert {
+    condition     = output.bundles == {} && output.bundle_digests == {} && output.images == var.images
+    error_message = "With images, no bundle is uploaded."
+  }
+  assert {
+    condition     = length(google_artifact_registry_repository_iam_member.functions_agent) == 0
+    error_message = "Without Cloud Functions, its service agent needs no permission."
+  }
+}
+
+run "refuses_a_zone_and_another_bundle_than_the_tested_one" {
+  command = plan
+
+  variables {
+    region         = "europe-west1-b"
+    bundle_digests = { client_api = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", operator_api = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", aggregator = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", committer = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" }
+  }
+
+  expect_failures = [var.region, var.bundle_digests]
+}
+
+run "refuses_a_region_without_cloud_tasks_and_images_without_digest" {
+  command = plan
+
+  variables {
+    region      = "europe-west4"
+    vpc_network = {}
+    images      = { client_api = "client-api:latest" }
+    functions   = { client_api = { environment = { MUSTER_CLIENTS = "open" } } }
+    vpc_egress  = "ALL"
+    runtime     = "python310"
+    worker_pool = "w"
+  }
+
+  expect_failures = [
+    var.region,
+    var.vpc_network,
+    var.images,
+    var.functions,
+    var.vpc_egress,
+    var.runtime,
+    var.worker_pool,
+  ]
+}
+
+run "refuses_a_key_in_another_region" {
+  command = plan
+
+  variables {
+    kms_key               = "projects/a-project/locations/europe/keyRings/r/cryptoKeys/k"
+    disable_invoker_check = true
+  }
+
+  expect_failures = [var.kms_key, var.disable_invoker_check]
+}
+
+run "refuses_a_key_for_a_bucket_in_a_multi_region" {
+  command = plan
+
+  variables {
+    kms_key         = "projects/a-project/locations/europe-west1/keyRings/r/cryptoKeys/k"
+    bucket_location = "EU"
+  }
+
+  expect_failures = [var.kms_key]
+}
+
+run "refuses_a_key_for_a_database_in_a_multi_region" {
+  command = plan
+
+  variables {
+    kms_key            = "projects/a-project/locations/europe-west1/keyRings/r/cryptoKeys/k"
+    firestore_location = "eur3"
+  }
+
+  expect_failures = [var.kms_key]
+}
+
+run "refuses_to_be_open_to_all" {
+  command = plan
+
+  variables {
+    clients = "open"
+  }
+
+  expect_failures = [var.clients]
+}
+
+run "refuses_many_instances_while_open_to_all" {
+  command = plan
+
+  variables {
+    clients            = "open"
+    allow_open_clients = true
+    functions          = { client_api = { max_instances = 4 } }
+  }
+
+  expect_failures = [var.functions]
 }
 
 run "refuses_what_can_not_be" {
@@ -182,7 +375,6 @@ run "refuses_what_can_not_be" {
     trusted_proxies     = -1
     trusted_signers     = ["k"]
     name                = "a-name-that-is-too-long"
-    region              = "europe-west1-b"
     project_id          = "A Project"
     project_number      = "a-project"
     labels              = { Team = "x" }
@@ -201,7 +393,6 @@ run "refuses_what_can_not_be" {
     var.trusted_proxies,
     var.trusted_signers,
     var.name,
-    var.region,
     var.project_id,
     var.project_number,
     var.labels,
@@ -215,12 +406,34 @@ run "warns_where_nobody_is_known" {
   command = plan
 
   variables {
-    operators = {}
-    clients   = "open"
+    operators          = {}
+    clients            = "open"
+    allow_open_clients = true
   }
 
   expect_failures = [
     check.clients_are_known,
     check.somebody_operates,
   ]
+
+  assert {
+    condition     = local.functions.client_api.max_instances == 3 && output.open_to_all
+    error_message = "While anyone may join, the client API must have few instances, since it costs money whoever calls it."
+  }
+}
+
+run "may_be_open_where_iam_closes_it" {
+  command = plan
+
+  variables {
+    clients        = "open"
+    public_clients = false
+  }
+
+  expect_failures = [check.clients_are_known]
+
+  assert {
+    condition     = local.functions.client_api.max_instances == 20 && !output.open_to_all
+    error_message = "Where IAM admits callers, an open deployment is not open to all."
+  }
 }
