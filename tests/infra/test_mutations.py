@@ -179,8 +179,8 @@ MUTATIONS = [
         "documents end by themselves",
         STATE,
         "main.tf",
-        r"index_config \{\}",
-        "index_config {}\n  ttl_config {}",
+        r"index_config \{\}(\n\n +# A destroyed exemption)",
+        r"index_config {}\n  ttl_config {}\1",
         ("No TTL: it deletes within a day or so, which is too late for privacy and too early for a round.",),
     ),
     Mutation(
@@ -240,7 +240,10 @@ MUTATIONS = [
         "main.tf",
         r"/databases/\$\{var\.database\}",
         "/databases/(default)",
-        ("Access to documents must be to this deployment's database alone.",),
+        (
+            "Access to documents must be to this deployment's database alone.",
+            "A second database must leave the access to the first as it is.",
+        ),
     ),
     Mutation(
         "role may do more than it says",
@@ -254,8 +257,8 @@ MUTATIONS = [
         "functions administer the queue",
         IDENTITY,
         "main.tf",
-        r"roles/cloudtasks\.enqueuer",
-        "roles/cloudtasks.admin",
+        r'(name +\= var\.queue\n +role +\= )"roles/cloudtasks\.enqueuer"',
+        r'\1"roles/cloudtasks.admin"',
         ("Functions may put work into the queue, and not run, list or delete it.",),
     ),
     Mutation(
@@ -358,8 +361,8 @@ MUTATIONS = [
         "work is given up",
         QUEUE,
         "main.tf",
-        r"max_attempts +\= -1",
-        "max_attempts = 5",
+        r"(no longer needs succeeds at once\.\n +retry_config \{\n +max_attempts +\= )-1",
+        r"\g<1>5",
         ("Work must be delivered until it is done, without an end by count or time.",),
     ),
     Mutation(
@@ -516,7 +519,7 @@ MUTATIONS = [
         "client API writes the audit log",
         IDENTITY,
         "main.tf",
-        r'client_api   = "projects/\$\{var\.project_id\}/roles/\$\{google_project_iam_custom_role\.documents_get\[0\]\.role_id\}"',
+        r'client_api   = "projects/.*/roles/.*documents_get\[0\]\.role_id\}"',
         'client_api = "roles/datastore.user"',
         (
             (

@@ -181,7 +181,7 @@ run "with_a_separate_audit_database" {
     error_message = "A second database must leave the access to the first as it is."
   }
   assert {
-    condition     = alltrue([for bucket in ["updates", "partials"] : toset(google_storage_bucket_iam_binding.closed["${bucket} roles/storage.legacyBucketOwner"].members) == toset(["projectOwner:a-project", "serviceAccount:deployer@a-project.iam.gserviceaccount.com"])])
+    condition     = alltrue([for binding in google_storage_bucket_iam_binding.closed : toset(binding.members) == toset(["projectOwner:a-project", "serviceAccount:deployer@a-project.iam.gserviceaccount.com"]) if binding.role == "roles/storage.legacyBucketOwner"])
     error_message = "The named administrators must administer the buckets besides the project's owners."
   }
 }

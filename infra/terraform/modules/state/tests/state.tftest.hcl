@@ -165,7 +165,7 @@ run "with_a_separate_audit_database" {
     error_message = "The audit database must be protected, recoverable and encrypted as the documents are."
   }
   assert {
-    condition     = toset(keys(google_firestore_field.audit_unindexed)) == toset(["audit.data", "audit.write", "enrolments.data", "enrolments.write"]) && alltrue([for field in google_firestore_field.audit_unindexed : field.database == "muster-audit" && field.deletion_policy == "ABANDON" && length(field.index_config[0].indexes) == 0])
+    condition     = toset(keys(google_firestore_field.audit_unindexed)) == toset(["audit.data", "audit.write", "enrolments.data", "enrolments.write"]) && alltrue([for field in google_firestore_field.audit_unindexed : field.database == "muster-audit" && field.deletion_policy == "ABANDON" && length(field.index_config[0].indexes) == 0 && length(field.ttl_config) == 0])
     error_message = "Both fields of audit entries and enrolments must be exempt from indexes in their own database."
   }
   assert {
