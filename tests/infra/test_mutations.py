@@ -545,6 +545,14 @@ MUTATIONS = [
         ("Each function may put work into the committer's queue, and not run, list or delete it.",),
     ),
     Mutation(
+        "builds read partials",
+        IDENTITY,
+        "main.tf",
+        r'(for store in \["updates"), "partials"\]',
+        r"\1]",
+        ("No build may read updates and partials, whatever else it may read.",),
+    ),
+    Mutation(
         "committer is overrun",
         QUEUE,
         "main.tf",

@@ -235,8 +235,13 @@ resource "google_project_iam_member" "build_copied_sources" {
   role    = "roles/storage.objectViewer"
   member  = "serviceAccount:${local.emails["build"]}"
 
+  # Without the restriction, all but updates and partials, which no build may read.
   condition {
-    title      = "only Cloud Functions' copies of sources"
-    expression = join(" || ", [for end in ["/", "-"] : "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}${end}\")"])
+    title = var.restrict_build_sources ? "only Cloud Functions' copies of sources" : "no updates and no partials"
+    expression = var.restrict_build_sources ? join(" || ", [
+      for end in ["/", "-"] : "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}${end}\")"
+      ]) : join(" && ", [
+      for store in ["updates", "partials"] : "!resource.name.startsWith(\"projects/_/buckets/${var.buckets[store]}\")"
+    ])
   }
 }

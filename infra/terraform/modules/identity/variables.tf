@@ -78,6 +78,13 @@ variable "bucket_administrators" {
   }
 }
 
+variable "restrict_build_sources" {
+  description = "Whether the build account reads only Cloud Functions' buckets of sources; false lets it read every bucket of the project but updates and partials. Set it to false only if a first build stops with a 403 on its source: whether a build needs more was not tried."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "queue" {
   description = "The Cloud Tasks queue that the functions enqueue work to."
   type        = string

@@ -186,11 +186,17 @@ run "with_a_separate_audit_database" {
   }
 }
 
-run "with_one_queue" {
+run "with_one_queue_and_open_sources" {
   command = plan
 
   variables {
-    commits_queue = null
+    commits_queue          = null
+    restrict_build_sources = false
+  }
+
+  assert {
+    condition     = google_project_iam_member.build_copied_sources.condition[0].expression == "!resource.name.startsWith(\"projects/_/buckets/b-updates\") && !resource.name.startsWith(\"projects/_/buckets/b-partials\")"
+    error_message = "No build may read updates and partials, whatever else it may read."
   }
 
   assert {
