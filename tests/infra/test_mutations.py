@@ -30,10 +30,10 @@ class Mutation:
 MONITORING = "modules/monitoring"
 EDGE = "modules/edge"
 STATE = "modules/state"
+LOGGING = "modules/logging"
 IDENTITY = "modules/identity"
 FUNCTIONS = "modules/functions"
 QUEUE = "modules/queue"
-LOGGING = "modules/logging"
 
 MUTATIONS = [
     Mutation(
@@ -277,164 +277,6 @@ MUTATIONS = [
         wave=1,
     ),
     Mutation(
-        "anyone calls the aggregator",
-        FUNCTIONS,
-        "main.tf",
-        r'aggregator +\= \["serviceAccount:\$\{var\.invoker\}"\]',
-        'aggregator = ["allUsers"]',
-        (
-            (
-                "Anyone may call the client API, operators the operator API, and the invoker alone the "
-                "aggregator and the committer."
-            ),
-        ),
-    ),
-    Mutation(
-        "aggregator is reached from outside",
-        FUNCTIONS,
-        "main.tf",
-        r'aggregator +\= "ALLOW_INTERNAL_ONLY"',
-        'aggregator = "ALLOW_ALL"',
-        (
-            (
-                "The internal routes must not be reached from outside: the ingress of aggregator and "
-                "committer must be internal."
-            ),
-        ),
-    ),
-    Mutation(
-        "changed bundle does not deploy",
-        FUNCTIONS,
-        "main.tf",
-        r"-\$\{filesha256\(each\.value\)\}",
-        "",
-        ("A bundle's hash must be in its object's name: else a change does not deploy.",),
-    ),
-    Mutation(
-        "every function has the signing keys",
-        FUNCTIONS,
-        "main.tf",
-        r'each\.key == "client_api" \? \[var\.secret\] : \[\]',
-        "[var.secret]",
-        ("Only the client API may have the signing keys.",),
-    ),
-    Mutation(
-        "functions share an account",
-        FUNCTIONS,
-        "main.tf",
-        r"var\.accounts\[each\.key\]",
-        'var.accounts["client_api"]',
-        ("Each function must run as its own account.",),
-    ),
-    Mutation(
-        "callers may change the service",
-        FUNCTIONS,
-        "main.tf",
-        r'"roles/run\.invoker"',
-        '"roles/run.admin"',
-        ("Callers may call, and nothing else.",),
-    ),
-    Mutation(
-        "anyone is an operator",
-        FUNCTIONS,
-        "main.tf",
-        r"operator_api = var\.operators",
-        'operator_api = ["allUsers"]',
-        (
-            (
-                "Anyone may call the client API, operators the operator API, and the invoker alone the "
-                "aggregator and the committer."
-            ),
-            "Where nobody is named, nobody may call the client API and the operator API.",
-        ),
-        wave=1,
-    ),
-    Mutation(
-        "tick's token is for somebody else",
-        QUEUE,
-        "main.tf",
-        r"audience +\= var\.aggregator_url",
-        'audience = "https://elsewhere.example"',
-        ("The tick must carry the invoker's token, for the aggregator.",),
-    ),
-    Mutation(
-        "work is given up",
-        QUEUE,
-        "main.tf",
-        r"(no longer needs succeeds at once\.\n +retry_config \{\n +max_attempts +\= )-1",
-        r"\g<1>5",
-        ("Work must be delivered until it is done, without an end by count or time.",),
-    ),
-    Mutation(
-        "clients go past the load balancer",
-        ".",
-        "main.tf",
-        r'var\.domain == null \? "ALLOW_ALL" : "ALLOW_INTERNAL_AND_GCLB"',
-        '"ALLOW_ALL"',
-        ("With a domain, clients are to come by the load balancer alone.",),
-    ),
-    Mutation(
-        "a destroy disables others' APIs",
-        ".",
-        "main.tf",
-        r"disable_on_destroy = false",
-        "disable_on_destroy = true",
-        ("A destroy must not disable an API that others in the project may use.",),
-    ),
-    Mutation(
-        "a page reaches every bucket",
-        STATE,
-        "main.tf",
-        r'each\.key == "updates" && length\(var\.cors_origins\)',
-        "length(var.cors_origins)",
-        ("Pages of the named origins may put updates, and read nothing.",),
-    ),
-    Mutation(
-        "service accounts are let in as people",
-        ".",
-        "main.tf",
-        r'"serviceAccount" : "user"',
-        '"user" : "user"',
-        ("Cloud Run must let through operators, viewers and further members, each as what it is.",),
-    ),
-    Mutation(
-        "viewers operate",
-        ".",
-        "main.tf",
-        r'"&viewers=',
-        '"&operators=',
-        ("Each address must have its own role in Muster, and nobody beside them one.",),
-    ),
-    Mutation(
-        "gcloud's own tokens are refused",
-        ".",
-        "main.tf",
-        r",\$\{local\.gcloud\}",
-        "",
-        (
-            (
-                "Each function must be told what it has to do with, and nothing else: stores, who "
-                "operates, who clients are."
-            ),
-        ),
-    ),
-    Mutation(
-        "load balancer's address is taken for every client's",
-        ".",
-        "main.tf",
-        r"var\.domain == null \? 1 : 2",
-        "var.domain == null ? 1 : 1",
-        ("What is set of clients must reach the client API, with the load balancer as one more proxy.",),
-    ),
-    Mutation(
-        "aggregator runs anybody's plan",
-        ".",
-        "main.tf",
-        r"aggregator += \{ MUSTER_TRUSTED_SIGNERS = local\.signers \}",
-        "aggregator = {}",
-        ("Every function that stores or runs plans must know whose to trust.",),
-    ),
-    Mutation(
         "destroyed exemption is indexed again",
         STATE,
         "main.tf",
@@ -602,6 +444,164 @@ MUTATIONS = [
         r"try\(var\.log_sink\.requests, false\)",
         "true",
         ("The copy must hold the audit logs, and no addresses of clients unless they are asked for.",),
+    ),
+    Mutation(
+        "anyone calls the aggregator",
+        FUNCTIONS,
+        "main.tf",
+        r'aggregator +\= \["serviceAccount:\$\{var\.invoker\}"\]',
+        'aggregator = ["allUsers"]',
+        (
+            (
+                "Anyone may call the client API, operators the operator API, and the invoker alone the "
+                "aggregator and the committer."
+            ),
+        ),
+    ),
+    Mutation(
+        "aggregator is reached from outside",
+        FUNCTIONS,
+        "main.tf",
+        r'aggregator +\= "ALLOW_INTERNAL_ONLY"',
+        'aggregator = "ALLOW_ALL"',
+        (
+            (
+                "The internal routes must not be reached from outside: the ingress of aggregator and "
+                "committer must be internal."
+            ),
+        ),
+    ),
+    Mutation(
+        "changed bundle does not deploy",
+        FUNCTIONS,
+        "main.tf",
+        r"-\$\{filesha256\(each\.value\)\}",
+        "",
+        ("A bundle's hash must be in its object's name: else a change does not deploy.",),
+    ),
+    Mutation(
+        "every function has the signing keys",
+        FUNCTIONS,
+        "main.tf",
+        r'each\.key == "client_api" \? \[var\.secret\] : \[\]',
+        "[var.secret]",
+        ("Only the client API may have the signing keys.",),
+    ),
+    Mutation(
+        "functions share an account",
+        FUNCTIONS,
+        "main.tf",
+        r"var\.accounts\[each\.key\]",
+        'var.accounts["client_api"]',
+        ("Each function must run as its own account.",),
+    ),
+    Mutation(
+        "callers may change the service",
+        FUNCTIONS,
+        "main.tf",
+        r'"roles/run\.invoker"',
+        '"roles/run.admin"',
+        ("Callers may call, and nothing else.",),
+    ),
+    Mutation(
+        "anyone is an operator",
+        FUNCTIONS,
+        "main.tf",
+        r"operator_api = var\.operators",
+        'operator_api = ["allUsers"]',
+        (
+            (
+                "Anyone may call the client API, operators the operator API, and the invoker alone the "
+                "aggregator and the committer."
+            ),
+            "Where nobody is named, nobody may call the client API and the operator API.",
+        ),
+        wave=1,
+    ),
+    Mutation(
+        "tick's token is for somebody else",
+        QUEUE,
+        "main.tf",
+        r"audience +\= var\.aggregator_url",
+        'audience = "https://elsewhere.example"',
+        ("The tick must carry the invoker's token, for the aggregator.",),
+    ),
+    Mutation(
+        "work is given up",
+        QUEUE,
+        "main.tf",
+        r"(no longer needs succeeds at once\.\n +retry_config \{\n +max_attempts +\= )-1",
+        r"\g<1>5",
+        ("Work must be delivered until it is done, without an end by count or time.",),
+    ),
+    Mutation(
+        "clients go past the load balancer",
+        ".",
+        "main.tf",
+        r'var\.domain == null \? "ALLOW_ALL" : "ALLOW_INTERNAL_AND_GCLB"',
+        '"ALLOW_ALL"',
+        ("With a domain, clients are to come by the load balancer alone.",),
+    ),
+    Mutation(
+        "a destroy disables others' APIs",
+        ".",
+        "main.tf",
+        r"disable_on_destroy = false",
+        "disable_on_destroy = true",
+        ("A destroy must not disable an API that others in the project may use.",),
+    ),
+    Mutation(
+        "a page reaches every bucket",
+        STATE,
+        "main.tf",
+        r'each\.key == "updates" && length\(var\.cors_origins\)',
+        "length(var.cors_origins)",
+        ("Pages of the named origins may put updates, and read nothing.",),
+    ),
+    Mutation(
+        "service accounts are let in as people",
+        ".",
+        "main.tf",
+        r'"serviceAccount" : "user"',
+        '"user" : "user"',
+        ("Cloud Run must let through operators, viewers and further members, each as what it is.",),
+    ),
+    Mutation(
+        "viewers operate",
+        ".",
+        "main.tf",
+        r'"&viewers=',
+        '"&operators=',
+        ("Each address must have its own role in Muster, and nobody beside them one.",),
+    ),
+    Mutation(
+        "gcloud's own tokens are refused",
+        ".",
+        "main.tf",
+        r",\$\{local\.gcloud\}",
+        "",
+        (
+            (
+                "Each function must be told what it has to do with, and nothing else: stores, who "
+                "operates, who clients are."
+            ),
+        ),
+    ),
+    Mutation(
+        "load balancer's address is taken for every client's",
+        ".",
+        "main.tf",
+        r"var\.domain == null \? 1 : 2",
+        "var.domain == null ? 1 : 1",
+        ("What is set of clients must reach the client API, with the load balancer as one more proxy.",),
+    ),
+    Mutation(
+        "aggregator runs anybody's plan",
+        ".",
+        "main.tf",
+        r"aggregator += \{ MUSTER_TRUSTED_SIGNERS = local\.signers \}",
+        "aggregator = {}",
+        ("Every function that stores or runs plans must know whose to trust.",),
     ),
 ]
 
