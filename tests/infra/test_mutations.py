@@ -31,6 +31,7 @@ class Mutation:
 MONITORING = "modules/monitoring"
 EDGE = "modules/edge"
 STATE = "modules/state"
+LOGGING = "modules/logging"
 IDENTITY = "modules/identity"
 FUNCTIONS = "modules/functions"
 QUEUE = "modules/queue"
@@ -180,8 +181,8 @@ MUTATIONS = [
         "documents end by themselves",
         STATE,
         "main.tf",
-        r"index_config \{\}",
-        "index_config {}\n  ttl_config {}",
+        r"index_config \{\}(\n\n +# A destroyed exemption)",
+        r"index_config {}\n  ttl_config {}\1",
         ("No TTL: it deletes within a day or so, which is too late for privacy and too early for a round.",),
     ),
     Mutation(
@@ -241,7 +242,10 @@ MUTATIONS = [
         "main.tf",
         r"/databases/\$\{var\.database\}",
         "/databases/(default)",
-        ("Access to documents must be to this deployment's database alone.",),
+        (
+            "Access to documents must be to this deployment's database alone.",
+            "A second database must leave the access to the first as it is.",
+        ),
     ),
     Mutation(
         "role may do more than it says",
@@ -255,8 +259,8 @@ MUTATIONS = [
         "functions administer the queue",
         IDENTITY,
         "main.tf",
-        r"roles/cloudtasks\.enqueuer",
-        "roles/cloudtasks.admin",
+        r'(name +\= var\.queue\n +role +\= )"roles/cloudtasks\.enqueuer"',
+        r'\1"roles/cloudtasks.admin"',
         ("Functions may put work into the queue, and not run, list or delete it.",),
     ),
     Mutation(
@@ -273,6 +277,175 @@ MUTATIONS = [
             ),
         ),
         wave=1,
+    ),
+    Mutation(
+        "destroyed exemption is indexed again",
+        STATE,
+        "main.tf",
+        r'(the old one as it is\.\n +deletion_policy = )"ABANDON"',
+        r'\1"DELETE"',
+        ("No exemption may be undone in a database that is left behind: it would be indexed again.",),
+    ),
+    Mutation(
+        "backups are stored for a day",
+        STATE,
+        "variables.tf",
+        r"(backup_retention_days\" \{\n.*\n.*\n +default +\= )14",
+        r"\g<1>1",
+        ("By default the documents must have a daily backup that is stored for 14 days.",),
+    ),
+    Mutation(
+        "backups can't be switched off",
+        STATE,
+        "main.tf",
+        r"count = var\.backup_retention_days == 0 \? 0 : 1",
+        "count = 1",
+        ("With 0 days of retention there must be no backups.",),
+        wave=1,
+    ),
+    Mutation(
+        "audit database is unprotected",
+        STATE,
+        "main.tf",
+        r'(\n +delete_protection_state +\= )var\.deletion_protection \? .*(\n +deletion_policy += "DELETE" # as)',
+        r'\1"DELETE_PROTECTION_DISABLED"\2',
+        ("The audit database must be protected, recoverable and encrypted as the documents are.",),
+    ),
+    Mutation(
+        "audit log is indexed",
+        STATE,
+        "main.tf",
+        r'contains\(\["audit", "enrolments"\]',
+        'contains(["enrolments"]',
+        ("Both fields of audit entries and enrolments must be exempt from indexes in their own database.",),
+    ),
+    Mutation(
+        "live deployment gets a second database",
+        STATE,
+        "variables.tf",
+        r'(variable "audit_database" \{\n(?:.*\n){2} +default +\= )null',
+        r'\1"muster-audit"',
+        ("A deployment that does not ask for a second database must not get one.",),
+        wave=1,
+    ),
+    Mutation(
+        "project's viewers read updates",
+        IDENTITY,
+        "main.tf",
+        r'"roles/storage\.legacyObjectReader" = \[\]',
+        '"roles/storage.legacyObjectReader" = ["projectViewer:${var.project_id}"]',
+        (
+            "Nobody may read updates and partials by a role that Google grants to the project's Editors and Viewers.",
+            "By default only the project's owners may administer the buckets of updates and partials.",
+        ),
+    ),
+    Mutation(
+        "project's editors may read partials",
+        IDENTITY,
+        "main.tf",
+        r'setproduct\(\["updates", "partials"\]',
+        'setproduct(["updates", "blobs"]',
+        (
+            "Nobody may read updates and partials by a role that Google grants to the project's Editors and Viewers.",
+            "An authoritative binding must be on updates and partials alone, and of no role that a function has.",
+        ),
+        wave=1,
+    ),
+    Mutation(
+        "client API issues tokens",
+        IDENTITY,
+        "main.tf",
+        r'permissions = \["iam\.serviceAccounts\.signBlob"\]',
+        'permissions = ["iam.serviceAccounts.signBlob", "iam.serviceAccounts.getAccessToken"]',
+        ("The client API may sign, and issue no tokens.",),
+    ),
+    Mutation(
+        "client API writes the audit log",
+        IDENTITY,
+        "main.tf",
+        r'client_api   = "projects/.*/roles/.*documents_get\[0\]\.role_id\}"',
+        'client_api = "roles/datastore.user"',
+        (
+            (
+                "Only the operator API may write the audit database; the client API may get from it, and the "
+                "others have no permission."
+            ),
+        ),
+    ),
+    Mutation(
+        "client API lists the audit log",
+        IDENTITY,
+        "main.tf",
+        r'permissions = \["datastore\.entities\.get"\]',
+        'permissions = ["datastore.entities.get", "datastore.entities.list"]',
+        ("The client API must not list the audit log.",),
+    ),
+    Mutation(
+        "client API can't cause a commit",
+        IDENTITY,
+        "main.tf",
+        r"var\.commits_queue == null \? \[\] : local\.functions",
+        'var.commits_queue == null ? [] : ["aggregator", "committer", "operator_api"]',
+        ("Each function may put work into the committer's queue, and not run, list or delete it.",),
+    ),
+    Mutation(
+        "builds read partials",
+        IDENTITY,
+        "main.tf",
+        r'(for store in \["updates"), "partials"\]',
+        r"\1]",
+        ("No build may read updates and partials, whatever else it may read.",),
+    ),
+    Mutation(
+        "committer is overrun",
+        QUEUE,
+        "main.tf",
+        r"max_concurrent_dispatches = var\.commit_rates\.concurrent_dispatches",
+        "max_concurrent_dispatches = var.rates.concurrent_dispatches",
+        (
+            "The committer's queue must not deliver more than the committer can process.",
+            "The committer's rates must be those of its own queue.",
+        ),
+    ),
+    Mutation(
+        "commits share the aggregator's queue",
+        QUEUE,
+        "main.tf",
+        r'"\$\{var\.name\}-commits"',
+        "var.name",
+        ("The committer's work must have a queue of its own, and the first queue must keep its name.",),
+    ),
+    Mutation(
+        "reads are logged but of documents",
+        LOGGING,
+        "main.tf",
+        r'"datastore\.googleapis\.com", ',
+        "",
+        ("Reads of documents, objects and secrets must be logged.",),
+    ),
+    Mutation(
+        "addresses are stored for a month",
+        LOGGING,
+        "main.tf",
+        r"retention_days = var\.log_retention_days",
+        "retention_days = 30",
+        ("Requests must be stored for as many days as are set, in the region that is set.",),
+    ),
+    Mutation(
+        "events are left out of the log",
+        LOGGING,
+        "main.tf",
+        r"(_Default.*\n(?:.*\n)*? +description = .*\n +filter +\= )local\.requests",
+        r"\1local.functions",
+        ("Exactly the requests that are stored elsewhere must be left out of _Default.",),
+    ),
+    Mutation(
+        "addresses leave the project",
+        LOGGING,
+        "main.tf",
+        r"try\(var\.log_sink\.requests, false\)",
+        "true",
+        ("The copy must hold the audit logs, and no addresses of clients unless they are asked for.",),
     ),
     Mutation(
         "anyone calls the aggregator",
@@ -420,8 +593,8 @@ MUTATIONS = [
         "work is given up",
         QUEUE,
         "main.tf",
-        r"max_attempts +\= -1",
-        "max_attempts = 5",
+        r"(no longer needs succeeds at once\.\n +retry_config \{\n +max_attempts +\= )-1",
+        r"\g<1>5",
         ("Work must be delivered until it is done, without an end by count or time.",),
     ),
     Mutation(
