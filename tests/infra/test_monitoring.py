@@ -97,10 +97,8 @@ def queries(plan: Plan) -> dict[str, str]:
     return found
 
 
-def message(values: Any, descriptor: Any) -> Any:
-    """Returns the JSON form of planned values for a proto: without nulls, single blocks unwrapped."""
-    if not isinstance(values, dict):
-        return values
+def message(values: dict[str, Any], descriptor: Any) -> dict[str, Any]:
+    """Returns planned values in a proto's JSON form: without nulls, and single blocks unwrapped."""
     result = {}
     for name, value in values.items():
         if value in (None, [], {}) or name in OWN_FIELDS:
@@ -109,15 +107,19 @@ def message(values: Any, descriptor: Any) -> Any:
         field = descriptor.fields_by_name.get(name) or descriptor.fields_by_name.get(f"{name}_")
         if field is None:
             raise ValueError(f"{descriptor.full_name} has no field {name}")
-        inner, name = field.message_type, field.name
-        if isinstance(value, list) and not field.is_repeated:
-            (value,) = value
-        if isinstance(value, list):
-            result[name] = [message(item, inner) for item in value]
-        else:
-            is_map = inner is not None and inner.GetOptions().map_entry
-            result[name] = value if is_map else message(value, inner)
+        result[field.name] = field_value(value, field)
     return result
+
+
+def field_value(value: Any, field: Any) -> Any:
+    kind = field.message_type
+    is_map = kind is not None and kind.GetOptions().map_entry
+    if isinstance(value, list) and not is_map:
+        items = [message(item, kind) if isinstance(item, dict) else item for item in value]
+        # A single block is a list, too. Older versions of protobuf have no is_repeated.
+        is_repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+        return items if is_repeated else items[0]
+    return message(value, kind) if isinstance(value, dict) and not is_map else value
 
 
 def parse_problems(values: dict[str, dict[str, Any]], kind: Any) -> dict[str, str]:

@@ -80,8 +80,8 @@ variable "health_url" {
   default     = null
 
   validation {
-    condition     = var.health_url == null || can(regex("^https://[^/]+$", var.health_url))
-    error_message = "health_url must be https:// and a host, without a path: the check adds /health."
+    condition     = var.health_url == null || can(regex("^https://[^/:]+$", var.health_url))
+    error_message = "health_url must be https:// and a host, without a port and a path: the check asks port 443 for /health."
   }
 }
 
@@ -153,7 +153,7 @@ variable "thresholds" {
     - `round_stuck_seconds`: a round that should have advanced so long ago is stuck.
     - `abandon_rate`: the share of ended rounds, over an hour, that were abandoned below their minimum.
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
-    - `error_requests`: a function with fewer requests in five minutes raises that alert only if every one fails, since one error among ten requests is no sign.
+    - `error_requests`: a function with fewer requests in five minutes raises that alert only if every one fails, since one error among ten requests is no sign. It is also the least number in an hour for the alert on check-ins' error budget.
     - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
