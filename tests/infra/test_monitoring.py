@@ -36,6 +36,8 @@ VALUES = {
     "objectives": {"rounds_in_console": True},
 }
 LOG_METRIC = re.compile(r"logging\.googleapis\.com/user/([a-z_/]+)")
+MAX_TEXT = 8192  # characters of a policy's documentation, in the API's reference
+MAX_QUERY = 2048  # characters, the API's limit of a filter; its reference has none for PromQL
 # Fields of Terraform that are no fields of the API's messages.
 OWN_FIELDS = {"id", "name", "project", "deletion_policy", "timeouts", "log_check_failures", "uptime_check_id"}
 
@@ -216,6 +218,37 @@ def metric_problems(plan: Plan) -> dict[str, str]:
     return problems
 
 
+def text_problems(plan: Plan) -> dict[str, str]:
+    """Returns the instructions that the API refuses, or with commands that need a default."""
+    problems = {}
+    for address, policy in of_type(plan, "google_monitoring_alert_policy").items():
+        (documentation,) = policy["documentation"]
+        if len(documentation["content"]) > MAX_TEXT:
+            problems[address] = f"the text is longer than {MAX_TEXT} characters"
+        for command in re.findall(r"`(gcloud [^`]*)`", documentation["content"]):
+            regional = re.match(r"gcloud (tasks|scheduler|run|functions) ", command)
+            wanted = ["--project=a-project", *(["=europe-west1"] if regional else [])]
+            if any(option not in command for option in wanted):
+                problems[address] = f"{command} does not name its project or region"
+    return problems
+
+
+def size_problems(plan: Plan) -> dict[str, str]:
+    return {
+        name: f"the query is longer than {MAX_QUERY} characters"
+        for name, query in queries(plan).items()
+        if len(query) > MAX_QUERY
+    }
+
+
+def test_instructions_have_complete_commands(plan):
+    assert text_problems(plan) == {}
+
+
+def test_queries_are_short_enough(plan):
+    assert size_problems(plan) == {}
+
+
 def test_alert_policies_are_valid(plan):
     assert policy_problems(plan) == {}
 
@@ -272,6 +305,28 @@ MISTAKES = [
     Mistake("unknown function", query_problems, "tick_silent", "absent_over_time(", "missing_over_time("),
     Mistake(
         "unquoted metric", query_problems, "unreachable", '{\\"monitoring.googleapis.com', "{monitoring.googleapis.com"
+    ),
+    Mistake(
+        "command without a region",
+        text_problems,
+        "queue_depth",
+        "muster-commits --location=europe-west1",
+        "muster-commits",
+    ),
+    Mistake(
+        "command without a project",
+        text_problems,
+        "update_read",
+        "--freshness=1d --project=a-project",
+        "--freshness=1d",
+    ),
+    Mistake("text without an end", text_problems, "errors", "- 503 `unavailable`", "- 503" * 1800),
+    Mistake(
+        "query without an end",
+        size_problems,
+        "round_stuck",
+        "histogram_quantile(0.99",
+        "(" * 2000 + "histogram_quantile(0.99",
     ),
     Mistake(
         "metric must exist",

@@ -188,6 +188,14 @@ MUTATIONS = [
         ("an error budget of rounds that is spent six times too fast must raise an alert",),
     ),
     Mutation(
+        "one slow round pages",
+        MONITORING,
+        "alerts.tf",
+        r"\[6h\]\)\) > 2",
+        "[6h])) > 0",
+        ("one slow round is no reason for an alert",),
+    ),
+    Mutation(
         "second queue is not shown",
         MONITORING,
         "dashboard.tf",

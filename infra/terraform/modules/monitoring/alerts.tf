@@ -215,9 +215,13 @@ locals {
       conditions = [{
         name = "burn rate above 6 over six hours and over one hour"
         # More than a share s of the rounds is slower than the limit exactly if the quantile 1 - s is above it.
-        query = join(" and ", [for window in ["6h", "1h"] :
-          "histogram_quantile(${format("%.6g", 1 - local.round_burn)}, sum by (le) (increase({\"${local.metric.round_seconds}_bucket\", ${local.in_function}}[${window}]))) > ${var.objectives.round_seconds}"
-        ])
+        # One or two slow rounds are no sign.
+        query = join(" and ", concat(
+          [for window in ["6h", "1h"] :
+            "histogram_quantile(${format("%.6g", 1 - local.round_burn)}, sum by (le) (increase({\"${local.metric.round_seconds}_bucket\", ${local.in_function}}[${window}]))) > ${var.objectives.round_seconds}"
+          ],
+          ["sum(increase({\"${local.metric.round_seconds}_count\", ${local.in_function}}[6h])) > 2"],
+        ))
         duration = "0s"
       }]
       text = <<-EOT

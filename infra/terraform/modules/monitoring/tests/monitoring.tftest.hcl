@@ -97,6 +97,10 @@ run "alerts" {
     condition     = length(regexall("histogram_quantile\\(0.7, ", google_monitoring_alert_policy.promql["round_burn"].conditions[0].condition_prometheus_query_language[0].query)) == 2
     error_message = "an error budget of rounds that is spent six times too fast must raise an alert"
   }
+  assert {
+    condition     = endswith(google_monitoring_alert_policy.promql["round_burn"].conditions[0].condition_prometheus_query_language[0].query, "[6h])) > 2")
+    error_message = "one slow round is no reason for an alert"
+  }
 }
 
 run "public_service" {
