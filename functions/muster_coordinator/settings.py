@@ -45,7 +45,9 @@ class Settings(BaseModel):
     queue: str = Field(
         description=(
             "URL of the queue of work: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`, with "
-            "`?endpoint=host:port` for an emulator of Cloud Tasks."
+            "`?commits=queue` for a second queue, in the same location, for the committer's work, so that a busy "
+            "committer does not slow folds down (one queue if omitted), and `?endpoint=host:port` for an emulator of "
+            "Cloud Tasks."
         )
     )
     secret: str | None = Field(
