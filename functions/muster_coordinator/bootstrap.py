@@ -93,12 +93,13 @@ def platform(settings: Settings) -> Platform:
     from muster_coordinator.adapters.system import SystemClock, SystemRandomness
 
     return Platform(
-        documents=_documents(settings.state),
+        documents=_documents(settings.state, "MUSTER_STATE"),
         blobs=_stores(settings),
         queue=_queue(settings),
         clock=SystemClock(),
         randomness=SystemRandomness(),
         at_once=MAX_CONCURRENT_CALLS if urlsplit(settings.blobs).scheme == "gs" else 1,
+        separate_audit=_separate_audit(settings),
     )
 
 
@@ -171,7 +172,13 @@ def _path(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
 
 
-def _documents(url: str) -> Documents:
+def _separate_audit(settings: Settings) -> Documents | None:
+    if settings.audit_state is None or settings.audit_state == settings.state:
+        return None
+    return _documents(settings.audit_state, "MUSTER_AUDIT_STATE")
+
+
+def _documents(url: str, variable: str) -> Documents:
     def sqlite(url: str) -> Documents:
         from muster_coordinator.adapters.sqlite import SqliteDocuments
 
@@ -183,7 +190,7 @@ def _documents(url: str) -> Documents:
         place = urlsplit(url)
         return FirestoreDocuments(place.netloc, unquote(place.path).strip("/") or "(default)")
 
-    return _choose(url, "MUSTER_STATE", {"sqlite": sqlite, "firestore": firestore})
+    return _choose(url, variable, {"sqlite": sqlite, "firestore": firestore})
 
 
 def _stores(settings: Settings) -> Blobs:
