@@ -25,6 +25,8 @@ from types import MappingProxyType
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
+from werkzeug.datastructures import Headers
+
 from muster_coordinator import events
 from muster_coordinator.http import gunicorn_defaults
 
@@ -32,6 +34,7 @@ MAX_MESSAGE = 40_000  # characters; Cloud Logging refuses entries above 256 KB
 _PLATFORM = "K_SERVICE"  # variable that Cloud Run and Cloud Functions set
 _PROJECT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "GCP_PROJECT")
 _PROJECT_URLS = ("MUSTER_QUEUE", "MUSTER_STATE")  # settings whose URL starts with the project
+_Headers = Mapping[str, str] | Headers
 _FIELD = "logging.googleapis.com/"
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 _REQUEST: ContextVar[Mapping[str, Any]] = ContextVar("fields_of_the_request", default=_NO_FIELDS)
@@ -84,7 +87,7 @@ def start(environment: Mapping[str, str], *, stream: TextIO | None = None) -> bo
     return True
 
 
-def note_request(headers: Mapping[str, str], environment: Mapping[str, str]) -> None:
+def note_request(headers: _Headers, environment: Mapping[str, str]) -> None:
     """Adds a request's trace and execution id to the lines that this thread logs from now on.
 
     The next request of the thread replaces them. A failure that is logged after the request's
@@ -115,7 +118,7 @@ def project_of(environment: Mapping[str, str]) -> str | None:
     return None
 
 
-def _trace_fields(headers: Mapping[str, str], project: str | None) -> dict[str, Any]:
+def _trace_fields(headers: _Headers, project: str | None) -> dict[str, Any]:
     """Returns the fields of the trace in `X-Cloud-Trace-Context` or `traceparent`, if any."""
     if project is None:
         return {}
