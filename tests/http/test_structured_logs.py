@@ -118,6 +118,16 @@ def test_failure_to_build_the_application_is_one_json_line(launch):
     assert line[f"{FIELD}trace"] == f"projects/some-project/traces/{TRACE}"
 
 
+def test_lines_of_googles_libraries_have_a_severity(launch):
+    """google-api-core warns of Python versions that it will stop supporting, at its import."""
+    function = launch(MUSTER_STATE="firestore://some-project/(default)", FIRESTORE_EMULATOR_HOST="127.0.0.1:9")
+    assert function.first_request().seconds > 0
+    assert errors(function) == []
+    for line in lines(function):
+        assert line["severity"] == "WARNING"
+        assert line["logger"] in ("py.warnings", "muster_coordinator.http.functions")
+
+
 def test_logs_of_a_function_elsewhere_are_plain_text(launch):
     function = launch(K_SERVICE="", LOG_EXECUTION_ID="")
     assert check_in(function).status_code == 200
