@@ -16,11 +16,16 @@ from muster_coordinator.http.bodies import close_if_broken, wrap_body
 from muster_coordinator.http.cors import Cors
 from muster_coordinator.http.responses import problem_response
 from muster_coordinator.http.routing import PARAMETERS, PATTERNS, Route, RoutedRequest
-from muster_coordinator.ports import BlobNotFoundError, UnavailableError
+from muster_coordinator.ports import BlobNotFoundError, QueueNotFoundError, UnavailableError
 from muster_coordinator.state.records import NewerSchemaError
 
 LOG = logging.getLogger(__name__)
 _RETRY_NEWER_SCHEMA = 10.0  # seconds until a client retries what this version is too old for
+_RETRY_QUEUE = 30.0  # seconds; a queue takes minutes to become active again
+_QUEUE_NOT_FOUND = (
+    "The queue of the coordinator's work was not found. A queue that was not used for 30 days needs a few minutes to "
+    "become active again: try again. If this lasts longer, check that the queue in MUSTER_QUEUE exists"
+)
 
 
 class _NameConverter(BaseConverter):
@@ -95,6 +100,9 @@ class Router:
             # During a rollout the next attempt may reach an instance of the newer version.
             LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  not a fault of the code
             return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_RETRY_NEWER_SCHEMA))
+        except QueueNotFoundError:
+            LOG.warning("%s %s: the queue was not found", request.method, request.path, exc_info=True)
+            return problem_response(ProblemError(ProblemType.UNAVAILABLE, _QUEUE_NOT_FOUND, retry_after=_RETRY_QUEUE))
         except UnavailableError:
             LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
             detail = "The coordinator's store is not available now; try again"
