@@ -1,21 +1,29 @@
-"""Rewrites schemas.json, the parts of Google's API descriptions that the mapping names.
+"""Rewrites schemas.json, the parts of Google's API descriptions that the mapping names, and enums.json.
 
 Google publishes a discovery document for each API, and google-api-python-client ships all of them.
 Use version 2.202.0, or write the newer one here:
 
     pip install --no-deps --target FOLDER google-api-python-client==2.202.0
     python tests/data/google/extract.py FOLDER
+
+Without a folder, it rewrites enums.json alone, which follows from schemas.json and mapping.json: the
+values of the provider's attributes, by resource type and the attribute's last name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
 DOCUMENTS = "googleapiclient/discovery_cache/documents"
+# Its attribute is one text of JSON.
+DASHBOARD = "google_monitoring_dashboard"
 # Everything else is prose.
 RETAINED = ("type", "format", "enum", "$ref", "items", "additionalProperties", "properties", "readOnly")
 
@@ -59,15 +67,96 @@ def extract(documents: Path, names: set[str]) -> dict[str, dict[str, Any]]:
     return extracted
 
 
-def main(folder: str) -> None:
-    """Writes schemas.json, one schema a line."""
+def snake(name: str) -> str:
+    """Converts a name of the API to one of Terraform: `maxRetryDuration` to `max_retry_duration`."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1], name).lower()
+
+
+class EnumWalker:
+    """Walk through the schema of a resource type, to the values of each attribute.
+
+    Args:
+      schemas: The extracted schemas.
+      entry: The mapping of the resource type.
+    """
+
+    def __init__(self, schemas: dict[str, dict[str, Any]], entry: dict[str, Any]) -> None:
+        self._schemas = schemas
+        self._root = entry["schema"]
+        self._api = self._root.rpartition(".")[0]
+        self._renamed: dict[str, dict[str, str]] = defaultdict(dict)
+        for dotted, name in entry.get("fields", {}).items():
+            parent, _, attribute = dotted.rpartition(".")
+            self._renamed[parent][attribute] = name or ""
+
+    def attributes(self) -> Iterator[tuple[str, list[str] | None]]:
+        """Yields the dotted path of each attribute and its values, or None if it may have any."""
+        yield from self._walk(self._schemas[self._root], "", frozenset())
+
+    def _walk(self, schema: dict[str, Any], path: str, above: frozenset[str]) -> Iterator[tuple[str, list[str] | None]]:
+        reference = schema.get("$ref")
+        if reference in above:
+            return
+        if reference:
+            above, schema = above | {reference}, self._schemas[f"{self._api}.{reference}"]
+        inner = schema.get("items") or schema.get("additionalProperties")
+        if isinstance(inner, dict):
+            yield from self._walk(inner, path, above)
+        elif "properties" in schema:
+            for name, field in self._fields(schema, path):
+                yield from self._walk(field, f"{path}.{name}" if path else name, above)
+        elif path:
+            yield path, schema.get("enum")
+
+    def _fields(self, schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields the fields that can be set, by the provider's names."""
+        renamed = {name: attribute for attribute, name in self._renamed[path].items()}
+        for name, field in schema["properties"].items():
+            if not field.get("readOnly"):
+                yield renamed.get(name, snake(name)), field
+
+
+def provider_enums(mapping: dict[str, Any], schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
+    """Returns the values of attributes, by resource type and the attribute's last name.
+
+    An attribute is left out if another one of the same resource type has its name and may have any value.
+    """
+    enums: dict[str, dict[str, list[str]]] = {}
+    for kind, entry in sorted(mapping["types"].items()):
+        documented = mapping["values"].get(kind, {})
+        attributes: dict[str, list[str] | None] = dict(EnumWalker(schemas, entry).attributes())
+        # An attribute of the resource itself stands for all of its name.
+        attributes = {path: values for path, values in attributes.items() if path.rpartition(".")[2] not in documented}
+        attributes |= documented
+        by_name: dict[str, list[Any]] = defaultdict(list)
+        for path, values in attributes.items():
+            by_name[path.rpartition(".")[2]].append(values)
+        restricted = {name: sum(lists, []) for name, lists in by_name.items() if None not in lists}
+        # The unspecified value is what the API has for a field that is not set.
+        enums[kind] = {
+            name: sorted({value for value in values if not value.endswith("UNSPECIFIED")})
+            for name, values in sorted(restricted.items())
+        }
+    return {kind: attributes for kind, attributes in enums.items() if attributes and kind != DASHBOARD}
+
+
+def write(name: str, table: dict[str, Any]) -> None:
+    """Writes a file of this folder, one entry a line."""
+    lines = ",\n".join(f'"{key}": {json.dumps(table[key], separators=(",", ":"))}' for key in sorted(table))
+    (FOLDER / name).write_text(f"{{\n{lines}\n}}\n")
+
+
+def main(*folders: str) -> None:
+    """Writes schemas.json, if given google-api-python-client's folder, and enums.json."""
     mapping = json.loads((FOLDER / "mapping.json").read_text())
-    names = {entry["schema"] for entry in [*mapping["types"].values(), mapping["bindings"]]}
-    schemas = extract(Path(folder) / DOCUMENTS, names)
-    lines = ",\n".join(f'"{name}": {json.dumps(schema, separators=(",", ":"))}' for name, schema in sorted(schemas.items()))
-    (FOLDER / "schemas.json").write_text(f"{{\n{lines}\n}}\n")
-    print(f"{len(schemas)} schemas, {(FOLDER / 'schemas.json').stat().st_size} bytes")
+    for folder in folders:
+        names = {entry["schema"] for entry in [*mapping["types"].values(), mapping["bindings"]]}
+        write("schemas.json", extract(Path(folder) / DOCUMENTS, names))
+    schemas = json.loads((FOLDER / "schemas.json").read_text())
+    enums = provider_enums(mapping, schemas)
+    write("enums.json", enums)
+    print(f"{len(schemas)} schemas, {sum(map(len, enums.values()))} enums of {len(enums)} resource types")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
