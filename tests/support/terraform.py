@@ -31,6 +31,16 @@ _UNREACHABLE = re.compile(
     r"could not connect to registry|Failed to query available provider packages|no such host", re.IGNORECASE
 )
 
+# Values that only Google knows, and that the configuration takes apart.
+_COMPUTED = """
+  mock_data "google_project" {
+    defaults = { number = "123456789012" }
+  }
+  mock_resource "google_certificate_manager_dns_authorization" {
+    defaults = { dns_resource_record = [{ name = "_acme-challenge.example.org.", type = "CNAME", data = "a.goog." }] }
+  }
+"""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -94,9 +104,8 @@ def run(*command: str, cwd: Path, timeout: float = _TIMEOUT, **environment: str)
 
 
 def _mock(provider: str) -> str:
-    """Returns a mock of a provider. Its data source of the project has a number, as addresses need one."""
-    project = 'mock_data "google_project" {\n defaults = { number = "123456789012" }\n }'
-    return f'mock_provider "{provider}" {{\n {project if provider == "google" else ""}\n}}'
+    """Returns a mock of a provider."""
+    return f'mock_provider "{provider}" {{\n{_COMPUTED if provider == "google" else ""}}}'
 
 
 class Copy:
