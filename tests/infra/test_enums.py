@@ -34,7 +34,11 @@ def test_enums_follow_from_the_schemas(extract):
 def test_attribute_that_may_elsewhere_have_any_value_is_left_out(extract):
     schemas = {
         "a.v1.Thing": {
-            "properties": {"mode": {"enum": ["A", "MODE_UNSPECIFIED"]}, "kind": {"enum": ["K"]}, "inner": {"$ref": "Inner"}}
+            "properties": {
+                "mode": {"enum": ["A", "MODE_UNSPECIFIED"]},
+                "kind": {"enum": ["K"]},
+                "inner": {"$ref": "Inner"},
+            }
         },
         "a.v1.Inner": {"properties": {"kind": {"type": "string"}, "thing": {"$ref": "Inner"}}},
     }

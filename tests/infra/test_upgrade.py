@@ -90,14 +90,18 @@ def lost(changes, kinds):
             findings.append(f"{change['address']} is deleted")
             continue
         fixed = [name for name in kinds[change["type"]] if before.get(name) != after.get(name)]
-        unknown = [name for name in kinds[change["type"]] if change["change"].get("after_unknown", {}).get(name) is True]
+        unknown = [
+            name for name in kinds[change["type"]] if change["change"].get("after_unknown", {}).get(name) is True
+        ]
         findings += [f"{change['address']} is replaced, since {name} changes" for name in sorted({*fixed, *unknown})]
     return findings
 
 
 def summary(changes):
     """Returns what `terraform plan` prints as its last line."""
-    actions = Counter("replace" if len(change["change"]["actions"]) > 1 else change["change"]["actions"][0] for change in changes)
+    actions = Counter(
+        "replace" if len(change["change"]["actions"]) > 1 else change["change"]["actions"][0] for change in changes
+    )
     moved = sum(1 for change in changes if "previous_address" in change)
     return (
         f"Plan: {actions['create']} to add, {actions['update']} to change, {actions['delete']} to destroy, "

@@ -87,7 +87,13 @@ def missing(why: str) -> None:
 
 def run(*command: str, cwd: Path, timeout: float = _TIMEOUT, **environment: str) -> Finished:
     """Runs a command without input and colors, and deletes its temporary files."""
-    settings = {"CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0", "NO_COLOR": "1", "STUB_ENUMS": str(ENUMS)}
+    settings = {
+        "CHECKPOINT_DISABLE": "1",
+        "TF_IN_AUTOMATION": "1",
+        "TF_INPUT": "0",
+        "NO_COLOR": "1",
+        "STUB_ENUMS": str(ENUMS),
+    }
     settings |= environment
     with tempfile.TemporaryDirectory(prefix="muster-", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(  # noqa: S603
