@@ -1,4 +1,4 @@
-"""The guide names the errors that stop a first apply, in the words that a user sees and searches for."""
+"""The guide names the errors that stop a first apply, in the words that a user searches for."""
 
 from __future__ import annotations
 

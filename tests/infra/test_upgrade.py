@@ -115,13 +115,59 @@ def test_previous_version_is_planned_over(changes):
     assert before["google_storage_bucket"] >= 4
 
 
-def test_upgrade_loses_no_store_bucket_key_or_queue(changes):
-    print(summary(changes))
+def test_upgrade_loses_no_store_bucket_key_or_queue(changes, measured):
+    measured(f"upgrade from the previous module. {summary(changes)}")
     for change in changes:
-        if change["change"]["actions"] not in (["no-op"], ["read"]):
-            print(f"  {'/'.join(change['change']['actions'])} {change['address']}")
+        if change["change"]["actions"] not in (["no-op"], ["read"]) or "previous_address" in change:
+            measured(f"  {'/'.join(change['change']['actions'])} {change['address']}")
     assert lost(changes, HOLDING) == []
 
 
 def test_upgrade_replaces_no_account_function_or_address(changes):
     assert lost(changes, NAMING) == []
+
+
+def planned(kind, actions, before, after):
+    return {"type": kind, "address": f"{kind}.one", "change": {"actions": actions, "before": before, "after": after}}
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        pytest.param(
+            planned("google_cloud_tasks_queue", ["delete"], {"name": "muster"}, None),
+            "google_cloud_tasks_queue.one is deleted",
+            id="a queue without a successor",
+        ),
+        pytest.param(
+            planned("google_storage_bucket", ["delete", "create"], {"name": "b"}, {"name": "b"}),
+            "google_storage_bucket.one is deleted",
+            id="a bucket that is replaced",
+        ),
+        pytest.param(
+            planned("google_cloud_tasks_queue", ["update"], {"name": "muster"}, {"name": "muster-folds"}),
+            "google_cloud_tasks_queue.one is replaced, since name changes",
+            id="a queue with another name",
+        ),
+        pytest.param(
+            planned("google_firestore_database", ["update"], {"location_id": "europe-west1"}, {"location_id": "eur3"}),
+            "google_firestore_database.one is replaced, since location_id changes",
+            id="a database in another location",
+        ),
+        pytest.param(
+            planned("random_bytes", ["update"], {"length": 32}, {"length": 64}),
+            "random_bytes.one is replaced, since length changes",
+            id="a longer key",
+        ),
+    ],
+)
+def test_planted_loss_is_found(change, finding):
+    assert lost([change], HOLDING) == [finding]
+
+
+def test_new_and_updated_resources_are_no_loss():
+    created = planned("google_cloud_tasks_queue", ["create"], None, {"name": "muster-commits"})
+    labeled = planned(
+        "google_storage_bucket", ["update"], {"name": "b", "labels": {}}, {"name": "b", "labels": {"a": "b"}}
+    )
+    assert lost([created, labeled], HOLDING) == []

@@ -1,7 +1,8 @@
 """Checks planned resources against the descriptions that Google publishes of its APIs.
 
 `tests/data/google/mapping.json` names the API's schema of each resource type of the provider, and
-the fields whose names differ. `schemas.json` beside it holds these schemas; `extract.py` rewrites it.
+the fields whose names differ. `schemas.json` beside it holds these schemas; `extract.py` rewrites
+it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +140,12 @@ def resolve(schema: dict[str, Any], api: str) -> dict[str, Any]:
 
 
 def camel(name: str) -> str:
-    """Converts a name of Terraform to one of the API: `max_retry_duration` to `maxRetryDuration`."""
+    """Converts a name of Terraform to one of the API: `max_backoff` to `maxBackoff`."""
     return re.sub(r"_+([a-z0-9])", lambda match: match[1].upper(), name)
 
 
 def api_name(kind: str, path: tuple[str, ...]) -> str | None:
-    """Returns the API's name of a field, relative to the field's parent, or None if it is not sent."""
+    """Returns the API's name of a field, relative to its parent, or None if it is not sent."""
     mapped = entry(kind) or {}
     own, sent = mapped.get("fields", {}), mapped.get("sent")
     dotted = ".".join(path)
@@ -158,7 +159,7 @@ def api_name(kind: str, path: tuple[str, ...]) -> str | None:
 
 
 def descend(schema: dict[str, Any], name: str, api: str) -> dict[str, Any] | None:
-    """Returns the schema of a field, which may be a dotted path, or None if there is no such field."""
+    """Returns the schema of a field or of a dotted path, or None if there is no such field."""
     for part in name.split("."):
         schema = resolve(schema, api)
         if part not in schema.get("properties", {}):
@@ -190,39 +191,40 @@ def _check_object(place: _Place, value: dict[str, Any], report: Report) -> None:
 
 
 def _is_empty(value: Any) -> bool:
-    """Returns True for values that Terraform does not send: null, and blocks that are left out."""
-    return value is None or value == "" or value == []
+    """Returns True for values that are not sent: null, empty texts, and blocks without values."""
+    return value is None or value in ("", [])
 
 
 def _check_value(place: _Place, value: Any, report: Report) -> None:
     schema = resolve(place.schema, place.api)
-    if schema.get("type") == "array":
-        item = _Place(place.kind, place.address, place.path, schema["items"], place.api, place.converted)
-        for inner in value if isinstance(value, list) else [value]:
-            if inner is not None:
-                _check_value(item, inner, report)
+    if isinstance(value, list) or schema.get("type") == "array":
+        _check_list(replace(place, schema=schema), value if isinstance(value, list) else [value], report)
+    elif value is None:
         return
-    if isinstance(value, list) and "additionalProperties" in schema:
-        # A map whose keys are attributes of the provider's blocks.
-        item = _Place(place.kind, place.address, place.path, schema["additionalProperties"], place.api)
-        for inner in value:
-            _check_value(item, inner, report)
-        return
-    if isinstance(value, list) and place.converted:
-        # A block that may occur once.
-        if len(value) > 1:
-            report.findings.append(f"{place.name}: {len(value)} values for a field with one")
-        value = value[0] if value else None
-    if value is None:
-        return
-    if "properties" in schema and isinstance(value, dict):
-        _check_object(_Place(place.kind, place.address, place.path, schema, place.api, place.converted), value, report)
+    elif "properties" in schema and isinstance(value, dict):
+        _check_object(replace(place, schema=schema), value, report)
     elif "additionalProperties" in schema and isinstance(value, dict):
         for key, inner in value.items():
-            inside = (*place.path, key)
-            _check_value(_Place("", place.address, inside, schema["additionalProperties"], place.api), inner, report)
+            item = replace(place, kind="", path=(*place.path, key), schema=schema["additionalProperties"])
+            _check_value(item, inner, report)
     else:
         _check_scalar(place, schema, value, report)
+
+
+def _check_list(place: _Place, values: list[Any], report: Report) -> None:
+    if place.schema.get("type") == "array":
+        item = place.schema["items"]
+    elif "additionalProperties" in place.schema:
+        # A map, whose keys are attributes of the provider's blocks.
+        item = place.schema["additionalProperties"]
+    else:
+        # A block that may occur once.
+        item = place.schema
+        if len(values) > 1 or not place.converted:
+            report.findings.append(f"{place.name}: {len(values)} values for a field with one")
+    for value in values:
+        if value is not None:
+            _check_value(replace(place, schema=item), value, report)
 
 
 def _check_scalar(place: _Place, schema: dict[str, Any], value: Any, report: Report) -> None:

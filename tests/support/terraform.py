@@ -4,8 +4,8 @@ The environment chooses the source of providers (`TF_CLI_ARGS_init`, `TF_CLI_CON
 default is the registry. Without providers, tests are skipped, or fail if `MUSTER_REQUIRE_TERRAFORM`
 is set.
 
-`STUB_ENUMS` names a file with the allowed values of attributes, by resource type. The offline mirror's
-provider reads it and reports other values, as the real provider does from its own lists.
+`STUB_ENUMS` names a file with the allowed values of attributes, by resource type. The offline
+mirror's provider reads it and reports other values, as the real provider does from its own lists.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _UNREACHABLE = re.compile(
 _COMPUTED = """
   mock_data "google_project" {
     defaults = { number = "123456789012" }
+  }
+  mock_data "google_iam_policy" {
+    defaults = { policy_data = "{}" }
   }
   mock_resource "google_certificate_manager_dns_authorization" {
     defaults = { dns_resource_record = [{ name = "_acme-challenge.example.org.", type = "CNAME", data = "a.goog." }] }

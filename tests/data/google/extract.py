@@ -1,4 +1,4 @@
-"""Rewrites schemas.json, the parts of Google's API descriptions that the mapping names, and enums.json.
+"""Rewrites schemas.json, the parts of Google's APIs that mapping.json names, and enums.json.
 
 Google publishes a discovery document for each API, and google-api-python-client ships all of them.
 Use version 2.202.0, or write the newer one here:
@@ -6,8 +6,8 @@ Use version 2.202.0, or write the newer one here:
     pip install --no-deps --target FOLDER google-api-python-client==2.202.0
     python tests/data/google/extract.py FOLDER
 
-Without a folder, it rewrites enums.json alone, which follows from schemas.json and mapping.json: the
-values of the provider's attributes, by resource type and the attribute's last name.
+Without a folder, it rewrites enums.json alone, which follows from schemas.json and mapping.json:
+the values of the provider's attributes, by resource type and the attribute's last name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def extract(documents: Path, names: set[str]) -> dict[str, dict[str, Any]]:
 
 
 def snake(name: str) -> str:
-    """Converts a name of the API to one of Terraform: `maxRetryDuration` to `max_retry_duration`."""
+    """Converts a name of the API to one of Terraform: `maxBackoff` to `max_backoff`."""
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: "_" + match[1], name).lower()
 
 
@@ -119,7 +120,7 @@ class EnumWalker:
 def provider_enums(mapping: dict[str, Any], schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[str]]]:
     """Returns the values of attributes, by resource type and the attribute's last name.
 
-    An attribute is left out if another one of the same resource type has its name and may have any value.
+    An attribute is left out if another one of the resource type has its name and any value.
     """
     enums: dict[str, dict[str, list[str]]] = {}
     for kind, entry in sorted(mapping["types"].items()):
@@ -131,7 +132,7 @@ def provider_enums(mapping: dict[str, Any], schemas: dict[str, dict[str, Any]]) 
         by_name: dict[str, list[Any]] = defaultdict(list)
         for path, values in attributes.items():
             by_name[path.rpartition(".")[2]].append(values)
-        restricted = {name: sum(lists, []) for name, lists in by_name.items() if None not in lists}
+        restricted = {name: [*chain.from_iterable(lists)] for name, lists in by_name.items() if None not in lists}
         # The unspecified value is what the API has for a field that is not set.
         enums[kind] = {
             name: sorted({value for value in values if not value.endswith("UNSPECIFIED")})
@@ -155,7 +156,7 @@ def main(*folders: str) -> None:
     schemas = json.loads((FOLDER / "schemas.json").read_text())
     enums = provider_enums(mapping, schemas)
     write("enums.json", enums)
-    print(f"{len(schemas)} schemas, {sum(map(len, enums.values()))} enums of {len(enums)} resource types")
+    print(f"{len(schemas)} schemas, {sum(map(len, enums.values()))} enums of {len(enums)} resource types")  # noqa: T201
 
 
 if __name__ == "__main__":
