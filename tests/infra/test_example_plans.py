@@ -25,7 +25,7 @@ VALUES = {
     "clients": "enrolment:KEY",
     "dns_zone": "example-org",
     "domain": "fl.example.org",
-    "environment": "production",
+    "environment": "staging",
     "kms_key": "projects/a-project/locations/{region}/keyRings/r/cryptoKeys/k",
     "on_call": "on-call@example.org",
     "operator": "me@example.org",
@@ -70,11 +70,15 @@ def values(directory):
 @pytest.fixture(scope="module")
 def plan(copy):
     """Returns the plan of a folder, in JSON."""
-    plans = {}
+    plans, failed = {}, set()
 
     def of(directory):
+        if directory in failed:
+            pytest.fail(f"{directory} can't be planned, see the first test of it")
         if directory not in plans:
+            failed.add(directory)
             plans[directory] = copy.plans(directory, 'run "plan" {\n command = plan\n}\n', **values(directory))["plan"]
+        failed.discard(directory)
         return plans[directory]
 
     return of
