@@ -15,9 +15,13 @@ from support.google_api import FOLDER
 from support.terraform import TREE
 
 EXAMPLES = [directory for directory in terraform.directories() if directory.startswith("examples/")]
-PLANNED = [".", *EXAMPLES]
+PLANNED = [".", ". with images", *EXAMPLES]
 # Examples that deploy Muster; others prepare a project for it.
-DEPLOYMENTS = [".", *(name for name in EXAMPLES if 'source = "../.."' in (TREE / name / "main.tf").read_text())]
+DEPLOYMENTS = [
+    ".",
+    ". with images",
+    *(name for name in EXAMPLES if 'source = "../.."' in (TREE / name / "main.tf").read_text()),
+]
 # Values of variables, by name. {region} is the default region of the folder.
 VALUES = {
     "project_id": "a-project",
@@ -36,6 +40,9 @@ VALUES = {
     "vpc_connector": "projects/a-project/locations/{region}/connectors/c",
 }
 REGIONS = json.loads((FOLDER / "regions.json").read_text())
+# The root module with images, which makes Cloud Run services in place of functions.
+SERVICES = ". with images"
+FUNCTIONS = ("client_api", "operator_api", "aggregator", "committer")
 # The quota of a new project in a region (CpuAllocPerProjectRegion, MemAllocPerProjectRegion).
 MAX_CPUS = 20
 MAX_GIBIBYTES = 40
@@ -57,6 +64,9 @@ def default_region(directory):
 
 def values(directory):
     """Returns values of the variables that a folder declares; its own default of the region."""
+    if directory == SERVICES:
+        image = "europe-docker.pkg.dev/a-project/muster/image@sha256:" + "0" * 64
+        return {**values("."), "images": dict.fromkeys(FUNCTIONS, image)}
     region = default_region(directory)
     filled = json.loads(json.dumps(VALUES).replace("{region}", region or "europe-west1"))
     if region is None:
@@ -77,7 +87,9 @@ def plan(copy):
             pytest.fail(f"{directory} can't be planned, see the first test of it")
         if directory not in plans:
             failed.add(directory)
-            plans[directory] = copy.plans(directory, 'run "plan" {\n command = plan\n}\n', **values(directory))["plan"]
+            plans[directory] = copy.plans(
+                directory.split(" ", maxsplit=1)[0], 'run "plan" {\n command = plan\n}\n', **values(directory)
+            )["plan"]
         failed.discard(directory)
         return plans[directory]
 

@@ -113,7 +113,7 @@ class EnumWalker:
         """Yields the fields that can be set, by the provider's names."""
         renamed = {name: attribute for attribute, name in self._renamed[path].items()}
         for name, field in schema["properties"].items():
-            # The stub provider finds an attribute by its name, so label keys must not look like one.
+            # The stub provider knows attributes by name, so label keys must not look like one.
             is_unsent = self._renamed[path].get(snake(name)) == ""
             if not field.get("readOnly") and not is_unsent:
                 yield renamed.get(name, snake(name)), field
