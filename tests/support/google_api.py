@@ -80,9 +80,9 @@ class _Place:
 
 def entry(kind: str) -> dict[str, Any] | None:
     """Returns the mapping of a resource type, or None if it has none."""
-    if kind in MAPPING["types"]:
-        return MAPPING["types"][kind]
-    return MAPPING["bindings"] if kind.endswith(tuple(MAPPING["bindings"]["suffixes"])) else None
+    types: dict[str, dict[str, Any]] = MAPPING["types"]
+    bindings: dict[str, Any] = MAPPING["bindings"]
+    return types.get(kind, bindings if kind.endswith(tuple(bindings["suffixes"])) else None)
 
 
 def check(changes: list[dict[str, Any]]) -> Report:
@@ -147,7 +147,8 @@ def camel(name: str) -> str:
 def api_name(kind: str, path: tuple[str, ...]) -> str | None:
     """Returns the API's name of a field, relative to its parent, or None if it is not sent."""
     mapped = entry(kind) or {}
-    own, sent = mapped.get("fields", {}), mapped.get("sent")
+    own: dict[str, str | None] = mapped.get("fields", {})
+    sent = mapped.get("sent")
     dotted = ".".join(path)
     if sent is not None and path[0] not in sent:
         return None
