@@ -61,7 +61,7 @@ def test_renamed_attribute_has_the_values_of_the_field(extract):
         ("modules/state/main.tf", '= "enforced"', '= "forced"', "forced"),
         ("modules/edge/main.tf", '"MODERN"', '"STRICT"', "STRICT"),
         ("modules/edge/main.tf", '"PER_PROJECT_RECORD"', '"PER_PROJECT"', "PER_PROJECT"),
-        ("modules/queue/main.tf", 'http_method = "POST"', 'http_method = "SEND"', "SEND"),
+        ("modules/state/main.tf", 'action = "KEEP"', 'action = "RETAIN"', "RETAIN"),
     ],
 )
 def test_validate_refuses_a_planted_value(tmp_path, file, pattern, replacement, wrong):
