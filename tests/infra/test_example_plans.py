@@ -16,6 +16,7 @@ from support.terraform import TREE
 
 EXAMPLES = [directory for directory in terraform.directories() if directory.startswith("examples/")]
 PLANNED = [".", ". with images", *EXAMPLES]
+PLAN = 'run "plan" {\n command = plan\n}\n'
 # Examples that deploy Muster; others prepare a project for it.
 DEPLOYMENTS = [
     ".",
@@ -87,9 +88,7 @@ def plan(copy):
             pytest.fail(f"{directory} can't be planned, see the first test of it")
         if directory not in plans:
             failed.add(directory)
-            plans[directory] = copy.plans(
-                directory.split(" ", maxsplit=1)[0], 'run "plan" {\n command = plan\n}\n', **values(directory)
-            )["plan"]
+            plans[directory] = copy.plans(directory.split(" ", maxsplit=1)[0], PLAN, **values(directory))["plan"]
         failed.discard(directory)
         return plans[directory]
 
@@ -281,3 +280,15 @@ def test_module_accepts_the_regions_of_cloud_tasks():
     certain, later = set(REGIONS["cloud_tasks"]), set(REGIONS["cloud_tasks_later"])
     module = json.loads((TREE / "regions.json").read_text())
     assert certain <= set(module["cloud_tasks"]) <= certain | later
+
+
+@pytest.mark.parametrize(
+    ("planted", "refusal"),
+    [
+        pytest.param({"region": "europe-west4"}, "Cloud Tasks or Cloud Scheduler is not there", id="no Cloud Tasks"),
+        pytest.param({"clients": "open"}, "clients must not be open in production", id="open clients"),
+    ],
+)
+def test_production_example_refuses_a_planted_mistake(copy, planted, refusal):
+    with pytest.raises(AssertionError, match=refusal):
+        copy.plans("examples/production", PLAN, **{**values("examples/production"), **planted})
