@@ -1,0 +1,71 @@
+"""`terraform validate` refuses a value that Google's API does not have.
+
+The real provider checks most enums. The offline mirror's provider checks those of enums.json, which
+the tests' support module names in its environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from support import terraform
+from support.google_api import FOLDER, MAPPING, SCHEMAS
+
+pytestmark = [pytest.mark.xdist_group("terraform enums"), pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def extract():
+    specification = importlib.util.spec_from_file_location("extract", FOLDER / "extract.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_enums_follow_from_the_schemas(extract, measured):
+    enums = extract.provider_enums(MAPPING, SCHEMAS)
+    assert json.loads(terraform.ENUMS.read_text()) == enums, "run python tests/data/google/extract.py"
+    measured(f"enums that validate checks: {sum(map(len, enums.values()))} of {len(enums)} resource types")
+    assert sum(map(len, enums.values())) > 150
+
+
+def test_attribute_that_may_elsewhere_have_any_value_is_left_out(extract):
+    schemas = {
+        "a.v1.Thing": {
+            "properties": {
+                "mode": {"enum": ["A", "MODE_UNSPECIFIED"]},
+                "kind": {"enum": ["K"]},
+                "inner": {"$ref": "Inner"},
+            }
+        },
+        "a.v1.Inner": {"properties": {"kind": {"type": "string"}, "thing": {"$ref": "Inner"}}},
+    }
+    mapping = {"types": {"google_thing": {"schema": "a.v1.Thing"}}, "values": {}}
+    assert extract.provider_enums(mapping, schemas) == {"google_thing": {"mode": ["A"]}}
+
+
+def test_renamed_attribute_has_the_values_of_the_field(extract):
+    schemas = {"a.v1.Thing": {"properties": {"state": {"enum": ["ON", "OFF"]}}}}
+    mapping = {"types": {"google_thing": {"schema": "a.v1.Thing", "fields": {"desired": "state"}}}, "values": {}}
+    assert extract.provider_enums(mapping, schemas) == {"google_thing": {"desired": ["OFF", "ON"]}}
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "replacement", "wrong"),
+    [
+        ("modules/state/main.tf", '"FIRESTORE_NATIVE"', '"NATIVE"', "NATIVE"),
+        ("modules/state/main.tf", '"PESSIMISTIC"', '"STRICT"', "STRICT"),
+        ("modules/state/main.tf", '= "enforced"', '= "forced"', "forced"),
+        ("modules/edge/main.tf", '"MODERN"', '"STRICT"', "STRICT"),
+        ("modules/edge/main.tf", '"PER_PROJECT_RECORD"', '"PER_PROJECT"', "PER_PROJECT"),
+        ("modules/state/main.tf", 'action = "KEEP"', 'action = "RETAIN"', "RETAIN"),
+    ],
+)
+def test_validate_refuses_a_planted_value(tmp_path, file, pattern, replacement, wrong):
+    terraform.require()
+    planted = terraform.Copy(tmp_path)
+    planted.change(file, pattern, replacement)
+    assert f"got {wrong}" in planted.validate(str(Path(file).parent))
