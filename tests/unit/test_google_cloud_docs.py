@@ -67,7 +67,7 @@ def test_smoke_advice_and_the_guide_name_the_same_stops():
         "Error 403: Cloud Resource Manager API has not been used in project 1 before. SERVICE_DISABLED",
         (
             "Unable to retrieve the repository metadata for projects/p/locations/r/repositories/muster. Ensure that "
-            "the Cloud Functions service account has 'artifactregistry.repositories.list' and 'artifactregistry.repositories.get'"
+            "the Cloud Functions service account has 'artifactregistry.repositories.list'"
         ),
         "Could not create Cloud Run service muster-client-api: maxScale may not exceed 10",
         "CpuAllocPerProjectRegion requested: 60000 allowed: 20000",
