@@ -21,6 +21,28 @@ PAGES = [GUIDE, HOW_TO / "restore-in-google-cloud.md", HOW_TO / "deploy-from-a-p
 # Commands that neither belong to a project nor name it by --project.
 GLOBAL = ("auth login", "auth application-default login", "auth print-identity-token", "projects describe PROJECT")
 GLOBAL += ("billing projects describe PROJECT",)
+# Variables of the module that the pages explain.
+VARIABLES = (
+    "accept_gcloud_tokens",
+    "allow_open_clients",
+    "allow_unlisted_region",
+    "audit_database",
+    "backup_retention_days",
+    "bucket_administrators",
+    "bundle_digests",
+    "data_access_logs",
+    "disable_invoker_check",
+    "images",
+    "kms_key",
+    "log_retention_days",
+    "log_sink",
+    "public_clients",
+    "queue_rates",
+    "signing_keys_secret",
+    "vpc_egress",
+    "vpc_network",
+    "worker_pool",
+)
 # Groups whose commands fail without a location, since the project has no App Engine app.
 LOCATED = {"tasks": "--location", "scheduler": "--location", "run": "--region", "functions": "--regions"}
 UNLOCATED = ("tasks locations list", "scheduler locations list", "tasks cmek-config update")
@@ -98,6 +120,20 @@ def test_gcloud_commands_of_the_smoke_advice_name_project_and_location():
     commands = gcloud_commands(advised())
     assert len(commands) > 10
     assert [fault for command in commands for fault in faults(command)] == []
+
+
+def test_guide_asks_for_the_terraform_that_the_module_needs():
+    required = re.search(r'required_version = ">= ([\d.]+)"', (TERRAFORM / "versions.tf").read_text())[1]
+    for page in (GUIDE, TERRAFORM / "README.md"):
+        assert f"Terraform {required} or newer" in page.read_text(), page
+
+
+def test_explained_variables_are_those_of_the_module():
+    declared = set(re.findall(r'^variable "(\w+)"', (TERRAFORM / "variables.tf").read_text(), re.MULTILINE))
+    text = "\n".join(page.read_text() for page in PAGES)
+    for name in VARIABLES:
+        assert f"`{name}`" in text or f"`{name} = " in text, name
+        assert name in declared, name
 
 
 def test_first_hour_has_every_step_in_order():
