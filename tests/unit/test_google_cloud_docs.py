@@ -38,6 +38,7 @@ VARIABLES = (
     "log_sink",
     "public_clients",
     "queue_rates",
+    "restrict_build_sources",
     "signing_keys_secret",
     "vpc_egress",
     "vpc_network",
