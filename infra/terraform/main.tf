@@ -37,10 +37,13 @@ locals {
   services = { for function in keys(var.functions) : function => "${var.name}-${replace(function, "_", "-")}" }
   urls     = { for function, service in local.services : function => "https://${service}-${local.project_number}.${var.region}.run.app" }
 
+  # The two functions that have permissions on the second database.
+  audit_state = var.audit_database == null ? {} : { MUSTER_AUDIT_STATE = "firestore://${var.project_id}/${module.state.audit_database}" }
+
   # A function gets the addresses of only those stores that it has permissions on.
   stores = {
-    client_api   = { MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}" }
-    operator_api = {}
+    client_api   = merge({ MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}" }, local.audit_state)
+    operator_api = local.audit_state
     aggregator   = { MUSTER_UPDATES = "gs://${module.state.buckets["updates"]}", MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
     committer    = { MUSTER_PARTIALS = "gs://${module.state.buckets["partials"]}" }
   }
@@ -187,6 +190,8 @@ resource "google_artifact_registry_repository_iam_member" "functions_agent" {
 # IAM takes minutes to apply a grant, and the first build and the first request need several.
 resource "time_sleep" "permissions" {
   create_duration = "90s"
+  # Grants on what a deployment gets later, before functions use it.
+  triggers = { commits = module.queue.commits, audit = coalesce(module.state.audit_database, "none") }
 
   depends_on = [module.identity, google_artifact_registry_repository_iam_member.functions_agent]
 }
@@ -202,6 +207,8 @@ module "state" {
   labels                 = local.labels
   database               = coalesce(var.firestore_database, var.name)
   point_in_time_recovery = var.point_in_time_recovery
+  backup_retention_days  = var.backup_retention_days
+  audit_database         = var.audit_database
   deletion_protection    = var.deletion_protection
   force_destroy          = !var.deletion_protection
   signing_keys           = var.signing_keys
@@ -223,9 +230,14 @@ module "identity" {
   access         = jsondecode(file("${path.module}/access.json"))
   buckets        = module.state.buckets
   database       = module.state.database
+  audit_database = module.state.audit_database
   queue          = module.queue.name
+  commits_queue  = module.queue.commits
   secret         = module.state.secret.id
   repository     = module.state.repository
+
+  bucket_administrators  = var.bucket_administrators
+  restrict_build_sources = var.restrict_build_sources
 
   depends_on = [time_sleep.apis]
 }
@@ -239,7 +251,11 @@ module "queue" {
   aggregator_url = local.urls["aggregator"]
   invoker        = module.identity.invoker
   rates          = var.queue_rates
-  retries        = var.queue_retries
+  commit_rates = {
+    dispatches_per_second = var.queue_rates.dispatches_per_second
+    concurrent_dispatches = local.functions.committer.max_instances * local.functions.committer.concurrency
+  }
+  retries = var.queue_retries
 
   depends_on = [time_sleep.apis]
 }
@@ -263,7 +279,7 @@ module "functions" {
   environment = merge(var.environment, {
     MUSTER_STATE = "firestore://${var.project_id}/${module.state.database}"
     MUSTER_BLOBS = "gs://${module.state.buckets["blobs"]}"
-    MUSTER_QUEUE = "cloudtasks://${var.project_id}/${var.region}/${local.queue}"
+    MUSTER_QUEUE = "cloudtasks://${var.project_id}/${var.region}/${local.queue}?commits=${module.queue.commits}"
   })
   secret                = module.state.secret
   invoker               = module.identity.invoker
@@ -295,6 +311,22 @@ module "edge" {
   dns_zone              = var.domain.dns_zone
   rate_limit_per_minute = var.domain.rate_limit_per_minute
   service               = module.functions.services["client_api"]
+
+  depends_on = [time_sleep.apis]
+}
+
+module "logging" {
+  source = "./modules/logging"
+
+  project_id           = var.project_id
+  name                 = var.name
+  location             = var.region
+  services             = toset(values(local.services))
+  forwarding_rule      = var.domain == null ? null : "${var.name}-edge"
+  data_access_logs     = var.data_access_logs
+  data_access_exempted = var.data_access_exempted
+  log_retention_days   = var.log_retention_days
+  log_sink             = var.log_sink
 
   depends_on = [time_sleep.apis]
 }

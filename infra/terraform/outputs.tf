@@ -33,8 +33,23 @@ output "database" {
   value       = module.state.database
 }
 
+output "audit_database" {
+  description = "The Firestore database of the audit log and revoked enrolments; null if they are in `database`."
+  value       = module.state.audit_database
+}
+
+output "commits_queue" {
+  description = "The Cloud Tasks queue of the committer's work."
+  value       = module.queue.commits
+}
+
+output "log_sink_writer" {
+  description = "The member that writes to `log_sink`: grant it the role to do so; null without a sink."
+  value       = module.logging.writer
+}
+
 output "queue" {
-  description = "The Cloud Tasks queue."
+  description = "The Cloud Tasks queue of the aggregator's work."
   value       = module.queue.name
 }
 

@@ -404,6 +404,29 @@ variable "point_in_time_recovery" {
   default     = true
 }
 
+variable "backup_retention_days" {
+  description = "Days that a daily backup of each database is stored; 0 makes none. A backup outlives its database, which point-in-time recovery does not. It also holds what was deleted since, such as the pseudonyms of ended rounds."
+  type        = number
+  default     = 14
+  nullable    = false
+
+  validation {
+    condition     = var.backup_retention_days >= 0 && var.backup_retention_days <= 98 && floor(var.backup_retention_days) == var.backup_retention_days
+    error_message = "backup_retention_days must be a whole number from 0 to 98: Firestore stores a backup for 14 weeks at most. 0 makes no backups."
+  }
+}
+
+variable "audit_database" {
+  description = "A second Firestore database, for the audit log and revoked enrolments alone; null stores them with all other documents. See modules/state before you set it for a live deployment."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.audit_database == null || can(regex("^[a-z][a-z0-9-]{2,61}[a-z0-9]$", var.audit_database))
+    error_message = "audit_database must be 4 to 63 lower-case letters, digits and hyphens that start with a letter, or null for no second database."
+  }
+}
+
 variable "deletion_protection" {
   description = "Refuse to destroy the database, the secret, and buckets that are not empty. To tear down: false, apply, destroy."
   type        = bool
@@ -422,10 +445,29 @@ variable "longest_round_days" {
   }
 }
 
+variable "bucket_administrators" {
+  description = "Members who administer the buckets of updates and partials, besides the project's owners: as `serviceAccount:deployer@…`, for an account that applies and has neither `roles/owner` nor `roles/storage.admin`. They may write and delete objects, and read none."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for member in var.bucket_administrators : can(regex("^(user|group|serviceAccount|principal|principalSet):.+", member))])
+    error_message = "bucket_administrators must be members with their kind, such as serviceAccount:deployer@p.iam.gserviceaccount.com; not all users, and not projectEditor or projectViewer."
+  }
+}
+
+variable "restrict_build_sources" {
+  description = "Whether the build account reads only Cloud Functions' buckets of sources; false lets it read every bucket of the project but updates and partials. Set it to false only if a first build stops with a 403 on its source: whether a build needs more was not tried."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 # --- Queue and network ---------------------------------------------------------------------------------------------------
 
 variable "queue_rates" {
-  description = "Rates of the queue: deliveries per second, and concurrent deliveries."
+  description = "Rates of the aggregator's queue: deliveries per second, and concurrent deliveries. Of the committer's queue the latter is what the committer can process, `max_instances` × `concurrency`."
   type = object({
     dispatches_per_second = optional(number, 100)
     concurrent_dispatches = optional(number, 80)
@@ -539,6 +581,50 @@ variable "alert_thresholds" {
   })
   default  = {}
   nullable = false
+}
+
+variable "data_access_logs" {
+  description = "Log who reads documents, objects and secrets (`DATA_READ` of Firestore, Cloud Storage and Secret Manager). It covers the whole project, replaces what is configured there for these three services, and costs by the volume of logs."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "data_access_exempted" {
+  description = "Members whose reads are not logged, as `serviceAccount:…`. The functions read with every request, so most of the volume is theirs; without their reads, a log shows no use of a stolen identity of a function."
+  type        = set(string)
+  default     = []
+  nullable    = false
+}
+
+variable "log_retention_days" {
+  description = "Days that requests to the functions are stored, which hold the addresses of clients: in a log bucket with this retention, and no longer in the project's `_Default`. Null leaves them in `_Default`, for 30 days unless the project says otherwise."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.log_retention_days == null || try(var.log_retention_days >= 1 && var.log_retention_days <= 3650 && floor(var.log_retention_days) == var.log_retention_days, false)
+    error_message = "log_retention_days must be a whole number from 1 to 3650, which is what Cloud Logging stores; null leaves requests in the bucket _Default."
+  }
+}
+
+variable "log_sink" {
+  description = <<-EOT
+    A copy of Muster's log and of the audit logs of its stores, such as to a bucket in another project; null makes none. Grant the output `log_sink_writer` the right to write there.
+    - `destination`: `storage.googleapis.com/BUCKET`, `bigquery.googleapis.com/projects/P/datasets/D`, `pubsub.googleapis.com/projects/P/topics/T` or
+      `logging.googleapis.com/projects/P/locations/L/buckets/B`.
+    - `requests`: also copy requests, which hold the addresses of clients.
+  EOT
+  type = object({
+    destination = string
+    requests    = optional(bool, false)
+  })
+  default = null
+
+  validation {
+    condition     = var.log_sink == null || can(regex("^(storage\\.googleapis\\.com/[^/]+|bigquery\\.googleapis\\.com/projects/[^/]+/datasets/[^/]+|pubsub\\.googleapis\\.com/projects/[^/]+/topics/[^/]+|logging\\.googleapis\\.com/projects/[^/]+(/locations/[^/]+/buckets/[^/]+)?)$", var.log_sink.destination))
+    error_message = "log_sink.destination must be a service and a resource, such as storage.googleapis.com/my-log-archive: not gs:// and not a URL."
+  }
 }
 
 variable "budget" {

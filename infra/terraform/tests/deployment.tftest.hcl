@@ -37,7 +37,7 @@ run "by_default" {
     condition = module.functions.environment == {
       MUSTER_STATE          = "firestore://a-project/muster"
       MUSTER_BLOBS          = "gs://a-project-muster-blobs"
-      MUSTER_QUEUE          = "cloudtasks://a-project/europe-west1/muster"
+      MUSTER_QUEUE          = "cloudtasks://a-project/europe-west1/muster?commits=muster-commits"
       MUSTER_AGGREGATOR_URL = "https://muster-aggregator-123456789012.europe-west1.run.app"
       MUSTER_COMMITTER_URL  = "https://muster-committer-123456789012.europe-west1.run.app"
       MUSTER_INVOKER        = "muster-invoker@a-project.iam.gserviceaccount.com"
@@ -65,7 +65,7 @@ run "by_default" {
     error_message = "Cloud Run must let those through who operate, and nobody else."
   }
   assert {
-    condition     = output.queue == "muster" && output.database == "muster"
+    condition     = output.queue == "muster" && output.commits_queue == "muster-commits" && output.database == "muster"
     error_message = "The settings name another queue or database than the one that is made."
   }
   assert {
