@@ -339,7 +339,13 @@ module "monitoring" {
   name                  = var.name
   labels                = local.labels
   services              = module.functions.services
-  queue                 = module.queue.name
+  region                = var.region
+  queues                = [module.queue.name, module.queue.commits]
+  tick                  = module.queue.tick
+  health_url            = var.public_clients ? local.client_url : null
+  data_access_logs      = var.data_access_logs
+  aggregator_account    = module.identity.accounts["aggregator"]
+  objectives            = var.objectives
   buckets               = { for kind in ["updates", "partials", "blobs"] : kind => module.state.buckets[kind] }
   firestore_database    = module.state.database
   notification_channels = var.notification_channels

@@ -569,15 +569,40 @@ variable "alert_thresholds" {
     - `error_rate`: the share of a function's requests, over five minutes, answered with 5xx.
     - `refused_updates`: refused updates in ten minutes, late clients not counted.
     - `queue_depth`: pieces of work that wait in the queue for ten minutes.
+    - `error_requests`: requests of a function in five minutes below which its share of 5xx raises no alert.
+    - `tick_silent_seconds`: the tick is dead if it has logged nothing for so long.
     - `update_age_seconds`: the age of the oldest single update. Raise it above the longest `round_seconds` of your tasks.
   EOT
   type = object({
     round_stuck_seconds = optional(number, 900)
     abandon_rate        = optional(number, 0.3)
     error_rate          = optional(number, 0.02)
+    error_requests      = optional(number, 50)
+    tick_silent_seconds = optional(number, 600)
     refused_updates     = optional(number, 20)
     queue_depth         = optional(number, 1000)
     update_age_seconds  = optional(number, 3600)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "objectives" {
+  description = <<-EOT
+    Service level objectives over the last `rolling_days` days. Two alerts say when an error budget is spent too fast.
+    - `check_in_availability`: the share of clients' requests that are not answered with 5xx.
+    - `round_seconds`: seconds from a round's opening to its commit within which it is in time. Raise it above the longest `round_seconds` of your tasks.
+    - `rounds_in_time`: the share of committed rounds that are in time.
+    - `rounds_in_console`: whether to create the objective on rounds as an object with an error budget in the console. Monitoring refuses it until it knows the
+      metric, up to ten minutes after the first apply: turn it on with a later apply. The alert does not need it.
+    - `rolling_days`: 1 to 30.
+  EOT
+  type = object({
+    check_in_availability = optional(number, 0.995)
+    round_seconds         = optional(number, 3600)
+    rounds_in_time        = optional(number, 0.95)
+    rounds_in_console     = optional(bool, false)
+    rolling_days          = optional(number, 28)
   })
   default  = {}
   nullable = false
