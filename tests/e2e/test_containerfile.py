@@ -123,6 +123,22 @@ def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp
         process.wait(120)
 
 
+@pytest.mark.parametrize("engine", ["podman", "docker", "buildah"])
+def test_script_builds_with_the_chosen_engine_and_keeps_the_health_check(tmp_path, engine):
+    for name in ("podman", "docker", "buildah"):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s " "${0##*/}" "$@"\necho\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(  # noqa: S603
+        [str(ROOT / "infra/images/build.sh"), "base@sha256:" + "5a" * 32, "--volume=/a:/b:ro"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE": engine}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith(f"{engine} build ") and " --volume=/a:/b:ro " in line for line in lines)
+    # docker's only format has health checks; the default of the others has none.
+    assert all((" --format docker " in line) == (engine != "docker") for line in lines)
+
+
 @pytest.mark.parametrize(
     "line",
     [
