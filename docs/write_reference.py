@@ -87,10 +87,7 @@ def _message_groups() -> dict[str, list[type[BaseModel | Enum]]]:
 
 def settings_page() -> str:
     """Returns the reference of the coordinator's settings."""
-    rows = [
-        (f"`MUSTER_{row[0].strip('`').upper()}`", *row[1:])
-        for row in _rows(Settings.model_json_schema(), fallback=_attributes(Settings))
-    ]
+    rows = [(f"`MUSTER_{row[0].strip('`').upper()}`", *row[1:]) for row in _rows(Settings.model_json_schema())]
     return _page(
         "Settings",
         "Environment variables of the coordinator. `muster up` sets them for its processes; a deployment of the "
@@ -196,7 +193,7 @@ def _fields(model: type[BaseModel]) -> str:
     return _table(("field", "type", "default", "meaning"), _rows(model.model_json_schema()))
 
 
-def _rows(schema: Json, *, fallback: Mapping[str, str] | None = None) -> list[tuple[str, str, str, str]]:
+def _rows(schema: Json) -> list[tuple[str, str, str, str]]:
     required = set(schema.get("required", ()))
     # A model that refers to itself has its fields in a definition.
     if "$ref" in schema:
@@ -205,7 +202,7 @@ def _rows(schema: Json, *, fallback: Mapping[str, str] | None = None) -> list[tu
         required = set(schema.get("required", ()))
     rows = []
     for name, item in schema["properties"].items():
-        meaning = item.get("description") or (fallback or {}).get(name, "")
+        meaning = item["description"]
         default = "required" if name in required else _default(item)
         rows.append((f"`{name}`", _type(item), default, " ".join(meaning.split())))
     return rows
@@ -262,13 +259,6 @@ def _range(item: Json) -> str:
         if key in item
     ]
     return f", {' and '.join(bounds)}" if bounds else ""
-
-
-def _attributes(model: type) -> dict[str, str]:
-    """Returns the descriptions in the `Attributes:` list of a docstring, by field."""
-    listed = (inspect.getdoc(model) or "").partition("Attributes:\n")[2]
-    items = re.findall(r"^  (\w+): (.+(?:\n    .+)*)", listed, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in items}
 
 
 def _page(title: str, introduction: str, *sections: str) -> str:

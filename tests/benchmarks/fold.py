@@ -38,10 +38,10 @@ from benchmarks.figures import MEGABYTE
 from muster.runtime.fold import Accumulator, Fold
 from muster.wire.tensors import encode
 from muster_coordinator.domain import names
-from muster_coordinator.domain.rounds import Open
+from muster_coordinator.domain.rounds import Terms
 from muster_coordinator.domain.updates import UpdateRules, all_finite
-from muster_coordinator.state.round_ledger import RoundLedger
-from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
+from muster_coordinator.state.partial_builder import Part, PartialBuilder
+from muster_coordinator.state.round_ledger import PartContents, RoundLedger
 
 _AT_ONCE = 200  # megabytes of updates in a case
 _LIMIT = 100  # updates in a case
@@ -61,13 +61,13 @@ class Case:
 
 
 @dataclass(frozen=True)
-class _GivenAccumulators(UpdateAggregator):
-    """Aggregator that folds into given accumulators, so that their creation is not measured."""
+class _GivenAccumulators(PartialBuilder):
+    """Builder that folds into given accumulators, so that their creation is not measured."""
 
     make: Callable[[], Accumulator] = field(kw_only=True)
 
-    def start(self, plan: str) -> Accumulator:  # noqa: ARG002  there is one plan
-        """See `Folding.start`."""
+    def start(self, terms: Terms) -> Accumulator:  # noqa: ARG002  there is one plan
+        """See `PartialBuilder.start`."""
         return self.make()
 
 
@@ -87,18 +87,18 @@ class Bench:
         self.strict = self.harness.app.plans.rules(self.plan.sha256, allow_non_finite=False)
         self.into = {name: np.zeros_like(value) for name, value in self.updates[0].items()}
         sums = Fold(self.plan.manifest, zero=self.plan.zero()).start()
-        self.sums = self._folding(lambda: sums)
+        self.sums = self._builder(lambda: sums)
         if tensorflow:
             from muster.runtime import Runtime  # loads TensorFlow
 
             graphs = with_tensorflow(self.plan)
-            self.graphs = self._folding(
+            self.graphs = self._builder(
                 Fold(graphs.manifest, zero=graphs.zero(), tensorflow=lambda: Runtime(graphs)).start
             )
 
-    def _folding(self, make: Callable[[], Accumulator]) -> UpdateAggregator:
-        aggregator = self.harness.app.update_aggregator
-        return _GivenAccumulators(aggregator.platform, aggregator.plans, aggregator.runtime, make=make)
+    def _builder(self, make: Callable[[], Accumulator]) -> PartialBuilder:
+        builder = self.harness.app.update_aggregator.partials
+        return _GivenAccumulators(builder.platform, plans=builder.plans, runtime=builder.runtime, make=make)
 
     def store(self) -> None:
         """Restores the updates."""
@@ -113,31 +113,33 @@ class Bench:
 
     def fold(self) -> None:
         """Folds without a check of each update's values."""
-        accumulator = self._add_all(self.sums, replace(self.strict, allow_non_finite=True))
+        accumulator = self._build(self.sums, replace(self.strict, allow_non_finite=True))
         assert all_finite(accumulator.tensors())
 
     def checked(self) -> None:
         """Folds with a check of each update's values."""
-        self._add_all(self.sums, self.strict)
+        self._build(self.sums, self.strict)
 
     def tensorflow(self) -> None:
         """Folds with graphs."""
-        self._add_all(self.graphs, self.strict)
+        self._build(self.graphs, self.strict)
 
-    def _add_all(self, update_aggregator: UpdateAggregator, rules: UpdateRules) -> Accumulator:
-        partial = update_aggregator._add_all(*self._part(), tuple(self.names), onto=None, rules=rules)
+    def _build(self, builder: PartialBuilder, rules: UpdateRules) -> Accumulator:
+        partial = builder.build(self._part(), rules=rules)
         assert partial is not None
         assert partial.tally.folded == len(self.names), partial.tally
         return partial.accumulator
 
     def part(self) -> None:
         """Folds a manifest."""
-        self.harness.app.update_aggregator._ensure(*self._part(), tuple(self.names))
+        self.harness.app.update_aggregator._fold(self._part())
+        self.blobs.delete(self.names)
 
-    def _part(self) -> tuple[Open, RoundLedger, str]:
+    def _part(self) -> Part:
         round_ = self.harness.platform.round(self.key)
         assert round_ is not None
-        return round_.value, RoundLedger(self.harness.platform, self.key), names.shard_part(0, 0)
+        ledger = RoundLedger(self.harness.platform, self.key)
+        return Part(round_.value, ledger, names.shard_part(0, 0), PartContents(tuple(self.names)))
 
     def after_part(self) -> None:
         """Prepares the next `part`."""

@@ -33,10 +33,12 @@ from muster.wire.plan import Plan
 from muster.wire.tensors import encode
 from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.domain import names
-from muster_coordinator.state.round_ledger import RoundLedger
+from muster_coordinator.state.partial_builder import Part
+from muster_coordinator.state.round_ledger import PartContents, RoundLedger
 
 ROLES = ("aggregator", "committer")
 _BODIES = 8
+_TESTS = Path(__file__).parents[1]  # where `-m` finds this package
 _REQUESTS = 8  # concurrent folds
 _CHUNK = 32  # updates in a part: the default of a task
 
@@ -81,19 +83,20 @@ def play(root: Path, clients: int, role: str) -> None:
         for at, start in enumerate(range(0, clients, _CHUNK))
     }
     h.restart()  # no plan is known to it yet
-    sha256 = h.plan.sha256
     h.plan = None  # type: ignore[assignment]
+
+    def fold_part(name: str) -> None:
+        h.app.update_aggregator._fold(Part(round_.value, ledger, name, PartContents(parts[name])))
+        h.platform.blobs.delete(parts[name])
 
     def fold() -> None:
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            for done in [
-                pool.submit(h.app.update_aggregator._ensure, round_.value, ledger, *part) for part in parts.items()
-            ]:
-                done.result()
+            list(pool.map(fold_part, parts))
 
     def merge() -> None:
-        accumulator = h.app.update_aggregator.start(sha256)
-        assert h.app.update_aggregator.merge(accumulator, ledger, list(parts)).folded == clients
+        builder = h.app.update_aggregator.partials
+        accumulator = builder.start(round_.value.terms)
+        assert builder.merge(accumulator, ledger, list(parts)).folded == clients
 
     step: Callable[[], None] = fold if role == "aggregator" else merge
     gc.collect()  # the base is what is in use
@@ -120,7 +123,7 @@ def measure(clients: int, megabytes: int, *, repeats: int = 1) -> dict[str, list
             shutil.copytree(root / "blobs", place / "blobs", copy_function=os.link)
             for role in ROLES:
                 command = [sys.executable, "-m", "benchmarks.memory", "--play", str(place), role, str(clients)]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_TESTS)  # noqa: S603
                 peaks[role].append(Beyond(*map(int, done.stdout.split()[-3:])))
             shutil.rmtree(place)
     return peaks

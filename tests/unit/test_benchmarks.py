@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from benchmarks import figures, page, processes
+from benchmarks import figures, fold, memory, page, processes
 from benchmarks.counted_session import CountedSession
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,3 +148,17 @@ def test_cpu_time_between_two_times():
     assert watch.between(watch._times[0], watch._times[-1]) >= 0.1
     with pytest.raises(ValueError, match="No sample at"):
         watch.between(0.0, watch._times[-1])
+
+
+@pytest.mark.slow
+def test_fold_benchmark_runs_every_step(monkeypatch):
+    monkeypatch.setattr(fold, "_LIMIT", 3)
+    seconds = fold.measure(fold.Case(megabytes=1, tensors=2), repeats=1, tensorflow=False)
+    assert {step: len(values) for step, values in seconds.items()} == {"add": 1, "fold": 1, "checked": 1, "part": 1}
+
+
+@pytest.mark.slow
+def test_memory_benchmark_measures_both_roles():
+    peaks = memory.measure(3, 1)
+    assert {role: len(values) for role, values in peaks.items()} == {"aggregator": 1, "committer": 1}
+    assert all(peak.base > 0 for (peak,) in peaks.values())

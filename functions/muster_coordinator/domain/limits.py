@@ -63,7 +63,7 @@ class TokenBuckets:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens left, and POSIX seconds of then
 
     def take(self, caller: str, *, now: float) -> float:
-        """Takes a token from a caller's bucket, if one is left.
+        """Removes a token from a caller's bucket, if one is left.
 
         Args:
           caller: The caller.
