@@ -15,7 +15,10 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = ROOT / "docs/how-to"
 GUIDE = ROOT / advice.GUIDE
 TABLES = ROOT / "docs/reference/google-cloud.md"
+ALERTS = HOW_TO / "watch-and-steer-tasks.md"
+COSTS = ROOT / "docs/explanation/costs.md"
 TERRAFORM = ROOT / "infra/terraform"
+MONITORING = TERRAFORM / "modules/monitoring"
 CI = TERRAFORM / "examples/ci"
 PAGES = [GUIDE, HOW_TO / "restore-in-google-cloud.md", HOW_TO / "deploy-from-a-pipeline.md", TABLES, CI / "README.md"]
 # Commands that neither belong to a project nor name it by --project.
@@ -141,17 +144,18 @@ def test_first_hour_has_every_step_in_order():
     page = GUIDE.read_text()
     hour = page[page.index("## The first hour") : page.index("## It may stop")]
     steps = [
-        "gcloud services enable cloudresourcemanager.googleapis.com",
+        "$ gcloud services enable cloudresourcemanager.googleapis.com",
         "gcloud beta services identity create",
-        "make bundle",
-        "muster enrol key",
-        "terraform -chdir=infra/terraform init",
-        "terraform -chdir=infra/terraform plan",
-        "terraform -chdir=infra/terraform apply",
+        "$ make bundle",
+        "$ muster enrol key",
+        "$ terraform -chdir=infra/terraform init",
+        "$ terraform -chdir=infra/terraform plan",
+        "$ terraform -chdir=infra/terraform apply",
         "Wait five minutes",
-        "gcloud auth print-identity-token",
-        "muster smoke",
-        "muster task create",
+        "$(gcloud auth print-identity-token)",
+        "$ muster smoke",
+        "$ muster plan build",
+        "$ muster task create",
         "muster client run",
     ]
     places = [hour.index(step) for step in steps]
@@ -170,6 +174,46 @@ def test_deployer_of_the_example_has_the_documented_roles():
     rows = [line for line in table.splitlines() if line.startswith("| `roles/") and "only with" not in line]
     documented = {role for row in rows for role in re.findall(r"roles/[\w.]+", row.split("|")[1])}
     assert granted == documented - {"roles/storage.objectUser"}  # on the state's bucket
+
+
+def test_table_of_alerts_lists_the_alerts_of_the_module():
+    source = (MONITORING / "alerts.tf").read_text()
+    titles = re.findall(r'^ +title += "(.+)"', source, re.MULTILINE)
+    titles += re.findall(r'^ +display_name += "\$\{var\.name\}: ([a-z][^"$]+)"\n +combiner', source, re.MULTILINE)
+    page = ALERTS.read_text()
+    rows = re.findall(r"^\| ([^|]+?)(?: \(with [^)]*\))? \|", page[page.index("## Alerts") :], re.MULTILINE)
+    assert len(titles) == 11
+    assert set(rows) - {"alert", "budget"} == set(titles)
+
+
+def test_table_of_alerts_has_the_default_thresholds():
+    source = (MONITORING / "variables.tf").read_text()
+    default = {name: float(value) for name, value in re.findall(r"(\w+) += optional\(number, ([\d.]+)\)", source)}
+    rows = dict(re.findall(r"^\| ([^|]+?)(?: \(with [^)]*\))? \| ([^|]+) \|", ALERTS.read_text(), re.MULTILINE))
+    assert f"{default['round_stuck_seconds'] / 60:g} minutes" in rows["a round is stuck"]
+    assert default["update_age_seconds"] == default["round_seconds"] == 3600
+    assert "older than an hour" in rows["single updates are stored too long"]
+    assert "longer than an hour" in rows["rounds take too long"]
+    assert f"more than {default['refused_updates']:g}" in rows["updates are refused"]
+    assert f"more than {default['queue_depth']:,g} pieces" in rows["the queue does not drain"]
+    assert f"more than {default['error_rate'] * 100:g} %" in rows["a function fails"]
+    assert f"of more than {default['error_requests']:g} in five minutes" in rows["a function fails"]
+    assert f"more than {default['abandon_rate'] * 100:g} %" in rows["rounds are abandoned"]
+    assert default["tick_silent_seconds"] == 600
+    assert "ten minutes" in rows["the tick does not run"]
+    check_ins = rows["check-ins use up their error budget"]
+    assert f"more than {14.4 * (1 - default['check_in_availability']) * 100:.3g} %" in check_ins
+    assert f"{default['check_in_availability'] * 100:g} % in {default['rolling_days']:g} days" in check_ins
+    assert f"more than {6 * (1 - default['rounds_in_time']) * 100:.3g} %" in rows["rounds take too long"]
+
+
+def test_costs_count_the_conditions_of_the_alerts():
+    source = (MONITORING / "alerts.tf").read_text()
+    always = len(re.findall(r"^ +query +=", source[: source.index("# The host of client_api")], re.MULTILINE))
+    assert always == 10
+    costs = COSTS.read_text()
+    assert f"| {always + 1} conditions of alerts" in costs  # and that of the uptime check
+    assert f"{always} conditions exist in every deployment" in costs
 
 
 def test_region_table_is_the_list_that_a_plan_compares_with():
