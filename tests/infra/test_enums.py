@@ -54,18 +54,28 @@ def test_renamed_attribute_has_the_values_of_the_field(extract):
 
 
 @pytest.mark.parametrize(
-    ("file", "pattern", "replacement", "wrong"),
+    ("file", "resource", "value", "wrong"),
     [
-        ("modules/state/main.tf", '"FIRESTORE_NATIVE"', '"NATIVE"', "NATIVE"),
-        ("modules/state/main.tf", '"PESSIMISTIC"', '"STRICT"', "STRICT"),
-        ("modules/state/main.tf", '= "enforced"', '= "forced"', "forced"),
-        ("modules/edge/main.tf", '"MODERN"', '"STRICT"', "STRICT"),
-        ("modules/edge/main.tf", '"PER_PROJECT_RECORD"', '"PER_PROJECT"', "PER_PROJECT"),
-        ("modules/state/main.tf", 'action = "KEEP"', 'action = "RETAIN"', "RETAIN"),
+        ("modules/state/main.tf", "google_firestore_database.documents", "FIRESTORE_NATIVE", "NATIVE"),
+        ("modules/state/main.tf", "google_firestore_database.documents", "PESSIMISTIC", "STRICT"),
+        ("modules/state/main.tf", "google_firestore_database.audit", "FIRESTORE_NATIVE", "NATIVE"),
+        ("modules/state/main.tf", "google_firestore_database.audit", "PESSIMISTIC", "STRICT"),
+        ("modules/state/main.tf", "google_storage_bucket.this", "enforced", "forced"),
+        ("modules/edge/main.tf", "google_compute_region_ssl_policy.edge", "MODERN", "STRICT"),
+        (
+            "modules/edge/main.tf",
+            "google_certificate_manager_dns_authorization.edge",
+            "PER_PROJECT_RECORD",
+            "PER_PROJECT",
+        ),
+        ("modules/state/main.tf", "google_artifact_registry_repository.images", "KEEP", "RETAIN"),
     ],
 )
-def test_validate_refuses_a_planted_value(tmp_path, file, pattern, replacement, wrong):
+def test_validate_refuses_a_planted_value(tmp_path, file, resource, value, wrong):
     terraform.require()
+    kind, name = resource.split(".")
     planted = terraform.Copy(tmp_path)
-    planted.change(file, pattern, replacement)
+    # Other resources may have the same value; the block ends at the first line that starts with }.
+    block = rf'^resource "{kind}" "{name}" {{\n(?:(?!}}).*\n)*?'
+    planted.change(file, rf'({block}.*)"{value}"', rf'\1"{wrong}"')
     assert f"got {wrong}" in planted.validate(str(Path(file).parent))
