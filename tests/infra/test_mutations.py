@@ -948,8 +948,8 @@ MUTATIONS = [
 ]
 
 
-# The only file of tests that a wave needs, by module and wave: each file of the root takes a quarter
-# of a minute. Other waves need all files of their module.
+# The only file of tests that a wave needs, by module and wave: each file of the root takes many
+# seconds. Other waves need all files of their module.
 FILES = {
     (".", 0): "deployment.tftest.hcl",
     (".", 1): "deployment.tftest.hcl",

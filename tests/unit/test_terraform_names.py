@@ -67,3 +67,11 @@ def test_the_only_bindings_are_of_updates_and_partials() -> None:
     text = (TERRAFORM / "modules/identity/main.tf").read_text()
     block = text.partition('resource "google_storage_bucket_iam_binding" "closed" {')[2].partition("\n}")[0]
     assert 'setproduct(["updates", "partials"], keys(local.closed_roles))' in block
+
+
+@pytest.mark.parametrize("kind", ["alert_policy", "dashboard", "slo", "uptime_check_config"])
+def test_only_the_module_of_monitoring_declares_queries(kind: str) -> None:
+    # tests/infra/test_monitoring.py parses the queries and policies of this module alone.
+    declaration = f'resource "google_monitoring_{kind}"'
+    found = {path.relative_to(TERRAFORM).parent for path in _sources() if declaration in path.read_text()}
+    assert found == {Path("modules/monitoring")}
