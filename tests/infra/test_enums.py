@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 from support import terraform
@@ -53,19 +52,35 @@ def test_renamed_attribute_has_the_values_of_the_field(extract):
     assert extract.provider_enums(mapping, schemas) == {"google_thing": {"desired": ["OFF", "ON"]}}
 
 
-@pytest.mark.parametrize(
-    ("file", "pattern", "replacement", "wrong"),
-    [
-        ("modules/state/main.tf", '"FIRESTORE_NATIVE"', '"NATIVE"', "NATIVE"),
-        ("modules/state/main.tf", '"PESSIMISTIC"', '"STRICT"', "STRICT"),
-        ("modules/state/main.tf", '= "enforced"', '= "forced"', "forced"),
-        ("modules/edge/main.tf", '"MODERN"', '"STRICT"', "STRICT"),
-        ("modules/edge/main.tf", '"PER_PROJECT_RECORD"', '"PER_PROJECT"', "PER_PROJECT"),
-        ("modules/state/main.tf", 'action = "KEEP"', 'action = "RETAIN"', "RETAIN"),
-    ],
-)
-def test_validate_refuses_a_planted_value(tmp_path, file, pattern, replacement, wrong):
+# A wrong value in place of one of a resource, by the folder of its module.
+PLANTED = [
+    ("modules/state", "google_firestore_database.documents", "FIRESTORE_NATIVE", "NATIVE"),
+    ("modules/state", "google_firestore_database.documents", "PESSIMISTIC", "STRICT"),
+    ("modules/state", "google_firestore_database.audit", "FIRESTORE_NATIVE", "NATIVE"),
+    ("modules/state", "google_firestore_database.audit", "PESSIMISTIC", "STRICT"),
+    ("modules/state", "google_storage_bucket.this", "enforced", "forced"),
+    ("modules/state", "google_artifact_registry_repository.images", "KEEP", "RETAIN"),
+    ("modules/edge", "google_compute_region_ssl_policy.edge", "MODERN", "STRICT"),
+    ("modules/edge", "google_certificate_manager_dns_authorization.edge", "PER_PROJECT_RECORD", "PER_PROJECT"),
+]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory):
+    """Returns the errors that `terraform validate` reports of all wrong values, by folder."""
     terraform.require()
-    planted = terraform.Copy(tmp_path)
-    planted.change(file, pattern, replacement)
-    assert f"got {wrong}" in planted.validate(str(Path(file).parent))
+    planted = terraform.Copy(tmp_path_factory.mktemp("planted"))
+    for folder, resource, value, wrong in PLANTED:
+        kind, name = resource.split(".")
+        # Other resources may have the same value. A block ends at a line that starts with }.
+        block = rf'^resource "{kind}" "{name}" {{\n(?:(?!}}).*\n)*?'
+        planted.change(f"{folder}/main.tf", rf'({block}.*)"{value}"', rf'\1"{wrong}"')
+    return {folder: planted.validate(folder).splitlines() for folder in sorted({folder for folder, *_ in PLANTED})}
+
+
+@pytest.mark.parametrize(("folder", "resource", "value", "wrong"), PLANTED)
+def test_validate_refuses_a_planted_value(errors, folder, resource, value, wrong):
+    found = [line for line in errors[folder] if f"{resource}: " in line and f"got {wrong}" in line]
+    assert len(found) == 1
+    assert value in found[0]  # among the allowed ones
+    assert len(errors[folder]) == sum(1 for other, *_ in PLANTED if other == folder)

@@ -184,12 +184,34 @@ def test_planted_mistake_in_a_plan_is_found(plan, address, path, value, finding)
     assert any(finding in line for line in planted(plan, address, path, value))
 
 
-def test_planted_reducer_of_an_alert_policy_is_found(plan):
-    text = json.dumps(plan("examples/production")["resource_changes"])
-    assert '"cross_series_reducer": "REDUCE_SUM"' in text
-    changes = json.loads(text.replace('"cross_series_reducer": "REDUCE_SUM"', '"cross_series_reducer": "REDUCE_SUMM"'))
-    findings = google_api.check(changes).findings
-    assert any("cross_series_reducer is 'REDUCE_SUMM', not one of" in finding for finding in findings)
+@pytest.mark.parametrize(
+    ("path", "value", "finding"),
+    [
+        pytest.param("combiner", "ANY", "combiner is 'ANY', not one of", id="combiner"),
+        pytest.param("severity", "FATAL", "severity is 'FATAL', not one of", id="severity"),
+        pytest.param(
+            "conditions.condition_prometheus_query_language.duration",
+            "300",
+            "duration is '300', not in the format google-duration",
+            id="a duration without a unit",
+        ),
+        pytest.param(
+            "conditions.condition_prometheus_query_language.disable_metric_validation",
+            "yes",
+            "disable_metric_validation is 'yes', not a boolean",
+            id="a text for a boolean",
+        ),
+        pytest.param(
+            "conditions.condition_prometheus_query_language.expression",
+            "up == 0",
+            "the API has no field expression",
+            id="a field that does not exist",
+        ),
+    ],
+)
+def test_planted_mistake_in_an_alert_policy_is_found(plan, path, value, finding):
+    findings = planted(plan, r"google_monitoring_alert_policy.promql\[\"queue_depth\"\]", path, value)
+    assert any(".promql" in line and finding in line for line in findings)
 
 
 def test_planted_reducer_of_the_dashboard_is_found(plan):

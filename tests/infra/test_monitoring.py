@@ -3,7 +3,7 @@
 The provider's schema accepts any text for a query or a dashboard, and mostly for an enum. These
 tests plan the monitoring module with everything optional turned on, and parse the planned values
 with `google-cloud-monitoring`, `google-cloud-monitoring-dashboards` and `promql-parser`. A test
-whose package is not installed is skipped and names it.
+whose package is not installed is skipped and names it, or fails where Terraform is required.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def plan(copy, tmp_path_factory) -> Plan:
 
 
 def package(module: str, name: str) -> Any:
-    """Returns a module, or skips the test and names the package that is missing."""
+    """Returns a module. Without it, skips or fails the test, and names the missing package."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        pytest.skip(f"{name} is not installed: {error}")
+        terraform.missing(f"{name} is not installed: {error}")
+        raise
 
 
 def of_type(plan: Plan, kind: str) -> dict[str, dict[str, Any]]:
@@ -366,3 +367,12 @@ def test_planted_mistake_is_detected(plan, mistake):
         planted.append(resource if is_metric else json.loads(text.replace(mistake.old, mistake.new)))
     assert planted != plan, f"{mistake.old} is not in the plan"
     assert any(mistake.reported in key for key in mistake.check(planted))
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)], ids=["optional", "required"]
+)
+def test_missing_package_is_named(monkeypatch, required, outcome):
+    monkeypatch.setenv("MUSTER_REQUIRE_TERRAFORM", required)
+    with pytest.raises(outcome, match="a-package is not installed"):
+        package("no_such_module", "a-package")

@@ -142,11 +142,15 @@ class Copy:
         """Returns the errors and warnings of `terraform validate`, or an empty text."""
         done = run("terraform", "validate", "-json", cwd=self.init(directory))
         diagnostics = json.loads(done.output)["diagnostics"]
-        return "\n".join(f"{item['severity']}: {item['summary']}: {item.get('detail', '')}" for item in diagnostics)
+        return "\n".join(
+            f"{item['severity']}: {item.get('address', '')}: {item['summary']}: {item.get('detail', '')}"
+            for item in diagnostics
+        )
 
-    def test(self, directory: str) -> Verdict:
-        """Runs the folder's tests."""
-        done = run("terraform", "test", "-json", cwd=self.init(directory))
+    def test(self, directory: str, file: str | None = None) -> Verdict:
+        """Runs the folder's tests, or those of one file in its folder `tests`."""
+        options = () if file is None else (f"-filter=tests/{file}",)
+        done = run("terraform", "test", "-json", *options, cwd=self.init(directory))
         lines = [json.loads(line) for line in done.output.splitlines() if line.startswith("{")]
         passed = sum(1 for line in lines if line["type"] == "test_run" and line["test_run"].get("status") == "pass")
         diagnostics = [line["diagnostic"] for line in lines if line["type"] == "diagnostic"]
