@@ -42,7 +42,7 @@ from muster.wire.tensors import decode, encode
 
 BASE = os.environ.get("MUSTER_IMAGE_BASE", "")
 pytestmark = [
-    pytest.mark.skipif(not BASE, reason="MUSTER_IMAGE_BASE names no base image (an image with a digest, or `debian`)"),
+    pytest.mark.skipif(not BASE, reason="MUSTER_IMAGE_BASE names no base image: run `make test-images` as root"),
     pytest.mark.xdist_group("images"),
     pytest.mark.timeout(3600),  # builds six images, of which three have TensorFlow
 ]
