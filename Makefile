@@ -52,7 +52,7 @@ test: export TF_CPP_MIN_LOG_LEVEL := 3
 test: check ## Run the checks and all tests (about 13 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
 
-# Not part of make test: it takes about 10 minutes and 20 GB.
+# Not part of make test: it takes 13 minutes or more, and 15 GB of disk.
 test-images: env-with-tff ## Build all images, run them read-only and play rounds through them (Linux as root, buildah, debootstrap)
 	MUSTER_IMAGE_BASE="$${MUSTER_IMAGE_BASE:-debian}" $(PYTEST) -q -s $(ARGS) tests/e2e/test_images.py </dev/null
 

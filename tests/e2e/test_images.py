@@ -1,7 +1,7 @@
 """The images: built by buildah, run without a container engine, and used for rounds.
 
 `MUSTER_IMAGE_BASE` names the base image with its digest, or is `debian` for one that is made from
-Debian's packages. Without it, every test here is skipped: they take about ten minutes and 20 GB.
+Debian's packages. Without it, every test here is skipped: they take 13 minutes or more, and 15 GB.
 With it, a missing tool is a failure.
 
 The tests need Linux, root, buildah and util-linux, and `debian` needs debootstrap. Builds use
