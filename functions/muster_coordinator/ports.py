@@ -46,6 +46,13 @@ class UnavailableError(StoreError):
     """
 
 
+class BusyError(UnavailableError):
+    """Error raised when work has to wait for other work here. No store or service failed.
+
+    Callers receive its message.
+    """
+
+
 class QueueNotFoundError(UnavailableError):
     """Error raised when the queue of work is not found. Nothing was enqueued.
 
