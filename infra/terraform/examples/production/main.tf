@@ -62,6 +62,10 @@ module "muster" {
     committer  = { memory = "8Gi", cpu = "2", max_instances = 5 }
   }
 
+  # Logs: who reads updates and secrets, with an alert, and clients' addresses for 30 days. The project is Muster's alone.
+  data_access_logs   = true
+  log_retention_days = 30
+
   # Notifications
   notification_channels = [google_monitoring_notification_channel.on_call.id]
   alert_thresholds      = { round_stuck_seconds = 600, update_age_seconds = 3600 }

@@ -65,8 +65,9 @@ locals {
         for `max_update_age`.
 
         1. A round that lasts longer than that with few clients? Then lower the task's `chunk` or `round_seconds`, or raise `alert_thresholds.update_age_seconds`.
-        2. Otherwise folds fail: read the aggregator's log, ${local.logs.aggregator}.
-        3. The bucket deletes updates after `longest_round_days` in any case.
+        2. Is the task paused with a note (`muster task show TASK`)? Its updates wait: fix the reason, then resume or cancel it.
+        3. Otherwise folds fail: read the aggregator's log, ${local.logs.aggregator}.
+        4. The bucket deletes updates after `longest_round_days` in any case.
       EOT
     }
     refused_updates = {
