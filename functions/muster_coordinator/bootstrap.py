@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
@@ -27,6 +28,7 @@ from muster_coordinator.ports import (
     OperatorAuthenticator,
     WorkQueue,
 )
+from muster_coordinator.queued_work import COMMITTER
 from muster_coordinator.settings import SIGNING, Settings, SettingsError
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 Port = TypeVar("Port")
+# Options in a URL of Cloud Tasks, with the values that they may have
+_QUEUE_OPTIONS = {"commits": re.compile(r"[A-Za-z0-9-]{1,100}"), "endpoint": re.compile(r".+:[0-9]+")}
+_OPTION_EXAMPLES = {"commits": "the name of a queue, such as muster-commits", "endpoint": "127.0.0.1:8123"}
 _OPERATING = "operator_api"
 _REVOCATIONS_TTL = 30.0  # seconds for which networked deployments may accept a revoked enrolment
 MAX_CONCURRENT_CALLS = 16  # concurrent calls to a bucket, each of which takes tens of milliseconds
@@ -88,12 +93,13 @@ def platform(settings: Settings) -> Platform:
     from muster_coordinator.adapters.system import SystemClock, SystemRandomness
 
     return Platform(
-        documents=_documents(settings.state),
+        documents=_documents(settings.state, "MUSTER_STATE"),
         blobs=_stores(settings),
         queue=_queue(settings),
         clock=SystemClock(),
         randomness=SystemRandomness(),
         at_once=MAX_CONCURRENT_CALLS if urlsplit(settings.blobs).scheme == "gs" else 1,
+        separate_audit=_separate_audit(settings),
     )
 
 
@@ -166,7 +172,13 @@ def _path(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
 
 
-def _documents(url: str) -> Documents:
+def _separate_audit(settings: Settings) -> Documents | None:
+    if settings.audit_state is None or settings.audit_state == settings.state:
+        return None
+    return _documents(settings.audit_state, "MUSTER_AUDIT_STATE")
+
+
+def _documents(url: str, variable: str) -> Documents:
     def sqlite(url: str) -> Documents:
         from muster_coordinator.adapters.sqlite import SqliteDocuments
 
@@ -178,7 +190,7 @@ def _documents(url: str) -> Documents:
         place = urlsplit(url)
         return FirestoreDocuments(place.netloc, unquote(place.path).strip("/") or "(default)")
 
-    return _choose(url, "MUSTER_STATE", {"sqlite": sqlite, "firestore": firestore})
+    return _choose(url, variable, {"sqlite": sqlite, "firestore": firestore})
 
 
 def _stores(settings: Settings) -> Blobs:
@@ -253,8 +265,8 @@ def _queue(settings: Settings) -> WorkQueue:
         location, _, queue = unquote(place.path).strip("/").partition("/")
         if not (place.netloc and location and queue) or "/" in queue:
             raise SettingsError(f"MUSTER_QUEUE is {url!r}; it must look like cloudtasks://project/location/queue")
+        options = _queue_options(url)
         callees = _callees(settings, "MUSTER_QUEUE is Cloud Tasks")
-        endpoint = parse_qs(place.query).get("endpoint", [None])[0]
         return CloudTasksQueue(
             place.netloc,
             location,
@@ -262,10 +274,24 @@ def _queue(settings: Settings) -> WorkQueue:
             targets=callees.urls,
             account=callees.account,
             clock=SystemClock(),
-            endpoint=endpoint,
+            queues={COMMITTER: options["commits"]} if "commits" in options else {},
+            endpoint=options.get("endpoint"),
         )
 
     return _choose(settings.queue, "MUSTER_QUEUE", {"local": local, "cloudtasks": cloud_tasks})
+
+
+def _queue_options(url: str) -> dict[str, str]:
+    """Returns the options in a URL of Cloud Tasks, by name. Raises `SettingsError`."""
+    pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs) or options.keys() - _QUEUE_OPTIONS:
+        known = ", ".join(sorted(_QUEUE_OPTIONS))
+        raise SettingsError(f"MUSTER_QUEUE is {url!r}; the options after its ? may be {known}, each once")
+    for name, value in options.items():
+        if not _QUEUE_OPTIONS[name].fullmatch(value):
+            raise SettingsError(f"MUSTER_QUEUE is {url!r}; its option {name} must look like {_OPTION_EXAMPLES[name]}")
+    return options
 
 
 def invoker(settings: Settings) -> InvokerAuthenticator | None:

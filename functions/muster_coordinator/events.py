@@ -2,8 +2,8 @@
 
 Cloud Logging parses a line of JSON on standard output as a structured entry, with its `severity`
 and `message`; `infra/terraform/modules/monitoring` derives metrics from the field `event`. No event
-names a client or holds a token. Nothing is written before `write_to` is called, so tests,
-simulations and libraries log nothing.
+names a client or holds a token. Nothing is written before `write_to` or `propagate` is called, so
+tests, simulations and libraries log nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, TextIO
 
 from muster.wire.problems import ProblemType
@@ -19,7 +21,27 @@ from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting,
 LOG = logging.getLogger(__name__)
 LOG.addHandler(logging.NullHandler())
 
+RECORD_ATTRIBUTE = "muster_event"  # attribute of a log record that holds its `Event`
 LATE_SECONDS = 120.0  # seconds after which an overdue round is logged; the alert has its own threshold
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event, for handlers that format it themselves.
+
+    Attributes:
+      message: One sentence.
+      fields: The other fields of its line, without the severity.
+    """
+
+    message: str
+    fields: Mapping[str, str | float | bool]
+
+
+def propagate() -> None:
+    """Passes events to the handlers of the root logger, which format `Event`."""
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = True
 
 
 def write_to(stream: TextIO | None = None) -> None:
@@ -116,5 +138,6 @@ def updates_stored(count: int, *, oldest_seconds: float) -> None:
 
 def _emit(level: int, event: str, message: str, **fields: str | float | bool) -> None:
     if LOG.isEnabledFor(level):
-        line = {"severity": logging.getLevelName(level), "message": message, "event": event, **fields}
-        LOG.log(level, "%s", json.dumps(line, separators=(",", ":")))
+        values = {"event": event, **fields}
+        line = {"severity": logging.getLevelName(level), "message": message, **values}
+        LOG.log(level, "%s", json.dumps(line, separators=(",", ":")), extra={RECORD_ATTRIBUTE: Event(message, values)})

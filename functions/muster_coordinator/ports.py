@@ -46,6 +46,20 @@ class UnavailableError(StoreError):
     """
 
 
+class BusyError(UnavailableError):
+    """Error raised when work has to wait for other work here. No store or service failed.
+
+    Callers receive its message.
+    """
+
+
+class QueueNotFoundError(UnavailableError):
+    """Error raised when the queue of work is not found. Nothing was enqueued.
+
+    It may not exist, or it may be becoming active again after a long time without use.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A document as it was read.

@@ -31,6 +31,14 @@ class Settings(BaseModel):
     state: str = Field(
         description="URL of the store of documents: `sqlite:///path/to/state.db` or `firestore://project/database`."
     )
+    audit_state: str | None = Field(
+        default=None,
+        description=(
+            "URL of the store of the audit log and of enrolment revocations, such as a second database in which "
+            "`client_api` may only read; `state` if unset. Revocations in `state` stay in force, and new ones are "
+            "copied to it; audit entries in `state` are not listed any more."
+        ),
+    )
     blobs: str = Field(
         description="URL of the store of blobs: `file:///path/to/folder`, `gs://bucket` or `gs://bucket/prefix`."
     )
@@ -45,7 +53,9 @@ class Settings(BaseModel):
     queue: str = Field(
         description=(
             "URL of the queue of work: `local:///path/to/queue.db` or `cloudtasks://project/location/queue`, with "
-            "`?endpoint=host:port` for an emulator of Cloud Tasks."
+            "`?commits=queue` for a second queue, in the same location, for the committer's work, so that a busy "
+            "committer does not slow folds down (one queue if omitted), and `?endpoint=host:port` for an emulator of "
+            "Cloud Tasks."
         )
     )
     secret: str | None = Field(
@@ -165,7 +175,15 @@ class Settings(BaseModel):
     )
 
     @field_validator(
-        "state", "blobs", "updates", "partials", "queue", "aggregator_url", "committer_url", "token_issuer"
+        "state",
+        "audit_state",
+        "blobs",
+        "updates",
+        "partials",
+        "queue",
+        "aggregator_url",
+        "committer_url",
+        "token_issuer",
     )
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:

@@ -2,10 +2,10 @@
 # Builds the images of a release: one per function, and `muster-up`. Run by `make images`, which
 # builds the bundles first.
 #
-#   infra/images/build.sh docker.io/library/python@sha256:…
+#   infra/images/build.sh docker.io/library/python@sha256:… [OPTION...]    # options of each build
 #
 # The base image must have a digest, as infra/images/base.sh prints it. A tag is refused, since it
-# may name another image later.
+# may name another image later. ENGINE chooses between several installed engines.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -14,19 +14,25 @@ if [[ ! $base =~ ^[^[:space:]@]+@sha256:[0-9a-f]{64}$ ]]; then
   echo "The base image ${base:+is \"$base\", which }has no digest. Set one: make images PYTHON_IMAGE=\"\$(infra/images/base.sh)\"" >&2
   exit 2
 fi
-for engine in podman docker buildah; do
+shift
+for engine in ${ENGINE:-podman docker buildah}; do
   if command -v "$engine" >/dev/null; then break; fi
   engine=
 done
 if [[ -z $engine ]]; then
-  echo "Building images needs podman, docker or buildah, and none of them is installed" >&2
+  echo "Building images needs ${ENGINE:-podman, docker or buildah}, which is not installed" >&2
   exit 1
+fi
+options=("$@")
+if [[ $engine != docker ]]; then
+  # The OCI format, their default, has no HEALTHCHECK: it would be dropped with a warning.
+  options+=(--format docker)
 fi
 
 build() { # tag, then arguments
   local tag=$1
   shift
-  "$engine" build --file Containerfile --build-arg "PYTHON=$base" "$@" --tag "$tag" .
+  "$engine" build --file Containerfile --build-arg "PYTHON=$base" ${options[@]+"${options[@]}"} "$@" --tag "$tag" .
 }
 
 build muster-client-api --target function --build-arg FUNCTION=client_api

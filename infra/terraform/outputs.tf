@@ -33,8 +33,23 @@ output "database" {
   value       = module.state.database
 }
 
+output "audit_database" {
+  description = "The Firestore database of the audit log and revoked enrolments; null if they are in `database`."
+  value       = module.state.audit_database
+}
+
+output "commits_queue" {
+  description = "The Cloud Tasks queue of the committer's work."
+  value       = module.queue.commits
+}
+
+output "log_sink_writer" {
+  description = "The member that writes to `log_sink`: grant it the role to do so; null without a sink."
+  value       = module.logging.writer
+}
+
 output "queue" {
-  description = "The Cloud Tasks queue."
+  description = "The Cloud Tasks queue of the aggregator's work."
   value       = module.queue.name
 }
 
@@ -51,6 +66,31 @@ output "secret" {
 output "bundles" {
   description = "The names of the deployed bundles' objects, by function; the hash in a name is the bundle's SHA-256."
   value       = module.functions.bundles
+}
+
+output "bundle_digests" {
+  description = "The SHA-256 of each function's deployed bundle, for `bundle_digests` of another environment; empty with `images`."
+  value       = module.functions.bundle_digests
+}
+
+output "images" {
+  description = "The images of the functions, for `images` of another environment; empty if they are built from bundles."
+  value       = var.images == null ? {} : var.images
+}
+
+output "quota" {
+  description = "The CPUs and GiB of memory that each function takes at most: Cloud Run compares them with the region's quotas `CpuAllocPerProjectRegion` and `MemAllocPerProjectRegion`, 20 CPUs and 40 GiB in a new project."
+  value       = local.quota
+}
+
+output "open_to_all" {
+  description = "Whether any caller may join rounds as any number of clients: `clients` is open, and the client API public."
+  value       = local.open_to_all
+}
+
+output "accepts_gcloud_tokens" {
+  description = "Whether the operator API accepts tokens that are made for gcloud itself."
+  value       = var.accept_gcloud_tokens
 }
 
 output "smoke" {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from support.harness import TASK
 from support.plans import SumRuntime, sum_update
 from support.store_permissions import STORES, GrantLog, RefusedError, RestrictedDeployment, grants
 
-from muster.wire.messages import DirectUpload, Phase, Report, TaskStatus, UploadStart
+from muster.wire.messages import DirectUpload, Phase, Report, Revocation, TaskStatus, UploadStart
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SigningKey
@@ -26,6 +27,7 @@ from muster.wire.tensors import encode
 from muster_coordinator.adapters.gcs_uploads import GcsDirectUploads, IamSigner
 from muster_coordinator.domain import rounds
 from muster_coordinator.http import FUNCTIONS
+from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,6 +181,25 @@ def test_every_grant_is_needed(tmp_path, lost):
         with suppress(AssertionError, ProblemError, RefusedError, requests.RequestException):
             scenario(tmp_path / scenario.__name__, log)
     assert log.refused[0].startswith(f"{lost[0]} may not {lost[3]} '{lost[2]}")
+
+
+def test_only_the_operator_api_writes_the_audit_log_and_revocations(tmp_path):
+    # modules/identity grants nothing else on the second database of `audit_database`.
+    log = GrantLog()
+    for scenario in SCENARIOS:
+        scenario(tmp_path / scenario.__name__, log)
+    h = RestrictedDeployment(tmp_path / "revocations", log)
+    h.ask("POST", "/v1/revocations", body=Revocation(id="e" * 32).encode())
+    h.ask("GET", "/v1/audit")
+    client_platform = replace(h.inner, documents=h.documents("client_api"))
+    assert EnrolmentRevocations(client_platform).is_revoked("e" * 32)
+
+    used = {use for use in log.documents if use[2] in ("audit", "enrolments")}
+
+    assert {function for function, verb, _ in used if verb != "get"} == {"operator_api"}
+    assert {use for use in used if use[0] != "operator_api"} == {("client_api", "get", "enrolments")}
+    assert ("operator_api", "write", "audit") in used
+    assert {function for function, verb, _ in log.documents if verb == "write"} == set(FUNCTIONS)
 
 
 def test_only_the_aggregator_reads_the_updates_of_the_client_api():

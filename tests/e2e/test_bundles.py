@@ -186,6 +186,16 @@ def test_bundles_run_rounds_with_only_their_own_packages(tmp_path, bundles, depl
         assert after_rounds[name] <= API_LIMIT
 
 
+def test_packages_of_a_bundle_agree_with_each_other(bundles):
+    """The buildpack of Cloud Functions fails unless `pip check` succeeds."""
+    for name, bundle in bundles.items():
+        command = [str(bundle.python / "python"), "-m", "pip", "--disable-pip-version-check", "check"]
+        check = subprocess.run(  # noqa: S603
+            command, cwd=bundle.folder, env=outside(), check=False, capture_output=True, text=True, timeout=300
+        )
+        assert check.returncode == 0, (name, check.stdout, check.stderr)
+
+
 def test_notice_lists_the_licenses_of_the_packages(bundles):
     for name, bundle in bundles.items():
         (site_packages,) = (bundle.python.parent / "lib").glob("python*/site-packages")

@@ -12,13 +12,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 import requests
 from support import direct
-from support.containerfile import ROOT, of, variables
+from support.containerfile import ROOT, errors, of, variables
 from support.environments import outside
 
 from muster.bundles import build
@@ -83,7 +84,7 @@ def test_image_holds_a_compiled_function_and_no_pip(root):
     assert pip.returncode != 0
 
 
-def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp_path, unused_port):
+def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp_path, unused_port, request):
     image_variables = variables("function")
     assert image_variables.pop("FUNCTION_TARGET") == "${FUNCTION}"
     settings = {
@@ -92,6 +93,13 @@ def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp
         "MUSTER_QUEUE": f"local://{tmp_path}/queue.db",
         "MUSTER_SECRET": "5a" * 32,
     }
+    # Unless the image sets HOME, an engine sets it to /, where the image's user can't write. The
+    # user of this test may write there, hence /dev/null. A socket needs a short path, hence no
+    # tmp_path.
+    home = tempfile.TemporaryDirectory()
+    request.addfinalizer(home.cleanup)
+    image_variables = {"HOME": "/dev/null", **image_variables}
+    image_variables["HOME"] = image_variables["HOME"].replace("/tmp", home.name)  # noqa: S108
     environment = {**image_variables, **settings, "FUNCTION_TARGET": "client_api", "PORT": str(unused_port)}
     environment["PATH"] = f"{root}{image_variables['PATH']}"
     (command,) = of("function", "CMD")
@@ -109,9 +117,42 @@ def test_command_serves_the_function_with_only_the_image_s_environment(root, tmp
         program, *arguments = json.loads(check.partition("CMD ")[2])
         assert program == "python"
         subprocess.run([root / "venv/bin/python", *arguments], check=True, env=environment, timeout=300)  # noqa: S603
+        assert errors((tmp_path / "log").read_text()) == []
     finally:
         process.terminate()
         process.wait(120)
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker", "buildah"])
+def test_script_builds_with_the_chosen_engine_and_keeps_the_health_check(tmp_path, engine):
+    for name in ("podman", "docker", "buildah"):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s " "${0##*/}" "$@"\necho\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(  # noqa: S603
+        [str(ROOT / "infra/images/build.sh"), "base@sha256:" + "5a" * 32, "--volume=/a:/b:ro"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE": engine}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6
+    assert all(line.startswith(f"{engine} build ") and " --volume=/a:/b:ro " in line for line in lines)
+    # docker's only format has health checks; the default of the others has none.
+    assert all((" --format docker " in line) == (engine != "docker") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[2026-11-30 10:00:00 +0000] [7] [ERROR] Control server error: [Errno 13] Permission denied: '/.gunicorn'",
+        '{"severity": "ERROR", "message": "no"}',
+        '{"level":"critical"}',
+        "ERROR:muster:no",
+        "Traceback (most recent call last):",
+        "E0000 00:00:1.0 7 cpu.cc:1] no",
+    ],
+)
+def test_errors_of_a_log_are_found(line):
+    log = f'[2026-11-30 10:00:00 +0000] [7] [INFO] started\n{line}\n{{"severity": "INFO", "message": "no error"}}\n'
+    assert errors(log) == [line]
 
 
 def becomes_healthy(url: str, process: subprocess.Popen[bytes]) -> bool:

@@ -157,7 +157,16 @@ def test_interrupt_cancels_the_task(coordinator: LocalCoordinator) -> None:
     assert left.status is TaskStatus.CANCELLED
 
 
-@pytest.mark.parametrize(("status_code", "fix"), [(401, "MUSTER_OPERATOR_TOKEN"), (403, "roles/run.invoker")])
+@pytest.mark.parametrize(
+    ("status_code", "fix"),
+    [
+        (401, "MUSTER_OPERATOR_TOKEN"),
+        (401, "accept_gcloud_tokens"),
+        (403, "roles/run.invoker"),
+        (403, "permissions are not known everywhere; wait five"),
+        (404, "`Cannot find metric(s) that match type`"),
+    ],
+)
 def test_refused_operator_call_names_token_or_role(coordinator: LocalCoordinator, status_code: int, fix: str) -> None:
     """Google's front end refuses with a web page, before the function sees the request."""
     seen = []

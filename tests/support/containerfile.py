@@ -1,11 +1,18 @@
-"""Parses the Containerfile into the instructions of its stages."""
+"""Parses the Containerfile into the instructions of its stages, and the logs of its images."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+# Of gunicorn, Python's logging, JSON with a level or severity, and Google's C++ libraries.
+_ERROR = re.compile(
+    r"\[(ERROR|CRITICAL)\]|^(ERROR|CRITICAL)\b|\"(level|severity)\": *\"(error|critical|alert|emergency)\"|^[EF]\d{4} |"
+    r"\bTraceback\b",
+    re.IGNORECASE,
+)
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
@@ -31,3 +38,8 @@ def of(stage: str, keyword: str) -> list[str]:
 def variables(stage: str) -> dict[str, str]:
     """Returns the environment variables that a stage sets."""
     return dict(pair.split("=", 1) for rest in of(stage, "ENV") for pair in shlex.split(rest))
+
+
+def errors(log: str) -> list[str]:
+    """Returns the lines of a log at the level error or above, and tracebacks."""
+    return [line for line in log.splitlines() if _ERROR.search(line)]

@@ -8,7 +8,7 @@ missing (otherwise the response is a 403).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from muster_coordinator.adapters.directory import DirectoryBlobs
 from muster_coordinator.adapters.split_blobs import SplitBlobs
 from muster_coordinator.http import FUNCTIONS, router
 from muster_coordinator.http.functions import function_for
-from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, DirectUploads
+from muster_coordinator.ports import BlobInfo, Blobs, Buffer, CreateResult, DirectUploads, Document, Documents
 from muster_coordinator.settings import SIGNING
 from support.harness import Harness
 
@@ -48,11 +48,12 @@ class RefusedError(Exception):
 
 @dataclass
 class GrantLog:
-    """Log of used grants and of refused calls."""
+    """Log of used grants, of refused calls, and of the use of documents."""
 
     granted: set[Grant] = field(default_factory=grants)
     used: set[Grant] = field(default_factory=set)
     refused: list[str] = field(default_factory=list)
+    documents: set[tuple[str, str, str]] = field(default_factory=set)  # function, verb, collection
 
     def check(self, function: str, store: str, verb: str, name: str) -> None:
         """Logs the grant that permits a call. Raises `RefusedError` if none does."""
@@ -97,6 +98,38 @@ class RestrictedBlobs:
         self._inner.delete(deleted)
 
 
+class RecordedDocuments:
+    """`Documents` that record the use by one function: the verb, and the first part of the path."""
+
+    def __init__(self, inner: Documents, record: Callable[[str, str], None]) -> None:
+        self._inner = inner
+        self._record = record
+
+    def create(self, path: str, data: Mapping[str, Any]) -> Document:
+        self._record("write", path)
+        return self._inner.create(path, data)
+
+    def get(self, path: str) -> Document | None:
+        self._record("get", path)
+        return self._inner.get(path)
+
+    def replace(self, path: str, data: Mapping[str, Any], *, version: str) -> Document:
+        self._record("write", path)
+        return self._inner.replace(path, data, version=version)
+
+    def delete(self, path: str, *, version: str | None = None) -> None:
+        self._record("write", path)
+        self._inner.delete(path, version=version)
+
+    def increment(self, path: str, by: Mapping[str, int]) -> Mapping[str, int]:
+        self._record("write", path)
+        return self._inner.increment(path, by)
+
+    def list(self, collection: str, *, after: str | None = None, limit: int | None = None) -> list[Document]:
+        self._record("list", collection)
+        return self._inner.list(collection, after=after, limit=limit)
+
+
 class RestrictedDeployment(Harness):
     """Four applications in one process. Each request is served by the function that owns its route.
 
@@ -125,7 +158,7 @@ class RestrictedDeployment(Harness):
             direct = self._direct if function == SIGNING else None
             # Only the signing function has the key.
             app = self.application(
-                platform=replace(self.inner, blobs=blobs, direct=direct),
+                platform=replace(self.inner, blobs=blobs, direct=direct, documents=self.documents(function)),
                 secret=self.secret if function == SIGNING else None,
             )
             self.routers[function] = router(app, function)
@@ -134,6 +167,14 @@ class RestrictedDeployment(Harness):
             return self.routers[function_for(request.method, request.path)](request)
 
         self.http = Client(Request.application(serve))
+
+    def documents(self, function: str) -> RecordedDocuments:
+        """Returns the documents, whose use by the function is logged."""
+
+        def record(verb: str, path: str) -> None:
+            self.log.documents.add((function, verb, path.partition("/")[0]))
+
+        return RecordedDocuments(self.inner.documents, record)
 
     def _restricted(self, function: str, store: str) -> RestrictedBlobs:
         return RestrictedBlobs(self._stores[store], lambda verb, name: self.log.check(function, store, verb, name))

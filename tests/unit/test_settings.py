@@ -131,3 +131,32 @@ def test_minimum_defaults_to_one_and_must_be_positive(tmp_path):
 
 def test_minimum_applies_to_new_tasks(tmp_path):
     assert bootstrap.application(settings(tmp_path, secret=A, minimum="20")).task_operations.least_minimum == 20
+
+
+CLOUD = {"aggregator_url": "https://a.example", "committer_url": "https://c.example", "invoker": "i@p.example"}
+
+
+def cloud_queue(root, options):
+    queue = f"cloudtasks://p/l/work?endpoint=127.0.0.1:9{options}"
+    return bootstrap.platform(settings(root, **CLOUD, queue=queue)).queue
+
+
+def test_commits_have_a_second_queue_if_set(tmp_path):
+    assert cloud_queue(tmp_path, "&commits=work-commits")._parents == {
+        "committer": "projects/p/locations/l/queues/work-commits"
+    }
+    assert cloud_queue(tmp_path, "")._parents == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("&commits=", "option commits must look like the name of a queue"),
+        ("&commits=projects/p/locations/l/queues/q", "option commits must look like"),
+        ("&commits=a&commits=b", "each once"),
+        ("&commit=work-commits", "may be commits, endpoint"),
+    ],
+)
+def test_mistaken_option_of_the_queue_is_refused(tmp_path, options, reason):
+    with pytest.raises(SettingsError, match=f"MUSTER_QUEUE is .*{reason}"):
+        cloud_queue(tmp_path, options)

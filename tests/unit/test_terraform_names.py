@@ -42,9 +42,36 @@ def test_no_module_creates_keys_or_acls(kind: str) -> None:
 
 def test_no_policy_or_binding_revokes_roles_of_others() -> None:
     # `…_iam_member` adds one member. `…_iam_binding` and `…_iam_policy` revoke a role, or all
-    # roles, of all others.
-    assert not [
-        path
+    # roles, of all others. One exception revokes those that Google grants to the project's Editors
+    # and Viewers on the buckets of updates and partials, who would read them otherwise. The other
+    # is the whole policy of the state's bucket, which the same example creates for itself alone.
+    found = [
+        (path.relative_to(TERRAFORM).as_posix(), *match)
         for path in _sources()
-        if re.search(r'^resource "\w+_iam_(binding|policy)"', path.read_text(), re.MULTILINE)
+        for match in re.findall(r'^resource "(\w+_iam_(?:binding|policy))" "(\w+)"', path.read_text(), re.MULTILINE)
     ]
+    assert found == [
+        ("examples/ci/main.tf", "google_storage_bucket_iam_policy", "state"),
+        ("modules/identity/main.tf", "google_storage_bucket_iam_binding", "closed"),
+    ]
+
+
+def test_the_only_whole_policy_is_of_a_bucket_made_beside_it() -> None:
+    text = (TERRAFORM / "examples/ci/main.tf").read_text()
+    block = text.partition('resource "google_storage_bucket_iam_policy" "state" {')[2].partition("\n}")[0]
+    assert re.search(r"^ +bucket +\= google_storage_bucket\.state\.name$", block, re.MULTILINE)
+    assert 'resource "google_storage_bucket" "state" {' in text
+
+
+def test_the_only_bindings_are_of_updates_and_partials() -> None:
+    text = (TERRAFORM / "modules/identity/main.tf").read_text()
+    block = text.partition('resource "google_storage_bucket_iam_binding" "closed" {')[2].partition("\n}")[0]
+    assert 'setproduct(["updates", "partials"], keys(local.closed_roles))' in block
+
+
+@pytest.mark.parametrize("kind", ["alert_policy", "dashboard", "slo", "uptime_check_config"])
+def test_only_the_module_of_monitoring_declares_queries(kind: str) -> None:
+    # tests/infra/test_monitoring.py parses the queries and policies of this module alone.
+    declaration = f'resource "google_monitoring_{kind}"'
+    found = {path.relative_to(TERRAFORM).parent for path in _sources() if declaration in path.read_text()}
+    assert found == {Path("modules/monitoring")}

@@ -30,6 +30,7 @@ WEB_ONLY = frozenset(
         "TRUSTED_PROXIES",
         "DIRECT_ABOVE",
         "LONGEST_WAIT",
+        "AUDIT_STATE",
     )
 )
 # Settings that the committer reads.

@@ -143,7 +143,7 @@ KINDS: Mapping[ProblemType, ProblemKind] = {
     ProblemType.UNAVAILABLE: ProblemKind(
         503,
         "The service is temporarily unavailable",
-        "A store does not respond, or contains a document of a newer version that this instance can't read.",
+        "A store or service does not respond, other work has to end first, or a document is of a newer version.",
         "retry",
     ),
     ProblemType.INTERNAL: ProblemKind(

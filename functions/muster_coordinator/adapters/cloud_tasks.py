@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from muster_coordinator.adapters.google_calls import PATIENCE, if_idempotent, translated
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
-from muster_coordinator.ports import Clock, StoreError, WorkItem
+from muster_coordinator.ports import Clock, QueueNotFoundError, StoreError, WorkItem
 
 _DISPATCH_DEADLINE = 1800  # seconds of a delivery, the service's maximum
 _MAX_DELAY = 29 * 86400.0  # seconds; the service refuses more than 30 days
@@ -34,6 +34,10 @@ class CloudTasksQueue:
     Delivery is at least once, in any order. A name stays reserved for up to a day after its work is
     done. Calls are retried with back-off for `patience` seconds, then raise `UnavailableError`;
     other failures raise `StoreError`.
+
+    The service slows a queue down as a whole if deliveries are answered 429 or 503. A function that
+    runs out of instances would therefore delay the work of every other function, unless its work
+    has its own queue (`queues`). Ids of tasks do not depend on the queue.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class CloudTasksQueue:
         targets: Mapping[str, str],
         account: str,
         clock: Clock,
+        queues: Mapping[str, str] | None = None,
         endpoint: str | None = None,
         patience: float = PATIENCE,
     ) -> None:
@@ -53,12 +58,14 @@ class CloudTasksQueue:
         Args:
           project: Google Cloud project.
           location: Region of the queue.
-          queue: Name of the queue, which must exist.
+          queue: Name of the queue, which must exist. It receives the work for all functions that
+            are not in `queues`.
           targets: Base URL of each function, such as
             `{"committer": "https://committer-….run.app"}`; also the audience of its tokens.
           account: Service account whose token deliveries carry. The functions' account must be
             allowed to act as it.
           clock: Source of the current time, for delayed deliveries.
+          queues: Names of the functions' own queues, in the same location, by function.
           endpoint: `host:port` of an emulator, which is called without TLS and credentials.
           patience: Seconds that a call may take, retries included.
 
@@ -66,7 +73,9 @@ class CloudTasksQueue:
           StoreError: There are no credentials.
         """
         exclude_loopback_from_proxies()
-        self._parent = f"projects/{project}/locations/{location}/queues/{queue}"
+        prefix = f"projects/{project}/locations/{location}/queues/"
+        self._parent = prefix + queue
+        self._parents = {function: prefix + name for function, name in (queues or {}).items()}
         self._targets = {function: url.rstrip("/") for function, url in targets.items()}
         self._account = account
         self._clock = clock
@@ -82,9 +91,15 @@ class CloudTasksQueue:
         """See `WorkQueue.enqueue`.
 
         Delays are capped at 29 days; work that arrives early detects it.
+
+        Raises:
+          QueueNotFoundError: The service answers `NOT_FOUND`. After 30 days without calls and
+            deliveries a queue may do so for some minutes, while it becomes active again
+            (reference of the service, `Queue.state`).
         """
+        parent = self._parents.get(work.function, self._parent)
         task = tasks_v2.Task(
-            name=f"{self._parent}/tasks/{_task_id(name)}",
+            name=f"{parent}/tasks/{_task_id(name)}",
             http_request=tasks_v2.HttpRequest(
                 http_method=tasks_v2.HttpMethod.POST,
                 url=f"{self._target(work)}/internal/{work.kind}",
@@ -98,13 +113,18 @@ class CloudTasksQueue:
             due = Timestamp()
             due.FromNanoseconds(int((self._clock.now() + min(delay, _MAX_DELAY)) * 1e9))
             task.schedule_time = due
-        with translated(f"{self._parent}: {name}"):
+        with translated(f"{parent}: {name}"):
             try:
                 self._client.create_task(
-                    parent=self._parent, task=task, retry=if_idempotent(self._patience), timeout=self._patience
+                    parent=parent, task=task, retry=if_idempotent(self._patience), timeout=self._patience
                 )
             except exceptions.AlreadyExists:
                 return  # a repeat, or a retry of this call after a lost response
+            except exceptions.NotFound as error:
+                raise QueueNotFoundError(
+                    f"{parent}: {name}: {error}: the queue becomes active again after 30 days without use, which takes "
+                    "a few minutes, or it does not exist"
+                ) from error
 
     def close(self) -> None:
         """Closes the connection."""

@@ -78,7 +78,8 @@ def translated(what: str) -> Iterator[None]:
     Raises:
       UnavailableError: The failure is transient; retries have been used up.
       ForbiddenError: A permission is missing.
-      StoreError: Any other failure.
+      StoreError: Any other failure. `NotFound` is one: a database or bucket that is not found does
+        not exist. Only a queue may be inactive instead; see `cloud_tasks`.
     """
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from werkzeug.wrappers import Request, Response
 
 from muster_coordinator import events
 from muster_coordinator.application import Application
-from muster_coordinator.http import openapi
+from muster_coordinator.http import gunicorn_defaults, openapi, structured_logs
 from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
 from muster_coordinator.http.client_routes import ClientApi
@@ -95,14 +96,18 @@ def _healthy() -> Response:
 def entry_point(function: str) -> Callable[[Request], Response]:
     """Returns the callable that functions-framework serves.
 
-    Its application is built from the environment with the first request.
+    Its application is built from the environment with the first request. On Cloud Run and Cloud
+    Functions logs are structured from now on.
     """
+    gunicorn_defaults.disable_control_socket()
+    deployed = structured_logs.start(os.environ)
 
     @cache
     def build() -> Router:
         from muster_coordinator.bootstrap import from_environment
 
-        events.write_to()
+        if not deployed:
+            events.write_to()
         app = from_environment(function)
         if function == _CLIENTS and app.clients is None:
             LOG.warning(
@@ -112,6 +117,7 @@ def entry_point(function: str) -> Callable[[Request], Response]:
         return router(app, function)
 
     def serve(request: Request) -> Response:
+        structured_logs.note_request(request.headers, os.environ)
         # A cold instance receives several first requests at once. `cache` alone would build an
         # application for each.
         with _BUILD_LOCK:

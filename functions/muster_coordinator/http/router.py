@@ -16,11 +16,18 @@ from muster_coordinator.http.bodies import close_if_broken, wrap_body
 from muster_coordinator.http.cors import Cors
 from muster_coordinator.http.responses import problem_response
 from muster_coordinator.http.routing import PARAMETERS, PATTERNS, Route, RoutedRequest
-from muster_coordinator.ports import BlobNotFoundError, UnavailableError
+from muster_coordinator.ports import BlobNotFoundError, BusyError, QueueNotFoundError, UnavailableError
 from muster_coordinator.state.records import NewerSchemaError
+from muster_coordinator.state.unavailability import is_unavailable, log_unavailable
 
 LOG = logging.getLogger(__name__)
 _RETRY_NEWER_SCHEMA = 10.0  # seconds until a client retries what this version is too old for
+_RETRY_QUEUE = 30.0  # seconds; a queue takes minutes to become active again
+_NO_ANSWER = "A store or service that the coordinator needs is not available now; try again"
+_QUEUE_NOT_FOUND = (
+    "The queue of the coordinator's work was not found. A queue that was not used for 30 days needs a few minutes to "
+    "become active again: try again. If this lasts longer, check that the queue in MUSTER_QUEUE exists"
+)
 
 
 class _NameConverter(BaseConverter):
@@ -95,10 +102,9 @@ class Router:
             # During a rollout the next attempt may reach an instance of the newer version.
             LOG.error("%s %s: %s", request.method, request.path, error)  # noqa: TRY400  not a fault of the code
             return problem_response(ProblemError(ProblemType.UNAVAILABLE, str(error), retry_after=_RETRY_NEWER_SCHEMA))
-        except UnavailableError:
-            LOG.warning("%s %s: the store is not available", request.method, request.path, exc_info=True)
-            detail = "The coordinator's store is not available now; try again"
-            return problem_response(ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0))
+        except UnavailableError as error:
+            log_unavailable(LOG, f"{request.method} {request.path}", error)
+            return problem_response(_problem_of(error))
         except Exception:
             LOG.exception("%s %s failed", request.method, request.path)
             return problem_response(
@@ -112,6 +118,8 @@ class Router:
             route: Route = matched  # werkzeug does not type its endpoints
             return route.handler(RoutedRequest(request, route, dict(path)))
         except ProblemError as problem:
+            if is_unavailable(problem):
+                log_unavailable(LOG, f"{request.method} {request.path}", problem)
             return problem_response(problem)
         except (NotFound, RequestRedirect):
             return problem_response(
@@ -123,6 +131,14 @@ class Router:
             return problem_response(ProblemError(ProblemType.METHOD_NOT_ALLOWED, detail), {"Allow": allowed})
         except HTTPException as error:
             return problem_response(ProblemError(ProblemType.INVALID_REQUEST, error.description or error.name))
+
+
+def _problem_of(error: UnavailableError) -> ProblemError:
+    """Returns the response's problem. Messages of stores and services are only logged."""
+    if isinstance(error, QueueNotFoundError):
+        return ProblemError(ProblemType.UNAVAILABLE, _QUEUE_NOT_FOUND, retry_after=_RETRY_QUEUE)
+    detail = str(error) if isinstance(error, BusyError) else _NO_ANSWER
+    return ProblemError(ProblemType.UNAVAILABLE, detail, retry_after=1.0)
 
 
 def _rule(path: str) -> str:

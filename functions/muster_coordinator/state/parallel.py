@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from typing import TypeVar
 
@@ -19,13 +20,15 @@ R = TypeVar("R")
 def map_concurrently(platform: Platform, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Returns the result of `call` for each item, in order, from up to `at_once` threads.
 
-    The first error is raised once all running calls have ended.
+    The first error is raised once all running calls have ended. Each call runs in a copy of the
+    caller's context, so that its log lines name the request.
     """
     arguments = list(items)
     if platform.at_once == 1 or len(arguments) < 2:  # noqa: PLR2004
         return [call(argument) for argument in arguments]
+    contexts = [copy_context() for _ in arguments]  # a context can't be entered by two threads
     with ThreadPoolExecutor(min(platform.at_once, len(arguments)), "at-once") as pool:
-        return list(pool.map(call, arguments))
+        return list(pool.map(lambda context, argument: context.run(call, argument), contexts, arguments))
 
 
 @contextmanager
@@ -53,7 +56,7 @@ def prefetch(
     def start_next() -> None:
         name = next(remaining, None)
         if name is not None:
-            reads[name] = pool.submit(platform.blobs.read, name, limit=limit)
+            reads[name] = pool.submit(copy_context().run, partial(platform.blobs.read, name, limit=limit))
 
     def read(name: str) -> memoryview:
         pending = reads.pop(name)

@@ -45,6 +45,8 @@ class Platform:
       direct: The store's direct uploads, or None where clients can't reach the store.
       at_once: Number of store calls that one piece of work may run concurrently: several where each
         call crosses a network, 1 on local stores.
+      separate_audit: The store of the audit log and of enrolment revocations, or None if that is
+        `documents`.
     """
 
     documents: Documents
@@ -54,6 +56,12 @@ class Platform:
     randomness: Randomness
     direct: DirectUploads | None = None
     at_once: int = 1
+    separate_audit: Documents | None = None
+
+    @property
+    def audit(self) -> Documents:
+        """Store of the audit log and of enrolment revocations."""
+        return self.documents if self.separate_audit is None else self.separate_audit
 
     @cached_property
     def tasks(self) -> RecordRepository[Task]:

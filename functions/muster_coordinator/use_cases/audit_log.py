@@ -132,7 +132,7 @@ class AuditLog:
 
     @property
     def _records(self) -> RecordRepository[AuditIntent | AuditOutcome]:
-        return RecordRepository(self.platform.documents, _ENTRY)
+        return RecordRepository(self.platform.audit, _ENTRY)
 
 
 def task_state(platform: Platform, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_ledger import shards_of, stored_contributions
+from muster_coordinator.state.unavailability import is_unavailable, log_unavailable
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
 
 LOG = logging.getLogger(__name__)
@@ -114,7 +115,10 @@ class Maintenance:
                 events.task_unreadable(document.id, str(error))
                 failed = failed or error
             except Exception as error:  # one task's error must not stop the repair of the others
-                LOG.exception("task %s can't be repaired", document.id)
+                if is_unavailable(error):
+                    log_unavailable(LOG, f"Task {document.id} can't be repaired now", error)
+                else:
+                    LOG.exception("Task %s can't be repaired", document.id)
                 failed = failed or error
         self._remove_orphans()
         if int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD == _MANIFESTS_PHASE:

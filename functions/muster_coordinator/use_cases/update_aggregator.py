@@ -17,7 +17,7 @@ from muster_coordinator.domain.ledger import AgeLimit, ShardContents
 from muster_coordinator.domain.names import RoundKey, rest_part
 from muster_coordinator.domain.rounds import Aggregating, Collecting, Open
 from muster_coordinator.domain.updates import all_finite, finite_sum_implies_finite_updates
-from muster_coordinator.ports import UnavailableError
+from muster_coordinator.ports import BusyError
 from muster_coordinator.state.fold_timers import rearm
 from muster_coordinator.state.partial_builder import Part, Partial, PartialBuilder
 from muster_coordinator.state.pausing import is_at_round, is_stopped, pause_on_final_problem
@@ -28,7 +28,7 @@ from muster_coordinator.state.round_ledger import FrozenClosing, RoundLedger
 _MAX_FAILED = 1000  # tasks with a failed fold that a process tracks
 
 
-class FoldBusyError(UnavailableError):
+class FoldBusyError(BusyError):
     """Error raised when this process is already running slow graphs for a fold of the task.
 
     Retry the work later.

@@ -3,6 +3,7 @@
 
 mock_provider "google" {}
 mock_provider "random" {}
+mock_provider "time" {}
 
 variables {
   project_id     = "a-project"
@@ -36,7 +37,7 @@ run "by_default" {
     condition = module.functions.environment == {
       MUSTER_STATE          = "firestore://a-project/muster"
       MUSTER_BLOBS          = "gs://a-project-muster-blobs"
-      MUSTER_QUEUE          = "cloudtasks://a-project/europe-west1/muster"
+      MUSTER_QUEUE          = "cloudtasks://a-project/europe-west1/muster?commits=muster-commits"
       MUSTER_AGGREGATOR_URL = "https://muster-aggregator-123456789012.europe-west1.run.app"
       MUSTER_COMMITTER_URL  = "https://muster-committer-123456789012.europe-west1.run.app"
       MUSTER_INVOKER        = "muster-invoker@a-project.iam.gserviceaccount.com"
@@ -64,7 +65,7 @@ run "by_default" {
     error_message = "Cloud Run must let those through who operate, and nobody else."
   }
   assert {
-    condition     = output.queue == "muster" && output.database == "muster"
+    condition     = output.queue == "muster" && output.commits_queue == "muster-commits" && output.database == "muster"
     error_message = "The settings name another queue or database than the one that is made."
   }
   assert {
@@ -82,6 +83,42 @@ run "by_default" {
   assert {
     condition     = length(google_kms_crypto_key_iam_member.agents) == 0
     error_message = "Without a key, nobody is to be given one."
+  }
+
+  # --- A first apply in a new project
+  assert {
+    condition     = alltrue([for takes in values(output.quota) : takes.cpu <= 20 && takes.memory_gib <= 40])
+    error_message = "The defaults must stay within a new project's quota of 20 CPUs and 40 GiB for each function in a region."
+  }
+  assert {
+    condition     = local.functions.client_api.max_instances == 20 && local.functions.committer.max_instances == 5
+    error_message = "The default number of instances must be 20 for the client API and 5 for the committer."
+  }
+  assert {
+    condition     = time_sleep.apis.create_duration == "60s" && time_sleep.permissions.create_duration == "90s" && time_sleep.apis.destroy_duration == null && time_sleep.permissions.destroy_duration == null
+    error_message = "A first apply must wait for enabled APIs and for granted permissions, and a destroy for nothing."
+  }
+  assert {
+    condition     = time_sleep.apis.triggers["apis"] == join(",", sort(keys(google_project_service.apis)))
+    error_message = "An API that is enabled later must be waited for too."
+  }
+  assert {
+    condition     = google_artifact_registry_repository_iam_member.functions_agent[0].role == "roles/artifactregistry.reader" && google_artifact_registry_repository_iam_member.functions_agent[0].member == "serviceAccount:service-123456789012@gcf-admin-robot.iam.gserviceaccount.com"
+    error_message = "Cloud Functions' service agent must be able to read the repository of images."
+  }
+
+  # --- What a new deployment opens
+  assert {
+    condition     = !output.open_to_all
+    error_message = "With known clients, the deployment is not open to all."
+  }
+  assert {
+    condition     = alltrue([for region in local.supported_regions : contains(local.regions.cloud_tasks, region) && contains(local.regions.cloud_scheduler, region)])
+    error_message = "A region is supported only where Cloud Tasks and Cloud Scheduler are."
+  }
+  assert {
+    condition     = length(setsubtract(local.regions.cloud_build_new_projects, local.supported_regions)) == 0
+    error_message = "A region that is recommended to new projects must be a supported one."
   }
 }
 
@@ -168,59 +205,106 @@ run "with_all_that_is_optional" {
     condition     = !module.state.protected
     error_message = "Without protection a destroy is to take all away."
   }
+  assert {
+    condition     = length(data.google_storage_project_service_account.this) == 1
+    error_message = "Cloud Storage's service agent must be made to exist before it is granted the key."
+  }
 }
 
-run "refuses_what_can_not_be" {
+run "in_a_region_that_is_not_listed" {
   command = plan
 
   variables {
-    operators           = { "user:me@example.org" = "admin" }
-    operator_invokers   = ["allUsers"]
-    clients             = "anybody"
-    cors_origins        = ["*"]
-    rate_limit          = "60"
-    trusted_proxies     = -1
-    trusted_signers     = ["k"]
-    name                = "a-name-that-is-too-long"
-    region              = "europe-west1-b"
-    project_id          = "A Project"
-    project_number      = "a-project"
-    labels              = { Team = "x" }
-    kms_key             = "k"
-    vpc_connector       = "c"
-    signing_keys        = ["k1", "k1"]
-    deletion_protection = true
+    region                = "europe-west4"
+    allow_unlisted_region = true
+    accept_gcloud_tokens  = false
+    domain                = { name = "fl.example.org", exclusive = false }
+    functions             = { client_api = { max_instances = 100 }, committer = { memory = "8192Mi" } }
   }
 
-  expect_failures = [
-    var.operators,
-    var.operator_invokers,
-    var.clients,
-    var.cors_origins,
-    var.rate_limit,
-    var.trusted_proxies,
-    var.trusted_signers,
-    var.name,
-    var.region,
-    var.project_id,
-    var.project_number,
-    var.labels,
-    var.kms_key,
-    var.vpc_connector,
-    var.signing_keys,
-  ]
+  # A build may be refused there in a new project.
+  expect_failures = [check.a_new_project_can_build]
+
+  assert {
+    condition     = local.nearby_regions["europe"] == ["europe-central2", "europe-west1", "europe-west2", "europe-west3", "europe-west6"]
+    error_message = "Where a region is refused, the supported ones nearby must be named, and no other."
+  }
+  assert {
+    condition     = strcontains(local.settings.operator_api["MUSTER_OPERATORS"], "?audience=${local.urls["operator_api"]}&") && !output.accepts_gcloud_tokens
+    error_message = "Without gcloud's tokens, the operator API's own address must be the only audience."
+  }
+  assert {
+    condition     = length(module.edge) == 1 && module.functions.client_ingress == "ALLOW_ALL" && output.client_url == "https://fl.example.org"
+    error_message = "A domain that is not exclusive must leave the client API's own address to the clients that use it."
+  }
+  assert {
+    condition     = output.quota.client_api == { cpu = 100, memory_gib = 50 } && output.quota.committer == { cpu = 10, memory_gib = 40 }
+    error_message = "The quota must be what all instances of a function take together."
+  }
+}
+
+run "of_images" {
+  command = plan
+
+  variables {
+    images = {
+      client_api   = "europe-west1-docker.pkg.dev/a-project/muster/client-api@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+      operator_api = "europe-west1-docker.pkg.dev/a-project/muster/operator-api@sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+      aggregator   = "europe-west1-docker.pkg.dev/a-project/muster/aggregator@sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc"
+      committer    = "europe-west1-docker.pkg.dev/a-project/muster/committer@sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd"
+    }
+    disable_invoker_check = true
+    # Neither bundles nor Cloud Build's regions matter.
+    bundles = "./nowhere"
+    region  = "europe-west3"
+  }
+
+  assert {
+    condition     = output.services == local.services && output.client_url == "https://muster-client-api-123456789012.europe-west3.run.app"
+    error_message = "Services of images must have the names and addresses of functions."
+  }
+  assert {
+    condition     = output.bundles == {} && output.bundle_digests == {} && output.images == var.images
+    error_message = "With images, no bundle is uploaded."
+  }
+  assert {
+    condition     = length(google_artifact_registry_repository_iam_member.functions_agent) == 0
+    error_message = "Without Cloud Functions, its service agent needs no permission."
+  }
 }
 
 run "warns_where_nobody_is_known" {
   command = plan
 
   variables {
-    operators = {}
-    clients   = "open"
+    operators          = {}
+    clients            = "open"
+    allow_open_clients = true
   }
 
   expect_failures = [
     check.clients_are_known,
     check.somebody_operates,
   ]
+
+  assert {
+    condition     = local.functions.client_api.max_instances == 3 && output.open_to_all
+    error_message = "While anyone may join, the client API must have few instances, since it costs money whoever calls it."
+  }
+}
+
+run "may_be_open_where_iam_closes_it" {
+  command = plan
+
+  variables {
+    clients        = "open"
+    public_clients = false
+  }
+
+  expect_failures = [check.clients_are_known]
+
+  assert {
+    condition     = local.functions.client_api.max_instances == 20 && !output.open_to_all
+    error_message = "Where IAM admits callers, an open deployment is not open to all."
+  }
 }

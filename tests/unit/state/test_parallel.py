@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import pytest
@@ -148,3 +149,15 @@ def test_tick_folds_few_shards_itself_and_enqueues_many(shards, folded_here, tmp
     assert len(h.blobs("updates/")) <= shards
     h.tick()
     assert [held for held in h.queue.held if held.work.kind == "fold"] == []
+
+
+def test_calls_run_in_the_context_of_their_caller(platform):
+    """Log lines of these threads then name the request."""
+    request = ContextVar("request", default="")
+    contexts = []
+    platform.blobs.before = lambda _: contexts.append(request.get())
+    request.set("this one")
+    assert map_concurrently(platform, lambda _: request.get(), range(8)) == ["this one"] * 8
+    with prefetch(platform, NAMES, size=1) as read:
+        assert [bytes(read(name)) for name in NAMES] == [b"%d" % number for number in range(8)]
+    assert contexts == ["this one"] * 8

@@ -11,7 +11,10 @@ module "muster" {
   project_id = var.project_id
   region     = var.region
   operators  = { (var.operator) = "operator" }
-  clients    = var.clients
+  bundles    = var.bundles
+
+  clients            = var.clients
+  allow_open_clients = var.allow_open_clients
 
   # For trials that are destroyed afterwards.
   deletion_protection = false

@@ -12,3 +12,13 @@ output "smoke" {
   description = "A command that runs one real round with two clients."
   value       = module.muster.smoke
 }
+
+output "quota" {
+  description = "The CPUs and GiB of memory that each function takes at most."
+  value       = module.muster.quota
+}
+
+output "open_to_all" {
+  description = "Whether any caller may join rounds as any number of clients."
+  value       = module.muster.open_to_all
+}

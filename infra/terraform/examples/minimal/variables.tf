@@ -4,9 +4,9 @@ variable "project_id" {
 }
 
 variable "region" {
-  description = "The region of all resources."
+  description = "The region of all resources: one of Cloud Tasks and, in a new project, of Cloud Build's short list, as this one is."
   type        = string
-  default     = "us-central1"
+  default     = "europe-west1"
 }
 
 variable "operator" {
@@ -15,7 +15,18 @@ variable "operator" {
 }
 
 variable "clients" {
-  description = "Client identity: `enrolment:KEY`, `oidc:…`, or `open` for trials, where it is self-asserted."
+  description = "Client identity: `enrolment:KEY`, with the key that `muster enrol key` prints, `oidc:…`, or `open` for trials, where it is self-asserted."
   type        = string
-  default     = "open"
+}
+
+variable "allow_open_clients" {
+  description = "Accept `open` clients: any caller on the internet can then join rounds, as any number of clients."
+  type        = bool
+  default     = false
+}
+
+variable "bundles" {
+  description = "The folder of the bundles from `muster bundle`; `dist/bundles` of the checkout if null."
+  type        = string
+  default     = null
 }

@@ -28,12 +28,16 @@ module "muster" {
   project_id = var.project_id
   region     = var.region
   labels     = { environment = "production", team = "learning" }
+  bundles    = var.bundles
 
   # Access: Cloud Run admits these accounts, and Muster applies their roles
   operators       = var.operators
   clients         = var.clients
   trusted_signers = var.trusted_signers
   rate_limit      = "identity=10/m"
+
+  # Operators' tokens are for this operator API alone: a service account's, by impersonation, or a pipeline's.
+  accept_gcloud_tokens = false
 
   # Storage
   kms_key                = var.kms_key
@@ -51,11 +55,16 @@ module "muster" {
     rate_limit_per_minute = 1200
   }
 
-  # A warm instance avoids cold starts for clients; the others scale to zero between rounds.
+  # A warm instance avoids cold starts for clients; the others scale to zero between rounds. All are within a new project's quota,
+  # 20 CPUs and 40 GiB a function: raise max_instances after requesting more.
   functions = {
-    client_api = { min_instances = 1, max_instances = 100 }
-    committer  = { memory = "8Gi", cpu = "2" }
+    client_api = { min_instances = 1, max_instances = 20 }
+    committer  = { memory = "8Gi", cpu = "2", max_instances = 5 }
   }
+
+  # Logs: who reads updates and secrets, with an alert, and clients' addresses for 30 days. The project is Muster's alone.
+  data_access_logs   = true
+  log_retention_days = 30
 
   # Notifications
   notification_channels = [google_monitoring_notification_channel.on_call.id]

@@ -4,9 +4,9 @@ variable "project_id" {
 }
 
 variable "region" {
-  description = "The region of all resources."
+  description = "The region of all resources: one of Cloud Tasks and, in a new project, of Cloud Build's short list, as this one is."
   type        = string
-  default     = "europe-west4"
+  default     = "europe-west1"
 }
 
 variable "operators" {
@@ -51,7 +51,7 @@ variable "dns_zone" {
 }
 
 variable "kms_key" {
-  description = "The Cloud KMS key, in the region, that encrypts all stored data: `projects/P/locations/L/keyRings/R/cryptoKeys/K`. Firestore supports one only in projects that Google has admitted."
+  description = "The Cloud KMS key, in the region, that encrypts all stored data: `projects/P/locations/L/keyRings/R/cryptoKeys/K`."
   type        = string
 }
 
@@ -67,4 +67,10 @@ variable "budget" {
     billing_account = string
     amount          = number
   })
+}
+
+variable "bundles" {
+  description = "The folder of the bundles from `muster bundle`; `dist/bundles` of the checkout if null."
+  type        = string
+  default     = null
 }

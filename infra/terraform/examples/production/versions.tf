@@ -1,10 +1,10 @@
 terraform {
-  required_version = ">= 1.7"
+  required_version = ">= 1.9"
 
   required_providers {
     google = {
       source  = "hashicorp/google"
-      version = "~> 8.7"
+      version = "~> 8.7.0" # a newer minor version by a reviewed change, together with .terraform.lock.hcl
     }
   }
 }

@@ -3,6 +3,12 @@ variable "project_id" {
   type        = string
 }
 
+variable "project_number" {
+  description = "The project's number, by which Cloud Functions prefers to name the secret's project; the id if null."
+  type        = string
+  default     = null
+}
+
 variable "region" {
   description = "The functions' region."
   type        = string
@@ -84,9 +90,37 @@ variable "bundles" {
   type        = map(string)
 
   validation {
-    condition     = alltrue([for bundle in values(var.bundles) : fileexists(bundle)])
+    condition     = var.images != null || alltrue([for bundle in values(var.bundles) : fileexists(bundle)])
     error_message = "bundles: a file is missing. Build the bundles first: `muster bundle`, or `make bundle` in a checkout."
   }
+}
+
+variable "images" {
+  description = "The image of each function by digest, `…@sha256:…`: the functions are then Cloud Run services, and `bundles`, `runtime`, `worker_pool` and `build_account` are not used. If null, Cloud Functions builds them from `bundles`."
+  type        = map(string)
+  default     = null
+
+  validation {
+    condition     = var.images == null || try(toset(keys(var.images)) == toset(["client_api", "operator_api", "aggregator", "committer"]), false)
+    error_message = "images must name client_api, operator_api, aggregator and committer."
+  }
+
+  validation {
+    condition     = var.images == null || try(alltrue([for image in values(var.images) : can(regex("@sha256:[0-9a-f]{64}$", image))]), false)
+    error_message = "images: an image must be named by digest, as …@sha256:…, since a tag may name another image tomorrow."
+  }
+}
+
+variable "runtime" {
+  description = "The Python runtime of Cloud Functions."
+  type        = string
+  default     = "python311"
+}
+
+variable "worker_pool" {
+  description = "A private pool of Cloud Build that builds the functions: `projects/P/locations/R/workerPools/W`; Google's default pool if null."
+  type        = string
+  default     = null
 }
 
 variable "sources" {
@@ -149,6 +183,17 @@ variable "public_clients" {
   default     = true
 }
 
+variable "disable_invoker_check" {
+  description = "Open the client API by switching off Cloud Run's invoker check, instead of granting `allUsers`. Only with `images`."
+  type        = bool
+  default     = false
+
+  validation {
+    condition     = !var.disable_invoker_check || (var.images != null && var.public_clients)
+    error_message = "disable_invoker_check opens the client API of `images`: it needs images, and public_clients."
+  }
+}
+
 variable "client_ingress" {
   description = "The permitted sources of requests to the client API: `ALLOW_ALL`, or `ALLOW_INTERNAL_AND_GCLB` where a load balancer is in front of it."
   type        = string
@@ -164,6 +209,32 @@ variable "vpc_connector" {
   description = "A Serverless VPC Access connector for the functions' calls to private addresses: `projects/P/locations/R/connectors/C`."
   type        = string
   default     = null
+}
+
+variable "vpc_network" {
+  description = "A VPC network that the functions call private addresses through without a connector (Direct VPC egress): network or subnetwork, and network tags."
+  type = object({
+    network    = optional(string)
+    subnetwork = optional(string)
+    tags       = optional(list(string), [])
+  })
+  default = null
+
+  validation {
+    condition     = var.vpc_network == null || var.vpc_connector == null
+    error_message = "vpc_network and vpc_connector exclude each other: set one of them."
+  }
+}
+
+variable "vpc_egress" {
+  description = "The calls that go through `vpc_connector` or `vpc_network`: `PRIVATE_RANGES_ONLY` or `ALL_TRAFFIC`."
+  type        = string
+  default     = "PRIVATE_RANGES_ONLY"
+
+  validation {
+    condition     = contains(["PRIVATE_RANGES_ONLY", "ALL_TRAFFIC"], var.vpc_egress)
+    error_message = "vpc_egress must be PRIVATE_RANGES_ONLY or ALL_TRAFFIC."
+  }
 }
 
 variable "kms_key" {

@@ -76,6 +76,31 @@ resource "google_storage_bucket_iam_member" "functions" {
   }
 }
 
+# Google grants the project's basic roles on each new bucket: Editors and Viewers read every object by roles/storage.legacyObjectReader,
+# roles/storage.legacyObjectOwner and the bucket's legacy roles. Updates and partials are one person's or few persons' data, so here
+# these bindings are authoritative, and empty. The custom roles of the functions are other roles, which they leave alone. Not a policy:
+# one can't be combined with the functions' members, and to replace these would interrupt a deployment that is live.
+locals {
+  closed_roles = {
+    "roles/storage.legacyBucketOwner"  = setunion(["projectOwner:${var.project_id}"], var.bucket_administrators) # administers, reads nothing
+    "roles/storage.legacyBucketReader" = []
+    "roles/storage.legacyBucketWriter" = []
+    "roles/storage.legacyObjectOwner"  = []
+    "roles/storage.legacyObjectReader" = []
+    "roles/storage.objectAdmin"        = []
+    "roles/storage.objectUser"         = []
+    "roles/storage.objectViewer"       = []
+  }
+}
+
+resource "google_storage_bucket_iam_binding" "closed" {
+  for_each = { for pair in setproduct(["updates", "partials"], keys(local.closed_roles)) : "${pair[0]} ${pair[1]}" => { bucket = var.buckets[pair[0]], role = pair[1] } }
+
+  bucket  = each.value.bucket
+  role    = each.value.role
+  members = local.closed_roles[each.value.role]
+}
+
 # --- Documents -----------------------------------------------------------------------------------------------------------
 
 resource "google_project_iam_member" "documents" {
@@ -91,6 +116,34 @@ resource "google_project_iam_member" "documents" {
   }
 }
 
+# The second database, if there is one. The client API gets the list of revoked enrolments by its name; without a permission to list
+# it finds no audit entry, whose names it can't know.
+resource "google_project_iam_custom_role" "documents_get" {
+  count = var.audit_database == null ? 0 : 1
+
+  project     = var.project_id
+  role_id     = "${replace(var.name, "-", "_")}_documents_get"
+  title       = "Muster: get documents"
+  description = "datastore.entities.get and nothing else: no list and no query."
+  permissions = ["datastore.entities.get"]
+}
+
+resource "google_project_iam_member" "audit" {
+  for_each = var.audit_database == null ? {} : {
+    client_api   = "projects/${var.project_id}/roles/${google_project_iam_custom_role.documents_get[0].role_id}"
+    operator_api = "roles/datastore.user"
+  }
+
+  project = var.project_id
+  role    = each.value
+  member  = "serviceAccount:${local.emails[each.key]}"
+
+  condition {
+    title      = "only ${var.audit_database}"
+    expression = "resource.name == \"projects/${var.project_id}/databases/${var.audit_database}\""
+  }
+}
+
 # --- Work ----------------------------------------------------------------------------------------------------------------
 
 resource "google_cloud_tasks_queue_iam_member" "enqueuer" {
@@ -99,6 +152,17 @@ resource "google_cloud_tasks_queue_iam_member" "enqueuer" {
   project  = var.project_id
   location = var.region
   name     = var.queue
+  role     = "roles/cloudtasks.enqueuer"
+  member   = "serviceAccount:${local.emails[each.key]}"
+}
+
+# Each function may cause a commit or the opening of a round, which are the committer's work.
+resource "google_cloud_tasks_queue_iam_member" "commit_enqueuer" {
+  for_each = toset(var.commits_queue == null ? [] : local.functions)
+
+  project  = var.project_id
+  location = var.region
+  name     = var.commits_queue
   role     = "roles/cloudtasks.enqueuer"
   member   = "serviceAccount:${local.emails[each.key]}"
 }
@@ -114,11 +178,25 @@ resource "google_service_account_iam_member" "acts_as_invoker" {
 
 # --- Keys ----------------------------------------------------------------------------------------------------------------
 
+# Google's own role for signing, the token creator, also issues access and identity tokens.
+resource "google_project_iam_custom_role" "sign_blob" {
+  project     = var.project_id
+  role_id     = "${replace(var.name, "-", "_")}_sign_blob"
+  title       = "Muster: sign as a service account"
+  description = "iam.serviceAccounts.signBlob and nothing else."
+  permissions = ["iam.serviceAccounts.signBlob"]
+}
+
 # Signs URLs for large updates as itself (signBlob), so no key file is needed.
 resource "google_service_account_iam_member" "signs_as_itself" {
   service_account_id = "projects/${var.project_id}/serviceAccounts/${local.emails["client_api"]}"
-  role               = "roles/iam.serviceAccountTokenCreator"
+  role               = "projects/${var.project_id}/roles/${google_project_iam_custom_role.sign_blob.role_id}"
   member             = "serviceAccount:${local.emails["client_api"]}"
+
+  # A deployment of an earlier version has the token creator, which goes only when the new grant is made: uploads are signed meanwhile.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "google_secret_manager_secret_iam_member" "signing_keys" {
@@ -157,8 +235,13 @@ resource "google_project_iam_member" "build_copied_sources" {
   role    = "roles/storage.objectViewer"
   member  = "serviceAccount:${local.emails["build"]}"
 
+  # Without the restriction, all but updates and partials, which no build may read.
   condition {
-    title      = "only Cloud Functions' copies of sources"
-    expression = join(" || ", [for end in ["/", "-"] : "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}${end}\")"])
+    title = var.restrict_build_sources ? "only Cloud Functions' copies of sources" : "no updates and no partials"
+    expression = var.restrict_build_sources ? join(" || ", [
+      for end in ["/", "-"] : "resource.name.startsWith(\"projects/_/buckets/gcf-v2-sources-${var.project_number}-${var.region}${end}\")"
+      ]) : join(" && ", [
+      for store in ["updates", "partials"] : "!resource.name.startsWith(\"projects/_/buckets/${var.buckets[store]}\")"
+    ])
   }
 }

@@ -60,9 +60,40 @@ variable "database" {
   type        = string
 }
 
+variable "audit_database" {
+  description = "The Firestore database of the audit log and revoked enrolments, which the operator API may write; null if there is none besides `database`."
+  type        = string
+  default     = null
+}
+
+variable "bucket_administrators" {
+  description = "Members who administer the buckets of updates and partials, besides the project's owners: as `serviceAccount:deployer@…`, for an account that applies and has neither `roles/owner` nor `roles/storage.admin`. They may write and delete objects, and read none."
+  type        = set(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for member in var.bucket_administrators : can(regex("^(user|group|serviceAccount|principal|principalSet):.+", member))])
+    error_message = "bucket_administrators must be members with their kind, such as serviceAccount:deployer@p.iam.gserviceaccount.com; not all users, and not projectEditor or projectViewer."
+  }
+}
+
+variable "restrict_build_sources" {
+  description = "Whether the build account reads only Cloud Functions' buckets of sources; false lets it read every bucket of the project but updates and partials. Set it to false only if a first build stops with a 403 on its source: whether a build needs more was not tried."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "queue" {
   description = "The Cloud Tasks queue that the functions enqueue work to."
   type        = string
+}
+
+variable "commits_queue" {
+  description = "The Cloud Tasks queue of the committer's work, which the functions may enqueue to as well; null if there is one queue."
+  type        = string
+  default     = null
 }
 
 variable "secret" {

@@ -70,7 +70,7 @@ locals {
     }
   }
 
-  metric = { for key in concat(keys(local.counters), keys(local.distributions)) : key => "logging.googleapis.com/user/${var.name}/${key}" }
+  metric = { for key in concat(keys(local.counters), keys(local.distributions), ["tick_failures"]) : key => "logging.googleapis.com/user/${var.name}/${key}" }
 }
 
 resource "google_logging_metric" "counter" {
@@ -123,5 +123,26 @@ resource "google_logging_metric" "distribution" {
       growth_factor      = 1.5
       scale              = 1
     }
+  }
+}
+
+# Cloud Scheduler logs an entry of severity ERROR for each attempt that was not answered with 2xx in time.
+resource "google_logging_metric" "tick_failures" {
+  project     = var.project_id
+  name        = "${var.name}/tick_failures"
+  description = "Attempts of Cloud Scheduler at the tick that failed"
+  filter = join(" AND ", [
+    "log_id(\"cloudscheduler.googleapis.com/executions\")",
+    "resource.type=\"cloud_scheduler_job\"",
+    "resource.labels.job_id=\"${var.tick}\"",
+    "resource.labels.location=\"${var.region}\"",
+    "severity>=ERROR",
+  ])
+
+  metric_descriptor {
+    metric_kind  = "DELTA"
+    value_type   = "INT64"
+    unit         = "1"
+    display_name = "Attempts of Cloud Scheduler at the tick that failed"
   }
 }

@@ -9,8 +9,13 @@ variable "region" {
 }
 
 variable "name" {
-  description = "The queue's name. Once deleted, it is taken for three days."
+  description = "The queue's name; the committer's queue adds `-commits`. Once deleted, a name is taken for three days."
   type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9-]{1,92}$", var.name))
+    error_message = "name must be 1 to 92 letters, digits and hyphens: a queue's name has 100 at most, and the committer's queue adds -commits."
+  }
 }
 
 variable "aggregator_url" {
@@ -29,7 +34,7 @@ variable "invoker" {
 }
 
 variable "rates" {
-  description = "Rates of the queue: deliveries per second, and concurrent deliveries; of the latter as many as the aggregator and committer can process together."
+  description = "Rates of the aggregator's queue: deliveries per second, and concurrent deliveries; of the latter as many as the aggregator can process together. Work that instances of an earlier version enqueue for the committer also comes by this queue."
   type = object({
     dispatches_per_second = optional(number, 100)
     concurrent_dispatches = optional(number, 100)
@@ -44,6 +49,26 @@ variable "rates" {
   validation {
     condition     = var.rates.concurrent_dispatches >= 1 && var.rates.concurrent_dispatches <= 5000
     error_message = "rates.concurrent_dispatches must be from 1 to 5000."
+  }
+}
+
+variable "commit_rates" {
+  description = "Rates of the committer's queue: deliveries per second, and concurrent deliveries; of the latter `max_instances` × `concurrency` of the committer, so that no delivery meets a full one. The default fits the committer's, 10 × 1."
+  type = object({
+    dispatches_per_second = optional(number, 100)
+    concurrent_dispatches = optional(number, 10)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.commit_rates.dispatches_per_second > 0 && var.commit_rates.dispatches_per_second <= 500
+    error_message = "commit_rates.dispatches_per_second must be above 0 and at most 500, the limit of a queue."
+  }
+
+  validation {
+    condition     = var.commit_rates.concurrent_dispatches >= 1 && var.commit_rates.concurrent_dispatches <= 5000
+    error_message = "commit_rates.concurrent_dispatches must be from 1 to 5000."
   }
 }
 

@@ -15,6 +15,10 @@ locals {
     collection = pair[0]
     field      = pair[1]
   } }
+
+  # Collections of the separate database for audit entries and enrolments, if there is one. Those of the main database stay exempt:
+  # it holds what was written before the split.
+  audit_exemptions = { for key, exemption in local.exemptions : key => exemption if var.audit_database != null && contains(["audit", "enrolments"], exemption.collection) }
 }
 
 resource "google_firestore_database" "documents" {
@@ -49,6 +53,73 @@ resource "google_firestore_field" "unindexed" {
   field      = each.value.field
 
   index_config {}
+
+  # A destroyed exemption indexes the field again, which is a long operation over the whole database. A restore points these resources
+  # to another database, and must leave the old one as it is.
+  deletion_policy = "ABANDON"
+}
+
+# Point-in-time recovery needs the database; a backup outlives it.
+resource "google_firestore_backup_schedule" "documents" {
+  count = var.backup_retention_days == 0 ? 0 : 1
+
+  project   = var.project_id
+  database  = google_firestore_database.documents.name
+  retention = "${var.backup_retention_days * 86400}s"
+
+  daily_recurrence {}
+}
+
+# Audit entries and enrolments in a separate database: Firestore has no permissions by collection, and a function that may write
+# documents of rounds must not rewrite the audit log.
+resource "google_firestore_database" "audit" {
+  count = var.audit_database == null ? 0 : 1
+
+  project                           = var.project_id
+  name                              = var.audit_database
+  location_id                       = var.firestore_location
+  type                              = "FIRESTORE_NATIVE"
+  concurrency_mode                  = "PESSIMISTIC"
+  point_in_time_recovery_enablement = var.point_in_time_recovery ? "POINT_IN_TIME_RECOVERY_ENABLED" : "POINT_IN_TIME_RECOVERY_DISABLED"
+  delete_protection_state           = var.deletion_protection ? "DELETE_PROTECTION_ENABLED" : "DELETE_PROTECTION_DISABLED"
+  deletion_policy                   = "DELETE" # as for the documents
+
+  dynamic "cmek_config" {
+    for_each = var.kms_key == null ? [] : [var.kms_key]
+    content {
+      kms_key_name = cmek_config.value
+    }
+  }
+
+  lifecycle {
+    precondition {
+      condition     = var.audit_database != var.database
+      error_message = "audit_database is the database of all other documents too. Name another one, such as muster-audit, or null for no second database."
+    }
+  }
+}
+
+resource "google_firestore_field" "audit_unindexed" {
+  for_each = local.audit_exemptions
+
+  project    = var.project_id
+  database   = google_firestore_database.audit[0].name
+  collection = each.value.collection
+  field      = each.value.field
+
+  index_config {}
+
+  deletion_policy = "ABANDON" # as for the documents
+}
+
+resource "google_firestore_backup_schedule" "audit" {
+  count = var.audit_database == null || var.backup_retention_days == 0 ? 0 : 1
+
+  project   = var.project_id
+  database  = google_firestore_database.audit[0].name
+  retention = "${var.backup_retention_days * 86400}s"
+
+  daily_recurrence {}
 }
 
 resource "google_storage_bucket" "this" {

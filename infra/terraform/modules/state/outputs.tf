@@ -3,6 +3,11 @@ output "database" {
   value       = google_firestore_database.documents.name
 }
 
+output "audit_database" {
+  description = "The Firestore database of the audit log and revoked enrolments; null if they are in `database`."
+  value       = var.audit_database == null ? null : google_firestore_database.audit[0].name
+}
+
 output "buckets" {
   description = "The buckets' names, by content: `updates`, `partials`, `blobs`, `sources`."
   value       = { for kind, bucket in google_storage_bucket.this : kind => bucket.name }
@@ -23,7 +28,7 @@ output "repository" {
 
 output "protected" {
   description = "Whether the deletion of data is refused."
-  value       = google_firestore_database.documents.delete_protection_state == "DELETE_PROTECTION_ENABLED" && alltrue([for bucket in google_storage_bucket.this : !bucket.force_destroy])
+  value       = alltrue([for database in concat([google_firestore_database.documents], google_firestore_database.audit) : database.delete_protection_state == "DELETE_PROTECTION_ENABLED"]) && alltrue([for bucket in google_storage_bucket.this : !bucket.force_destroy])
 }
 
 output "cors_origins" {

@@ -56,8 +56,31 @@ variable "point_in_time_recovery" {
   default     = true
 }
 
+variable "backup_retention_days" {
+  description = "Days that a daily backup of each database is stored; 0 makes none. A backup outlives its database, which point-in-time recovery does not. It also holds what was deleted since, such as the pseudonyms of ended rounds."
+  type        = number
+  default     = 14
+  nullable    = false
+
+  validation {
+    condition     = var.backup_retention_days >= 0 && var.backup_retention_days <= 98 && floor(var.backup_retention_days) == var.backup_retention_days
+    error_message = "backup_retention_days must be a whole number from 0 to 98: Firestore stores a backup for 14 weeks at most. 0 makes no backups."
+  }
+}
+
+variable "audit_database" {
+  description = "A second Firestore database, for the audit log and revoked enrolments alone; null stores them with all other documents. See the README before you set it for a live deployment."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.audit_database == null || can(regex("^[a-z][a-z0-9-]{2,61}[a-z0-9]$", var.audit_database))
+    error_message = "audit_database must be 4 to 63 lower-case letters, digits and hyphens that start with a letter, or null for no second database."
+  }
+}
+
 variable "deletion_protection" {
-  description = "Refuse to delete the database and the secret."
+  description = "Refuse to delete the databases and the secret."
   type        = bool
   default     = true
 }

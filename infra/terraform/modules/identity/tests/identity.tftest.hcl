@@ -10,6 +10,7 @@ variables {
   access         = jsondecode(file("../../access.json"))
   database       = "muster"
   queue          = "muster"
+  commits_queue  = "muster-commits"
   secret         = "muster-signing-keys"
   repository     = "muster"
   buckets = {
@@ -50,6 +51,20 @@ run "by_default" {
   assert {
     condition     = toset([for grant in google_storage_bucket_iam_member.functions : grant.member if grant.bucket == "b-partials" && grant.role == "projects/a-project/roles/muster_objects_delete"]) == toset(["serviceAccount:muster-aggregator@a-project.iam.gserviceaccount.com"])
     error_message = "Only the aggregator may delete partials."
+  }
+
+  # --- Basic roles of the project
+  assert {
+    condition     = alltrue([for bucket in ["b-updates", "b-partials"] : toset([for binding in google_storage_bucket_iam_binding.closed : binding.role if binding.bucket == bucket && length(binding.members) == 0]) == toset([for role in ["legacyBucketReader", "legacyBucketWriter", "legacyObjectOwner", "legacyObjectReader", "objectAdmin", "objectUser", "objectViewer"] : "roles/storage.${role}"])])
+    error_message = "Nobody may read updates and partials by a role that Google grants to the project's Editors and Viewers."
+  }
+  assert {
+    condition     = alltrue([for binding in google_storage_bucket_iam_binding.closed : binding.role == "roles/storage.legacyBucketOwner" && toset(binding.members) == toset(["projectOwner:a-project"]) if length(binding.members) > 0])
+    error_message = "By default only the project's owners may administer the buckets of updates and partials."
+  }
+  assert {
+    condition     = toset([for binding in google_storage_bucket_iam_binding.closed : binding.bucket]) == toset(["b-updates", "b-partials"]) && length(setintersection([for binding in google_storage_bucket_iam_binding.closed : binding.role], [for grant in google_storage_bucket_iam_member.functions : grant.role])) == 0
+    error_message = "An authoritative binding must be on updates and partials alone, and of no role that a function has."
   }
 
   # --- Blobs
@@ -99,12 +114,24 @@ run "by_default" {
     error_message = "Functions may put work into the queue, and not run, list or delete it."
   }
   assert {
+    condition     = toset([for grant in google_cloud_tasks_queue_iam_member.commit_enqueuer : "${grant.member} ${grant.role} ${grant.name}"]) == toset([for function in ["client-api", "operator-api", "aggregator", "committer"] : "serviceAccount:muster-${function}@a-project.iam.gserviceaccount.com roles/cloudtasks.enqueuer muster-commits"])
+    error_message = "Each function may put work into the committer's queue, and not run, list or delete it."
+  }
+  assert {
+    condition     = length(google_project_iam_member.audit) == 0 && length(google_project_iam_custom_role.documents_get) == 0
+    error_message = "Without a second database there must be no grant on one."
+  }
+  assert {
     condition     = alltrue([for grant in google_service_account_iam_member.acts_as_invoker : grant.role == "roles/iam.serviceAccountUser" && strcontains(grant.service_account_id, "/muster-invoker@")])
     error_message = "Functions may act as the invoker, for deliveries, and as nobody else."
   }
   assert {
     condition     = google_service_account_iam_member.signs_as_itself.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com" && strcontains(google_service_account_iam_member.signs_as_itself.service_account_id, "/muster-client-api@")
     error_message = "The client API may sign as itself, and as nobody else."
+  }
+  assert {
+    condition     = google_service_account_iam_member.signs_as_itself.role == "projects/a-project/roles/muster_sign_blob" && toset(google_project_iam_custom_role.sign_blob.permissions) == toset(["iam.serviceAccounts.signBlob"])
+    error_message = "The client API may sign, and issue no tokens."
   }
   assert {
     condition     = google_secret_manager_secret_iam_member.signing_keys.member == "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com" && google_secret_manager_secret_iam_member.signing_keys.role == "roles/secretmanager.secretAccessor"
@@ -126,6 +153,58 @@ run "by_default" {
   }
 }
 
+run "with_a_separate_audit_database" {
+  command = plan
+
+  variables {
+    audit_database        = "muster-audit"
+    bucket_administrators = ["serviceAccount:deployer@a-project.iam.gserviceaccount.com"]
+  }
+
+  assert {
+    condition = { for grant in google_project_iam_member.audit : grant.member => grant.role } == {
+      "serviceAccount:muster-client-api@a-project.iam.gserviceaccount.com"   = "projects/a-project/roles/muster_documents_get"
+      "serviceAccount:muster-operator-api@a-project.iam.gserviceaccount.com" = "roles/datastore.user"
+    }
+    error_message = "Only the operator API may write the audit database; the client API may get from it, and the others have no permission."
+  }
+  assert {
+    condition     = toset(google_project_iam_custom_role.documents_get[0].permissions) == toset(["datastore.entities.get"])
+    error_message = "The client API must not list the audit log."
+  }
+  assert {
+    condition     = alltrue([for grant in google_project_iam_member.audit : grant.condition[0].expression == "resource.name == \"projects/a-project/databases/muster-audit\""])
+    error_message = "Access to the audit database must be to this database alone."
+  }
+  assert {
+    condition     = alltrue([for grant in google_project_iam_member.documents : grant.condition[0].expression == "resource.name == \"projects/a-project/databases/muster\""])
+    error_message = "A second database must leave the access to the first as it is."
+  }
+  assert {
+    condition     = alltrue([for binding in google_storage_bucket_iam_binding.closed : toset(binding.members) == toset(["projectOwner:a-project", "serviceAccount:deployer@a-project.iam.gserviceaccount.com"]) if binding.role == "roles/storage.legacyBucketOwner"])
+    error_message = "The named administrators must administer the buckets besides the project's owners."
+  }
+}
+
+run "with_one_queue_and_open_sources" {
+  command = plan
+
+  variables {
+    commits_queue          = null
+    restrict_build_sources = false
+  }
+
+  assert {
+    condition     = google_project_iam_member.build_copied_sources.condition[0].expression == "!resource.name.startsWith(\"projects/_/buckets/b-updates\") && !resource.name.startsWith(\"projects/_/buckets/b-partials\")"
+    error_message = "No build may read updates and partials, whatever else it may read."
+  }
+
+  assert {
+    condition     = length(google_cloud_tasks_queue_iam_member.commit_enqueuer) == 0 && length(google_cloud_tasks_queue_iam_member.enqueuer) == 4
+    error_message = "With one queue there must be grants on that queue alone."
+  }
+}
+
 run "refuses_what_can_not_be" {
   command = plan
 
@@ -133,11 +212,14 @@ run "refuses_what_can_not_be" {
     project_number = "a-project"
     access         = { anyone = { updates = { "updates/" = ["get"] } } }
     buckets        = { updates = "one", partials = "one", blobs = "one", sources = "one" }
+
+    bucket_administrators = ["projectEditor:a-project"]
   }
 
   expect_failures = [
     var.project_number,
     var.access,
     var.buckets,
+    var.bucket_administrators,
   ]
 }

@@ -33,13 +33,40 @@ run "by_default" {
     condition     = google_cloud_tasks_queue.work.rate_limits[0].max_dispatches_per_second == 100
     error_message = "The queue must have a rate."
   }
+  assert {
+    condition     = output.name == "muster" && output.commits == "muster-commits"
+    error_message = "The committer's work must have a queue of its own, and the first queue must keep its name."
+  }
+  assert {
+    condition     = google_cloud_tasks_queue.commits.rate_limits[0].max_concurrent_dispatches == 10
+    error_message = "The committer's queue must not deliver more than the committer can process."
+  }
+  assert {
+    condition     = google_cloud_tasks_queue.commits.retry_config[0].max_attempts == -1 && google_cloud_tasks_queue.commits.retry_config[0].max_retry_duration == "0s" && google_cloud_tasks_queue.commits.retry_config[0].max_backoff == google_cloud_tasks_queue.work.retry_config[0].max_backoff
+    error_message = "The committer's work must be delivered until it is done, as the aggregator's is."
+  }
+}
+
+run "with_another_committer" {
+  command = plan
+
+  variables {
+    commit_rates = { concurrent_dispatches = 5 }
+  }
+
+  assert {
+    condition     = google_cloud_tasks_queue.commits.rate_limits[0].max_concurrent_dispatches == 5 && google_cloud_tasks_queue.work.rate_limits[0].max_concurrent_dispatches == 100
+    error_message = "The committer's rates must be those of its own queue."
+  }
 }
 
 run "refuses_what_can_not_be" {
   command = plan
 
   variables {
+    name                  = "a_queue"
     aggregator_url        = "http://aggregator.example/"
+    commit_rates          = { concurrent_dispatches = 0 }
     rates                 = { dispatches_per_second = 501 }
     retries               = { min_backoff_seconds = 61 }
     tick_deadline_seconds = 5
@@ -47,6 +74,8 @@ run "refuses_what_can_not_be" {
   }
 
   expect_failures = [
+    var.name,
+    var.commit_rates,
     var.aggregator_url,
     var.rates,
     var.retries,

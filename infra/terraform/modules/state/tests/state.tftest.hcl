@@ -83,6 +83,18 @@ run "by_default" {
     error_message = "No TTL: it deletes within a day or so, which is too late for privacy and too early for a round."
   }
   assert {
+    condition     = alltrue([for field in google_firestore_field.unindexed : field.deletion_policy == "ABANDON"])
+    error_message = "No exemption may be undone in a database that is left behind: it would be indexed again."
+  }
+  assert {
+    condition     = google_firestore_backup_schedule.documents[0].retention == "1209600s" && length(google_firestore_backup_schedule.documents[0].daily_recurrence) == 1 && google_firestore_backup_schedule.documents[0].database == "muster"
+    error_message = "By default the documents must have a daily backup that is stored for 14 days."
+  }
+  assert {
+    condition     = length(google_firestore_database.audit) == 0 && length(google_firestore_field.audit_unindexed) == 0 && length(google_firestore_backup_schedule.audit) == 0 && output.audit_database == null
+    error_message = "A deployment that does not ask for a second database must not get one."
+  }
+  assert {
     condition     = alltrue([for bucket in google_storage_bucket.this : length(bucket.cors) == 0])
     error_message = "Unless origins are named, no page may do anything with a bucket."
   }
@@ -136,6 +148,62 @@ run "with_keys_and_secret_of_ones_own" {
   }
 }
 
+run "with_a_separate_audit_database" {
+  command = plan
+
+  variables {
+    audit_database = "muster-audit"
+    kms_key        = "projects/a-project/locations/europe-west1/keyRings/r/cryptoKeys/k"
+  }
+
+  assert {
+    condition     = output.audit_database == "muster-audit" && google_firestore_database.audit[0].type == "FIRESTORE_NATIVE" && google_firestore_database.audit[0].location_id == "europe-west1"
+    error_message = "The audit log must be in a database of its own, in the location of the documents."
+  }
+  assert {
+    condition     = google_firestore_database.audit[0].delete_protection_state == "DELETE_PROTECTION_ENABLED" && google_firestore_database.audit[0].point_in_time_recovery_enablement == "POINT_IN_TIME_RECOVERY_ENABLED" && google_firestore_database.audit[0].cmek_config[0].kms_key_name == var.kms_key
+    error_message = "The audit database must be protected, recoverable and encrypted as the documents are."
+  }
+  assert {
+    condition     = toset(keys(google_firestore_field.audit_unindexed)) == toset(["audit.data", "audit.write", "enrolments.data", "enrolments.write"]) && alltrue([for field in google_firestore_field.audit_unindexed : field.database == "muster-audit" && field.deletion_policy == "ABANDON" && length(field.index_config[0].indexes) == 0 && length(field.ttl_config) == 0])
+    error_message = "Both fields of audit entries and enrolments must be exempt from indexes in their own database."
+  }
+  assert {
+    condition     = google_firestore_backup_schedule.audit[0].database == "muster-audit" && google_firestore_backup_schedule.audit[0].retention == google_firestore_backup_schedule.documents[0].retention
+    error_message = "The audit database must be backed up as the documents are."
+  }
+  assert {
+    condition     = toset(keys(google_firestore_field.unindexed)) == toset([for pair in setproduct(var.collections, ["data", "write"]) : join(".", pair)])
+    error_message = "The main database must keep its exemptions: it holds what was written before the split."
+  }
+}
+
+run "without_backups" {
+  command = plan
+
+  variables {
+    audit_database        = "muster-audit"
+    backup_retention_days = 0
+  }
+
+  assert {
+    condition     = length(google_firestore_backup_schedule.documents) == 0 && length(google_firestore_backup_schedule.audit) == 0
+    error_message = "With 0 days of retention there must be no backups."
+  }
+}
+
+run "refuses_one_database_for_both" {
+  command = plan
+
+  variables {
+    audit_database = "muster"
+  }
+
+  expect_failures = [
+    google_firestore_database.audit,
+  ]
+}
+
 run "refuses_what_can_not_be" {
   command = plan
 
@@ -144,7 +212,9 @@ run "refuses_what_can_not_be" {
     signing_keys_secret    = "projects/p/secrets/s"
     longest_round_days     = 0
     blobs_soft_delete_days = 3
+    backup_retention_days  = 99
     database               = "X"
+    audit_database         = "(default)"
   }
 
   expect_failures = [
@@ -152,6 +222,8 @@ run "refuses_what_can_not_be" {
     var.signing_keys_secret,
     var.longest_round_days,
     var.blobs_soft_delete_days,
+    var.backup_retention_days,
     var.database,
+    var.audit_database,
   ]
 }
