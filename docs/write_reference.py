@@ -20,7 +20,7 @@ from typer.core import TyperOption
 from muster.cli.app import app, leaf_commands
 from muster.client import BudgetRules, ClientPolicy
 from muster.wire import manifest, messages
-from muster.wire.messages import checkin, operators, tasks
+from muster.wire.messages import checkin, operators, policy_parts, populations, tasks
 from muster.wire.problems import KINDS, FieldError, Problem
 from muster_coordinator.settings import Settings
 
@@ -79,6 +79,8 @@ def _message_groups() -> dict[str, list[type[BaseModel | Enum]]]:
     return {
         "Client protocol": list(_defined_in(checkin)),
         "Tasks and rounds": list(_defined_in(tasks)),
+        "Parts of a policy": list(_defined_in(policy_parts)),
+        "Populations": list(_defined_in(populations)),
         "Audit log and enrolments": list(_defined_in(operators)),
         "Problems": [Problem, FieldError],
         "Plan manifest": list(_defined_in(manifest)),

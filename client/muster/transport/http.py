@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -29,6 +29,7 @@ from muster.transport.failures import (
     error_from_answer,
     foreign_answer,
     host_of,
+    retry_after_of,
     translate_errors,
     without_credentials,
 )
@@ -39,11 +40,12 @@ from muster.wire.problems import ProblemError, ProblemType
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BINARY", "StoreAnswer", "Transport", "UnreachableError"]
+__all__ = ["BINARY", "Followed", "StoreAnswer", "Transport", "UnreachableError"]
 
 BINARY = "application/octet-stream"
 _JSON = "application/json"
 _USER_AGENT = f"muster/{__version__}"
+_NOT_MODIFIED = 304
 _JWT_DOTS = 2  # in a JSON Web Token
 _MIN_WAIT, _MAX_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, without `Retry-After`
 _RETRYABLE_PROBLEMS = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.UPDATE_TRUNCATED})
@@ -56,6 +58,23 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Followed(Generic[M]):
+    """Answer that a caller polls.
+
+    Attributes:
+      answer: The newest answer.
+      changed: Whether it may differ from the previous one.
+      etag: Entity tag of the answer, or None if the coordinator sent none.
+      retry_after: Seconds after which the coordinator expects a change, or None.
+    """
+
+    answer: M
+    changed: bool
+    etag: Optional[str]
+    retry_after: Optional[float]
 
 
 @dataclass(frozen=True)
@@ -179,6 +198,48 @@ class Transport:
             seconds=seconds,
         )
 
+    def follow(
+        self,
+        path: str,
+        *,
+        answer: type[M],
+        previous: Optional[Followed[M]] = None,
+        params: Optional[Mapping[str, Union[str, int]]] = None,
+    ) -> Followed[M]:
+        """Returns the answer of a GET; an unchanged answer is not sent again (RFC 9110 §13).
+
+        Args:
+          path: The path at the coordinator.
+          answer: The answer's type.
+          previous: The result of the previous call with the same path and query, or None.
+          params: The query.
+
+        Raises:
+          ProblemError: as `call`.
+          UnreachableError: as `call`.
+        """
+        etag = None if previous is None else previous.etag
+
+        def read(response: requests.Response) -> Followed[M]:
+            retry_after = retry_after_of(response.headers)
+            if response.status_code == _NOT_MODIFIED and previous is not None:
+                return replace(previous, changed=False, retry_after=retry_after)
+            return Followed(
+                self._message(response, answer),
+                changed=True,
+                etag=response.headers.get("ETag"),
+                retry_after=retry_after,
+            )
+
+        return self._send(
+            "GET",
+            path,
+            read,
+            params=params,
+            headers=lambda: {} if etag is None else {"If-None-Match": etag},
+            accept_unchanged=etag is not None,
+        )
+
     def upload(self, path: str, body: Union[Body, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
         """PUTs a body, with its content encoding if it has one, and returns the answer.
 
@@ -292,6 +353,7 @@ class Transport:
         attempts: Optional[int] = None,
         seconds: Optional[float] = None,
         headers: Callable[[], Mapping[str, str]] = dict,
+        accept_unchanged: bool = False,
     ) -> T:
         elsewhere = urlsplit(path).scheme in ("http", "https")
         url = path if elsewhere else self.url + path
@@ -323,7 +385,8 @@ class Transport:
                     allow_redirects=False,
                 ) as response,
             ):
-                if response.status_code >= 300:  # noqa: PLR2004
+                unchanged = accept_unchanged and response.status_code == _NOT_MODIFIED
+                if response.status_code >= 300 and not unchanged:  # noqa: PLR2004
                     raise error_from_answer(response, proxy=proxy(), sent=0 if body is None else len(body))
                 return read(response)
 

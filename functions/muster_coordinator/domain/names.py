@@ -5,6 +5,9 @@ Documents:
 tasks/{task}                          the task
 tasks/{task}/rounds/{round}           one attempt of one round
 tasks/{task}/sweeps/progress          the last round up to which all are swept
+tasks/{task}/requests/{hash}          a run of a driven task, by its request
+deleted/{hash}                        a deleted task's name, which is not free again yet
+checkins/{hour}.{population}          outcomes of check-ins in one hour
 populations/{population}/tasks/{task} a task that the population's check-ins consider
 audit/{time}-{nonce}[.outcome]        an operator's action, and its outcome
 enrolments/revoked                    the revoked enrolment tokens
@@ -20,6 +23,7 @@ holders/{pseudonym}                   the slot that a client holds; deleted with
 Blobs:
 
 plans/{sha256}/{client|full}          the plan: the client's copy and the full plan
+states/{sha256}                       a server state that an operator stored
 updates/{hash}/{task}/{round}/{shard}/{pseudonym}
                                       one update; its name is the ledger
 updates/{hash}/…/{pseudonym}.uploaded empty: the client's report of a direct upload
@@ -131,6 +135,41 @@ def member_path(population: str, task: str) -> str:
 def sweep_progress_path(task: str) -> str:
     """Returns the document that names the last of the task's rounds up to which all are swept."""
     return f"{task_path(task)}/sweeps/progress"
+
+
+def request_path(task: str, request: str) -> str:
+    """Returns the document of the run that answers a request."""
+    return f"{task_path(task)}/requests/{_hash(request)}"
+
+
+DELETED = "deleted"  # collection of the names of deleted tasks
+
+
+def deleted_path(task: str) -> str:
+    """Returns the document that reserves a deleted task's name, without containing it."""
+    return f"{DELETED}/{_hash(task)}"
+
+
+CHECKINS = "checkins"  # collection of the outcomes of check-ins
+
+
+def checkins_path(population: str, hour: int) -> str:
+    """Returns the document that counts a population's check-ins of one hour.
+
+    Args:
+      population: The population.
+      hour: The hour, in hours since 1970. Ids sort by hour.
+    """
+    return f"{CHECKINS}/{hour:08d}.{population}"
+
+
+def state_name(sha256: str) -> str:
+    """Returns the blob of a stored server state."""
+    return f"states/{sha256}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 AUDIT = "audit"

@@ -29,12 +29,48 @@ class BlobRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """State outside a task's own checkpoints that a round started from.
+
+    Attributes:
+      task: Task of the checkpoint, or None for a stored state.
+      version: Version of the checkpoint, or None for a stored state.
+      state: SHA-256 of the stored state in hex, or None for a checkpoint.
+      leaves: Prefixes of the paths that were taken; the others are those of the plan's initial
+        state. Empty if all were.
+    """
+
+    task: str | None = None
+    version: int | None = None
+    state: str | None = None
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version of the server state: 0 is the state at the task's start, n that after round n."""
+    """A version of the server state: 0 is the state at the task's start, n that after round n.
+
+    Attributes:
+      version: The version. The base of a round from outside the task has version 0, and the terms
+        of the round name its `Origin`.
+      blob: The state's blob.
+      created_at: The time of its creation, in POSIX seconds.
+      line: Number of committed rounds from version 0 along the chain of parents. None in a document
+        of a version before 0.2; see `rounds_on_line`.
+    """
 
     version: int
     blob: BlobRef
-    created_at: float  # POSIX seconds
+    created_at: float
+    line: int | None = None
+
+    @property
+    def rounds_on_line(self) -> int:
+        """Number of committed rounds from version 0 to this version, along the chain of parents.
+
+        A version before 0.2 counted every round of the task.
+        """
+        return self.version if self.line is None else self.line
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +96,8 @@ class Terms:
       expected_seconds: Duration of the last round, which paces the clients that wait for the next.
       graph_seconds: Longest time of one run of a graph, in seconds.
       max_update_age: Seconds after which an update is folded although its chunk is not full.
+      origin: Where `base` comes from, or None if it is a checkpoint of the task itself.
+      request: The request that the round answers; empty unless the task is driven.
     """
 
     plan: str
@@ -81,6 +119,8 @@ class Terms:
     # The documents of rounds that a version before 0.2 opened lack these.
     graph_seconds: float = 600.0
     max_update_age: float = 60.0
+    origin: Origin | None = None
+    request: str = ""
 
     @property
     def ticket_counters(self) -> int:
@@ -150,7 +190,9 @@ class Aggregating:
 class Committed:
     """Final phase of a round that produced a checkpoint.
 
-    `broadcast` is that of the next round, or None after the last.
+    `broadcast` is that of the next round, or None after the last. `tripped` are the guards that the
+    result tripped. `worsened` counts the rounds in a row, up to this one, in which the metric of
+    the task's guard got worse.
     """
 
     key: RoundKey
@@ -163,6 +205,8 @@ class Committed:
     broadcast: BlobRef | None
     metrics: Mapping[str, float]
     phase: Literal["COMMITTED"] = "COMMITTED"
+    tripped: tuple[str, ...] = ()
+    worsened: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from muster.wire.messages import TaskSpec, TaskStatus
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import Checkpoint
+from muster_coordinator.domain.rounds import Checkpoint, Origin
 
 ENDED = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 
@@ -16,6 +17,32 @@ class TransitionError(ValueError):
 
     The text names the reason.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Rounds that a request asked for.
+
+    Attributes:
+      request: The idempotency key of the request.
+      first: Number of the first round.
+      rounds: Number of rounds to commit.
+      goal: Number of updates that closes each round.
+      base: The checkpoint or state that the first round starts from.
+      origin: Where `base` comes from, or None if it is a checkpoint of the task itself.
+    """
+
+    request: str
+    first: int
+    rounds: int
+    goal: int
+    base: Checkpoint
+    origin: Origin | None = None
+
+    @property
+    def last(self) -> int:
+        """Number of the last round."""
+        return self.first + self.rounds - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +63,12 @@ class Task:
       note: The reason for which it was paused, if it can't continue.
       pause_once_open: True if it was rolled back while paused: it is paused again once its
         broadcast is computed.
+      created: The specification that created it, if its policy was changed since.
+      run: The newest run of a driven task, or None.
+      tags: Versions of tagged checkpoints, by tag.
+      archived: Whether lists of tasks leave it out by default.
+      guarded: Id of the attempt whose guards have paused the task, or None. Resuming it does not
+        trip them again.
     """
 
     spec: TaskSpec
@@ -49,6 +82,16 @@ class Task:
     restore: Checkpoint | None = None
     note: str = ""
     pause_once_open: bool = False
+    created: TaskSpec | None = None
+    run: Run | None = None
+    tags: Mapping[str, int] = field(default_factory=dict)
+    archived: bool = False
+    guarded: str | None = None
+
+    @property
+    def driven(self) -> bool:
+        """True if it runs rounds only on request: of an operator, or of the task it evaluates."""
+        return self.spec.driven or self.spec.evaluates is not None
 
     @property
     def name(self) -> str:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
 from werkzeug.wrappers import Response
 
 from muster.wire import plan
-from muster.wire.messages import CheckpointList, Rollback, RoundList, TaskList, TaskSpec, TaskView
+from muster.wire.messages import CheckpointList, Rollback, RoundList, RoundView, TaskList, TaskSpec, TaskView
 from muster.wire.problems import ProblemType
+from muster.wire.times import from_posix
+from muster_coordinator.domain import polling
 from muster_coordinator.http import paging
 from muster_coordinator.http.operator_access import OperatorApi, OperatorRequest
-from muster_coordinator.http.responses import SAFETENSORS, immutable_response, json_response
+from muster_coordinator.http.responses import SAFETENSORS, followed_response, immutable_response, json_response
 from muster_coordinator.http.routing import route
 from muster_coordinator.use_cases.audit_log import task_state
 from muster_coordinator.use_cases.task_operations import DEFAULT_PAGE_SIZE
@@ -79,9 +82,10 @@ class TaskApi(OperatorApi):
         return json_response(view, HTTPStatus.CREATED)
 
     @route("GET", "/v1/tasks", summary="List all tasks.", returns=TaskList)
-    def list(self, _: OperatorRequest) -> Response:
-        """Returns all tasks."""
-        return json_response(self.app.task_operations.list())
+    def list(self, call: OperatorRequest) -> Response:
+        """Returns all tasks, or 304."""
+        listed = self.app.task_operations.list()
+        return followed_response(call.request, listed, retry_after=polling.of_tasks(listed.tasks, now=self._now()))
 
     @route(
         "GET",
@@ -91,8 +95,9 @@ class TaskApi(OperatorApi):
         problems=(ProblemType.NOT_FOUND,),
     )
     def get(self, call: OperatorRequest) -> Response:
-        """Returns one task."""
-        return json_response(self.app.task_operations.get(call.path["task"]))
+        """Returns one task, or 304."""
+        view = self.app.task_operations.get(call.path["task"])
+        return followed_response(call.request, view, retry_after=polling.of_task(view, now=self._now()))
 
     @route(
         "POST",
@@ -161,7 +166,22 @@ class TaskApi(OperatorApi):
         """Returns a page of the task's rounds."""
         after = paging.after(call, pattern=_ROUND_ID)
         limit = paging.limit(call, default=DEFAULT_PAGE_SIZE)
-        return json_response(self.app.task_operations.rounds(call.path["task"], after=after, limit=limit))
+        listed = self.app.task_operations.rounds(call.path["task"], after=after, limit=limit)
+        now = self._now()
+        wait = min((polling.of_round(view, now=now) for view in listed.rounds), default=1.0)
+        return followed_response(call.request, listed, retry_after=wait)
+
+    @route(
+        "GET",
+        "/v1/tasks/{task}/rounds/{round}",
+        summary="Get the newest attempt of a round.",
+        returns=RoundView,
+        problems=(ProblemType.NOT_FOUND,),
+    )
+    def round(self, call: OperatorRequest) -> Response:
+        """Returns the round's newest attempt, or 304."""
+        view = self.app.task_operations.round(call.path["task"], call.path["round"])
+        return followed_response(call.request, view, retry_after=polling.of_round(view, now=self._now()))
 
     @route(
         "GET",
@@ -201,6 +221,9 @@ class TaskApi(OperatorApi):
         return immutable_response(
             call.request, data, etag=f"checkpoint-{version}", content_type=SAFETENSORS, private=True
         )
+
+    def _now(self) -> datetime:
+        return from_posix(self.app.platform.clock.now())
 
     def _change_task(
         self, call: OperatorRequest, change: Callable[[str], TaskView], *, request: dict[str, Any] | None = None

@@ -169,6 +169,20 @@ class TaskOperations:
         views = tuple(self.round_view(record.value) for record in page.records)
         return RoundList(rounds=views, unreadable=page.unreadable, next=page.last)
 
+    def round(self, name: str, number: int) -> RoundView:
+        """Returns the newest attempt of a round. Raises `ProblemError` (`not_found`)."""
+        self.platform.task(name)
+        newest: Round | None = None
+        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
+        while after is not None:
+            page = self.platform.rounds.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
+            attempts = [record.value for record in page if record.value.key.number == number]
+            newest = attempts[-1] if attempts else newest
+            after = attempts[-1].key.id if len(attempts) == _ATTEMPTS_PAGE else None
+        if newest is None:
+            raise ProblemError(ProblemType.NOT_FOUND, f"Task {name} has not opened round {number}")
+        return self.round_view(newest)
+
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
         return self._blobs.read(self._committed(name, number).result.name)
