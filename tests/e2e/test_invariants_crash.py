@@ -17,18 +17,22 @@ stores are the real embedded ones.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
+from support.bases import start_from
 from support.crashing import CrashingHarness
 from support.faults import Crash, Fault, When
 from support.plans import sum_update
 
-from muster.wire.messages import Assignment, TaskStatus
+from muster.wire.messages import Assignment, StateRef, TaskStatus
 from muster.wire.problems import ProblemError
+from muster.wire.tensors import encode
 
 T = TypeVar("T")
 CLIENTS = 3  # two are folded early, and the leftover one onto their partial
@@ -117,7 +121,23 @@ def operator_commands(scenario: Scenario) -> list[bytes]:
     return scenario.end()
 
 
-@pytest.mark.parametrize("run", [round_of_clients, operator_commands])
+def other_states(scenario: Scenario) -> list[bytes]:
+    """Version 0 is composed with a stored state, from which then the first round starts."""
+    scenario.retry(scenario.h.put_plan)
+    stored = bytes(encode({"total": np.int64(64), "rounds": np.int64(9)}))
+    sha256 = hashlib.sha256(stored).hexdigest()
+    scenario.retry(lambda: scenario.h.ask("PUT", f"/v1/states/{sha256}?plan={scenario.h.plan.sha256}", body=stored))
+    start = StateRef(state=sha256, leaves=("total",))
+    scenario.retry(lambda: scenario.h.create_task(start=start, **POLICY))
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
+    start_from(scenario.h, StateRef(state=sha256))
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
+    assert scenario.h.task().current.base.state == sha256
+    scenario.round(1)
+    return scenario.end()
+
+
+@pytest.mark.parametrize("run", [round_of_clients, operator_commands, other_states])
 def test_crash_at_any_write_changes_no_byte(run, tmp_path):
     clean = Scenario(tmp_path / "clean")
     expected = run(clean)
