@@ -50,7 +50,7 @@ def first_checkpoint(platform: Platform, name: str) -> Checkpoint:
     """Returns version 0 of a task.
 
     The task's document names it until the first commit, and then its first round, unless that
-    started from another state. Then the blob's name tells its version.
+    started from another state. Then the name of the blob holds its version.
 
     Raises:
       ProblemError: `not_found` if the task has not opened.
