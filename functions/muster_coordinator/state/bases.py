@@ -16,13 +16,13 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.rounds import BlobRef, Checkpoint, Origin
 from muster_coordinator.domain.states import Described, check_taken
 from muster_coordinator.domain.tasks import Task
-from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError
+from muster_coordinator.ports import BlobNotFoundError
 from muster_coordinator.state import checkpoints
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 
-# Bytes of a stored state whose tensors are checked when a request names it. Those of a larger one
-# are checked when the round opens, since a store reads a blob as a whole.
+# Bytes of a stored state whose tensors are checked when a reference names it. A larger one is
+# checked when it is used, since a store reads a blob as a whole.
 MAX_CHECKED_AT_ONCE = 32 << 20
 
 
@@ -103,16 +103,15 @@ class BaseResolver:
                 ProblemType.NOT_FOUND,
                 f"There is no state {sha256[:12]}… here; upload it first, with PUT /v1/states/{{sha256}}",
             )
-        self._check(task, self._entries(blob.name), ref, what=f"State {sha256[:12]}…")
+        source = self._entries(blob.name) if blob.size <= MAX_CHECKED_AT_ONCE else None
+        self._check(task, source, ref, what=f"State {sha256[:12]}…")
         origin = Origin(state=sha256, leaves=ref.leaves)
         return ResolvedBase(Checkpoint(0, BlobRef(blob.name, sha256, blob.size), blob.created, line=0), origin)
 
-    def _entries(self, name: str) -> Mapping[str, Described] | None:
-        """Returns the tensors of a stored state, or None if it is too large to read here."""
+    def _entries(self, name: str) -> Mapping[str, Described]:
+        """Returns the tensors of a stored state."""
         try:
-            header = read_file_header(self.platform.blobs.read(name, limit=MAX_CHECKED_AT_ONCE))
-        except BlobTooLargeError:
-            return None
+            header = read_file_header(self.platform.blobs.read(name))
         except (BlobNotFoundError, TensorsError) as error:
             raise ProblemError(ProblemType.NOT_FOUND, f"The stored state {name} can't be read: {error}") from error
         return {entry.name: entry for entry in header.entries}
