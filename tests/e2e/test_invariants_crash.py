@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,7 @@ import pytest
 from support.bases import start_from
 from support.crashing import CrashingHarness
 from support.faults import Crash, Fault, When
+from support.harness import TASK
 from support.plans import sum_update
 
 from muster.wire.messages import Assignment, StateRef, TaskStatus
@@ -137,7 +139,26 @@ def other_states(scenario: Scenario) -> list[bytes]:
     return scenario.end()
 
 
-@pytest.mark.parametrize("run", [round_of_clients, operator_commands, other_states])
+def raised_budget(scenario: Scenario) -> list[bytes]:
+    """The policy's rounds are raised during the commit of the last one, so the task opens again."""
+
+    def raise_rounds() -> None:
+        record = scenario.h.inner.task(TASK)
+        spec = record.value.spec
+        if spec.policy.rounds == 1:
+            policy = spec.policy.model_copy(update={"rounds": 3})
+            changed = replace(record.value, spec=spec.model_copy(update={"policy": policy}))
+            scenario.h.inner.tasks.replace(record, changed)
+
+    scenario.h.runtime._before_update = raise_rounds
+    scenario.retry(scenario.h.put_plan)
+    scenario.retry(lambda: scenario.h.create_task(**{**POLICY, "rounds": 1}))
+    scenario.round(1)
+    scenario.until(lambda: scenario.h.task().current.round == 2)
+    return scenario.end()
+
+
+@pytest.mark.parametrize("run", [round_of_clients, operator_commands, other_states, raised_budget])
 def test_crash_at_any_write_changes_no_byte(run, tmp_path):
     clean = Scenario(tmp_path / "clean")
     expected = run(clean)
@@ -152,6 +173,8 @@ def test_crash_at_any_write_changes_no_byte(run, tmp_path):
             checkpoints = run(scenario)
         except (AssertionError, Crash, ProblemError) as error:
             raise AssertionError(f"after a crash {when.value} write {number}, {write}; {lose_work=}") from error
-        assert scenario.h.crashes == 1
+        # The change of the policy makes one compare-and-set fail, which has no moment after it.
+        conflict = run is raised_budget and (when, write) == (When.AFTER, f"documents.replace tasks/{TASK}")
+        assert scenario.h.crashes == 1 or (conflict and scenario.h.crashes == 0)
         assert checkpoints == expected, (write, when)
         assert set(scenario.h.runtime.reported) == {CLIENTS}
