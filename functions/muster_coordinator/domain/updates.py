@@ -73,9 +73,8 @@ def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
 
 def rules_for_state(manifest: PlanManifest) -> UpdateRules:
     """Returns the requirements of a plan on its server state, whose values may be any."""
-    return _rules(
-        manifest.state, ranges={}, allow_non_finite=True, subject="state", refusal=ProblemType.INVALID_REQUEST
-    )
+    kind = ProblemType.INVALID_REQUEST
+    return _rules(manifest.state, ranges={}, allow_non_finite=True, subject="state", refusal=kind)
 
 
 def _rules(specs: Sequence[TensorSpec], **rules: Any) -> UpdateRules:
