@@ -80,12 +80,13 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
 def _newest_checkpoint(task: Task, ended: Ended) -> Checkpoint:
     """Returns the task's newest checkpoint after `ended`.
 
-    The base of an abandoned attempt is one, unless it comes from outside the task.
+    An abandoned attempt of a driven task may have started from an older checkpoint, or from a state
+    outside the task.
     """
     if isinstance(ended, Committed):
         return ended.checkpoint
-    base = ended.terms.base
-    return base if ended.terms.origin is None else task.checkpoint or base
+    from_newest = not task.driven and ended.terms.origin is None
+    return ended.terms.base if from_newest or task.checkpoint is None else task.checkpoint
 
 
 def _end_or_reopen(
