@@ -16,6 +16,13 @@ def start_from(h: Harness, ref: StateRef, *, request: str = "a request") -> None
     record = h.inner.task(TASK)
     task = record.value
     base = BaseResolver(h.inner, plans=PlanRepository(h.inner.blobs)).resolve(task, ref)
-    run = Run(request, first=max(1, task.number), rounds=1, goal=1, base=base.checkpoint, origin=base.origin)
+    run = Run(
+        request,
+        first=max(1, task.number),
+        rounds=1,
+        goal=task.spec.policy.goal,
+        base=base.checkpoint,
+        origin=base.origin,
+    )
     opening = replace(task, status=TaskStatus.OPENING, run=run, restore=base.checkpoint)
     h.inner.tasks.replace(record, opening)
