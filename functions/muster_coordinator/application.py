@@ -31,6 +31,7 @@ from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocati
 from muster_coordinator.use_cases.maintenance import Maintenance
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
+from muster_coordinator.use_cases.state_store import StateStore
 from muster_coordinator.use_cases.task_operations import TaskOperations
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
@@ -111,6 +112,7 @@ class Application:
       assignment_issuer: Assigns work to clients that check in.
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
+      state_store: Stores states that operators upload.
       task_operations: Creates, reads and steers tasks.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
@@ -132,6 +134,7 @@ class Application:
     assignment_issuer: AssignmentIssuer
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
+    state_store: StateStore
     task_operations: TaskOperations
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
@@ -179,6 +182,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             longest_wait=config.longest_wait,
         ),
         broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
+        state_store=StateStore(platform, plans=plans),
         task_operations=TaskOperations(
             platform,
             plans=plans,

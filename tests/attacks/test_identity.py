@@ -320,6 +320,7 @@ def test_every_operator_change_is_logged(h):
         "/v1/tasks": {"json": {"name": "more", "population": POPULATION, "plan": h.plan.sha256}},
         "/v1/tasks/{task}:rollback": {"json": {"version": 0}},
         "/v1/revocations": {"json": {"id": "0" * 32}},
+        "/v1/states/{sha256}": {"query_string": {"plan": h.plan.sha256}},
     }
     routes = [route for route in router(h.app, "operator_api").routes if route.security is Security.OPERATOR]
     changing = [route for route in routes if route.method != "GET"]

@@ -17,18 +17,24 @@ stores are the real embedded ones.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pytest
+from support.bases import start_from
 from support.crashing import CrashingHarness
 from support.faults import Crash, Fault, When
+from support.harness import TASK
 from support.plans import sum_update
 
-from muster.wire.messages import Assignment, TaskStatus
+from muster.wire.messages import Assignment, StateRef, TaskStatus
 from muster.wire.problems import ProblemError
+from muster.wire.tensors import encode
 
 T = TypeVar("T")
 CLIENTS = 3  # two are folded early, and the leftover one onto their partial
@@ -117,7 +123,42 @@ def operator_commands(scenario: Scenario) -> list[bytes]:
     return scenario.end()
 
 
-@pytest.mark.parametrize("run", [round_of_clients, operator_commands])
+def other_states(scenario: Scenario) -> list[bytes]:
+    """Version 0 is composed with a stored state, from which then the first round starts."""
+    scenario.retry(scenario.h.put_plan)
+    stored = bytes(encode({"total": np.int64(64), "rounds": np.int64(9)}))
+    sha256 = hashlib.sha256(stored).hexdigest()
+    scenario.retry(lambda: scenario.h.ask("PUT", f"/v1/states/{sha256}?plan={scenario.h.plan.sha256}", body=stored))
+    start = StateRef(state=sha256, leaves=("total",))
+    scenario.retry(lambda: scenario.h.create_task(start=start, **POLICY))
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
+    start_from(scenario.h, StateRef(state=sha256))
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
+    assert scenario.h.task().current.base.state == sha256
+    scenario.round(1)
+    return scenario.end()
+
+
+def raised_budget(scenario: Scenario) -> list[bytes]:
+    """The policy's rounds are raised during the commit of the last one, so the task opens again."""
+
+    def raise_rounds() -> None:
+        record = scenario.h.inner.task(TASK)
+        spec = record.value.spec
+        if spec.policy.rounds == 1:
+            policy = spec.policy.model_copy(update={"rounds": 3})
+            changed = replace(record.value, spec=spec.model_copy(update={"policy": policy}))
+            scenario.h.inner.tasks.replace(record, changed)
+
+    scenario.h.runtime._before_update = raise_rounds
+    scenario.retry(scenario.h.put_plan)
+    scenario.retry(lambda: scenario.h.create_task(**{**POLICY, "rounds": 1}))
+    scenario.round(1)
+    scenario.until(lambda: scenario.h.task().current.round == 2)
+    return scenario.end()
+
+
+@pytest.mark.parametrize("run", [round_of_clients, operator_commands, other_states, raised_budget])
 def test_crash_at_any_write_changes_no_byte(run, tmp_path):
     clean = Scenario(tmp_path / "clean")
     expected = run(clean)
@@ -132,6 +173,8 @@ def test_crash_at_any_write_changes_no_byte(run, tmp_path):
             checkpoints = run(scenario)
         except (AssertionError, Crash, ProblemError) as error:
             raise AssertionError(f"after a crash {when.value} write {number}, {write}; {lose_work=}") from error
-        assert scenario.h.crashes == 1
+        # The change of the policy makes one compare-and-set fail, which has no moment after it.
+        conflict = run is raised_budget and (when, write) == (When.AFTER, f"documents.replace tasks/{TASK}")
+        assert scenario.h.crashes == 1 or (conflict and scenario.h.crashes == 0)
         assert checkpoints == expected, (write, when)
         assert set(scenario.h.runtime.reported) == {CLIENTS}

@@ -132,7 +132,7 @@ class GeneratedCalls:
             getattr(schema.config.checks, name).enabled = False
         return schema
 
-    def prepare(self, case) -> None:  # noqa: C901  one case for each kind of call
+    def prepare(self, case) -> None:  # noqa: C901, PLR0912  one case for each kind of call
         """Sets in three of four calls a valid name, plan, token or update, to pass its check."""
         if self._random.random() < 0.25:
             return
@@ -140,6 +140,11 @@ class GeneratedCalls:
         mine = self._assigned() if "/v1/updates" in label or label.endswith("/broadcast") else None
         if label == "PUT /v1/plans/{sha256}":
             case.path_parameters["sha256"], case.body = self.harness.plan.sha256, self._file
+        elif label == "PUT /v1/states/{sha256}":
+            plan = self.harness.plan
+            case.body = plan.part(plan.manifest.initial_state)
+            case.path_parameters["sha256"] = plan.manifest.initial_state.sha256
+            case.query["plan"] = plan.sha256
         elif label == "GET /v1/plans/{sha256}":
             case.path_parameters["sha256"] = self.harness.plan.sha256
         elif label == "POST /v1/tasks" and isinstance(case.body, dict):

@@ -20,6 +20,7 @@ from muster.wire.messages import (
     Receipt,
     Report,
     Rollback,
+    StateRef,
     TaskPolicy,
     TaskSpec,
     TaskView,
@@ -213,13 +214,18 @@ class Harness:
         """Stores the plan."""
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
-    def create_task(self, name: str = TASK, **policy: Any) -> TaskView:
+    def create_task(self, name: str = TASK, *, start: StateRef | None = None, **policy: Any) -> TaskView:
         """Creates a task of the plan.
 
         `policy` holds fields of `TaskPolicy`; the minimum is 1 by default.
         """
-        policy = {"minimum": 1, **policy}
-        spec = TaskSpec(name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy))
+        spec = TaskSpec(
+            name=name,
+            population=POPULATION,
+            plan=self.plan.sha256,
+            policy=TaskPolicy(**{"minimum": 1, **policy}),
+            start=start,
+        )
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))
 
     def begin(self, **policy: Any) -> None:
@@ -351,7 +357,7 @@ class Harness:
             if kind in ("updates", "partials", "manifests"):
                 obsolete = names.round_of(name) not in open_
             else:
-                obsolete = kind in ("checkpoints", "results", "broadcasts") and name not in used
+                obsolete = kind in ("checkpoints", "results", "broadcasts", "bases") and name not in used
                 obsolete = obsolete and not name.startswith(pending)
             leftovers += [name] if obsolete else []
         for round_ in rounds:

@@ -30,6 +30,7 @@ updates/{hash}/…/{pseudonym}.uploaded empty: the client's report of a direct u
 manifests/{task}/{round}/…            frozen lists of updates; deleted with the round
 partials/{task}/{round}/{part}        one partial
 {broadcasts|checkpoints|results}/{task}/{number}-{nonce}
+bases/{task}/{number}-{hash}          base of a round from outside the task; deleted with the round
 …/client.{encoding}, broadcasts/….{encoding}
                                       an encoded copy
 """
@@ -137,9 +138,14 @@ def sweep_progress_path(task: str) -> str:
     return f"{task_path(task)}/sweeps/progress"
 
 
+def requests_path(task: str) -> str:
+    """Returns the collection of the runs of a driven task."""
+    return f"{task_path(task)}/requests"
+
+
 def request_path(task: str, request: str) -> str:
     """Returns the document of the run that answers a request."""
-    return f"{task_path(task)}/requests/{_hash(request)}"
+    return f"{requests_path(task)}/{_hash(request)}"
 
 
 DELETED = "deleted"  # collection of the names of deleted tasks
@@ -166,6 +172,25 @@ def checkins_path(population: str, hour: int) -> str:
 def state_name(sha256: str) -> str:
     """Returns the blob of a stored server state."""
     return f"states/{sha256}"
+
+
+def base_name(task: str, number: int, source: str) -> str:
+    """Returns the blob of the base that a round takes from outside the task.
+
+    Args:
+      task: The task.
+      number: The round's number.
+      source: Text that determines the base's bytes, together with the task's plan.
+    """
+    return output_prefix("bases", task, number) + _hash(source)
+
+
+def first_checkpoint_name(task: str, source: str) -> str:
+    """Returns the blob of version 0 of a task that starts from the state that `source` names.
+
+    An empty `source` is the plan's initial state.
+    """
+    return output_prefix("checkpoints", task, 0) + (_hash(source) if source else "initial")
 
 
 def _hash(text: str) -> str:
@@ -276,7 +301,7 @@ def output_prefix(kind: str, task: str, number: int) -> str:
     """Returns the prefix of a round's blobs of one kind, including those of lost commits.
 
     Args:
-      kind: `checkpoints`, `results` or `broadcasts`.
+      kind: `checkpoints`, `results`, `broadcasts` or `bases`.
       task: The task.
       number: The round's number.
     """

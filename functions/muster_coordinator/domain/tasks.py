@@ -127,9 +127,18 @@ def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
     return replace(at_round(task, key, checkpoint), status=status, restore=None, note="", pause_once_open=False)
 
 
-def completed(task: Task, checkpoint: Checkpoint) -> Task:
+def completed(task: Task, checkpoint: Checkpoint, *, note: str = "") -> Task:
     """Returns the task after its last round."""
-    return replace(task, status=TaskStatus.COMPLETED, checkpoint=checkpoint)
+    return replace(task, status=TaskStatus.COMPLETED, checkpoint=checkpoint, note=note)
+
+
+def reopened(task: Task, checkpoint: Checkpoint) -> Task:
+    """Returns the task whose rounds continue from `checkpoint` although no broadcast follows it.
+
+    The commit of a line's last round computes no broadcast. If the policy's `rounds` were raised
+    after that, the task opens again, as after a rollback.
+    """
+    return replace(task, status=TaskStatus.OPENING, checkpoint=checkpoint, restore=checkpoint, note="")
 
 
 def pause(task: Task) -> Task:

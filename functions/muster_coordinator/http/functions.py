@@ -27,13 +27,14 @@ from muster_coordinator.http.operator_routes import TaskApi
 from muster_coordinator.http.recycling import WorkerRecycler
 from muster_coordinator.http.router import Router
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, route
+from muster_coordinator.http.state_routes import StateApi
 
 MAX_DRAINED_BODY = 64 << 20  # bytes
 _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, StateApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }

@@ -5,13 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from muster.wire.messages import TaskStatus
+from muster.wire.manifest import PlanManifest
+from muster.wire.messages import TaskPolicy, TaskStatus
 from muster_coordinator import events, queued_work
 from muster_coordinator.domain import names
+from muster_coordinator.domain.budget import has_next, shortfall
 from muster_coordinator.domain.release import effective_policy
 from muster_coordinator.domain.rounds import (
     Abandoned,
     Aggregating,
+    Checkpoint,
     Collecting,
     Committed,
     Ended,
@@ -19,7 +22,7 @@ from muster_coordinator.domain.rounds import (
     abandon,
     next_round,
 )
-from muster_coordinator.domain.tasks import Task, at_round, completed
+from muster_coordinator.domain.tasks import Task, at_round, completed, reopened
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
@@ -54,16 +57,12 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     task = record.value
     if task.status is not TaskStatus.ACTIVE:
         return
-    checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
-    policy = effective_policy(task.spec.policy, plans.manifest(task.spec.plan))
+    manifest = plans.manifest(task.spec.plan)
+    policy = effective_policy(task.spec.policy, manifest)
     following = next_round(ended, policy, now=platform.clock.now())
+    checkpoint = _newest_checkpoint(task, ended)
     if following is None:
-        after = platform.change_task(
-            task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
-        )
-        if after.ended:
-            leave_population(platform, task)
-        platform.enqueue(queued_work.sweep(ended.key), ended.key)
+        _end_or_reopen(platform, record, ended, policy=policy, manifest=manifest)
         return
     opened = platform.rounds.ensure(names.round_path(following.key), following).value
 
@@ -75,6 +74,46 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     platform.change_task(task.name, move, current=record)
     schedule_close(platform, opened)
     # Last, since no client waits for it. If this call is lost, the tick sweeps.
+    platform.enqueue(queued_work.sweep(ended.key), ended.key)
+
+
+def _newest_checkpoint(task: Task, ended: Ended) -> Checkpoint:
+    """Returns the task's newest checkpoint after `ended`.
+
+    An abandoned attempt of a driven task may have started from an older checkpoint, or from a state
+    outside the task.
+    """
+    if isinstance(ended, Committed):
+        return ended.checkpoint
+    from_newest = not task.driven and ended.terms.origin is None
+    return ended.terms.base if from_newest or task.checkpoint is None else task.checkpoint
+
+
+def _end_or_reopen(
+    platform: Platform, record: Versioned[Task], ended: Ended, *, policy: TaskPolicy, manifest: PlanManifest
+) -> None:
+    """Completes a task after its last round, or reopens it if its budget was raised since.
+
+    The commit of the last round computes no broadcast, so the committer opens the next round. If
+    the task was changed since the caller has read it, a later call decides.
+    """
+    task, checkpoint = record.value, _newest_checkpoint(record.value, ended)
+    line = checkpoint.rounds_on_line
+    if has_next(task, ended.key, line=line, policy=policy, manifest=manifest):
+        after = platform.change_task(
+            task.name, lambda latest: reopened(latest, checkpoint) if latest == task else latest, current=record
+        )
+        if after.status is TaskStatus.OPENING:
+            platform.enqueue(queued_work.open_task(task.name), ended.key)
+    else:
+        note = shortfall(task, line=line, policy=policy)
+        after = platform.change_task(
+            task.name,
+            lambda latest: completed(latest, checkpoint, note=note) if latest == task else latest,
+            current=record,
+        )
+        if after.ended:
+            leave_population(platform, task)
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
 
 

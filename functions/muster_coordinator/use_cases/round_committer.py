@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from muster.wire.manifest import PlanManifest
@@ -23,6 +24,7 @@ from muster.wire.tensors import Array, encode
 from muster_coordinator import events, queued_work
 from muster_coordinator.concurrency.memory_budget import MemoryBudget
 from muster_coordinator.domain import names
+from muster_coordinator.domain.budget import has_next
 from muster_coordinator.domain.metrics import scalar_metrics
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import effective_minimum, effective_policy, may_commit
@@ -42,6 +44,8 @@ from muster_coordinator.domain.rounds import (
 from muster_coordinator.domain.tasks import Task, opened
 from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
+from muster_coordinator.state.base_blobs import BaseBlobs
+from muster_coordinator.state.bases import BaseResolver, ResolvedBase
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import (
     abandon_current,
@@ -195,13 +199,15 @@ class RoundCommitter:
         state = read_state(self.platform.blobs.read(terms.base.blob.name))
         after = runner.update(state, aggregate, clear_sums)
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
-        if key.number < effective_policy(task.spec.policy, plan.manifest).rounds:
+        line = terms.base.rounds_on_line + 1
+        policy = effective_policy(task.spec.policy, plan.manifest)
+        if has_next(task, key, line=line, policy=policy, manifest=plan.manifest):
             outputs[_BROADCAST] = runner.prepare(after.state)
         refs = map_concurrently(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
         return CommitResult(
             tally,
-            Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now()),
+            Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now(), line=line),
             stored[_RESULT],
             stored.get(_BROADCAST),
             scalar_metrics(after.result),
@@ -240,9 +246,9 @@ class RoundCommitter:
         key = next_round_key(self.platform, task)
         if not may_commit(key.number, plan.manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
-        base = task.restore or self._initial_checkpoint(plan, key)
         with self._memory_for_run(task.spec.plan):
-            state = read_state(self.platform.blobs.read(base.blob.name))
+            base = self._base(task, plan, key)
+            state = read_state(self.platform.blobs.read(base.checkpoint.blob.name))
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
             broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
         policy = effective_policy(task.spec.policy, plan.manifest)
@@ -250,18 +256,29 @@ class RoundCommitter:
         if round_ is None:
             return
         # If the task was rolled back again meanwhile, perhaps to another checkpoint, that opening
-        # makes its own round.
+        # makes its own round. A base from outside the task is no checkpoint of the task.
+        checkpoint = base.checkpoint if base.origin is None else task.checkpoint or base.checkpoint
         after = self.platform.change_task(
-            task.name, lambda now: opened(now, round_.key, base) if _is_same_opening(now, task) else now
+            task.name, lambda now: opened(now, round_.key, checkpoint) if _is_same_opening(now, task) else now
         )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
 
-    def _initial_checkpoint(self, plan: Plan, key: RoundKey) -> Checkpoint:
-        """Stores the plan's initial state as version 0. Idempotent."""
-        initial, name = plan.manifest.initial_state, names.output_prefix("checkpoints", key.task, 0) + "initial"
-        self.platform.blobs.create(name, [plan.part(initial)])
-        return Checkpoint(0, BlobRef(name, initial.sha256, initial.size), self.platform.clock.now())
+    def _base(self, task: Task, plan: Plan, key: RoundKey) -> ResolvedBase:
+        """Returns the base of the opening's round, stored under a name of the task. Idempotent."""
+        if task.restore is None:
+            return ResolvedBase(self._initial_checkpoint(plan, task))
+        origin = task.run.origin if task.run is not None and task.run.base == task.restore else None
+        checkpoint = self._base_blobs.base(task, plan, task.restore, origin=origin, number=key.number)
+        return ResolvedBase(checkpoint, origin)
+
+    def _initial_checkpoint(self, plan: Plan, task: Task) -> Checkpoint:
+        """Stores the task's start, or the plan's initial state, as version 0. Idempotent."""
+        return self._base_blobs.first_checkpoint(task, plan)
+
+    @cached_property
+    def _base_blobs(self) -> BaseBlobs:
+        return BaseBlobs(self.platform, resolver=BaseResolver(self.platform, plans=self.plans))
 
     def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
         """Stores the broadcast.
@@ -275,7 +292,7 @@ class RoundCommitter:
         return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
 
     def _open_round(
-        self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef, *, policy: TaskPolicy
+        self, task: Task, key: RoundKey, base: ResolvedBase, broadcast: BlobRef, *, policy: TaskPolicy
     ) -> Round | None:
         """Creates the round, or returns the one that an earlier run created from the same state.
 
@@ -290,16 +307,18 @@ class RoundCommitter:
                 key,
                 policy,
                 plan=task.spec.plan,
-                base=base,
+                base=base.checkpoint,
                 broadcast=broadcast,
                 sums_in_the_clear=task.sums_in_the_clear,
                 opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
                 expected_seconds=None,
+                origin=base.origin,
+                request=task.run.request if task.run is not None else "",
             )
             stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
             if stored == new_round:
                 return new_round
-            if stored.terms.base.version == base.version and isinstance(stored, Collecting):
+            if _starts_alike(stored, new_round) and isinstance(stored, Collecting):
                 return stored
             if not _is_same_opening(self.platform.task(task.name).value, task):
                 return None
@@ -317,6 +336,12 @@ class RoundCommitter:
 
 def _refused(detail: str) -> ProblemError:
     return ProblemError(ProblemType.PLAN_INVALID, detail)
+
+
+def _starts_alike(left: Round, right: Round) -> bool:
+    """Returns whether two rounds answer the same request, from the same state."""
+    ours, theirs = left.terms, right.terms
+    return (ours.base.blob, ours.origin, ours.request) == (theirs.base.blob, theirs.origin, theirs.request)
 
 
 def _is_same_opening(now: Task, task: Task) -> bool:

@@ -15,7 +15,6 @@ from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
-    CheckpointView,
     Phase,
     RoundList,
     RoundView,
@@ -30,21 +29,22 @@ from muster_coordinator import queued_work
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.domain import names
 from muster_coordinator.domain import tasks as domain
-from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import violations
-from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
+from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
+from muster_coordinator.state.bases import BaseResolver
+from muster_coordinator.state.checkpoints import checkpoint, committed_round
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
 SMALL_GOAL = 20  # updates; a round with a smaller goal publishes its count only after its end
-_ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
 _MAX_NAMED_TENSORS = 3  # in a refusal
 
 
@@ -72,7 +72,8 @@ class TaskOperations:
           ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
             `not_supported` if its fold requires TensorFlow and the aggregator has none;
             `invalid_request` if the policy bounds the norm of updates that have none, or is below
-            the floor of the plan's author or of the deployment.
+            the floor of the plan's author or of the deployment. As `BaseResolver.resolve` for the
+            task's start.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -91,6 +92,7 @@ class TaskOperations:
             status=TaskStatus.OPENING,
             created_at=self.platform.clock.now(),
         )
+        self._check_start(task)
         try:
             self.platform.tasks.create(names.task_path(spec.name), task)
         except AlreadyExistsError:
@@ -153,8 +155,8 @@ class TaskOperations:
 
         The open round is abandoned, and its next attempt starts from there.
         """
-        checkpoint = self._checkpoint(name, version)
-        task = self._change(name, lambda task: domain.rollback(task, checkpoint))
+        target = checkpoint(self.platform, name, version)
+        task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
         self._open(task)
         return self.get(name)
@@ -185,25 +187,15 @@ class TaskOperations:
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(self._committed(name, number).result.name)
+        return self._blobs.read(committed_round(self.platform, name, number).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
-        task, by_version = self.platform.task(name).value, dict[int, Checkpoint]()
-        if task.checkpoint is not None and not task.checkpoint.version:
-            by_version[0] = task.checkpoint
-        page = self.platform.rounds.page(names.rounds_path(name))
-        for record in page.records:
-            round_ = record.value
-            by_version.setdefault(round_.terms.base.version, round_.terms.base)
-            if isinstance(round_, Committed):
-                by_version[round_.key.number] = round_.checkpoint
-        views = tuple(_checkpoint_view(name, by_version[version]) for version in sorted(by_version))
-        return CheckpointList(checkpoints=views, unreadable=page.unreadable)
+        return list_checkpoints(self.platform, self.platform.task(name).value)
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
-        return self._blobs.read(self._checkpoint(name, version).blob.name)
+        return self._blobs.read(checkpoint(self.platform, name, version).blob.name)
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
@@ -248,6 +240,15 @@ class TaskOperations:
         reasons = "; ".join(f"{field.path} {field.reason}" for field in fields)
         raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=tuple(fields))
 
+    def _check_start(self, task: Task) -> None:
+        """Refuses a start that does not exist or does not fit the plan.
+
+        A repeat for an existing task is accepted, also after the source's deletion.
+        """
+        if task.spec.start is None or self.platform.tasks.get(names.task_path(task.name)) is not None:
+            return
+        BaseResolver(self.platform, plans=self.plans).resolve(task, task.spec.start)
+
     def _open(self, task: Task) -> None:
         self.platform.queue.enqueue(
             queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.randomness.nonce()}"
@@ -259,32 +260,6 @@ class TaskOperations:
         except TransitionError as error:
             raise ProblemError(ProblemType.CONFLICT, str(error)) from error
 
-    def _committed(self, name: str, number: int) -> Committed:
-        self.platform.task(name)
-        """Returns a committed round. Raises `ProblemError` (`not_found`) if it is not committed."""
-        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
-        while after is not None:
-            documents = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
-            after = documents[-1].id if len(documents) == _ATTEMPTS_PAGE else None
-            for document in documents:
-                # Only attempts of this round are parsed: another round may be readable only by a
-                # newer version.
-                if RoundKey.parse(name, document.id).number != number:
-                    after = None
-                elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
-                    return round_
-        raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
-
-    def _checkpoint(self, name: str, version: int) -> Checkpoint:
-        if version:
-            return self._committed(name, version).checkpoint
-        first = self.platform.round(RoundKey(name, 1, 0))
-        if first is None:
-            raise ProblemError(
-                ProblemType.NOT_FOUND, f"Task {name} has no checkpoint yet; it opens when the committer has run"
-            )
-        return first.value.terms.base
-
     def _view(self, task: Task) -> TaskView:
         current = self.platform.round(task.current) if task.current is not None else None
         return TaskView(
@@ -293,6 +268,7 @@ class TaskOperations:
             status=task.status,
             created_at=from_posix(task.created_at),
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
+            line=task.checkpoint.rounds_on_line if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
             current=None if current is None else self.round_view(current.value),
             note=task.note,
@@ -330,15 +306,6 @@ class TaskOperations:
             sums_in_the_clear=terms.sums_in_the_clear,
             reason=round_.reason if isinstance(round_, Abandoned) else "",
             metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+            base=round_base_view(round_.key, terms),
+            request=terms.request,
         )
-
-
-def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
-    blob: BlobRef = checkpoint.blob
-    return CheckpointView(
-        version=checkpoint.version,
-        sha256=blob.sha256,
-        size=blob.size,
-        created_at=from_posix(checkpoint.created_at),
-        url=f"/v1/tasks/{task}/checkpoints/{checkpoint.version}",
-    )
