@@ -31,7 +31,9 @@ from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocati
 from muster_coordinator.use_cases.maintenance import Maintenance
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
+from muster_coordinator.use_cases.task_deletion import TaskDeletion
 from muster_coordinator.use_cases.task_operations import TaskOperations
+from muster_coordinator.use_cases.task_purge import TaskPurge
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
 
@@ -112,6 +114,8 @@ class Application:
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
       task_operations: Creates, reads and steers tasks.
+      task_deletion: Marks tasks for deletion.
+      task_purge: Deletes the data of tasks that are marked.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
@@ -133,6 +137,8 @@ class Application:
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
     task_operations: TaskOperations
+    task_deletion: TaskDeletion
+    task_purge: TaskPurge
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
@@ -155,6 +161,13 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     partials = PartialBuilder(platform, plans=plans, runtime=config.runtime)
     aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
     closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
+    operations = TaskOperations(
+        platform,
+        plans=plans,
+        tensorflow_folds=config.tensorflow_folds,
+        least_minimum=config.least_minimum,
+    )
+    purge = TaskPurge(platform, plans=plans)
     return Application(
         platform=platform,
         tokens=tokens,
@@ -179,15 +192,12 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             longest_wait=config.longest_wait,
         ),
         broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
-        task_operations=TaskOperations(
-            platform,
-            plans=plans,
-            tensorflow_folds=config.tensorflow_folds,
-            least_minimum=config.least_minimum,
-        ),
+        task_operations=operations,
+        task_deletion=TaskDeletion(platform, task_operations=operations, task_purge=purge),
+        task_purge=purge,
         update_aggregator=aggregator,
         round_closer=closer,
-        maintenance=Maintenance(platform, round_closer=closer),
+        maintenance=Maintenance(platform, round_closer=closer, task_purge=purge),
         round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
         audit_log=AuditLog(platform),
         enrolment_revocations=EnrolmentRevocations(platform),

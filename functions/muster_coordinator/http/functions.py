@@ -21,6 +21,7 @@ from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
 from muster_coordinator.http.client_routes import ClientApi
 from muster_coordinator.http.cors import Cors
+from muster_coordinator.http.deletion_routes import DeletionApi
 from muster_coordinator.http.enrolment_routes import RevocationApi
 from muster_coordinator.http.internal_routes import AggregatorApi, CommitterApi
 from muster_coordinator.http.operator_routes import TaskApi
@@ -33,7 +34,7 @@ _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, DeletionApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }

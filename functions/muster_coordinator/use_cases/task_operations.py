@@ -37,8 +37,9 @@ from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.platform import Platform, being_deleted
 from muster_coordinator.state.records import UnreadableError
+from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_cache import tally_assignments
 
 LOG = logging.getLogger(__name__)
@@ -69,11 +70,12 @@ class TaskOperations:
         A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
-            `not_supported` if its fold requires TensorFlow and the aggregator has none;
-            `invalid_request` if the policy bounds the norm of updates that have none, or is below
-            the floor of the plan's author or of the deployment.
+          ProblemError: `conflict` if another task has the name, or had it until recently;
+            `not_found` if the plan is unknown; `not_supported` if its fold requires TensorFlow and
+            the aggregator has none; `invalid_request` if the policy bounds the norm of updates
+            that have none, or is below the floor of the plan's author or of the deployment.
         """
+        check_name_is_free(self.platform, spec.name)
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
         if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
@@ -153,6 +155,8 @@ class TaskOperations:
 
         The open round is abandoned, and its next attempt starts from there.
         """
+        if self.platform.task(name).value.status is TaskStatus.DELETING:
+            raise being_deleted(name)  # its checkpoints may be gone already
         checkpoint = self._checkpoint(name, version)
         task = self._change(name, lambda task: domain.rollback(task, checkpoint))
         abandon_current(self.platform, task, reason="rolled back")
