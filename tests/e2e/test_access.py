@@ -155,12 +155,27 @@ def new_signature_of_a_plan(root: Path, log: GrantLog) -> None:
     assert Plan.decode(h.ask("GET", f"/v1/plans/{signed.sha256}")).signatures == signed.signatures
 
 
+def deleted_task(root: Path, log: GrantLog) -> None:
+    """A task that is deleted with its checkpoints, results and a base."""
+    h = RestrictedDeployment(root, log)
+    h.begin(rounds=1, goal=1)
+    contribute(h, 0)
+    h.settle()
+    h.inner.blobs.create(f"bases/{TASK}/000001-abc", [b"a state"])
+    h.ask("DELETE", f"/v1/tasks/{TASK}")
+    h.deliver_all()
+    assert [name for name in h.blobs() if not name.startswith("plans/")] == []
+    h.clock.advance(7200.0)
+    h.deliver_all()
+
+
 SCENARIOS = (
     ordinary_rounds,
     abandoned_and_cancelled_rounds,
     early_and_late_commits,
     direct_uploads,
     new_signature_of_a_plan,
+    deleted_task,
 )
 
 
