@@ -17,6 +17,7 @@ from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
+from muster_coordinator.state.checkin_counters import CheckinCounters
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -29,6 +30,7 @@ from muster_coordinator.use_cases.audit_log import AuditLog
 from muster_coordinator.use_cases.broadcast_reader import BroadcastReader
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 from muster_coordinator.use_cases.maintenance import Maintenance
+from muster_coordinator.use_cases.populations import Populations
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
 from muster_coordinator.use_cases.task_deletion import TaskDeletion
@@ -111,6 +113,8 @@ class Application:
       tokens: Signs and reads assignments and cookies.
       plans: The plans.
       assignment_issuer: Assigns work to clients that check in.
+      checkin_counters: Counts check-ins by outcome.
+      populations: Lists populations.
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
       task_operations: Creates, reads and steers tasks.
@@ -134,6 +138,8 @@ class Application:
     tokens: Tokens
     plans: PlanRepository
     assignment_issuer: AssignmentIssuer
+    checkin_counters: CheckinCounters
+    populations: Populations
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
     task_operations: TaskOperations
@@ -182,6 +188,8 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             direct_above=None if platform.direct is None else config.direct_above,
             longest_wait=config.longest_wait,
         ),
+        checkin_counters=CheckinCounters(platform, ring=ring),
+        populations=Populations(platform),
         upload_receiver=UploadReceiver(
             platform,
             tokens=tokens,

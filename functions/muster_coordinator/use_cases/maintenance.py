@@ -15,6 +15,7 @@ from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state.checkin_hours import remove_old_hours
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
@@ -35,6 +36,7 @@ MAX_STRAY_MANIFESTS = 2000  # manifests that one call deletes
 # Stray manifests are listed in the sixth of every ten ticks, since a list costs a call and this is
 # not urgent.
 _MANIFESTS_PERIOD, _MANIFESTS_PHASE = 10, 5  # ticks
+_HOURS_PHASE = 2  # the tick of the ten that removes old counters of check-ins
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,11 @@ class Maintenance:
                 failed = failed or error
         self.task_purge.tick()
         self._remove_orphans()
-        if int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD == _MANIFESTS_PHASE:
+        phase = int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD
+        if phase == _MANIFESTS_PHASE:
             self._remove_stray_manifests()
+        if phase == _HOURS_PHASE:
+            remove_old_hours(self.platform)
         if failed is not None:
             raise failed
 
