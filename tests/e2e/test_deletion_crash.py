@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,19 @@ def test_deletion_leaves_nothing_in_google_clouds_stores(
         assert deletion(h, lambda step: step()) == [[names.deleted_path(TASK)]] * 3 + [[]]
 
 
+def test_deliveries_at_once_end_the_same(tmp_path):
+    h = Harness(tmp_path, durable=True)
+    busy_and_cancelled(h)
+    delete(h)
+    apps = [h.application() for _ in range(6)]
+    with ThreadPoolExecutor(len(apps)) as pool:
+        for done in [pool.submit(app.task_purge.run, TASK) for app in apps]:
+            done.result(timeout=300)
+    assert of_task(h) == [names.deleted_path(TASK)]
+
+
 @pytest.mark.parametrize("again", ["delete", "tick"])
-def test_deliveries_at_once_and_late_ones_delete_nothing_of_a_new_task(tmp_path, again):
+def test_repeated_and_late_deliveries_delete_nothing_of_a_new_task(tmp_path, again):
     h = Harness(tmp_path)
     busy_and_cancelled(h)
     delete(h)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -26,6 +27,8 @@ from muster.wire.messages import (
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.deletions import CLOCK_SKEW, LATE_WRITES_TIME
+from muster_coordinator.domain.rounds import Origin
+from muster_coordinator.domain.tasks import Run
 from muster_coordinator.state.reserved_names import deletions
 from muster_coordinator.use_cases import task_purge
 
@@ -113,7 +116,8 @@ def test_busy_task_leaves_nothing_but_audit_entries_and_its_reserved_name(h):
 
     deleted(h)
 
-    left = [path for path in everything(h.inner) if path not in before and not path.startswith("audit/")]
+    others = ("audit/", "checkins/")  # counters of the population name no task
+    left = [path for path in everything(h.inner) if path not in before and not path.startswith(others)]
     assert left == [names.deleted_path(TASK)]
     assert [path for path in before if path not in everything(h.inner)] == []
     assert refusal(h, "GET", f"/v1/tasks/{TASK}").type is ProblemType.NOT_FOUND
@@ -179,6 +183,17 @@ def test_task_that_has_yet_to_open_from_a_checkpoint_keeps_it(h):
     spec = TaskSpec(name="clone", population=POPULATION, plan=h.plan.sha256, start=start, policy=TaskPolicy(minimum=1))
     h.ask("POST", "/v1/tasks", body=spec.encode())
     assert "task clone starts from a checkpoint of it" in refusal(h, "DELETE", f"/v1/tasks/{TASK}").detail
+
+
+def test_run_that_opens_from_a_checkpoint_keeps_it(h):
+    h.begin()
+    spec = TaskSpec(name="driven", population=POPULATION, plan=h.plan.sha256, driven=True, policy=TaskPolicy(minimum=1))
+    h.ask("POST", "/v1/tasks", body=spec.encode())
+    base = h.round().terms.base
+    run = Run("request", first=1, rounds=1, goal=1, base=base, origin=Origin(task=TASK, version=0))
+    h.inner.change_task("driven", lambda task: replace(task, status=TaskStatus.OPENING, run=run))
+    h.operate("cancel")
+    assert "task driven is opening a round that starts" in refusal(h, "DELETE", f"/v1/tasks/{TASK}").detail
 
 
 def test_other_commands_on_a_deleting_task_conflict(h):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from muster.wire.messages import TaskView
+from muster.wire.messages import TaskStatus, TaskView
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator.domain import names, tasks
@@ -89,16 +89,26 @@ class TaskDeletion:
         """Raises `ProblemError` (`conflict`) if another task still needs the task's checkpoints."""
         for record in self.platform.tasks.page("tasks").records:
             other = record.value
-            if other.ended or other.name == task.name:
-                continue
-            if other.spec.evaluates is not None and other.spec.evaluates.task == task.name:
-                reason = f"task {other.name} evaluates its checkpoints, and is {other.status.value}"
-            elif other.checkpoint is None and other.spec.start is not None and other.spec.start.task == task.name:
-                reason = f"task {other.name} starts from a checkpoint of it, and has not opened yet"
-            else:
-                continue
-            raise ProblemError(
-                ProblemType.CONFLICT,
-                f"Task {task.name} can't be deleted: {reason}. Wait for it, or cancel it first (`muster task cancel "
-                f"{other.name}`)",
-            )
+            reason = None if other.ended else _dependence(other, task.name)
+            if reason is not None:
+                raise ProblemError(
+                    ProblemType.CONFLICT,
+                    f"Task {task.name} can't be deleted: task {other.name} {reason}. Wait for it, or cancel it first "
+                    f"(`muster task cancel {other.name}`)",
+                )
+
+
+def _dependence(task: Task, name: str) -> str | None:
+    """Returns why a task needs the checkpoints of the task `name`, or None if it does not.
+
+    A round that has opened needs them no more: it has a copy of its base.
+    """
+    spec = task.spec
+    if spec.evaluates is not None and spec.evaluates.task == name:
+        return f"evaluates its checkpoints, and is {task.status.value}"
+    if task.checkpoint is None and spec.start is not None and spec.start.task == name:
+        return "starts from a checkpoint of it, and has not opened yet"
+    origin = None if task.run is None or task.status is not TaskStatus.OPENING else task.run.origin
+    if origin is not None and origin.task == name:
+        return "is opening a round that starts from a checkpoint of it"
+    return None
