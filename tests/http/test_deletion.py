@@ -223,6 +223,21 @@ def test_check_ins_and_uploads_do_not_see_a_deleting_task(tmp_path):
     assert refusal(h, "PUT", "/v1/updates", token=token).type is ProblemType.ROUND_CLOSED
 
 
+def test_no_cache_serves_a_deleted_task(tmp_path):
+    h = Harness(tmp_path, cache_seconds=1.0)
+    h.begin(rounds=2, goal=1)
+    contribute(h, "a")
+    h.settle(minutes=1)
+    broadcast = h.assigned("b").broadcast.url
+    paths = [f"/v1/tasks/{TASK}/{path}" for path in ("checkpoints/1", "rounds/1/result", "checkpoints", "rounds")]
+    for path in (*paths, broadcast):
+        h.ask("GET", path)
+    deleted(h)
+    h.clock.advance(1.0)
+    for path in (*paths, broadcast):
+        assert refusal(h, "GET", path).type is ProblemType.NOT_FOUND, path
+
+
 def test_each_call_deletes_a_bounded_number_and_enqueues_the_next(h):
     busy(h)
     h.operate("cancel")
