@@ -27,7 +27,7 @@ from muster.wire.messages import (
 )
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
-from muster_coordinator.domain.deletions import CLOCK_SKEW, LATE_WRITES_TIME
+from muster_coordinator.domain.deletions import CLOCK_SKEW, LATE_WRITES_TIME, SESSION_TIME
 from muster_coordinator.domain.rounds import Origin
 from muster_coordinator.domain.tasks import Run
 from muster_coordinator.state.reserved_names import deletions
@@ -296,6 +296,14 @@ def test_longer_assignments_reserve_the_name_for_longer(h):
     deleted(h)
     stored = deletions(h.inner).get(names.deleted_path(TASK))
     assert stored.value.until == h.clock.now() + 5000 + LATE_WRITES_TIME + CLOCK_SKEW
+
+
+def test_updates_that_may_be_uploaded_in_sessions_reserve_the_name_for_a_week(h, monkeypatch):
+    monkeypatch.setattr(task_purge, "SESSION_ABOVE", 10)  # bytes
+    h.begin()
+    deleted(h)
+    stored = deletions(h.inner).get(names.deleted_path(TASK))
+    assert stored.value.until == h.clock.now() + SESSION_TIME + LATE_WRITES_TIME + CLOCK_SKEW
 
 
 @pytest.mark.parametrize("lost", [False, True])
