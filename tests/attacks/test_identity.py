@@ -217,7 +217,7 @@ def test_viewer_changes_nothing(h):
 def test_internal_routes_accept_the_queues_account_only(h, issuer):
     before = world(h)
     inner = routes_of(h, "aggregator", "committer")
-    assert len(inner) == 6
+    assert len(inner) == 7
     for _, path in inner:
         for token in (
             None,

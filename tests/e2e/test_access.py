@@ -194,6 +194,20 @@ def starts_from_other_states(root: Path, log: GrantLog) -> None:
     assert h.blobs("bases/") == []
 
 
+def deleted_task(root: Path, log: GrantLog) -> None:
+    """A task that is deleted with its checkpoints, results and a base."""
+    h = RestrictedDeployment(root, log)
+    h.begin(rounds=1, goal=1)
+    contribute(h, 0)
+    h.settle()
+    h.inner.blobs.create(f"bases/{TASK}/000001-abc", [b"a state"])
+    h.ask("DELETE", f"/v1/tasks/{TASK}")
+    h.deliver_all()
+    assert [name for name in h.blobs() if not name.startswith("plans/")] == []
+    h.clock.advance(7200.0)
+    h.deliver_all()
+
+
 SCENARIOS = (
     ordinary_rounds,
     abandoned_and_cancelled_rounds,
@@ -201,6 +215,7 @@ SCENARIOS = (
     direct_uploads,
     new_signature_of_a_plan,
     starts_from_other_states,
+    deleted_task,
 )
 
 

@@ -55,7 +55,7 @@ def test_each_route_is_served_by_exactly_one_function(h):
 
 def test_405_lists_allowed_methods(h):
     for method, path, allowed in (
-        ("DELETE", f"/v1/tasks/{TASK}", {"GET", "HEAD"}),
+        ("PUT", f"/v1/tasks/{TASK}", {"DELETE", "GET", "HEAD"}),
         ("GET", "/v1/updates", {"PUT"}),
         ("PATCH", f"/v1/plans/{h.plan.sha256}", {"GET", "HEAD", "PUT"}),
         ("GET", "/internal/tick", {"POST"}),

@@ -6,7 +6,7 @@ tasks/{task}                          the task
 tasks/{task}/rounds/{round}           one attempt of one round
 tasks/{task}/sweeps/progress          the last round up to which all are swept
 tasks/{task}/requests/{hash}          a run of a driven task, by its request
-deleted/{hash}                        a deleted task's name, which is not free again yet
+deleted/{hash}                        a deleted task, whose name is not free again yet
 checkins/{hour}.{population}          outcomes of check-ins in one hour
 populations/{population}/tasks/{task} a task that the population's check-ins consider
 audit/{time}-{nonce}[.outcome]        an operator's action, and its outcome
@@ -123,6 +123,11 @@ def holder_path(key: RoundKey, pseudonym: str) -> str:
     return f"{holders_path(key)}/{pseudonym}"
 
 
+def round_collections(key: RoundKey) -> tuple[str, ...]:
+    """Returns the collections of documents under the round's document."""
+    return (tickets_path(key), shards_path(key), f"{round_path(key)}/keys", holders_path(key))
+
+
 def population_tasks_path(population: str) -> str:
     """Returns the collection of a population's tasks."""
     return f"populations/{population}/tasks"
@@ -138,8 +143,13 @@ def sweep_progress_path(task: str) -> str:
     return f"{task_path(task)}/sweeps/progress"
 
 
+def sweeps_path(task: str) -> str:
+    """Returns the collection of the progress of the task's sweeps."""
+    return f"{task_path(task)}/sweeps"
+
+
 def requests_path(task: str) -> str:
-    """Returns the collection of the runs of a driven task."""
+    """Returns the collection of the runs of a driven task, by their requests."""
     return f"{task_path(task)}/requests"
 
 
@@ -152,7 +162,7 @@ DELETED = "deleted"  # collection of the names of deleted tasks
 
 
 def deleted_path(task: str) -> str:
-    """Returns the document that reserves a deleted task's name, without containing it."""
+    """Returns the document that reserves a deleted task's name. The path does not contain it."""
     return f"{DELETED}/{_hash(task)}"
 
 
@@ -166,7 +176,21 @@ def checkins_path(population: str, hour: int) -> str:
       population: The population.
       hour: The hour, in hours since 1970. Ids sort by hour.
     """
-    return f"{CHECKINS}/{hour:08d}.{population}"
+    return f"{CHECKINS}/{checkins_cursor(hour)}{population}"
+
+
+def checkins_cursor(hour: int) -> str:
+    """Returns a cursor that sorts before every id of `hour` and later hours."""
+    return f"{hour:08d}."
+
+
+def checkins_of(document_id: str) -> tuple[int, str]:
+    """Returns the hour and the population of a document of check-ins.
+
+    Raises `ValueError` for any other id.
+    """
+    hour, _, population = document_id.partition(".")
+    return int(hour), population
 
 
 def state_name(sha256: str) -> str:
@@ -295,6 +319,14 @@ def partials_prefix(key: RoundKey) -> str:
 def partial_name(key: RoundKey, part: str) -> str:
     """Returns the blob of a partial."""
     return partials_prefix(key) + part
+
+
+TASK_BLOBS = ("broadcasts", "checkpoints", "results", "bases", "manifests", "partials")
+
+
+def task_prefixes(task: str) -> tuple[str, ...]:
+    """Returns the prefixes of the task's blobs, without its updates, which start with a hash."""
+    return tuple(f"{kind}/{task}/" for kind in TASK_BLOBS)
 
 
 def output_prefix(kind: str, task: str, number: int) -> str:

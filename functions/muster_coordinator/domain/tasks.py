@@ -1,4 +1,4 @@
-"""States of a task: opening (its broadcast is computed), active, paused, completed or cancelled."""
+"""States of a task: opening (its broadcast is computed), active, paused, or ended."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from muster.wire.messages import TaskSpec, TaskStatus
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Checkpoint, Origin
 
-ENDED = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
+ENDED = (TaskStatus.COMPLETED, TaskStatus.CANCELLED, TaskStatus.DELETING)
 
 
 class TransitionError(ValueError):
@@ -110,7 +110,7 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """True if it is completed or cancelled."""
+        """True if it is completed or cancelled, or being deleted after that."""
         return self.status in ENDED
 
 
@@ -159,9 +159,19 @@ def resume(task: Task) -> Task:
 
 def cancel(task: Task) -> Task:
     """Ends the task without its remaining rounds. Its checkpoints remain."""
-    if task.status is TaskStatus.COMPLETED:
-        raise TransitionError(f"Task {task.name} can't be cancelled: it is completed")
+    if task.status in (TaskStatus.COMPLETED, TaskStatus.DELETING):
+        raise TransitionError(f"Task {task.name} can't be cancelled: it is {task.status.value}")
     return replace(task, status=TaskStatus.CANCELLED, restore=None)
+
+
+def delete(task: Task) -> Task:
+    """Marks an ended task for deletion. Nothing changes it any more. Idempotent."""
+    if not task.ended:
+        raise TransitionError(
+            f"Task {task.name} can't be deleted: it is {task.status.value}. Cancel it first (`muster task cancel "
+            f"{task.name}`), which abandons its open round"
+        )
+    return replace(task, status=TaskStatus.DELETING)
 
 
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:

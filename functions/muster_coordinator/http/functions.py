@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -21,9 +22,11 @@ from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
 from muster_coordinator.http.client_routes import ClientApi
 from muster_coordinator.http.cors import Cors
+from muster_coordinator.http.deletion_routes import DeletionApi
 from muster_coordinator.http.enrolment_routes import RevocationApi
 from muster_coordinator.http.internal_routes import AggregatorApi, CommitterApi
 from muster_coordinator.http.operator_routes import TaskApi
+from muster_coordinator.http.population_routes import PopulationApi
 from muster_coordinator.http.recycling import WorkerRecycler
 from muster_coordinator.http.router import Router
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, route
@@ -34,7 +37,7 @@ _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, StateApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }
@@ -115,6 +118,9 @@ def entry_point(function: str) -> Callable[[Request], Response]:
                 "MUSTER_CLIENTS is open: client identity is self-asserted, and one device can pose as a thousand "
                 "clients. Set it to enrolment:…, oidc:… or proxy:… before strangers can reach this address"
             )
+        if function == _CLIENTS:
+            # Runs when a worker of gunicorn ends, by SIGTERM too.
+            atexit.register(app.checkin_counters.flush)
         return router(app, function)
 
     def serve(request: Request) -> Response:

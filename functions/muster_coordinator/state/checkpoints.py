@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import BlobRef, Checkpoint, Committed
+from muster_coordinator.domain.rounds import BlobRef, Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import Document
 from muster_coordinator.state.platform import Platform
@@ -24,6 +24,15 @@ def committed_round(platform: Platform, task: str, number: int) -> Committed:
         if isinstance(round_ := platform.rounds.read(document).value, Committed):
             return round_
     raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {task} is not committed")
+
+
+def newest_attempt(platform: Platform, task: str, number: int) -> Round:
+    """Returns the newest attempt at a round. Raises `ProblemError` (`not_found`)."""
+    platform.task(task)
+    documents = [*_attempts(platform, task, number)]
+    if not documents:
+        raise ProblemError(ProblemType.NOT_FOUND, f"Task {task} has not opened round {number}")
+    return platform.rounds.read(documents[-1]).value
 
 
 def _attempts(platform: Platform, task: str, number: int) -> Iterator[Document]:

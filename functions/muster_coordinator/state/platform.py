@@ -9,6 +9,7 @@ from functools import cached_property
 
 from pydantic import TypeAdapter
 
+from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
@@ -98,13 +99,16 @@ class Platform:
           The changed task.
 
         Raises:
-          ProblemError: `not_found`; `unavailable`, if other writers were faster each time.
+          ProblemError: `not_found`; `conflict`, if the task is being deleted, which nothing may
+            change; `unavailable`, if other writers were faster each time.
         """
         for _ in range(_MAX_ATTEMPTS):
             record, current = current or self.task(name), None
             changed = change(record.value)
             if changed == record.value:
                 return changed
+            if record.value.status is TaskStatus.DELETING:
+                raise being_deleted(name)
             try:
                 self.tasks.replace(record, changed)
             except ConflictError:
@@ -141,3 +145,8 @@ class Platform:
         name = names.output_prefix(kind, key.task, key.number) + self.randomness.nonce()
         self.blobs.create(name, [data])
         return BlobRef(name, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def being_deleted(task: str) -> ProblemError:
+    """Returns the refusal of a change of a task that is being deleted."""
+    return ProblemError(ProblemType.CONFLICT, f"Task {task!r} is being deleted, so it can't be changed any more")

@@ -24,6 +24,7 @@ from muster_coordinator.state.lifecycle import join_population, schedule_close
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import KEY, fingerprint_of
+from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_ledger import shards_of
 from muster_coordinator.task_export.archive import ArchiveHeader, ArchiveReader, ArchiveWriter
 
@@ -118,6 +119,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
         task, rounds = _records(platform, reader)
         if platform.tasks.get(names.task_path(task.name)) is not None:
             raise ProblemError(ProblemType.CONFLICT, f"There is a task {task.name} here already; it was not changed")
+        check_name_is_free(platform, task.name)
         _check_keys(reader, rounds, KeyRing.of(secret))
         for round_ in rounds:
             # Until the import is complete the round is closed: clients can't upload, and the tick

@@ -10,10 +10,12 @@ from itertools import chain
 from muster.wire.messages import TaskStatus
 from muster_coordinator import events, queued_work
 from muster_coordinator.domain import names
+from muster_coordinator.domain.deletions import LATE_WRITES_TIME
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state.checkin_hours import remove_old_hours
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
@@ -21,6 +23,7 @@ from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_ledger import shards_of, stored_contributions
 from muster_coordinator.state.unavailability import is_unavailable, log_unavailable
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
+from muster_coordinator.use_cases.task_purge import TaskPurge
 
 LOG = logging.getLogger(__name__)
 _MAX_ROUNDS_BEHIND = 3  # rounds, or attempts, before the current one that a tick sweeps again
@@ -34,9 +37,7 @@ MAX_STRAY_MANIFESTS = 2000  # manifests that one call deletes
 # Stray manifests are listed in the sixth of every ten ticks, since a list costs a call and this is
 # not urgent.
 _MANIFESTS_PERIOD, _MANIFESTS_PHASE = 10, 5  # ticks
-# Seconds after its end in which a request may still write to a round. A function's request takes at
-# most 3600.
-_LATE_WRITES_TIME = 7200.0
+_HOURS_PHASE = 2  # the tick of the ten that removes old counters of check-ins
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Maintenance:
     platform: Platform
     _: KW_ONLY
     round_closer: RoundCloser
+    task_purge: TaskPurge
 
     def sweep(self, key: RoundKey) -> None:
         """Deletes the data that only an open round needs. Idempotent.
@@ -122,13 +124,20 @@ class Maintenance:
                 else:
                     LOG.exception("Task %s can't be repaired", document.id)
                 failed = failed or error
+        self.task_purge.tick()
         self._remove_orphans()
-        if int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD == _MANIFESTS_PHASE:
+        phase = int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD
+        if phase == _MANIFESTS_PHASE:
             self._remove_stray_manifests()
+        if phase == _HOURS_PHASE:
+            remove_old_hours(self.platform)
         if failed is not None:
             raise failed
 
     def _repair(self, task: Task) -> None:
+        if task.status is TaskStatus.DELETING:
+            self.task_purge.step(task.name)
+            return
         if not task.ended:
             join_population(self.platform, task)
         elif self.platform.documents.get(names.member_path(task.spec.population, task.name)) is not None:
@@ -220,7 +229,7 @@ class Maintenance:
         if isinstance(round_, Collecting | Aggregating):
             return False
         seconds = self.platform.clock.now() - round_.ended_at
-        if seconds < _SETTLING_TIME or (seconds < _LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
+        if seconds < _SETTLING_TIME or (seconds < LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
             return False
         return self._has_swept_key(round_.key)
 

@@ -34,11 +34,12 @@ from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.bases import BaseResolver
-from muster_coordinator.state.checkpoints import checkpoint, committed_round
+from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.platform import Platform, being_deleted
 from muster_coordinator.state.records import UnreadableError
+from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_cache import tally_assignments
 from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
 
@@ -69,12 +70,13 @@ class TaskOperations:
         A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
-            `not_supported` if its fold requires TensorFlow and the aggregator has none;
-            `invalid_request` if the policy bounds the norm of updates that have none, or is below
+          ProblemError: `conflict` if another task has the name, or had it until recently;
+            `not_found` if the plan is unknown; `not_supported` if its fold requires TensorFlow and
+            the aggregator has none; `invalid_request` if the policy bounds the norm of updates that have none, or is below
             the floor of the plan's author or of the deployment. As `BaseResolver.resolve` for the
             task's start.
         """
+        check_name_is_free(self.platform, spec.name)
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
         if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
@@ -155,6 +157,8 @@ class TaskOperations:
 
         The open round is abandoned, and its next attempt starts from there.
         """
+        if self.platform.task(name).value.status is TaskStatus.DELETING:
+            raise being_deleted(name)  # its checkpoints may be gone already
         target = checkpoint(self.platform, name, version)
         task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
@@ -173,17 +177,7 @@ class TaskOperations:
 
     def round(self, name: str, number: int) -> RoundView:
         """Returns the newest attempt of a round. Raises `ProblemError` (`not_found`)."""
-        self.platform.task(name)
-        newest: Round | None = None
-        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
-        while after is not None:
-            page = self.platform.rounds.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
-            attempts = [record.value for record in page if record.value.key.number == number]
-            newest = attempts[-1] if attempts else newest
-            after = attempts[-1].key.id if len(attempts) == _ATTEMPTS_PAGE else None
-        if newest is None:
-            raise ProblemError(ProblemType.NOT_FOUND, f"Task {name} has not opened round {number}")
-        return self.round_view(newest)
+        return self.round_view(newest_attempt(self.platform, name, number))
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""

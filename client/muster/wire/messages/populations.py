@@ -16,7 +16,8 @@ class PopulationView(Answer):
     )
     checkins: dict[str, int] = Field(
         default_factory=dict,
-        description="Number of check-ins of the last day by outcome: `assigned`, or a reason to wait.",
+        description="Number of check-ins of the last day by outcome: `assigned`, a reason to wait, or the problem "
+        "(`unauthenticated` or `rate_limited`) that refused it. Up to a minute late.",
     )
     tasks: tuple[str, ...] = Field(default=(), description="Names of its tasks that have not ended.")
 
