@@ -67,8 +67,8 @@ class Task:
       run: The newest run of a driven task, or None.
       tags: Versions of tagged checkpoints, by tag.
       archived: Whether lists of tasks leave it out by default.
-      guarded: Id of the attempt whose guards have paused the task, or None. Resuming it does not
-        trip them again.
+      guarded: Id of the newest attempt whose guards have paused the task, by the attempt's task:
+        the task itself, or one that evaluates it. Resuming the task does not trip them again.
     """
 
     spec: TaskSpec
@@ -86,7 +86,7 @@ class Task:
     run: Run | None = None
     tags: Mapping[str, int] = field(default_factory=dict)
     archived: bool = False
-    guarded: str | None = None
+    guarded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def driven(self) -> bool:
@@ -130,6 +130,16 @@ def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
 def completed(task: Task, checkpoint: Checkpoint) -> Task:
     """Returns the task after its last round."""
     return replace(task, status=TaskStatus.COMPLETED, checkpoint=checkpoint)
+
+
+def guarded(task: Task, key: RoundKey, note: str) -> Task:
+    """Returns the task, paused by the guards of a round of it or of a task that evaluates it.
+
+    Unchanged if that round has paused it before, or if it is neither active nor idle.
+    """
+    if task.guarded.get(key.task) == key.id or task.status not in (TaskStatus.ACTIVE, TaskStatus.IDLE):
+        return task
+    return replace(task, status=TaskStatus.PAUSED, note=note, guarded={**task.guarded, key.task: key.id})
 
 
 def pause(task: Task) -> Task:

@@ -21,6 +21,7 @@ from muster_coordinator.domain.rounds import (
 )
 from muster_coordinator.domain.tasks import Task, at_round, completed
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state.guarding import final_note, pause_if_tripped
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
@@ -54,13 +55,15 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     task = record.value
     if task.status is not TaskStatus.ACTIVE:
         return
+    if pause_if_tripped(platform, record, ended):
+        platform.enqueue(queued_work.sweep(ended.key), ended.key)
+        return
     checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
     policy = effective_policy(task.spec.policy, plans.manifest(task.spec.plan))
     following = next_round(ended, policy, now=platform.clock.now())
     if following is None:
-        after = platform.change_task(
-            task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
-        )
+        end = replace(completed(task, checkpoint), note=final_note(task, ended))
+        after = platform.change_task(task.name, lambda latest: end if latest == task else latest, current=record)
         if after.ended:
             leave_population(platform, task)
         platform.enqueue(queued_work.sweep(ended.key), ended.key)

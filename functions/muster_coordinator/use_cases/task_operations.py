@@ -30,11 +30,13 @@ from muster_coordinator import queued_work
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.domain import names
 from muster_coordinator.domain import tasks as domain
+from muster_coordinator.domain.metrics import counts_no_example
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import violations
 from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
+from muster_coordinator.state.committed_rounds import find_committed
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
@@ -44,7 +46,6 @@ from muster_coordinator.state.round_cache import tally_assignments
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
 SMALL_GOAL = 20  # updates; a round with a smaller goal publishes its count only after its end
-_ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
 _MAX_NAMED_TENSORS = 3  # in a refusal
 
 
@@ -246,20 +247,12 @@ class TaskOperations:
             raise ProblemError(ProblemType.CONFLICT, str(error)) from error
 
     def _committed(self, name: str, number: int) -> Committed:
-        self.platform.task(name)
         """Returns a committed round. Raises `ProblemError` (`not_found`) if it is not committed."""
-        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
-        while after is not None:
-            documents = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
-            after = documents[-1].id if len(documents) == _ATTEMPTS_PAGE else None
-            for document in documents:
-                # Only attempts of this round are parsed: another round may be readable only by a
-                # newer version.
-                if RoundKey.parse(name, document.id).number != number:
-                    after = None
-                elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
-                    return round_
-        raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
+        self.platform.task(name)
+        record = find_committed(self.platform, name, number)
+        if record is None:
+            raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
+        return record.value
 
     def _checkpoint(self, name: str, version: int) -> Checkpoint:
         if version:
@@ -315,8 +308,16 @@ class TaskOperations:
             broadcast_bytes=terms.broadcast.size,
             sums_in_the_clear=terms.sums_in_the_clear,
             reason=round_.reason if isinstance(round_, Abandoned) else "",
-            metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+            metrics=_shown_metrics(round_),
+            tripped=round_.tripped if isinstance(round_, Committed) else (),
         )
+
+
+def _shown_metrics(round_: Round) -> dict[str, float]:
+    """Returns the metrics of a committed round; none if it counts no example."""
+    if not isinstance(round_, Committed) or counts_no_example(round_.metrics):
+        return {}
+    return dict(round_.metrics)
 
 
 def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
