@@ -31,6 +31,8 @@ from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocati
 from muster_coordinator.use_cases.maintenance import Maintenance
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
+from muster_coordinator.use_cases.task_changes import TaskChanges
+from muster_coordinator.use_cases.task_marks import TaskMarks
 from muster_coordinator.use_cases.task_operations import TaskOperations
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
@@ -112,6 +114,8 @@ class Application:
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
       task_operations: Creates, reads and steers tasks.
+      task_changes: Changes the policies of tasks.
+      task_marks: Tags checkpoints, and archives tasks.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
@@ -133,6 +137,8 @@ class Application:
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
     task_operations: TaskOperations
+    task_changes: TaskChanges
+    task_marks: TaskMarks
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
@@ -155,6 +161,9 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     partials = PartialBuilder(platform, plans=plans, runtime=config.runtime)
     aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
     closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
+    operations = TaskOperations(
+        platform, plans=plans, tensorflow_folds=config.tensorflow_folds, least_minimum=config.least_minimum
+    )
     return Application(
         platform=platform,
         tokens=tokens,
@@ -179,12 +188,9 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             longest_wait=config.longest_wait,
         ),
         broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
-        task_operations=TaskOperations(
-            platform,
-            plans=plans,
-            tensorflow_folds=config.tensorflow_folds,
-            least_minimum=config.least_minimum,
-        ),
+        task_operations=operations,
+        task_changes=TaskChanges(platform, plans=plans, operations=operations, least_minimum=config.least_minimum),
+        task_marks=TaskMarks(platform, operations=operations),
         update_aggregator=aggregator,
         round_closer=closer,
         maintenance=Maintenance(platform, round_closer=closer),

@@ -20,7 +20,7 @@ from muster_coordinator.use_cases.audit_log import task_state
 from muster_coordinator.use_cases.task_operations import DEFAULT_PAGE_SIZE
 
 _ROUND_ID = re.compile(r"[0-9]{6,9}-[0-9]{4,9}")
-_CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
+CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
 
 
 class TaskApi(OperatorApi):
@@ -78,10 +78,18 @@ class TaskApi(OperatorApi):
         )
         return json_response(view, HTTPStatus.CREATED)
 
-    @route("GET", "/v1/tasks", summary="List all tasks.", returns=TaskList)
-    def list(self, _: OperatorRequest) -> Response:
+    @route(
+        "GET",
+        "/v1/tasks",
+        summary="List all tasks.",
+        returns=TaskList,
+        query={"archived": "`true` to include archived tasks. By default they are left out."},
+        problems=(ProblemType.INVALID_REQUEST,),
+    )
+    def list(self, call: OperatorRequest) -> Response:
         """Returns all tasks."""
-        return json_response(self.app.task_operations.list())
+        archived = paging.choice(call, "archived", ("false", "true"))
+        return json_response(self.app.task_operations.list(archived=archived == "true"))
 
     @route(
         "GET",
@@ -100,7 +108,7 @@ class TaskApi(OperatorApi):
         summary="Pause a task: issue no new assignments and open no new rounds. Idempotent.",
         action="task.pause",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def pause(self, call: OperatorRequest) -> Response:
         """Pauses the task."""
@@ -112,7 +120,7 @@ class TaskApi(OperatorApi):
         summary="Resume a paused task.",
         action="task.resume",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def resume(self, call: OperatorRequest) -> Response:
         """Resumes the task."""
@@ -124,7 +132,7 @@ class TaskApi(OperatorApi):
         summary="Cancel a task for good. Its checkpoints remain. Idempotent.",
         action="task.cancel",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def cancel(self, call: OperatorRequest) -> Response:
         """Cancels the task."""
@@ -137,7 +145,7 @@ class TaskApi(OperatorApi):
         action="task.rollback",
         accepts=Rollback,
         returns=TaskView,
-        problems=(*_CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+        problems=(*CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
     )
     def rollback(self, call: OperatorRequest) -> Response:
         """Makes the next round start from an earlier checkpoint."""

@@ -1,7 +1,8 @@
-"""Finds the committed attempt of a round."""
+"""Finds the committed attempt of a round, and its stored outputs."""
 
 from __future__ import annotations
 
+from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Committed
@@ -25,3 +26,19 @@ def find_committed(platform: Platform, task: str, number: int) -> Versioned[Comm
             elif isinstance(round_ := platform.rounds.read(document).value, Committed):
                 return Versioned(round_, document)
     return None
+
+
+def require_stored(round_: Committed) -> Committed:
+    """Returns the round if its checkpoint and result are stored.
+
+    Raises:
+      ProblemError: `not_found`, if the task's retention has removed them.
+    """
+    if round_.stored:
+        return round_
+    number, task = round_.key.number, round_.key.task
+    raise ProblemError(
+        ProblemType.NOT_FOUND,
+        f"Checkpoint and result {number} of task {task} are not stored any more: its policy's retention removed them. "
+        "Use a version whose `stored` is true in the list of checkpoints; tag those that must stay",
+    )

@@ -265,7 +265,7 @@ class RoundCommitter:
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         base = task.restore or self._initial_checkpoint(plan, key)
         with self._memory_for_run(task.spec.plan):
-            state = read_state(self.platform.blobs.read(base.blob.name))
+            state = self._read_base(base)
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
             broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
         policy = effective_policy(task.spec.policy, plan.manifest)
@@ -279,6 +279,15 @@ class RoundCommitter:
         )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
+
+    def _read_base(self, base: Checkpoint) -> dict[str, Array]:
+        """Returns the state of a base. Raises `ProblemError` if retention has removed its blob."""
+        try:
+            return read_state(self.platform.blobs.read(base.blob.name))
+        except BlobNotFoundError as error:
+            raise _refused(
+                f"version {base.version} is not stored any more; roll back to a version that is"
+            ) from error
 
     def _initial_checkpoint(self, plan: Plan, key: RoundKey) -> Checkpoint:
         """Stores the plan's initial state as version 0. Idempotent."""

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
@@ -24,7 +23,7 @@ from muster.wire.messages import (
     TaskStatus,
     TaskView,
 )
-from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator import queued_work
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
@@ -32,16 +31,16 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain import tasks as domain
 from muster_coordinator.domain.metrics import counts_no_example
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.release import violations
 from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
-from muster_coordinator.state.committed_rounds import find_committed
+from muster_coordinator.state.committed_rounds import find_committed, require_stored
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.policy_checks import floor_faults, norm_faults
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
@@ -77,13 +76,9 @@ class TaskOperations:
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
-        if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
-            reason = "the plan's updates have no floating-point tensor of one dimension or more to bound; leave it out"
-            raise ProblemError(
-                ProblemType.INVALID_REQUEST,
-                f"TaskSpec is not valid: policy.max_update_norm: {reason}",
-                fields=(FieldError(path="policy.max_update_norm", reason=reason),),
-            )
+        for fault in norm_faults(spec.policy, manifest):
+            detail = f"TaskSpec is not valid: {fault.path}: {fault.reason}"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail, fields=(fault,))
         self._check_floors(spec, manifest)
         task = Task(
             spec=spec,
@@ -96,7 +91,7 @@ class TaskOperations:
             self.platform.tasks.create(names.task_path(spec.name), task)
         except AlreadyExistsError:
             task = self.platform.task(spec.name).value
-            if task.spec != spec:
+            if task.creating_spec != spec:
                 raise ProblemError(
                     ProblemType.CONFLICT,
                     f"There is a task {spec.name!r} with another plan or policy; choose another name",
@@ -104,14 +99,19 @@ class TaskOperations:
         if not task.ended:
             join_population(self.platform, task)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         return self._view(task)
 
-    def list(self) -> TaskList:
-        """Returns the views of all readable tasks by name, and the names of the unreadable ones."""
+    def list(self, *, archived: bool = False) -> TaskList:
+        """Returns the views of all readable tasks by name, and the names of the unreadable ones.
+
+        Archived tasks are left out, unless `archived` is set.
+        """
         page = self.platform.tasks.page("tasks")
         views, unreadable = [], [*page.unreadable]
         for record in page.records:
+            if record.value.archived and not archived:
+                continue
             try:
                 views.append(self._view(record.value))
             except UnreadableError as error:  # of the task's round
@@ -134,7 +134,7 @@ class TaskOperations:
         """Resumes a paused task."""
         task = self._change(name, domain.resume)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         elif task.current is not None:
             self.platform.enqueue(queued_work.close(task.current), task.current)
             continue_task(self.platform, name, plans=self.plans)
@@ -157,7 +157,7 @@ class TaskOperations:
         checkpoint = self._checkpoint(name, version)
         task = self._change(name, lambda task: domain.rollback(task, checkpoint))
         abandon_current(self.platform, task, reason="rolled back")
-        self._open(task)
+        self.enqueue_opening(task)
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
@@ -172,25 +172,32 @@ class TaskOperations:
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(self._committed(name, number).result.name)
+        return self._blobs.read(require_stored(self._committed(name, number)).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
         task, by_version = self.platform.task(name).value, dict[int, Checkpoint]()
         if task.checkpoint is not None and not task.checkpoint.version:
             by_version[0] = task.checkpoint
-        page = self.platform.rounds.page(names.rounds_path(name))
+        page, removed = self.platform.rounds.page(names.rounds_path(name)), set[int]()
         for record in page.records:
             round_ = record.value
             by_version.setdefault(round_.terms.base.version, round_.terms.base)
             if isinstance(round_, Committed):
                 by_version[round_.key.number] = round_.checkpoint
-        views = tuple(_checkpoint_view(name, by_version[version]) for version in sorted(by_version))
+                removed |= set() if round_.stored else {round_.key.number}
+        views = tuple(
+            _checkpoint_view(task, by_version[version], stored=version not in removed) for version in sorted(by_version)
+        )
         return CheckpointList(checkpoints=views, unreadable=page.unreadable)
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
         return self._blobs.read(self._checkpoint(name, version).blob.name)
+
+    def require_checkpoint(self, name: str, version: int) -> None:
+        """Raises `ProblemError` (`not_found`) if a version does not exist or is not stored."""
+        self._checkpoint(name, version)
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
@@ -219,23 +226,17 @@ class TaskOperations:
 
         A repeat for an existing task is accepted.
         """
-        fields = list(violations(spec.policy, manifest))
-        if spec.policy.minimum < self.least_minimum:
-            least = self.least_minimum
-            reason = (
-                f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); "
-                f"use {least} or more"
-            )
-            fields.append(FieldError(path="policy.minimum", reason=reason))
+        fields = tuple(floor_faults(spec.policy, manifest, least_minimum=self.least_minimum))
         if not fields:
             return
         existing = self.platform.tasks.get(names.task_path(spec.name))
-        if existing is not None and existing.value.spec == spec:
+        if existing is not None and existing.value.creating_spec == spec:
             return
         reasons = "; ".join(f"{field.path} {field.reason}" for field in fields)
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=tuple(fields))
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=fields)
 
-    def _open(self, task: Task) -> None:
+    def enqueue_opening(self, task: Task) -> None:
+        """Enqueues the computation of an opening task's broadcast."""
         self.platform.queue.enqueue(
             queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.randomness.nonce()}"
         )
@@ -256,7 +257,7 @@ class TaskOperations:
 
     def _checkpoint(self, name: str, version: int) -> Checkpoint:
         if version:
-            return self._committed(name, version).checkpoint
+            return require_stored(self._committed(name, version)).checkpoint
         first = self.platform.round(RoundKey(name, 1, 0))
         if first is None:
             raise ProblemError(
@@ -275,6 +276,8 @@ class TaskOperations:
             sums_in_the_clear=task.sums_in_the_clear,
             current=None if current is None else self.round_view(current.value),
             note=task.note,
+            tags=dict(task.tags),
+            archived=task.archived,
         )
 
     def round_view(self, round_: Round) -> RoundView:
@@ -320,12 +323,14 @@ def _shown_metrics(round_: Round) -> dict[str, float]:
     return dict(round_.metrics)
 
 
-def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
+def _checkpoint_view(task: Task, checkpoint: Checkpoint, *, stored: bool) -> CheckpointView:
     blob: BlobRef = checkpoint.blob
     return CheckpointView(
         version=checkpoint.version,
         sha256=blob.sha256,
         size=blob.size,
         created_at=from_posix(checkpoint.created_at),
-        url=f"/v1/tasks/{task}/checkpoints/{checkpoint.version}",
+        url=f"/v1/tasks/{task.name}/checkpoints/{checkpoint.version}",
+        tags=tuple(sorted(tag for tag, version in task.tags.items() if version == checkpoint.version)),
+        stored=stored,
     )
