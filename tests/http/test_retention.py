@@ -27,7 +27,7 @@ def run_rounds(h: Harness, count: int) -> None:
 
 
 def trained(root: Path, count: int, **policy: Any) -> Harness:
-    """Returns a coordinator whose task has run some rounds and goes on."""
+    """Returns a coordinator whose task has run some of its rounds."""
     h = Harness(root)
     h.begin(**{"rounds": 1000, "goal": 1, "shards": 1, **policy})
     run_rounds(h, count)

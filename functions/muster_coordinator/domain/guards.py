@@ -64,7 +64,7 @@ def judge_result(
 
 
 def describe(tripped: tuple[str, ...], worsening: WorseningGuard | None) -> str:
-    """Returns the reason for a pause by guards, for operators.
+    """Returns the reason for a pause by guards, and what an operator can do.
 
     Args:
       tripped: The guards that a result tripped.
@@ -77,7 +77,8 @@ def describe(tripped: tuple[str, ...], worsening: WorseningGuard | None) -> str:
         Guard.NO_EXAMPLES.value: "the result counts no example, as if every client's update were empty or not finite",
         Guard.WORSENING.value: f"{metric} got worse {rounds} rounds in a row",
     }
-    return "; ".join(f"{reasons[guard]} (guard {guard})" for guard in tripped if guard in reasons)
+    reason = "; ".join(f"{reasons[guard]} (guard {guard})" for guard in tripped if guard in reasons)
+    return f"{reason}. Resume the task to accept the result, or roll it back first"
 
 
 def _worsened(guard: WorseningGuard, compared: str, result: Mapping[str, Array], parent: Committed | None) -> int:

@@ -285,9 +285,7 @@ class RoundCommitter:
         try:
             return read_state(self.platform.blobs.read(base.blob.name))
         except BlobNotFoundError as error:
-            raise _refused(
-                f"version {base.version} is not stored any more; roll back to a version that is"
-            ) from error
+            raise _refused(f"version {base.version} is not stored any more; roll back to a version that is") from error
 
     def _initial_checkpoint(self, plan: Plan, key: RoundKey) -> Checkpoint:
         """Stores the plan's initial state as version 0. Idempotent."""

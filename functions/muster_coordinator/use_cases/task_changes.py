@@ -13,7 +13,7 @@ from muster.wire.messages import TaskChange, TaskPolicy, TaskSpec, TaskStatus, T
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator import queued_work
 from muster_coordinator.domain import tasks as domain
-from muster_coordinator.domain.release import effective_policy
+from muster_coordinator.domain.release import effective_policy, may_commit
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.state.lifecycle import join_population
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -63,8 +63,14 @@ class TaskChanges:
             if changed is task:
                 return task
             self._check(spec)
-            policy = effective_policy(spec.policy, self.plans.manifest(spec.plan))
-            return domain.reopened(changed) if domain.may_reopen(task, rounds=policy.rounds) else changed
+            manifest = self.plans.manifest(spec.plan)
+            if not domain.may_reopen(task, rounds=effective_policy(spec.policy, manifest).rounds):
+                return changed
+            if not may_commit(task.number + 1, manifest):
+                raise TransitionError(
+                    f"Task {name} can't run more rounds: it has run as many as the plan's author allows"
+                )
+            return domain.reopened(changed)
 
         before = self.platform.task(name).value
         try:
