@@ -107,7 +107,7 @@ def _became_non_finite(base: Mapping[str, Array], state: Mapping[str, Array]) ->
     A plan may use infinity as a mark, such as for the best loss so far; it does not trip the guard.
     """
     for path, array in state.items():
-        tensor = np.ascontiguousarray(array)
+        tensor = np.asarray(array)
         if all_finite({path: tensor}):
             continue
         before = base.get(path)

@@ -92,6 +92,7 @@ def test_value_that_was_non_finite_in_the_base_does_not_trip() -> None:
     base = {"best_loss": np.array([np.inf, 1.0])}
     assert judge(base=base, state={"best_loss": np.array([np.inf, 0.5])}).tripped == ()
     assert judge(base=base, state={"best_loss": np.array([np.inf, np.nan])}).tripped == ("non_finite",)
+    assert judge(base={"best": np.array(np.inf)}, state={"best": np.array(np.inf)}).tripped == ()
 
 
 def test_non_finite_metric_trips_unless_it_describes_no_data() -> None:
