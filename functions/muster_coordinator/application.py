@@ -34,7 +34,9 @@ from muster_coordinator.use_cases.populations import Populations
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
 from muster_coordinator.use_cases.state_store import StateStore
+from muster_coordinator.use_cases.task_changes import TaskChanges
 from muster_coordinator.use_cases.task_deletion import TaskDeletion
+from muster_coordinator.use_cases.task_marks import TaskMarks
 from muster_coordinator.use_cases.task_operations import TaskOperations
 from muster_coordinator.use_cases.task_purge import TaskPurge
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
@@ -122,6 +124,8 @@ class Application:
       task_operations: Creates, reads and steers tasks.
       task_deletion: Marks tasks for deletion.
       task_purge: Deletes the data of tasks that are marked.
+      task_changes: Changes the policies of tasks.
+      task_marks: Tags checkpoints, and archives tasks.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
@@ -148,6 +152,8 @@ class Application:
     task_operations: TaskOperations
     task_deletion: TaskDeletion
     task_purge: TaskPurge
+    task_changes: TaskChanges
+    task_marks: TaskMarks
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
@@ -171,10 +177,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
     closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
     operations = TaskOperations(
-        platform,
-        plans=plans,
-        tensorflow_folds=config.tensorflow_folds,
-        least_minimum=config.least_minimum,
+        platform, plans=plans, tensorflow_folds=config.tensorflow_folds, least_minimum=config.least_minimum
     )
     purge = TaskPurge(platform, plans=plans)
     return Application(
@@ -207,6 +210,8 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
         task_deletion=TaskDeletion(platform, task_operations=operations, task_purge=purge),
         task_purge=purge,
         state_store=StateStore(platform, plans=plans),
+        task_changes=TaskChanges(platform, plans=plans, operations=operations, least_minimum=config.least_minimum),
+        task_marks=TaskMarks(platform, operations=operations),
         update_aggregator=aggregator,
         round_closer=closer,
         maintenance=Maintenance(platform, round_closer=closer, task_purge=purge),

@@ -158,7 +158,7 @@ def test_source_that_disappears_before_the_opening_pauses_the_task(h):
     h.deliver_all()
     view = TaskView.decode(h.ask("GET", "/v1/tasks/next"))
     assert view.status is TaskStatus.PAUSED
-    assert "no longer stored" in view.note
+    assert "was deleted; choose another one" in view.note
 
 
 @pytest.mark.parametrize(

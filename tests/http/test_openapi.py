@@ -163,6 +163,9 @@ class GeneratedCalls:
         elif label.endswith("/result"):
             mine = self._committed()
             case.path_parameters.update(task=mine.task, round=mine.round)
+        elif label.endswith("/best"):
+            case.path_parameters["task"] = self._committed().task
+            case.query.update(metric="count", better="lower")
         elif "{task}" in label:
             case.path_parameters["task"] = self._task
             for number in {"round", "version"} & case.path_parameters.keys():

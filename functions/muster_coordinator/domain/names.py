@@ -5,6 +5,7 @@ Documents:
 tasks/{task}                          the task
 tasks/{task}/rounds/{round}           one attempt of one round
 tasks/{task}/sweeps/progress          the last round up to which all are swept
+tasks/{task}/sweeps/retention         up to which round the task's retention has decided
 tasks/{task}/requests/{hash}          a run of a driven task, by its request
 deleted/{hash}                        a deleted task, whose name is not free again yet
 checkins/{hour}.{population}          outcomes of check-ins in one hour
@@ -141,6 +142,11 @@ def member_path(population: str, task: str) -> str:
 def sweep_progress_path(task: str) -> str:
     """Returns the document that names the last of the task's rounds up to which all are swept."""
     return f"{task_path(task)}/sweeps/progress"
+
+
+def retention_progress_path(task: str) -> str:
+    """Returns the document that names the last round on which the task's retention has decided."""
+    return f"{task_path(task)}/sweeps/retention"
 
 
 def sweeps_path(task: str) -> str:

@@ -191,8 +191,9 @@ class Committed:
     """Final phase of a round that produced a checkpoint.
 
     `broadcast` is that of the next round, or None after the last. `tripped` are the guards that the
-    result tripped. `worsened` counts the rounds in a row, up to this one, in which the metric of
-    the task's guard got worse.
+    result tripped. `worsened` counts the rounds in a row, up to this one, in which the metric
+    `compared` got worse; see `guards.Verdict`. `stored` is False from just before retention deletes
+    the blobs of the checkpoint and the result.
     """
 
     key: RoundKey
@@ -206,7 +207,9 @@ class Committed:
     metrics: Mapping[str, float]
     phase: Literal["COMMITTED"] = "COMMITTED"
     tripped: tuple[str, ...] = ()
+    compared: str = ""
     worsened: int = 0
+    stored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,13 +282,16 @@ def abandon(round_: Open, *, reason: str, tally: Tally, now: float) -> Abandoned
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """Results of the computations of a commit."""
+    """Results of the computations of a commit. See `Committed`."""
 
     tally: Tally
     checkpoint: Checkpoint
     result: BlobRef
     broadcast: BlobRef | None
     metrics: Mapping[str, float]
+    tripped: tuple[str, ...] = ()
+    compared: str = ""
+    worsened: int = 0
 
 
 class BelowMinimumError(ValueError):
@@ -317,6 +323,9 @@ def commit(round_: Aggregating, outcome: CommitResult, *, now: float, floor: int
         result=outcome.result,
         broadcast=outcome.broadcast,
         metrics=outcome.metrics,
+        tripped=outcome.tripped,
+        compared=outcome.compared,
+        worsened=outcome.worsened,
     )
 
 

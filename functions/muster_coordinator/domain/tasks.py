@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from muster.wire.messages import TaskSpec, TaskStatus
+from muster.wire.messages import TaskKind, TaskSpec, TaskStatus
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Checkpoint, Origin
 
@@ -50,7 +50,7 @@ class Task:
     """A task and its progress.
 
     Attributes:
-      spec: The specification that created it.
+      spec: The specification, with the current policy.
       plan_name: The plan's name.
       sums_in_the_clear: Whether the plan has sums that are computed in the clear.
       status: The status.
@@ -67,8 +67,8 @@ class Task:
       run: The newest run of a driven task, or None.
       tags: Versions of tagged checkpoints, by tag.
       archived: Whether lists of tasks leave it out by default.
-      guarded: Id of the attempt whose guards have paused the task, or None. Resuming it does not
-        trip them again.
+      guarded: Id of the newest attempt whose guards have paused the task, by the attempt's task:
+        the task itself, or one that evaluates it. Resuming the task does not trip them again.
     """
 
     spec: TaskSpec
@@ -86,12 +86,17 @@ class Task:
     run: Run | None = None
     tags: Mapping[str, int] = field(default_factory=dict)
     archived: bool = False
-    guarded: str | None = None
+    guarded: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def driven(self) -> bool:
         """True if it runs rounds only on request: of an operator, or of the task it evaluates."""
         return self.spec.driven or self.spec.evaluates is not None
+
+    @property
+    def creating_spec(self) -> TaskSpec:
+        """The specification that created it, before any change of its policy."""
+        return self.created or self.spec
 
     @property
     def name(self) -> str:
@@ -137,8 +142,61 @@ def reopened(task: Task, checkpoint: Checkpoint) -> Task:
 
     The commit of a line's last round computes no broadcast. If the policy's `rounds` were raised
     after that, the task opens again, as after a rollback.
+
+    Raises:
+      TransitionError: it is archived.
     """
+    if task.archived:
+        raise TransitionError(f"Task {task.name} can't run more rounds: it is archived; unarchive it first")
     return replace(task, status=TaskStatus.OPENING, checkpoint=checkpoint, restore=checkpoint, note="")
+
+
+def guarded(task: Task, key: RoundKey, note: str) -> Task:
+    """Returns the task, paused by the guards of a round of it or of a task that evaluates it.
+
+    Unchanged if that round has paused it before, or if it is neither active nor idle.
+    """
+    if task.guarded.get(key.task) == key.id or task.status not in (TaskStatus.ACTIVE, TaskStatus.IDLE):
+        return task
+    return replace(task, status=TaskStatus.PAUSED, note=note, guarded={**task.guarded, key.task: key.id})
+
+
+def changed(task: Task, spec: TaskSpec) -> Task:
+    """Returns the task with a changed specification, or the same task if nothing changes."""
+    if task.status in (TaskStatus.CANCELLED, TaskStatus.DELETING):
+        raise TransitionError(f"Task {task.name} can't be changed: it is {task.status.value}")
+    return task if spec == task.spec else replace(task, spec=spec, created=task.created or task.spec)
+
+
+def may_reopen(task: Task, *, rounds: int) -> bool:
+    """Returns whether a completed task continues under a policy with so many rounds.
+
+    A driven task runs rounds on request only, an evaluation follows its training task, and an
+    analytics task answers once.
+
+    Args:
+      task: The task, before its policy changes.
+      rounds: Number of rounds of the new policy.
+    """
+    return (
+        task.status is TaskStatus.COMPLETED
+        and task.checkpoint is not None
+        and not task.driven
+        and task.spec.kind is not TaskKind.ANALYTICS
+        and rounds > max(task.spec.policy.rounds, task.checkpoint.rounds_on_line)
+    )
+
+
+def archived(task: Task, *, archived: bool) -> Task:
+    """Returns an ended task with this archive flag."""
+    _require(task, "archived" if archived else "unarchived", *ENDED)
+    return replace(task, archived=archived)
+
+
+def require_not_deleting(task: Task, action: str) -> None:
+    """Raises `TransitionError` if the task is being deleted."""
+    if task.status is TaskStatus.DELETING:
+        raise TransitionError(f"Task {task.name} can't be {action}: it is {task.status.value}")
 
 
 def pause(task: Task) -> Task:

@@ -20,6 +20,7 @@ from muster_coordinator.application import Application
 from muster_coordinator.http import gunicorn_defaults, openapi, structured_logs
 from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
+from muster_coordinator.http.change_routes import TaskChangeApi
 from muster_coordinator.http.client_routes import ClientApi
 from muster_coordinator.http.cors import Cors
 from muster_coordinator.http.deletion_routes import DeletionApi
@@ -37,7 +38,7 @@ _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, TaskChangeApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }

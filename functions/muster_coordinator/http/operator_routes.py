@@ -23,7 +23,7 @@ from muster_coordinator.use_cases.audit_log import task_state
 from muster_coordinator.use_cases.task_operations import DEFAULT_PAGE_SIZE
 
 _ROUND_ID = re.compile(r"[0-9]{6,9}-[0-9]{4,9}")
-_CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
+CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
 
 
 class TaskApi(OperatorApi):
@@ -81,10 +81,18 @@ class TaskApi(OperatorApi):
         )
         return json_response(view, HTTPStatus.CREATED)
 
-    @route("GET", "/v1/tasks", summary="List all tasks.", returns=TaskList)
+    @route(
+        "GET",
+        "/v1/tasks",
+        summary="List all tasks.",
+        returns=TaskList,
+        query={"archived": "`true` to include archived tasks. By default they are left out."},
+        problems=(ProblemType.INVALID_REQUEST,),
+    )
     def list(self, call: OperatorRequest) -> Response:
         """Returns all tasks, or 304."""
-        listed = self.app.task_operations.list()
+        archived = paging.choice(call, "archived", ("false", "true"))
+        listed = self.app.task_operations.list(archived=archived == "true")
         return followed_response(call.request, listed, retry_after=polling.of_tasks(listed.tasks, now=self._now()))
 
     @route(
@@ -105,7 +113,7 @@ class TaskApi(OperatorApi):
         summary="Pause a task: issue no new assignments and open no new rounds. Idempotent.",
         action="task.pause",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def pause(self, call: OperatorRequest) -> Response:
         """Pauses the task."""
@@ -117,7 +125,7 @@ class TaskApi(OperatorApi):
         summary="Resume a paused task.",
         action="task.resume",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def resume(self, call: OperatorRequest) -> Response:
         """Resumes the task."""
@@ -129,7 +137,7 @@ class TaskApi(OperatorApi):
         summary="Cancel a task for good. Its checkpoints remain. Idempotent.",
         action="task.cancel",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def cancel(self, call: OperatorRequest) -> Response:
         """Cancels the task."""
@@ -142,7 +150,7 @@ class TaskApi(OperatorApi):
         action="task.rollback",
         accepts=Rollback,
         returns=TaskView,
-        problems=(*_CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+        problems=(*CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
     )
     def rollback(self, call: OperatorRequest) -> Response:
         """Makes the next round start from an earlier checkpoint."""

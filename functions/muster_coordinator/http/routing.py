@@ -38,6 +38,7 @@ PARAMETERS = {
     "sha256": "hash",
     "round": "number",
     "version": "number",
+    "tag": "name",
 }
 
 

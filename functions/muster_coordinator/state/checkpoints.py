@@ -12,18 +12,27 @@ from muster_coordinator.domain.rounds import BlobRef, Checkpoint, Committed, Rou
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import Document
 from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.records import Versioned
 
 _ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
 _ROUNDS_PAGE = 200  # rounds that are read with one call
 
 
+def find_committed(platform: Platform, task: str, number: int) -> Versioned[Committed] | None:
+    """Returns the committed attempt of a round, or None."""
+    for document in _attempts(platform, task, number):
+        if isinstance(round_ := platform.rounds.read(document).value, Committed):
+            return Versioned(round_, document)
+    return None
+
+
 def committed_round(platform: Platform, task: str, number: int) -> Committed:
     """Returns a committed round. Raises `ProblemError` (`not_found`) if it is not committed."""
     platform.task(task)
-    for document in _attempts(platform, task, number):
-        if isinstance(round_ := platform.rounds.read(document).value, Committed):
-            return round_
-    raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {task} is not committed")
+    record = find_committed(platform, task, number)
+    if record is None:
+        raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {task} is not committed")
+    return record.value
 
 
 def newest_attempt(platform: Platform, task: str, number: int) -> Round:
@@ -50,9 +59,31 @@ def _attempts(platform: Platform, task: str, number: int) -> Iterator[Document]:
             yield document
 
 
+def require_stored(round_: Committed) -> Committed:
+    """Returns the round if its checkpoint and result are stored.
+
+    Raises:
+      ProblemError: `not_found`, if the task's retention has removed them.
+    """
+    if round_.stored:
+        return round_
+    number, task = round_.key.number, round_.key.task
+    raise ProblemError(
+        ProblemType.NOT_FOUND,
+        f"Checkpoint and result {number} of task {task} are not stored any more: its policy's retention removed them. "
+        "Use a version whose `stored` is true in the list of checkpoints; tag those that must stay",
+    )
+
+
 def checkpoint(platform: Platform, task: str, version: int) -> Checkpoint:
-    """Returns a task's checkpoint. Raises `ProblemError` (`not_found`) if it does not exist."""
-    return committed_round(platform, task, version).checkpoint if version else first_checkpoint(platform, task)
+    """Returns a stored checkpoint of a task.
+
+    Raises:
+      ProblemError: `not_found` if it does not exist, or retention has removed it.
+    """
+    if not version:
+        return first_checkpoint(platform, task)
+    return require_stored(committed_round(platform, task, version)).checkpoint
 
 
 def first_checkpoint(platform: Platform, name: str) -> Checkpoint:

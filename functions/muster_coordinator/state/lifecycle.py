@@ -24,6 +24,7 @@ from muster_coordinator.domain.rounds import (
 )
 from muster_coordinator.domain.tasks import Task, at_round, completed, reopened
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state.guarding import final_note, pause_if_tripped
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
@@ -56,6 +57,9 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     """
     task = record.value
     if task.status is not TaskStatus.ACTIVE:
+        return
+    if pause_if_tripped(platform, record, ended):
+        platform.enqueue(queued_work.sweep(ended.key), ended.key)
         return
     manifest = plans.manifest(task.spec.plan)
     policy = effective_policy(task.spec.policy, manifest)
@@ -106,7 +110,8 @@ def _end_or_reopen(
         if after.status is TaskStatus.OPENING:
             platform.enqueue(queued_work.open_task(task.name), ended.key)
     else:
-        note = shortfall(task, line=line, policy=policy)
+        notes = (shortfall(task, line=line, policy=policy), final_note(task, ended))
+        note = " ".join(filter(None, notes))
         after = platform.change_task(
             task.name,
             lambda latest: completed(latest, checkpoint, note=note) if latest == task else latest,

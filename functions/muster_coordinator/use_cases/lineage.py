@@ -44,13 +44,13 @@ def list_checkpoints(platform: Platform, task: Task) -> CheckpointList:
     Versions of every branch are listed; the parents tell the branches apart.
     """
     name = task.name
-    prefix = f"checkpoints/{name}/"
-    stored = {blob.name for blob in platform.blobs.list(prefix)}
     tags = defaultdict(list)
     for tag, version in sorted(task.tags.items()):
         tags[version].append(tag)
 
-    def view(checkpoint: Checkpoint, *, parent: BaseView | None, request: str = "") -> CheckpointView:
+    def view(
+        checkpoint: Checkpoint, *, parent: BaseView | None, request: str = "", stored: bool = True
+    ) -> CheckpointView:
         return CheckpointView(
             version=checkpoint.version,
             sha256=checkpoint.blob.sha256,
@@ -61,7 +61,7 @@ def list_checkpoints(platform: Platform, task: Task) -> CheckpointList:
             request=request,
             line=checkpoint.rounds_on_line,
             tags=tuple(tags[checkpoint.version]),
-            stored=checkpoint.blob.name in stored,
+            stored=stored,
         )
 
     views: dict[int, CheckpointView] = {}
@@ -75,5 +75,7 @@ def list_checkpoints(platform: Platform, task: Task) -> CheckpointList:
             views[base.version] = view(base, parent=None)
         if isinstance(round_, Committed):
             parent = round_base_view(round_.key, round_.terms)
-            views[round_.key.number] = view(round_.checkpoint, parent=parent, request=round_.terms.request)
+            views[round_.key.number] = view(
+                round_.checkpoint, parent=parent, request=round_.terms.request, stored=round_.stored
+            )
     return CheckpointList(checkpoints=tuple(views[version] for version in sorted(views)), unreadable=page.unreadable)

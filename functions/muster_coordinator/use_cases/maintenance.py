@@ -22,6 +22,7 @@ from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_ledger import shards_of, stored_contributions
 from muster_coordinator.state.unavailability import is_unavailable, log_unavailable
+from muster_coordinator.use_cases.retention import RetentionSweeper
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
 from muster_coordinator.use_cases.task_purge import TaskPurge
 
@@ -59,10 +60,11 @@ class Maintenance:
         if record is None or isinstance(record.value, Collecting | Aggregating):
             return
         ended, blobs = record.value, self.platform.blobs
+        task = self.platform.task(key.task).value
         prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)]
         prefixes += [names.partials_prefix(key), names.round_manifests_prefix(key)]
         listed = map_concurrently(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
-        blobs.delete([*chain.from_iterable(listed), *self._unused_outputs(ended)])
+        blobs.delete([*chain.from_iterable(listed), *self._unused_outputs(ended, task)])
         if not self._remove_holders(key):
             # The salt is deleted last, since its document marks the round as not swept yet.
             self.platform.enqueue(queued_work.sweep(key), key)
@@ -72,6 +74,8 @@ class Maintenance:
         map_concurrently(self.platform, self.platform.documents.delete, counters)
         if ended.terms.shards > 1:
             self.platform.documents.delete(names.goal_thresholds_path(key))
+        if isinstance(ended, Committed) and not RetentionSweeper(self.platform).sweep(task, committed=key.number):
+            self.platform.enqueue(queued_work.sweep(key), key)
 
     def _remove_holders(self, key: RoundKey) -> bool:
         """Deletes a bounded number of the round's slot holders. Returns whether none is left."""
@@ -83,10 +87,9 @@ class Maintenance:
                 return True
         return False
 
-    def _unused_outputs(self, ended: Ended) -> list[str]:
+    def _unused_outputs(self, ended: Ended, task: Task) -> list[str]:
         """Returns outputs to delete: obsolete broadcasts, and the outputs of commits that lost."""
         key = ended.key
-        task = self.platform.task(key.task).value
         refs: list[BlobRef | None] = []
         if isinstance(ended, Committed):
             refs = [ended.checkpoint.blob, ended.result, None if task.ended else ended.broadcast]

@@ -25,6 +25,7 @@ from muster_coordinator import events, queued_work
 from muster_coordinator.concurrency.memory_budget import MemoryBudget
 from muster_coordinator.domain import names
 from muster_coordinator.domain.budget import has_next
+from muster_coordinator.domain.guards import judge_result
 from muster_coordinator.domain.metrics import scalar_metrics
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import effective_minimum, effective_policy, may_commit
@@ -34,9 +35,11 @@ from muster_coordinator.domain.rounds import (
     Checkpoint,
     Collecting,
     CommitResult,
+    Committed,
     Ended,
     Round,
     Tally,
+    Terms,
     abandon,
     commit,
     open_round,
@@ -46,6 +49,7 @@ from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
 from muster_coordinator.state.base_blobs import BaseBlobs
 from muster_coordinator.state.bases import BaseResolver, ResolvedBase
+from muster_coordinator.state.checkpoints import find_committed
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import (
     abandon_current,
@@ -101,8 +105,7 @@ class RoundCommitter:
         if record is None or isinstance(record.value, Collecting):
             return
         if isinstance(record.value, Aggregating):
-            versioned_task = self.platform.task(key.task)
-            task = versioned_task.value
+            task = self.platform.task(key.task).value
             if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
@@ -110,11 +113,18 @@ class RoundCommitter:
                 self.platform, task.name, f"Round {key.number} can't be committed", concerns=is_at_round(key)
             ):
                 ended = None if frozen is None else self._commit(record, record.value, task, frozen)
-                if ended is not None and task.status is TaskStatus.ACTIVE:
-                    continue_after_round(self.platform, versioned_task, ended, plans=self.plans)
-                else:
-                    continue_task(self.platform, key.task, plans=self.plans)
+                self._continue(key, ended)
             return
+        continue_task(self.platform, key.task, plans=self.plans)
+
+    def _continue(self, key: RoundKey, ended: Ended | None) -> None:
+        """Continues the task of a round that this process has ended, unless it could not end it."""
+        if ended is not None:
+            # Read again: the policy may have been changed during the computations.
+            task = self.platform.task(key.task)
+            if task.value.current == key:
+                continue_after_round(self.platform, task, ended, plans=self.plans)
+                return
         continue_task(self.platform, key.task, plans=self.plans)
 
     @contextmanager
@@ -205,13 +215,26 @@ class RoundCommitter:
             outputs[_BROADCAST] = runner.prepare(after.state)
         refs = map_concurrently(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
+        guards = task.spec.policy.guards
+        parent = self._parent(key.task, terms) if guards.worsening is not None else None
+        verdict = judge_result(guards, base=state, state=after.state, result=after.result, parent=parent)
         return CommitResult(
             tally,
             Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now(), line=line),
             stored[_RESULT],
             stored.get(_BROADCAST),
             scalar_metrics(after.result),
+            tripped=verdict.tripped,
+            compared=verdict.compared,
+            worsened=verdict.worsened,
         )
+
+    def _parent(self, task: str, terms: Terms) -> Committed | None:
+        """Returns the round that made the base, or None if no round of the task did."""
+        if terms.origin is not None or not terms.base.version:
+            return None
+        record = find_committed(self.platform, task, terms.base.version)
+        return None if record is None else record.value
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
         """Stores an output, and the encoded copies of a broadcast."""
@@ -248,7 +271,7 @@ class RoundCommitter:
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         with self._memory_for_run(task.spec.plan):
             base = self._base(task, plan, key)
-            state = read_state(self.platform.blobs.read(base.checkpoint.blob.name))
+            state = self._read_base(base.checkpoint)
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
             broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
         policy = effective_policy(task.spec.policy, plan.manifest)
@@ -263,6 +286,13 @@ class RoundCommitter:
         )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
+
+    def _read_base(self, base: Checkpoint) -> dict[str, Array]:
+        """Returns the state of a base. Raises `ProblemError` if retention has removed its blob."""
+        try:
+            return read_state(self.platform.blobs.read(base.blob.name))
+        except BlobNotFoundError as error:
+            raise _refused(f"version {base.version} is not stored any more; roll back to a version that is") from error
 
     def _base(self, task: Task, plan: Plan, key: RoundKey) -> ResolvedBase:
         """Returns the base of the opening's round, stored under a name of the task. Idempotent."""
@@ -345,8 +375,18 @@ def _starts_alike(left: Round, right: Round) -> bool:
 
 
 def _is_same_opening(now: Task, task: Task) -> bool:
-    """Returns whether `now` is still at the opening of `task`, whether or not it pauses next."""
-    return replace(now, pause_once_open=task.pause_once_open) == task
+    """Returns whether `now` is still at the opening of `task`, whether or not it pauses next.
+
+    An operator may change its policy, tags and archive flag meanwhile.
+    """
+    return task == replace(
+        now,
+        pause_once_open=task.pause_once_open,
+        spec=task.spec,
+        created=task.created,
+        tags=task.tags,
+        archived=task.archived,
+    )
 
 
 def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:

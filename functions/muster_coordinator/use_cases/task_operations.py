@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
@@ -23,18 +22,18 @@ from muster.wire.messages import (
     TaskStatus,
     TaskView,
 )
-from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator import queued_work
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.domain import names
 from muster_coordinator.domain import tasks as domain
-from muster_coordinator.domain.release import violations
+from muster_coordinator.domain.metrics import counts_no_example
 from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.bases import BaseResolver
-from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt
+from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt, require_stored
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform, being_deleted
@@ -42,6 +41,7 @@ from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_cache import tally_assignments
 from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
+from muster_coordinator.use_cases.policy_checks import floor_faults, norm_faults
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
@@ -72,20 +72,16 @@ class TaskOperations:
         Raises:
           ProblemError: `conflict` if another task has the name, or had it until recently;
             `not_found` if the plan is unknown; `not_supported` if its fold requires TensorFlow and
-            the aggregator has none; `invalid_request` if the policy bounds the norm of updates that have none, or is below
-            the floor of the plan's author or of the deployment. As `BaseResolver.resolve` for the
-            task's start.
+            the aggregator has none; `invalid_request` if the policy bounds the norm of updates
+            that have none, or is below the floor of the plan's author or of the deployment. As
+            `BaseResolver.resolve` for the task's start.
         """
         check_name_is_free(self.platform, spec.name)
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
-        if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
-            reason = "the plan's updates have no floating-point tensor of one dimension or more to bound; leave it out"
-            raise ProblemError(
-                ProblemType.INVALID_REQUEST,
-                f"TaskSpec is not valid: policy.max_update_norm: {reason}",
-                fields=(FieldError(path="policy.max_update_norm", reason=reason),),
-            )
+        for fault in norm_faults(spec.policy, manifest):
+            detail = f"TaskSpec is not valid: {fault.path}: {fault.reason}"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail, fields=(fault,))
         self._check_floors(spec, manifest)
         task = Task(
             spec=spec,
@@ -99,7 +95,7 @@ class TaskOperations:
             self.platform.tasks.create(names.task_path(spec.name), task)
         except AlreadyExistsError:
             task = self.platform.task(spec.name).value
-            if task.spec != spec:
+            if task.creating_spec != spec:
                 raise ProblemError(
                     ProblemType.CONFLICT,
                     f"There is a task {spec.name!r} with another plan or policy; choose another name",
@@ -107,14 +103,19 @@ class TaskOperations:
         if not task.ended:
             join_population(self.platform, task)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         return self._view(task)
 
-    def list(self) -> TaskList:
-        """Returns the views of all readable tasks by name, and the names of the unreadable ones."""
+    def list(self, *, archived: bool = False) -> TaskList:
+        """Returns the views of all readable tasks by name, and the names of the unreadable ones.
+
+        Archived tasks are left out, unless `archived` is set.
+        """
         page = self.platform.tasks.page("tasks")
         views, unreadable = [], [*page.unreadable]
         for record in page.records:
+            if record.value.archived and not archived:
+                continue
             try:
                 views.append(self._view(record.value))
             except UnreadableError as error:  # of the task's round
@@ -137,7 +138,7 @@ class TaskOperations:
         """Resumes a paused task."""
         task = self._change(name, domain.resume)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         elif task.current is not None:
             self.platform.enqueue(queued_work.close(task.current), task.current)
             continue_task(self.platform, name, plans=self.plans)
@@ -162,7 +163,7 @@ class TaskOperations:
         target = checkpoint(self.platform, name, version)
         task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
-        self._open(task)
+        self.enqueue_opening(task)
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
@@ -181,7 +182,7 @@ class TaskOperations:
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(committed_round(self.platform, name, number).result.name)
+        return self._blobs.read(require_stored(committed_round(self.platform, name, number)).result.name)
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
@@ -190,6 +191,10 @@ class TaskOperations:
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
         return self._blobs.read(checkpoint(self.platform, name, version).blob.name)
+
+    def require_checkpoint(self, name: str, version: int) -> None:
+        """Raises `ProblemError` (`not_found`) if a version does not exist or is not stored."""
+        checkpoint(self.platform, name, version)
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
@@ -218,21 +223,14 @@ class TaskOperations:
 
         A repeat for an existing task is accepted.
         """
-        fields = list(violations(spec.policy, manifest))
-        if spec.policy.minimum < self.least_minimum:
-            least = self.least_minimum
-            reason = (
-                f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); "
-                f"use {least} or more"
-            )
-            fields.append(FieldError(path="policy.minimum", reason=reason))
+        fields = tuple(floor_faults(spec.policy, manifest, least_minimum=self.least_minimum))
         if not fields:
             return
         existing = self.platform.tasks.get(names.task_path(spec.name))
-        if existing is not None and existing.value.spec == spec:
+        if existing is not None and existing.value.creating_spec == spec:
             return
         reasons = "; ".join(f"{field.path} {field.reason}" for field in fields)
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=tuple(fields))
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=fields)
 
     def _check_start(self, task: Task) -> None:
         """Refuses a start that does not exist or does not fit the plan.
@@ -243,7 +241,8 @@ class TaskOperations:
             return
         BaseResolver(self.platform, plans=self.plans).resolve(task, task.spec.start)
 
-    def _open(self, task: Task) -> None:
+    def enqueue_opening(self, task: Task) -> None:
+        """Enqueues the computation of an opening task's broadcast."""
         self.platform.queue.enqueue(
             queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.randomness.nonce()}"
         )
@@ -266,6 +265,8 @@ class TaskOperations:
             sums_in_the_clear=task.sums_in_the_clear,
             current=None if current is None else self.round_view(current.value),
             note=task.note,
+            tags=dict(task.tags),
+            archived=task.archived,
         )
 
     def round_view(self, round_: Round) -> RoundView:
@@ -299,7 +300,15 @@ class TaskOperations:
             broadcast_bytes=terms.broadcast.size,
             sums_in_the_clear=terms.sums_in_the_clear,
             reason=round_.reason if isinstance(round_, Abandoned) else "",
-            metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+            metrics=_shown_metrics(round_),
+            tripped=round_.tripped if isinstance(round_, Committed) else (),
             base=round_base_view(round_.key, terms),
             request=terms.request,
         )
+
+
+def _shown_metrics(round_: Round) -> dict[str, float]:
+    """Returns the metrics of a committed round; none if it counts no example."""
+    if not isinstance(round_, Committed) or counts_no_example(round_.metrics):
+        return {}
+    return dict(round_.metrics)

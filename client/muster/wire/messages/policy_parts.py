@@ -148,7 +148,10 @@ class WorseningGuard(Message):
 class Guards(Message):
     """Conditions of a round's result under which the coordinator pauses the task."""
 
-    non_finite: bool = Field(default=True, description="Pause if the new state or a metric contains NaN or infinity.")
+    non_finite: bool = Field(
+        default=True,
+        description="Pause if the new state contains NaN or infinity where its base did not, or a metric does.",
+    )
     no_examples: bool = Field(
         default=True,
         description="Pause if a round's result counts no example. TFF's learning algorithms count no examples of a "

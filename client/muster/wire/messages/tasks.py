@@ -192,7 +192,7 @@ class BaseView(Answer):
 class Guard(str, Enum):
     """Guard that a round's result tripped.
 
-    - `non_finite`: the new state or a metric contains NaN or infinity.
+    - `non_finite`: the new state contains NaN or infinity where its base did not, or a metric does.
     - `no_examples`: the result counts no example, so its metrics describe no data and are left out.
     - `worsening`: the metric of the task's guard got worse too many rounds in a row.
     """
