@@ -239,7 +239,13 @@ class RoundDecision(Enum):
 
 
 def judge(
-    round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float, floor: int = 1
+    round_: Collecting,
+    *,
+    updates: int,
+    assigned: Callable[[], int],
+    now: float,
+    floor: int = 1,
+    extensible: bool = True,
 ) -> RoundDecision:
     """Decides whether a collecting round continues, closes or is abandoned.
 
@@ -249,6 +255,7 @@ def judge(
       assigned: Returns the number of assignments; called only if the decision depends on it.
       now: The time, in POSIX seconds.
       floor: Fewest updates that the plan's author allows in a result.
+      extensible: Whether the round's time starts again if no client was assigned by its deadline.
     """
     terms = round_.terms
     minimum = max(terms.minimum, floor)
@@ -258,7 +265,7 @@ def judge(
         return RoundDecision.CONTINUE
     if updates >= minimum:
         return RoundDecision.AGGREGATE
-    return RoundDecision.ABANDON if updates or assigned() else RoundDecision.EXTEND
+    return RoundDecision.ABANDON if updates or not extensible or assigned() else RoundDecision.EXTEND
 
 
 def close(round_: Collecting, *, now: float) -> Aggregating:
@@ -355,14 +362,17 @@ def open_round(
     return Collecting(key, terms)
 
 
-def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | None:
+def next_round(ended: Ended, policy: TaskPolicy, *, now: float, retries: bool = True) -> Collecting | None:
     """Returns the round that follows, or None after the task's last round.
 
     After a commit it has the next number, and the broadcast of the commit. After an abandoned
-    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast.
+    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast, or None
+    if the task does not retry.
     """
     terms, key = ended.terms, ended.key
     if isinstance(ended, Abandoned):
+        if not retries:
+            return None
         return open_round(
             replace(key, epoch=key.epoch + 1),
             policy,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from muster.wire.messages import TaskSpec, TaskStatus
+from muster.wire.messages import TaskKind, TaskSpec, TaskStatus
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Checkpoint, Origin
 
@@ -60,7 +60,7 @@ class Task:
       checkpoint: The newest checkpoint.
       restore: While the status is `opening`, the checkpoint to open from, or None for the plan's
         initial state.
-      note: The reason for which it was paused, if it can't continue.
+      note: The reason for which it was paused, if it can't continue, or for which it has no answer.
       pause_once_open: True if it was rolled back while paused: it is paused again once its
         broadcast is computed.
       created: The specification that created it, if its policy was changed since.
@@ -92,6 +92,11 @@ class Task:
     def driven(self) -> bool:
         """True if it runs rounds only on request: of an operator, or of the task it evaluates."""
         return self.spec.driven or self.spec.evaluates is not None
+
+    @property
+    def retries(self) -> bool:
+        """True if an abandoned round is tried again. A question (analytics) is asked once."""
+        return self.spec.kind is not TaskKind.ANALYTICS
 
     @property
     def name(self) -> str:
@@ -130,6 +135,11 @@ def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
 def completed(task: Task, checkpoint: Checkpoint) -> Task:
     """Returns the task after its last round."""
     return replace(task, status=TaskStatus.COMPLETED, checkpoint=checkpoint)
+
+
+def unanswered(task: Task, checkpoint: Checkpoint, *, reason: str) -> Task:
+    """Returns the task after its only attempt was abandoned."""
+    return replace(completed(task, checkpoint), note=f"not answered: {reason}")
 
 
 def pause(task: Task) -> Task:

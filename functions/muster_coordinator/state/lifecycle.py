@@ -12,6 +12,7 @@ from muster_coordinator.domain.release import effective_policy
 from muster_coordinator.domain.rounds import (
     Abandoned,
     Aggregating,
+    Checkpoint,
     Collecting,
     Committed,
     Ended,
@@ -19,8 +20,9 @@ from muster_coordinator.domain.rounds import (
     abandon,
     next_round,
 )
-from muster_coordinator.domain.tasks import Task, at_round, completed
+from muster_coordinator.domain.tasks import Task, at_round, completed, unanswered
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state import evaluations
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
@@ -56,13 +58,16 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
         return
     checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
     policy = effective_policy(task.spec.policy, plans.manifest(task.spec.plan))
-    following = next_round(ended, policy, now=platform.clock.now())
+    following = next_round(ended, policy, now=platform.clock.now(), retries=task.retries)
     if following is None:
         after = platform.change_task(
-            task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
+            task.name,
+            lambda latest: _completed(latest, ended, checkpoint) if latest == task else latest,
+            current=record,
         )
         if after.ended:
             leave_population(platform, task)
+        evaluations.follow(platform, after)
         platform.enqueue(queued_work.sweep(ended.key), ended.key)
         return
     opened = platform.rounds.ensure(names.round_path(following.key), following).value
@@ -74,8 +79,17 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
 
     platform.change_task(task.name, move, current=record)
     schedule_close(platform, opened)
+    if isinstance(ended, Committed):
+        evaluations.follow(platform, task)
     # Last, since no client waits for it. If this call is lost, the tick sweeps.
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
+
+
+def _completed(task: Task, ended: Ended, checkpoint: Checkpoint) -> Task:
+    """Returns the task after its last round, or after the attempt at its only one."""
+    if isinstance(ended, Abandoned):
+        return unanswered(task, checkpoint, reason=ended.reason)
+    return completed(task, checkpoint)
 
 
 def schedule_close(platform: Platform, round_: Round) -> None:

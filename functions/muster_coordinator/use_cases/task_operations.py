@@ -34,12 +34,14 @@ from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import violations
 from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
+from muster_coordinator.domain.windows import unknown_zones
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.evaluation_checks import check_evaluation
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
@@ -71,8 +73,9 @@ class TaskOperations:
         Raises:
           ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
             `not_supported` if its fold requires TensorFlow and the aggregator has none;
-            `invalid_request` if the policy bounds the norm of updates that have none, or is below
-            the floor of the plan's author or of the deployment.
+            `invalid_request` if the policy bounds the norm of updates that have none, is below the
+            floor of the plan's author or of the deployment, or names an unknown time zone, or if an
+            evaluation does not fit the task that it evaluates.
         """
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
@@ -84,6 +87,7 @@ class TaskOperations:
                 fields=(FieldError(path="policy.max_update_norm", reason=reason),),
             )
         self._check_floors(spec, manifest)
+        check_evaluation(self.platform, spec, plans=self.plans)
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -214,11 +218,11 @@ class TaskOperations:
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor.
+        """Refuses a policy with an unknown time zone, or below the plan's or deployment's floor.
 
         A repeat for an existing task is accepted.
         """
-        fields = list(violations(spec.policy, manifest))
+        fields = [*violations(spec.policy, manifest), *unknown_zones(spec.policy)]
         if spec.policy.minimum < self.least_minimum:
             least = self.least_minimum
             reason = (
