@@ -73,6 +73,10 @@ class Schedule:
         self.reads: list[str] = []
         self.calls: Counter[str] = Counter()
 
+    def fail(self, fault: Fault) -> None:
+        """Schedules a further fault."""
+        self._faults[fault.of, fault.number, fault.when] = fault.error
+
     def run(self, access: Access, method: str, subject: str, action: Callable[[], T]) -> T:
         """Calls `action`, or fails as scheduled."""
         with self._lock:
