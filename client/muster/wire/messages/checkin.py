@@ -67,7 +67,7 @@ class FailureReason(str, Enum):
 
 
 class FailureCode(str, Enum):
-    """Closed list of causes of a failure. Each belongs to one `FailureReason`.
+    """Closed list of causes of a failure, more exact than its `FailureReason`.
 
     - `data.missing`: the data callback found no data, such as no file.
     - `data.shape`: the data has another structure, shape or dtype than the plan expects.
@@ -79,7 +79,8 @@ class FailureCode(str, Enum):
     - `limits.size`: the plan, the broadcast or the update is larger than a limit allows.
     - `limits.budget`: the data owner's budget is spent.
     - `plan.refused`: the data owner's policy refuses the plan.
-    - `plan.invalid`: the plan or the broadcast is damaged, or has operations that are not allowed.
+    - `plan.invalid`: the plan or the broadcast is damaged, lacks a trusted signature, or has
+      operations that are not allowed.
     - `owner.cancelled`: the owner of the device, or its operating system, stopped the work.
     - `other`: any other cause.
     """
