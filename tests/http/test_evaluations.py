@@ -61,7 +61,7 @@ def record(h, name=EVAL):
 
 
 def make_idle(h):
-    """Has the evaluation wait for its next request, whether or not it has opened a round."""
+    """Ends the evaluation's open round, if it has one, so that it waits for its next request."""
     task = record(h)
     if task.status is not TaskStatus.IDLE and not task.ended:
         abandon_current(h.inner, task, reason="superseded")

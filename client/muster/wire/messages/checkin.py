@@ -153,7 +153,7 @@ class Assignment(Answer):
     )
     kind: str = Field(default="train", description="Kind of the work: `train`, `evaluate` or `analytics`.")
     selector: Optional[dict[str, Any]] = Field(
-        default=None, description="Value that tells the client which of its data to use. Missing if there is none."
+        default=None, description="Value that says which of its data the client uses. Missing if there is none."
     )
     plan: Download = Field(description="Plan to run. Its `sha256` is the plan's address.")
     broadcast: Download = Field(description="Broadcast of the round, as safetensors.")
