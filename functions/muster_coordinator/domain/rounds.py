@@ -135,7 +135,7 @@ class Tally:
     Attributes:
       assigned: Assignments issued.
       reported: Updates that clients uploaded.
-      failed: Assignments that clients gave back, by reason.
+      failed: Assignments that clients gave back, by code, or by reason if there is no code.
       folded: Updates that were folded.
       dropped: Updates that were not folded, by reason.
       update_bytes: Bytes of the folded updates.

@@ -12,7 +12,7 @@ leaves the task opening: the tick repairs both.
 
 from __future__ import annotations
 
-from muster.wire.messages import TaskStatus
+from muster.wire.messages import TaskKind, TaskStatus
 from muster_coordinator import queued_work
 from muster_coordinator.domain import evaluations as domain
 from muster_coordinator.domain import names
@@ -37,6 +37,8 @@ def follow(platform: Platform, task: Task) -> None:
     if task.spec.evaluates is not None:
         advance(platform, task.name)
         return
+    if task.spec.kind is not TaskKind.TRAIN:
+        return
     members = platform.documents.list(names.population_tasks_path(task.spec.population))
     others = [member.id for member in members if member.id != task.name]
     for record in map_concurrently(platform, lambda name: _read(platform, name), others):
@@ -49,16 +51,16 @@ def advance(platform: Platform, name: str) -> None:
 
     Does nothing unless the evaluation is idle. Idempotent, and safe to call concurrently.
     """
-    record = platform.task(name)
-    evaluation = record.value
-    if evaluation.spec.evaluates is None or evaluation.status is not TaskStatus.IDLE:
+    record = platform.tasks.get(names.task_path(name))
+    spec = None if record is None else record.value.spec.evaluates
+    if record is None or spec is None or record.value.status is not TaskStatus.IDLE:
         return
-    found = platform.tasks.get(names.task_path(evaluation.spec.evaluates.task))
-    if found is None or found.value.status is TaskStatus.DELETING:
+    training = platform.tasks.get(names.task_path(spec.task))
+    if training is None or training.value.status is TaskStatus.DELETING:
         _complete(platform, record, note=_TRAINING_DELETED)
-    elif domain.is_due(evaluation, found.value):
-        _request(platform, record, found.value)
-    elif found.value.ended:
+    elif domain.is_due(record.value, training.value):
+        _request(platform, record, training.value)
+    elif training.value.ended:
         _complete(platform, record)
 
 
@@ -78,8 +80,8 @@ def _request(platform: Platform, record: Versioned[Task], training: Task) -> Non
 def _base(platform: Platform, evaluation: Task, training: Task) -> Checkpoint | None:
     """Returns the due checkpoint.
 
-    That is the newest one if a rollback, a retention or an unreadable round excludes the due one,
-    or None if that was evaluated.
+    That is the newest one if the due one is no longer stored, or a rollback came between them. None
+    if there is no checkpoint.
     """
     newest, spec = training.checkpoint, evaluation.spec.evaluates
     if newest is None or spec is None:
