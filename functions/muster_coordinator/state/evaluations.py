@@ -89,9 +89,15 @@ def _base(platform: Platform, evaluation: Task, training: Task) -> Checkpoint | 
     version = domain.due_version(training, every=spec.every)
     if version < newest.version:
         due = _checkpoint(platform, training.name, version)
-        if due is not None and domain.follows(due, newest) and platform.blobs.stat(due.blob.name) is not None:
+        if due is not None and domain.follows(due, newest) and _is_stored(platform, due):
             return due
     return newest
+
+
+def _is_stored(platform: Platform, checkpoint: Checkpoint) -> bool:
+    """Returns whether a checkpoint's file is stored. The aggregator may list such files only."""
+    name = checkpoint.blob.name
+    return any(blob.name == name for blob in platform.blobs.list(name))
 
 
 def _checkpoint(platform: Platform, task: str, version: int) -> Checkpoint | None:
