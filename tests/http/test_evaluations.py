@@ -65,7 +65,8 @@ def make_idle(h):
     task = record(h)
     if task.status is not TaskStatus.IDLE and not task.ended:
         abandon_current(h.inner, task, reason="superseded")
-        h.inner.change_task(EVAL, lambda now: replace(now, status=TaskStatus.IDLE, restore=None))
+        ended = {"running": False} if hasattr(task, "running") else {}
+        h.inner.change_task(EVAL, lambda now: replace(now, status=TaskStatus.IDLE, restore=None, **ended))
 
 
 def begun(harness, *, rounds=9, **evaluates):
@@ -254,7 +255,7 @@ def test_crash_at_any_write_makes_one_run_of_the_same_state(tmp_path, when):
         h = begun(CrashingHarness(tmp_path / str(write), lose_work=True))
         train(h, OUT[:2])
         train(h, OUT[2:4], deliver=False)
-        h.schedule.fail(Fault(len(h.schedule.writes) + write, when))
+        h.schedule.arm(Fault(len(h.schedule.writes) + write, when))
         h.retry(h.deliver_all)
         if not h.crashes:
             break
