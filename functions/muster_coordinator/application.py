@@ -18,6 +18,7 @@ from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
 from muster_coordinator.state.checkin_counters import CheckinCounters
+from muster_coordinator.state.evaluation_shares import EvaluationShares
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -190,6 +191,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             plans=plans,
             open_rounds=rounds,
             pseudonyms=Pseudonymizer(platform, ring=ring),
+            shares=EvaluationShares(platform, ring=ring),
             retry_floor=config.retry_floor,
             direct_above=None if platform.direct is None else config.direct_above,
             longest_wait=config.longest_wait,

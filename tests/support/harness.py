@@ -256,9 +256,9 @@ class Harness:
         body = update if isinstance(update, bytes) else encode(update)
         return Receipt.decode(self.ask("PUT", "/v1/updates", body=body, token=token, **options))
 
-    def report(self, token: str, reason: str = "other") -> Receipt:
+    def report(self, token: str, reason: str = "other", *, code: str | None = None) -> Receipt:
         """Reports a failure, which gives the assignment back."""
-        body = Report.from_dict({"reason": reason}).encode()
+        body = Report.from_dict({"reason": reason, "code": code}).encode()
         return Receipt.decode(self.ask("POST", "/v1/updates:report", body=body, token=token))
 
     def task(self) -> TaskView:

@@ -7,6 +7,7 @@ tasks/{task}/rounds/{round}           one attempt of one round
 tasks/{task}/sweeps/progress          the last round up to which all are swept
 tasks/{task}/sweeps/retention         up to which round the task's retention has decided
 tasks/{task}/requests/{hash}          a run of a driven task, by its request
+tasks/{task}/keys/share               key of an evaluation's share of the clients
 deleted/{hash}                        a deleted task, whose name is not free again yet
 checkins/{hour}.{population}          outcomes of check-ins in one hour
 populations/{population}/tasks/{task} a task that the population's check-ins consider
@@ -162,6 +163,11 @@ def requests_path(task: str) -> str:
 def request_path(task: str, request: str) -> str:
     """Returns the document of the run that answers a request."""
     return f"{requests_path(task)}/{_hash(request)}"
+
+
+def share_key_path(task: str) -> str:
+    """Returns the document that names the key of an evaluation's share of the clients."""
+    return f"{task_path(task)}/keys/share"
 
 
 DELETED = "deleted"  # collection of the names of deleted tasks

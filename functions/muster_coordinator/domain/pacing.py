@@ -38,7 +38,19 @@ def checkin_delay(
     else:
         floor = max(floor, round_.terms.cap / _MAX_CHECKINS_PER_SECOND)
         wait = _until_next(round_, now, updates, quiet)
-    return min(max(wait, floor), longest) * (1 + jitter / 4)
+    return bounded_delay(wait, floor=floor, longest=longest, jitter=jitter)
+
+
+def bounded_delay(seconds: float, *, floor: float, longest: float, jitter: float) -> float:
+    """Returns a client's wait within the deployment's bounds, with jitter of up to a quarter.
+
+    Args:
+      seconds: Seconds until there may be work.
+      floor: The deployment's shortest wait, in seconds.
+      longest: The deployment's longest wait, in seconds, before jitter.
+      jitter: Random number in [0, 1).
+    """
+    return min(max(seconds, floor), longest) * (1 + jitter / 4)
 
 
 def _until_next(round_: Round, now: float, updates: int, quiet: float) -> float:

@@ -135,7 +135,7 @@ class Tally:
     Attributes:
       assigned: Assignments issued.
       reported: Updates that clients uploaded.
-      failed: Assignments that clients gave back, by reason.
+      failed: Assignments that clients gave back, by code, or by reason if there is no code.
       folded: Updates that were folded.
       dropped: Updates that were not folded, by reason.
       update_bytes: Bytes of the folded updates.
@@ -242,7 +242,13 @@ class RoundDecision(Enum):
 
 
 def judge(
-    round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float, floor: int = 1
+    round_: Collecting,
+    *,
+    updates: int,
+    assigned: Callable[[], int],
+    now: float,
+    floor: int = 1,
+    extensible: bool = True,
 ) -> RoundDecision:
     """Decides whether a collecting round continues, closes or is abandoned.
 
@@ -252,6 +258,7 @@ def judge(
       assigned: Returns the number of assignments; called only if the decision depends on it.
       now: The time, in POSIX seconds.
       floor: Fewest updates that the plan's author allows in a result.
+      extensible: Whether the round's time starts again if no client was assigned by its deadline.
     """
     terms = round_.terms
     minimum = max(terms.minimum, floor)
@@ -261,7 +268,7 @@ def judge(
         return RoundDecision.CONTINUE
     if updates >= minimum:
         return RoundDecision.AGGREGATE
-    return RoundDecision.ABANDON if updates or assigned() else RoundDecision.EXTEND
+    return RoundDecision.ABANDON if updates or not extensible or assigned() else RoundDecision.EXTEND
 
 
 def close(round_: Collecting, *, now: float) -> Aggregating:
@@ -368,15 +375,17 @@ def open_round(
     return Collecting(key, terms)
 
 
-def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | None:
+def next_round(ended: Ended, policy: TaskPolicy, *, now: float, retries: bool = True) -> Collecting | None:
     """Returns the round that follows, or None after the last round of the task's line.
 
     After a commit it has the next number, and the broadcast of the commit. After an abandoned
-    attempt it is the next attempt (epoch), with the same number, base and broadcast. The policy's
-    `rounds` do not bound requested rounds.
+    attempt it is the next attempt (epoch), with the same number, base and broadcast, or None if the
+    task does not retry. The policy's `rounds` do not bound requested rounds.
     """
     terms, key = ended.terms, ended.key
     if isinstance(ended, Abandoned):
+        if not retries:
+            return None
         return open_round(
             replace(key, epoch=key.epoch + 1),
             policy,

@@ -60,7 +60,7 @@ class Task:
       checkpoint: The newest checkpoint.
       restore: While the status is `opening`, the checkpoint to open from, or None for the plan's
         initial state.
-      note: The reason for which it was paused, if it can't continue.
+      note: The reason for which it was paused, if it can't continue, or for which it has no answer.
       pause_once_open: True if it was rolled back while paused: it is paused again once its
         broadcast is computed.
       created: The specification that created it, if its policy was changed since.
@@ -97,6 +97,11 @@ class Task:
     def creating_spec(self) -> TaskSpec:
         """The specification that created it, before any change of its policy."""
         return self.created or self.spec
+
+    @property
+    def retries(self) -> bool:
+        """True if an abandoned round is tried again. A question (analytics) is asked once."""
+        return self.spec.kind is not TaskKind.ANALYTICS
 
     @property
     def name(self) -> str:
@@ -197,6 +202,11 @@ def require_not_deleting(task: Task, action: str) -> None:
     """Raises `TransitionError` if the task is being deleted."""
     if task.status is TaskStatus.DELETING:
         raise TransitionError(f"Task {task.name} can't be {action}: it is {task.status.value}")
+
+
+def unanswered(task: Task, checkpoint: Checkpoint, *, reason: str) -> Task:
+    """Returns the task after its only attempt was abandoned."""
+    return replace(completed(task, checkpoint), note=f"not answered: {reason}")
 
 
 def pause(task: Task) -> Task:

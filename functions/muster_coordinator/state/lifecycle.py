@@ -22,8 +22,9 @@ from muster_coordinator.domain.rounds import (
     abandon,
     next_round,
 )
-from muster_coordinator.domain.tasks import Task, at_round, completed, reopened
+from muster_coordinator.domain.tasks import Task, at_round, completed, reopened, unanswered
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state import evaluations
 from muster_coordinator.state.guarding import final_note, pause_if_tripped
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
@@ -63,7 +64,7 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
         return
     manifest = plans.manifest(task.spec.plan)
     policy = effective_policy(task.spec.policy, manifest)
-    following = next_round(ended, policy, now=platform.clock.now())
+    following = next_round(ended, policy, now=platform.clock.now(), retries=task.retries)
     checkpoint = _newest_checkpoint(task, ended)
     if following is None:
         _end_or_reopen(platform, record, ended, policy=policy, manifest=manifest)
@@ -77,6 +78,8 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
 
     platform.change_task(task.name, move, current=record)
     schedule_close(platform, opened)
+    if isinstance(ended, Committed):
+        evaluations.follow(platform, task)
     # Last, since no client waits for it. If this call is lost, the tick sweeps.
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
 
@@ -103,23 +106,26 @@ def _end_or_reopen(
     """
     task, checkpoint = record.value, _newest_checkpoint(record.value, ended)
     line = checkpoint.rounds_on_line
-    if has_next(task, ended.key, line=line, policy=policy, manifest=manifest):
+    if isinstance(ended, Committed) and has_next(task, ended.key, line=line, policy=policy, manifest=manifest):
         after = platform.change_task(
             task.name, lambda latest: reopened(latest, checkpoint) if latest == task else latest, current=record
         )
         if after.status is TaskStatus.OPENING:
             platform.enqueue(queued_work.open_task(task.name), ended.key)
     else:
-        notes = (shortfall(task, line=line, policy=policy), final_note(task, ended))
-        note = " ".join(filter(None, notes))
-        after = platform.change_task(
-            task.name,
-            lambda latest: completed(latest, checkpoint, note=note) if latest == task else latest,
-            current=record,
-        )
+        end = _completed(task, ended, checkpoint, note=shortfall(task, line=line, policy=policy))
+        after = platform.change_task(task.name, lambda latest: end if latest == task else latest, current=record)
         if after.ended:
             leave_population(platform, task)
+        evaluations.follow(platform, after)
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
+
+
+def _completed(task: Task, ended: Ended, checkpoint: Checkpoint, *, note: str) -> Task:
+    """Returns the task after its last round, or after the attempt at its only one."""
+    if isinstance(ended, Abandoned):
+        return unanswered(task, checkpoint, reason=ended.reason)
+    return completed(task, checkpoint, note=" ".join(filter(None, (note, final_note(task, ended)))))
 
 
 def schedule_close(platform: Platform, round_: Round) -> None:

@@ -15,6 +15,7 @@ from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state import evaluations
 from muster_coordinator.state.checkin_hours import remove_old_hours
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
 from muster_coordinator.state.parallel import map_concurrently
@@ -152,6 +153,8 @@ class Maintenance:
             )
         elif task.current is not None and not task.ended and not task.stopped:
             self.round_closer.close(task.current, repairing=True)
+        if task.spec.evaluates is not None:
+            evaluations.advance(self.platform, task.name)
         if task.current is not None:
             self._sweep_older_rounds(task, task.current)
             self._sweep_recent_rounds(task, task.current)

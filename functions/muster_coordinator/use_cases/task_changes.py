@@ -15,6 +15,7 @@ from muster_coordinator import queued_work
 from muster_coordinator.domain import tasks as domain
 from muster_coordinator.domain.release import effective_policy, may_commit
 from muster_coordinator.domain.tasks import Task, TransitionError
+from muster_coordinator.domain.windows import unknown_zones
 from muster_coordinator.state.lifecycle import join_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
@@ -91,6 +92,7 @@ class TaskChanges:
         faults = (
             *norm_faults(spec.policy, manifest),
             *floor_faults(spec.policy, manifest, least_minimum=self.least_minimum),
+            *unknown_zones(spec.policy),
         )
         if faults:
             reasons = "; ".join(f"{fault.path} {fault.reason}" for fault in faults)

@@ -31,6 +31,7 @@ from muster_coordinator.domain import tasks as domain
 from muster_coordinator.domain.metrics import counts_no_example
 from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
+from muster_coordinator.domain.windows import unknown_zones
 from muster_coordinator.ports import AlreadyExistsError
 from muster_coordinator.state.bases import BaseResolver
 from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt, require_stored
@@ -40,6 +41,7 @@ from muster_coordinator.state.platform import Platform, being_deleted
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.evaluation_checks import check_evaluation
 from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
 from muster_coordinator.use_cases.policy_checks import floor_faults, norm_faults
 
@@ -73,7 +75,8 @@ class TaskOperations:
           ProblemError: `conflict` if another task has the name, or had it until recently;
             `not_found` if the plan is unknown; `not_supported` if its fold requires TensorFlow and
             the aggregator has none; `invalid_request` if the policy bounds the norm of updates
-            that have none, or is below the floor of the plan's author or of the deployment. As
+            that have none, is below the floor of the plan's author or of the deployment, or names
+            an unknown time zone, or if an evaluation does not fit the task that it evaluates. As
             `BaseResolver.resolve` for the task's start.
         """
         check_name_is_free(self.platform, spec.name)
@@ -83,6 +86,7 @@ class TaskOperations:
             detail = f"TaskSpec is not valid: {fault.path}: {fault.reason}"
             raise ProblemError(ProblemType.INVALID_REQUEST, detail, fields=(fault,))
         self._check_floors(spec, manifest)
+        check_evaluation(self.platform, spec, plans=self.plans)
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -219,11 +223,12 @@ class TaskOperations:
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor.
+        """Refuses a policy with an unknown time zone, or below the plan's or deployment's floor.
 
         A repeat for an existing task is accepted.
         """
-        fields = tuple(floor_faults(spec.policy, manifest, least_minimum=self.least_minimum))
+        floors = floor_faults(spec.policy, manifest, least_minimum=self.least_minimum)
+        fields = (*floors, *unknown_zones(spec.policy))
         if not fields:
             return
         existing = self.platform.tasks.get(names.task_path(spec.name))

@@ -82,6 +82,13 @@ def test_commit_below_the_minimum_is_refused():
     assert committed(folded=2).phase == "COMMITTED"
 
 
+def test_round_that_is_not_extensible_is_abandoned_at_its_deadline():
+    after = {"assigned": lambda: 0, "now": 1e9, "extensible": False}
+    assert judge(collecting(), updates=0, **after) is RoundDecision.ABANDON
+    assert judge(collecting(), updates=0, **{**after, "extensible": True}) is RoundDecision.EXTEND
+    assert judge(collecting(), updates=0, **{**after, "now": 0.0}) is RoundDecision.CONTINUE
+
+
 def test_next_round_opens_after_the_interval():
     following = next_round(committed(), POLICY, now=1030.0)
     assert (following.key, following.terms.opened_at) == (RoundKey("t", 4, 0), 1100.0)

@@ -67,7 +67,7 @@ class FailureReason(str, Enum):
 
 
 class FailureCode(str, Enum):
-    """Closed list of causes of a failure. Each belongs to one `FailureReason`.
+    """Closed list of causes of a failure, more exact than its `FailureReason`.
 
     - `data.missing`: the data callback found no data, such as no file.
     - `data.shape`: the data has another structure, shape or dtype than the plan expects.
@@ -79,7 +79,8 @@ class FailureCode(str, Enum):
     - `limits.size`: the plan, the broadcast or the update is larger than a limit allows.
     - `limits.budget`: the data owner's budget is spent.
     - `plan.refused`: the data owner's policy refuses the plan.
-    - `plan.invalid`: the plan or the broadcast is damaged, or has operations that are not allowed.
+    - `plan.invalid`: the plan or the broadcast is damaged, lacks a trusted signature, or has
+      operations that are not allowed.
     - `owner.cancelled`: the owner of the device, or its operating system, stopped the work.
     - `other`: any other cause.
     """
@@ -152,7 +153,7 @@ class Assignment(Answer):
     )
     kind: str = Field(default="train", description="Kind of the work: `train`, `evaluate` or `analytics`.")
     selector: Optional[dict[str, Any]] = Field(
-        default=None, description="Value that tells the client which of its data to use. Missing if there is none."
+        default=None, description="Value that says which of its data the client uses. Missing if there is none."
     )
     plan: Download = Field(description="Plan to run. Its `sha256` is the plan's address.")
     broadcast: Download = Field(description="Broadcast of the round, as safetensors.")

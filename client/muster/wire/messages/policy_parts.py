@@ -109,7 +109,9 @@ class EligibilityRule(Message):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)  # which raises for an integer beyond the range of a float
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_same(left: object, right: object) -> bool:

@@ -224,7 +224,8 @@ class RoundView(Answer):
         "reveal when a client contributes.",
     )
     failed: dict[str, int] = Field(
-        default_factory=dict, description="Number of assignments that clients gave back, by reason."
+        default_factory=dict,
+        description="Number of assignments that clients gave back, by code, or by reason if there is no code.",
     )
     folded: int = Field(default=0, description="Number of updates in the result.")
     dropped: dict[str, int] = Field(
