@@ -8,9 +8,10 @@ and one that begins in the hour that a change to winter time repeats begins once
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from muster.wire.messages import TaskPolicy
@@ -32,15 +33,18 @@ class _Occurrence:
 
 def is_open(windows: Sequence[Window], *, now: float) -> bool:
     """Returns whether clients are assigned at `now` (POSIX seconds). No window means always."""
-    return not windows or any(item.begins <= now < item.ends for item in _occurrences(windows, now, days=(-1, 0)))
+    return not windows or any(
+        occurrence.begins <= now < occurrence.ends
+        for window in windows
+        for occurrence in _occurrences(window, now, days=(-1, 0))
+    )
 
 
 def seconds_until_open(windows: Sequence[Window], *, now: float) -> float:
     """Returns the seconds until a window is open; 0 if one is."""
     if is_open(windows, now=now):
         return 0.0
-    following = _occurrences(windows, now, days=range(-1, _DAYS_AHEAD))
-    return min((item.begins for item in following if now < item.begins < item.ends), default=math.inf) - now
+    return min(_next_opening(window, now) for window in windows) - now
 
 
 def unknown_zones(policy: TaskPolicy) -> Iterator[FieldError]:
@@ -51,22 +55,28 @@ def unknown_zones(policy: TaskPolicy) -> Iterator[FieldError]:
             yield FieldError(path=f"policy.windows.{index}.time_zone", reason=reason)
 
 
-def _occurrences(windows: Sequence[Window], now: float, *, days: Sequence[int]) -> Iterator[_Occurrence]:
+def _next_opening(window: Window, now: float) -> float:
+    """Returns when a window opens next, in POSIX seconds; infinity if that is never."""
+    following = _occurrences(window, now, days=range(_DAYS_AHEAD))
+    return next((item.begins for item in following if now < item.begins < item.ends), math.inf)
+
+
+def _occurrences(window: Window, now: float, *, days: Iterable[int]) -> Iterator[_Occurrence]:
     """Yields the occurrences that begin on certain days, counted from today in their zone."""
-    for window in windows:
-        zone = _zone(window.time_zone)
-        if zone is None:  # another version of the time zone database accepted it
-            continue
-        today = datetime.fromtimestamp(now, zone).date()
-        for day in (today + offset * _DAY for offset in days):
-            if not window.days or _DAYS[day.weekday()] in window.days:
-                yield _occurrence(window, day, zone)
+    zone = _zone(window.time_zone)
+    if zone is None:  # another version of the time zone database accepted it
+        return
+    today = datetime.fromtimestamp(now, zone).date()
+    for day in (today + offset * _DAY for offset in days):
+        if not window.days or _DAYS[day.weekday()] in window.days:
+            yield _occurrence(window.start, window.end, zone, day)
 
 
-def _occurrence(window: Window, day: date, zone: tzinfo) -> _Occurrence:
+@lru_cache(maxsize=4096)  # check-ins ask for the same few days
+def _occurrence(start: str, end: str, zone: tzinfo, day: date) -> _Occurrence:
     """Returns the occurrence that begins on a day. It is empty if the clock skips the window."""
     midnight = datetime.combine(day, datetime.min.time())
-    begins, ends = midnight + _since_midnight(window.start), midnight + _since_midnight(window.end)
+    begins, ends = midnight + _since_midnight(start), midnight + _since_midnight(end)
     return _Occurrence(_instant(begins, zone), _instant(ends if ends > begins else ends + _DAY, zone))
 
 
