@@ -76,7 +76,7 @@ class BaseResolver:
         return self._foreign(task, str(ref.task), version, ref)
 
     def _own(self, task: Task, checkpoint: Checkpoint, ref: StateRef) -> ResolvedBase:
-        self._check_stored(task.name, checkpoint)
+        checkpoints.check_stored(self.platform, task.name, checkpoint)
         if not ref.leaves:
             return ResolvedBase(checkpoint)
         specs = self.plans.manifest(task.spec.plan).state
@@ -89,7 +89,7 @@ class BaseResolver:
         if source.status is TaskStatus.DELETING:
             raise ProblemError(ProblemType.NOT_FOUND, f"Task {other} is being deleted; start from another state")
         checkpoint = checkpoints.checkpoint(self.platform, other, version)
-        self._check_stored(other, checkpoint)
+        checkpoints.check_stored(self.platform, other, checkpoint)
         specs = self.plans.manifest(source.spec.plan).state
         what = f"Checkpoint {version} of task {other}"
         self._check(task, {spec.path: spec for spec in specs}, ref, what=what)
@@ -121,11 +121,3 @@ class BaseResolver:
         # Without the source's tensors, the prefixes alone are checked.
         known = {spec.path: spec for spec in specs} if source is None else source
         check_taken(known, specs, ref.leaves, what=what)
-
-    def _check_stored(self, task: str, checkpoint: Checkpoint) -> None:
-        """Refuses a checkpoint whose file retention has deleted."""
-        if self.platform.blobs.stat(checkpoint.blob.name) is None:
-            raise ProblemError(
-                ProblemType.NOT_FOUND,
-                f"Checkpoint {checkpoint.version} of task {task} is no longer stored; choose another version",
-            )

@@ -46,6 +46,17 @@ def checkpoint(platform: Platform, task: str, version: int) -> Checkpoint:
     return committed_round(platform, task, version).checkpoint if version else first_checkpoint(platform, task)
 
 
+def check_stored(platform: Platform, task: str, checkpoint: Checkpoint) -> None:
+    """Checks that retention has not deleted a checkpoint's file.
+
+    Raises:
+      ProblemError: `not_found` if it has.
+    """
+    if platform.blobs.stat(checkpoint.blob.name) is None:
+        what = f"Checkpoint {checkpoint.version} of task {task}"
+        raise ProblemError(ProblemType.NOT_FOUND, f"{what} is no longer stored; choose another version")
+
+
 def first_checkpoint(platform: Platform, name: str) -> Checkpoint:
     """Returns version 0 of a task.
 

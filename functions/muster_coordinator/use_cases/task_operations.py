@@ -32,9 +32,9 @@ from muster_coordinator.domain import tasks as domain
 from muster_coordinator.domain.release import violations
 from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
-from muster_coordinator.ports import AlreadyExistsError
+from muster_coordinator.ports import AlreadyExistsError, BlobNotFoundError
 from muster_coordinator.state.bases import BaseResolver
-from muster_coordinator.state.checkpoints import checkpoint, committed_round
+from muster_coordinator.state.checkpoints import check_stored, checkpoint, committed_round
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
@@ -156,6 +156,7 @@ class TaskOperations:
         The open round is abandoned, and its next attempt starts from there.
         """
         target = checkpoint(self.platform, name, version)
+        check_stored(self.platform, name, target)
         task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
         self._open(task)
@@ -173,7 +174,8 @@ class TaskOperations:
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(committed_round(self.platform, name, number).result.name)
+        blob = committed_round(self.platform, name, number).result.name
+        return self._read(blob, f"The result of round {number} of task {name}")
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
@@ -181,7 +183,15 @@ class TaskOperations:
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
-        return self._blobs.read(checkpoint(self.platform, name, version).blob.name)
+        blob = checkpoint(self.platform, name, version).blob.name
+        return self._read(blob, f"Checkpoint {version} of task {name}")
+
+    def _read(self, blob: str, what: str) -> memoryview:
+        """Returns an output's bytes. Raises `ProblemError` (`not_found`) if it was deleted."""
+        try:
+            return self._blobs.read(blob)
+        except BlobNotFoundError:
+            raise ProblemError(ProblemType.NOT_FOUND, f"{what} is no longer stored") from None
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
