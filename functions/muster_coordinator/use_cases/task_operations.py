@@ -32,7 +32,7 @@ from muster_coordinator.domain.metrics import counts_no_example
 from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
 from muster_coordinator.domain.windows import unknown_zones
-from muster_coordinator.ports import AlreadyExistsError
+from muster_coordinator.ports import AlreadyExistsError, BlobNotFoundError
 from muster_coordinator.state.bases import BaseResolver
 from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt, require_stored
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
@@ -186,7 +186,8 @@ class TaskOperations:
 
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(require_stored(committed_round(self.platform, name, number)).result.name)
+        blob = require_stored(committed_round(self.platform, name, number)).result.name
+        return self._read(blob, f"The result of round {number} of task {name}")
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
@@ -194,7 +195,15 @@ class TaskOperations:
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
-        return self._blobs.read(checkpoint(self.platform, name, version).blob.name)
+        blob = checkpoint(self.platform, name, version).blob.name
+        return self._read(blob, f"Checkpoint {version} of task {name}")
+
+    def _read(self, blob: str, what: str) -> memoryview:
+        """Returns an output's bytes. Raises `ProblemError` (`not_found`) if it was deleted."""
+        try:
+            return self._blobs.read(blob)
+        except BlobNotFoundError:
+            raise ProblemError(ProblemType.NOT_FOUND, f"{what} is no longer stored") from None
 
     def require_checkpoint(self, name: str, version: int) -> None:
         """Raises `ProblemError` (`not_found`) if a version does not exist or is not stored."""
