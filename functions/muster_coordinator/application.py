@@ -17,6 +17,7 @@ from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
+from muster_coordinator.state.bases import BaseResolver
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -32,6 +33,7 @@ from muster_coordinator.use_cases.maintenance import Maintenance
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
 from muster_coordinator.use_cases.task_operations import TaskOperations
+from muster_coordinator.use_cases.task_runs import TaskRuns
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
 
@@ -112,6 +114,7 @@ class Application:
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
       task_operations: Creates, reads and steers tasks.
+      task_runs: Runs rounds of driven tasks on request.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
@@ -133,6 +136,7 @@ class Application:
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
     task_operations: TaskOperations
+    task_runs: TaskRuns
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
@@ -155,6 +159,9 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     partials = PartialBuilder(platform, plans=plans, runtime=config.runtime)
     aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
     closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
+    operations = TaskOperations(
+        platform, plans=plans, tensorflow_folds=config.tensorflow_folds, least_minimum=config.least_minimum
+    )
     return Application(
         platform=platform,
         tokens=tokens,
@@ -179,12 +186,8 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             longest_wait=config.longest_wait,
         ),
         broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
-        task_operations=TaskOperations(
-            platform,
-            plans=plans,
-            tensorflow_folds=config.tensorflow_folds,
-            least_minimum=config.least_minimum,
-        ),
+        task_operations=operations,
+        task_runs=TaskRuns(platform, plans=plans, bases=BaseResolver(platform, plans=plans), operations=operations),
         update_aggregator=aggregator,
         round_closer=closer,
         maintenance=Maintenance(platform, round_closer=closer),

@@ -20,6 +20,8 @@ from muster.wire.messages import (
     Receipt,
     Report,
     Rollback,
+    RunRequest,
+    RunView,
     TaskPolicy,
     TaskSpec,
     TaskView,
@@ -213,13 +215,15 @@ class Harness:
         """Stores the plan."""
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
-    def create_task(self, name: str = TASK, **policy: Any) -> TaskView:
+    def create_task(self, name: str = TASK, *, driven: bool = False, **policy: Any) -> TaskView:
         """Creates a task of the plan.
 
         `policy` holds fields of `TaskPolicy`; the minimum is 1 by default.
         """
         policy = {"minimum": 1, **policy}
-        spec = TaskSpec(name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy))
+        spec = TaskSpec(
+            name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy), driven=driven
+        )
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))
 
     def begin(self, **policy: Any) -> None:
@@ -228,8 +232,17 @@ class Harness:
         self.create_task(**policy)
         self.deliver_all()
 
+    def run(self, request: str, **options: Any) -> RunView:
+        """Runs rounds of the task, which is driven. `options` holds fields of `RunRequest`."""
+        body = RunRequest.from_dict({"request": request, **options}).encode()
+        return RunView.decode(self.ask("POST", f"/v1/tasks/{TASK}:run", body=body))
+
+    def get_run(self, request: str) -> RunView:
+        """Returns the run of a request."""
+        return RunView.decode(self.ask("GET", f"/v1/tasks/{TASK}/runs/{request}"))
+
     def operate(self, verb: str, *, version: int | None = None) -> TaskView:
-        """Runs `pause`, `resume`, `cancel` or, with a `version`, `rollback` on the task."""
+        """Runs `pause`, `resume`, `cancel`, `complete` or, with a `version`, `rollback` on the task."""
         body = b"" if version is None else Rollback(version=version).encode()
         return TaskView.decode(self.ask("POST", f"/v1/tasks/{TASK}:{verb}", body=body))
 

@@ -330,8 +330,13 @@ def open_round(
     sums_in_the_clear: bool,
     opens_at: float,
     expected_seconds: float | None,
+    origin: Origin | None = None,
+    request: str = "",
 ) -> Collecting:
-    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds)."""
+    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds).
+
+    `origin` and `request` are those of the run that it belongs to, if the task is driven.
+    """
     terms = Terms(
         plan=plan,
         base=base,
@@ -351,6 +356,8 @@ def open_round(
         expected_seconds=expected_seconds,
         graph_seconds=policy.graph_seconds,
         max_update_age=policy.max_update_age,
+        origin=origin,
+        request=request,
     )
     return Collecting(key, terms)
 
@@ -359,7 +366,8 @@ def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | 
     """Returns the round that follows, or None after the task's last round.
 
     After a commit it has the next number, and the broadcast of the commit. After an abandoned
-    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast.
+    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast. The
+    policy's `rounds` do not bound requested rounds.
     """
     terms, key = ended.terms, ended.key
     if isinstance(ended, Abandoned):
@@ -372,8 +380,10 @@ def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | 
             sums_in_the_clear=terms.sums_in_the_clear,
             opens_at=now,
             expected_seconds=terms.expected_seconds,
+            origin=terms.origin,
+            request=terms.request,
         )
-    if ended.broadcast is None or key.number >= policy.rounds:
+    if ended.broadcast is None or (not terms.request and key.number >= policy.rounds):
         return None
     return open_round(
         RoundKey(key.task, key.number + 1, 0),
@@ -384,4 +394,5 @@ def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | 
         sums_in_the_clear=terms.sums_in_the_clear,
         opens_at=max(now, terms.opened_at + policy.interval_seconds),
         expected_seconds=ended.ended_at - terms.opened_at,
+        request=terms.request,
     )

@@ -36,6 +36,10 @@ class _HashConverter(BaseConverter):
     regex = PATTERNS["hash"]
 
 
+class _KeyConverter(BaseConverter):
+    regex = PATTERNS["key"]
+
+
 class _NumberConverter(BaseConverter):
     regex = PATTERNS["number"]
 
@@ -52,7 +56,12 @@ class Router:
         rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
         self._map = Map(
             rules,
-            converters={"name": _NameConverter, "hash": _HashConverter, "number": _NumberConverter},
+            converters={
+                "name": _NameConverter,
+                "hash": _HashConverter,
+                "number": _NumberConverter,
+                "key": _KeyConverter,
+            },
             strict_slashes=True,
             redirect_defaults=False,
         )

@@ -12,6 +12,7 @@ from muster_coordinator.domain.release import effective_policy
 from muster_coordinator.domain.rounds import (
     Abandoned,
     Aggregating,
+    Checkpoint,
     Collecting,
     Committed,
     Ended,
@@ -19,6 +20,7 @@ from muster_coordinator.domain.rounds import (
     abandon,
     next_round,
 )
+from muster_coordinator.domain.runs import finished, is_last_round, run_policy
 from muster_coordinator.domain.tasks import Task, at_round, completed
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -41,9 +43,10 @@ def continue_task(platform: Platform, task_name: str, *, plans: PlanRepository) 
 
 
 def continue_after_round(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
-    """Opens the round that follows `ended`, or completes the task after its last round.
+    """Opens the round that follows `ended`, or ends the run or the task after its last round.
 
-    Idempotent, and safe to call concurrently.
+    A driven task is idle after the last round of its run, and others are completed after their last
+    round. Idempotent, and safe to call concurrently.
 
     Args:
       platform: The ports.
@@ -54,9 +57,13 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     task = record.value
     if task.status is not TaskStatus.ACTIVE:
         return
-    checkpoint = ended.checkpoint if isinstance(ended, Committed) else ended.terms.base
+    checkpoint = _newest_checkpoint(task, ended)
+    if task.driven and is_last_round(task, ended):
+        platform.change_task(task.name, lambda latest: finished(latest, ended.key, checkpoint), current=record)
+        platform.enqueue(queued_work.sweep(ended.key), ended.key)
+        return
     policy = effective_policy(task.spec.policy, plans.manifest(task.spec.plan))
-    following = next_round(ended, policy, now=platform.clock.now())
+    following = next_round(ended, run_policy(task.run, policy), now=platform.clock.now())
     if following is None:
         after = platform.change_task(
             task.name, lambda latest: completed(latest, checkpoint) if latest == task else latest, current=record
@@ -76,6 +83,16 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     schedule_close(platform, opened)
     # Last, since no client waits for it. If this call is lost, the tick sweeps.
     platform.enqueue(queued_work.sweep(ended.key), ended.key)
+
+
+def _newest_checkpoint(task: Task, ended: Ended) -> Checkpoint:
+    """Returns the task's newest checkpoint after a round.
+
+    An attempt of a driven task that was abandoned may have started from another base.
+    """
+    if isinstance(ended, Committed):
+        return ended.checkpoint
+    return ended.terms.base if task.checkpoint is None or not task.driven else task.checkpoint
 
 
 def schedule_close(platform: Platform, round_: Round) -> None:

@@ -39,6 +39,7 @@ from muster_coordinator.domain.rounds import (
     commit,
     open_round,
 )
+from muster_coordinator.domain.runs import ready, run_policy
 from muster_coordinator.domain.tasks import Task, opened
 from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
@@ -99,7 +100,7 @@ class RoundCommitter:
         if isinstance(record.value, Aggregating):
             versioned_task = self.platform.task(key.task)
             task = versioned_task.value
-            if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
+            if task.current != key or not _may_commit(task):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
             with pause_on_final_problem(
@@ -195,7 +196,7 @@ class RoundCommitter:
         state = read_state(self.platform.blobs.read(terms.base.blob.name))
         after = runner.update(state, aggregate, clear_sums)
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
-        if key.number < effective_policy(task.spec.policy, plan.manifest).rounds:
+        if _is_followed(key, task, plan.manifest):
             outputs[_BROADCAST] = runner.prepare(after.state)
         refs = map_concurrently(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
@@ -218,13 +219,15 @@ class RoundCommitter:
     def open(self, task_name: str) -> None:
         """Computes a task's first broadcast (after a rollback, its new one) and opens the round.
 
-        Idempotent.
+        A new driven task only gets its version 0, and its runs are opened like a task. Idempotent.
         """
         task = self.platform.task(task_name).value
         if task.status is not TaskStatus.OPENING:
             return
         # A rollback during an opening starts another opening, which does not wait for the first.
-        with self._claim((task.name, task.created_at, task.number, task.epoch, task.restore)) as claimed:
+        with self._claim(
+            (task.name, task.created_at, task.number, task.epoch, task.restore, _request(task))
+        ) as claimed:
             if claimed:
                 with pause_on_final_problem(
                     self.platform,
@@ -241,11 +244,14 @@ class RoundCommitter:
         if not may_commit(key.number, plan.manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         base = task.restore or self._initial_checkpoint(plan, key)
+        if task.driven and not task.running:
+            self.platform.change_task(task.name, lambda now: ready(now, base) if _is_same_opening(now, task) else now)
+            return
         with self._memory_for_run(task.spec.plan):
             state = read_state(self.platform.blobs.read(base.blob.name))
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
-            broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
-        policy = effective_policy(task.spec.policy, plan.manifest)
+            broadcast = self._first_broadcast(key, base, _encode(prepared, what="broadcast"))
+        policy = run_policy(task.run, effective_policy(task.spec.policy, plan.manifest))
         round_ = self._open_round(task, key, base, broadcast, policy=policy)
         if round_ is None:
             return
@@ -263,12 +269,14 @@ class RoundCommitter:
         self.platform.blobs.create(name, [plan.part(initial)])
         return Checkpoint(0, BlobRef(name, initial.sha256, initial.size), self.platform.clock.now())
 
-    def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
-        """Stores the broadcast.
+    def _first_broadcast(self, key: RoundKey, base: Checkpoint, data: bytes) -> BlobRef:
+        """Stores the broadcast of `base`.
 
-        If several attempts compute it, perhaps with randomness, the first one's bytes remain.
+        If several attempts compute it, perhaps with randomness, the first one's bytes remain. An
+        opening of the same round from another base, which a crash left half done, has another name.
         """
-        name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
+        prefix = names.output_prefix("broadcasts", key.task, key.number)
+        name = f"{prefix}{base.blob.sha256[:16]}-open{key.epoch}"
         self.platform.blobs.create(name, [data])
         stored = self.platform.blobs.read(name)
         EncodedCopies(self.platform.blobs).make(name, stored)
@@ -277,10 +285,10 @@ class RoundCommitter:
     def _open_round(
         self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef, *, policy: TaskPolicy
     ) -> Round | None:
-        """Creates the round, or returns the one that an earlier run created from the same state.
+        """Creates the round, or returns the one that an earlier call created for the same opening.
 
-        Abandons a round that started from another state, and creates the next attempt. Returns None
-        if the task is past this opening, since a late repeat must not abandon the round that an
+        Abandons a round of another state or request, and creates the next attempt. Returns None if
+        the task is past this opening, since a late repeat must not abandon the round that an
         earlier one opened.
         """
         starts_at = policy.starts_at
@@ -295,11 +303,13 @@ class RoundCommitter:
                 sums_in_the_clear=task.sums_in_the_clear,
                 opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
                 expected_seconds=None,
+                origin=None if task.run is None else task.run.origin,
+                request=_request(task),
             )
             stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
             if stored == new_round:
                 return new_round
-            if stored.terms.base.version == base.version and isinstance(stored, Collecting):
+            if _has_same_start(stored, new_round) and isinstance(stored, Collecting):
                 return stored
             if not _is_same_opening(self.platform.task(task.name).value, task):
                 return None
@@ -322,6 +332,31 @@ def _refused(detail: str) -> ProblemError:
 def _is_same_opening(now: Task, task: Task) -> bool:
     """Returns whether `now` is still at the opening of `task`, whether or not it pauses next."""
     return replace(now, pause_once_open=task.pause_once_open) == task
+
+
+def _may_commit(task: Task) -> bool:
+    """Returns whether the task's current round may be committed.
+
+    The open round of a driven task that was rolled back is to be abandoned, even if it is paused.
+    """
+    return task.status in (TaskStatus.ACTIVE, TaskStatus.PAUSED) and not task.stopped and not task.resting
+
+
+def _is_followed(key: RoundKey, task: Task, manifest: PlanManifest) -> bool:
+    """Returns whether another round follows, whose broadcast the commit computes."""
+    if task.driven:
+        return task.run is not None and key.number < task.run.last
+    return key.number < effective_policy(task.spec.policy, manifest).rounds
+
+
+def _has_same_start(stored: Round, new: Round) -> bool:
+    """Returns whether two attempts start from the same state for the same request."""
+    return (stored.terms.base.version, stored.terms.request) == (new.terms.base.version, new.terms.request)
+
+
+def _request(task: Task) -> str:
+    """Returns the request that an opening answers; empty unless the task is driven."""
+    return "" if task.run is None else task.run.request
 
 
 def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:

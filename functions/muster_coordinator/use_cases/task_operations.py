@@ -40,6 +40,7 @@ from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.run_views import current_run_view
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
@@ -151,12 +152,14 @@ class TaskOperations:
     def rollback(self, name: str, *, version: int) -> TaskView:
         """Rolls the task back to a checkpoint.
 
-        The open round is abandoned, and its next attempt starts from there.
+        The open round is abandoned, and its next attempt starts from there. A driven task's run in
+        progress ends, and by default the next run starts from there.
         """
         checkpoint = self._checkpoint(name, version)
         task = self._change(name, lambda task: domain.rollback(task, checkpoint))
         abandon_current(self.platform, task, reason="rolled back")
-        self._open(task)
+        if task.status is TaskStatus.OPENING:
+            self._open(task)
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
@@ -176,12 +179,14 @@ class TaskOperations:
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
         task, by_version = self.platform.task(name).value, dict[int, Checkpoint]()
-        if task.checkpoint is not None and not task.checkpoint.version:
-            by_version[0] = task.checkpoint
+        initial = task.initial or task.checkpoint
+        if initial is not None and not initial.version:
+            by_version[0] = initial
         page = self.platform.rounds.page(names.rounds_path(name))
         for record in page.records:
             round_ = record.value
-            by_version.setdefault(round_.terms.base.version, round_.terms.base)
+            if round_.terms.origin is None:
+                by_version.setdefault(round_.terms.base.version, round_.terms.base)
             if isinstance(round_, Committed):
                 by_version[round_.key.number] = round_.checkpoint
         views = tuple(_checkpoint_view(name, by_version[version]) for version in sorted(by_version))
@@ -264,6 +269,9 @@ class TaskOperations:
     def _checkpoint(self, name: str, version: int) -> Checkpoint:
         if version:
             return self._committed(name, version).checkpoint
+        initial = self.platform.task(name).value.initial
+        if initial is not None:
+            return initial
         first = self.platform.round(RoundKey(name, 1, 0))
         if first is None:
             raise ProblemError(
@@ -273,6 +281,7 @@ class TaskOperations:
 
     def _view(self, task: Task) -> TaskView:
         current = self.platform.round(task.current) if task.current is not None else None
+        view = None if current is None else self.round_view(current.value)
         return TaskView(
             spec=task.spec,
             plan_name=task.plan_name,
@@ -280,8 +289,9 @@ class TaskOperations:
             created_at=from_posix(task.created_at),
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
-            current=None if current is None else self.round_view(current.value),
+            current=view,
             note=task.note,
+            run=current_run_view(task, None if current is None else current.value, view),
         )
 
     def round_view(self, round_: Round) -> RoundView:
@@ -316,6 +326,7 @@ class TaskOperations:
             sums_in_the_clear=terms.sums_in_the_clear,
             reason=round_.reason if isinstance(round_, Abandoned) else "",
             metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+            request=terms.request,
         )
 
 
