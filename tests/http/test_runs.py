@@ -381,7 +381,7 @@ def test_interrupted_rollback_of_a_run_is_completed_by_the_next_run(h):
 
 
 def test_run_never_gets_the_broadcast_of_an_interrupted_one(h):
-    """An opening that a rollback superseded leaves its broadcast and its round under the same number."""
+    """A superseded opening leaves its broadcast, and its round, under the same number."""
     commit(h, "a", 0, 1)
     h.run("b", base={"version": 0})
     runs = [lambda: (h.operate("rollback", version=1), h.run("c"))]

@@ -242,7 +242,7 @@ class Harness:
         return RunView.decode(self.ask("GET", f"/v1/tasks/{TASK}/runs/{request}"))
 
     def operate(self, verb: str, *, version: int | None = None) -> TaskView:
-        """Runs `pause`, `resume`, `cancel`, `complete` or, with a `version`, `rollback` on the task."""
+        """Runs `pause`, `resume`, `cancel`, `complete` or, with a `version`, `rollback`."""
         body = b"" if version is None else Rollback(version=version).encode()
         return TaskView.decode(self.ask("POST", f"/v1/tasks/{TASK}:{verb}", body=body))
 
@@ -375,7 +375,8 @@ class Harness:
 
 
 def _outputs(rounds: list[Round], task: Task) -> Iterator[str]:
-    """Yields the outputs that the task's rounds use."""
+    """Yields the outputs that the task and its rounds use."""
+    yield names.output_prefix("checkpoints", task.name, 0) + "initial"
     for round_ in rounds:
         yield round_.terms.base.blob.name
         if isinstance(round_, Committed):

@@ -137,9 +137,14 @@ def sweep_progress_path(task: str) -> str:
     return f"{task_path(task)}/sweeps/progress"
 
 
+def requests_path(task: str) -> str:
+    """Returns the collection of the runs of a driven task, by their requests."""
+    return f"{task_path(task)}/requests"
+
+
 def request_path(task: str, request: str) -> str:
     """Returns the document of the run that answers a request."""
-    return f"{task_path(task)}/requests/{_hash(request)}"
+    return f"{requests_path(task)}/{_hash(request)}"
 
 
 DELETED = "deleted"  # collection of the names of deleted tasks

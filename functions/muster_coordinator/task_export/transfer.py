@@ -125,6 +125,8 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
                 _put_round_document(platform, path, data)
+            elif _is_request(path):
+                _put_unchanged(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
             if isinstance(round_, Collecting):
@@ -156,6 +158,7 @@ def _survey(platform: Platform, name: str) -> _Survey:
     task = platform.task(name)
     rounds = platform.rounds.list(names.rounds_path(name))
     documents = [task.document, *(record.document for record in rounds)]
+    documents += platform.documents.list(names.requests_path(name))
     prefixes = [f"{kind}/{name}/" for kind in ("broadcasts", "checkpoints", "results")]
     for record in rounds:
         round_ = record.value
@@ -180,7 +183,7 @@ def _records(platform: Platform, reader: ArchiveReader) -> tuple[Task, list[Roun
     """
     name = re.escape(reader.header.task)
     own_path = re.compile(
-        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
+        rf"tasks/{name}(/requests/[0-9a-f]+|/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
     )
     own_blob = re.compile(
         rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
@@ -305,7 +308,11 @@ def _summary(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, d
 
 
 def _is_round(path: str) -> bool:
-    return path.count("/") == _ROUND_DEPTH
+    return path.count("/") == _ROUND_DEPTH and not _is_request(path)
+
+
+def _is_request(path: str) -> bool:
+    return path.split("/")[2:3] == ["requests"]
 
 
 def _changed(task: str) -> ProblemError:

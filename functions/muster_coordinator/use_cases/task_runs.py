@@ -26,7 +26,7 @@ from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import effective_policy, may_commit
 from muster_coordinator.domain.rounds import Committed, Round
-from muster_coordinator.domain.runs import MAX_NUMBER, complete, require_startable, start
+from muster_coordinator.domain.runs import MAX_NUMBER, complete, is_last_round, require_startable, start
 from muster_coordinator.domain.tasks import Run, Task, TransitionError
 from muster_coordinator.ports import ConflictError
 from muster_coordinator.state.bases import BaseResolver
@@ -114,17 +114,20 @@ class TaskRuns:
         """
         record = self.platform.task(name)
         task = record.value
-        if task.driven and task.status is TaskStatus.ACTIVE and task.run is not None and task.run.request != request:
-            continue_task(self.platform, name, plans=self.plans)
-            return self.platform.task(name)
-        return record
+        if not task.running or task.status is not TaskStatus.ACTIVE or _request(task) == request:
+            return record
+        current = None if task.current is None else self.platform.round(task.current)
+        if current is None or not isinstance(current.value, Committed) or not is_last_round(task, current.value):
+            return record
+        continue_task(self.platform, name, plans=self.plans)
+        return self.platform.task(name)
 
     def _find(self, task: Task, request: str) -> Run | None:
         """Returns the run that a request started, or None.
 
         The task is read before the document: a run that the task does not have any more has one.
         """
-        if task.run is not None and task.run.request == request:
+        if task.run is not None and _request(task) == request:
             return task.run
         record = self.platform.runs.get(names.request_path(task.name, request))
         return None if record is None else record.value
@@ -197,7 +200,7 @@ class TaskRuns:
 
     def _newest_attempt(self, task: Task, run: Run) -> Round | None:
         """Returns the newest attempt of a run, or None if none has opened."""
-        if task.run is not None and task.run.request == run.request and task.current is not None:
+        if _request(task) == run.request and task.current is not None:
             current = self.platform.round(task.current)
             if current is not None and current.value.terms.request == run.request:
                 return current.value
@@ -218,6 +221,11 @@ class TaskRuns:
             own = list(takewhile(lambda round_: round_.terms.request == run.request, rounds))
             yield from own
             after = page.last if len(own) == len(rounds) else None
+
+
+def _request(task: Task) -> str | None:
+    """Returns the request of the task's newest run."""
+    return None if task.run is None else task.run.request
 
 
 def _goal(task: Task, request: RunRequest, manifest: PlanManifest) -> int:
