@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from muster.wire.messages import Assignment, RunStatus, TaskSpec, TaskStatus
+from muster.wire.messages import Assignment, RunStatus, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode
 from muster_coordinator.domain.names import rounds_path, task_path
@@ -78,12 +78,12 @@ class Session:
         """Creates both tasks. The first broadcast or version 0 of the task is not computed yet."""
         self.h = CrashingHarness(root)
         self.driven = driven
-        self.policy = {"rounds": 6, "goal": goal, "minimum": 2, "chunk": 2, "round_seconds": 100, "over_selection": 2.0}
+        self.policy = {"rounds": 6, "goal": goal, "minimum": 2, "chunk": 2, "round_seconds": 1e4, "over_selection": 2.0}
         self.h.put_plan()
-        other = TaskSpec(name=OTHER, population="tablets", plan=self.h.plan.sha256)
-        self.h.ask("POST", "/v1/tasks", body=other.encode())
-        self.h.deliver_all()
         self.h.create_task(driven=driven, **self.policy)
+        created = self.h.record()
+        other = replace(created, spec=created.spec.model_copy(update={"name": OTHER}), status=TaskStatus.PAUSED)
+        self.h.inner.tasks.create(task_path(OTHER), other)
         self.clients = 0
         self.requests: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, Run] = {}
@@ -94,12 +94,12 @@ class Session:
     def finish(self) -> None:
         """Asserts that the task still works, can be ended, and leaves nothing obsolete."""
         h = self.h
-        h.settle(minutes=2)
+        h.settle(minutes=1)
         for _ in range(2):  # a task that is paused once it has opened
             if h.record().status is TaskStatus.PAUSED:
                 h.operate("resume")
                 self.paused = False
-                h.settle(minutes=2)
+                h.settle(minutes=1)
         self.check_all()
         before = len(h.committed())
         if h.record().status is TaskStatus.IDLE:
@@ -108,12 +108,12 @@ class Session:
         if not h.record().ended:
             assert h.record().status is TaskStatus.ACTIVE, "the task is stuck"
             self.contribute()
-            h.settle(minutes=2)
+            h.settle(minutes=1)
             assert len(h.committed()) > before, "the task is stuck"
         self.check_all()
         if h.record().status is not TaskStatus.COMPLETED:
             h.operate("cancel")
-        h.settle(minutes=2)
+        h.settle(minutes=1)
         assert not [round_ for round_ in h.rounds() if isinstance(round_, Collecting | Aggregating)]
         assert [name for name in h.leftovers() if f"/{OTHER}/" not in name] == []
         self.check_all()
