@@ -194,7 +194,8 @@ def test_each_command_in_each_phase_survives_a_crash_at_each_write(driven, phase
             try:
                 session.command(command, Interruption(number, When.AFTER, lose_work=number % 2 == 0, repeat=True))
                 session.check_all()
-                session.finish()
+                if number % 2 == 0:  # with its work, the task is in the phases of the clean run
+                    session.finish()
             except AssertionError as error:
                 raise AssertionError(f"{command} after a crash after write {number}, {write}") from error
 
@@ -235,7 +236,7 @@ class CommandMachine(RuleBasedStateMachine):
         crash=INTERRUPTIONS, pick=PICK, step=st.sampled_from(["round"] * 4 + ["upload", "work", "all", "tick", "wait"])
     )
     def progress(self, crash, pick, step):
-        """Has clients, the queue or the clock make progress."""
+        """Makes progress by clients, the queue or the clock."""
         session, held = self.session, self.session.h.queue.held
         if step == "wait":
             session.h.clock.advance(61.0 if pick % 2 else 10001.0)

@@ -247,13 +247,13 @@ class Session:
     # Progress.
 
     def contribute(self) -> None:
-        """Has as many clients as the goal contribute, and delivers all due work."""
+        """Uploads the updates of as many clients as the goal, and delivers all due work."""
         for _ in range(self.policy["goal"]):
             self.upload()
         self.h.deliver_all()
 
     def upload(self) -> None:
-        """Has a new client contribute, if it is assigned work."""
+        """Uploads the update of a new client, if it is assigned work."""
         self.clients += 1
         client = self.clients % 40
         answer = self.h.checkin(client)
