@@ -78,7 +78,14 @@ class Session:
         """Creates both tasks. The first broadcast or version 0 of the task is not computed yet."""
         self.h = CrashingHarness(root)
         self.driven = driven
-        self.policy = {"rounds": 6, "goal": goal, "minimum": 2, "chunk": 2, "round_seconds": 1e4, "over_selection": 2.0}
+        self.policy: dict[str, Any] = {
+            "rounds": 6,
+            "goal": goal,
+            "minimum": 2,
+            "chunk": 2,
+            "round_seconds": 1e4,
+            "over_selection": 2.0,
+        }
         self.h.put_plan()
         self.h.create_task(driven=driven, **self.policy)
         created = self.h.record()
