@@ -17,6 +17,7 @@ from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
+from muster_coordinator.state.bases import BaseResolver
 from muster_coordinator.state.checkin_counters import CheckinCounters
 from muster_coordinator.state.evaluation_shares import EvaluationShares
 from muster_coordinator.state.goal_checks import GoalChecker
@@ -40,6 +41,7 @@ from muster_coordinator.use_cases.task_deletion import TaskDeletion
 from muster_coordinator.use_cases.task_marks import TaskMarks
 from muster_coordinator.use_cases.task_operations import TaskOperations
 from muster_coordinator.use_cases.task_purge import TaskPurge
+from muster_coordinator.use_cases.task_runs import TaskRuns
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
 
@@ -127,6 +129,7 @@ class Application:
       task_purge: Deletes the data of tasks that are marked.
       task_changes: Changes the policies of tasks.
       task_marks: Tags checkpoints, and archives tasks.
+      task_runs: Runs rounds of driven tasks on request.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
@@ -155,6 +158,7 @@ class Application:
     task_purge: TaskPurge
     task_changes: TaskChanges
     task_marks: TaskMarks
+    task_runs: TaskRuns
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
@@ -214,6 +218,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
         state_store=StateStore(platform, plans=plans),
         task_changes=TaskChanges(platform, plans=plans, operations=operations, least_minimum=config.least_minimum),
         task_marks=TaskMarks(platform, operations=operations),
+        task_runs=TaskRuns(platform, plans=plans, bases=BaseResolver(platform, plans=plans), operations=operations),
         update_aggregator=aggregator,
         round_closer=closer,
         maintenance=Maintenance(platform, round_closer=closer, task_purge=purge),

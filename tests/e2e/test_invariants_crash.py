@@ -32,9 +32,10 @@ from support.faults import Crash, Fault, When
 from support.harness import TASK
 from support.plans import sum_update
 
-from muster.wire.messages import Assignment, StateRef, TaskStatus
+from muster.wire.messages import Assignment, RunStatus, StateRef, TaskStatus
 from muster.wire.problems import ProblemError
 from muster.wire.tensors import encode
+from muster_coordinator.domain import names
 
 T = TypeVar("T")
 CLIENTS = 3  # two are folded early, and the leftover one onto their partial
@@ -85,16 +86,25 @@ class Scenario:
             self.retry(self.h.deliver_all)
         self.until(lambda: self.h.task().checkpoint == number)
 
-    def begin(self) -> None:
+    def begin(self, *, driven: bool = False) -> None:
         self.retry(self.h.put_plan)
-        self.retry(lambda: self.h.create_task(**POLICY))
+        self.retry(lambda: self.h.create_task(driven=driven, **POLICY))
+
+    def run(self, request: str, *, rounds: int = 1, version: int | None = None) -> None:
+        """Runs rounds of a driven task, and asserts that the run is done and the task idle."""
+        base = {} if version is None else {"base": {"version": version}}
+        first = self.retry(lambda: self.h.run(request, rounds=rounds, **base)).first_round
+        for number in range(first, first + rounds):
+            self.round(number)
+        self.until(lambda: self.h.task().status is TaskStatus.IDLE)
+        assert self.h.get_run(request).status is RunStatus.DONE
 
     def operate(self, verb: str, **options: int) -> None:
         self.retry(lambda: self.h.operate(verb, **options))
 
     def end(self) -> list[bytes]:
-        """Cancels the task, asserts that nothing obsolete is left, and returns the checkpoints."""
-        self.operate("cancel")
+        """Ends the task, asserts that nothing obsolete is left, and returns the checkpoints."""
+        self.operate("complete" if self.h.record().driven else "cancel")
         for _ in range(3):
             self.retry(self.h.tick)
             self.retry(self.h.deliver_all)
@@ -158,11 +168,26 @@ def raised_budget(scenario: Scenario) -> list[bytes]:
     return scenario.end()
 
 
-@pytest.mark.parametrize("run", [round_of_clients, operator_commands, other_states, raised_budget])
-def test_crash_at_any_write_changes_no_byte(run, tmp_path):
+def requested_rounds(scenario: Scenario) -> list[bytes]:
+    scenario.begin(driven=True)
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.IDLE)
+    scenario.run("first")
+    scenario.run("again", version=0)
+    # Despite a crash each request has one round, of one attempt.
+    rounds = [(round_.key.id, round_.terms.request) for round_ in scenario.h.rounds()]
+    assert rounds == [("000001-0000", "first"), ("000002-0000", "again")]
+    assert len(scenario.h.inner.documents.list(names.requests_path(TASK))) == 2
+    return scenario.end()
+
+
+@pytest.mark.parametrize(
+    ("run", "versions"),
+    [(round_of_clients, 2), (operator_commands, 2), (requested_rounds, 3), (other_states, 2), (raised_budget, 2)],
+)
+def test_crash_at_any_write_changes_no_byte(run, versions, tmp_path):
     clean = Scenario(tmp_path / "clean")
     expected = run(clean)
-    assert len(expected) == 2
+    assert len(expected) == versions
     writes = list(clean.h.schedule.writes)
     assert len(writes) > 70
     for (number, write), when in itertools.product(enumerate(writes, start=1), When):

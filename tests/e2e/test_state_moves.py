@@ -162,6 +162,24 @@ def test_open_round_continues_at_the_target_without_loss(tmp_path, target):
     assert new.leftovers() == []
 
 
+def test_driven_task_keeps_its_runs(tmp_path):
+    old = Harness(tmp_path / "source")
+    old.begin(driven=True, goal=1)
+    for client, request in enumerate(("a", "b")):
+        old.run(request)
+        old.deliver_all()
+        old.upload(old.assigned(client).token, sum_update(client))
+        old.deliver_all()
+    old.operate("pause")
+    new = Harness(tmp_path / "target", start=old.clock.now() + MOVE)
+    import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
+    for request in ("a", "b"):
+        assert new.run(request) == old.get_run(request)
+    assert [new.checkpoint(version) for version in range(3)] == [old.checkpoint(version) for version in range(3)]
+    new.operate("resume")
+    assert new.run("c").first_round == 3
+
+
 def test_working_clients_upload_to_the_target_after_a_short_move(tmp_path):
     old, tokens = in_flight(tmp_path / "source")
     new = Harness(tmp_path / "target", start=old.clock.now() + 1)

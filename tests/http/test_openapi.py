@@ -166,6 +166,10 @@ class GeneratedCalls:
         elif label.endswith("/best"):
             case.path_parameters["task"] = self._committed().task
             case.query.update(metric="count", better="lower")
+        elif label.endswith((":run", ":complete", "/runs/{request}")):
+            case.path_parameters["task"] = self._driven(run="r" if "/runs/" in label else None)
+            if "/runs/" in label:
+                case.path_parameters["request"] = "r"
         elif "{task}" in label:
             case.path_parameters["task"] = self._task
             for number in {"round", "version"} & case.path_parameters.keys():
@@ -196,6 +200,15 @@ class GeneratedCalls:
             self.harness.deliver_all()
             if self.harness.call("GET", f"/v1/tasks/{mine.task}/checkpoints/{mine.round}").status_code == HTTPStatus.OK:
                 return mine
+
+    def _driven(self, *, run: str | None) -> str:
+        """Creates an idle driven task, or one with a run, and returns its name."""
+        name = f"{TASK}{self._random.randrange(1 << 30)}"
+        self.harness.create_task(name, driven=True)
+        self.harness.deliver_all()
+        if run is not None:
+            self.harness.ask("POST", f"/v1/tasks/{name}:run", body=json.dumps({"request": run}).encode())
+        return name
 
     def create(self) -> None:
         """Creates a task for many calls, under a new name if the last one was cancelled."""

@@ -44,7 +44,15 @@ def test_every_function_serves_health_checks(h):
 
 
 def test_each_route_is_served_by_exactly_one_function(h):
-    example = {"task": "t", "population": "p", "sha256": "0" * 64, "round": "1", "version": "1", "tag": "t"}
+    example = {
+        "task": "t",
+        "population": "p",
+        "sha256": "0" * 64,
+        "round": "1",
+        "version": "1",
+        "tag": "t",
+        "request": "r",
+    }
     for function in FUNCTIONS:
         for route in router(h.app, function).routes:
             path = route.path.format(**example)

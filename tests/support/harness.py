@@ -20,6 +20,8 @@ from muster.wire.messages import (
     Receipt,
     Report,
     Rollback,
+    RunRequest,
+    RunView,
     StateRef,
     TaskPolicy,
     TaskSpec,
@@ -214,7 +216,9 @@ class Harness:
         """Stores the plan."""
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
-    def create_task(self, name: str = TASK, *, start: StateRef | None = None, **policy: Any) -> TaskView:
+    def create_task(
+        self, name: str = TASK, *, start: StateRef | None = None, driven: bool = False, **policy: Any
+    ) -> TaskView:
         """Creates a task of the plan.
 
         `policy` holds fields of `TaskPolicy`; the minimum is 1 by default.
@@ -225,6 +229,7 @@ class Harness:
             plan=self.plan.sha256,
             policy=TaskPolicy(**{"minimum": 1, **policy}),
             start=start,
+            driven=driven,
         )
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))
 
@@ -234,8 +239,17 @@ class Harness:
         self.create_task(**policy)
         self.deliver_all()
 
+    def run(self, request: str, **options: Any) -> RunView:
+        """Runs rounds of the task, which is driven. `options` holds fields of `RunRequest`."""
+        body = RunRequest.from_dict({"request": request, **options}).encode()
+        return RunView.decode(self.ask("POST", f"/v1/tasks/{TASK}:run", body=body))
+
+    def get_run(self, request: str) -> RunView:
+        """Returns the run of a request."""
+        return RunView.decode(self.ask("GET", f"/v1/tasks/{TASK}/runs/{request}"))
+
     def operate(self, verb: str, *, version: int | None = None) -> TaskView:
-        """Runs `pause`, `resume`, `cancel` or, with a `version`, `rollback` on the task."""
+        """Runs `pause`, `resume`, `cancel`, `complete` or, with a `version`, `rollback`."""
         body = b"" if version is None else Rollback(version=version).encode()
         return TaskView.decode(self.ask("POST", f"/v1/tasks/{TASK}:{verb}", body=body))
 
@@ -368,7 +382,8 @@ class Harness:
 
 
 def _outputs(rounds: list[Round], task: Task) -> Iterator[str]:
-    """Yields the outputs that the task's rounds use."""
+    """Yields the outputs that the task and its rounds use."""
+    yield names.output_prefix("checkpoints", task.name, 0) + "initial"
     for round_ in rounds:
         yield round_.terms.base.blob.name
         if isinstance(round_, Committed):

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from muster.wire.messages import TaskStatus
 from muster_coordinator.domain.rounds import Checkpoint, Origin
+from muster_coordinator.domain.runs import start
 from muster_coordinator.domain.tasks import Run, Task
 
 # Label of key derivation. The share of every evaluation in progress depends on its exact bytes.
@@ -77,7 +78,7 @@ def reserves_clients(evaluation: Task, training: Task) -> bool:
     return is_open or is_due(evaluation, training)
 
 
-def request(evaluation: Task, checkpoint: Checkpoint, *, training: str) -> Task:
+def request(evaluation: Task, checkpoint: Checkpoint, *, training: str, first: int) -> Task:
     """Requests the evaluation of a checkpoint of the training task: one round, which opens next.
 
     A task that is not idle, or whose evaluation of that version was requested, stays unchanged. So
@@ -87,6 +88,7 @@ def request(evaluation: Task, checkpoint: Checkpoint, *, training: str) -> Task:
       evaluation: The evaluation task.
       checkpoint: The checkpoint, whose version is the idempotency key of the run.
       training: The training task.
+      first: Number of the evaluation's next round.
     """
     spec = evaluation.spec.evaluates
     if spec is None or evaluation.status is not TaskStatus.IDLE:
@@ -96,13 +98,13 @@ def request(evaluation: Task, checkpoint: Checkpoint, *, training: str) -> Task:
     base = replace(checkpoint, version=0, line=0)  # as of every state from outside the task
     run = Run(
         request=f"v{checkpoint.version}",
-        first=evaluation.number + 1,  # an idle task's current round is committed
+        first=first,
         rounds=1,
         goal=evaluation.spec.policy.goal,
         base=base,
         origin=Origin(task=training, version=checkpoint.version, leaves=spec.leaves),
     )
-    return replace(evaluation, status=TaskStatus.OPENING, run=run, restore=base, note="")
+    return start(evaluation, run)
 
 
 def complete(evaluation: Task, *, note: str = "") -> Task:

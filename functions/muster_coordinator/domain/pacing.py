@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster_coordinator.domain.rounds import Aggregating, Collecting, Round
+from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
 
 DEFAULT_LONGEST_WAIT = 60.0  # seconds; the default of the deployment's setting
 _QUIET_DIVISOR = 8  # a client waits at least this fraction of the time since the last update
@@ -57,6 +57,8 @@ def _until_next(round_: Round, now: float, updates: int, quiet: float) -> float:
     terms = round_.terms
     if isinstance(round_, Aggregating):
         return (now - round_.closed_at) / 4
+    if isinstance(round_, Committed | Abandoned):  # a driven task is idle, for as long as before
+        return (now - round_.ended_at) / 4
     if not isinstance(round_, Collecting) or updates >= terms.goal:
         return 0.0
     elapsed = max(0.0, now - terms.opened_at)

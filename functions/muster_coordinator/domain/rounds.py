@@ -349,7 +349,10 @@ def open_round(
     origin: Origin | None = None,
     request: str = "",
 ) -> Collecting:
-    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds)."""
+    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds).
+
+    `origin` and `request` are those of the run that it belongs to, if the task is driven.
+    """
     terms = Terms(
         plan=plan,
         base=base,

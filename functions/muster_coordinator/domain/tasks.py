@@ -1,11 +1,14 @@
-"""States of a task: opening (its broadcast is computed), active, paused, or ended."""
+"""States of a task: opening (its broadcast is computed), active, paused, or ended.
+
+A driven task has one more: idle, between its runs; see `muster_coordinator.domain.runs`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from muster.wire.messages import TaskKind, TaskSpec, TaskStatus
+from muster.wire.messages import RunRequest, TaskKind, TaskSpec, TaskStatus
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Checkpoint, Origin
 
@@ -30,6 +33,8 @@ class Run:
       goal: Number of updates that closes each round.
       base: The checkpoint or state that the first round starts from.
       origin: Where `base` comes from, or None if it is a checkpoint of the task itself.
+      asked: The operator's request, which a repeat must equal; None if the task that this one
+        evaluates has requested the run.
     """
 
     request: str
@@ -38,6 +43,7 @@ class Run:
     goal: int
     base: Checkpoint
     origin: Origin | None = None
+    asked: RunRequest | None = None
 
     @property
     def last(self) -> int:
@@ -65,6 +71,8 @@ class Task:
         broadcast is computed.
       created: The specification that created it, if its policy was changed since.
       run: The newest run of a driven task, or None.
+      running: Whether `run` is in progress: its last round is not committed, or not followed yet.
+      initial: Version 0 of a driven task, once it is stored.
       tags: Versions of tagged checkpoints, by tag.
       archived: Whether lists of tasks leave it out by default.
       guarded: Id of the newest attempt whose guards have paused the task, by the attempt's task:
@@ -84,6 +92,8 @@ class Task:
     pause_once_open: bool = False
     created: TaskSpec | None = None
     run: Run | None = None
+    running: bool = False
+    initial: Checkpoint | None = None
     tags: Mapping[str, int] = field(default_factory=dict)
     archived: bool = False
     guarded: Mapping[str, str] = field(default_factory=dict)
@@ -102,6 +112,11 @@ class Task:
     def retries(self) -> bool:
         """True if an abandoned round is tried again. A question (analytics) is asked once."""
         return self.spec.kind is not TaskKind.ANALYTICS
+
+    @property
+    def resting(self) -> bool:
+        """True if it is driven and no run is in progress: it is idle, or was paused while idle."""
+        return self.driven and self.checkpoint is not None and not self.running and not self.ended
 
     @property
     def name(self) -> str:
@@ -132,9 +147,13 @@ def at_round(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
 
 
 def opened(task: Task, key: RoundKey, checkpoint: Checkpoint) -> Task:
-    """Returns the task after its first broadcast, or that after a rollback, was computed."""
+    """Returns the task after its first broadcast, or that after a rollback, was computed.
+
+    The newest checkpoint of a driven task stays until the run has committed one.
+    """
     status = TaskStatus.PAUSED if task.pause_once_open else TaskStatus.ACTIVE
-    return replace(at_round(task, key, checkpoint), status=status, restore=None, note="", pause_once_open=False)
+    newest = checkpoint if task.checkpoint is None or not task.driven else task.checkpoint
+    return replace(at_round(task, key, newest), status=status, restore=None, note="", pause_once_open=False)
 
 
 def completed(task: Task, checkpoint: Checkpoint, *, note: str = "") -> Task:
@@ -210,8 +229,8 @@ def unanswered(task: Task, checkpoint: Checkpoint, *, reason: str) -> Task:
 
 
 def pause(task: Task) -> Task:
-    """Pauses the task: no new assignments and no new rounds."""
-    _require(task, "paused", TaskStatus.ACTIVE, TaskStatus.PAUSED)
+    """Pauses the task: no new assignments, no new rounds and no new runs."""
+    _require(task, "paused", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.IDLE)
     return replace(task, status=TaskStatus.PAUSED)
 
 
@@ -219,9 +238,12 @@ def resume(task: Task) -> Task:
     """Resumes a paused task. A task without a broadcast, new or rolled back, opens again."""
     if task.pause_once_open and task.status is TaskStatus.OPENING:
         return replace(task, pause_once_open=False)
-    _require(task, "resumed", TaskStatus.ACTIVE, TaskStatus.PAUSED)
-    opening = task.current is None or task.restore is not None
-    status = TaskStatus.OPENING if opening else TaskStatus.ACTIVE
+    _require(task, "resumed", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.IDLE)
+    if task.resting:
+        status = TaskStatus.IDLE
+    else:
+        opening = task.current is None or task.restore is not None
+        status = TaskStatus.OPENING if opening else TaskStatus.ACTIVE
     return replace(task, status=status, note="", pause_once_open=False)
 
 
@@ -229,7 +251,7 @@ def cancel(task: Task) -> Task:
     """Ends the task without its remaining rounds. Its checkpoints remain."""
     if task.status in (TaskStatus.COMPLETED, TaskStatus.DELETING):
         raise TransitionError(f"Task {task.name} can't be cancelled: it is {task.status.value}")
-    return replace(task, status=TaskStatus.CANCELLED, restore=None)
+    return replace(task, status=TaskStatus.CANCELLED, restore=None, running=False)
 
 
 def delete(task: Task) -> Task:
@@ -245,9 +267,13 @@ def delete(task: Task) -> Task:
 def rollback(task: Task, checkpoint: Checkpoint) -> Task:
     """Rolls back to `checkpoint`, from which the broadcast is computed again.
 
-    A paused task is paused again after that.
+    A paused task is paused again after that. A driven task ends its run and computes nothing: its
+    next run starts from `checkpoint`, unless the request names another base.
     """
-    _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING)
+    _require(task, "rolled back", TaskStatus.ACTIVE, TaskStatus.PAUSED, TaskStatus.OPENING, TaskStatus.IDLE)
+    if task.driven and task.checkpoint is not None:
+        status = TaskStatus.PAUSED if task.status is TaskStatus.PAUSED else TaskStatus.IDLE
+        return replace(task, status=status, checkpoint=checkpoint, restore=None, note="", running=False)
     if not task.number:
         raise TransitionError(f"Task {task.name} can't be rolled back: it has not opened its first round yet")
     paused = task.status is TaskStatus.PAUSED or task.pause_once_open

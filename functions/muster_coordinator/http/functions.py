@@ -31,6 +31,7 @@ from muster_coordinator.http.population_routes import PopulationApi
 from muster_coordinator.http.recycling import WorkerRecycler
 from muster_coordinator.http.router import Router
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, route
+from muster_coordinator.http.run_routes import RunApi
 from muster_coordinator.http.state_routes import StateApi
 
 MAX_DRAINED_BODY = 64 << 20  # bytes
@@ -38,7 +39,7 @@ _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, TaskChangeApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, TaskChangeApi, RunApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }
@@ -153,6 +154,8 @@ def function_for(method: str, path: str) -> str:
     """Returns the name of the function that serves a request, if all four share one address."""
     if path.startswith("/internal/"):
         return "committer" if path.endswith(("/commit", "/open")) else "aggregator"
+    if path.startswith("/v1/tasks/") and "/runs/" in path:  # a request may have any name
+        return "operator_api"
     if path.startswith(("/v1/populations/", "/v1/updates")) or path.endswith("/broadcast"):
         return _CLIENTS
     return _CLIENTS if path.startswith("/v1/plans/") and method in ("GET", "HEAD", "OPTIONS") else "operator_api"

@@ -42,6 +42,7 @@ _PARAMETERS = {
     "round": "Number of the round, from 1.",
     "version": "Version of the server state: 0 is the initial state, n the state after round n.",
     "tag": "Tag of a checkpoint.",
+    "request": "Idempotency key of the run.",
 }
 _SECURITY_SCHEMES = {
     Security.ASSIGNMENT: "Token of an assignment, from the check-in.",

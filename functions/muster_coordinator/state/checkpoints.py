@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import BlobRef, Checkpoint, Committed, Round
+from muster_coordinator.domain.rounds import Checkpoint, Committed, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import Document
 from muster_coordinator.state.platform import Platform
@@ -89,23 +88,22 @@ def checkpoint(platform: Platform, task: str, version: int) -> Checkpoint:
 def first_checkpoint(platform: Platform, name: str) -> Checkpoint:
     """Returns version 0 of a task.
 
-    The task's document names it until the first commit, and then its first round, unless that
-    started from another state. Then the name of the blob holds its version.
+    The document of a driven task names it. That of any other task does until the first commit, and
+    then its first round.
 
     Raises:
       ProblemError: `not_found` if the task has not opened.
     """
     task = platform.task(name).value
-    if task.checkpoint is not None:
-        if not task.checkpoint.version:
-            return task.checkpoint
-        first = platform.round(RoundKey(name, 1, 0))
-        if first is not None and first.value.terms.origin is None and not first.value.terms.base.version:
-            return first.value.terms.base
-        for blob in platform.blobs.list(names.output_prefix("checkpoints", name, 0)):
-            sha256 = hashlib.sha256(platform.blobs.read(blob.name)).hexdigest()
-            return Checkpoint(0, BlobRef(blob.name, sha256, blob.size), blob.created, line=0)
-    raise ProblemError(ProblemType.NOT_FOUND, f"Task {name} has no checkpoint yet; it opens when the committer has run")
+    if task.initial is not None:
+        return task.initial
+    if task.checkpoint is not None and not task.checkpoint.version:
+        return task.checkpoint
+    first = platform.round(RoundKey(name, 1, 0))
+    if first is None:
+        detail = f"Task {name} has no checkpoint yet; it opens when the committer has run"
+        raise ProblemError(ProblemType.NOT_FOUND, detail)
+    return first.value.terms.base
 
 
 def with_hash(platform: Platform, task: Task, sha256: str) -> Checkpoint | None:

@@ -22,6 +22,7 @@ from muster_coordinator.domain.tasks import Task
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError, Versioned
+from muster_coordinator.state.round_keys import next_round_key
 
 _TRAINING_DELETED = "its training task was deleted"
 _ATTEMPTS_PAGE = 100  # attempts of a round that are read with one call
@@ -68,9 +69,12 @@ def _request(platform: Platform, record: Versioned[Task], training: Task) -> Non
     base = _base(platform, record.value, training)
     if base is None:
         return
-    expected = domain.request(record.value, base, training=training.name)
+    first = next_round_key(platform, record.value).number
+    expected = domain.request(record.value, base, training=training.name, first=first)
     after = platform.change_task(
-        record.value.name, lambda latest: domain.request(latest, base, training=training.name), current=record
+        record.value.name,
+        lambda latest: expected if latest == record.value else latest,
+        current=record,
     )
     if after == expected and after.status is TaskStatus.OPENING:
         nonce = platform.randomness.nonce()

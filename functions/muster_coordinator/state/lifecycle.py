@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import TaskPolicy, TaskStatus
@@ -22,6 +21,7 @@ from muster_coordinator.domain.rounds import (
     abandon,
     next_round,
 )
+from muster_coordinator.domain.runs import finished, is_last_round, run_policy
 from muster_coordinator.domain.tasks import Task, at_round, completed, reopened, unanswered
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
 from muster_coordinator.state import evaluations
@@ -46,9 +46,10 @@ def continue_task(platform: Platform, task_name: str, *, plans: PlanRepository) 
 
 
 def continue_after_round(platform: Platform, record: Versioned[Task], ended: Ended, *, plans: PlanRepository) -> None:
-    """Opens the round that follows `ended`, or completes the task after its last round.
+    """Opens the round that follows `ended`, or ends the run or the task after its last round.
 
-    Idempotent, and safe to call concurrently.
+    A driven task is idle after the last round of its run, and others are completed after their last
+    round. Idempotent, and safe to call concurrently.
 
     Args:
       platform: The ports.
@@ -62,10 +63,15 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
     if pause_if_tripped(platform, record, ended):
         platform.enqueue(queued_work.sweep(ended.key), ended.key)
         return
-    manifest = plans.manifest(task.spec.plan)
-    policy = effective_policy(task.spec.policy, manifest)
-    following = next_round(ended, policy, now=platform.clock.now(), retries=task.retries)
     checkpoint = _newest_checkpoint(task, ended)
+    if task.driven and is_last_round(task, ended):
+        after = platform.change_task(task.name, lambda latest: finished(latest, ended.key, checkpoint), current=record)
+        evaluations.follow(platform, after)
+        platform.enqueue(queued_work.sweep(ended.key), ended.key)
+        return
+    manifest = plans.manifest(task.spec.plan)
+    policy = run_policy(task.run, effective_policy(task.spec.policy, manifest))
+    following = next_round(ended, policy, now=platform.clock.now(), retries=task.retries)
     if following is None:
         _end_or_reopen(platform, record, ended, policy=policy, manifest=manifest)
         return
@@ -85,7 +91,7 @@ def continue_after_round(platform: Platform, record: Versioned[Task], ended: End
 
 
 def _newest_checkpoint(task: Task, ended: Ended) -> Checkpoint:
-    """Returns the task's newest checkpoint after `ended`.
+    """Returns the task's newest checkpoint after a round.
 
     An abandoned attempt of a driven task may have started from an older checkpoint, or from a state
     outside the task.
@@ -161,13 +167,3 @@ def abandon_current(platform: Platform, task: Task, *, reason: str) -> None:
             continue
         events.round_abandoned(abandoned, below_minimum=False)
         platform.enqueue(queued_work.sweep(task.current), task.current)
-
-
-def next_round_key(platform: Platform, task: Task) -> names.RoundKey:
-    """Returns the key of an opening task's next round: no committed number is used again."""
-    if task.current is None:
-        return names.RoundKey(task.name, 1, 0)
-    record = platform.round(task.current)
-    if record is not None and isinstance(record.value, Committed):
-        return names.RoundKey(task.name, task.number + 1, 0)
-    return replace(task.current, epoch=task.epoch + 1)

@@ -14,7 +14,7 @@ from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import BlobRef, Round
-from muster_coordinator.domain.tasks import Task
+from muster_coordinator.domain.tasks import Run, Task
 from muster_coordinator.ports import (
     Blobs,
     Clock,
@@ -31,6 +31,7 @@ _MAX_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
 
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
 _ROUND: TypeAdapter[Round] = TypeAdapter(Round)
+_RUN: TypeAdapter[Run] = TypeAdapter(Run)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,11 @@ class Platform:
     def rounds(self) -> RecordRepository[Round]:
         """Repository of the rounds."""
         return RecordRepository(self.documents, _ROUND)
+
+    @cached_property
+    def runs(self) -> RecordRepository[Run]:
+        """Repository of the runs of driven tasks, by their requests."""
+        return RecordRepository(self.documents, _RUN)
 
     def task(self, name: str) -> Versioned[Task]:
         """Returns a task. Raises `ProblemError` (`not_found`) if it does not exist."""

@@ -130,7 +130,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
                 _put_round_document(platform, path, data)
-            elif path.startswith(names.requests_path(task.name) + "/"):
+            elif _is_request(path):
                 _put_unchanged(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
@@ -314,6 +314,10 @@ def _summary(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, d
 
 def _is_round(path: str) -> bool:
     return path.count("/") == _ROUND_DEPTH and path.split("/")[2] == "rounds"
+
+
+def _is_request(path: str) -> bool:
+    return path.split("/")[2:3] == ["requests"]
 
 
 def _changed(task: str) -> ProblemError:

@@ -151,13 +151,16 @@ class Maintenance:
             self.platform.queue.enqueue(
                 queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}"
             )
+        elif task.resting:
+            abandon_current(self.platform, task, reason="rolled back")  # if the rollback was interrupted
         elif task.current is not None and not task.ended and not task.stopped:
             self.round_closer.close(task.current, repairing=True)
         if task.spec.evaluates is not None:
             evaluations.advance(self.platform, task.name)
-        if task.current is not None:
-            self._sweep_older_rounds(task, task.current)
-            self._sweep_recent_rounds(task, task.current)
+        # An interrupted opening may have left a round, even if the task has none yet.
+        current = task.current or RoundKey(task.name, 0, 0)
+        self._sweep_older_rounds(task, current)
+        self._sweep_recent_rounds(task, current)
 
     def _sweep_older_rounds(self, task: Task, current: RoundKey) -> None:
         """Sweeps the older rounds that no sweep has finished, a bounded number of them.
@@ -210,8 +213,13 @@ class Maintenance:
         return self._has_swept_key(key)
 
     def _abandon_superseded(self, task: Task, round_: Round, current: RoundKey) -> None:
-        """Abandons an open round before the task's current one, or of a task that has ended."""
-        if isinstance(round_, Collecting | Aggregating) and (task.ended or round_.key < current):
+        """Abandons an open round before the current one, or of a task that has ended or is idle.
+
+        The committer may be opening a round after the current one of any other task.
+        """
+        if not isinstance(round_, Collecting | Aggregating):
+            return
+        if task.ended or round_.key < current or (task.resting and self.platform.task(task.name).value == task):
             stray = replace(task, number=round_.key.number, epoch=round_.key.epoch)
             abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
 

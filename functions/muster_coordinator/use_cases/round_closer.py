@@ -90,7 +90,7 @@ class RoundCloser:
         """
         key, now = round_.key, self.platform.clock.now()
         task = self.platform.task(key.task).value
-        if task.ended or (task.current is not None and task.current > key):
+        if task.ended or task.resting or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
             return self._abandon(record, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         if task.stopped:

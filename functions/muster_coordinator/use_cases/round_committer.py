@@ -44,6 +44,7 @@ from muster_coordinator.domain.rounds import (
     commit,
     open_round,
 )
+from muster_coordinator.domain.runs import ready, run_policy
 from muster_coordinator.domain.tasks import Task, opened
 from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
@@ -55,7 +56,6 @@ from muster_coordinator.state.lifecycle import (
     abandon_current,
     continue_after_round,
     continue_task,
-    next_round_key,
     schedule_close,
 )
 from muster_coordinator.state.parallel import map_concurrently
@@ -64,6 +64,7 @@ from muster_coordinator.state.pausing import is_at_round, pause_on_final_problem
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
+from muster_coordinator.state.round_keys import next_round_key
 from muster_coordinator.state.round_ledger import FrozenClosing, RoundLedger
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class RoundCommitter:
             return
         if isinstance(record.value, Aggregating):
             task = self.platform.task(key.task).value
-            if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
+            if task.current != key or not _may_commit(task):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
             with pause_on_final_problem(
@@ -247,13 +248,15 @@ class RoundCommitter:
     def open(self, task_name: str) -> None:
         """Computes a task's first broadcast (after a rollback, its new one) and opens the round.
 
-        Idempotent.
+        A new driven task only gets its version 0, and its runs are opened like a task. Idempotent.
         """
         task = self.platform.task(task_name).value
         if task.status is not TaskStatus.OPENING:
             return
         # A rollback during an opening starts another opening, which does not wait for the first.
-        with self._claim((task.name, task.created_at, task.number, task.epoch, task.restore)) as claimed:
+        with self._claim(
+            (task.name, task.created_at, task.number, task.epoch, task.restore, _request(task))
+        ) as claimed:
             if claimed:
                 with pause_on_final_problem(
                     self.platform,
@@ -270,11 +273,14 @@ class RoundCommitter:
         if not may_commit(key.number, plan.manifest):
             raise _refused("the plan's author does not allow a task to commit so many rounds")
         with self._memory_for_run(task.spec.plan):
+            if task.driven and not task.running:
+                self._make_ready(task, plan)
+                return
             base = self._base(task, plan, key)
             state = self._read_base(base.checkpoint)
             prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
-            broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
-        policy = effective_policy(task.spec.policy, plan.manifest)
+            broadcast = self._first_broadcast(key, base.checkpoint, _encode(prepared, what="broadcast"))
+        policy = run_policy(task.run, effective_policy(task.spec.policy, plan.manifest))
         round_ = self._open_round(task, key, base, broadcast, policy=policy)
         if round_ is None:
             return
@@ -286,6 +292,11 @@ class RoundCommitter:
         )
         if after.current == round_.key:
             schedule_close(self.platform, round_)
+
+    def _make_ready(self, task: Task, plan: Plan) -> None:
+        """Stores version 0 of a driven task, which then waits for a request. Idempotent."""
+        initial = self._initial_checkpoint(plan, task)
+        self.platform.change_task(task.name, lambda now: ready(now, initial) if _is_same_opening(now, task) else now)
 
     def _read_base(self, base: Checkpoint) -> dict[str, Array]:
         """Returns the state of a base. Raises `ProblemError` if retention has removed its blob."""
@@ -310,12 +321,14 @@ class RoundCommitter:
     def _base_blobs(self) -> BaseBlobs:
         return BaseBlobs(self.platform, resolver=BaseResolver(self.platform, plans=self.plans))
 
-    def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
-        """Stores the broadcast.
+    def _first_broadcast(self, key: RoundKey, base: Checkpoint, data: bytes) -> BlobRef:
+        """Stores the broadcast of `base`.
 
-        If several attempts compute it, perhaps with randomness, the first one's bytes remain.
+        If several attempts compute it, perhaps with randomness, the first one's bytes remain. An
+        opening of the same round from another base, which a crash left half done, has another name.
         """
-        name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
+        prefix = names.output_prefix("broadcasts", key.task, key.number)
+        name = f"{prefix}{base.blob.sha256[:16]}-open{key.epoch}"
         self.platform.blobs.create(name, [data])
         stored = self.platform.blobs.read(name)
         EncodedCopies(self.platform.blobs).make(name, stored)
@@ -324,10 +337,10 @@ class RoundCommitter:
     def _open_round(
         self, task: Task, key: RoundKey, base: ResolvedBase, broadcast: BlobRef, *, policy: TaskPolicy
     ) -> Round | None:
-        """Creates the round, or returns the one that an earlier run created from the same state.
+        """Creates the round, or returns the one that an earlier call created for the same opening.
 
-        Abandons a round that started from another state, and creates the next attempt. Returns None
-        if the task is past this opening, since a late repeat must not abandon the round that an
+        Abandons a round of another state or request, and creates the next attempt. Returns None if
+        the task is past this opening, since a late repeat must not abandon the round that an
         earlier one opened.
         """
         starts_at = policy.starts_at
@@ -343,12 +356,12 @@ class RoundCommitter:
                 opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
                 expected_seconds=None,
                 origin=base.origin,
-                request=task.run.request if task.run is not None else "",
+                request=_request(task),
             )
             stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
             if stored == new_round:
                 return new_round
-            if _starts_alike(stored, new_round) and isinstance(stored, Collecting):
+            if _has_same_start(stored, new_round) and isinstance(stored, Collecting):
                 return stored
             if not _is_same_opening(self.platform.task(task.name).value, task):
                 return None
@@ -368,12 +381,6 @@ def _refused(detail: str) -> ProblemError:
     return ProblemError(ProblemType.PLAN_INVALID, detail)
 
 
-def _starts_alike(left: Round, right: Round) -> bool:
-    """Returns whether two rounds answer the same request, from the same state."""
-    ours, theirs = left.terms, right.terms
-    return (ours.base.blob, ours.origin, ours.request) == (theirs.base.blob, theirs.origin, theirs.request)
-
-
 def _is_same_opening(now: Task, task: Task) -> bool:
     """Returns whether `now` is still at the opening of `task`, whether or not it pauses next.
 
@@ -387,6 +394,25 @@ def _is_same_opening(now: Task, task: Task) -> bool:
         tags=task.tags,
         archived=task.archived,
     )
+
+
+def _may_commit(task: Task) -> bool:
+    """Returns whether the task's current round may be committed.
+
+    The open round of a driven task that was rolled back is to be abandoned, even if it is paused.
+    """
+    return task.status in (TaskStatus.ACTIVE, TaskStatus.PAUSED) and not task.stopped and not task.resting
+
+
+def _has_same_start(stored: Round, new: Round) -> bool:
+    """Returns whether two attempts start from the same state for the same request."""
+    ours, theirs = stored.terms, new.terms
+    return (ours.base.blob, ours.origin, ours.request) == (theirs.base.blob, theirs.origin, theirs.request)
+
+
+def _request(task: Task) -> str:
+    """Returns the request that an opening answers; empty unless the task is driven."""
+    return "" if task.run is None else task.run.request
 
 
 def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:

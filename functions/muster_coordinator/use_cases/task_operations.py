@@ -44,6 +44,7 @@ from muster_coordinator.state.round_cache import tally_assignments
 from muster_coordinator.use_cases.evaluation_checks import check_evaluation
 from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
 from muster_coordinator.use_cases.policy_checks import floor_faults, norm_faults
+from muster_coordinator.use_cases.run_views import current_run_view
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
@@ -160,14 +161,16 @@ class TaskOperations:
     def rollback(self, name: str, *, version: int) -> TaskView:
         """Rolls the task back to a checkpoint.
 
-        The open round is abandoned, and its next attempt starts from there.
+        The open round is abandoned, and its next attempt starts from there. A driven task's run in
+        progress ends, and by default the next run starts from there.
         """
         if self.platform.task(name).value.status is TaskStatus.DELETING:
             raise being_deleted(name)  # its checkpoints may be gone already
         target = checkpoint(self.platform, name, version)
         task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
-        self.enqueue_opening(task)
+        if task.status is TaskStatus.OPENING:
+            self.enqueue_opening(task)
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
@@ -269,6 +272,7 @@ class TaskOperations:
 
     def _view(self, task: Task) -> TaskView:
         current = self.platform.round(task.current) if task.current is not None else None
+        view = None if current is None else self.round_view(current.value)
         return TaskView(
             spec=task.spec,
             plan_name=task.plan_name,
@@ -277,10 +281,11 @@ class TaskOperations:
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
             line=task.checkpoint.rounds_on_line if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
-            current=None if current is None else self.round_view(current.value),
+            current=view,
             note=task.note,
             tags=dict(task.tags),
             archived=task.archived,
+            run=current_run_view(task, None if current is None else current.value, view),
         )
 
     def round_view(self, round_: Round) -> RoundView:
