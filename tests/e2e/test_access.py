@@ -175,7 +175,9 @@ def starts_from_other_states(root: Path, log: GrantLog) -> None:
     first, _, second = [hashlib.sha256(state).hexdigest() for state in states]
     for state in states:
         h.ask("PUT", f"/v1/states/{hashlib.sha256(state).hexdigest()}?plan={h.plan.sha256}", body=state)
-    h.create_task(rounds=2, goal=2, start=StateRef(state=first))
+    h.create_task(driven=True, goal=2, start=StateRef(state=first))
+    h.deliver_all()
+    h.run("first")
     h.deliver_all()
     contribute(h, 0, 1)
     h.settle()
@@ -186,7 +188,6 @@ def starts_from_other_states(root: Path, log: GrantLog) -> None:
     assert h.ask("GET", "/v1/tasks/next/checkpoints/0") == h.checkpoint(1)
     h.ask("POST", "/v1/tasks/next:cancel")
     start_from(h, StateRef(state=second))
-    h.settle()
     assert h.blobs("bases/")
     contribute(h, 2, 3)
     h.settle()

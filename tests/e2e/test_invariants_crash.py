@@ -26,7 +26,6 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from support.bases import start_from
 from support.crashing import CrashingHarness
 from support.faults import Crash, Fault, When
 from support.harness import TASK
@@ -140,9 +139,9 @@ def other_states(scenario: Scenario) -> list[bytes]:
     sha256 = hashlib.sha256(stored).hexdigest()
     scenario.retry(lambda: scenario.h.ask("PUT", f"/v1/states/{sha256}?plan={scenario.h.plan.sha256}", body=stored))
     start = StateRef(state=sha256, leaves=("total",))
-    scenario.retry(lambda: scenario.h.create_task(start=start, **POLICY))
-    scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
-    start_from(scenario.h, StateRef(state=sha256))
+    scenario.retry(lambda: scenario.h.create_task(start=start, driven=True, **POLICY))
+    scenario.until(lambda: scenario.h.task().status is TaskStatus.IDLE)
+    scenario.retry(lambda: scenario.h.run("other", base=StateRef(state=sha256)))
     scenario.until(lambda: scenario.h.task().status is TaskStatus.ACTIVE)
     assert scenario.h.task().current.base.state == sha256
     scenario.round(1)

@@ -82,15 +82,15 @@ def test_start_and_base_of_an_open_round_move_with_the_task(tmp_path, target):
     first, second = [hashlib.sha256(state).hexdigest() for state in states]
     for sha256, state in zip((first, second), states, strict=True):
         old.ask("PUT", f"/v1/states/{sha256}?plan={old.plan.sha256}", body=state)
-    old.create_task(start=StateRef(state=first), goal=1, rounds=3)
+    old.create_task(driven=True, start=StateRef(state=first), goal=1)
+    old.deliver_all()
+    old.run("first")
     old.deliver_all()
     old.upload(old.assigned(0).token, sum_update(0))
     old.deliver_all()
     start_from(old, StateRef(state=second))
-    old.tick()
-    old.deliver_all()
-    request = names.request_path(TASK, "a request")
-    old.inner.documents.create(request, {"request": "a request"})
+    request = names.request_path(TASK, "a-request")
+    document = old.inner.documents.get(request).data
     old.operate("pause")
 
     new = target(old.clock.now() + MOVE)
@@ -98,7 +98,7 @@ def test_start_and_base_of_an_open_round_move_with_the_task(tmp_path, target):
     for _ in range(2):
         with suppress(ProblemError):  # the second import finds the task
             import_state(new.inner, io.BytesIO(state), secret=SECRET)
-    assert new.inner.documents.get(request).data == {"request": "a request"}
+    assert new.inner.documents.get(request).data == document
     new.operate("resume")
     new.deliver_all()
     new.upload(new.assigned(1).token, sum_update(1))

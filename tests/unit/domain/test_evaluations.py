@@ -43,7 +43,7 @@ def evaluation(version=0, *, status=TaskStatus.IDLE, **fields):
     )
     task = Task(spec, "plan", False, TaskStatus.IDLE, 0.0, checkpoint=checkpoint(0))
     if version:
-        task = replace(request(task, checkpoint(version), training="train"), number=1, restore=None)
+        task = replace(request(task, checkpoint(version), training="train", first=1), number=1, restore=None)
     return replace(task, status=status)
 
 
@@ -92,7 +92,7 @@ def test_clients_are_reserved_while_an_evaluation_is_due_or_open(task, version, 
 
 def test_request_asks_for_one_round_of_the_checkpoint():
     before = evaluation()
-    after = request(before, checkpoint(4, line=3), training="train")
+    after = request(before, checkpoint(4, line=3), training="train", first=1)
     run = after.run
     assert after.status is TaskStatus.OPENING
     assert (run.request, run.first, run.last, run.goal) == ("v4", 1, 1, before.spec.policy.goal)
@@ -104,17 +104,17 @@ def test_request_asks_for_one_round_of_the_checkpoint():
 
 
 def test_repeated_or_late_request_changes_nothing():
-    opening = request(evaluation(), checkpoint(4), training="train")
-    assert request(opening, checkpoint(4), training="train") == opening
-    assert request(opening, checkpoint(6), training="train") == opening
+    opening = request(evaluation(), checkpoint(4), training="train", first=1)
+    assert request(opening, checkpoint(4), training="train", first=1) == opening
+    assert request(opening, checkpoint(6), training="train", first=1) == opening
     done = replace(opening, status=TaskStatus.IDLE, number=1)
-    assert request(done, checkpoint(4), training="train") == done
-    assert request(done, checkpoint(2), training="train") == done
-    assert request(done, checkpoint(6), training="train").run.first == 2
+    assert request(done, checkpoint(4), training="train", first=1) == done
+    assert request(done, checkpoint(2), training="train", first=1) == done
+    assert request(done, checkpoint(6), training="train", first=1).run.first == 2
     for status in (TaskStatus.PAUSED, TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.DELETING):
         task = replace(evaluation(), status=status)
-        assert request(task, checkpoint(2), training="train") == task
-    assert request(training(2), checkpoint(2), training="train") == training(2)
+        assert request(task, checkpoint(2), training="train", first=1) == task
+    assert request(training(2), checkpoint(2), training="train", first=1) == training(2)
 
 
 def test_only_an_idle_evaluation_completes():
