@@ -84,7 +84,7 @@ def _request(platform: Platform, record: Versioned[Task], training: Task) -> Non
 def _base(platform: Platform, evaluation: Task, training: Task) -> Checkpoint | None:
     """Returns the due checkpoint.
 
-    That is the newest one if the due one is no longer stored, or a rollback came between them. None
+    That is the newest one if the due one is no longer stored, or a rollback lies between them. None
     if there is no checkpoint.
     """
     newest, spec = training.checkpoint, evaluation.spec.evaluates
