@@ -168,6 +168,17 @@ def test_abandoned_attempt_from_an_older_base_keeps_the_newest_checkpoint(h):
     assert (h.task().checkpoint, h.round().key.epoch, h.round().terms.base.version) == (1, 1, 0)
 
 
+def test_run_after_a_cancelled_one_of_the_same_round_stays_done(h):
+    h.run("cancelled")
+    h.deliver_all()
+    h.operate("rollback", version=0)
+    done = commit(h, "done", 0, 1)
+    assert (done.first_round, done.round.epoch) == (1, 1)
+    commit(h, "later", 2, 3)
+    assert h.get_run("done") == done
+    assert (h.get_run("cancelled").status, h.get_run("cancelled").round.epoch) == (RunStatus.CANCELLED, 0)
+
+
 # Refusals of `:run`.
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from itertools import takewhile
 
 from muster.wire.manifest import PlanManifest
 from muster.wire.messages import RunRequest, RunView, TaskStatus, TaskView
@@ -193,7 +192,9 @@ class TaskRuns:
         return self._view(task, run)
 
     def _ensure_document(self, name: str, run: Run) -> None:
-        self.platform.runs.ensure(names.request_path(name, run.request), run)
+        path = names.request_path(name, run.request)
+        if self.platform.runs.get(path) is None:
+            self.platform.runs.ensure(path, run)
 
     def _view(self, task: Task, run: Run) -> RunView:
         newest = self._newest_attempt(task, run)
@@ -214,14 +215,21 @@ class TaskRuns:
         return newest
 
     def _attempts(self, name: str, run: Run, *, first: int) -> Iterator[Round]:
-        """Yields the run's attempts from round `first` on, oldest first."""
+        """Yields the run's attempts from round `first` on, oldest first.
+
+        Attempts of a cancelled run may precede those of the first round.
+        """
         after: str | None = RoundKey(name, first - 1, 9999).id
+        has_begun = False
         while after is not None:
             page = self.platform.rounds.page(names.rounds_path(name), after=after, limit=_PAGE)
-            rounds = [record.value for record in page.records]
-            own = list(takewhile(lambda round_: round_.terms.request == run.request, rounds))
-            yield from own
-            after = page.last if len(own) == len(rounds) else None
+            for record in page.records:
+                if record.value.terms.request == run.request:
+                    has_begun = True
+                    yield record.value
+                elif has_begun or record.value.key.number > first:
+                    return
+            after = page.last
 
 
 def _request(task: Task) -> str | None:
