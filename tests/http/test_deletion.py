@@ -61,6 +61,7 @@ def busy(h: Harness, task: str = TASK) -> None:
     documents, blobs = h.inner.documents, h.inner.blobs
     documents.create(names.request_path(task, "v2"), {"run": 1})
     documents.create(names.sweep_progress_path(task), {"round": "000000-0000"})
+    documents.create(names.share_key_path(task), {"key": "k1"})
     documents.increment(names.goal_thresholds_path(h.inner.task(task).value.current), {"x": 1})
     blobs.create(f"bases/{task}/000003-abc", [b"a state"])
 
@@ -167,7 +168,7 @@ def test_unfinished_evaluation_keeps_its_training_task(h):
         population=POPULATION,
         plan=h.plan.sha256,
         kind=TaskKind.EVALUATE,
-        evaluates=Evaluation(task=TASK),
+        evaluates=Evaluation(task=TASK, leaves=("total",)),
         policy=TaskPolicy(minimum=1),
     )
     h.ask("POST", "/v1/tasks", body=spec.encode())

@@ -29,7 +29,6 @@ from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.names import share_key_path
 from muster_coordinator.domain.rounds import Collecting
 from muster_coordinator.state import evaluations
-from muster_coordinator.state.lifecycle import abandon_current
 
 EVAL = "eval"
 SHARE = 0.3
@@ -60,22 +59,13 @@ def record(h, name=EVAL):
     return h.inner.task(name).value
 
 
-def make_idle(h):
-    """Ends the evaluation's open round, if it has one, so that it waits for its next request."""
-    task = record(h)
-    if task.status is not TaskStatus.IDLE and not task.ended:
-        abandon_current(h.inner, task, reason="superseded")
-        ended = {"running": False} if hasattr(task, "running") else {}
-        h.inner.change_task(EVAL, lambda now: replace(now, status=TaskStatus.IDLE, restore=None, **ended))
-
-
 def begun(harness, *, rounds=9, **evaluates):
     """Returns a harness with a training task in its first round, and an idle evaluation of it."""
     h = harness if isinstance(harness, Harness) else Harness(harness)
     h.begin(goal=2, over_selection=5.0, rounds=rounds)
     create(h, evaluation_spec(h, evaluates=evaluates))
     h.deliver_all()
-    make_idle(h)
+    assert record(h).status is TaskStatus.IDLE
     return h
 
 
@@ -87,6 +77,15 @@ def train(h, clients, *, deliver=True):
         h.upload(assigned.token, sum_update(client))
     if deliver:
         h.deliver_all()
+
+
+def evaluate(h, clients):
+    """Commits the evaluation's open round with two clients of the share."""
+    for client in clients:
+        assigned = h.assigned(client)
+        assert assigned.task == EVAL
+        h.upload(assigned.token, sum_update(client))
+    h.deliver_all()
 
 
 def open_rounds(h):
@@ -181,9 +180,9 @@ def test_slow_evaluation_skips_to_the_newest_due_version(tmp_path):
     for number in range(5):
         train(h, OUT[2 * number : 2 * number + 2])
     assert record(h).run.request == "v2"
-    make_idle(h)
-    evaluations.advance(h.inner, EVAL)
+    evaluate(h, IN[:2])
     assert record(h).run.request == "v4"
+    assert len(open_rounds(h)) == 1
 
 
 def test_lost_request_is_made_by_the_tick(tmp_path):
@@ -202,12 +201,12 @@ def test_last_version_is_evaluated_and_then_the_evaluation_completes(tmp_path):
     h = begun(tmp_path, rounds=3)
     for number in range(2):
         train(h, OUT[2 * number : 2 * number + 2])
-    make_idle(h)
+    evaluate(h, IN[:2])
+    assert record(h).status is TaskStatus.IDLE
     train(h, OUT[4:6])
     assert record(h, TASK).status is TaskStatus.COMPLETED
     assert record(h).run.request == "v3"
-    make_idle(h)
-    evaluations.advance(h.inner, EVAL)
+    evaluate(h, IN[2:4])
     assert record(h).status is TaskStatus.COMPLETED
     assert h.checkin(OUT[0]).reason is WaitReason.NO_TASK
 
@@ -220,21 +219,15 @@ def test_evaluation_of_a_deleted_task_completes_with_a_note(tmp_path):
     assert record(h).note == "its training task was deleted"
 
 
-def test_missing_or_abandoned_branch_is_replaced_by_the_newest_version(tmp_path):
+def test_missing_checkpoint_is_replaced_by_the_newest(tmp_path):
     h = begun(tmp_path)
-    for number in range(2):
+    for number in range(5):
         train(h, OUT[2 * number : 2 * number + 2])
-    make_idle(h)
-    before = record(h)
-    for number in range(2, 5):
-        train(h, OUT[2 * number : 2 * number + 2])
-    h.inner.change_task(EVAL, lambda _: before)
-    training = record(h, TASK)
     (due,) = (round_.checkpoint for round_ in h.committed() if round_.key.number == 4)
     h.inner.blobs.delete([due.blob.name])
-    evaluations.advance(h.inner, EVAL)
+    evaluate(h, IN[:2])
     assert record(h).run.request == "v5"
-    assert record(h).run.base.blob == training.checkpoint.blob
+    assert record(h).run.base.blob == record(h, TASK).checkpoint.blob
 
 
 def test_eight_requests_at_once_make_one_run(tmp_path):
@@ -316,7 +309,7 @@ def test_finished_evaluation_frees_its_clients_until_the_next(tmp_path):
     h = begun(tmp_path)
     train(h, OUT[:2])
     train(h, OUT[2:4])
-    make_idle(h)
+    evaluate(h, IN[:2])
     assert set(offers(h, [*IN[1:4], *OUT[4:6]])) == {TASK}
 
 
@@ -325,7 +318,7 @@ def test_with_a_share_of_one_training_waits_for_evaluations(tmp_path):
     train(h, range(2))
     train(h, range(2, 4))
     assert set(offers(h, range(4, 12))) == {EVAL}
-    make_idle(h)
+    evaluate(h, range(4, 6))
     assert set(offers(h, range(12, 16))) == {TASK}
 
 
@@ -349,7 +342,6 @@ def test_no_identity_is_in_both_over_ten_thousand_checkins(tmp_path):
     h.begin(goal=2, over_selection=5.0, rounds=9)
     create(h, evaluation_spec(h, goal=10_000, chunk=10_000))
     h.deliver_all()
-    make_idle(h)
     h.restart()
     train(h, OUT[:2])
     h.restart()

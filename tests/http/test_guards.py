@@ -20,6 +20,7 @@ from muster.wire.messages import Evaluation, Phase, RoundList, RoundView, TaskKi
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator import events
 from muster_coordinator.domain import names
+from muster_coordinator.domain.tasks import Run
 
 LOSS = "client_work/train/loss"
 WORSENING = {"worsening": {"metric": LOSS, "rounds": 3}}
@@ -265,7 +266,8 @@ def test_guard_of_an_evaluation_pauses_the_training_task(tmp_path, logged):
     spec = record.value.spec.model_copy(
         update={"kind": TaskKind.EVALUATE, "evaluates": Evaluation(task="training", every=1)}
     )
-    h.inner.tasks.replace(record, replace(record.value, spec=spec))
+    run = Run("v1", first=1, rounds=1, goal=1, base=record.value.checkpoint)
+    h.inner.tasks.replace(record, replace(record.value, spec=spec, run=run, running=True))
     run_round(h)
     paused = h.inner.task("training").value
     assert paused.status is TaskStatus.PAUSED

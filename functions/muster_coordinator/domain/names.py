@@ -165,9 +165,14 @@ def request_path(task: str, request: str) -> str:
     return f"{requests_path(task)}/{_hash(request)}"
 
 
+def task_keys_path(task: str) -> str:
+    """Returns the collection of the names of the task's keys."""
+    return f"{task_path(task)}/keys"
+
+
 def share_key_path(task: str) -> str:
     """Returns the document that names the key of an evaluation's share of the clients."""
-    return f"{task_path(task)}/keys/share"
+    return f"{task_keys_path(task)}/share"
 
 
 DELETED = "deleted"  # collection of the names of deleted tasks

@@ -48,6 +48,7 @@ from muster_coordinator.domain.runs import ready, run_policy
 from muster_coordinator.domain.tasks import Task, opened
 from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
+from muster_coordinator.state import evaluations
 from muster_coordinator.state.base_blobs import BaseBlobs
 from muster_coordinator.state.bases import BaseResolver, ResolvedBase
 from muster_coordinator.state.checkpoints import find_committed
@@ -297,6 +298,7 @@ class RoundCommitter:
         """Stores version 0 of a driven task, which then waits for a request. Idempotent."""
         initial = self._initial_checkpoint(plan, task)
         self.platform.change_task(task.name, lambda now: ready(now, initial) if _is_same_opening(now, task) else now)
+        evaluations.advance(self.platform, task.name)
 
     def _read_base(self, base: Checkpoint) -> dict[str, Array]:
         """Returns the state of a base. Raises `ProblemError` if retention has removed its blob."""

@@ -141,6 +141,7 @@ class TaskPurge:
             remains.delete_blobs()
             and remains.delete_collection(names.requests_path(task))
             and remains.delete_collection(names.sweeps_path(task))
+            and remains.delete_collection(names.task_keys_path(task))
         )
 
     def _note_late_rounds(self, task: Task, page: Sequence[Document]) -> None:

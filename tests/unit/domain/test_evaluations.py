@@ -43,7 +43,9 @@ def evaluation(version=0, *, status=TaskStatus.IDLE, **fields):
     )
     task = Task(spec, "plan", False, TaskStatus.IDLE, 0.0, checkpoint=checkpoint(0))
     if version:
-        task = replace(request(task, checkpoint(version), training="train", first=1), number=1, restore=None)
+        task = replace(
+            request(task, checkpoint(version), training="train", first=1), number=1, restore=None, running=False
+        )
     return replace(task, status=status)
 
 
@@ -107,10 +109,10 @@ def test_repeated_or_late_request_changes_nothing():
     opening = request(evaluation(), checkpoint(4), training="train", first=1)
     assert request(opening, checkpoint(4), training="train", first=1) == opening
     assert request(opening, checkpoint(6), training="train", first=1) == opening
-    done = replace(opening, status=TaskStatus.IDLE, number=1)
+    done = replace(opening, status=TaskStatus.IDLE, number=1, running=False)
     assert request(done, checkpoint(4), training="train", first=1) == done
     assert request(done, checkpoint(2), training="train", first=1) == done
-    assert request(done, checkpoint(6), training="train", first=1).run.first == 2
+    assert request(done, checkpoint(6), training="train", first=2).run.first == 2
     for status in (TaskStatus.PAUSED, TaskStatus.CANCELLED, TaskStatus.COMPLETED, TaskStatus.DELETING):
         task = replace(evaluation(), status=status)
         assert request(task, checkpoint(2), training="train", first=1) == task

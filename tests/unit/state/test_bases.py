@@ -14,6 +14,7 @@ from support.plans import sum_update
 from muster.wire.messages import StateRef, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
+from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Checkpoint, Origin
 from muster_coordinator.state import base_blobs, bases
 from muster_coordinator.state.base_blobs import BaseBlobs
@@ -130,11 +131,11 @@ def test_refusals_name_the_reason(h, ref, kind, text):
     assert text in refused.value.detail
 
 
-@pytest.mark.parametrize("ref", [{"version": 1}, {"task": "other", "version": 0}])
-def test_checkpoint_that_retention_deleted_is_refused(h, ref):
-    h.inner.blobs.delete([*h.blobs("checkpoints/sum/000001-"), *h.blobs("checkpoints/other/")])
-    with pytest.raises(ProblemError, match="is no longer stored") as refused:
-        resolve(h, **ref)
+def test_checkpoint_that_retention_deleted_is_refused(h):
+    record = h.inner.round(RoundKey("sum", 1, 0))
+    h.inner.rounds.replace(record, replace(record.value, stored=False))
+    with pytest.raises(ProblemError, match="are not stored any more") as refused:
+        resolve(h, version=1)
     assert refused.value.type is ProblemType.NOT_FOUND
 
 
