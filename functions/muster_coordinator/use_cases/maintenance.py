@@ -98,9 +98,9 @@ class Maintenance:
             # The next attempt has the same broadcast and may be committing under the same number
             return []
         used = {ref.name for ref in refs if ref is not None}
-        kinds = [(kind, key.number) for kind in ("checkpoints", "results", "broadcasts", "bases")]
-        if task.ended:  # during an opening, whose base is stored before its round
-            kinds.append(("bases", key.number + 1))
+        kinds = [("checkpoints", key.number), ("results", key.number), ("broadcasts", key.number)]
+        if task.run is not None:  # an opening stores the base before its round
+            kinds += [("bases", key.number), *([("bases", key.number + 1)] if task.ended else [])]
         outputs = (
             blob.name
             for kind, number in (*kinds, ("broadcasts", key.number - 1))
