@@ -228,8 +228,8 @@ class CommandMachine(RuleBasedStateMachine):
     @rule(crash=INTERRUPTIONS, pick=PICK, chosen=st.integers(0, 99))
     def command(self, crash, pick, chosen):
         """Runs a command: mostly one that the phase allows, and rarely one that ends the task."""
-        likely = [name for name in COMMANDS[:5] if self.session.allows(name) is not False]
-        names = COMMANDS if chosen >= 90 else COMMANDS[1:5] if chosen >= 70 else likely
+        likely = [name for name in (*COMMANDS[1:5], "run") if self.session.allows(name) is not False]
+        names = COMMANDS if chosen >= 90 else COMMANDS[1:5] if chosen >= 70 else likely or COMMANDS[:5]
         self.session.command(names[chosen % len(names)], crash, pick=pick)
 
     @rule(
@@ -245,6 +245,7 @@ class CommandMachine(RuleBasedStateMachine):
             session.interrupted(lambda: session.h.deliver(work), crash)
         elif step == "round":
             late = None if crash.write is None else crash.write * (1 + pick % 5)  # it has about forty writes
+            session.h.deliver_all()
             session.interrupted(session.contribute, replace(crash, write=late))
         else:
             steps = {"upload": session.upload, "tick": session.h.tick}
@@ -261,7 +262,7 @@ class CommandMachine(RuleBasedStateMachine):
 
 TestCommands = CommandMachine.TestCase
 TestCommands.settings = settings(
-    max_examples=12,
+    max_examples=25,
     stateful_step_count=40,
     deadline=None,
     derandomize="CI" in os.environ,
