@@ -391,10 +391,11 @@ def test_interrupted_rollback_of_a_run_is_completed_by_the_next_run(h):
     assert total(h, 1) == 0b110
 
 
-def test_run_never_gets_the_broadcast_of_an_interrupted_one(h):
+@pytest.mark.parametrize("version", [0, 1])
+def test_run_never_gets_the_round_of_an_interrupted_one(version, h):
     """A superseded opening leaves its broadcast, and its round, under the same number."""
     commit(h, "a", 0, 1)
-    h.run("b", base={"version": 0})
+    h.run("b", base={"version": version})
     runs = [lambda: (h.operate("rollback", version=1), h.run("c"))]
 
     class Interrupted(SumRuntime):
@@ -413,6 +414,15 @@ def test_run_never_gets_the_broadcast_of_an_interrupted_one(h):
     assert h.get_run("b").status is RunStatus.CANCELLED
     h.settle()
     assert h.leftovers() == []
+
+
+def test_run_whose_document_was_lost_is_found_after_the_next_one(h):
+    first = commit(h, "a", 0, 1)
+    # The process died right after the first write of the run.
+    h.inner.documents.delete(names.request_path(TASK, "a"))
+    assert h.get_run("a") == first
+    commit(h, "b", 2, 3)
+    assert h.get_run("a") == h.run("a") == first
 
 
 def test_cancellation_ends_the_run(h):
