@@ -32,6 +32,18 @@ _DOCUMENTED_ELSEWHERE = {
     "TaskPolicy": "policy.md#task-policy",
     "BudgetRules": "#budget",
     "FoldKind": "messages.md#foldkind",
+    **{
+        name: f"messages.md#{name.lower()}"
+        for name in (
+            "EligibilityRule",
+            "Guards",
+            "Operation",
+            "Retention",
+            "TaskKind",
+            "Window",
+            "WorseningGuard",
+        )
+    },
 }
 
 Json = Mapping[str, Any]
@@ -122,7 +134,9 @@ def cli_page() -> str:
     sections = []
     for name, command in leaf_commands():
         usage = " ".join(command.collect_usage_pieces(typer.Context(command)))
-        hints = get_type_hints(inspect.unwrap(command.callback))
+        hints = get_type_hints(
+            inspect.unwrap(command.callback, stop=lambda function: hasattr(function, "__signature__"))
+        )
         sections.append(
             _section(
                 f"muster {name}",

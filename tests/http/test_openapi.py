@@ -170,6 +170,8 @@ class GeneratedCalls:
             case.path_parameters["task"] = self._driven(run="r" if "/runs/" in label else None)
             if "/runs/" in label:
                 case.path_parameters["request"] = "r"
+        elif label == "DELETE /v1/tasks/{task}" or label.endswith("archive"):
+            case.path_parameters["task"] = self._ended()
         elif "{task}" in label:
             case.path_parameters["task"] = self._task
             for number in {"round", "version"} & case.path_parameters.keys():
@@ -200,6 +202,13 @@ class GeneratedCalls:
             self.harness.deliver_all()
             if self.harness.call("GET", f"/v1/tasks/{mine.task}/checkpoints/{mine.round}").status_code == HTTPStatus.OK:
                 return mine
+
+    def _ended(self) -> str:
+        """Creates a cancelled task and returns its name."""
+        name = f"{TASK}{self._random.randrange(1 << 30)}"
+        self.harness.create_task(name)
+        self.harness.ask("POST", f"/v1/tasks/{name}:cancel")
+        return name
 
     def _driven(self, *, run: str | None) -> str:
         """Creates an idle driven task, or one with a run, and returns its name."""

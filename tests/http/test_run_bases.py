@@ -13,8 +13,6 @@ from muster.wire.messages import CheckpointList, RunStatus, StateRef, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode, encode
 
-pytest.importorskip("muster_coordinator.use_cases.task_runs")
-
 
 @pytest.fixture
 def h(tmp_path) -> Harness:

@@ -108,7 +108,7 @@ class Operator:
           plan: A plan, which is stored first, or the address of a stored plan.
           policy: The task's policy; None: the default policy.
           kind: The kind of the work.
-          selector: The value that tells the clients which of their data to use.
+          selector: The value for the data functions of the clients.
           driven: Whether rounds run only on request; see `run`.
           start: The state of version 0; None: the plan's initial state.
           evaluates: The training task whose checkpoints the task evaluates.

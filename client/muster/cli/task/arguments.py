@@ -25,7 +25,7 @@ SelectorOption = Annotated[
     typer.Option(
         "--select",
         metavar="KEY=VALUE",
-        help="Entry of the selector, which tells clients which of their data to use, such as `split=test`. Repeat the "
+        help="Entry of the selector, for the data functions of the clients, such as `split=test`. Repeat the "
         "option for several. By default there is no selector.",
     ),
 ]
