@@ -20,7 +20,7 @@ from muster_coordinator.domain.limits import RateLimits
 from muster_coordinator.http import router
 from muster_coordinator.http.routing import Security
 
-PATHS = {"task": TASK, "population": POPULATION, "sha256": "0" * 64, "round": "1", "version": "0"}
+PATHS = {"task": TASK, "population": POPULATION, "sha256": "0" * 64, "round": "1", "version": "0", "request": "r"}
 
 
 def bearer(token):
@@ -319,6 +319,7 @@ def test_every_operator_change_is_logged(h):
         "/v1/plans/{sha256}": {"data": h.plan.encode()},
         "/v1/tasks": {"json": {"name": "more", "population": POPULATION, "plan": h.plan.sha256}},
         "/v1/tasks/{task}:rollback": {"json": {"version": 0}},
+        "/v1/tasks/{task}:run": {"json": {"request": "r"}},
         "/v1/revocations": {"json": {"id": "0" * 32}},
         "/v1/states/{sha256}": {"query_string": {"plan": h.plan.sha256}},
     }

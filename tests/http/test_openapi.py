@@ -166,10 +166,10 @@ class GeneratedCalls:
         elif label.endswith("/best"):
             case.path_parameters["task"] = self._committed().task
             case.query.update(metric="count", better="lower")
-        elif label.endswith((":run", ":complete", "/runs/{request}")):
-            case.path_parameters["task"] = self._driven(run="r" if "/runs/" in label else None)
-            if "/runs/" in label:
-                case.path_parameters["request"] = "r"
+        elif label.endswith((":run", ":complete")):
+            case.path_parameters["task"] = self._driven()
+        elif label.endswith("/runs/{request}"):
+            case.path_parameters.update(task=self._driven(run="r"), request="r")
         elif label == "DELETE /v1/tasks/{task}" or label.endswith("archive"):
             case.path_parameters["task"] = self._ended()
         elif "{task}" in label:
@@ -210,7 +210,7 @@ class GeneratedCalls:
         self.harness.ask("POST", f"/v1/tasks/{name}:cancel")
         return name
 
-    def _driven(self, *, run: str | None) -> str:
+    def _driven(self, *, run: str | None = None) -> str:
         """Creates an idle driven task, or one with a run, and returns its name."""
         name = f"{TASK}{self._random.randrange(1 << 30)}"
         self.harness.create_task(name, driven=True)

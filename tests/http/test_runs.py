@@ -246,7 +246,7 @@ def test_rounds_above_those_of_the_author_are_refused(tmp_path):
     release = type(plan.manifest).model_fields["release"].annotation.__args__[0](minimum=2, max_rounds=3)
     limited = type(plan)(plan.manifest.model_copy(update={"release": release}), plan.parts)
     h = Harness(tmp_path, plan=limited)
-    h.begin(driven=True, goal=2, minimum=2, rounds=1)
+    h.begin(driven=True, goal=2, minimum=2, rounds=9)  # which do not bound a driven task
     text = "RunRequest is not valid: rounds is {}, and the plan's author allows a task at most 3 rounds, of which {}"
     used = "{} are used in task sum; {}"
     refusal(
@@ -264,6 +264,24 @@ def test_rounds_above_those_of_the_author_are_refused(tmp_path):
         ProblemType.INVALID_REQUEST,
         text.format(1, used.format(3, "create another task")),
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"kind": "analytics", "policy": {"rounds": 1}}, "kind analytics has one round, so it can't be driven"),
+        (
+            {"kind": "evaluate", "evaluates": {"task": "model"}},
+            "evaluates and driven exclude each other: the training task requests the rounds",
+        ),
+    ],
+)
+def test_driven_task_of_another_kind_is_refused(fields, reason, h):
+    body = {"name": "other", "population": "phones", "plan": h.plan.sha256, "driven": True, **fields}
+    with pytest.raises(ProblemError) as refused:
+        h.ask("POST", "/v1/tasks", body=json.dumps(body).encode())
+    assert refused.value.type is ProblemType.INVALID_REQUEST
+    assert reason in refused.value.detail
 
 
 def test_unknown_base_is_refused(h):

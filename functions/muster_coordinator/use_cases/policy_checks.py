@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from muster.runtime.norms import is_measured
 from muster.wire.manifest import PlanManifest
-from muster.wire.messages import TaskPolicy
+from muster.wire.messages import TaskPolicy, TaskSpec
 from muster.wire.problems import FieldError
 from muster_coordinator.domain.release import violations
 
@@ -18,9 +18,17 @@ def norm_faults(policy: TaskPolicy, manifest: PlanManifest) -> Iterator[FieldErr
         yield FieldError(path="policy.max_update_norm", reason=reason)
 
 
-def floor_faults(policy: TaskPolicy, manifest: PlanManifest, *, least_minimum: int) -> Iterator[FieldError]:
-    """Yields each field below the floor of the plan's author or of the deployment."""
-    yield from violations(policy, manifest)
+def floor_faults(spec: TaskSpec, manifest: PlanManifest, *, least_minimum: int) -> Iterator[FieldError]:
+    """Yields each field below the floor of the plan's author or of the deployment.
+
+    The policy's rounds do not bound a driven task, whose runs are checked against the author's
+    bound.
+    """
+    policy = spec.policy
+    is_driven = spec.driven or spec.evaluates is not None
+    for fault in violations(policy, manifest):
+        if not (is_driven and fault.path == "policy.rounds"):
+            yield fault
     if policy.minimum < least_minimum:
         reason = (
             f"is {policy.minimum}, and this deployment makes no task below {least_minimum} (MUSTER_MINIMUM); "

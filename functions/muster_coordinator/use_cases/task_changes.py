@@ -91,7 +91,7 @@ class TaskChanges:
         manifest = self.plans.manifest(spec.plan)
         faults = (
             *norm_faults(spec.policy, manifest),
-            *floor_faults(spec.policy, manifest, least_minimum=self.least_minimum),
+            *floor_faults(spec, manifest, least_minimum=self.least_minimum),
             *unknown_zones(spec.policy),
         )
         if faults:

@@ -239,7 +239,7 @@ class TaskOperations:
 
         A repeat for an existing task is accepted.
         """
-        floors = floor_faults(spec.policy, manifest, least_minimum=self.least_minimum)
+        floors = floor_faults(spec, manifest, least_minimum=self.least_minimum)
         fields = (*floors, *unknown_zones(spec.policy))
         if not fields:
             return
