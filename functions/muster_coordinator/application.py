@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muster.wire.plan import Plan
+from muster_coordinator.concurrency.memory_budget import MemoryBudget
 from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
@@ -39,6 +40,7 @@ from muster_coordinator.use_cases.state_store import StateStore
 from muster_coordinator.use_cases.task_changes import TaskChanges
 from muster_coordinator.use_cases.task_deletion import TaskDeletion
 from muster_coordinator.use_cases.task_marks import TaskMarks
+from muster_coordinator.use_cases.task_opener import TaskOpener
 from muster_coordinator.use_cases.task_operations import TaskOperations
 from muster_coordinator.use_cases.task_purge import TaskPurge
 from muster_coordinator.use_cases.task_runs import TaskRuns
@@ -133,7 +135,8 @@ class Application:
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
-      round_committer: Commits rounds and opens tasks.
+      round_committer: Commits rounds.
+      task_opener: Opens tasks and runs.
       audit_log: The audit log of operators' actions.
       enrolment_revocations: Revokes enrolment tokens.
       invoker: See `CoordinatorConfig`; likewise the following.
@@ -163,6 +166,7 @@ class Application:
     round_closer: RoundCloser
     maintenance: Maintenance
     round_committer: RoundCommitter
+    task_opener: TaskOpener
     audit_log: AuditLog
     enrolment_revocations: EnrolmentRevocations
     invoker: InvokerAuthenticator | None = None
@@ -184,6 +188,7 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     operations = TaskOperations(
         platform, plans=plans, tensorflow_folds=config.tensorflow_folds, least_minimum=config.least_minimum
     )
+    memory = MemoryBudget()
     purge = TaskPurge(platform, plans=plans)
     return Application(
         platform=platform,
@@ -222,7 +227,8 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
         update_aggregator=aggregator,
         round_closer=closer,
         maintenance=Maintenance(platform, round_closer=closer, task_purge=purge),
-        round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
+        round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime, memory=memory),
+        task_opener=TaskOpener(platform, plans=plans, runtime=config.runtime, memory=memory),
         audit_log=AuditLog(platform),
         enrolment_revocations=EnrolmentRevocations(platform),
         invoker=config.invoker,

@@ -422,7 +422,7 @@ def test_run_never_gets_the_round_of_an_interrupted_one(version, h):
                 runs.pop()()
             return super().prepare(state, **limit)
 
-    h.application(runtime=Interrupted()).round_committer.open(TASK)
+    h.application(runtime=Interrupted()).task_opener.open(TASK)
     h.deliver_all()
     round_ = h.round()
     assert (round_.terms.request, round_.terms.base.version) == ("c", 1)

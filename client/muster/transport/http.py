@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -21,6 +21,7 @@ import stamina
 from requests.auth import AuthBase
 
 from muster import __version__
+from muster.transport.answers import Followed, StoreAnswer
 from muster.transport.body import Body
 from muster.transport.downloads import MIN_PROGRESS, DownloadBuffer
 from muster.transport.failures import (
@@ -33,7 +34,7 @@ from muster.transport.failures import (
     translate_errors,
     without_credentials,
 )
-from muster.transport.sessions import new_session, proxies_for, proxy_of
+from muster.transport.sessions import is_address, new_session, proxies_for, proxy_of
 from muster.wire.base import Message
 from muster.wire.problems import ProblemError, ProblemType
 
@@ -58,32 +59,6 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Followed(Generic[M]):
-    """Answer that a caller polls.
-
-    Attributes:
-      answer: The newest answer.
-      changed: Whether it may differ from the previous one.
-      etag: Entity tag of the answer, or None if the coordinator sent none.
-      retry_after: Seconds after which the coordinator expects a change, or None.
-    """
-
-    answer: M
-    changed: bool
-    etag: Optional[str]
-    retry_after: Optional[float]
-
-
-@dataclass(frozen=True)
-class StoreAnswer:
-    """Answer of the store to a direct upload."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
 
 
 class _Bearer(AuthBase):
@@ -126,7 +101,7 @@ class Transport:
         attempts: int = 5,
         max_retry_after: float = 10.0,
     ) -> None:
-        if not _is_address(url):
+        if not is_address(url):
             detail = f"{url!r} is not a coordinator's address. Write one like http://127.0.0.1:8080"
             raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         self.url = url.rstrip("/")
@@ -416,16 +391,3 @@ class Transport:
         except ProblemError as error:
             expected = f"expected the fields of {kind.__name__}"
             raise foreign_answer(response, expected, proxy=proxy_of(self._session, response.url)) from error
-
-
-def _is_address(url: str) -> bool:
-    """Returns whether requests can be sent to `url`."""
-    try:
-        place = urlsplit(url)
-        if place.scheme not in ("http", "https") or not place.hostname:
-            return False
-        place.hostname.encode("idna")
-        requests.Request("GET", url).prepare()
-    except (ValueError, UnicodeError):  # `requests.exceptions.InvalidURL` is a ValueError
-        return False
-    return True

@@ -156,7 +156,7 @@ class CommitterApi(InternalApi):
     )
     def open(self, call: RoutedRequest) -> Response:
         """Opens the task's first round."""
-        self.app.round_committer.open(call.message(TaskWork).task)
+        self.app.task_opener.open(call.message(TaskWork).task)
         return _no_content()
 
 

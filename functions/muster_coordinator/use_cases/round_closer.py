@@ -18,12 +18,12 @@ from muster_coordinator.domain.rounds import (
     Open,
     Round,
     RoundDecision,
-    Tally,
     abandon,
     close,
     extend,
     judge,
 )
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.ports import ConflictError
 from muster_coordinator.state.lifecycle import continue_task, schedule_close
 from muster_coordinator.state.parallel import map_concurrently

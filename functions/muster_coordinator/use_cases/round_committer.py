@@ -1,6 +1,4 @@
-"""The round committer computes a round's result and the next state, and opens tasks.
-
-Both run TensorFlow.
+"""The round committer computes a round's result and the next state. It runs TensorFlow.
 
 The first compare-and-set wins. The sweep deletes the outputs of the other attempts unread, so a
 retry can't redraw differential-privacy noise.
@@ -8,22 +6,17 @@ retry can't redraw differential-privacy noise.
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from muster.wire.manifest import PlanManifest
-from muster.wire.messages import TaskPolicy, TaskStatus
+from muster.wire.messages import TaskStatus
 from muster.wire.plan import Plan
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import Array, encode
+from muster.wire.tensors import Array
 from muster_coordinator import events, queued_work
+from muster_coordinator.concurrency.claims import Claims
 from muster_coordinator.concurrency.memory_budget import MemoryBudget
-from muster_coordinator.domain import names
 from muster_coordinator.domain.budget import has_next
 from muster_coordinator.domain.guards import judge_result
 from muster_coordinator.domain.metrics import scalar_metrics
@@ -38,26 +31,19 @@ from muster_coordinator.domain.rounds import (
     Committed,
     Ended,
     Round,
-    Tally,
     Terms,
     abandon,
     commit,
-    open_round,
 )
-from muster_coordinator.domain.runs import ready, run_policy
-from muster_coordinator.domain.tasks import Task, opened
-from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
+from muster_coordinator.domain.tally import Tally
+from muster_coordinator.domain.tasks import Task
+from muster_coordinator.plan_runner import PlanRunner, encode_output, memory_of_run, plan_refused, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
-from muster_coordinator.state import evaluations
-from muster_coordinator.state.base_blobs import BaseBlobs
-from muster_coordinator.state.bases import BaseResolver, ResolvedBase
 from muster_coordinator.state.checkpoints import find_committed
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import (
-    abandon_current,
     continue_after_round,
     continue_task,
-    schedule_close,
 )
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.partial_builder import PartialBuilder
@@ -65,23 +51,25 @@ from muster_coordinator.state.pausing import is_at_round, pause_on_final_problem
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import Versioned
-from muster_coordinator.state.round_keys import next_round_key
 from muster_coordinator.state.round_ledger import FrozenClosing, RoundLedger
 
 if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 _CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
-_COPIES_PER_RUN = 4  # approximate copies of a plan's state and accumulator that a run holds at once
 
 
 @dataclass(frozen=True)
 class RoundCommitter:
-    """Committer of rounds and opener of tasks; `runtime` returns the runtime of a plan.
+    """Committer of rounds.
 
-    Tasks do not wait for one another, except for memory (`MemoryBudget`). A second delivery of work
-    that is in progress in this process returns at once: if the first one fails, it is delivered
-    again, and the tick recovers work of a dead process.
+    Tasks do not wait for one another, except for memory. A second delivery of work that is in
+    progress in this process returns at once: if the first one fails, it is delivered again, and the
+    tick recovers work of a dead process.
+
+    Attributes:
+      runtime: Returns the runtime of a plan.
+      memory: Memory of the process, which the runs of plans share.
     """
 
     platform: Platform
@@ -89,16 +77,15 @@ class RoundCommitter:
     plans: PlanRepository
     partials: PartialBuilder
     runtime: Callable[[Plan], Runtime]
-    _memory: MemoryBudget = field(default_factory=MemoryBudget)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _in_progress: set[object] = field(default_factory=set)
+    memory: MemoryBudget
+    _claims: Claims = field(default_factory=Claims)
 
     def commit(self, key: RoundKey) -> None:
         """Commits the round: computes the next state and makes it the task's, once.
 
         Idempotent, safe to run concurrently.
         """
-        with self._claim(key) as claimed:
+        with self._claims.claim(key) as claimed:
             if claimed:
                 self._commit_claimed(key)
 
@@ -129,32 +116,11 @@ class RoundCommitter:
                 return
         continue_task(self.platform, key.task, plans=self.plans)
 
-    @contextmanager
-    def _claim(self, work: object) -> Iterator[bool]:
-        """Claims `work` in this process during the body.
-
-        Yields False if it is in progress already.
-        """
-        with self._lock:
-            claimed = work not in self._in_progress
-            self._in_progress.add(work)
-        try:
-            yield claimed
-        finally:
-            if claimed:
-                with self._lock:
-                    self._in_progress.discard(work)
-
-    def _memory_for_run(self, plan: str) -> AbstractContextManager[None]:
-        """Waits for, and holds, the memory of a run of the plan."""
-        manifest = self.plans.manifest(plan)
-        return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
-
     def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: FrozenClosing) -> Ended | None:
         """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
-        with self._memory_for_run(terms.plan):
+        with self.memory.take(memory_of_run(self.plans.manifest(terms.plan))):
             accumulator = self.partials.start(terms)
             try:
                 merged = self.partials.merge(accumulator, RoundLedger(self.platform, key), frozen.closing.parts())
@@ -191,13 +157,13 @@ class RoundCommitter:
         """
         plan = round_.terms.plan
         if plan != task.spec.plan:
-            raise _refused(
+            raise plan_refused(
                 f"it runs plan {plan[:12]}…, and its task has plan {task.spec.plan[:12]}…, "
                 "so one of their documents was changed"
             )
         manifest = self.plans.manifest(plan)
         if not may_commit(round_.key.number, manifest):
-            raise _refused("the plan's author does not allow a task to commit so many rounds")
+            raise plan_refused("the plan's author does not allow a task to commit so many rounds")
         return manifest
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> CommitResult:
@@ -240,135 +206,11 @@ class RoundCommitter:
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
         """Stores an output, and the encoded copies of a broadcast."""
-        data = _encode(tensors, what=f"output ({kind})")
+        data = encode_output(tensors, what=f"output ({kind})")
         stored = self.platform.put_output(kind, key, data)
         if kind == _BROADCAST:
             EncodedCopies(self.platform.blobs).make(stored.name, data)
         return stored
-
-    def open(self, task_name: str) -> None:
-        """Computes a task's first broadcast (after a rollback, its new one) and opens the round.
-
-        A new driven task only gets its version 0, and its runs are opened like a task. Idempotent.
-        """
-        task = self.platform.task(task_name).value
-        if task.status is not TaskStatus.OPENING:
-            return
-        # A rollback during an opening starts another opening, which does not wait for the first.
-        with self._claim(
-            (task.name, task.created_at, task.number, task.epoch, task.restore, _request(task))
-        ) as claimed:
-            if claimed:
-                with pause_on_final_problem(
-                    self.platform,
-                    task_name,
-                    "The first broadcast can't be computed",
-                    concerns=lambda now: _is_same_opening(now, task),
-                ):
-                    self._open(task)
-
-    def _open(self, task: Task) -> None:
-        abandon_current(self.platform, task, reason="rolled back")
-        plan = self.plans.full(task.spec.plan)
-        key = next_round_key(self.platform, task)
-        if not may_commit(key.number, plan.manifest):
-            raise _refused("the plan's author does not allow a task to commit so many rounds")
-        with self._memory_for_run(task.spec.plan):
-            if task.driven and not task.running:
-                self._make_ready(task, plan)
-                return
-            base = self._base(task, plan, key)
-            state = self._read_base(base.checkpoint)
-            prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
-            broadcast = self._first_broadcast(key, base.checkpoint, _encode(prepared, what="broadcast"))
-        policy = run_policy(task.run, effective_policy(task.spec.policy, plan.manifest))
-        round_ = self._open_round(task, key, base, broadcast, policy=policy)
-        if round_ is None:
-            return
-        # If the task was rolled back again meanwhile, perhaps to another checkpoint, that opening
-        # makes its own round. A base from outside the task is no checkpoint of the task.
-        checkpoint = base.checkpoint if base.origin is None else task.checkpoint or base.checkpoint
-        after = self.platform.change_task(
-            task.name, lambda now: opened(now, round_.key, checkpoint) if _is_same_opening(now, task) else now
-        )
-        if after.current == round_.key:
-            schedule_close(self.platform, round_)
-
-    def _make_ready(self, task: Task, plan: Plan) -> None:
-        """Stores version 0 of a driven task, which then waits for a request. Idempotent."""
-        initial = self._initial_checkpoint(plan, task)
-        self.platform.change_task(task.name, lambda now: ready(now, initial) if _is_same_opening(now, task) else now)
-        evaluations.advance(self.platform, task.name)
-
-    def _read_base(self, base: Checkpoint) -> dict[str, Array]:
-        """Returns the state of a base. Raises `ProblemError` if retention has removed its blob."""
-        try:
-            return read_state(self.platform.blobs.read(base.blob.name))
-        except BlobNotFoundError as error:
-            raise _refused(f"version {base.version} is not stored any more; roll back to a version that is") from error
-
-    def _base(self, task: Task, plan: Plan, key: RoundKey) -> ResolvedBase:
-        """Returns the base of the opening's round, stored under a name of the task. Idempotent."""
-        if task.restore is None:
-            return ResolvedBase(self._initial_checkpoint(plan, task))
-        origin = task.run.origin if task.run is not None and task.run.base == task.restore else None
-        checkpoint = self._base_blobs.base(task, plan, task.restore, origin=origin, number=key.number)
-        return ResolvedBase(checkpoint, origin)
-
-    def _initial_checkpoint(self, plan: Plan, task: Task) -> Checkpoint:
-        """Stores the task's start, or the plan's initial state, as version 0. Idempotent."""
-        return self._base_blobs.first_checkpoint(task, plan)
-
-    @cached_property
-    def _base_blobs(self) -> BaseBlobs:
-        return BaseBlobs(self.platform, resolver=BaseResolver(self.platform, plans=self.plans))
-
-    def _first_broadcast(self, key: RoundKey, base: Checkpoint, data: bytes) -> BlobRef:
-        """Stores the broadcast of `base`.
-
-        If several attempts compute it, perhaps with randomness, the first one's bytes remain. An
-        opening of the same round from another base, which a crash left half done, has another name.
-        """
-        prefix = names.output_prefix("broadcasts", key.task, key.number)
-        name = f"{prefix}{base.blob.sha256[:16]}-open{key.epoch}"
-        self.platform.blobs.create(name, [data])
-        stored = self.platform.blobs.read(name)
-        EncodedCopies(self.platform.blobs).make(name, stored)
-        return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
-
-    def _open_round(
-        self, task: Task, key: RoundKey, base: ResolvedBase, broadcast: BlobRef, *, policy: TaskPolicy
-    ) -> Round | None:
-        """Creates the round, or returns the one that an earlier call created for the same opening.
-
-        Abandons a round of another state or request, and creates the next attempt. Returns None if
-        the task is past this opening, since a late repeat must not abandon the round that an
-        earlier one opened.
-        """
-        starts_at = policy.starts_at
-        now = self.platform.clock.now()
-        while True:
-            new_round = open_round(
-                key,
-                policy,
-                plan=task.spec.plan,
-                base=base.checkpoint,
-                broadcast=broadcast,
-                sums_in_the_clear=task.sums_in_the_clear,
-                opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
-                expected_seconds=None,
-                origin=base.origin,
-                request=_request(task),
-            )
-            stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
-            if stored == new_round:
-                return new_round
-            if _has_same_start(stored, new_round) and isinstance(stored, Collecting):
-                return stored
-            if not _is_same_opening(self.platform.task(task.name).value, task):
-                return None
-            abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
-            key = replace(key, epoch=key.epoch + 1)
 
     def _replace(self, record: Versioned[Round], value: Round) -> bool:
         """Replaces the round by compare-and-set. Returns False if another writer was faster."""
@@ -379,48 +221,9 @@ class RoundCommitter:
         return True
 
 
-def _refused(detail: str) -> ProblemError:
-    return ProblemError(ProblemType.PLAN_INVALID, detail)
-
-
-def _is_same_opening(now: Task, task: Task) -> bool:
-    """Returns whether `now` is still at the opening of `task`, whether or not it pauses next.
-
-    An operator may change its policy, tags and archive flag meanwhile.
-    """
-    return task == replace(
-        now,
-        pause_once_open=task.pause_once_open,
-        spec=task.spec,
-        created=task.created,
-        tags=task.tags,
-        archived=task.archived,
-    )
-
-
 def _may_commit(task: Task) -> bool:
     """Returns whether the task's current round may be committed.
 
     The open round of a driven task that was rolled back is to be abandoned, even if it is paused.
     """
     return task.status in (TaskStatus.ACTIVE, TaskStatus.PAUSED) and not task.stopped and not task.resting
-
-
-def _has_same_start(stored: Round, new: Round) -> bool:
-    """Returns whether two attempts start from the same state for the same request."""
-    ours, theirs = stored.terms, new.terms
-    return (ours.base.blob, ours.origin, ours.request) == (theirs.base.blob, theirs.origin, theirs.request)
-
-
-def _request(task: Task) -> str:
-    """Returns the request that an opening answers; empty unless the task is driven."""
-    return "" if task.run is None else task.run.request
-
-
-def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:
-    """Returns the tensors as safetensors.
-
-    Raises `ProblemError` if the plan made tensors that can't be encoded.
-    """
-    with plan_failures(f"The plan's {what}"):
-        return encode(tensors)

@@ -17,11 +17,11 @@ from muster_coordinator.domain.rounds import (
     Checkpoint,
     CommitResult,
     Committed,
-    Tally,
     close,
     commit,
     open_round,
 )
+from muster_coordinator.domain.tally import Tally
 
 BLOB = BlobRef("blob", "0" * 64, 1)
 LOSS = "client_work/train/loss"

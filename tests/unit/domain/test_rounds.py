@@ -20,7 +20,6 @@ from muster_coordinator.domain.rounds import (
     Checkpoint,
     CommitResult,
     RoundDecision,
-    Tally,
     abandon,
     close,
     commit,
@@ -29,6 +28,7 @@ from muster_coordinator.domain.rounds import (
     next_round,
     open_round,
 )
+from muster_coordinator.domain.tally import Tally
 
 BLOB = BlobRef("a", "0" * 64, 1)
 BASE = Checkpoint(0, BLOB, 0.0)
