@@ -69,6 +69,7 @@ def routes_with_bodies(h):
         "round": "1",
         "version": "0",
         "request": "r",
+        "tag": "t",
     }
     tokens = {
         Security.CLIENT: ENROLLER.issue(enrolment(0)),
@@ -328,6 +329,7 @@ def test_names_in_paths_do_not_traverse(h, tmp_path):
         "round": "1",
         "version": "0",
         "request": "r",
+        "tag": "t",
     }
     files, blobs = sorted(tmp_path.rglob("*")), h.blobs()
     requests = 0

@@ -32,6 +32,7 @@ def routes_of(h, *functions):
         "round": "1",
         "version": "0",
         "request": "r",
+        "tag": "t",
     }
     return [(route, route.path.format(**words)) for route in router(h.app, *functions).routes]
 

@@ -384,6 +384,8 @@ class Harness:
 def _outputs(rounds: list[Round], task: Task) -> Iterator[str]:
     """Yields the outputs that the task and its rounds use."""
     yield names.output_prefix("checkpoints", task.name, 0) + "initial"
+    if task.initial is not None:
+        yield task.initial.blob.name
     for round_ in rounds:
         yield round_.terms.base.blob.name
         if isinstance(round_, Committed):
