@@ -6,7 +6,7 @@ import json
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from muster.wire.base import Message, invalid
 from muster.wire.messages import TaskChange, TaskPolicy, TaskSpec, TaskStatus, TaskView
@@ -26,7 +26,7 @@ from muster_coordinator.use_cases.task_operations import TaskOperations
 class _ChangedPolicy(Message):
     """Changed policy, in whose faults each path starts with `policy`."""
 
-    policy: TaskPolicy
+    policy: TaskPolicy = Field(description="Policy after the change.")
 
 
 @dataclass(frozen=True)
