@@ -156,7 +156,7 @@ class Steered:
         assert self.h.leftovers() == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.lists(st.tuples(st.integers(0, 3), COMMANDS), min_size=4, max_size=10),
     write=st.integers(1, 300),
