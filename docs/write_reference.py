@@ -20,7 +20,7 @@ from typer.core import TyperOption
 from muster.cli.app import app, leaf_commands
 from muster.client import BudgetRules, ClientPolicy
 from muster.wire import manifest, messages
-from muster.wire.messages import checkin, operators, tasks
+from muster.wire.messages import checkin, operators, policy_parts, populations, tasks
 from muster.wire.problems import KINDS, FieldError, Problem
 from muster_coordinator.settings import Settings
 
@@ -32,6 +32,18 @@ _DOCUMENTED_ELSEWHERE = {
     "TaskPolicy": "policy.md#task-policy",
     "BudgetRules": "#budget",
     "FoldKind": "messages.md#foldkind",
+    **{
+        name: f"messages.md#{name.lower()}"
+        for name in (
+            "EligibilityRule",
+            "Guards",
+            "Operation",
+            "Retention",
+            "TaskKind",
+            "Window",
+            "WorseningGuard",
+        )
+    },
 }
 
 Json = Mapping[str, Any]
@@ -79,6 +91,8 @@ def _message_groups() -> dict[str, list[type[BaseModel | Enum]]]:
     return {
         "Client protocol": list(_defined_in(checkin)),
         "Tasks and rounds": list(_defined_in(tasks)),
+        "Parts of a policy": list(_defined_in(policy_parts)),
+        "Populations": list(_defined_in(populations)),
         "Audit log and enrolments": list(_defined_in(operators)),
         "Problems": [Problem, FieldError],
         "Plan manifest": list(_defined_in(manifest)),
@@ -120,7 +134,9 @@ def cli_page() -> str:
     sections = []
     for name, command in leaf_commands():
         usage = " ".join(command.collect_usage_pieces(typer.Context(command)))
-        hints = get_type_hints(inspect.unwrap(command.callback))
+        hints = get_type_hints(
+            inspect.unwrap(command.callback, stop=lambda function: hasattr(function, "__signature__"))
+        )
         sections.append(
             _section(
                 f"muster {name}",

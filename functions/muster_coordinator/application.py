@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muster.wire.plan import Plan
+from muster_coordinator.concurrency.memory_budget import MemoryBudget
 from muster_coordinator.domain.keys import KeyRing
 from muster_coordinator.domain.limits import NO_LIMITS, RateLimits
 from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT
 from muster_coordinator.ports import ClientAuthenticator, InvokerAuthenticator, OperatorAuthenticator
+from muster_coordinator.state.bases import BaseResolver
+from muster_coordinator.state.checkin_counters import CheckinCounters
+from muster_coordinator.state.evaluation_shares import EvaluationShares
 from muster_coordinator.state.goal_checks import GoalChecker
 from muster_coordinator.state.partial_builder import PartialBuilder
 from muster_coordinator.state.plan_repository import PlanRepository
@@ -29,9 +33,17 @@ from muster_coordinator.use_cases.audit_log import AuditLog
 from muster_coordinator.use_cases.broadcast_reader import BroadcastReader
 from muster_coordinator.use_cases.enrolment_revocations import EnrolmentRevocations
 from muster_coordinator.use_cases.maintenance import Maintenance
+from muster_coordinator.use_cases.populations import Populations
 from muster_coordinator.use_cases.round_closer import RoundCloser
 from muster_coordinator.use_cases.round_committer import RoundCommitter
+from muster_coordinator.use_cases.state_store import StateStore
+from muster_coordinator.use_cases.task_changes import TaskChanges
+from muster_coordinator.use_cases.task_deletion import TaskDeletion
+from muster_coordinator.use_cases.task_marks import TaskMarks
+from muster_coordinator.use_cases.task_opener import TaskOpener
 from muster_coordinator.use_cases.task_operations import TaskOperations
+from muster_coordinator.use_cases.task_purge import TaskPurge
+from muster_coordinator.use_cases.task_runs import TaskRuns
 from muster_coordinator.use_cases.update_aggregator import UpdateAggregator
 from muster_coordinator.use_cases.upload_receiver import UploadReceiver
 
@@ -109,13 +121,22 @@ class Application:
       tokens: Signs and reads assignments and cookies.
       plans: The plans.
       assignment_issuer: Assigns work to clients that check in.
+      checkin_counters: Counts check-ins by outcome.
+      populations: Lists populations.
       upload_receiver: Receives updates and reports of failures.
       broadcast_reader: Reads broadcasts.
+      state_store: Stores states that operators upload.
       task_operations: Creates, reads and steers tasks.
+      task_deletion: Marks tasks for deletion.
+      task_purge: Deletes the data of tasks that are marked.
+      task_changes: Changes the policies of tasks.
+      task_marks: Tags checkpoints, and archives tasks.
+      task_runs: Runs rounds of driven tasks on request.
       update_aggregator: Folds updates into partials.
       round_closer: Closes rounds.
       maintenance: Removes what ended rounds leave behind, and repairs lost work.
-      round_committer: Commits rounds and opens tasks.
+      round_committer: Commits rounds.
+      task_opener: Opens tasks and runs.
       audit_log: The audit log of operators' actions.
       enrolment_revocations: Revokes enrolment tokens.
       invoker: See `CoordinatorConfig`; likewise the following.
@@ -130,13 +151,22 @@ class Application:
     tokens: Tokens
     plans: PlanRepository
     assignment_issuer: AssignmentIssuer
+    checkin_counters: CheckinCounters
+    populations: Populations
     upload_receiver: UploadReceiver
     broadcast_reader: BroadcastReader
+    state_store: StateStore
     task_operations: TaskOperations
+    task_deletion: TaskDeletion
+    task_purge: TaskPurge
+    task_changes: TaskChanges
+    task_marks: TaskMarks
+    task_runs: TaskRuns
     update_aggregator: UpdateAggregator
     round_closer: RoundCloser
     maintenance: Maintenance
     round_committer: RoundCommitter
+    task_opener: TaskOpener
     audit_log: AuditLog
     enrolment_revocations: EnrolmentRevocations
     invoker: InvokerAuthenticator | None = None
@@ -155,6 +185,11 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
     partials = PartialBuilder(platform, plans=plans, runtime=config.runtime)
     aggregator = UpdateAggregator(platform, plans=plans, partials=partials)
     closer = RoundCloser(platform, plans=plans, aggregator=aggregator)
+    operations = TaskOperations(
+        platform, plans=plans, tensorflow_folds=config.tensorflow_folds, least_minimum=config.least_minimum
+    )
+    memory = MemoryBudget()
+    purge = TaskPurge(platform, plans=plans)
     return Application(
         platform=platform,
         tokens=tokens,
@@ -165,10 +200,13 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             plans=plans,
             open_rounds=rounds,
             pseudonyms=Pseudonymizer(platform, ring=ring),
+            shares=EvaluationShares(platform, ring=ring),
             retry_floor=config.retry_floor,
             direct_above=None if platform.direct is None else config.direct_above,
             longest_wait=config.longest_wait,
         ),
+        checkin_counters=CheckinCounters(platform, ring=ring),
+        populations=Populations(platform),
         upload_receiver=UploadReceiver(
             platform,
             tokens=tokens,
@@ -179,16 +217,18 @@ def assemble(platform: Platform, config: CoordinatorConfig) -> Application:
             longest_wait=config.longest_wait,
         ),
         broadcast_reader=BroadcastReader(platform, seconds=config.round_cache_seconds),
-        task_operations=TaskOperations(
-            platform,
-            plans=plans,
-            tensorflow_folds=config.tensorflow_folds,
-            least_minimum=config.least_minimum,
-        ),
+        task_operations=operations,
+        task_deletion=TaskDeletion(platform, task_operations=operations, task_purge=purge),
+        task_purge=purge,
+        state_store=StateStore(platform, plans=plans),
+        task_changes=TaskChanges(platform, plans=plans, operations=operations, least_minimum=config.least_minimum),
+        task_marks=TaskMarks(platform, operations=operations),
+        task_runs=TaskRuns(platform, plans=plans, bases=BaseResolver(platform, plans=plans), operations=operations),
         update_aggregator=aggregator,
         round_closer=closer,
-        maintenance=Maintenance(platform, round_closer=closer),
-        round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime),
+        maintenance=Maintenance(platform, round_closer=closer, task_purge=purge),
+        round_committer=RoundCommitter(platform, plans=plans, partials=partials, runtime=config.runtime, memory=memory),
+        task_opener=TaskOpener(platform, plans=plans, runtime=config.runtime, memory=memory),
         audit_log=AuditLog(platform),
         enrolment_revocations=EnrolmentRevocations(platform),
         invoker=config.invoker,

@@ -91,6 +91,26 @@ def round_abandoned(round_: Abandoned, *, below_minimum: bool) -> None:
     )
 
 
+def guard_tripped(round_: Committed, *, paused: str) -> None:
+    """Logs that the guards of a round paused a task: its own, or the one that it evaluates.
+
+    Args:
+      round_: The round.
+      paused: Name of the paused task.
+    """
+    key, guards = round_.key, ", ".join(round_.tripped)
+    _emit(
+        logging.WARNING,
+        "guard_tripped",
+        f"Round {key.number} of task {key.task} tripped {guards}: task {paused} is paused",
+        task=key.task,
+        round=key.number,
+        epoch=key.epoch,
+        guards=guards,
+        paused=paused,
+    )
+
+
 def round_late(round_: Collecting | Aggregating, *, now: float) -> None:
     """Logs a round that is open more than `LATE` seconds after its deadline or close.
 

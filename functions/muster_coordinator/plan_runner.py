@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muster.wire.manifest import PlanManifest
 from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
-from muster.wire.tensors import Array, TensorsError, decode
+from muster.wire.tensors import Array, TensorsError, decode, encode
 from muster_coordinator.ports import StoreError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ FINAL_PROBLEMS = frozenset(
         ProblemType.UPDATE_INVALID,
     }
 )
+_COPIES_PER_RUN = 4  # of a plan's state and accumulator
 _MAX_REASON = 300  # characters of a foreign error's text that a note quotes
 
 T = TypeVar("T")
@@ -111,6 +113,26 @@ def plan_failures(what: str) -> Iterator[None]:
         raise ProblemError(
             ProblemType.PLAN_INVALID, f"{what} does not fit what the plan's manifest declares ({_text(error)})"
         ) from error
+
+
+def plan_refused(detail: str) -> ProblemError:
+    """Returns the problem of a plan that may not run as its task demands."""
+    return ProblemError(ProblemType.PLAN_INVALID, detail)
+
+
+def memory_of_run(manifest: PlanManifest) -> int:
+    """Returns the approximate bytes that a run of the coordinator's stages holds at once."""
+    return _COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size)
+
+
+def encode_output(tensors: Mapping[str, Array], *, what: str) -> bytes:
+    """Returns tensors that a plan computed as safetensors.
+
+    Raises:
+      ProblemError: `plan_invalid` if they can't be encoded; see `plan_failures`.
+    """
+    with plan_failures(f"The plan's {what}"):
+        return encode(tensors)
 
 
 def read_state(data: memoryview) -> dict[str, Array]:

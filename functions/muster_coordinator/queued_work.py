@@ -43,6 +43,14 @@ def open_task(task: str) -> WorkItem:
     return WorkItem(COMMITTER, "open", {"task": task})
 
 
+def delete_task(task: str) -> WorkItem:
+    """Returns the work to delete the documents and blobs of a task that is marked for deletion.
+
+    Once the task is gone, it deletes what late requests have written since.
+    """
+    return WorkItem(AGGREGATOR, "delete", {"task": task})
+
+
 def tick() -> WorkItem:
     """Returns the work to repair what was lost."""
     return WorkItem(AGGREGATOR, "tick", {})

@@ -62,7 +62,15 @@ def declared(body, length):
 
 def routes_with_bodies(h):
     """Yields every route that accepts a body, with an example path and a valid token."""
-    words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
+    words = {
+        "task": TASK,
+        "population": POPULATION,
+        "sha256": h.plan.sha256,
+        "round": "1",
+        "version": "0",
+        "request": "r",
+        "tag": "t",
+    }
     tokens = {
         Security.CLIENT: ENROLLER.issue(enrolment(0)),
         Security.ASSIGNMENT: h.assigned(0).token,
@@ -314,7 +322,15 @@ CLIMBS = [
 def test_names_in_paths_do_not_traverse(h, tmp_path):
     """In every path parameter: not found or refused, and no file outside is read or created."""
     (tmp_path / "secret").write_text("the secret of the tests")
-    words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
+    words = {
+        "task": TASK,
+        "population": POPULATION,
+        "sha256": h.plan.sha256,
+        "round": "1",
+        "version": "0",
+        "request": "r",
+        "tag": "t",
+    }
     files, blobs = sorted(tmp_path.rglob("*")), h.blobs()
     requests = 0
     for route in router(h.app).routes:

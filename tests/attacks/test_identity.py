@@ -20,7 +20,15 @@ from muster_coordinator.domain.limits import RateLimits
 from muster_coordinator.http import router
 from muster_coordinator.http.routing import Security
 
-PATHS = {"task": TASK, "population": POPULATION, "sha256": "0" * 64, "round": "1", "version": "0"}
+PATHS = {
+    "task": TASK,
+    "population": POPULATION,
+    "sha256": "0" * 64,
+    "round": "1",
+    "version": "0",
+    "request": "r",
+    "tag": "t",
+}
 
 
 def bearer(token):
@@ -202,10 +210,11 @@ def test_operator_routes_accept_operators_only(h, issuer):
 def test_viewer_changes_nothing(h):
     before = world(h)
     for route, path in routes_of(h, "operator_api"):
-        status = h.bare(route.method, path, headers=bearer(VIEWER)).status_code
+        query = {"metric": "count"} if route.query.get("metric") else {}
+        status = h.bare(route.method, path, headers=bearer(VIEWER), query_string=query).status_code
         assert status == 403 if route.method != "GET" else status in (200, 404), (route.method, path)
         for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
-            overridden = h.bare("GET", path, headers={**bearer(VIEWER), header: route.method})
+            overridden = h.bare("GET", path, headers={**bearer(VIEWER), header: route.method}, query_string=query)
             assert overridden.status_code in (200, 404, 405)
     after = world(h)
     assert after[1:] == before[1:]
@@ -217,7 +226,7 @@ def test_viewer_changes_nothing(h):
 def test_internal_routes_accept_the_queues_account_only(h, issuer):
     before = world(h)
     inner = routes_of(h, "aggregator", "committer")
-    assert len(inner) == 6
+    assert len(inner) == 7
     for _, path in inner:
         for token in (
             None,
@@ -319,7 +328,11 @@ def test_every_operator_change_is_logged(h):
         "/v1/plans/{sha256}": {"data": h.plan.encode()},
         "/v1/tasks": {"json": {"name": "more", "population": POPULATION, "plan": h.plan.sha256}},
         "/v1/tasks/{task}:rollback": {"json": {"version": 0}},
+        "/v1/tasks/{task}:run": {"json": {"request": "r"}},
+        "/v1/tasks/{task}": {"json": {"policy": {"goal": 3}}},
+        "/v1/tasks/{task}/tags/{tag}": {"json": {"version": 0}},
         "/v1/revocations": {"json": {"id": "0" * 32}},
+        "/v1/states/{sha256}": {"query_string": {"plan": h.plan.sha256}},
     }
     routes = [route for route in router(h.app, "operator_api").routes if route.security is Security.OPERATOR]
     changing = [route for route in routes if route.method != "GET"]

@@ -1,4 +1,4 @@
-"""Failure reports of a device: reason and kind of error, and no text that may quote data."""
+"""Failure reports of a device: reason, code and kind of error, and no text that may quote data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from muster.client import Failed, Limits, MusterClient
 from muster.client.kinds import kind_of
 from muster.wire.dtypes import DType
 from muster.wire.manifest import TensorBinding, TensorType
-from muster.wire.messages import FailureReason, Report
+from muster.wire.messages import FailureCode, FailureReason, Report
 from muster.wire.plan import Plan, part_of
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.http import router
@@ -115,6 +115,20 @@ CASES = {
 }  # fmt: skip
 
 
+CODES = {
+    "callback": "data.error",
+    "callback's class": "data.error",
+    "callback's cause": "data.error",
+    "callback's problem": "data.error",
+    "generator": "data.error",
+    "shape": "data.shape",
+    "elements": "data.shape",
+    "conversion": "computation.error",
+    "assertion": "computation.error",
+    "timeout": "limits.time",
+    "not finite": "data.not_finite",
+    "too large": "limits.size",
+}
 QUOTED = frozenset(
     {"callback", "callback's class", "callback's cause", "callback's problem", "generator", "conversion", "assertion"}
 )
@@ -136,7 +150,7 @@ def test_failure_report_holds_no_data(tmp_path, issuer, case):
     assert outcome.reason is FailureReason(reason)
     assert between.seen["report"] == 1
     sent = bytes(between.sent)
-    assert Report(reason=outcome.reason, detail=kind).encode() in sent
+    assert Report(reason=outcome.reason, code=FailureCode(CODES[case]), detail=kind).encode() in sent
     assert between.seen["upload"] == 0
     for form in (
         SECRET.encode(),

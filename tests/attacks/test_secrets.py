@@ -25,7 +25,15 @@ INSIDES = re.compile(
 
 
 def routes_of(h, *functions):
-    words = {"task": TASK, "population": POPULATION, "sha256": h.plan.sha256, "round": "1", "version": "0"}
+    words = {
+        "task": TASK,
+        "population": POPULATION,
+        "sha256": h.plan.sha256,
+        "round": "1",
+        "version": "0",
+        "request": "r",
+        "tag": "t",
+    }
     return [(route, route.path.format(**words)) for route in router(h.app, *functions).routes]
 
 

@@ -197,7 +197,7 @@ def test_stopped_client_cancels_its_session(session: Stage) -> None:
     ):
         client.run_once()
     assert session.bucket.sessions == {}
-    assert session.h.task().current.failed == {"cancelled": 1}  # type: ignore[union-attr]
+    assert session.h.task().current.failed == {"owner.cancelled": 1}  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("status", [*STATUSES, 200, 201, 308, 412])

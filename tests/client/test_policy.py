@@ -90,6 +90,7 @@ FAULTS = {
     f'plans = "{ADDRESS}"': "is not a list in brackets",
     "plans = [3]": "plans = 3 is not a text in quotes",
     'folds = ["sum", "avg"]': 'folds = "avg" is not one of',
+    'kinds = ["spy"]': 'kinds = "spy" is not one of',
     "clear_secure_sums = 1": "clear_secure_sums = 1 is neither true nor false",
     'string_tensors = "false"': "is neither true nor false",
     'signers = ["alice"]': 'signers = "alice" is not a public key',

@@ -111,6 +111,15 @@ def test_delete_with_a_version_deletes_only_that_version(documents):
     assert documents.get(PATH) is None
 
 
+def test_dot_in_a_field_is_part_of_its_name(documents):
+    assert documents.increment("a/b", {"failed_data.missing": 1, "failed_data": 2}) == {
+        "failed_data.missing": 1,
+        "failed_data": 2,
+    }
+    assert documents.increment("a/b", {"failed_data.missing": 1}) == {"failed_data.missing": 2}
+    assert documents.get("a/b").data == {"failed_data.missing": 2, "failed_data": 2}
+
+
 def test_increment_creates_missing_document_and_fields_at_0(documents):
     assert documents.increment("a/b", {"x": 2, "y": 0}) == {"x": 2, "y": 0}
     assert documents.increment("a/b", {"x": -3, "z": 1}) == {"x": -1, "z": 1}

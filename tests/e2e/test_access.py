@@ -5,21 +5,33 @@ Terraform reads the permissions of each function's account from this file.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from support import cloud, direct
+from support.bases import start_from
 from support.bucket import AccountCredentials, Bucket, checksum
 from support.harness import TASK
 from support.plans import SumRuntime, sum_update
 from support.store_permissions import STORES, GrantLog, RefusedError, RestrictedDeployment, grants
 
-from muster.wire.messages import DirectUpload, Phase, Report, Revocation, TaskStatus, UploadStart
+from muster.wire.messages import (
+    CheckpointList,
+    DirectUpload,
+    Phase,
+    Report,
+    Revocation,
+    StateRef,
+    TaskStatus,
+    UploadStart,
+)
 from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import SigningKey
@@ -62,7 +74,7 @@ def ordinary_rounds(root: Path, log: GrantLog) -> None:
     h.settle()
     assert int(h.result(1)["ids"]) == 0b11111
     h.checkpoint(1)
-    for number in (2, 3):
+    for number in (2, 3, 4):
         for client in range(5):
             contribute(h, client)
             h.deliver_all()
@@ -155,12 +167,56 @@ def new_signature_of_a_plan(root: Path, log: GrantLog) -> None:
     assert Plan.decode(h.ask("GET", f"/v1/plans/{signed.sha256}")).signatures == signed.signatures
 
 
+def starts_from_other_states(root: Path, log: GrantLog) -> None:
+    """A task from a stored state, one from its checkpoint, and a round from a stored state."""
+    h = RestrictedDeployment(root, log)
+    h.put_plan()
+    states = [bytes(encode({"total": np.int64(total), "rounds": np.int64(1)})) for total in (5, 5, 6)]
+    first, _, second = [hashlib.sha256(state).hexdigest() for state in states]
+    for state in states:
+        h.ask("PUT", f"/v1/states/{hashlib.sha256(state).hexdigest()}?plan={h.plan.sha256}", body=state)
+    h.create_task(driven=True, goal=2, start=StateRef(state=first))
+    h.deliver_all()
+    h.run("first")
+    h.deliver_all()
+    contribute(h, 0, 1)
+    h.settle()
+    versions = CheckpointList.decode(h.ask("GET", f"/v1/tasks/{TASK}/checkpoints")).checkpoints
+    assert [view.version for view in versions] == [0, 1]
+    h.create_task("next", rounds=1, goal=1, start=StateRef(task=TASK, version=1))
+    h.deliver_all()
+    assert h.ask("GET", "/v1/tasks/next/checkpoints/0") == h.checkpoint(1)
+    h.ask("POST", "/v1/tasks/next:cancel")
+    start_from(h, StateRef(state=second))
+    assert h.blobs("bases/")
+    contribute(h, 2, 3)
+    h.settle()
+    assert len(h.committed()) == 2
+    assert h.blobs("bases/") == []
+
+
+def deleted_task(root: Path, log: GrantLog) -> None:
+    """A task that is deleted with its checkpoints, results and a base."""
+    h = RestrictedDeployment(root, log)
+    h.begin(rounds=1, goal=1)
+    contribute(h, 0)
+    h.settle()
+    h.inner.blobs.create(f"bases/{TASK}/000001-abc", [b"a state"])
+    h.ask("DELETE", f"/v1/tasks/{TASK}")
+    h.deliver_all()
+    assert [name for name in h.blobs() if not name.startswith("plans/")] == []
+    h.clock.advance(7200.0)
+    h.deliver_all()
+
+
 SCENARIOS = (
     ordinary_rounds,
     abandoned_and_cancelled_rounds,
     early_and_late_commits,
     direct_uploads,
     new_signature_of_a_plan,
+    starts_from_other_states,
+    deleted_task,
 )
 
 
@@ -214,6 +270,7 @@ def test_only_the_aggregator_reads_the_updates_of_the_client_api():
     } == {("operator_api", "plans/")}
     assert {prefix for function, _, prefix, _ in table if function == "operator_api"} == {
         "plans/",
+        "states/",
         "checkpoints/",
         "results/",
     }

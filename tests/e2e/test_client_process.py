@@ -235,7 +235,7 @@ def test_signal_ends_a_client_at_once_and_frees_its_slot(
             process.popen.send_signal(number)
             assert process.wait() == 130, process.output()
             took[data] = time.monotonic() - sent
-        assert operator.task(population).current.failed == {"cancelled": 1}, data  # type: ignore[union-attr]
+        assert operator.task(population).current.failed == {"owner.cancelled": 1}, data  # type: ignore[union-attr]
     figures = ", ".join(f"{data} {CASES[data].name} {seconds:.2f} s" for data, seconds in took.items())
     measured(f"from a signal to the end of `muster client run`: {figures}")
 

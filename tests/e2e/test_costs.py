@@ -14,6 +14,7 @@ from muster_coordinator.domain.rounds import SLOTS_PER_SHARD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "costs.md"
 CLIENTS_IN_STORM, SECONDS = 2000, 4
+MAX_COUNTER_WRITES = 0.05  # a contribution
 
 
 def test_calls_per_contribution_are_constant_and_documented(measured):
@@ -25,7 +26,7 @@ def test_calls_per_contribution_are_constant_and_documented(measured):
     # The number of the round's other documents is constant, except for the goal checks of several
     # shards, some dozens of writes.
     for cost in costs:
-        goal_checks = cost.billed(WRITE) - (4 * cost.clients + 5)
+        goal_checks = cost.billed(WRITE) - cost.counter_writes - (4 * cost.clients + 5)
         assert goal_checks == cost.calls["documents.create"] + cost.calls["documents.replace"] - cost.clients - 5
         assert goal_checks == 0 if cost.clients <= SLOTS_PER_SHARD else 0 < goal_checks < 24
         assert cost.billed(DELETE) - cost.clients <= 6
@@ -36,6 +37,14 @@ def test_calls_per_contribution_are_constant_and_documented(measured):
         per_client = [cost.billed(operation) / cost.clients for cost in (medium, large)]
         assert per_client[1] <= 1.25 * per_client[0], operation
     assert text in PAGE.read_text(), f"docs/explanation/costs.md must show:\n{text}"
+
+
+def test_counters_of_check_ins_cost_little(measured):
+    for clients in (100, 1000):
+        cost = round_cost(clients)
+        per_contribution = cost.counter_writes / clients
+        measured(f"Counters of check-ins, round of {clients}: {per_contribution:.4f} store writes a contribution")
+        assert per_contribution <= MAX_COUNTER_WRITES
 
 
 def test_check_ins_against_a_full_round_write_nothing_and_read_rarely(tmp_path, measured):

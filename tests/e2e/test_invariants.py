@@ -8,6 +8,7 @@ two, so each result shows which clients it contains.
 
 The following is a failure:
 
+* A checkpoint's chain of parents does not reach version 0, or has another length than its line.
 * A committed round counts a client twice, counts an update that was never sent, or lacks an update
 that was accepted
   while the round collected updates.
@@ -48,10 +49,10 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support.archive import Archive
-from support.harness import Harness
+from support.harness import TASK, Harness
 from support.plans import SumRuntime, sum_update
 
-from muster.wire.messages import Assignment, TaskStatus
+from muster.wire.messages import Assignment, CheckpointList, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import decode
 from muster_coordinator.domain import names
@@ -152,6 +153,18 @@ class TaskMachine(RuleBasedStateMachine):
         assert not [round_ for round_ in h.rounds() if isinstance(round_, Collecting)]
         for version, state in self.states.items():
             assert h.checkpoint(version) == state
+        self.check_parents()
+
+    def check_parents(self):
+        """The parents of every checkpoint reach version 0, in as many steps as its line has."""
+        answer = self.h.ask("GET", f"/v1/tasks/{TASK}/checkpoints")
+        views = {view.version: view for view in CheckpointList.decode(answer).checkpoints}
+        assert views.keys() == {0, *self.states}
+        for view in views.values():
+            steps, at = 0, view
+            while at.version:
+                steps, at = steps + 1, views[at.parent.version]
+            assert steps == view.line
 
     # Clients.
 
@@ -309,6 +322,8 @@ class TaskMachine(RuleBasedStateMachine):
         base = decode(self.h.inner.blobs.read(round_.terms.base.blob.name))
         state = self.h.checkpoint(key.number)
         assert int(decode(state)["total"]) == int(base["total"]) + mask
+        # The runtime counts the rounds of a state, so the state shows the length of its line.
+        assert int(decode(state)["rounds"]) == round_.checkpoint.rounds_on_line
         assert key.number not in self.states, "two commits have one version"
         self.states[key.number] = state
 

@@ -27,7 +27,8 @@ from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import encode
 from muster_coordinator.domain import names, rounds
-from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Tally
+from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.domain.tasks import cancel
 from muster_coordinator.state.round_ledger import RoundLedger
 
@@ -275,7 +276,7 @@ def test_second_rollback_during_the_first_wins(tmp_path):
                 rollbacks.pop()()
             return super().prepare(state, **limit)
 
-    h.application(runtime=Interrupted()).round_committer.open(TASK)
+    h.application(runtime=Interrupted()).task_opener.open(TASK)
     assert h.task().status is TaskStatus.OPENING
     h.deliver_all()
     assert (h.task().status, h.round().terms.base.version) == (TaskStatus.ACTIVE, 1)

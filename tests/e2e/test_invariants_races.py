@@ -262,7 +262,7 @@ def test_late_opening_does_not_abandon_the_round_of_an_earlier_one(tmp_path):
                 h.app.round_closer.close(h.key())
             return super().prepare(state, **limit)
 
-    h.application(runtime=Interrupted()).round_committer.open("sum")
+    h.application(runtime=Interrupted()).task_opener.open("sum")
     h.deliver_all()
     assert h.abandoned() == []
     assert int(h.result(1)["ids"]) == total(0, 1)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import cloud
+from support.bases import start_from
 from support.harness import SECRET, TASK, Harness
 from support.plans import sum_update
 from typer.testing import CliRunner
 
 from muster.cli.app import app
 from muster.local.settings import settings_of
-from muster.wire.messages import Phase, TaskStatus
+from muster.wire.messages import CheckpointList, Phase, StateRef, TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
+from muster.wire.tensors import decode, encode
+from muster_coordinator.domain import names
 from muster_coordinator.domain.keys import Key, KeyRing
 from muster_coordinator.ports import Blobs
 from muster_coordinator.state.round_cache import tally_assignments
@@ -67,6 +73,43 @@ def target(request: Any, tmp_path: Path) -> Iterator[Callable[[float], Harness]]
     firestore, storage = (request.getfixturevalue(f"{name}_emulator") for name in ("firestore", "storage"))
     with cloud.firestore(firestore.address) as documents, cloud.gcs(storage, prefix="pilot") as blobs:
         yield lambda start: Harness(tmp_path / "target", start=start, documents=documents, blobs=blobs)
+
+
+def test_start_and_base_of_an_open_round_move_with_the_task(tmp_path, target):
+    old = Harness(tmp_path / "source")
+    old.put_plan()
+    states = [bytes(encode({"total": np.int64(total), "rounds": np.int64(0)})) for total in (64, 128)]
+    first, second = [hashlib.sha256(state).hexdigest() for state in states]
+    for sha256, state in zip((first, second), states, strict=True):
+        old.ask("PUT", f"/v1/states/{sha256}?plan={old.plan.sha256}", body=state)
+    old.create_task(driven=True, start=StateRef(state=first), goal=1)
+    old.deliver_all()
+    old.run("first")
+    old.deliver_all()
+    old.upload(old.assigned(0).token, sum_update(0))
+    old.deliver_all()
+    start_from(old, StateRef(state=second))
+    request = names.request_path(TASK, "a-request")
+    document = old.inner.documents.get(request).data
+    old.operate("pause")
+
+    new = target(old.clock.now() + MOVE)
+    state = exported(old)
+    for _ in range(2):
+        with suppress(ProblemError):  # the second import finds the task
+            import_state(new.inner, io.BytesIO(state), secret=SECRET)
+    assert new.inner.documents.get(request).data == document
+    new.operate("resume")
+    new.deliver_all()
+    new.upload(new.assigned(1).token, sum_update(1))
+    new.deliver_all()
+    assert new.checkpoint(0) == states[0]
+    assert [int(decode(new.checkpoint(version))["total"]) for version in (1, 2)] == [64 + 1, 128 + 2]
+    parents = [
+        view.parent for view in CheckpointList.decode(new.ask("GET", f"/v1/tasks/{TASK}/checkpoints")).checkpoints
+    ]
+    assert [(parent.version, parent.state) for parent in parents] == [(None, first), (0, None), (None, second)]
+    assert new.blobs("states/") == []
 
 
 def test_open_round_continues_at_the_target_without_loss(tmp_path, target):
@@ -117,6 +160,24 @@ def test_open_round_continues_at_the_target_without_loss(tmp_path, target):
     assert new.checkpoint(1) == old.checkpoint(1)
     new.settle()
     assert new.leftovers() == []
+
+
+def test_driven_task_keeps_its_runs(tmp_path):
+    old = Harness(tmp_path / "source")
+    old.begin(driven=True, goal=1)
+    for client, request in enumerate(("a", "b")):
+        old.run(request)
+        old.deliver_all()
+        old.upload(old.assigned(client).token, sum_update(client))
+        old.deliver_all()
+    old.operate("pause")
+    new = Harness(tmp_path / "target", start=old.clock.now() + MOVE)
+    import_state(new.inner, io.BytesIO(exported(old)), secret=SECRET)
+    for request in ("a", "b"):
+        assert new.run(request) == old.get_run(request)
+    assert [new.checkpoint(version) for version in range(3)] == [old.checkpoint(version) for version in range(3)]
+    new.operate("resume")
+    assert new.run("c").first_round == 3
 
 
 def test_working_clients_upload_to_the_target_after_a_short_move(tmp_path):

@@ -44,11 +44,13 @@ def git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def newest_other_version() -> str | None:
-    """Returns the newest commit whose deployed code differs from this checkout's.
+    """Returns the newest version whose deployed code differs from this checkout's.
+
+    Commits of a merged branch are no versions: they were never deployed.
 
     MUSTER_UPGRADE_FROM names the commit to start from, such as a release.
     """
-    log = git("log", "--format=%H", os.environ.get("MUSTER_UPGRADE_FROM", "HEAD"), "--", *DEPLOYED)
+    log = git("log", "--first-parent", "--format=%H", os.environ.get("MUSTER_UPGRADE_FROM", "HEAD"), "--", *DEPLOYED)
     commits = log.stdout.decode().split()
     return next((commit for commit in commits if git("diff", "--quiet", commit, "--", *DEPLOYED).returncode == 1), None)
 

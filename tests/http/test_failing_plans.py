@@ -126,7 +126,7 @@ def test_failing_plan_pauses_its_task_with_the_reason(stage, name, tmp_path):
         h.app.update_aggregator.fold_shard(key, 0)
         h.app.update_aggregator.fold_part(key, "rest-000000")
         h.app.round_committer.commit(key)
-        h.app.round_committer.open(TASK)
+        h.app.task_opener.open(TASK)
         h.clock.advance(61)
         h.deliver_all()
     assert len(runtime.tried) == tried
@@ -267,7 +267,7 @@ class Deployment:
 
     def open(self, *tasks: str) -> None:
         for task in tasks:
-            self.h.app.round_committer.open(task)
+            self.h.app.task_opener.open(task)
 
     def upload(self, task: str, *clients: int) -> None:
         for client in clients:

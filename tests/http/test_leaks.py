@@ -18,7 +18,15 @@ from muster_coordinator.http import router
 from muster_coordinator.ports import StoreError
 
 DEEP = b"[" * 60_000
-WORDS = {"sha256": "0" * 64, "task": TASK, "population": "phones", "round": "1", "version": "1"}
+WORDS = {
+    "sha256": "0" * 64,
+    "task": TASK,
+    "population": "phones",
+    "round": "1",
+    "version": "1",
+    "request": "r",
+    "tag": "t",
+}
 TOKENS = {
     "none": None,
     "text": "no token",

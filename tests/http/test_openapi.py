@@ -132,7 +132,7 @@ class GeneratedCalls:
             getattr(schema.config.checks, name).enabled = False
         return schema
 
-    def prepare(self, case) -> None:  # noqa: C901  one case for each kind of call
+    def prepare(self, case) -> None:  # noqa: C901, PLR0912  one case for each kind of call
         """Sets in three of four calls a valid name, plan, token or update, to pass its check."""
         if self._random.random() < 0.25:
             return
@@ -140,6 +140,11 @@ class GeneratedCalls:
         mine = self._assigned() if "/v1/updates" in label or label.endswith("/broadcast") else None
         if label == "PUT /v1/plans/{sha256}":
             case.path_parameters["sha256"], case.body = self.harness.plan.sha256, self._file
+        elif label == "PUT /v1/states/{sha256}":
+            plan = self.harness.plan
+            case.body = plan.part(plan.manifest.initial_state)
+            case.path_parameters["sha256"] = plan.manifest.initial_state.sha256
+            case.query["plan"] = plan.sha256
         elif label == "GET /v1/plans/{sha256}":
             case.path_parameters["sha256"] = self.harness.plan.sha256
         elif label == "POST /v1/tasks" and isinstance(case.body, dict):
@@ -158,6 +163,15 @@ class GeneratedCalls:
         elif label.endswith("/result"):
             mine = self._committed()
             case.path_parameters.update(task=mine.task, round=mine.round)
+        elif label.endswith("/best"):
+            case.path_parameters["task"] = self._committed().task
+            case.query.update(metric="count", better="lower")
+        elif label.endswith((":run", ":complete")):
+            case.path_parameters["task"] = self._driven()
+        elif label.endswith("/runs/{request}"):
+            case.path_parameters.update(task=self._driven(run="r"), request="r")
+        elif label == "DELETE /v1/tasks/{task}" or label.endswith("archive"):
+            case.path_parameters["task"] = self._ended()
         elif "{task}" in label:
             case.path_parameters["task"] = self._task
             for number in {"round", "version"} & case.path_parameters.keys():
@@ -188,6 +202,22 @@ class GeneratedCalls:
             self.harness.deliver_all()
             if self.harness.call("GET", f"/v1/tasks/{mine.task}/checkpoints/{mine.round}").status_code == HTTPStatus.OK:
                 return mine
+
+    def _ended(self) -> str:
+        """Creates a cancelled task and returns its name."""
+        name = f"{TASK}{self._random.randrange(1 << 30)}"
+        self.harness.create_task(name)
+        self.harness.ask("POST", f"/v1/tasks/{name}:cancel")
+        return name
+
+    def _driven(self, *, run: str | None = None) -> str:
+        """Creates an idle driven task, or one with a run, and returns its name."""
+        name = f"{TASK}{self._random.randrange(1 << 30)}"
+        self.harness.create_task(name, driven=True)
+        self.harness.deliver_all()
+        if run is not None:
+            self.harness.ask("POST", f"/v1/tasks/{name}:run", body=json.dumps({"request": run}).encode())
+        return name
 
     def create(self) -> None:
         """Creates a task for many calls, under a new name if the last one was cancelled."""

@@ -56,7 +56,7 @@ def h(tmp_path):
 
 def routes_of(h):
     """Yields every operator route: method, example path, and whether it changes something."""
-    example = {"task": TASK, "sha256": h.plan.sha256, "round": "1", "version": "0"}
+    example = {"task": TASK, "sha256": h.plan.sha256, "round": "1", "version": "0", "tag": "t", "request": "r"}
     for route in router(h.app, "operator_api").routes:
         if route.path.startswith("/v1/"):
             yield route.method, route.path.format(**example), route.method != "GET"

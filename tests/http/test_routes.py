@@ -44,7 +44,15 @@ def test_every_function_serves_health_checks(h):
 
 
 def test_each_route_is_served_by_exactly_one_function(h):
-    example = {"task": "t", "population": "p", "sha256": "0" * 64, "round": "1", "version": "1"}
+    example = {
+        "task": "t",
+        "population": "p",
+        "sha256": "0" * 64,
+        "round": "1",
+        "version": "1",
+        "tag": "t",
+        "request": "r",
+    }
     for function in FUNCTIONS:
         for route in router(h.app, function).routes:
             path = route.path.format(**example)
@@ -55,7 +63,7 @@ def test_each_route_is_served_by_exactly_one_function(h):
 
 def test_405_lists_allowed_methods(h):
     for method, path, allowed in (
-        ("DELETE", f"/v1/tasks/{TASK}", {"GET", "HEAD"}),
+        ("PUT", f"/v1/tasks/{TASK}", {"DELETE", "GET", "HEAD", "PATCH"}),
         ("GET", "/v1/updates", {"PUT"}),
         ("PATCH", f"/v1/plans/{h.plan.sha256}", {"GET", "HEAD", "PUT"}),
         ("GET", "/internal/tick", {"POST"}),

@@ -164,8 +164,16 @@ def test_logs_stay_plain_outside_cloud_run():
     [("info", "INFO"), ("warning", "WARNING"), ("error", "ERROR"), ("critical", "CRITICAL")],
 )
 def test_level_becomes_severity(written, level, severity):
-    getattr(logging.getLogger("somewhere"), level)("two\nlines: %s", "ü\ud800")
-    assert written() == [{"severity": severity, "message": "two\nlines: ü\ud800", "logger": "somewhere"}]
+    getattr(logging.getLogger("somewhere"), level)("two\nlines: %s", "ü")
+    assert written() == [{"severity": severity, "message": "two\nlines: ü", "logger": "somewhere"}]
+
+
+def test_text_that_is_not_unicode_is_one_line_of_ascii():
+    # Formatted here: pytest-xdist can't send a captured log with a surrogate.
+    record = logging.LogRecord("somewhere", logging.ERROR, "", 0, "a\nname: %s", ("\ud800",), None)
+    line = JsonFormatter().format(record)
+    assert line.isascii()
+    assert json.loads(line)["message"] == "a\nname: \ud800"
 
 
 def test_event_is_one_entry_with_its_fields_and_trace(written):

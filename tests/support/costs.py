@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from muster_coordinator.domain.names import CHECKINS
 from muster_coordinator.ports import BlobInfo, Document
 from muster_coordinator.state.platform import Platform
 from support.faults import Access, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
@@ -92,6 +93,7 @@ class RoundCost:
     clients: int
     calls: Counter[str]
     seconds: float  # duration of the collecting phase
+    counter_writes: int  # of counters of check-ins, which are among the calls
 
     def billed(self, operation: Operation) -> int:
         """Returns the number of billed calls of a kind."""
@@ -119,6 +121,7 @@ def round_cost(clients: int) -> RoundCost:
         h.begin(rounds=3, goal=clients)
         for number in (1, 2):
             schedule.calls.clear()
+            schedule.writes.clear()
             start = h.clock.now()
             for client in range(clients):
                 assignment = h.assigned(f"{number}-{client}")
@@ -128,7 +131,8 @@ def round_cost(clients: int) -> RoundCost:
                 h.deliver_all()
             assert len(h.committed()) == number
             h.clock.advance(1.0)  # expires the instance's cached rounds
-        return RoundCost(clients, Counter(schedule.calls), h.clock.now() - start - 1.0)
+        counter_writes = sum(f" {CHECKINS}/" in write for write in schedule.writes)
+        return RoundCost(clients, Counter(schedule.calls), h.clock.now() - start - 1.0, counter_writes)
 
 
 def table(costs: list[RoundCost]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule
+from support.faults import Crash, Fault, FaultyBlobs, FaultyDocuments, FaultyQueue, Schedule, When
 from support.harness import Harness
 
 T = TypeVar("T")
@@ -35,6 +35,11 @@ class CrashingHarness(Harness):
                 queue=FaultyQueue(inner.queue, self.schedule),
             ),
         )
+
+    def crash_at(self, write: int | None, when: When) -> None:
+        """Schedules one crash at a write from now on (1: the next one), or none."""
+        number = None if write is None else len(self.schedule.writes) + write
+        self.schedule.arm(None if number is None else Fault(number, when))
 
     def retry(self, step: Callable[[], T]) -> T:
         """Runs a step, and once more in a new process if it crashed."""

@@ -73,6 +73,10 @@ class Schedule:
         self.reads: list[str] = []
         self.calls: Counter[str] = Counter()
 
+    def arm(self, fault: Fault | None) -> None:
+        """Replaces the scheduled faults by one, or by none."""
+        self._faults = {} if fault is None else {(fault.of, fault.number, fault.when): fault.error}
+
     def run(self, access: Access, method: str, subject: str, action: Callable[[], T]) -> T:
         """Calls `action`, or fails as scheduled."""
         with self._lock:

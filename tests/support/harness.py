@@ -20,6 +20,9 @@ from muster.wire.messages import (
     Receipt,
     Report,
     Rollback,
+    RunRequest,
+    RunView,
+    StateRef,
     TaskPolicy,
     TaskSpec,
     TaskView,
@@ -213,13 +216,21 @@ class Harness:
         """Stores the plan."""
         self.ask("PUT", f"/v1/plans/{self.plan.sha256}", body=self.plan.encode())
 
-    def create_task(self, name: str = TASK, **policy: Any) -> TaskView:
+    def create_task(
+        self, name: str = TASK, *, start: StateRef | None = None, driven: bool = False, **policy: Any
+    ) -> TaskView:
         """Creates a task of the plan.
 
         `policy` holds fields of `TaskPolicy`; the minimum is 1 by default.
         """
-        policy = {"minimum": 1, **policy}
-        spec = TaskSpec(name=name, population=POPULATION, plan=self.plan.sha256, policy=TaskPolicy(**policy))
+        spec = TaskSpec(
+            name=name,
+            population=POPULATION,
+            plan=self.plan.sha256,
+            policy=TaskPolicy(**{"minimum": 1, **policy}),
+            start=start,
+            driven=driven,
+        )
         return TaskView.decode(self.ask("POST", "/v1/tasks", body=spec.encode()))
 
     def begin(self, **policy: Any) -> None:
@@ -228,8 +239,17 @@ class Harness:
         self.create_task(**policy)
         self.deliver_all()
 
+    def run(self, request: str, **options: Any) -> RunView:
+        """Runs rounds of the task, which is driven. `options` holds fields of `RunRequest`."""
+        body = RunRequest.from_dict({"request": request, **options}).encode()
+        return RunView.decode(self.ask("POST", f"/v1/tasks/{TASK}:run", body=body))
+
+    def get_run(self, request: str) -> RunView:
+        """Returns the run of a request."""
+        return RunView.decode(self.ask("GET", f"/v1/tasks/{TASK}/runs/{request}"))
+
     def operate(self, verb: str, *, version: int | None = None) -> TaskView:
-        """Runs `pause`, `resume`, `cancel` or, with a `version`, `rollback` on the task."""
+        """Runs `pause`, `resume`, `cancel`, `complete` or, with a `version`, `rollback`."""
         body = b"" if version is None else Rollback(version=version).encode()
         return TaskView.decode(self.ask("POST", f"/v1/tasks/{TASK}:{verb}", body=body))
 
@@ -250,9 +270,9 @@ class Harness:
         body = update if isinstance(update, bytes) else encode(update)
         return Receipt.decode(self.ask("PUT", "/v1/updates", body=body, token=token, **options))
 
-    def report(self, token: str, reason: str = "other") -> Receipt:
+    def report(self, token: str, reason: str = "other", *, code: str | None = None) -> Receipt:
         """Reports a failure, which gives the assignment back."""
-        body = Report.from_dict({"reason": reason}).encode()
+        body = Report.from_dict({"reason": reason, "code": code}).encode()
         return Receipt.decode(self.ask("POST", "/v1/updates:report", body=body, token=token))
 
     def task(self) -> TaskView:
@@ -351,7 +371,7 @@ class Harness:
             if kind in ("updates", "partials", "manifests"):
                 obsolete = names.round_of(name) not in open_
             else:
-                obsolete = kind in ("checkpoints", "results", "broadcasts") and name not in used
+                obsolete = kind in ("checkpoints", "results", "broadcasts", "bases") and name not in used
                 obsolete = obsolete and not name.startswith(pending)
             leftovers += [name] if obsolete else []
         for round_ in rounds:
@@ -362,7 +382,10 @@ class Harness:
 
 
 def _outputs(rounds: list[Round], task: Task) -> Iterator[str]:
-    """Yields the outputs that the task's rounds use."""
+    """Yields the outputs that the task and its rounds use."""
+    yield names.output_prefix("checkpoints", task.name, 0) + "initial"
+    if task.initial is not None:
+        yield task.initial.blob.name
     for round_ in rounds:
         yield round_.terms.base.blob.name
         if isinstance(round_, Committed):

@@ -11,7 +11,8 @@ from support.plans import sum_update
 
 from muster.wire.tensors import encode
 from muster_coordinator.domain import names
-from muster_coordinator.domain.rounds import Aggregating, Tally
+from muster_coordinator.domain.rounds import Aggregating
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.state.round_ledger import RoundLedger
 from muster_coordinator.use_cases import maintenance
 

@@ -10,11 +10,26 @@ import typer.main
 from typer.core import TyperCommand
 
 import muster
-from muster.cli import audit, bundle, client, demo, enrol, key, load, simulate, smoke, state, task, up
+from muster.cli import (
+    audit,
+    bundle,
+    checkpoint,
+    client,
+    demo,
+    enrol,
+    key,
+    load,
+    population,
+    simulate,
+    smoke,
+    state,
+    up,
+)
 from muster.cli.annotations import evaluate
 from muster.cli.failures import Commands
-from muster.cli.plan import commands
+from muster.cli.plan import commands as plan
 from muster.cli.schema_help import SchemaCommand
+from muster.cli.task import commands as task
 
 app = typer.Typer(
     cls=Commands,
@@ -26,8 +41,10 @@ app = typer.Typer(
     epilog="Exit codes: 0 success, 1 failure or difference, 2 wrong usage, 3 coordinator unreachable, 130 Ctrl-C.",
 )
 app.command("up")(up.up)
-app.add_typer(commands.app, name="plan")
+app.add_typer(plan.app, name="plan")
 app.add_typer(task.app, name="task")
+app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(population.app, name="population")
 app.add_typer(client.app, name="client")
 app.add_typer(enrol.app, name="enrol")
 app.add_typer(state.app, name="state")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Annotated, Callable, Optional, Union
+from typing import Annotated, Any, Callable, Optional, Union
 
 import typer
 
@@ -49,6 +50,15 @@ def run(
         Optional[Path],
         typer.Option(help="File with the token, read at each check-in.", dir_okay=False, show_default="none"),
     ] = None,
+    attribute: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            help="Attribute that this client states for the eligibility rules of tasks: KEY=TEXT, or KEY:=VALUE for a "
+            "JSON number or boolean. Repeatable. By default none is sent.",
+            metavar="KEY=TEXT",
+            show_default="none",
+        ),
+    ] = None,
     rounds: Annotated[
         Optional[int], typer.Option(help="Number of contributions after which to stop.", min=1, show_default="no limit")
     ] = None,
@@ -84,16 +94,18 @@ def run(
     """Check in, work on local data and upload, repeatedly, until Ctrl-C.
 
     The function of --data is called for each assignment and returns this client's data. It may
-    take one argument with the attributes `task`, `round` and `plan`. It runs in a separate thread,
-    so open database connections inside it.
+    take one argument with the attributes `task`, `round`, `plan`, `kind` and `selector`. It runs in
+    a separate thread, so open database connections inside it.
 
     The client retries after outages and after responses of other servers than a coordinator. It
     stops when a coordinator refuses it, and on Ctrl-C or SIGTERM: it gives its assignment back and
     ends within a second.
     """
-    from muster.client.identity import check_client_id, check_population
+    from muster.client.identity import check_attributes, check_client_id, check_population
 
     _check(check_population, population, "--population")
+    attributes = _attributes_of(attribute or [])
+    _check(check_attributes, attributes, "--attribute")
     if client_id is not None:
         _check(check_client_id, client_id, "--client-id")
     trusted = signers_of(signer)
@@ -123,6 +135,7 @@ def run(
         trusted_signers=trusted,
         limits=limits,
         policy=rules,
+        attributes=attributes,
     )
     with interruptible(stuck=lambda: client.working), client:
         if once:
@@ -141,7 +154,25 @@ def run(
         log.line(f"Contributed {summary.contributed}, missed {summary.missed}, failed {summary.failed}.")
 
 
-def _check(check: Callable[[str], str], value: str, option: str) -> None:
+def _attributes_of(options: list[str]) -> dict[str, Any]:
+    """Returns the attributes that the `KEY=TEXT` and `KEY:=VALUE` options state."""
+    attributes: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        is_json = key.endswith(":")
+        key = key.removesuffix(":")
+        if not equals or not key or key in attributes:
+            reason = "is given twice" if key in attributes else "is not KEY=TEXT or KEY:=VALUE"
+            raise typer.BadParameter(f"{option!r} {reason}", param_hint="--attribute")
+        try:
+            attributes[key] = json.loads(text) if is_json else text
+        except ValueError as error:
+            reason = "is not a JSON number or boolean after :="
+            raise typer.BadParameter(f"{option!r} {reason}", param_hint="--attribute") from error
+    return attributes
+
+
+def _check(check: Callable[[Any], Any], value: Any, option: str) -> None:
     try:
         check(value)
     except ValueError as error:

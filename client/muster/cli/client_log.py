@@ -75,7 +75,7 @@ class ClientLog:
         first = not self._reached and isinstance(event, Unreached)
         self._reached = self._reached or not isinstance(event, Unreached)
         if isinstance(event, Failed):
-            self._failure = event.reason.value
+            self._failure = (event.code or event.reason).value
         if isinstance(event, Contributed):
             self._failure = None
         if isinstance(event, Waited):
@@ -93,6 +93,9 @@ class ClientLog:
             "already_in": ": this client has contributed to the open round",
             "task_paused": ": an operator has paused the task",
             "too_soon": ": the task requires more time between two contributions of one client",
+            "not_eligible": ": this client's attributes do not satisfy the task's rules",
+            "outside_window": ": the task assigns work at other hours",
+            "reserved": ": the client is reserved for an evaluation, or not for this one",
         }.get(reason, "")
         if reason == "already_in" and self._failure is not None:
             more = (
@@ -119,7 +122,8 @@ def _progress(event: Any, *, quiet_errors: bool) -> str:
     from muster.client import Assigned, Computed, Contributed, Missed, Sending
 
     if isinstance(event, Assigned):
-        return f"assigned{'; its secure sums are summed in the clear, not securely' if event.sums_in_the_clear else ''}"
+        clear = "; its secure sums are summed in the clear, not securely" if event.sums_in_the_clear else ""
+        return f"assigned ({event.kind}){clear}"
     if isinstance(event, Computed):
         return f"computed {size(event.update_bytes)} in {event.seconds:.2f} s"
     if isinstance(event, Sending):
@@ -128,7 +132,7 @@ def _progress(event: Any, *, quiet_errors: bool) -> str:
         return "accepted"
     if isinstance(event, Missed):
         return f"missed: {event.detail}"
-    return f"failed ({event.reason.value}): {_detail_of(event, quiet_errors=quiet_errors)}"
+    return f"failed ({(event.code or event.reason).value}): {_detail_of(event, quiet_errors=quiet_errors)}"
 
 
 def _detail_of(failed: Any, *, quiet_errors: bool) -> str:

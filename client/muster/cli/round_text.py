@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Optional
 
 from muster.terminal import size
-from muster.wire.messages import Phase, RoundView, TaskStatus, TaskView
+from muster.wire.messages import Phase, RoundView, StateRef, TaskStatus, TaskView
 
 _MAX_METRICS = 4  # in one line
 _COUNTS = ("num_examples", "num_batches")  # metrics that count data; listed after the others
@@ -66,6 +67,8 @@ def ended_round(view: RoundView) -> str:
     else:
         parts = [f"{_many(view.folded, 'update')}, {size(view.update_bytes)}"]
     parts += troubles(view)
+    if view.tripped:
+        parts.append(f"guards: {', '.join(view.tripped)}")
     parts += [f"{name} {view.metrics[path]:.4g}" for path, name in short_names(view.metrics).items()]
     return f"{head}: {'; '.join(parts)}"
 
@@ -82,7 +85,49 @@ def troubles(view: RoundView) -> list[str]:
 
 def progress(view: TaskView) -> str:
     """Returns a task's progress as text: `digits: 3/12 rounds, active`."""
-    return f"{view.spec.name}: {view.checkpoint}/{view.spec.policy.rounds} rounds, {view.status.value}"
+    return f"{view.spec.name}: {short_rounds_of(view)} rounds, {view.status.value}"
+
+
+def line_of(view: TaskView) -> int:
+    """Returns the rounds that count towards the policy's, also of an older coordinator."""
+    return view.line or view.checkpoint
+
+
+def short_rounds_of(view: TaskView) -> str:
+    """Returns the number of rounds as text: `3/12`, or `3` of a task without a number to reach."""
+    return str(line_of(view)) if _runs_on_request(view) else f"{line_of(view)}/{view.spec.policy.rounds}"
+
+
+def rounds_of(view: TaskView) -> str:
+    """Returns the number of rounds as text: `3 of 12 rounds`."""
+    return f"{short_rounds_of(view).replace('/', ' of ')} rounds"
+
+
+def _runs_on_request(view: TaskView) -> bool:
+    return view.spec.driven or view.spec.evaluates is not None
+
+
+def lineage_of(view: TaskView) -> list[str]:
+    """Describes a task's kind, start, evaluated task, tags and newest run, where it has them."""
+    spec, lines = view.spec, []
+    if spec.evaluates is not None:
+        lines.append(
+            f"evaluates task {spec.evaluates.task} every {_many(spec.evaluates.every, 'round')}, with "
+            f"{spec.evaluates.share:.0%} of the clients"
+        )
+    if spec.selector is not None:
+        lines.append(f"selector {json.dumps(spec.selector)}")
+    if spec.start is not None:
+        lines.append(f"starts from {_reference(spec.start)}")
+    if view.tags:
+        lines.append("tags " + ", ".join(f"{tag}={version}" for tag, version in sorted(view.tags.items())))
+    if view.run is not None:
+        lines.append(f"run {view.run.request}: {view.run.status.value}")
+    return lines
+
+
+def _reference(reference: StateRef) -> str:
+    return f"state {reference.state[:12]}" if reference.state is not None else f"{reference.task}@{reference.version}"
 
 
 def warnings_of(view: TaskView) -> list[str]:

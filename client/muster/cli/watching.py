@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import typer
 
 from muster.cli.round_text import (
     attempt,
     ended_round,
+    line_of,
     open_round,
     progress,
+    rounds_of,
     short_names,
     troubles,
     waiting_for,
@@ -25,19 +27,20 @@ if TYPE_CHECKING:
     from muster.operator import Operator
 
 _MAX_ROUNDS = 8  # in the live view
+_DEFAULT_PACE = 1.0  # seconds between polls of a coordinator that advises none
 _METRIC_WIDTH = 11  # columns of a metric in the live view, its gap included
 _FIXED_WIDTH = 42  # columns of the live view's table without metrics
 _DONE = (TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 
 
-def follow_json(operator: Operator, name: str, *, every: float) -> TaskView:
+def follow_json(operator: Operator, name: str, *, every: Optional[float]) -> TaskView:
     """Writes a line of JSON for each ended attempt. Returns the task once it has ended."""
     return _follow(
         operator, name, every=every, on_ended=lambda view: write_json(view.to_dict()), on_poll=lambda _: None
     )
 
 
-def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
+def follow_lines(operator: Operator, name: str, *, every: Optional[float]) -> TaskView:
     """Writes a line for each ended attempt and change of the task. Returns the ended task."""
     last: list[str] = []
 
@@ -55,7 +58,7 @@ def follow_lines(operator: Operator, name: str, *, every: float) -> TaskView:
     return _follow(operator, name, every=every, on_ended=lambda view: _write(ended_round(view)), on_poll=on_poll)
 
 
-def follow_live(operator: Operator, name: str, *, every: float) -> TaskView:
+def follow_live(operator: Operator, name: str, *, every: Optional[float]) -> TaskView:
     """Shows progress and the last rounds, updated in place. Returns the ended task."""
     from rich.live import Live
 
@@ -79,22 +82,24 @@ def _follow(
     operator: Operator,
     name: str,
     *,
-    every: float,
+    every: Optional[float],
     on_ended: Callable[[RoundView], None],
     on_poll: Callable[[TaskView], None],
 ) -> TaskView:
     from muster.operator import EndedRounds
 
     ended_rounds, pause = EndedRounds(operator, name), threading.Event()
+    followed = None
     while True:
         # The task is read before its rounds, so that none is missed when the task has ended.
-        view = operator.task(name)
+        followed = operator.follow_task(name, followed)
+        view = followed.answer
         for round_view in ended_rounds.poll():
             on_ended(round_view)
         on_poll(view)
         if view.status in _DONE:
             return view
-        pause.wait(every)
+        pause.wait(every or followed.retry_after or _DEFAULT_PACE)
 
 
 def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any:
@@ -108,8 +113,8 @@ def task_picture(view: TaskView, rounds: deque[RoundView], *, width: int) -> Any
     head = Table.grid(padding=(0, 1))
     head.add_row(
         Text(view.spec.name, style="bold"),
-        ProgressBar(total=policy.rounds, completed=view.checkpoint, width=20),
-        Text(f"{view.checkpoint}/{policy.rounds} rounds, {view.status.value}"),
+        ProgressBar(total=max(policy.rounds, line_of(view)), completed=line_of(view), width=20),
+        Text(f"{rounds_of(view)}, {view.status.value}"),
     )
     parts: list[Any] = [head]
     parts += [Text(warning, style="bold red") for warning in warnings_of(view)]

@@ -21,7 +21,7 @@ import requests
 
 from muster.client import machine
 from muster.client.direct_upload import DirectUploader
-from muster.client.identity import check_client_id, check_population
+from muster.client.identity import Attributes, check_attributes, check_client_id, check_population
 from muster.client.interruptible import CallStoppedError
 from muster.client.limits import BUSY_PAUSE, INELIGIBLE_PAUSE, STOPPED, Limits, StopConditions, validity_seconds
 from muster.client.local_data import DataCallback, accept_context
@@ -45,8 +45,16 @@ from muster.client.work import AssignmentWork, Validity
 from muster.transport.body import TensorBody
 from muster.transport.failures import ConfigurationError, ForeignAnswerError, UnreachableError
 from muster.transport.http import Transport
-from muster.wire.messages import Assignment, CheckinRequest, CheckinResponse, FailureReason, Receipt, Report
-from muster.wire.problems import ProblemError
+from muster.wire.messages import (
+    Assignment,
+    CheckinRequest,
+    CheckinResponse,
+    FailureCode,
+    FailureReason,
+    Receipt,
+    Report,
+)
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.signatures import need_cryptography, parse_signers
 
 if TYPE_CHECKING:
@@ -84,13 +92,16 @@ class MusterClient:
       policy: The policy of the data's owner, or its TOML file; see `ClientPolicy`. The stricter of
         its sizes and `limits` applies. None: the coordinator decides which plans run here and what
         leaves the device.
+      attributes: What this client states at its check-ins for the eligibility rules of tasks, such
+        as `{"app_version": "2.10.1"}`. None: nothing. The coordinator uses them for the answer and
+        stores none of them. A coordinator before 0.2 refuses a check-in with attributes.
       eligible: Returns whether the device may work now. It is called before a check-in and between
         the phases of an assignment, which is released if it returns False.
 
     Raises:
       ProblemError: `invalid_request`, if `url` is not a valid address.
-      ValueError: `population` or `client_id` is not valid, or `trusted_signers` holds an invalid
-        key.
+      ValueError: `population`, `client_id` or `attributes` is not valid, or `trusted_signers` holds
+        an invalid key.
       ImportError: there are trusted signers, and `cryptography` is not installed.
       PolicyFileError: the policy's file is not valid.
       BudgetError: the file of the policy's budget can't be used.
@@ -112,6 +123,7 @@ class MusterClient:
         trusted_signers: Iterable[str] = (),
         limits: Optional[Limits] = None,
         policy: Union[ClientPolicy, str, Path, None] = None,
+        attributes: Optional[Attributes] = None,
         eligible: Optional[Callable[[], bool]] = None,
     ) -> None:
         signers = parse_signers(trusted_signers)
@@ -121,6 +133,7 @@ class MusterClient:
         self.population = check_population(population)
         # A stable name: otherwise a repeated check-in would count as a second client.
         self.client_id = secrets.token_hex(16) if client_id is None else check_client_id(client_id)
+        self._attributes = check_attributes(attributes or {})
         self._transport = url if isinstance(url, Transport) else Transport(url, session=session)
         self._token = token
         self._plans = PlanStore(
@@ -257,7 +270,7 @@ class MusterClient:
             return problem
 
     def _check_in(self, cookie: Optional[str]) -> CheckinResponse:
-        request = CheckinRequest(client=self.client_id, cookie=cookie)
+        request = CheckinRequest(client=self.client_id, cookie=cookie, attributes=self._attributes)
         dates: list[Optional[datetime]] = []
         response = self._transport.call(
             "POST",
@@ -270,7 +283,7 @@ class MusterClient:
         if isinstance(response.answer, Assignment):
             answer = response.answer
             self._validity = Validity(time.monotonic(), validity_seconds(answer, dates[-1]))
-            self._emit(Assigned(answer.task, answer.round, answer.sums_in_the_clear))
+            self._emit(Assigned(answer.task, answer.round, answer.sums_in_the_clear, answer.kind))
         return response
 
     def _do_work(self, assignment: Assignment, stop: Optional[threading.Event]) -> Event:
@@ -316,15 +329,26 @@ class MusterClient:
         attempts: Optional[int] = None,
         seconds: Optional[float] = None,
     ) -> Receipt:
-        return self._transport.call(
-            "POST",
-            "/v1/updates:report",
-            message=report,
-            answer=Receipt,
-            token=assignment.token,
-            attempts=attempts,
-            seconds=seconds,
-        )
+        """Sends a report, and repeats it without its code if the coordinator refuses that."""
+
+        def send(message: Report) -> Receipt:
+            return self._transport.call(
+                "POST",
+                "/v1/updates:report",
+                message=message,
+                answer=Receipt,
+                token=assignment.token,
+                attempts=attempts,
+                seconds=seconds,
+            )
+
+        try:
+            return send(report)
+        except ProblemError as problem:
+            # Coordinators before 0.2 refuse the unknown field.
+            if report.code is None or problem.type is not ProblemType.INVALID_REQUEST:
+                raise
+        return send(report.model_copy(update={"code": None}))
 
     def _stop_cycle(self, reason: str) -> Ineligible:
         """Ends the cycle between two phases and releases the assignment."""
@@ -350,7 +374,8 @@ class MusterClient:
         phase, self._phase = self._phase, Idle(self._phase.cookie)
         if isinstance(phase, (Working, Uploading, Reporting)):
             with contextlib.suppress(ProblemError, UnreachableError):
-                self._report(phase.assignment, Report(reason=reason), attempts=1, seconds=seconds)
+                code = FailureCode.OWNER_CANCELLED if reason is FailureReason.CANCELLED else None
+                self._report(phase.assignment, Report(reason=reason, code=code), attempts=1, seconds=seconds)
         self._end_upload(seconds=seconds)
 
     def _emit(self, event: ClientEvent) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any, Callable, Optional
 
+from muster.client.failure_codes import code_of_rule
 from muster.client.machine import WorkFailed
 from muster.transport.failures import MAX_WAIT, bounded_wait
 from muster.wire.manifest import PlanManifest
@@ -41,8 +42,8 @@ class LimitError(Exception):
 
     @property
     def failure(self) -> WorkFailed:
-        """Returns the failure of the work. Only reason and rule are reported to the coordinator."""
-        return WorkFailed(self.reason, self.detail, kind=self.rule)
+        """Returns the failure of the work. Its detail is not reported to the coordinator."""
+        return WorkFailed(self.reason, self.detail, kind=self.rule, code=code_of_rule(self.rule))
 
 
 @dataclass(frozen=True)

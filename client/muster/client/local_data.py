@@ -23,11 +23,15 @@ class WorkContext:
       task: The task.
       round: The round, from 1.
       plan: The plan's name.
+      kind: The kind of the work: `train`, `evaluate` or `analytics`.
+      selector: The task's value that says which data to use, such as `{"split": "test"}`, or None.
     """
 
     task: str
     round: int
     plan: str
+    kind: str = "train"
+    selector: Optional[Mapping[str, Any]] = None
 
 
 def accept_context(data: DataCallback) -> Callable[[WorkContext], Any]:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
+from muster.client.failure_codes import code_of_refusal
 from muster.client.outcomes import Contributed, Failed, Missed, Outcome, Unreached, Waited
 from muster.transport.body import TensorBody
 from muster.transport.failures import MAX_WAIT, bounded_wait
-from muster.wire.messages import Assignment, CheckinResponse, FailureReason, Receipt, Report, Wait
+from muster.wire.messages import Assignment, CheckinResponse, FailureCode, FailureReason, Receipt, Report, Wait
 from muster.wire.problems import ProblemError, ProblemType
 
 _MIN_PAUSE, _MAX_PAUSE = 1.0, 60.0  # seconds of back-off if the coordinator sets none
@@ -80,7 +81,7 @@ class Reporting:
     @property
     def report(self) -> Report:
         """Returns the report for the coordinator. It holds no error text, which may quote data."""
-        return Report(reason=self.failure.reason, detail=self.failure.kind)
+        return Report(reason=self.failure.reason, code=self.failure.code, detail=self.failure.kind)
 
 
 Phase = Union[Idle, Working, Uploading, Reporting]
@@ -102,12 +103,14 @@ class WorkFailed:
       detail: The full reason; it stays on the device.
       kind: The kind of error, from a closed list (`muster.client.kinds`); reported too.
       error: The exception behind it.
+      code: The cause, more exactly than the reason; reported too. None: not known.
     """
 
     reason: FailureReason
     detail: str
     kind: str = ""
     error: Optional[Exception] = None
+    code: Optional[FailureCode] = None
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def _after_failure(phase: Union[Working, Uploading], event: Event, randomness: f
         )
     if isinstance(event, ProblemError) and event.type not in _TEMPORARY:
         reason = FailureReason.PLAN_REFUSED if isinstance(phase, Working) else FailureReason.COMPUTATION
-        failure = WorkFailed(reason, event.detail, kind=event.type.value)
+        failure = WorkFailed(reason, event.detail, kind=event.type.value, code=code_of_refusal(event))
         return Step(Reporting(phase.cookie, assignment, failure))
     if phase.tries + 1 >= _MAX_TRIES:
         return Step(Reporting(phase.cookie, assignment, WorkFailed(FailureReason.OTHER, _text(event))))
@@ -201,7 +204,13 @@ def _after_failure(phase: Union[Working, Uploading], event: Event, randomness: f
 def _give_up(phase: Reporting, failure: WorkFailed, retry_after: float) -> Step:
     assignment = phase.assignment
     outcome = Failed(
-        assignment.task, assignment.round, failure.reason, failure.detail, retry_after=retry_after, error=failure.error
+        assignment.task,
+        assignment.round,
+        failure.reason,
+        failure.detail,
+        retry_after=retry_after,
+        error=failure.error,
+        code=failure.code,
     )
     return Step(Idle(phase.cookie), outcome)
 

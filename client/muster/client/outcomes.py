@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional, Union
 
-from muster.wire.messages import FailureReason, WaitReason
+from muster.wire.messages import FailureCode, FailureReason, WaitReason
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Failed:
       detail: The full description. It stays on the device: error texts may quote data.
       retry_after: Seconds to the next check-in.
       error: The exception that the data callback or the computation raised, if any.
+      code: The cause, more exactly than the reason, as reported. None: not known.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Failed:
     detail: str
     retry_after: float
     error: Optional[Exception] = None
+    code: Optional[FailureCode] = None
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,18 @@ class PolicyNote:
 class Assigned:
     """Event: the coordinator assigned work, which starts now.
 
-    `sums_in_the_clear`: whether the plan has sums that its author requested as secure, but that the
-    coordinator can read.
+    Attributes:
+      task: The task.
+      round: The round.
+      sums_in_the_clear: Whether the plan has sums that its author requested as secure, but that the
+        coordinator can read.
+      kind: The kind of the work: `train`, `evaluate` or `analytics`.
     """
 
     task: str
     round: int
     sums_in_the_clear: bool
+    kind: str = "train"
 
 
 @dataclass(frozen=True)

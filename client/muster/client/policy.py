@@ -23,6 +23,7 @@ from typing_extensions import Self
 from muster.client.limits import Limits
 from muster.client.policy_faults import PolicyFileError, faults_of
 from muster.wire.manifest import FoldKind
+from muster.wire.messages import TaskKind
 from muster.wire.signatures import parse_signers
 
 _ADDRESS_LENGTH = 64  # hex digits of a SHA-256
@@ -49,6 +50,7 @@ def _check_key(text: str) -> str:
 _Address = Annotated[str, AfterValidator(_check_address)]
 _Key = Annotated[str, AfterValidator(_check_key)]
 _Fold = Annotated[FoldKind, Field(strict=False)]
+_Kind = Annotated[TaskKind, Field(strict=False)]
 _Count = Annotated[int, Field(ge=0, le=10**9)]
 _Bytes = Annotated[int, Field(ge=0)]
 
@@ -163,6 +165,14 @@ class ClientPolicy(_Rules):
         ),
         examples=['folds = ["sum"]'],
     )
+    kinds: Optional[Annotated[tuple[_Kind, ...], Field(strict=False, min_length=1)]] = Field(
+        default=None,
+        description=(
+            "Allowed kinds of work, as the coordinator announces them: `train`, `evaluate`, `analytics`; not covered "
+            "by a signature."
+        ),
+        examples=['kinds = ["evaluate"]'],
+    )
     clear_secure_sums: bool = Field(
         default=True,
         description="Whether the coordinator may read sums that the plan's computation requests as secure sums.",
@@ -193,7 +203,7 @@ class ClientPolicy(_Rules):
         examples=["[budget], and per_day = 4 in a line below it"],
     )
 
-    @field_validator("signers", "plans", "folds")
+    @field_validator("signers", "plans", "folds", "kinds")
     @classmethod
     def _without_repeats(cls, value: Optional[tuple[Any, ...]]) -> Optional[tuple[Any, ...]]:
         return None if value is None else tuple(dict.fromkeys(value))

@@ -60,6 +60,10 @@ def check_assignment(policy: ClientPolicy, assignment: Assignment) -> Iterator[R
         announced = "no goal" if assignment.goal is None else f"a goal of {assignment.goal}"
         detail = f"the coordinator announces {announced}; goal = {policy.goal}"
         yield RuleCheck("goal", (assignment.goal or 0) >= policy.goal, detail)
+    if policy.kinds is not None:
+        allowed = [kind.value for kind in policy.kinds]
+        detail = f"the coordinator announces work of kind {assignment.kind}; kinds = {', '.join(allowed)}"
+        yield RuleCheck("kinds", assignment.kind in allowed, detail)
     if not policy.clear_secure_sums:
         yield _check_clear_sums(clear=assignment.sums_in_the_clear)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from muster.client import interruptible
+from muster.client.failure_codes import code_of_data, code_of_work
 from muster.client.interruptible import CallStoppedError, CallTimeoutError
 from muster.client.kinds import kind_of
 from muster.client.limits import LimitError, Limits
@@ -19,7 +20,7 @@ from muster.client.plans import PlanStore, Worker
 from muster.client.policy_guard import PolicyGuard
 from muster.transport.body import TensorBody
 from muster.wire.manifest import PlanManifest
-from muster.wire.messages import Assignment, FailureReason
+from muster.wire.messages import Assignment, FailureCode, FailureReason
 from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.tensors import Array
 
@@ -104,20 +105,23 @@ class AssignmentWork:
 
         plan, worker = self._plans.get(assignment.plan, check=check)
         broadcast = self._plans.broadcast(assignment)
-        context = WorkContext(assignment.task, assignment.round, plan.manifest.name)
+        context = WorkContext(
+            assignment.task, assignment.round, plan.manifest.name, kind=assignment.kind, selector=assignment.selector
+        )
         try:
             update = self._compute(assignment, context, worker, broadcast, validity, stop=stop)
         except _DataError as error:
-            return _failure(FailureReason.DATA, "The data callback", error.__cause__)
+            return _failure("The data callback", error.__cause__)
         except ProblemError as problem:
             self._check_time(validity)
-            return WorkFailed(_reason_of(problem), problem.detail, kind=kind_of(problem), error=problem)
+            reason, code = _reason_of(problem), code_of_work(problem)
+            return WorkFailed(reason, problem.detail, kind=kind_of(problem), error=problem, code=code)
         except CallTimeoutError as error:
             raise self._limits.too_long(valid=validity.seconds) from error
         except (LimitError, CallStoppedError):
             raise
         except Exception as error:  # noqa: BLE001  lazy data sets run the owner's code in here
-            return _failure(FailureReason.DATA, "Reading the data", error)
+            return _failure("Reading the data", error)
         self._check_time(validity)
         return self._checked_update(assignment, update, validity)
 
@@ -154,11 +158,13 @@ class AssignmentWork:
         name = None if assignment.allow_non_finite else name_of_non_finite(update)
         if name is not None:
             detail = f"Tensor {name} of the update holds NaN or infinity, which task {assignment.task} does not allow"
-            return WorkFailed(FailureReason.COMPUTATION, detail, kind=ProblemType.UPDATE_NOT_FINITE.value)
+            kind, code = ProblemType.UPDATE_NOT_FINITE.value, FailureCode.DATA_NOT_FINITE
+            return WorkFailed(FailureReason.COMPUTATION, detail, kind=kind, code=code)
         body = TensorBody(update)
         if len(body) > assignment.max_update_bytes:
             detail = f"The update has {len(body)} bytes; task {assignment.task} takes {assignment.max_update_bytes}"
-            return WorkFailed(FailureReason.COMPUTATION, detail, kind=ProblemType.TOO_LARGE.value)
+            kind, code = ProblemType.TOO_LARGE.value, FailureCode.LIMITS_SIZE
+            return WorkFailed(FailureReason.COMPUTATION, detail, kind=kind, code=code)
         self._limits.check_update(len(body))
         self._guard.before_upload(assignment, update)
         seconds = time.monotonic() - validity.since
@@ -174,9 +180,11 @@ def _accepted_arguments(function: Callable[..., Any], arguments: dict[str, Any])
     return {name: value for name, value in arguments.items() if value is not None and (accepts_any or name in names)}
 
 
-def _failure(reason: FailureReason, step: str, error: Optional[BaseException]) -> WorkFailed:
+def _failure(step: str, error: Optional[BaseException]) -> WorkFailed:
+    """Returns the failure of a step that reads the client's data."""
     cause = error if isinstance(error, Exception) else Exception(step)
-    return WorkFailed(reason, f"{step} failed: {type(cause).__name__}: {cause}", kind=kind_of(cause), error=cause)
+    detail = f"{step} failed: {type(cause).__name__}: {cause}"
+    return WorkFailed(FailureReason.DATA, detail, kind=kind_of(cause), error=cause, code=code_of_data(cause))
 
 
 _REASONS = {ProblemType.PLAN_INVALID: FailureReason.PLAN_REFUSED, ProblemType.INVALID_REQUEST: FailureReason.DATA}

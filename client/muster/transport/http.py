@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
@@ -21,6 +21,7 @@ import stamina
 from requests.auth import AuthBase
 
 from muster import __version__
+from muster.transport.answers import Followed, StoreAnswer
 from muster.transport.body import Body
 from muster.transport.downloads import MIN_PROGRESS, DownloadBuffer
 from muster.transport.failures import (
@@ -29,21 +30,23 @@ from muster.transport.failures import (
     error_from_answer,
     foreign_answer,
     host_of,
+    retry_after_of,
     translate_errors,
     without_credentials,
 )
-from muster.transport.sessions import new_session, proxies_for, proxy_of
+from muster.transport.sessions import is_address, new_session, proxies_for, proxy_of
 from muster.wire.base import Message
 from muster.wire.problems import ProblemError, ProblemType
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BINARY", "StoreAnswer", "Transport", "UnreachableError"]
+__all__ = ["BINARY", "Followed", "StoreAnswer", "Transport", "UnreachableError"]
 
 BINARY = "application/octet-stream"
 _JSON = "application/json"
 _USER_AGENT = f"muster/{__version__}"
+_NOT_MODIFIED = 304
 _JWT_DOTS = 2  # in a JSON Web Token
 _MIN_WAIT, _MAX_WAIT, _JITTER = 0.1, 5.0, 0.5  # seconds between attempts, without `Retry-After`
 _RETRYABLE_PROBLEMS = frozenset({ProblemType.UNAVAILABLE, ProblemType.RATE_LIMITED, ProblemType.UPDATE_TRUNCATED})
@@ -56,15 +59,6 @@ logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class StoreAnswer:
-    """Answer of the store to a direct upload."""
-
-    status: int
-    reason: str
-    headers: Mapping[str, str]
 
 
 class _Bearer(AuthBase):
@@ -107,7 +101,7 @@ class Transport:
         attempts: int = 5,
         max_retry_after: float = 10.0,
     ) -> None:
-        if not _is_address(url):
+        if not is_address(url):
             detail = f"{url!r} is not a coordinator's address. Write one like http://127.0.0.1:8080"
             raise ProblemError(ProblemType.INVALID_REQUEST, detail)
         self.url = url.rstrip("/")
@@ -177,6 +171,48 @@ class Transport:
             params=params,
             attempts=attempts,
             seconds=seconds,
+        )
+
+    def follow(
+        self,
+        path: str,
+        *,
+        answer: type[M],
+        previous: Optional[Followed[M]] = None,
+        params: Optional[Mapping[str, Union[str, int]]] = None,
+    ) -> Followed[M]:
+        """Returns the answer of a GET; an unchanged answer is not sent again (RFC 9110 §13).
+
+        Args:
+          path: The path at the coordinator.
+          answer: The answer's type.
+          previous: The result of the previous call with the same path and query, or None.
+          params: The query.
+
+        Raises:
+          ProblemError: as `call`.
+          UnreachableError: as `call`.
+        """
+        etag = None if previous is None else previous.etag
+
+        def read(response: requests.Response) -> Followed[M]:
+            retry_after = retry_after_of(response.headers)
+            if response.status_code == _NOT_MODIFIED and previous is not None:
+                return replace(previous, changed=False, retry_after=retry_after)
+            return Followed(
+                self._message(response, answer),
+                changed=True,
+                etag=response.headers.get("ETag"),
+                retry_after=retry_after,
+            )
+
+        return self._send(
+            "GET",
+            path,
+            read,
+            params=params,
+            headers=lambda: {} if etag is None else {"If-None-Match": etag},
+            accept_unchanged=etag is not None,
         )
 
     def upload(self, path: str, body: Union[Body, bytes], *, answer: type[M], token: Optional[str] = None) -> M:
@@ -292,6 +328,7 @@ class Transport:
         attempts: Optional[int] = None,
         seconds: Optional[float] = None,
         headers: Callable[[], Mapping[str, str]] = dict,
+        accept_unchanged: bool = False,
     ) -> T:
         elsewhere = urlsplit(path).scheme in ("http", "https")
         url = path if elsewhere else self.url + path
@@ -323,7 +360,8 @@ class Transport:
                     allow_redirects=False,
                 ) as response,
             ):
-                if response.status_code >= 300:  # noqa: PLR2004
+                unchanged = accept_unchanged and response.status_code == _NOT_MODIFIED
+                if response.status_code >= 300 and not unchanged:  # noqa: PLR2004
                     raise error_from_answer(response, proxy=proxy(), sent=0 if body is None else len(body))
                 return read(response)
 
@@ -353,16 +391,3 @@ class Transport:
         except ProblemError as error:
             expected = f"expected the fields of {kind.__name__}"
             raise foreign_answer(response, expected, proxy=proxy_of(self._session, response.url)) from error
-
-
-def _is_address(url: str) -> bool:
-    """Returns whether requests can be sent to `url`."""
-    try:
-        place = urlsplit(url)
-        if place.scheme not in ("http", "https") or not place.hostname:
-            return False
-        place.hostname.encode("idna")
-        requests.Request("GET", url).prepare()
-    except (ValueError, UnicodeError):  # `requests.exceptions.InvalidURL` is a ValueError
-        return False
-    return True

@@ -116,3 +116,16 @@ def _has_certificates(context: ssl.SSLContext) -> bool:
         return True
     folder = ssl.get_default_verify_paths().capath  # read when a certificate is verified
     return folder is not None and any(Path(folder).iterdir())
+
+
+def is_address(url: str) -> bool:
+    """Returns whether requests can be sent to `url`."""
+    try:
+        place = urlsplit(url)
+        if place.scheme not in ("http", "https") or not place.hostname:
+            return False
+        place.hostname.encode("idna")
+        requests.Request("GET", url).prepare()
+    except (ValueError, UnicodeError):  # `requests.exceptions.InvalidURL` is a ValueError
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, Optional, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
@@ -109,6 +110,17 @@ class Message(WireModel):
     def to_dict(self) -> dict[str, Any]:
         """Returns the message as JSON-compatible data."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def without_defaults(message: Message, values: dict[str, Any], *, names: Iterable[str]) -> dict[str, Any]:
+    """Returns the serialized `values` of a message without those of `names` that are defaults.
+
+    For fields that an earlier version refuses: it reads stored documents and requests during an
+    upgrade.
+    """
+    fields = type(message).model_fields
+    omitted = {name for name in names if getattr(message, name) == fields[name].get_default(call_default_factory=True)}
+    return {name: value for name, value in values.items() if name not in omitted}
 
 
 class Answer(Message):

@@ -138,13 +138,14 @@ function post(url, message, token, signal) {
  * @param {object} options
  * @param {string} options.url the coordinator's address
  * @param {string} options.population the population to check in to
- * @param {number[]} options.numbers the device's data
+ * @param {number[] | function} options.numbers the device's data, or a function that returns it for
+ *   an assignment's `{ kind, selector }`
  * @param {string} [options.client] the client's id, if identity is self-asserted
  * @param {string} [options.token] the client's bearer token, if the coordinator authenticates clients
  * @param {AbortSignal} [options.signal] ends the call when aborted
  */
 export async function contribute({ url, population, numbers, client, token, signal }) {
-  const counts = histogram(numbers);
+  const fixed = typeof numbers === "function" ? undefined : histogram(numbers);
   let cookie;
   for (let attempt = 0; attempt < MAX_CHECKINS; attempt += 1) {
     const checkin = `${url}/v1/populations/${encodeURIComponent(population)}:checkin`;
@@ -167,6 +168,7 @@ export async function contribute({ url, population, numbers, client, token, sign
     }
     try {
       const headers = { Authorization: `Bearer ${answer.token}`, "Content-Type": "application/octet-stream" };
+      const counts = fixed ?? histogram(numbers({ kind: answer.kind, selector: answer.selector }));
       const body = safetensors(name, counts);
       return await (await request(`${url}/v1/updates`, { method: "PUT", headers, body }, signal)).json();
     } catch (error) {

@@ -23,9 +23,10 @@ from muster_coordinator.adapters.gcs import open_bucket
 from muster_coordinator.adapters.google_calls import PATIENCE, if_idempotent, translated
 from muster_coordinator.adapters.loopback import exclude_loopback_from_proxies
 from muster_coordinator.adapters.paths import check_blob
+from muster_coordinator.domain.deletions import SESSION_ABOVE
 from muster_coordinator.ports import AlreadyExistsError, DirectUploadTarget, StoreError
 
-RESUMABLE_ABOVE = 16 << 20  # bytes; below, sending all again is cheaper than resuming
+RESUMABLE_ABOVE = SESSION_ABOVE  # bytes; below, sending all again is cheaper than resuming
 _IAM = "https://iamcredentials.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _TIMEOUT = (5.0, 10.0)  # seconds to connect, and between bytes of a response

@@ -19,11 +19,39 @@ def scalar_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     Args:
       result: The round's result, numpy arrays by path.
     """
-    scalars = {name: value for name, value in result.items() if value.size == 1 and value.dtype.kind in "biuf"}
-    values = {name: float(value.reshape(())) for name, value in scalars.items()}
+    values = _scalars(result)
     return {
         name: value for name, value in values.items() if math.isfinite(value) and not _is_mean_of_nothing(name, values)
     }
+
+
+def non_finite_metrics(result: Mapping[str, Any]) -> frozenset[str]:
+    """Returns the paths of the scalars of a round's result that are NaN or infinite.
+
+    Metrics beside a `num_examples` of 0 are omitted.
+    """
+    values = _scalars(result)
+    return frozenset(
+        name for name, value in values.items() if not math.isfinite(value) and not _is_mean_of_nothing(name, values)
+    )
+
+
+def counts_no_example(metrics: Mapping[str, float]) -> bool:
+    """Returns whether a round's metrics count examples, and every count is 0.
+
+    Such a round describes no data. TFF's learning algorithms also count no examples of a client
+    whose update is not finite.
+
+    Args:
+      metrics: The metrics that `scalar_metrics` returned.
+    """
+    counts = [value for path, value in metrics.items() if path.rpartition("/")[2] == _EXAMPLES]
+    return bool(counts) and not any(counts)
+
+
+def _scalars(result: Mapping[str, Any]) -> dict[str, float]:
+    scalars = {name: value for name, value in result.items() if value.size == 1 and value.dtype.kind in "biuf"}
+    return {name: float(value.reshape(())) for name, value in scalars.items()}
 
 
 def _is_mean_of_nothing(path: str, values: Mapping[str, float]) -> bool:

@@ -5,6 +5,11 @@ Documents:
 tasks/{task}                          the task
 tasks/{task}/rounds/{round}           one attempt of one round
 tasks/{task}/sweeps/progress          the last round up to which all are swept
+tasks/{task}/sweeps/retention         up to which round the task's retention has decided
+tasks/{task}/requests/{hash}          a run of a driven task, by its request
+tasks/{task}/keys/share               key of an evaluation's share of the clients
+deleted/{hash}                        a deleted task, whose name is not free again yet
+checkins/{hour}.{population}          outcomes of check-ins in one hour
 populations/{population}/tasks/{task} a task that the population's check-ins consider
 audit/{time}-{nonce}[.outcome]        an operator's action, and its outcome
 enrolments/revoked                    the revoked enrolment tokens
@@ -20,12 +25,14 @@ holders/{pseudonym}                   the slot that a client holds; deleted with
 Blobs:
 
 plans/{sha256}/{client|full}          the plan: the client's copy and the full plan
+states/{sha256}                       a server state that an operator stored
 updates/{hash}/{task}/{round}/{shard}/{pseudonym}
                                       one update; its name is the ledger
 updates/{hash}/…/{pseudonym}.uploaded empty: the client's report of a direct upload
 manifests/{task}/{round}/…            frozen lists of updates; deleted with the round
 partials/{task}/{round}/{part}        one partial
 {broadcasts|checkpoints|results}/{task}/{number}-{nonce}
+bases/{task}/{number}-{hash}          base of a round from outside the task; deleted with the round
 …/client.{encoding}, broadcasts/….{encoding}
                                       an encoded copy
 """
@@ -118,6 +125,11 @@ def holder_path(key: RoundKey, pseudonym: str) -> str:
     return f"{holders_path(key)}/{pseudonym}"
 
 
+def round_collections(key: RoundKey) -> tuple[str, ...]:
+    """Returns the collections of documents under the round's document."""
+    return (tickets_path(key), shards_path(key), f"{round_path(key)}/keys", holders_path(key))
+
+
 def population_tasks_path(population: str) -> str:
     """Returns the collection of a population's tasks."""
     return f"populations/{population}/tasks"
@@ -131,6 +143,99 @@ def member_path(population: str, task: str) -> str:
 def sweep_progress_path(task: str) -> str:
     """Returns the document that names the last of the task's rounds up to which all are swept."""
     return f"{task_path(task)}/sweeps/progress"
+
+
+def retention_progress_path(task: str) -> str:
+    """Returns the document that names the last round on which the task's retention has decided."""
+    return f"{task_path(task)}/sweeps/retention"
+
+
+def sweeps_path(task: str) -> str:
+    """Returns the collection of the progress of the task's sweeps."""
+    return f"{task_path(task)}/sweeps"
+
+
+def requests_path(task: str) -> str:
+    """Returns the collection of the runs of a driven task, by their requests."""
+    return f"{task_path(task)}/requests"
+
+
+def request_path(task: str, request: str) -> str:
+    """Returns the document of the run that answers a request."""
+    return f"{requests_path(task)}/{_hash(request)}"
+
+
+def task_keys_path(task: str) -> str:
+    """Returns the collection of the names of the task's keys."""
+    return f"{task_path(task)}/keys"
+
+
+def share_key_path(task: str) -> str:
+    """Returns the document that names the key of an evaluation's share of the clients."""
+    return f"{task_keys_path(task)}/share"
+
+
+DELETED = "deleted"  # collection of the names of deleted tasks
+
+
+def deleted_path(task: str) -> str:
+    """Returns the document that reserves a deleted task's name. The path does not contain it."""
+    return f"{DELETED}/{_hash(task)}"
+
+
+CHECKINS = "checkins"  # collection of the outcomes of check-ins
+
+
+def checkins_path(population: str, hour: int) -> str:
+    """Returns the document that counts a population's check-ins of one hour.
+
+    Args:
+      population: The population.
+      hour: The hour, in hours since 1970. Ids sort by hour.
+    """
+    return f"{CHECKINS}/{checkins_cursor(hour)}{population}"
+
+
+def checkins_cursor(hour: int) -> str:
+    """Returns a cursor that sorts before every id of `hour` and later hours."""
+    return f"{hour:08d}."
+
+
+def checkins_of(document_id: str) -> tuple[int, str]:
+    """Returns the hour and the population of a document of check-ins.
+
+    Raises `ValueError` for any other id.
+    """
+    hour, _, population = document_id.partition(".")
+    return int(hour), population
+
+
+def state_name(sha256: str) -> str:
+    """Returns the blob of a stored server state."""
+    return f"states/{sha256}"
+
+
+def base_name(task: str, number: int, source: str) -> str:
+    """Returns the blob of the base that a round takes from outside the task.
+
+    Args:
+      task: The task.
+      number: The round's number.
+      source: Text that determines the base's bytes, together with the task's plan.
+    """
+    return output_prefix("bases", task, number) + _hash(source)
+
+
+def first_checkpoint_name(task: str, source: str) -> str:
+    """Returns the blob of version 0 of a task that starts from the state that `source` names.
+
+    An empty `source` is the plan's initial state.
+    """
+    return output_prefix("checkpoints", task, 0) + (_hash(source) if source else "initial")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 AUDIT = "audit"
@@ -233,11 +338,19 @@ def partial_name(key: RoundKey, part: str) -> str:
     return partials_prefix(key) + part
 
 
+TASK_BLOBS = ("broadcasts", "checkpoints", "results", "bases", "manifests", "partials")
+
+
+def task_prefixes(task: str) -> tuple[str, ...]:
+    """Returns the prefixes of the task's blobs, without its updates, which start with a hash."""
+    return tuple(f"{kind}/{task}/" for kind in TASK_BLOBS)
+
+
 def output_prefix(kind: str, task: str, number: int) -> str:
     """Returns the prefix of a round's blobs of one kind, including those of lost commits.
 
     Args:
-      kind: `checkpoints`, `results` or `broadcasts`.
+      kind: `checkpoints`, `results`, `broadcasts` or `bases`.
       task: The task.
       number: The round's number.
     """

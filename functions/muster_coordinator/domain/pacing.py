@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from muster_coordinator.domain.rounds import Aggregating, Collecting, Round
+from muster_coordinator.domain.rounds import Abandoned, Aggregating, Collecting, Committed, Round
 
 DEFAULT_LONGEST_WAIT = 60.0  # seconds; the default of the deployment's setting
 _QUIET_DIVISOR = 8  # a client waits at least this fraction of the time since the last update
@@ -38,13 +38,27 @@ def checkin_delay(
     else:
         floor = max(floor, round_.terms.cap / _MAX_CHECKINS_PER_SECOND)
         wait = _until_next(round_, now, updates, quiet)
-    return min(max(wait, floor), longest) * (1 + jitter / 4)
+    return bounded_delay(wait, floor=floor, longest=longest, jitter=jitter)
+
+
+def bounded_delay(seconds: float, *, floor: float, longest: float, jitter: float) -> float:
+    """Returns a client's wait within the deployment's bounds, with jitter of up to a quarter.
+
+    Args:
+      seconds: Seconds until there may be work.
+      floor: The deployment's shortest wait, in seconds.
+      longest: The deployment's longest wait, in seconds, before jitter.
+      jitter: Random number in [0, 1).
+    """
+    return min(max(seconds, floor), longest) * (1 + jitter / 4)
 
 
 def _until_next(round_: Round, now: float, updates: int, quiet: float) -> float:
     terms = round_.terms
     if isinstance(round_, Aggregating):
         return (now - round_.closed_at) / 4
+    if isinstance(round_, Committed | Abandoned):  # a driven task is idle, for as long as before
+        return (now - round_.ended_at) / 4
     if not isinstance(round_, Collecting) or updates >= terms.goal:
         return 0.0
     elapsed = max(0.0, now - terms.opened_at)

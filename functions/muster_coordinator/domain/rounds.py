@@ -8,12 +8,13 @@ one fails, and reads again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
 from muster.wire.messages import TaskPolicy
 from muster_coordinator.domain.names import RoundKey
+from muster_coordinator.domain.tally import Tally
 
 SLOTS_PER_SHARD = 500
 MAX_SHARDS = 1000  # an instance reads the counters of all shards about once a second
@@ -29,12 +30,48 @@ class BlobRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """State outside a task's own checkpoints that a round started from.
+
+    Attributes:
+      task: Task of the checkpoint, or None for a stored state.
+      version: Version of the checkpoint, or None for a stored state.
+      state: SHA-256 of the stored state in hex, or None for a checkpoint.
+      leaves: Prefixes of the paths that were taken; the others are those of the plan's initial
+        state. Empty if all were.
+    """
+
+    task: str | None = None
+    version: int | None = None
+    state: str | None = None
+    leaves: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version of the server state: 0 is the state at the task's start, n that after round n."""
+    """A version of the server state: 0 is the state at the task's start, n that after round n.
+
+    Attributes:
+      version: The version. The base of a round from outside the task has version 0, and the terms
+        of the round name its `Origin`.
+      blob: The state's blob.
+      created_at: The time of its creation, in POSIX seconds.
+      line: Number of committed rounds from version 0 along the chain of parents. None in a document
+        of a version before 0.2; see `rounds_on_line`.
+    """
 
     version: int
     blob: BlobRef
-    created_at: float  # POSIX seconds
+    created_at: float
+    line: int | None = None
+
+    @property
+    def rounds_on_line(self) -> int:
+        """Number of committed rounds from version 0 to this version, along the chain of parents.
+
+        A version before 0.2 counted every round of the task.
+        """
+        return self.version if self.line is None else self.line
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +97,8 @@ class Terms:
       expected_seconds: Duration of the last round, which paces the clients that wait for the next.
       graph_seconds: Longest time of one run of a graph, in seconds.
       max_update_age: Seconds after which an update is folded although its chunk is not full.
+      origin: Where `base` comes from, or None if it is a checkpoint of the task itself.
+      request: The request that the round answers; empty unless the task is driven.
     """
 
     plan: str
@@ -81,50 +120,13 @@ class Terms:
     # The documents of rounds that a version before 0.2 opened lack these.
     graph_seconds: float = 600.0
     max_update_age: float = 60.0
+    origin: Origin | None = None
+    request: str = ""
 
     @property
     def ticket_counters(self) -> int:
         """Number of counters that share the cap. A client's counter is independent of its shard."""
         return self.shards
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Counts of a round's assignments and updates.
-
-    Attributes:
-      assigned: Assignments issued.
-      reported: Updates that clients uploaded.
-      failed: Assignments that clients gave back, by reason.
-      folded: Updates that were folded.
-      dropped: Updates that were not folded, by reason.
-      update_bytes: Bytes of the folded updates.
-      clipped: Number of the folded updates that were clipped.
-    """
-
-    assigned: int = 0
-    reported: int = 0
-    failed: Mapping[str, int] = field(default_factory=dict)
-    folded: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    update_bytes: int = 0
-    clipped: int = 0
-
-    def plus(self, other: Tally) -> Tally:
-        """Returns the sum of both tallies."""
-        return Tally(
-            assigned=self.assigned + other.assigned,
-            reported=self.reported + other.reported,
-            failed=_add(self.failed, other.failed),
-            folded=self.folded + other.folded,
-            dropped=_add(self.dropped, other.dropped),
-            update_bytes=self.update_bytes + other.update_bytes,
-            clipped=self.clipped + other.clipped,
-        )
-
-
-def _add(left: Mapping[str, int], right: Mapping[str, int]) -> dict[str, int]:
-    return {key: left.get(key, 0) + right.get(key, 0) for key in sorted({*left, *right})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,10 @@ class Aggregating:
 class Committed:
     """Final phase of a round that produced a checkpoint.
 
-    `broadcast` is that of the next round, or None after the last.
+    `broadcast` is that of the next round, or None after the last. `tripped` are the guards that the
+    result tripped. `worsened` counts the rounds in a row, up to this one, in which the metric
+    `compared` got worse; see `guards.Verdict`. `stored` is False from just before retention deletes
+    the blobs of the checkpoint and the result.
     """
 
     key: RoundKey
@@ -163,6 +168,10 @@ class Committed:
     broadcast: BlobRef | None
     metrics: Mapping[str, float]
     phase: Literal["COMMITTED"] = "COMMITTED"
+    tripped: tuple[str, ...] = ()
+    compared: str = ""
+    worsened: int = 0
+    stored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +204,13 @@ class RoundDecision(Enum):
 
 
 def judge(
-    round_: Collecting, *, updates: int, assigned: Callable[[], int], now: float, floor: int = 1
+    round_: Collecting,
+    *,
+    updates: int,
+    assigned: Callable[[], int],
+    now: float,
+    floor: int = 1,
+    extensible: bool = True,
 ) -> RoundDecision:
     """Decides whether a collecting round continues, closes or is abandoned.
 
@@ -205,6 +220,7 @@ def judge(
       assigned: Returns the number of assignments; called only if the decision depends on it.
       now: The time, in POSIX seconds.
       floor: Fewest updates that the plan's author allows in a result.
+      extensible: Whether the round's time starts again if no client was assigned by its deadline.
     """
     terms = round_.terms
     minimum = max(terms.minimum, floor)
@@ -214,7 +230,7 @@ def judge(
         return RoundDecision.CONTINUE
     if updates >= minimum:
         return RoundDecision.AGGREGATE
-    return RoundDecision.ABANDON if updates or assigned() else RoundDecision.EXTEND
+    return RoundDecision.ABANDON if updates or not extensible or assigned() else RoundDecision.EXTEND
 
 
 def close(round_: Collecting, *, now: float) -> Aggregating:
@@ -235,13 +251,16 @@ def abandon(round_: Open, *, reason: str, tally: Tally, now: float) -> Abandoned
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """Results of the computations of a commit."""
+    """Results of the computations of a commit. See `Committed`."""
 
     tally: Tally
     checkpoint: Checkpoint
     result: BlobRef
     broadcast: BlobRef | None
     metrics: Mapping[str, float]
+    tripped: tuple[str, ...] = ()
+    compared: str = ""
+    worsened: int = 0
 
 
 class BelowMinimumError(ValueError):
@@ -273,6 +292,9 @@ def commit(round_: Aggregating, outcome: CommitResult, *, now: float, floor: int
         result=outcome.result,
         broadcast=outcome.broadcast,
         metrics=outcome.metrics,
+        tripped=outcome.tripped,
+        compared=outcome.compared,
+        worsened=outcome.worsened,
     )
 
 
@@ -286,8 +308,13 @@ def open_round(
     sums_in_the_clear: bool,
     opens_at: float,
     expected_seconds: float | None,
+    origin: Origin | None = None,
+    request: str = "",
 ) -> Collecting:
-    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds)."""
+    """Returns a round under the task's current policy, opening at `opens_at` (POSIX seconds).
+
+    `origin` and `request` are those of the run that it belongs to, if the task is driven.
+    """
     terms = Terms(
         plan=plan,
         base=base,
@@ -307,18 +334,23 @@ def open_round(
         expected_seconds=expected_seconds,
         graph_seconds=policy.graph_seconds,
         max_update_age=policy.max_update_age,
+        origin=origin,
+        request=request,
     )
     return Collecting(key, terms)
 
 
-def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | None:
-    """Returns the round that follows, or None after the task's last round.
+def next_round(ended: Ended, policy: TaskPolicy, *, now: float, retries: bool = True) -> Collecting | None:
+    """Returns the round that follows, or None after the last round of the task's line.
 
     After a commit it has the next number, and the broadcast of the commit. After an abandoned
-    attempt it is the next attempt (epoch), with the same number, checkpoint and broadcast.
+    attempt it is the next attempt (epoch), with the same number, base and broadcast, or None if the
+    task does not retry. The policy's `rounds` do not bound requested rounds.
     """
     terms, key = ended.terms, ended.key
     if isinstance(ended, Abandoned):
+        if not retries:
+            return None
         return open_round(
             replace(key, epoch=key.epoch + 1),
             policy,
@@ -328,8 +360,10 @@ def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | 
             sums_in_the_clear=terms.sums_in_the_clear,
             opens_at=now,
             expected_seconds=terms.expected_seconds,
+            origin=terms.origin,
+            request=terms.request,
         )
-    if ended.broadcast is None or key.number >= policy.rounds:
+    if ended.broadcast is None or (not terms.request and ended.checkpoint.rounds_on_line >= policy.rounds):
         return None
     return open_round(
         RoundKey(key.task, key.number + 1, 0),
@@ -340,4 +374,5 @@ def next_round(ended: Ended, policy: TaskPolicy, *, now: float) -> Collecting | 
         sums_in_the_clear=terms.sums_in_the_clear,
         opens_at=max(now, terms.opened_at + policy.interval_seconds),
         expected_seconds=ended.ended_at - terms.opened_at,
+        request=terms.request,
     )

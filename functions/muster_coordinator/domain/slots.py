@@ -53,9 +53,9 @@ def used_field(interval: int) -> str:
     return f"used_{interval}"
 
 
-def failed_field(reason: str) -> str:
-    """Returns the field that counts the failures for one reason."""
-    return f"failed_{reason}"
+def failed_field(cause: str) -> str:
+    """Returns the field that counts the failures of one code or reason."""
+    return f"failed_{cause}"
 
 
 def share(counter: int, *, cap: int, counters: int) -> int:
@@ -98,5 +98,5 @@ def updates(fields: Mapping[str, int]) -> int:
 
 
 def failures(fields: Mapping[str, int]) -> dict[str, int]:
-    """Returns the number of a counter's reported failures, by reason."""
+    """Returns the number of a counter's reported failures, by code or reason."""
     return {name.removeprefix("failed_"): n for name, n in fields.items() if name.startswith("failed_")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,8 @@ class UpdateRules:
       max_bytes: Bytes of the whole file.
       allow_non_finite: Whether values may be NaN or infinite.
       header_bytes: Bytes of the file up to its data.
+      subject: Noun for the file in refusals.
+      refusal: Type of the problem of a file that does not match.
     """
 
     specs: dict[str, TensorSpec]
@@ -54,6 +56,8 @@ class UpdateRules:
     max_bytes: int
     allow_non_finite: bool
     header_bytes: int = HEADER_LIMIT
+    subject: str = "update"
+    refusal: ProblemType = ProblemType.UPDATE_INVALID
 
 
 def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
@@ -63,13 +67,23 @@ def rules_for(manifest: PlanManifest, *, allow_non_finite: bool) -> UpdateRules:
       manifest: The plan's manifest.
       allow_non_finite: Whether the task accepts NaN and infinity.
     """
-    specs = {spec.path: spec for spec in manifest.update}
     ranges = {item.path: _range(item) for item in manifest.clear_sums}
-    size = sum(_max_bytes(spec) for spec in manifest.update)
+    return _rules(manifest.update, ranges=ranges, allow_non_finite=allow_non_finite)
+
+
+def rules_for_state(manifest: PlanManifest) -> UpdateRules:
+    """Returns the requirements of a plan on its server state, whose values may be any."""
+    kind = ProblemType.INVALID_REQUEST
+    return _rules(manifest.state, ranges={}, allow_non_finite=True, subject="state", refusal=kind)
+
+
+def _rules(specs: Sequence[TensorSpec], **rules: Any) -> UpdateRules:
     # A name occurs up to three times in a header, twice as nested JSON text, which takes up to
     # seven bytes per letter.
-    header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in manifest.update)
-    return UpdateRules(specs, ranges, size + header, allow_non_finite, max(header, _MIN_HEADER_BOUND))
+    header = _HEADER + sum(_HEADER_TENSOR + 4 * (len(json.dumps(spec.path)) - 2) for spec in specs)
+    size = sum(map(_max_bytes, specs)) + header
+    by_path = {spec.path: spec for spec in specs}
+    return UpdateRules(by_path, max_bytes=size, header_bytes=max(header, _MIN_HEADER_BOUND), **rules)
 
 
 def _range(item: ClearSum) -> tuple[int, int]:
@@ -84,17 +98,17 @@ def _max_bytes(spec: TensorSpec) -> int:
 
 
 def _check_header_size(size: int, rules: UpdateRules) -> None:
-    """Raises `ProblemError` (`update_invalid`) for a header larger than the plan needs."""
+    """Raises `ProblemError` (`rules.refusal`) for a header larger than the plan needs."""
     if size > rules.header_bytes:
-        detail = f"The update's header has {size} bytes; one of this plan has at most {rules.header_bytes}"
-        raise ProblemError(ProblemType.UPDATE_INVALID, detail)
+        detail = f"The {rules.subject}'s header has {size} bytes; one of this plan has at most {rules.header_bytes}"
+        raise ProblemError(rules.refusal, detail)
 
 
 def check_header(header: Header, rules: UpdateRules) -> None:
     """Checks names, dtypes and shapes.
 
     Raises:
-      ProblemError: `update_invalid`, with a field error for each tensor that is wrong, missing or
+      ProblemError: `rules.refusal`, with a field error for each tensor that is wrong, missing or
         unknown, up to `MAX_FIELDS`.
     """
     entries = {entry.name: entry for entry in header.entries}
@@ -102,22 +116,23 @@ def check_header(header: Header, rules: UpdateRules) -> None:
     wrong += [name for name, spec in rules.specs.items() if not _matches(entries.get(name), spec)]
     if wrong:
         fields = tuple(
-            FieldError(path=shorten(name), reason=shorten(_mismatch(entries.get(name), rules.specs.get(name))))
+            FieldError(path=shorten(name), reason=shorten(_mismatch(entries.get(name), rules, name)))
             for name in wrong[:MAX_FIELDS]
         )
         first = f"{fields[0].path} {fields[0].reason}"
-        detail = f"The update does not match the plan in {len(wrong)} of its tensors: {first}"
-        raise ProblemError(ProblemType.UPDATE_INVALID, detail, fields=fields)
+        detail = f"The {rules.subject} does not match the plan in {len(wrong)} of its tensors: {first}"
+        raise ProblemError(rules.refusal, detail, fields=fields)
 
 
 def _matches(entry: Entry | None, spec: TensorSpec) -> bool:
     return entry is not None and entry.dtype is spec.dtype and _fits(entry.shape, spec.shape)
 
 
-def _mismatch(entry: Entry | None, spec: TensorSpec | None) -> str:
-    """Returns the reason for which a tensor of an update does not match the plan."""
+def _mismatch(entry: Entry | None, rules: UpdateRules, name: str) -> str:
+    """Returns the reason for which a tensor does not match the plan."""
+    spec = rules.specs.get(name)
     if spec is None:
-        return "the plan's updates have no such tensor"
+        return f"the plan's {rules.subject}s have no such tensor"
     if entry is None:
         return "is missing"
     if entry.dtype is not spec.dtype:
@@ -237,35 +252,35 @@ def validated(read: Callable[[int], bytes], rules: UpdateRules, *, length: int |
       length: The body's declared length in bytes; None if undeclared.
 
     Raises:
-      ProblemError: `too_large`, `update_invalid`, `update_not_finite` or `update_truncated`.
+      ProblemError: `too_large`, `rules.refusal`, `update_not_finite` or `update_truncated`.
     """
     if length is not None and length > rules.max_bytes:
         raise ProblemError(
-            ProblemType.TOO_LARGE, f"The update has {length} bytes; one of this plan has at most {rules.max_bytes}"
+            ProblemType.TOO_LARGE,
+            f"The {rules.subject} has {length} bytes; one of this plan has at most {rules.max_bytes}",
         )
-    reader = _Reader(read)
+    reader = _Reader(read, rules.subject)
     try:
         start = reader.exactly(8)
         _check_header_size(header_size(start), rules)
         start += reader.exactly(header_size(start) - len(start))
         header = read_header(start)
     except TensorsError as error:
-        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+        raise ProblemError(rules.refusal, f"The {rules.subject} can't be read: {error}") from error
     check_header(header, rules)
     if header.file_size > rules.max_bytes:
-        detail = (
-            f"The update's header announces {header.file_size} bytes; one of this plan has at most {rules.max_bytes}"
-        )
+        most = f"one of this plan has at most {rules.max_bytes}"
+        detail = f"The {rules.subject}'s header announces {header.file_size} bytes; {most}"
         raise ProblemError(ProblemType.TOO_LARGE, detail)
     if length is not None and length != header.file_size:
-        kind = ProblemType.UPDATE_TRUNCATED if length < header.file_size else ProblemType.UPDATE_INVALID
-        raise ProblemError(kind, f"The body has {length} bytes; the update's header says {header.file_size}")
+        kind = ProblemType.UPDATE_TRUNCATED if length < header.file_size else rules.refusal
+        raise ProblemError(kind, f"The body has {length} bytes; the {rules.subject}'s header says {header.file_size}")
     yield start
     for entry in header.entries:
         yield from _validated_tensor(reader, entry, rules)
     if read(1):
         raise ProblemError(
-            ProblemType.UPDATE_INVALID, f"The body continues after the {header.file_size} bytes of the update"
+            rules.refusal, f"The body continues after the {header.file_size} bytes of the {rules.subject}"
         )
 
 
@@ -281,7 +296,7 @@ def _validated_tensor(reader: _Reader, entry: Entry, rules: UpdateRules) -> Iter
             left -= len(piece)
             yield piece
     except TensorsError as error:
-        raise ProblemError(ProblemType.UPDATE_INVALID, f"The update can't be read: {error}") from error
+        raise ProblemError(rules.refusal, f"The {rules.subject} can't be read: {error}") from error
 
 
 def decoded_update(
@@ -336,8 +351,9 @@ def decoded_update(
 class _Reader:
     """Reader of exact numbers of bytes from a body that arrives in pieces of any size."""
 
-    def __init__(self, read: Callable[[int], bytes]) -> None:
+    def __init__(self, read: Callable[[int], bytes], subject: str) -> None:
         self._read = read
+        self._subject = subject
 
     def exactly(self, size: int) -> bytes:
         piece = self._read(size)
@@ -348,7 +364,8 @@ class _Reader:
         while received < size:
             piece = self._read(size - received)
             if not piece:
-                raise ProblemError(ProblemType.UPDATE_TRUNCATED, "The body ended before the update did; send it again")
+                detail = f"The body ended before the {self._subject} did; send it again"
+                raise ProblemError(ProblemType.UPDATE_TRUNCATED, detail)
             pieces.append(piece)
             received += len(piece)
         return b"".join(pieces)
@@ -359,9 +376,7 @@ def _check_values(entry: Entry, raw: memoryview, rules: UpdateRules) -> None:
         return
     if entry.dtype is DType.BOOL:
         if len(raw) and np.frombuffer(raw, np.uint8).max() > 1:
-            raise ProblemError(
-                ProblemType.UPDATE_INVALID, f"Tensor {entry.name} holds bytes that are neither true nor false"
-            )
+            raise ProblemError(rules.refusal, f"Tensor {entry.name} holds bytes that are neither true nor false")
         return
     if entry.name in rules.ranges and len(raw):
         low, high = rules.ranges[entry.name]

@@ -9,7 +9,16 @@ from dataclasses import replace
 from werkzeug.wrappers import Response
 
 from muster.wire import plan
-from muster.wire.messages import CheckinRequest, CheckinResponse, DirectUpload, Receipt, Report, UploadStart
+from muster.wire.messages import (
+    CheckinRequest,
+    CheckinResponse,
+    DirectUpload,
+    Receipt,
+    Report,
+    UploadStart,
+    Wait,
+    WaitReason,
+)
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator import events
 from muster_coordinator.application import Application
@@ -18,6 +27,7 @@ from muster_coordinator.http.limits import RateLimiter
 from muster_coordinator.http.responses import SAFETENSORS, encoded_response, json_response
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, Security, route
 from muster_coordinator.ports import ClientCredentials, UntrustedTokenError
+from muster_coordinator.state.checkin_counters import ASSIGNED, CheckinCounters
 
 _TOKEN_PROBLEMS = (
     ProblemType.UNAUTHENTICATED,
@@ -54,12 +64,18 @@ class ClientApi(Api):
     )
     def check_in(self, call: RoutedRequest) -> Response:
         """Identifies the client before it reads the body, then asks for an assignment."""
-        authenticated = self._authenticate(call)
-        checkin = call.message(CheckinRequest)
-        # A client without any identity counts as a new client at every check-in.
-        identity = authenticated or checkin.client or self.app.platform.randomness.nonce()
-        self._limiter.check_identity(identity)
-        return json_response(self.app.assignment_issuer.check_in(call.path["population"], checkin, identity=identity))
+        population, counters = call.path["population"], self.app.checkin_counters
+        with _refusals_counted(counters, population):
+            authenticated = self._authenticate(call)
+            checkin = call.message(CheckinRequest)
+            # A client without any identity counts as a new client at every check-in.
+            identity = authenticated or checkin.client or self.app.platform.randomness.nonce()
+            self._limiter.check_identity(identity)
+        response = self.app.assignment_issuer.check_in(population, checkin, identity=identity)
+        reason = response.answer.reason if isinstance(response.answer, Wait) else None
+        outcome = ASSIGNED if reason is None else reason.value
+        counters.count(population, outcome, known=reason is not WaitReason.NO_TASK, identity=identity)
+        return json_response(response)
 
     @route(
         "GET",
@@ -187,6 +203,17 @@ class ClientApi(Api):
             return self.app.clients.identify(credentials)
         except UntrustedTokenError as error:
             raise ProblemError(ProblemType.UNAUTHENTICATED, str(error)) from error
+
+
+@contextmanager
+def _refusals_counted(counters: CheckinCounters, population: str) -> Iterator[None]:
+    """Counts a check-in whose client the block refuses."""
+    try:
+        yield
+    except ProblemError as problem:
+        if problem.type in (ProblemType.UNAUTHENTICATED, ProblemType.RATE_LIMITED):
+            counters.count(population, problem.type.value, known=False)
+        raise
 
 
 @contextmanager

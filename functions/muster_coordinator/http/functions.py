@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -19,21 +20,26 @@ from muster_coordinator.application import Application
 from muster_coordinator.http import gunicorn_defaults, openapi, structured_logs
 from muster_coordinator.http.audit_routes import AuditApi
 from muster_coordinator.http.bodies import BrokenBodyError, close_if_broken
+from muster_coordinator.http.change_routes import TaskChangeApi
 from muster_coordinator.http.client_routes import ClientApi
 from muster_coordinator.http.cors import Cors
+from muster_coordinator.http.deletion_routes import DeletionApi
 from muster_coordinator.http.enrolment_routes import RevocationApi
 from muster_coordinator.http.internal_routes import AggregatorApi, CommitterApi
 from muster_coordinator.http.operator_routes import TaskApi
+from muster_coordinator.http.population_routes import PopulationApi
 from muster_coordinator.http.recycling import WorkerRecycler
 from muster_coordinator.http.router import Router
 from muster_coordinator.http.routing import Api, Route, RoutedRequest, route
+from muster_coordinator.http.run_routes import RunApi
+from muster_coordinator.http.state_routes import StateApi
 
 MAX_DRAINED_BODY = 64 << 20  # bytes
 _READ_SIZE = 1 << 18  # bytes
 LOG = logging.getLogger(__name__)
 FUNCTIONS: dict[str, tuple[type[Api], ...]] = {
     "client_api": (ClientApi,),
-    "operator_api": (TaskApi, RevocationApi, AuditApi),
+    "operator_api": (TaskApi, TaskChangeApi, RunApi, StateApi, DeletionApi, PopulationApi, RevocationApi, AuditApi),
     "aggregator": (AggregatorApi,),
     "committer": (CommitterApi,),
 }
@@ -114,6 +120,9 @@ def entry_point(function: str) -> Callable[[Request], Response]:
                 "MUSTER_CLIENTS is open: client identity is self-asserted, and one device can pose as a thousand "
                 "clients. Set it to enrolment:…, oidc:… or proxy:… before strangers can reach this address"
             )
+        if function == _CLIENTS:
+            # Runs when a worker of gunicorn ends, by SIGTERM too.
+            atexit.register(app.checkin_counters.flush)
         return router(app, function)
 
     def serve(request: Request) -> Response:
@@ -145,6 +154,8 @@ def function_for(method: str, path: str) -> str:
     """Returns the name of the function that serves a request, if all four share one address."""
     if path.startswith("/internal/"):
         return "committer" if path.endswith(("/commit", "/open")) else "aggregator"
+    if path.startswith("/v1/tasks/") and "/runs/" in path:  # a request may have any name
+        return "operator_api"
     if path.startswith(("/v1/populations/", "/v1/updates")) or path.endswith("/broadcast"):
         return _CLIENTS
     return _CLIENTS if path.startswith("/v1/plans/") and method in ("GET", "HEAD", "OPTIONS") else "operator_api"

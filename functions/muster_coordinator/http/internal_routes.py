@@ -111,6 +111,18 @@ class AggregatorApi(InternalApi):
         self.app.maintenance.sweep(call.message(RoundWork).key)
         return _no_content()
 
+    @route(
+        "POST",
+        "/internal/delete",
+        summary="Delete documents and blobs of a task that an operator has marked for deletion.",
+        accepts=TaskWork,
+        **_INTERNAL,
+    )
+    def delete(self, call: RoutedRequest) -> Response:
+        """Deletes a bounded part of the task, and enqueues the next part."""
+        self.app.task_purge.run(call.message(TaskWork).task)
+        return _no_content()
+
     @route("POST", "/internal/tick", summary="Advance every round whose queued work was lost.", **_INTERNAL)
     def tick(self, _: RoutedRequest) -> Response:
         """Repairs all tasks."""
@@ -144,7 +156,7 @@ class CommitterApi(InternalApi):
     )
     def open(self, call: RoutedRequest) -> Response:
         """Opens the task's first round."""
-        self.app.round_committer.open(call.message(TaskWork).task)
+        self.app.task_opener.open(call.message(TaskWork).task)
         return _no_content()
 
 

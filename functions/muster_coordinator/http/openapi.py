@@ -41,6 +41,8 @@ _PARAMETERS = {
     "sha256": "Address of the plan: the SHA-256 of its manifest, in hex.",
     "round": "Number of the round, from 1.",
     "version": "Version of the server state: 0 is the initial state, n the state after round n.",
+    "tag": "Tag of a checkpoint.",
+    "request": "Idempotency key of the run.",
 }
 _SECURITY_SCHEMES = {
     Security.ASSIGNMENT: "Token of an assignment, from the check-in.",

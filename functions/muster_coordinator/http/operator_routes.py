@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
 from werkzeug.wrappers import Response
 
 from muster.wire import plan
-from muster.wire.messages import CheckpointList, Rollback, RoundList, TaskList, TaskSpec, TaskView
+from muster.wire.messages import CheckpointList, Rollback, RoundList, RoundView, TaskList, TaskSpec, TaskView
 from muster.wire.problems import ProblemType
+from muster.wire.times import from_posix
+from muster_coordinator.domain import polling
 from muster_coordinator.http import paging
 from muster_coordinator.http.operator_access import OperatorApi, OperatorRequest
-from muster_coordinator.http.responses import SAFETENSORS, immutable_response, json_response
+from muster_coordinator.http.responses import SAFETENSORS, followed_response, immutable_response, json_response
 from muster_coordinator.http.routing import route
 from muster_coordinator.use_cases.audit_log import task_state
 from muster_coordinator.use_cases.task_operations import DEFAULT_PAGE_SIZE
 
 _ROUND_ID = re.compile(r"[0-9]{6,9}-[0-9]{4,9}")
-_CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
+CHANGE_PROBLEMS = (ProblemType.NOT_FOUND, ProblemType.CONFLICT, ProblemType.UNAVAILABLE)
 
 
 class TaskApi(OperatorApi):
@@ -78,10 +81,19 @@ class TaskApi(OperatorApi):
         )
         return json_response(view, HTTPStatus.CREATED)
 
-    @route("GET", "/v1/tasks", summary="List all tasks.", returns=TaskList)
-    def list(self, _: OperatorRequest) -> Response:
-        """Returns all tasks."""
-        return json_response(self.app.task_operations.list())
+    @route(
+        "GET",
+        "/v1/tasks",
+        summary="List all tasks.",
+        returns=TaskList,
+        query={"archived": "`true` to include archived tasks. By default they are left out."},
+        problems=(ProblemType.INVALID_REQUEST,),
+    )
+    def list(self, call: OperatorRequest) -> Response:
+        """Returns all tasks, or 304."""
+        archived = paging.choice(call, "archived", ("false", "true"))
+        listed = self.app.task_operations.list(archived=archived == "true")
+        return followed_response(call.request, listed, retry_after=polling.of_tasks(listed.tasks, now=self._now()))
 
     @route(
         "GET",
@@ -91,8 +103,9 @@ class TaskApi(OperatorApi):
         problems=(ProblemType.NOT_FOUND,),
     )
     def get(self, call: OperatorRequest) -> Response:
-        """Returns one task."""
-        return json_response(self.app.task_operations.get(call.path["task"]))
+        """Returns one task, or 304."""
+        view = self.app.task_operations.get(call.path["task"])
+        return followed_response(call.request, view, retry_after=polling.of_task(view, now=self._now()))
 
     @route(
         "POST",
@@ -100,7 +113,7 @@ class TaskApi(OperatorApi):
         summary="Pause a task: issue no new assignments and open no new rounds. Idempotent.",
         action="task.pause",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def pause(self, call: OperatorRequest) -> Response:
         """Pauses the task."""
@@ -112,7 +125,7 @@ class TaskApi(OperatorApi):
         summary="Resume a paused task.",
         action="task.resume",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def resume(self, call: OperatorRequest) -> Response:
         """Resumes the task."""
@@ -124,7 +137,7 @@ class TaskApi(OperatorApi):
         summary="Cancel a task for good. Its checkpoints remain. Idempotent.",
         action="task.cancel",
         returns=TaskView,
-        problems=_CHANGE_PROBLEMS,
+        problems=CHANGE_PROBLEMS,
     )
     def cancel(self, call: OperatorRequest) -> Response:
         """Cancels the task."""
@@ -137,7 +150,7 @@ class TaskApi(OperatorApi):
         action="task.rollback",
         accepts=Rollback,
         returns=TaskView,
-        problems=(*_CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
+        problems=(*CHANGE_PROBLEMS, ProblemType.INVALID_REQUEST, ProblemType.TOO_LARGE),
     )
     def rollback(self, call: OperatorRequest) -> Response:
         """Makes the next round start from an earlier checkpoint."""
@@ -161,7 +174,22 @@ class TaskApi(OperatorApi):
         """Returns a page of the task's rounds."""
         after = paging.after(call, pattern=_ROUND_ID)
         limit = paging.limit(call, default=DEFAULT_PAGE_SIZE)
-        return json_response(self.app.task_operations.rounds(call.path["task"], after=after, limit=limit))
+        listed = self.app.task_operations.rounds(call.path["task"], after=after, limit=limit)
+        now = self._now()
+        wait = min((polling.of_round(view, now=now) for view in listed.rounds), default=1.0)
+        return followed_response(call.request, listed, retry_after=wait)
+
+    @route(
+        "GET",
+        "/v1/tasks/{task}/rounds/{round}",
+        summary="Get the newest attempt of a round.",
+        returns=RoundView,
+        problems=(ProblemType.NOT_FOUND,),
+    )
+    def round(self, call: OperatorRequest) -> Response:
+        """Returns the round's newest attempt, or 304."""
+        view = self.app.task_operations.round(call.path["task"], call.path["round"])
+        return followed_response(call.request, view, retry_after=polling.of_round(view, now=self._now()))
 
     @route(
         "GET",
@@ -201,6 +229,9 @@ class TaskApi(OperatorApi):
         return immutable_response(
             call.request, data, etag=f"checkpoint-{version}", content_type=SAFETENSORS, private=True
         )
+
+    def _now(self) -> datetime:
+        return from_posix(self.app.platform.clock.now())
 
     def _change_task(
         self, call: OperatorRequest, change: Callable[[str], TaskView], *, request: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Parses the query parameters of routes that return a list in pages."""
+"""Parses the query parameters of routes that return a list, or one item of it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ def limit(call: RoutedRequest, *, default: int) -> int:
     if not text.isdecimal() or not text.isascii() or len(text) > _LIMIT_DIGITS or not 1 <= int(text) <= MAX_PAGE:
         raise ProblemError(ProblemType.INVALID_REQUEST, f"limit must be a number from 1 to {MAX_PAGE}")
     return int(text)
+
+
+def choice(call: RoutedRequest, name: str, values: tuple[str, ...]) -> str:
+    """Returns a query parameter with one of `values`, by default the first.
+
+    Raises `ProblemError` (`invalid_request`) for another value.
+    """
+    value = call.request.args.get(name, values[0])
+    if value not in values:
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"{name} must be {' or '.join(values)}")
+    return value
 
 
 def since(call: RoutedRequest) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
@@ -23,6 +24,24 @@ _IMMUTABLE = "max-age=31536000, immutable"
 def json_response(message: Message, status: int = HTTPStatus.OK) -> Response:
     """Returns `message` as a JSON response."""
     return Response(message.encode(), status=status, content_type="application/json")
+
+
+def followed_response(request: Request, message: Message, *, retry_after: float) -> Response:
+    """Returns `message` as a JSON response for callers that poll: with an ETag, or as a 304.
+
+    Args:
+      request: The request, with its conditions.
+      message: The message.
+      retry_after: Seconds after which a change is expected. The header is in whole seconds, at
+        least one.
+    """
+    body = message.encode()
+    response = Response(body, content_type="application/json")
+    response.set_etag(hashlib.sha256(body).hexdigest()[:32])
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    response.make_conditional(request.environ)
+    return response
 
 
 def problem_response(problem: ProblemError, headers: dict[str, str] | None = None) -> Response:

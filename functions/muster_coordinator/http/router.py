@@ -38,6 +38,10 @@ class _HashConverter(BaseConverter):
     regex = PATTERNS["hash"]
 
 
+class _KeyConverter(BaseConverter):
+    regex = PATTERNS["key"]
+
+
 class _NumberConverter(BaseConverter):
     regex = PATTERNS["number"]
 
@@ -54,7 +58,12 @@ class Router:
         rules = [Rule(_rule(route.path), methods=[route.method], endpoint=route) for route in routes]
         self._map = Map(
             rules,
-            converters={"name": _NameConverter, "hash": _HashConverter, "number": _NumberConverter},
+            converters={
+                "name": _NameConverter,
+                "hash": _HashConverter,
+                "number": _NumberConverter,
+                "key": _KeyConverter,
+            },
             strict_slashes=True,
             redirect_defaults=False,
         )

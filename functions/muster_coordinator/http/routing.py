@@ -28,7 +28,12 @@ H = TypeVar("H", bound=Callable[..., Response])
 
 # Pattern of a path parameter, by its type. Digits are ASCII, so that a number has one spelling, and
 # at most nine: a longer number belongs to no round, and stores refuse it in a document path.
-PATTERNS = {"name": r"[a-z][a-z0-9_-]{0,62}", "hash": r"[0-9a-f]{64}", "number": r"[0-9]{1,9}"}
+PATTERNS = {
+    "name": r"[a-z][a-z0-9_-]{0,62}",
+    "hash": r"[0-9a-f]{64}",
+    "number": r"[0-9]{1,9}",
+    "key": r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}",
+}
 
 # Type of each path parameter, by its name.
 PARAMETERS = {
@@ -38,6 +43,8 @@ PARAMETERS = {
     "sha256": "hash",
     "round": "number",
     "version": "number",
+    "tag": "name",
+    "request": "key",
 }
 
 

@@ -17,7 +17,8 @@ from muster.wire.plan import Plan
 from muster.wire.problems import ProblemError, ProblemType, TimeLimitError
 from muster.wire.tensors import TensorsError, decode, encode_chunks, read_header
 from muster_coordinator.domain import names
-from muster_coordinator.domain.rounds import Open, Tally, Terms
+from muster_coordinator.domain.rounds import Open, Terms
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.domain.updates import OPEN_TENSOR_SIZE, UpdateReader, UpdateRules
 from muster_coordinator.plan_runner import MemoryLimitError, PlanRunner, plan_failures
 from muster_coordinator.ports import BlobNotFoundError, BlobTooLargeError

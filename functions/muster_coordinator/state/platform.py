@@ -9,11 +9,12 @@ from functools import cached_property
 
 from pydantic import TypeAdapter
 
+from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.domain import names
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import BlobRef, Round
-from muster_coordinator.domain.tasks import Task
+from muster_coordinator.domain.tasks import Run, Task
 from muster_coordinator.ports import (
     Blobs,
     Clock,
@@ -30,6 +31,7 @@ _MAX_ATTEMPTS = 20  # of a compare-and-set among a handful of writers
 
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
 _ROUND: TypeAdapter[Round] = TypeAdapter(Round)
+_RUN: TypeAdapter[Run] = TypeAdapter(Run)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Platform:
         """Repository of the rounds."""
         return RecordRepository(self.documents, _ROUND)
 
+    @cached_property
+    def runs(self) -> RecordRepository[Run]:
+        """Repository of the runs of driven tasks, by their requests."""
+        return RecordRepository(self.documents, _RUN)
+
     def task(self, name: str) -> Versioned[Task]:
         """Returns a task. Raises `ProblemError` (`not_found`) if it does not exist."""
         record = self.tasks.get(names.task_path(name))
@@ -98,13 +105,16 @@ class Platform:
           The changed task.
 
         Raises:
-          ProblemError: `not_found`; `unavailable`, if other writers were faster each time.
+          ProblemError: `not_found`; `conflict`, if the task is being deleted, which nothing may
+            change; `unavailable`, if other writers were faster each time.
         """
         for _ in range(_MAX_ATTEMPTS):
             record, current = current or self.task(name), None
             changed = change(record.value)
             if changed == record.value:
                 return changed
+            if record.value.status is TaskStatus.DELETING:
+                raise being_deleted(name)
             try:
                 self.tasks.replace(record, changed)
             except ConflictError:
@@ -141,3 +151,8 @@ class Platform:
         name = names.output_prefix(kind, key.task, key.number) + self.randomness.nonce()
         self.blobs.create(name, [data])
         return BlobRef(name, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def being_deleted(task: str) -> ProblemError:
+    """Returns the refusal of a change of a task that is being deleted."""
+    return ProblemError(ProblemType.CONFLICT, f"Task {task!r} is being deleted, so it can't be changed any more")

@@ -12,7 +12,8 @@ from muster_coordinator.concurrency.cache import Cache
 from muster_coordinator.concurrency.named_locks import NamedLocks
 from muster_coordinator.domain import names, slots
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import Round, Tally
+from muster_coordinator.domain.rounds import Round
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform

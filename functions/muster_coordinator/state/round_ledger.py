@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Closing, Manifest, ShardContents, close_ledger, successor
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import Aggregating, Round, Tally
+from muster_coordinator.domain.rounds import Aggregating, Round
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.ports import BlobInfo, BlobNotFoundError, Blobs, StoreError
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform

@@ -24,11 +24,13 @@ from muster_coordinator.state.lifecycle import join_population, schedule_close
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import KEY, fingerprint_of
+from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_ledger import shards_of
 from muster_coordinator.task_export.archive import ArchiveHeader, ArchiveReader, ArchiveWriter
 
 _EXPORTABLE = (TaskStatus.PAUSED, TaskStatus.COMPLETED, TaskStatus.CANCELLED)
 _ROUND_DEPTH = 3  # slashes in the path of a round
+_OUTPUTS = ("bases", "broadcasts", "checkpoints", "results")
 _COUNTERS = ("tickets", "shards")
 _KEYS = "keys"  # collection of the document with the key and the salt of a round's pseudonyms
 _HOLDERS = "holders"
@@ -61,6 +63,8 @@ class TransferSummary:
 
 def export_state(platform: Platform, task: str, file: IO[bytes], *, secret: KeyRing | bytes) -> TransferSummary:
     """Exports a task: documents, plan, checkpoints, results, and the open round with its updates.
+
+    A start that the task has not taken yet, or the base of a run that has not opened, stays behind.
 
     Args:
       platform: The ports of the task's deployment.
@@ -115,6 +119,7 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
         task, rounds = _records(platform, reader)
         if platform.tasks.get(names.task_path(task.name)) is not None:
             raise ProblemError(ProblemType.CONFLICT, f"There is a task {task.name} here already; it was not changed")
+        check_name_is_free(platform, task.name)
         _check_keys(reader, rounds, KeyRing.of(secret))
         for round_ in rounds:
             # Until the import is complete the round is closed: clients can't upload, and the tick
@@ -125,6 +130,8 @@ def import_state(platform: Platform, file: IO[bytes], *, secret: KeyRing | bytes
         for path, data in reader.documents():
             if path.count("/") > _ROUND_DEPTH:
                 _put_round_document(platform, path, data)
+            elif _is_request(path):
+                _put_unchanged(platform, path, data)
         later = max(0.0, platform.clock.now() - reader.header.exported_at)
         for round_ in rounds:
             if isinstance(round_, Collecting):
@@ -156,7 +163,8 @@ def _survey(platform: Platform, name: str) -> _Survey:
     task = platform.task(name)
     rounds = platform.rounds.list(names.rounds_path(name))
     documents = [task.document, *(record.document for record in rounds)]
-    prefixes = [f"{kind}/{name}/" for kind in ("broadcasts", "checkpoints", "results")]
+    documents += platform.documents.list(names.requests_path(name))
+    prefixes = [f"{kind}/{name}/" for kind in _OUTPUTS]
     for record in rounds:
         round_ = record.value
         if isinstance(round_, Collecting | Aggregating):  # the others have nothing but waste
@@ -180,10 +188,10 @@ def _records(platform: Platform, reader: ArchiveReader) -> tuple[Task, list[Roun
     """
     name = re.escape(reader.header.task)
     own_path = re.compile(
-        rf"tasks/{name}(/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
+        rf"tasks/{name}(/requests/[0-9a-f]+|/rounds/\d+-\d+(/({'|'.join(_COUNTERS)})/\d+|/shards/{names.GOAL_THRESHOLDS}|/{_KEYS}/pseudonyms|/{_HOLDERS}/[0-9a-f]+)?)?"
     )
     own_blob = re.compile(
-        rf"(broadcasts|checkpoints|manifests|partials|results)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
+        rf"({'|'.join(_OUTPUTS)}|manifests|partials)/{name}/.+|updates/[0-9a-f]+/{name}/.+|plans/[0-9a-f]{{64}}/full"
     )
     foreign = [path for path in reader.paths if not own_path.fullmatch(path)]
     foreign += [blob for blob in reader.blobs if not own_blob.fullmatch(blob)]
@@ -305,7 +313,11 @@ def _summary(task: Task, rounds: list[Round], blobs: list[tuple[str, int]], *, d
 
 
 def _is_round(path: str) -> bool:
-    return path.count("/") == _ROUND_DEPTH
+    return path.count("/") == _ROUND_DEPTH and path.split("/")[2] == "rounds"
+
+
+def _is_request(path: str) -> bool:
+    return path.split("/")[2:3] == ["requests"]
 
 
 def _changed(task: str) -> ProblemError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,17 +19,21 @@ from muster.wire.messages import (
     Wait,
     WaitReason,
 )
+from muster.wire.messages.policy_parts import AttributeValue
 from muster.wire.problems import ProblemError
-from muster_coordinator.domain import names
-from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT, checkin_delay
+from muster_coordinator.domain import names, windows
+from muster_coordinator.domain.evaluations import reserves_clients
+from muster_coordinator.domain.offers import Refusal, in_weighted_order, is_eligible, most_urgent
+from muster_coordinator.domain.pacing import DEFAULT_LONGEST_WAIT, bounded_delay, checkin_delay
 from muster_coordinator.domain.release import effective_minimum, effective_policy
 from muster_coordinator.domain.rounds import Collecting
+from muster_coordinator.domain.tasks import Task
+from muster_coordinator.state.evaluation_shares import EvaluationShares
 from muster_coordinator.state.plan_repository import PlanRepository
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.pseudonyms import Pseudonymizer
 from muster_coordinator.state.round_cache import RoundCache, TaskSnapshot
-from muster_coordinator.state.slot_holders import HeldSlot, SlotHolders
-from muster_coordinator.state.slot_pool import SlotPool
+from muster_coordinator.state.slot_offers import OfferedSlot, SlotOffers
 from muster_coordinator.tokens import (
     AssignmentClaims,
     CookieClaims,
@@ -39,25 +44,6 @@ from muster_coordinator.tokens import (
 
 LOG = logging.getLogger(__name__)
 
-# Reasons to wait, soonest end first. The response contains the reason of the task that will have
-# work soonest.
-_BY_URGENCY = (
-    WaitReason.ROUND_FULL,
-    WaitReason.BETWEEN_ROUNDS,
-    WaitReason.ALREADY_IN,
-    WaitReason.TOO_SOON,
-    WaitReason.TASK_PAUSED,
-    WaitReason.NO_TASK,
-)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Refusal of a client by one task: the reason, and the time until the next check-in."""
-
-    reason: WaitReason
-    retry_after: float  # seconds
-
 
 @dataclass(frozen=True)
 class _Client:
@@ -67,12 +53,16 @@ class _Client:
       identity: Its identity.
       contributed: The claims of its cookie.
       separation: The longest separation of the population's tasks, in seconds.
+      attributes: The attributes that it states.
+      evaluations: The population's evaluations of tasks.
       now: POSIX seconds.
     """
 
     identity: str
     contributed: tuple[CookieClaims, ...]
     separation: float
+    attributes: Mapping[str, AttributeValue]
+    evaluations: tuple[Task, ...]
     now: float
 
 
@@ -92,6 +82,7 @@ class AssignmentIssuer:
     plans: PlanRepository
     open_rounds: RoundCache
     pseudonyms: Pseudonymizer
+    shares: EvaluationShares
     retry_floor: float
     direct_above: int | None = None
     longest_wait: float = DEFAULT_LONGEST_WAIT
@@ -108,23 +99,21 @@ class AssignmentIssuer:
         """
         now = self.platform.clock.now()
         snapshots = self.open_rounds.of(population)
-        # The first task is random, or it would starve the others.
-        start = int(self.platform.randomness.uniform() * len(snapshots)) if len(snapshots) > 1 else 0
         client = _Client(
             identity=identity,
             contributed=self.tokens.read_cookie(request.cookie, now=now),
             separation=max((self._separation(snapshot) for snapshot in snapshots), default=0.0),
+            attributes=request.attributes,
+            evaluations=tuple(snapshot.task for snapshot in snapshots if snapshot.task.spec.evaluates is not None),
             now=now,
         )
         refusals = []
-        for snapshot in snapshots[start:] + snapshots[:start]:
+        for snapshot in in_weighted_order(snapshots, weight=_weight, uniform=self.platform.randomness.uniform):
             answer = self._offer_task(snapshot, client)
             if isinstance(answer, Assignment):
                 return CheckinResponse(answer=answer)
             refusals.append(answer)
-        if not refusals:
-            refusals.append(Refusal(WaitReason.NO_TASK, self._wait_seconds(None, now)))
-        soonest = min(refusals, key=lambda refusal: _BY_URGENCY.index(refusal.reason))
+        soonest = most_urgent(refusals or [Refusal(WaitReason.NO_TASK, self._wait_seconds(None, now))])
         return CheckinResponse(
             answer=Wait(reason=soonest.reason, retry_after=soonest.retry_after, cookie=request.cookie)
         )
@@ -148,104 +137,69 @@ class AssignmentIssuer:
 
     def _offer_task(self, snapshot: TaskSnapshot, client: _Client) -> Assignment | Refusal:
         """Returns an assignment of the task, or the reason for its refusal."""
-        task, round_, now = snapshot.task, snapshot.round, client.now
         policy = self._policy(snapshot)
-        if task.status is TaskStatus.PAUSED:
-            return Refusal(WaitReason.TASK_PAUSED, self._wait_seconds(None, now))
+        if snapshot.task.status is TaskStatus.PAUSED:
+            return Refusal(WaitReason.TASK_PAUSED, self._wait_seconds(None, client.now))
         if policy is None:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
-        too_soon = _too_soon(task.name, policy.separation_seconds, client)
-        if too_soon is not None:
-            return too_soon
+            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, client.now))
+        return self._refusal(snapshot, policy, client) or self._offer_round(snapshot, client)
+
+    def _refusal(self, snapshot: TaskSnapshot, policy: TaskPolicy, client: _Client) -> Refusal | None:
+        """Returns the refusal by a task that does not take this client now, or None."""
+        if policy.eligibility and not is_eligible(policy, client.attributes):
+            return Refusal(WaitReason.NOT_ELIGIBLE, self._bounded(self.longest_wait))
+        if policy.windows:
+            seconds = windows.seconds_until_open(policy.windows, now=client.now)
+            if seconds > 0:
+                return Refusal(WaitReason.OUTSIDE_WINDOW, self._bounded(seconds))
+        if client.evaluations and self._is_reserved(snapshot.task, client):
+            return Refusal(WaitReason.RESERVED, self._wait_seconds(snapshot, client.now))
+        return _too_soon(snapshot.task.name, policy.separation_seconds, client)
+
+    def _is_reserved(self, task: Task, client: _Client) -> bool:
+        """Returns whether an evaluation excludes the client: from training now, or from itself."""
+        if task.spec.evaluates is not None:
+            return not self.shares.holds(task, client.identity)
+        return any(
+            reserves_clients(evaluation, task) and self.shares.holds(evaluation, client.identity)
+            for evaluation in client.evaluations
+        )
+
+    def _offer_round(self, snapshot: TaskSnapshot, client: _Client) -> Assignment | Refusal:
+        """Returns an assignment of the task's open round, or a refusal."""
+        task, round_, now = snapshot.task, snapshot.round, client.now
+        wait = WaitReason.BETWEEN_ROUNDS
         if (
             task.status is not TaskStatus.ACTIVE
             or not isinstance(round_, Collecting)
             # Such a round can't be committed; see `RoundCommitter`.
             or round_.terms.plan != task.spec.plan
         ):
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
+            return Refusal(wait, self._wait_seconds(snapshot, now))
         if now < round_.terms.opened_at:
-            return Refusal(
-                WaitReason.BETWEEN_ROUNDS, max(self._wait_seconds(snapshot, now), round_.terms.opened_at - now)
-            )
+            return Refusal(wait, max(self._wait_seconds(snapshot, now), round_.terms.opened_at - now))
         if now >= round_.terms.deadline:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
+            return Refusal(wait, self._wait_seconds(snapshot, now))
         last = last_contribution_to(task.name, client.contributed)
         if last is not None and last.key == round_.key:
             return Refusal(WaitReason.ALREADY_IN, self._wait_seconds(snapshot, now))
-        return self._offer_slot(snapshot, round_, client)
-
-    def _offer_slot(self, snapshot: TaskSnapshot, round_: Collecting, client: _Client) -> Assignment | Refusal:
-        """Returns an assignment with the client's slot or with a new one, or a refusal."""
-        now, pool = client.now, SlotPool(self.platform, snapshot, round_, client.now)
-        full = snapshot.full or not pool.has_room()
-        if full and not snapshot.lookups:
-            # A lookup of the client's slot costs a store call, so a full round allows only a few.
-            snapshot.full = True
-            return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
-        pseudonym = self.pseudonyms.of(round_.key, client.identity, tickets=snapshot.tickets)
-        if pseudonym is None:
-            return Refusal(WaitReason.BETWEEN_ROUNDS, self._wait_seconds(snapshot, now))
-        held = self._holders.find(round_.key, pseudonym.name, assignment_seconds=round_.terms.assignment_seconds)
-        # A client without a slot has no update in the round, unless an earlier version, which did
-        # not record slot holders, may have assigned it one.
-        if (held is not None or not pseudonym.salted) and self._is_done(round_, pseudonym.name):
-            return Refusal(WaitReason.ALREADY_IN, self._wait_seconds(snapshot, now))
-        if held is None or not held.is_valid(now, assignment_seconds=round_.terms.assignment_seconds):
-            if full:
-                snapshot.lookups -= 1
-                snapshot.full = True
-                return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
-            held = self._new_slot(pool, pseudonym.name, before=held)
-        if held is None:
-            return Refusal(WaitReason.ROUND_FULL, self._wait_seconds(snapshot, now))
-        return self._assign(snapshot, round_, held, pseudonym=pseudonym.name, client=client)
+        slot = self._slots.offer(snapshot, round_, client.identity, now=now)
+        if isinstance(slot, WaitReason):
+            return Refusal(slot, self._wait_seconds(snapshot, now))
+        return self._assign(snapshot, round_, slot, client=client)
 
     @cached_property
-    def _holders(self) -> SlotHolders:
-        return SlotHolders(self.platform.documents)
+    def _slots(self) -> SlotOffers:
+        return SlotOffers(self.platform, pseudonyms=self.pseudonyms)
 
-    def _is_done(self, round_: Collecting, pseudonym: str) -> bool:
-        """Returns whether the client's update or report is stored, so that it needs no slot.
-
-        A folded update is no longer stored under its name; the client's cookie records it.
-        """
-        name = names.update_name(round_.key, names.shard_of(pseudonym, round_.terms.shards), pseudonym)
-        return self.platform.blobs.stat(name) is not None
-
-    def _new_slot(self, pool: SlotPool, pseudonym: str, *, before: HeldSlot | None) -> HeldSlot | None:
-        """Records a new slot for the client.
-
-        Returns the slot that a concurrent check-in of the client recorded first, if any.
-
-        Returns None if the round is full.
-        """
-        ticket = pool.take()
-        if ticket is None:
-            return None
-        taken = HeldSlot(ticket, issued_at=pool.now)
-        held = self._holders.record(
-            pool.round.key,
-            pseudonym,
-            taken,
-            before=before,
-            now=pool.now,
-            assignment_seconds=pool.round.terms.assignment_seconds,
-        )
-        if held is not taken:
-            pool.release(ticket)
-        return held
-
-    def _assign(
-        self, snapshot: TaskSnapshot, round_: Collecting, held: HeldSlot, *, pseudonym: str, client: _Client
-    ) -> Assignment:
-        key, terms = round_.key, round_.terms
+    def _assign(self, snapshot: TaskSnapshot, round_: Collecting, slot: OfferedSlot, *, client: _Client) -> Assignment:
+        key, terms, spec, held = round_.key, round_.terms, snapshot.task.spec, slot.held
         minimum = effective_minimum(terms, self.plans.manifest(terms.plan))
         max_bytes = self.plans.rules(terms.plan, allow_non_finite=terms.allow_non_finite).max_bytes
         claims = AssignmentClaims(
             key=key,
-            shard=names.shard_of(pseudonym, terms.shards),
-            pseudonym=pseudonym,
+            shard=names.shard_of(slot.pseudonym, terms.shards),
+            pseudonym=slot.pseudonym,
             ticket=held.ticket,
             plan=terms.plan,
             expires_at=held.issued_at + terms.assignment_seconds,
@@ -264,6 +218,8 @@ class AssignmentIssuer:
             seconds=claims.expires_at - client.now,
             goal=max(terms.goal, minimum),
             minimum=minimum,
+            kind=spec.kind.value,
+            selector=spec.selector,
             plan=Download(url=f"/v1/plans/{terms.plan}", sha256=terms.plan, size=self.plans.client_size(terms.plan)),
             broadcast=Download(
                 url=f"/v1/tasks/{key.task}/rounds/{key.number}/broadcast?sha256={terms.broadcast.sha256}",
@@ -287,6 +243,15 @@ class AssignmentIssuer:
             updates=0 if snapshot is None else snapshot.updates,
             quiet=0.0 if snapshot is None else now - snapshot.last_update_seen_at,
         )
+
+    def _bounded(self, seconds: float) -> float:
+        return bounded_delay(
+            seconds, floor=self.retry_floor, longest=self.longest_wait, jitter=self.platform.randomness.uniform()
+        )
+
+
+def _weight(snapshot: TaskSnapshot) -> float:
+    return snapshot.task.spec.policy.weight
 
 
 def _too_soon(task: str, separation: float, client: _Client) -> Refusal | None:

@@ -141,12 +141,14 @@ def task_state(platform: Platform, name: str) -> dict[str, Any]:
     if stored is None:
         return {}
     task = stored.value
+    run = {} if task.run is None else {"run": task.run.request}
     return {
         "status": task.status.value,
         "checkpoint": task.checkpoint.version if task.checkpoint is not None else 0,
         "round": task.number,
         "epoch": task.epoch,
         "plan": task.spec.plan,
+        **run,
     }
 
 

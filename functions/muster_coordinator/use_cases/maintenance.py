@@ -10,17 +10,22 @@ from itertools import chain
 from muster.wire.messages import TaskStatus
 from muster_coordinator import events, queued_work
 from muster_coordinator.domain import names
+from muster_coordinator.domain.deletions import LATE_WRITES_TIME
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.rounds import Aggregating, BlobRef, Collecting, Committed, Ended, Round
 from muster_coordinator.domain.tasks import Task
 from muster_coordinator.ports import AlreadyExistsError, ConflictError
+from muster_coordinator.state import evaluations
+from muster_coordinator.state.checkin_hours import remove_old_hours
 from muster_coordinator.state.lifecycle import abandon_current, join_population, leave_population
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.records import UnreadableError
 from muster_coordinator.state.round_ledger import shards_of, stored_contributions
 from muster_coordinator.state.unavailability import is_unavailable, log_unavailable
+from muster_coordinator.use_cases.retention import RetentionSweeper
 from muster_coordinator.use_cases.round_closer import TICK, RoundCloser
+from muster_coordinator.use_cases.task_purge import TaskPurge
 
 LOG = logging.getLogger(__name__)
 _MAX_ROUNDS_BEHIND = 3  # rounds, or attempts, before the current one that a tick sweeps again
@@ -34,9 +39,7 @@ MAX_STRAY_MANIFESTS = 2000  # manifests that one call deletes
 # Stray manifests are listed in the sixth of every ten ticks, since a list costs a call and this is
 # not urgent.
 _MANIFESTS_PERIOD, _MANIFESTS_PHASE = 10, 5  # ticks
-# Seconds after its end in which a request may still write to a round. A function's request takes at
-# most 3600.
-_LATE_WRITES_TIME = 7200.0
+_HOURS_PHASE = 2  # the tick of the ten that removes old counters of check-ins
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Maintenance:
     platform: Platform
     _: KW_ONLY
     round_closer: RoundCloser
+    task_purge: TaskPurge
 
     def sweep(self, key: RoundKey) -> None:
         """Deletes the data that only an open round needs. Idempotent.
@@ -57,10 +61,11 @@ class Maintenance:
         if record is None or isinstance(record.value, Collecting | Aggregating):
             return
         ended, blobs = record.value, self.platform.blobs
+        task = self.platform.task(key.task).value
         prefixes = [names.updates_prefix(key, shard) for shard in shards_of(ended)]
         prefixes += [names.partials_prefix(key), names.round_manifests_prefix(key)]
         listed = map_concurrently(self.platform, lambda prefix: [blob.name for blob in blobs.list(prefix)], prefixes)
-        blobs.delete([*chain.from_iterable(listed), *self._unused_outputs(ended)])
+        blobs.delete([*chain.from_iterable(listed), *self._unused_outputs(ended, task)])
         if not self._remove_holders(key):
             # The salt is deleted last, since its document marks the round as not swept yet.
             self.platform.enqueue(queued_work.sweep(key), key)
@@ -70,6 +75,8 @@ class Maintenance:
         map_concurrently(self.platform, self.platform.documents.delete, counters)
         if ended.terms.shards > 1:
             self.platform.documents.delete(names.goal_thresholds_path(key))
+        if isinstance(ended, Committed) and not RetentionSweeper(self.platform).sweep(task, committed=key.number):
+            self.platform.enqueue(queued_work.sweep(key), key)
 
     def _remove_holders(self, key: RoundKey) -> bool:
         """Deletes a bounded number of the round's slot holders. Returns whether none is left."""
@@ -81,10 +88,9 @@ class Maintenance:
                 return True
         return False
 
-    def _unused_outputs(self, ended: Ended) -> list[str]:
+    def _unused_outputs(self, ended: Ended, task: Task) -> list[str]:
         """Returns outputs to delete: obsolete broadcasts, and the outputs of commits that lost."""
         key = ended.key
-        task = self.platform.task(key.task).value
         refs: list[BlobRef | None] = []
         if isinstance(ended, Committed):
             refs = [ended.checkpoint.blob, ended.result, None if task.ended else ended.broadcast]
@@ -93,6 +99,8 @@ class Maintenance:
             return []
         used = {ref.name for ref in refs if ref is not None}
         kinds = [("checkpoints", key.number), ("results", key.number), ("broadcasts", key.number)]
+        if task.run is not None:  # an opening stores the base before its round
+            kinds += [("bases", key.number), *([("bases", key.number + 1)] if task.ended else [])]
         outputs = (
             blob.name
             for kind, number in (*kinds, ("broadcasts", key.number - 1))
@@ -120,13 +128,20 @@ class Maintenance:
                 else:
                     LOG.exception("Task %s can't be repaired", document.id)
                 failed = failed or error
+        self.task_purge.tick()
         self._remove_orphans()
-        if int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD == _MANIFESTS_PHASE:
+        phase = int(self.platform.clock.now() // TICK) % _MANIFESTS_PERIOD
+        if phase == _MANIFESTS_PHASE:
             self._remove_stray_manifests()
+        if phase == _HOURS_PHASE:
+            remove_old_hours(self.platform)
         if failed is not None:
             raise failed
 
     def _repair(self, task: Task) -> None:
+        if task.status is TaskStatus.DELETING:
+            self.task_purge.step(task.name)
+            return
         if not task.ended:
             join_population(self.platform, task)
         elif self.platform.documents.get(names.member_path(task.spec.population, task.name)) is not None:
@@ -136,11 +151,16 @@ class Maintenance:
             self.platform.queue.enqueue(
                 queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{minute}"
             )
+        elif task.resting:
+            abandon_current(self.platform, task, reason="rolled back")  # if the rollback was interrupted
         elif task.current is not None and not task.ended and not task.stopped:
             self.round_closer.close(task.current, repairing=True)
-        if task.current is not None:
-            self._sweep_older_rounds(task, task.current)
-            self._sweep_recent_rounds(task, task.current)
+        if task.spec.evaluates is not None:
+            evaluations.advance(self.platform, task.name)
+        # An interrupted opening may have left a round, even if the task has none yet.
+        current = task.current or RoundKey(task.name, 0, 0)
+        self._sweep_older_rounds(task, current)
+        self._sweep_recent_rounds(task, current)
 
     def _sweep_older_rounds(self, task: Task, current: RoundKey) -> None:
         """Sweeps the older rounds that no sweep has finished, a bounded number of them.
@@ -193,8 +213,13 @@ class Maintenance:
         return self._has_swept_key(key)
 
     def _abandon_superseded(self, task: Task, round_: Round, current: RoundKey) -> None:
-        """Abandons an open round before the task's current one, or of a task that has ended."""
-        if isinstance(round_, Collecting | Aggregating) and (task.ended or round_.key < current):
+        """Abandons an open round before the current one, or of a task that has ended or is idle.
+
+        The committer may be opening a round after the current one of any other task.
+        """
+        if not isinstance(round_, Collecting | Aggregating):
+            return
+        if task.ended or round_.key < current or (task.resting and self.platform.task(task.name).value == task):
             stray = replace(task, number=round_.key.number, epoch=round_.key.epoch)
             abandon_current(self.platform, stray, reason=task.status.value if task.ended else "superseded")
 
@@ -218,7 +243,7 @@ class Maintenance:
         if isinstance(round_, Collecting | Aggregating):
             return False
         seconds = self.platform.clock.now() - round_.ended_at
-        if seconds < _SETTLING_TIME or (seconds < _LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
+        if seconds < _SETTLING_TIME or (seconds < LATE_WRITES_TIME and seconds % _SWEEP_INTERVAL < TICK):
             return False
         return self._has_swept_key(round_.key)
 

@@ -18,12 +18,12 @@ from muster_coordinator.domain.rounds import (
     Open,
     Round,
     RoundDecision,
-    Tally,
     abandon,
     close,
     extend,
     judge,
 )
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.ports import ConflictError
 from muster_coordinator.state.lifecycle import continue_task, schedule_close
 from muster_coordinator.state.parallel import map_concurrently
@@ -90,7 +90,7 @@ class RoundCloser:
         """
         key, now = round_.key, self.platform.clock.now()
         task = self.platform.task(key.task).value
-        if task.ended or (task.current is not None and task.current > key):
+        if task.ended or task.resting or (task.current is not None and task.current > key):
             reason = task.status.value if task.ended else "superseded"
             return self._abandon(record, abandon(round_, reason=reason, tally=Tally(), now=now), below_minimum=False)
         if task.stopped:
@@ -99,7 +99,7 @@ class RoundCloser:
             self.aggregator.check_plan(round_)
         contents = ledger.all_contents(shards_of(round_))
         updates = sum(shard.updates for shard in contents)
-        match self._decide(round_, updates, now=now):
+        match self._decide(round_, updates, now=now, extensible=task.retries):
             case RoundDecision.AGGREGATE:
                 return self._replace(record, close(round_, now=now))
             case RoundDecision.ABANDON:
@@ -115,7 +115,7 @@ class RoundCloser:
                 self._fold(round_, ledger, contents, repairing=repairing)
         return None
 
-    def _decide(self, round_: Collecting, updates: int, *, now: float) -> RoundDecision:
+    def _decide(self, round_: Collecting, updates: int, *, now: float, extensible: bool) -> RoundDecision:
         """Returns the next step of a round that has so many updates."""
         decision = judge(
             round_,
@@ -123,6 +123,7 @@ class RoundCloser:
             assigned=lambda: tally_assignments(self.platform, round_).assigned,
             now=now,
             floor=floor(self.plans.manifest(round_.terms.plan)),
+            extensible=extensible,
         )
         key_path = names.pseudonym_key_path(round_.key)
         if decision is RoundDecision.EXTEND and self.platform.documents.get(key_path) is not None:

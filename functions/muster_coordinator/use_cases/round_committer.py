@@ -1,6 +1,4 @@
-"""The round committer computes a round's result and the next state, and opens tasks.
-
-Both run TensorFlow.
+"""The round committer computes a round's result and the next state. It runs TensorFlow.
 
 The first compare-and-set wins. The sweep deletes the outputs of the other attempts unread, so a
 retry can't redraw differential-privacy noise.
@@ -8,21 +6,19 @@ retry can't redraw differential-privacy noise.
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from muster.wire.manifest import PlanManifest
-from muster.wire.messages import TaskPolicy, TaskStatus
+from muster.wire.messages import TaskStatus
 from muster.wire.plan import Plan
-from muster.wire.problems import ProblemError, ProblemType
-from muster.wire.tensors import Array, encode
+from muster.wire.tensors import Array
 from muster_coordinator import events, queued_work
+from muster_coordinator.concurrency.claims import Claims
 from muster_coordinator.concurrency.memory_budget import MemoryBudget
-from muster_coordinator.domain import names
+from muster_coordinator.domain.budget import has_next
+from muster_coordinator.domain.guards import judge_result
 from muster_coordinator.domain.metrics import scalar_metrics
 from muster_coordinator.domain.names import RoundKey
 from muster_coordinator.domain.release import effective_minimum, effective_policy, may_commit
@@ -32,23 +28,22 @@ from muster_coordinator.domain.rounds import (
     Checkpoint,
     Collecting,
     CommitResult,
+    Committed,
     Ended,
     Round,
-    Tally,
+    Terms,
     abandon,
     commit,
-    open_round,
 )
-from muster_coordinator.domain.tasks import Task, opened
-from muster_coordinator.plan_runner import PlanRunner, plan_failures, read_state
+from muster_coordinator.domain.tally import Tally
+from muster_coordinator.domain.tasks import Task
+from muster_coordinator.plan_runner import PlanRunner, encode_output, memory_of_run, plan_refused, read_state
 from muster_coordinator.ports import BlobNotFoundError, ConflictError
+from muster_coordinator.state.checkpoints import find_committed
 from muster_coordinator.state.encoded_copies import EncodedCopies
 from muster_coordinator.state.lifecycle import (
-    abandon_current,
     continue_after_round,
     continue_task,
-    next_round_key,
-    schedule_close,
 )
 from muster_coordinator.state.parallel import map_concurrently
 from muster_coordinator.state.partial_builder import PartialBuilder
@@ -62,16 +57,19 @@ if TYPE_CHECKING:
     from muster.runtime import Runtime
 
 _CHECKPOINT, _RESULT, _BROADCAST = "checkpoints", "results", "broadcasts"
-_COPIES_PER_RUN = 4  # approximate copies of a plan's state and accumulator that a run holds at once
 
 
 @dataclass(frozen=True)
 class RoundCommitter:
-    """Committer of rounds and opener of tasks; `runtime` returns the runtime of a plan.
+    """Committer of rounds.
 
-    Tasks do not wait for one another, except for memory (`MemoryBudget`). A second delivery of work
-    that is in progress in this process returns at once: if the first one fails, it is delivered
-    again, and the tick recovers work of a dead process.
+    Tasks do not wait for one another, except for memory. A second delivery of work that is in
+    progress in this process returns at once: if the first one fails, it is delivered again, and the
+    tick recovers work of a dead process.
+
+    Attributes:
+      runtime: Returns the runtime of a plan.
+      memory: Memory of the process, which the runs of plans share.
     """
 
     platform: Platform
@@ -79,16 +77,15 @@ class RoundCommitter:
     plans: PlanRepository
     partials: PartialBuilder
     runtime: Callable[[Plan], Runtime]
-    _memory: MemoryBudget = field(default_factory=MemoryBudget)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _in_progress: set[object] = field(default_factory=set)
+    memory: MemoryBudget
+    _claims: Claims = field(default_factory=Claims)
 
     def commit(self, key: RoundKey) -> None:
         """Commits the round: computes the next state and makes it the task's, once.
 
         Idempotent, safe to run concurrently.
         """
-        with self._claim(key) as claimed:
+        with self._claims.claim(key) as claimed:
             if claimed:
                 self._commit_claimed(key)
 
@@ -97,48 +94,33 @@ class RoundCommitter:
         if record is None or isinstance(record.value, Collecting):
             return
         if isinstance(record.value, Aggregating):
-            versioned_task = self.platform.task(key.task)
-            task = versioned_task.value
-            if task.current != key or task.stopped or task.status not in (TaskStatus.ACTIVE, TaskStatus.PAUSED):
+            task = self.platform.task(key.task).value
+            if task.current != key or not _may_commit(task):
                 return
             frozen = RoundLedger(self.platform, key).frozen()
             with pause_on_final_problem(
                 self.platform, task.name, f"Round {key.number} can't be committed", concerns=is_at_round(key)
             ):
                 ended = None if frozen is None else self._commit(record, record.value, task, frozen)
-                if ended is not None and task.status is TaskStatus.ACTIVE:
-                    continue_after_round(self.platform, versioned_task, ended, plans=self.plans)
-                else:
-                    continue_task(self.platform, key.task, plans=self.plans)
+                self._continue(key, ended)
             return
         continue_task(self.platform, key.task, plans=self.plans)
 
-    @contextmanager
-    def _claim(self, work: object) -> Iterator[bool]:
-        """Claims `work` in this process during the body.
-
-        Yields False if it is in progress already.
-        """
-        with self._lock:
-            claimed = work not in self._in_progress
-            self._in_progress.add(work)
-        try:
-            yield claimed
-        finally:
-            if claimed:
-                with self._lock:
-                    self._in_progress.discard(work)
-
-    def _memory_for_run(self, plan: str) -> AbstractContextManager[None]:
-        """Waits for, and holds, the memory of a run of the plan."""
-        manifest = self.plans.manifest(plan)
-        return self._memory.take(_COPIES_PER_RUN * (manifest.initial_state.size + manifest.zero.size))
+    def _continue(self, key: RoundKey, ended: Ended | None) -> None:
+        """Continues the task of a round that this process has ended, unless it could not end it."""
+        if ended is not None:
+            # Read again: the policy may have been changed during the computations.
+            task = self.platform.task(key.task)
+            if task.value.current == key:
+                continue_after_round(self.platform, task, ended, plans=self.plans)
+                return
+        continue_task(self.platform, key.task, plans=self.plans)
 
     def _commit(self, record: Versioned[Round], round_: Aggregating, task: Task, frozen: FrozenClosing) -> Ended | None:
         """Ends the round and returns it, or None if a partial is missing or a write lost."""
         key, terms = round_.key, round_.terms
         minimum = effective_minimum(terms, self._check_release(round_, task))
-        with self._memory_for_run(terms.plan):
+        with self.memory.take(memory_of_run(self.plans.manifest(terms.plan))):
             accumulator = self.partials.start(terms)
             try:
                 merged = self.partials.merge(accumulator, RoundLedger(self.platform, key), frozen.closing.parts())
@@ -175,13 +157,13 @@ class RoundCommitter:
         """
         plan = round_.terms.plan
         if plan != task.spec.plan:
-            raise _refused(
+            raise plan_refused(
                 f"it runs plan {plan[:12]}…, and its task has plan {task.spec.plan[:12]}…, "
                 "so one of their documents was changed"
             )
         manifest = self.plans.manifest(plan)
         if not may_commit(round_.key.number, manifest):
-            raise _refused("the plan's author does not allow a task to commit so many rounds")
+            raise plan_refused("the plan's author does not allow a task to commit so many rounds")
         return manifest
 
     def _compute(self, round_: Aggregating, task: Task, tensors: Mapping[str, Array], tally: Tally) -> CommitResult:
@@ -195,116 +177,40 @@ class RoundCommitter:
         state = read_state(self.platform.blobs.read(terms.base.blob.name))
         after = runner.update(state, aggregate, clear_sums)
         outputs = {_CHECKPOINT: after.state, _RESULT: after.result}
-        if key.number < effective_policy(task.spec.policy, plan.manifest).rounds:
+        line = terms.base.rounds_on_line + 1
+        policy = effective_policy(task.spec.policy, plan.manifest)
+        if has_next(task, key, line=line, policy=policy, manifest=plan.manifest):
             outputs[_BROADCAST] = runner.prepare(after.state)
         refs = map_concurrently(self.platform, lambda kind: self._put(kind, key, outputs[kind]), outputs)
         stored = dict(zip(outputs, refs, strict=True))
+        guards = task.spec.policy.guards
+        parent = self._parent(key.task, terms) if guards.worsening is not None else None
+        verdict = judge_result(guards, base=state, state=after.state, result=after.result, parent=parent)
         return CommitResult(
             tally,
-            Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now()),
+            Checkpoint(key.number, stored[_CHECKPOINT], self.platform.clock.now(), line=line),
             stored[_RESULT],
             stored.get(_BROADCAST),
             scalar_metrics(after.result),
+            tripped=verdict.tripped,
+            compared=verdict.compared,
+            worsened=verdict.worsened,
         )
+
+    def _parent(self, task: str, terms: Terms) -> Committed | None:
+        """Returns the round that made the base, or None if no round of the task did."""
+        if terms.origin is not None or not terms.base.version:
+            return None
+        record = find_committed(self.platform, task, terms.base.version)
+        return None if record is None else record.value
 
     def _put(self, kind: str, key: RoundKey, tensors: Mapping[str, Array]) -> BlobRef:
         """Stores an output, and the encoded copies of a broadcast."""
-        data = _encode(tensors, what=f"output ({kind})")
+        data = encode_output(tensors, what=f"output ({kind})")
         stored = self.platform.put_output(kind, key, data)
         if kind == _BROADCAST:
             EncodedCopies(self.platform.blobs).make(stored.name, data)
         return stored
-
-    def open(self, task_name: str) -> None:
-        """Computes a task's first broadcast (after a rollback, its new one) and opens the round.
-
-        Idempotent.
-        """
-        task = self.platform.task(task_name).value
-        if task.status is not TaskStatus.OPENING:
-            return
-        # A rollback during an opening starts another opening, which does not wait for the first.
-        with self._claim((task.name, task.created_at, task.number, task.epoch, task.restore)) as claimed:
-            if claimed:
-                with pause_on_final_problem(
-                    self.platform,
-                    task_name,
-                    "The first broadcast can't be computed",
-                    concerns=lambda now: _is_same_opening(now, task),
-                ):
-                    self._open(task)
-
-    def _open(self, task: Task) -> None:
-        abandon_current(self.platform, task, reason="rolled back")
-        plan = self.plans.full(task.spec.plan)
-        key = next_round_key(self.platform, task)
-        if not may_commit(key.number, plan.manifest):
-            raise _refused("the plan's author does not allow a task to commit so many rounds")
-        base = task.restore or self._initial_checkpoint(plan, key)
-        with self._memory_for_run(task.spec.plan):
-            state = read_state(self.platform.blobs.read(base.blob.name))
-            prepared = PlanRunner(self.runtime(plan), task.spec.policy.graph_seconds).prepare(state)
-            broadcast = self._first_broadcast(key, _encode(prepared, what="broadcast"))
-        policy = effective_policy(task.spec.policy, plan.manifest)
-        round_ = self._open_round(task, key, base, broadcast, policy=policy)
-        if round_ is None:
-            return
-        # If the task was rolled back again meanwhile, perhaps to another checkpoint, that opening
-        # makes its own round.
-        after = self.platform.change_task(
-            task.name, lambda now: opened(now, round_.key, base) if _is_same_opening(now, task) else now
-        )
-        if after.current == round_.key:
-            schedule_close(self.platform, round_)
-
-    def _initial_checkpoint(self, plan: Plan, key: RoundKey) -> Checkpoint:
-        """Stores the plan's initial state as version 0. Idempotent."""
-        initial, name = plan.manifest.initial_state, names.output_prefix("checkpoints", key.task, 0) + "initial"
-        self.platform.blobs.create(name, [plan.part(initial)])
-        return Checkpoint(0, BlobRef(name, initial.sha256, initial.size), self.platform.clock.now())
-
-    def _first_broadcast(self, key: RoundKey, data: bytes) -> BlobRef:
-        """Stores the broadcast.
-
-        If several attempts compute it, perhaps with randomness, the first one's bytes remain.
-        """
-        name = names.output_prefix("broadcasts", key.task, key.number) + f"open{key.epoch}"
-        self.platform.blobs.create(name, [data])
-        stored = self.platform.blobs.read(name)
-        EncodedCopies(self.platform.blobs).make(name, stored)
-        return BlobRef(name, hashlib.sha256(stored).hexdigest(), len(stored))
-
-    def _open_round(
-        self, task: Task, key: RoundKey, base: Checkpoint, broadcast: BlobRef, *, policy: TaskPolicy
-    ) -> Round | None:
-        """Creates the round, or returns the one that an earlier run created from the same state.
-
-        Abandons a round that started from another state, and creates the next attempt. Returns None
-        if the task is past this opening, since a late repeat must not abandon the round that an
-        earlier one opened.
-        """
-        starts_at = policy.starts_at
-        now = self.platform.clock.now()
-        while True:
-            new_round = open_round(
-                key,
-                policy,
-                plan=task.spec.plan,
-                base=base,
-                broadcast=broadcast,
-                sums_in_the_clear=task.sums_in_the_clear,
-                opens_at=max(now, starts_at.timestamp()) if starts_at is not None else now,
-                expected_seconds=None,
-            )
-            stored = self.platform.rounds.ensure(names.round_path(key), new_round).value
-            if stored == new_round:
-                return new_round
-            if stored.terms.base.version == base.version and isinstance(stored, Collecting):
-                return stored
-            if not _is_same_opening(self.platform.task(task.name).value, task):
-                return None
-            abandon_current(self.platform, replace(task, number=key.number, epoch=key.epoch), reason="superseded")
-            key = replace(key, epoch=key.epoch + 1)
 
     def _replace(self, record: Versioned[Round], value: Round) -> bool:
         """Replaces the round by compare-and-set. Returns False if another writer was faster."""
@@ -315,19 +221,9 @@ class RoundCommitter:
         return True
 
 
-def _refused(detail: str) -> ProblemError:
-    return ProblemError(ProblemType.PLAN_INVALID, detail)
+def _may_commit(task: Task) -> bool:
+    """Returns whether the task's current round may be committed.
 
-
-def _is_same_opening(now: Task, task: Task) -> bool:
-    """Returns whether `now` is still at the opening of `task`, whether or not it pauses next."""
-    return replace(now, pause_once_open=task.pause_once_open) == task
-
-
-def _encode(tensors: Mapping[str, Array], *, what: str) -> bytes:
-    """Returns the tensors as safetensors.
-
-    Raises `ProblemError` if the plan made tensors that can't be encoded.
+    The open round of a driven task that was rolled back is to be abandoned, even if it is paused.
     """
-    with plan_failures(f"The plan's {what}"):
-        return encode(tensors)
+    return task.status in (TaskStatus.ACTIVE, TaskStatus.PAUSED) and not task.stopped and not task.resting

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 
-from muster.runtime.norms import is_measured
 from muster.wire.manifest import FoldKind, PlanManifest
 from muster.wire.messages import (
     CheckpointList,
-    CheckpointView,
     Phase,
     RoundList,
     RoundView,
@@ -24,27 +22,33 @@ from muster.wire.messages import (
     TaskStatus,
     TaskView,
 )
-from muster.wire.problems import FieldError, ProblemError, ProblemType
+from muster.wire.problems import ProblemError, ProblemType
 from muster.wire.times import from_posix
 from muster_coordinator import queued_work
 from muster_coordinator.concurrency.single_flight import SingleFlightReader
 from muster_coordinator.domain import names
 from muster_coordinator.domain import tasks as domain
-from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.release import violations
-from muster_coordinator.domain.rounds import Abandoned, BlobRef, Checkpoint, Committed, Round
+from muster_coordinator.domain.metrics import counts_no_example
+from muster_coordinator.domain.rounds import Abandoned, Committed, Round
 from muster_coordinator.domain.tasks import Task, TransitionError
-from muster_coordinator.ports import AlreadyExistsError
+from muster_coordinator.domain.windows import unknown_zones
+from muster_coordinator.ports import AlreadyExistsError, BlobNotFoundError
+from muster_coordinator.state.bases import BaseResolver
+from muster_coordinator.state.checkpoints import checkpoint, committed_round, newest_attempt, require_stored
 from muster_coordinator.state.lifecycle import abandon_current, continue_task, join_population, leave_population
 from muster_coordinator.state.plan_repository import PlanRepository
-from muster_coordinator.state.platform import Platform
+from muster_coordinator.state.platform import Platform, being_deleted
 from muster_coordinator.state.records import UnreadableError
+from muster_coordinator.state.reserved_names import check_name_is_free
 from muster_coordinator.state.round_cache import tally_assignments
+from muster_coordinator.use_cases.evaluation_checks import check_evaluation
+from muster_coordinator.use_cases.lineage import list_checkpoints, round_base_view
+from muster_coordinator.use_cases.policy_checks import floor_faults, norm_faults
+from muster_coordinator.use_cases.run_views import current_run_view
 
 LOG = logging.getLogger(__name__)
 DEFAULT_PAGE_SIZE = 100  # default number of rounds on a page
 SMALL_GOAL = 20  # updates; a round with a smaller goal publishes its count only after its end
-_ATTEMPTS_PAGE = 4  # attempts of a round that are read with one call
 _MAX_NAMED_TENSORS = 3  # in a refusal
 
 
@@ -69,21 +73,21 @@ class TaskOperations:
         A repeat with the same spec returns the existing task.
 
         Raises:
-          ProblemError: `conflict` if another task has the name; `not_found` if the plan is unknown;
-            `not_supported` if its fold requires TensorFlow and the aggregator has none;
-            `invalid_request` if the policy bounds the norm of updates that have none, or is below
-            the floor of the plan's author or of the deployment.
+          ProblemError: `conflict` if another task has the name, or had it until recently;
+            `not_found` if the plan is unknown; `not_supported` if its fold requires TensorFlow and
+            the aggregator has none; `invalid_request` if the policy bounds the norm of updates
+            that have none, is below the floor of the plan's author or of the deployment, or names
+            an unknown time zone, or if an evaluation does not fit the task that it evaluates. As
+            `BaseResolver.resolve` for the task's start.
         """
+        check_name_is_free(self.platform, spec.name)
         manifest = self.plans.manifest(spec.plan)
         self._check_fold(manifest)
-        if spec.policy.max_update_norm is not None and not any(map(is_measured, manifest.update)):
-            reason = "the plan's updates have no floating-point tensor of one dimension or more to bound; leave it out"
-            raise ProblemError(
-                ProblemType.INVALID_REQUEST,
-                f"TaskSpec is not valid: policy.max_update_norm: {reason}",
-                fields=(FieldError(path="policy.max_update_norm", reason=reason),),
-            )
+        for fault in norm_faults(spec.policy, manifest):
+            detail = f"TaskSpec is not valid: {fault.path}: {fault.reason}"
+            raise ProblemError(ProblemType.INVALID_REQUEST, detail, fields=(fault,))
         self._check_floors(spec, manifest)
+        check_evaluation(self.platform, spec, plans=self.plans)
         task = Task(
             spec=spec,
             plan_name=manifest.name,
@@ -91,11 +95,12 @@ class TaskOperations:
             status=TaskStatus.OPENING,
             created_at=self.platform.clock.now(),
         )
+        self._check_start(task)
         try:
             self.platform.tasks.create(names.task_path(spec.name), task)
         except AlreadyExistsError:
             task = self.platform.task(spec.name).value
-            if task.spec != spec:
+            if task.creating_spec != spec:
                 raise ProblemError(
                     ProblemType.CONFLICT,
                     f"There is a task {spec.name!r} with another plan or policy; choose another name",
@@ -103,14 +108,19 @@ class TaskOperations:
         if not task.ended:
             join_population(self.platform, task)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         return self._view(task)
 
-    def list(self) -> TaskList:
-        """Returns the views of all readable tasks by name, and the names of the unreadable ones."""
+    def list(self, *, archived: bool = False) -> TaskList:
+        """Returns the views of all readable tasks by name, and the names of the unreadable ones.
+
+        Archived tasks are left out, unless `archived` is set.
+        """
         page = self.platform.tasks.page("tasks")
         views, unreadable = [], [*page.unreadable]
         for record in page.records:
+            if record.value.archived and not archived:
+                continue
             try:
                 views.append(self._view(record.value))
             except UnreadableError as error:  # of the task's round
@@ -133,7 +143,7 @@ class TaskOperations:
         """Resumes a paused task."""
         task = self._change(name, domain.resume)
         if task.status is TaskStatus.OPENING:
-            self._open(task)
+            self.enqueue_opening(task)
         elif task.current is not None:
             self.platform.enqueue(queued_work.close(task.current), task.current)
             continue_task(self.platform, name, plans=self.plans)
@@ -151,12 +161,16 @@ class TaskOperations:
     def rollback(self, name: str, *, version: int) -> TaskView:
         """Rolls the task back to a checkpoint.
 
-        The open round is abandoned, and its next attempt starts from there.
+        The open round is abandoned, and its next attempt starts from there. A driven task's run in
+        progress ends, and by default the next run starts from there.
         """
-        checkpoint = self._checkpoint(name, version)
-        task = self._change(name, lambda task: domain.rollback(task, checkpoint))
+        if self.platform.task(name).value.status is TaskStatus.DELETING:
+            raise being_deleted(name)  # its checkpoints may be gone already
+        target = checkpoint(self.platform, name, version)
+        task = self._change(name, lambda task: domain.rollback(task, target))
         abandon_current(self.platform, task, reason="rolled back")
-        self._open(task)
+        if task.status is TaskStatus.OPENING:
+            self.enqueue_opening(task)
         return self.get(name)
 
     def rounds(self, name: str, *, after: str | None = None, limit: int = DEFAULT_PAGE_SIZE) -> RoundList:
@@ -169,27 +183,34 @@ class TaskOperations:
         views = tuple(self.round_view(record.value) for record in page.records)
         return RoundList(rounds=views, unreadable=page.unreadable, next=page.last)
 
+    def round(self, name: str, number: int) -> RoundView:
+        """Returns the newest attempt of a round. Raises `ProblemError` (`not_found`)."""
+        return self.round_view(newest_attempt(self.platform, name, number))
+
     def result(self, name: str, number: int) -> memoryview:
         """Returns the result of a committed round, as safetensors."""
-        return self._blobs.read(self._committed(name, number).result.name)
+        blob = require_stored(committed_round(self.platform, name, number)).result.name
+        return self._read(blob, f"The result of round {number} of task {name}")
 
     def checkpoints(self, name: str) -> CheckpointList:
         """Returns the versions of the task's state, oldest first, except of unreadable rounds."""
-        task, by_version = self.platform.task(name).value, dict[int, Checkpoint]()
-        if task.checkpoint is not None and not task.checkpoint.version:
-            by_version[0] = task.checkpoint
-        page = self.platform.rounds.page(names.rounds_path(name))
-        for record in page.records:
-            round_ = record.value
-            by_version.setdefault(round_.terms.base.version, round_.terms.base)
-            if isinstance(round_, Committed):
-                by_version[round_.key.number] = round_.checkpoint
-        views = tuple(_checkpoint_view(name, by_version[version]) for version in sorted(by_version))
-        return CheckpointList(checkpoints=views, unreadable=page.unreadable)
+        return list_checkpoints(self.platform, self.platform.task(name).value)
 
     def checkpoint(self, name: str, version: int) -> memoryview:
         """Returns a version of the task's state, as safetensors."""
-        return self._blobs.read(self._checkpoint(name, version).blob.name)
+        blob = checkpoint(self.platform, name, version).blob.name
+        return self._read(blob, f"Checkpoint {version} of task {name}")
+
+    def _read(self, blob: str, what: str) -> memoryview:
+        """Returns an output's bytes. Raises `ProblemError` (`not_found`) if it was deleted."""
+        try:
+            return self._blobs.read(blob)
+        except BlobNotFoundError:
+            raise ProblemError(ProblemType.NOT_FOUND, f"{what} is no longer stored") from None
+
+    def require_checkpoint(self, name: str, version: int) -> None:
+        """Raises `ProblemError` (`not_found`) if a version does not exist or is not stored."""
+        checkpoint(self.platform, name, version)
 
     @cached_property
     def _blobs(self) -> SingleFlightReader:
@@ -214,27 +235,31 @@ class TaskOperations:
         )
 
     def _check_floors(self, spec: TaskSpec, manifest: PlanManifest) -> None:
-        """Refuses a policy below the plan's or the deployment's floor.
+        """Refuses a policy with an unknown time zone, or below the plan's or deployment's floor.
 
         A repeat for an existing task is accepted.
         """
-        fields = list(violations(spec.policy, manifest))
-        if spec.policy.minimum < self.least_minimum:
-            least = self.least_minimum
-            reason = (
-                f"is {spec.policy.minimum}, and this deployment makes no task below {least} (MUSTER_MINIMUM); "
-                f"use {least} or more"
-            )
-            fields.append(FieldError(path="policy.minimum", reason=reason))
+        floors = floor_faults(spec, manifest, least_minimum=self.least_minimum)
+        fields = (*floors, *unknown_zones(spec.policy))
         if not fields:
             return
         existing = self.platform.tasks.get(names.task_path(spec.name))
-        if existing is not None and existing.value.spec == spec:
+        if existing is not None and existing.value.creating_spec == spec:
             return
         reasons = "; ".join(f"{field.path} {field.reason}" for field in fields)
-        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=tuple(fields))
+        raise ProblemError(ProblemType.INVALID_REQUEST, f"TaskSpec is not valid: {reasons}", fields=fields)
 
-    def _open(self, task: Task) -> None:
+    def _check_start(self, task: Task) -> None:
+        """Refuses a start that does not exist or does not fit the plan.
+
+        A repeat for an existing task is accepted, also after the source's deletion.
+        """
+        if task.spec.start is None or self.platform.tasks.get(names.task_path(task.name)) is not None:
+            return
+        BaseResolver(self.platform, plans=self.plans).resolve(task, task.spec.start)
+
+    def enqueue_opening(self, task: Task) -> None:
+        """Enqueues the computation of an opening task's broadcast."""
         self.platform.queue.enqueue(
             queued_work.open_task(task.name), name=f"open-{task.name}-{task.epoch}-{self.platform.randomness.nonce()}"
         )
@@ -245,43 +270,22 @@ class TaskOperations:
         except TransitionError as error:
             raise ProblemError(ProblemType.CONFLICT, str(error)) from error
 
-    def _committed(self, name: str, number: int) -> Committed:
-        self.platform.task(name)
-        """Returns a committed round. Raises `ProblemError` (`not_found`) if it is not committed."""
-        after: str | None = RoundKey(name, max(0, number - 1), 9999).id
-        while after is not None:
-            documents = self.platform.documents.list(names.rounds_path(name), after=after, limit=_ATTEMPTS_PAGE)
-            after = documents[-1].id if len(documents) == _ATTEMPTS_PAGE else None
-            for document in documents:
-                # Only attempts of this round are parsed: another round may be readable only by a
-                # newer version.
-                if RoundKey.parse(name, document.id).number != number:
-                    after = None
-                elif isinstance(round_ := self.platform.rounds.read(document).value, Committed):
-                    return round_
-        raise ProblemError(ProblemType.NOT_FOUND, f"Round {number} of task {name} is not committed")
-
-    def _checkpoint(self, name: str, version: int) -> Checkpoint:
-        if version:
-            return self._committed(name, version).checkpoint
-        first = self.platform.round(RoundKey(name, 1, 0))
-        if first is None:
-            raise ProblemError(
-                ProblemType.NOT_FOUND, f"Task {name} has no checkpoint yet; it opens when the committer has run"
-            )
-        return first.value.terms.base
-
     def _view(self, task: Task) -> TaskView:
         current = self.platform.round(task.current) if task.current is not None else None
+        view = None if current is None else self.round_view(current.value)
         return TaskView(
             spec=task.spec,
             plan_name=task.plan_name,
             status=task.status,
             created_at=from_posix(task.created_at),
             checkpoint=task.checkpoint.version if task.checkpoint is not None else 0,
+            line=task.checkpoint.rounds_on_line if task.checkpoint is not None else 0,
             sums_in_the_clear=task.sums_in_the_clear,
-            current=None if current is None else self.round_view(current.value),
+            current=view,
             note=task.note,
+            tags=dict(task.tags),
+            archived=task.archived,
+            run=current_run_view(task, None if current is None else current.value, view),
         )
 
     def round_view(self, round_: Round) -> RoundView:
@@ -315,16 +319,15 @@ class TaskOperations:
             broadcast_bytes=terms.broadcast.size,
             sums_in_the_clear=terms.sums_in_the_clear,
             reason=round_.reason if isinstance(round_, Abandoned) else "",
-            metrics=dict(round_.metrics) if isinstance(round_, Committed) else {},
+            metrics=_shown_metrics(round_),
+            tripped=round_.tripped if isinstance(round_, Committed) else (),
+            base=round_base_view(round_.key, terms),
+            request=terms.request,
         )
 
 
-def _checkpoint_view(task: str, checkpoint: Checkpoint) -> CheckpointView:
-    blob: BlobRef = checkpoint.blob
-    return CheckpointView(
-        version=checkpoint.version,
-        sha256=blob.sha256,
-        size=blob.size,
-        created_at=from_posix(checkpoint.created_at),
-        url=f"/v1/tasks/{task}/checkpoints/{checkpoint.version}",
-    )
+def _shown_metrics(round_: Round) -> dict[str, float]:
+    """Returns the metrics of a committed round; none if it counts no example."""
+    if not isinstance(round_, Committed) or counts_no_example(round_.metrics):
+        return {}
+    return dict(round_.metrics)

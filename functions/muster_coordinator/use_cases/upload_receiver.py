@@ -126,7 +126,8 @@ class UploadReceiver:
         if report.outcome == "uploaded":
             return self._uploaded(token)
         claims, round_ = self._admit(token)
-        reason = report.reason.value if report.reason is not None else ""
+        cause = report.code or report.reason
+        cause_name = "" if cause is None else cause.value
         # An empty blob under the update's name excludes an update, and is excluded by one. So one
         # name frees one slot.
         creation = self.platform.blobs.create(names.update_name(claims.key, claims.shard, claims.pseudonym), [b""])
@@ -135,7 +136,7 @@ class UploadReceiver:
                 names.ticket_path(claims.key, claims.ticket.counter),
                 {
                     slots.FAILED: 1,
-                    slots.failed_field(reason): 1,
+                    slots.failed_field(cause_name): 1,
                     slots.used_field(claims.ticket.interval): 1,
                 },
             )

@@ -104,7 +104,7 @@ def test_every_internal_route_requires_the_token(issuer, invoker, tmp_path):
     routes = router(app)
     client = Client(Request.application(routes))
     internal = [route.path for route in routes.routes if route.path.startswith("/internal/")]
-    assert len(internal) == 6
+    assert len(internal) == 7
     tokens = {
         function: issuer.token(account=ACCOUNT, audience=audience)
         for function, audience in (("aggregator", AGGREGATOR), ("committer", COMMITTER))

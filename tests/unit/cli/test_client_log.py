@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from muster.cli.app import app
+from muster.cli.client import _attributes_of
 from muster.cli.client_log import ClientLog, write_event
 from muster.cli.failures import LoadingError
 from muster.cli.token_files import checked_token, exposure_of, token_reader
 from muster.client import Assigned, Contributed, Failed, Ineligible, Unreached, Waited
-from muster.wire.messages import FailureReason, WaitReason
+from muster.client.identity import check_attributes
+from muster.wire.messages import FailureCode, FailureReason, WaitReason
 
 TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d "
 FAILED = Failed("t", 3, FailureReason.DATA, "The data callback failed: ValueError: Anna", 1.0, ValueError("Anna"))
@@ -90,6 +93,29 @@ def test_quiet_errors_log_only_the_kind_of_an_error(capsys: pytest.CaptureFixtur
     assert "Anna" in json.loads(capsys.readouterr().out)["detail"]
 
 
+def test_assignment_is_logged_with_its_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Log(capsys).lines(Assigned("t", 1, False, kind="evaluate"), Assigned("t", 2, True))
+    assert lines == [
+        "t round 1: assigned (evaluate)",
+        "t round 2: assigned (train); its secure sums are summed in the clear, not securely",
+    ]
+
+
+def test_failure_is_logged_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    log = Log(capsys)
+    failed = replace(FAILED, code=FailureCode.DATA_MISSING)
+    assert log.lines(failed)[0].startswith("t round 3: failed (data.missing): ")
+    assert "gave its assignment of the open round back (data.missing)" in log.lines(waited(WaitReason.ALREADY_IN))[0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [("not_eligible", "attributes"), ("outside_window", "other hours"), ("reserved", "evaluation"), ("later", "other")],
+)
+def test_wait_is_explained(capsys: pytest.CaptureFixture[str], reason: str, text: str) -> None:
+    assert text in Log(capsys).lines(waited(WaitReason(reason)))[0]
+
+
 def test_ineligible_client_is_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(Log(capsys).lines(*[Ineligible("not charging", 60.0)] * 5)) == 1
 
@@ -102,6 +128,12 @@ def test_ineligible_client_is_logged_once(capsys: pytest.CaptureFixture[str]) ->
         (["--population", "wards\n"], "[a-z][a-z0-9_-]{0,62}"),
         (["--client-id", "x" * 300], "1 to 256 characters"),
         (["--client-id", ""], "1 to 256 characters"),
+        (["--attribute", "App=1"], "attributes.App"),
+        (["--attribute", "app"], "'app' is not KEY=TEXT or KEY:=VALUE"),
+        (["--attribute", "=1"], "'=1' is not KEY=TEXT or KEY:=VALUE"),
+        (["--attribute", "ram:=four"], "'ram:=four' is not a JSON number or boolean after :="),
+        (["--attribute", "ram:=[4]"], "attributes.ram"),
+        (["--attribute", "a=1", "--attribute", "a=2"], "'a=2' is given twice"),
     ],
 )
 def test_invalid_names_are_refused_before_any_request(options: list[str], text: str) -> None:
@@ -110,6 +142,13 @@ def test_invalid_names_are_refused_before_any_request(options: list[str], text: 
     assert result.exit_code == 2, result.output
     assert text in " ".join(result.output.replace("│", " ").split())
     assert "pydantic" not in result.output
+
+
+def test_attributes_are_text_unless_they_are_marked_as_json() -> None:
+    options = ["app_version=2.10", "ram_gb:=4", "beta:=true", "note=a=b", "load:=0.5", "empty="]
+    expected = {"app_version": "2.10", "ram_gb": 4, "beta": True, "note": "a=b", "load": 0.5, "empty": ""}
+    assert _attributes_of(options) == expected
+    assert check_attributes(expected) == expected
 
 
 def test_exposed_token_file_is_warned_of_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

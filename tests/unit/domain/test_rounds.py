@@ -20,7 +20,6 @@ from muster_coordinator.domain.rounds import (
     Checkpoint,
     CommitResult,
     RoundDecision,
-    Tally,
     abandon,
     close,
     commit,
@@ -29,6 +28,7 @@ from muster_coordinator.domain.rounds import (
     next_round,
     open_round,
 )
+from muster_coordinator.domain.tally import Tally
 
 BLOB = BlobRef("a", "0" * 64, 1)
 BASE = Checkpoint(0, BLOB, 0.0)
@@ -80,6 +80,13 @@ def test_commit_below_the_minimum_is_refused():
     with pytest.raises(BelowMinimumError, match="1 updates were folded, the minimum is 2"):
         committed(folded=1)
     assert committed(folded=2).phase == "COMMITTED"
+
+
+def test_round_that_is_not_extensible_is_abandoned_at_its_deadline():
+    after = {"assigned": lambda: 0, "now": 1e9, "extensible": False}
+    assert judge(collecting(), updates=0, **after) is RoundDecision.ABANDON
+    assert judge(collecting(), updates=0, **{**after, "extensible": True}) is RoundDecision.EXTEND
+    assert judge(collecting(), updates=0, **{**after, "now": 0.0}) is RoundDecision.CONTINUE
 
 
 def test_next_round_opens_after_the_interval():

@@ -15,7 +15,8 @@ from muster_coordinator.adapters.system import ManualClock, SeededRandomness
 from muster_coordinator.domain import names
 from muster_coordinator.domain.ledger import AgeLimit, Manifest
 from muster_coordinator.domain.names import RoundKey
-from muster_coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, Tally, close, open_round
+from muster_coordinator.domain.rounds import Aggregating, BlobRef, Checkpoint, Collecting, close, open_round
+from muster_coordinator.domain.tally import Tally
 from muster_coordinator.state.platform import Platform
 from muster_coordinator.state.round_ledger import RoundLedger
 

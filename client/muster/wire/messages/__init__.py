@@ -4,8 +4,9 @@ Times are RFC 3339, durations are seconds and sizes are bytes. Each field has on
 its model. The OpenAPI document, the CLI's help and the reference pages are generated from these.
 
 - `checkin`: the client protocol, from check-in to upload or report.
-- `policy`: the policy of a task's rounds.
+- `policy`, `policy_parts`: the policy of a task's rounds.
 - `tasks`: tasks, rounds and checkpoints, as operators see them.
+- `populations`: populations and the outcomes of their check-ins.
 - `operators`: the audit log and revoked enrolment tokens.
 """
 
@@ -17,6 +18,7 @@ from muster.wire.messages.checkin import (
     CheckinResponse,
     DirectUpload,
     Download,
+    FailureCode,
     FailureReason,
     Receipt,
     Report,
@@ -27,13 +29,33 @@ from muster.wire.messages.checkin import (
 from muster.wire.messages.fields import Crc32c, EnrolmentId, Name, Sha256
 from muster.wire.messages.operators import AuditEntry, AuditList, Revocation, RevocationList, RevocationView
 from muster.wire.messages.policy import TaskPolicy
+from muster.wire.messages.policy_parts import (
+    AttributeValue,
+    EligibilityRule,
+    Guards,
+    Operation,
+    Retention,
+    Window,
+    WorseningGuard,
+)
+from muster.wire.messages.populations import PopulationList, PopulationView
 from muster.wire.messages.tasks import (
+    BaseView,
     CheckpointList,
     CheckpointView,
+    Evaluation,
+    Guard,
     Phase,
     Rollback,
     RoundList,
     RoundView,
+    RunRequest,
+    RunStatus,
+    RunView,
+    StateRef,
+    Tag,
+    TaskChange,
+    TaskKind,
     TaskList,
     TaskSpec,
     TaskStatus,
@@ -42,8 +64,10 @@ from muster.wire.messages.tasks import (
 
 __all__ = [
     "Assignment",
+    "AttributeValue",
     "AuditEntry",
     "AuditList",
+    "BaseView",
     "CheckinRequest",
     "CheckinResponse",
     "CheckpointList",
@@ -51,19 +75,35 @@ __all__ = [
     "Crc32c",
     "DirectUpload",
     "Download",
+    "EligibilityRule",
     "EnrolmentId",
+    "Evaluation",
+    "FailureCode",
     "FailureReason",
+    "Guard",
+    "Guards",
     "Name",
+    "Operation",
     "Phase",
+    "PopulationList",
+    "PopulationView",
     "Receipt",
     "Report",
+    "Retention",
     "Revocation",
     "RevocationList",
     "RevocationView",
     "Rollback",
     "RoundList",
     "RoundView",
+    "RunRequest",
+    "RunStatus",
+    "RunView",
     "Sha256",
+    "StateRef",
+    "Tag",
+    "TaskChange",
+    "TaskKind",
     "TaskList",
     "TaskPolicy",
     "TaskSpec",
@@ -72,4 +112,6 @@ __all__ = [
     "UploadStart",
     "Wait",
     "WaitReason",
+    "Window",
+    "WorseningGuard",
 ]

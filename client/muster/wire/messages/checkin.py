@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
-from typing import Annotated, Literal, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from muster.wire.base import Answer, Message
+from muster.wire.base import Answer, Message, without_defaults
 from muster.wire.messages.fields import Crc32c, Name, Sha256
+from muster.wire.messages.policy_parts import MAX_ATTRIBUTES, AttributeName, AttributeValue
 
 # The description of a field that several messages have.
 _RETRY_AFTER = "Seconds to wait before the next check-in, jitter included."
@@ -25,6 +26,9 @@ class WaitReason(str, Enum):
     - `already_in`: the client contributed to the open round, or gave its assignment back.
     - `task_paused`: an operator paused the task.
     - `too_soon`: the client's last contribution is younger than the task's minimum separation.
+    - `not_eligible`: the client's attributes do not satisfy the task's eligibility rules.
+    - `outside_window`: the task assigns work at other hours.
+    - `reserved`: the client is reserved for an evaluation of the task, or not for this evaluation.
     - `other`: a reason that this version of the client does not know.
     """
 
@@ -34,6 +38,9 @@ class WaitReason(str, Enum):
     ALREADY_IN = "already_in"
     TASK_PAUSED = "task_paused"
     TOO_SOON = "too_soon"
+    NOT_ELIGIBLE = "not_eligible"
+    OUTSIDE_WINDOW = "outside_window"
+    RESERVED = "reserved"
     OTHER = "other"
 
     @classmethod
@@ -59,6 +66,40 @@ class FailureReason(str, Enum):
     OTHER = "other"
 
 
+class FailureCode(str, Enum):
+    """Closed list of causes of a failure, more exact than its `FailureReason`.
+
+    - `data.missing`: the data callback found no data, such as no file.
+    - `data.shape`: the data has another structure, shape or dtype than the plan expects.
+    - `data.not_finite`: the update contains NaN or infinity.
+    - `data.error`: the data callback failed in another way.
+    - `computation.error`: the plan's graph failed.
+    - `limits.time`: the work took longer than the assignment or a limit of the device allows.
+    - `limits.memory`: the work needs more memory than the device allows.
+    - `limits.size`: the plan, the broadcast or the update is larger than a limit allows.
+    - `limits.budget`: the data owner's budget is spent.
+    - `plan.refused`: the data owner's policy refuses the plan.
+    - `plan.invalid`: the plan or the broadcast is damaged, lacks a trusted signature, or has
+      operations that are not allowed.
+    - `owner.cancelled`: the owner of the device, or its operating system, stopped the work.
+    - `other`: any other cause.
+    """
+
+    DATA_MISSING = "data.missing"
+    DATA_SHAPE = "data.shape"
+    DATA_NOT_FINITE = "data.not_finite"
+    DATA_ERROR = "data.error"
+    COMPUTATION_ERROR = "computation.error"
+    LIMITS_TIME = "limits.time"
+    LIMITS_MEMORY = "limits.memory"
+    LIMITS_SIZE = "limits.size"
+    LIMITS_BUDGET = "limits.budget"
+    PLAN_REFUSED = "plan.refused"
+    PLAN_INVALID = "plan.invalid"
+    OWNER_CANCELLED = "owner.cancelled"
+    OTHER = "other"
+
+
 class CheckinRequest(Message):
     """Request of a client for work."""
 
@@ -70,6 +111,16 @@ class CheckinRequest(Message):
     cookie: Optional[Annotated[str, Field(max_length=4096)]] = Field(
         default=None, description="`cookie` of the coordinator's last response, unchanged. By default none."
     )
+    attributes: Annotated[dict[AttributeName, AttributeValue], Field(max_length=MAX_ATTRIBUTES)] = Field(
+        default_factory=dict,
+        description="Attributes that the client states for the eligibility rules of tasks, such as its app's version. "
+        "They are neither stored nor logged. Empty by default.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _omit_no_attributes(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omits empty attributes, which coordinators before 0.2 refuse."""
+        return without_defaults(self, serialize(self), names=("attributes",))
 
 
 class Download(Answer):
@@ -99,6 +150,10 @@ class Assignment(Answer):
     minimum: Optional[int] = Field(
         default=None,
         description="Fewest updates in the round's result. Missing from a coordinator before 0.2.",
+    )
+    kind: str = Field(default="train", description="Kind of the work: `train`, `evaluate` or `analytics`.")
+    selector: Optional[dict[str, Any]] = Field(
+        default=None, description="Value that says which of its data the client uses. Missing if there is none."
     )
     plan: Download = Field(description="Plan to run. Its `sha256` is the plan's address.")
     broadcast: Download = Field(description="Broadcast of the round, as safetensors.")
@@ -185,6 +240,9 @@ class Report(Message):
     )
     reason: Optional[FailureReason] = Field(
         default=None, description="Reason of the failure. Required with `failed`, refused with `uploaded`."
+    )
+    code: Optional[FailureCode] = Field(
+        default=None, description="Cause of the failure, more exactly than `reason`. Missing if it is not known."
     )
     detail: Annotated[str, Field(max_length=1000)] = Field(
         default="", description="Text for operators about the failure. It must not contain data. Empty by default."

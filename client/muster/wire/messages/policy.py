@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Optional
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from muster.wire.base import Message
+from muster.wire.base import Message, without_defaults
+from muster.wire.messages.policy_parts import MAX_RULES, MAX_WINDOWS, EligibilityRule, Guards, Retention, Window
 from muster.wire.times import Seconds, Time
+
+# During an upgrade, instances of the earlier version read the tasks of this one.
+_SINCE_0_2 = ("weight", "windows", "eligibility", "guards", "retention")
 
 
 class TaskPolicy(Message):
@@ -75,17 +79,37 @@ class TaskPolicy(Message):
         "is stopped, and the task is paused.",
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _minimum_is_the_goal(cls, data: Any) -> Any:
-        """Sets a missing minimum to the goal, since older coordinators read stored policies too."""
-        if isinstance(data, dict) and "minimum" not in data:
-            goal = data.get("goal", cls.model_fields["goal"].default)
-            return {**data, "minimum": goal if isinstance(goal, int) and goal >= 1 else 1}
-        return data
+    weight: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] = Field(
+        default=1.0,
+        description="Share of the check-ins to which this task is offered first, relative to the other tasks of the "
+        "population. With weights of 99 and 1 the second task gets 1 % of them.",
+    )
+    windows: Annotated[tuple[Window, ...], Field(max_length=MAX_WINDOWS)] = Field(
+        default=(), description="Hours in which clients are assigned. By default at any time."
+    )
+    eligibility: Annotated[tuple[EligibilityRule, ...], Field(max_length=MAX_RULES)] = Field(
+        default=(),
+        description="Rules that a client's attributes must all satisfy to be assigned. By default every client is "
+        "eligible.",
+    )
+    guards: Guards = Field(
+        default=Guards(), description="Conditions of a result under which the task is paused, with a note."
+    )
+    retention: Optional[Retention] = Field(
+        default=None, description="Checkpoints and results that are stored. By default all of them."
+    )
+
+    @model_serializer(mode="wrap")
+    def _omit_new_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omits defaults of fields that coordinators before 0.2 refuse."""
+        return without_defaults(self, serialize(self), names=_SINCE_0_2)
 
     @model_validator(mode="after")
     def _consistent(self) -> TaskPolicy:
+        if "minimum" not in self.model_fields_set:
+            # Stored too, since older coordinators read it. A frozen model allows no assignment.
+            self.__dict__["minimum"] = self.goal
+            self.__pydantic_fields_set__.add("minimum")
         if self.minimum > self.goal:
             raise ValueError(
                 f"minimum ({self.minimum}) is above goal ({self.goal}): no round could reach it by its goal"

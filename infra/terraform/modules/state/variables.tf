@@ -42,7 +42,7 @@ variable "database" {
 variable "collections" {
   description = "Ids of the collections of documents, at any depth (`functions/muster_coordinator/domain/names.py`); none of them is indexed."
   type        = set(string)
-  default     = ["audit", "enrolments", "holders", "keys", "populations", "rounds", "shards", "sweeps", "tasks", "tickets"]
+  default     = ["audit", "checkins", "deleted", "enrolments", "holders", "keys", "populations", "requests", "rounds", "shards", "sweeps", "tasks", "tickets"]
 
   validation {
     condition     = length(var.collections) * 2 <= 200

@@ -75,7 +75,7 @@ run "by_default" {
     error_message = "The database must be in native mode, and can be restored to any minute by default."
   }
   assert {
-    condition     = alltrue(flatten([for collection in ["tasks", "rounds", "tickets", "shards", "keys", "holders", "sweeps", "populations", "audit"] : [for field in ["data", "write"] : length(google_firestore_field.unindexed["${collection}.${field}"].index_config[0].indexes) == 0]]))
+    condition     = alltrue(flatten([for collection in ["tasks", "rounds", "tickets", "shards", "keys", "holders", "sweeps", "populations", "requests", "deleted", "checkins", "audit"] : [for field in ["data", "write"] : length(google_firestore_field.unindexed["${collection}.${field}"].index_config[0].indexes) == 0]]))
     error_message = "Both fields of every document must be exempt from indexes."
   }
   assert {

@@ -1,0 +1,1 @@
+"""`muster task`: creates, follows and changes tasks."""
