@@ -13,7 +13,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 2 ? 2 : n > 
 ARGS ?=
 SOURCES := client functions tests docs examples infra
 
-.PHONY: help env env-with-tff demo up smoke fast test test-images coverage test-matrix fuzz check format bench bench-fold bundle docs openapi terraform-readme tools requirements images clean
+.PHONY: help env env-with-tff demo up smoke fast test test-images test-mutations coverage test-matrix fuzz check format bench bench-fold bundle docs openapi terraform-readme tools requirements images clean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -49,12 +49,16 @@ check: env-with-tff tools ## Check format, lint, types, import contracts, and fo
 	@requirements/audit.sh
 
 test: export TF_CPP_MIN_LOG_LEVEL := 3
-test: check ## Run the checks and all tests (about 13 minutes on two cores)
+test: check ## Run the checks and all tests (about 18 minutes on two cores)
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) </dev/null
 
 # Not part of make test: it takes 13 minutes or more, and 15 GB of disk.
 test-images: env-with-tff ## Build all images, run them read-only and play rounds through them (Linux as root, buildah, debootstrap)
 	MUSTER_IMAGE_BASE="$${MUSTER_IMAGE_BASE:-debian}" $(PYTEST) -q -s $(ARGS) tests/e2e/test_images.py </dev/null
+
+# Not part of make test: it takes three minutes, and shows only whether the Terraform tests are strict.
+test-mutations: env-with-tff ## Mutate the Terraform modules, and check that their tests notice (Terraform)
+	MUSTER_MUTATIONS=1 $(PYTEST) -q -n $(WORKERS) --dist loadgroup $(ARGS) tests/infra/test_mutations.py </dev/null
 
 # Not part of make test: tracing doubles the time of these tests on Python 3.11.
 coverage: env-with-tff ## Report the share of lines that the tests run in their own process (minutes)

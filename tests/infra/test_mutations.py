@@ -2,16 +2,24 @@
 
 The mutations of one wave of a module are applied to one copy, which is tested once. Each must make
 exactly its own assertions fail. Mutations that would hide each other are in different waves.
+
+`make test-mutations` runs them. They take three minutes, and fail only where an assertion of the
+Terraform tests was weakened.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 
 import pytest
 from support import terraform
 from support.terraform import Copy, Verdict
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("MUSTER_MUTATIONS"), reason="mutations of the Terraform tests: run `make test-mutations`"
+)
 
 
 @dataclass(frozen=True)
