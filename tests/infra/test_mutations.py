@@ -787,7 +787,7 @@ MUTATIONS = [
         "main.tf",
         r"local\.open_to_all \? local\.open_max_instances : 20\)",
         "20)",
-        ("While anyone may join, the client API must have few instances, since it costs money whoever calls it.",),
+        ("While anyone may join, the client API must have few instances, since every caller costs money.",),
         wave=1,
     ),
     Mutation(

@@ -87,7 +87,7 @@ class _Tally:
         return not 0 <= now - self.flushed_at < seconds
 
     def take(self, now: float) -> tuple[dict[str, int], set[int]]:
-        """Takes the counts to write: the fields, and the pairs among them."""
+        """Removes and returns the counts to write: the fields, and the pairs among them."""
         pairs = set(sorted(self.pairs)[:_MAX_PAIRS])
         fields = {**self.outcomes, **{client_sketch.field_of(pair): 1 for pair in pairs}}
         self.outcomes.clear()

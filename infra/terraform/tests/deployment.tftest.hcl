@@ -289,7 +289,7 @@ run "warns_where_nobody_is_known" {
 
   assert {
     condition     = local.functions.client_api.max_instances == 3 && output.open_to_all
-    error_message = "While anyone may join, the client API must have few instances, since it costs money whoever calls it."
+    error_message = "While anyone may join, the client API must have few instances, since every caller costs money."
   }
 }
 
