@@ -23,6 +23,8 @@ from muster.wire.messages import TaskStatus
 from muster.wire.problems import ProblemError, ProblemType
 from muster_coordinator.http import router
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _no_waits() -> Iterator[None]:
